@@ -1,0 +1,1 @@
+"""Industrial visual anomaly detection as a living Dagster asset graph."""

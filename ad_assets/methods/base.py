@@ -1,0 +1,196 @@
+"""What a detector is: parameters, ``fit(features) -> state``, ``score(state, taps) -> ScoreMaps``.
+
+A method is a frozen pydantic model, so a benchmark file configures it directly. Every parameter says which stage
+of the graph reads it (`fit_field` or `score_field`): that decides what a changed value rebuilds. Methods register by
+name and the lanes of the graph are built from the registry. Modules of methods import torch inside functions,
+because the registry is read whenever definitions load.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Stage = Literal["fit", "score"]
+ProgressReport = Callable[[str, int, int], None]
+
+
+def fit_field(default: Any = ..., **constraints: Any) -> Any:
+    """A parameter read when the state is made: changing it rebuilds the state and all that follows."""
+    return Field(default, json_schema_extra={"stage": "fit"}, **constraints)
+
+
+def score_field(default: Any = ..., **constraints: Any) -> Any:
+    """A parameter read when images are scored: changing it rebuilds score maps and metrics only."""
+    return Field(default, json_schema_extra={"stage": "score"}, **constraints)
+
+
+def _no_report(what: str, done: int, total: int) -> None:
+    del what, done, total
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where a method runs and what it may use.
+
+    Args:
+        device: torch device name, such as ``cpu`` or ``cuda:0``.
+        memory_gb: budget in GB for temporary tensors of one call.
+        report: called as ``report(what, done, total)`` from time to time.
+    """
+
+    device: str = "cpu"
+    memory_gb: float = 1.0
+    report: ProgressReport = _no_report
+
+
+@dataclass(frozen=True)
+class Features:
+    """Backbone features of a list of images, loaded batch by batch.
+
+    Args:
+        image_ids: one sha256 an image, in a canonical order that does not depend on file names.
+        load: maps image ids to the taps of one extractor, each ``(B, C, h, w)`` float32, shallow to deep.
+        batch_size: images a batch; never changes a result.
+    """
+
+    image_ids: tuple[str, ...]
+    load: Callable[[Sequence[str]], list[Tensor]]
+    batch_size: int = 16
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def batches(self) -> Iterator[tuple[tuple[str, ...], list[Tensor]]]:
+        """Yield ``(image ids, taps)`` in order."""
+        for first in range(0, len(self.image_ids), self.batch_size):
+            ids = self.image_ids[first : first + self.batch_size]
+            yield ids, self.load(ids)
+
+
+@dataclass(frozen=True)
+class ScoreMaps:
+    """Raw anomaly scores, higher is more anomalous, in no fixed range.
+
+    Args:
+        maps: ``(B, H, W)`` float32.
+        image_scores: ``(B,)`` float32.
+    """
+
+    maps: Tensor
+    image_scores: Tensor
+
+
+@dataclass(frozen=True)
+class State:
+    """What a method learnt. Fields are tensors (stored as safetensors) or JSON values (stored beside them)."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensor fields by name."""
+        import torch
+
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+
+    def info(self) -> dict[str, Any]:
+        """The JSON fields by name."""
+        tensors = self.tensors()
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in tensors
+        }
+
+    @classmethod
+    def from_parts(cls, tensors: dict[str, Tensor], info: dict[str, Any]) -> Self:
+        """The inverse of `tensors` and `info`."""
+        return cls(**tensors, **info)
+
+
+StateT = TypeVar("StateT", bound=State)
+
+
+class Method(BaseModel, ABC, Generic[StateT]):
+    """A configured detector.
+
+    Class facts: `name` in benchmark files, `version` (bumped when the numbers change), `state_asset` (what the field
+    calls the state), `state_type`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]]
+    state_type: ClassVar[type[State]]
+
+    seed: int = fit_field(0, ge=0, description="seed of every random choice of the fit")
+
+    def stage_config(self, stage: Stage) -> dict[str, Any]:
+        """The parameters that one stage reads, as JSON values, with the method's name and version."""
+        names = {
+            name
+            for name, field in type(self).model_fields.items()
+            if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("stage") == stage
+        }
+        return {"method": self.name, "version": self.version, **self.model_dump(mode="json", include=names)}
+
+    @abstractmethod
+    def fit(self, features: Features, runtime: Runtime) -> StateT:
+        """Learn the nominal images.
+
+        Raises:
+            ValueError: the features do not suit the parameters (no image, wrong number of taps, ...).
+        """
+
+    @abstractmethod
+    def score(
+        self,
+        state: StateT,
+        taps: list[Tensor],
+        map_size: tuple[int, int],
+        runtime: Runtime,
+        *,
+        left_out: Sequence[str] | None = None,
+    ) -> ScoreMaps:
+        """Score a batch; the result does not depend on how images are batched.
+
+        Args:
+            state: what `fit` returned.
+            taps: each ``(B, C, h, w)`` float32, as the features have them.
+            map_size: height and width of the maps, pixels of the cropped input.
+            runtime: device and memory budget.
+            left_out: the B image ids, to score each nominal image without what the state took from that same image
+                (nominal-only thresholds need it); None for unseen images.
+        """
+
+    def describe(self, state: StateT) -> dict[str, int | float | str]:
+        """Numbers worth showing beside the state: rows, bytes, radius."""
+        tensors = state.tensors().values()
+        return {"bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors)}
+
+
+METHODS: dict[str, type[Method[Any]]] = {}
+MethodT = TypeVar("MethodT", bound=type[Method[Any]])
+
+
+def register(method: MethodT) -> MethodT:
+    """Class decorator: make a method available to benchmark files under its name.
+
+    Raises:
+        TypeError: a parameter does not say which stage reads it.
+    """
+    for name, field in method.model_fields.items():
+        extra = field.json_schema_extra
+        if not (isinstance(extra, dict) and extra.get("stage") in ("fit", "score")):
+            raise TypeError(f"{method.__name__}.{name}: declare it with fit_field or score_field")
+    METHODS[method.name] = method
+    return method

@@ -1,0 +1,1 @@
+"""Dagster resources: the artifact store, backbones and compute settings."""
