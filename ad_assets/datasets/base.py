@@ -1,19 +1,23 @@
-"""From a folder to an image index: what every reader shares.
+"""What a reader is: from the paths of a folder to candidates; and the words shared with the index.
 
-A reader is a frozen pydantic model (its options come from the benchmark file) with one pure idea: `assign` maps the
-relative paths of one listing to categories and candidates. Everything that opens files (hashing, decoding, checking)
-happens once, in `build_index`, so readers stay a page long and work on any fsspec file system.
+A reader is a frozen pydantic model (its options come from the benchmark file) with one pure idea: `assign`
+maps the relative paths of one listing to categories and candidates. Everything that opens files (hashing,
+decoding, checking) happens once, in `ad_assets.datasets.index.build_index`, so a reader stays a page long and
+works wherever fsspec does.
 """
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 IMAGE_INDEX_SCHEMA = pa.schema(
     [
@@ -30,6 +34,11 @@ IMAGE_INDEX_SCHEMA = pa.schema(
         ("bytes", pa.int64()),
     ]
 )
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+NOMINAL = "good"  # the defect type of every nominal image, whatever its folder is called
+
+_CATEGORY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,133 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with one file: where, what was expected, what to do."""
+    """Something wrong with one file: where, what was expected, what to do.
+
+    Args:
+        path: relative path of the file, or the category where no single file is to blame.
+        message: what was expected, what to do.
+        severity: an error stops the index (or leaves the image out, by `Reader.on_problem`); a warning is
+            recorded.
+    """
 
     path: str
     message: str
+    severity: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
+
+
+class DatasetError(ValueError):
+    """A category that cannot be indexed as it lies on disk.
+
+    Args:
+        head: what was being read.
+        problems: everything found, listed up to `SHOWN` lines.
+    """
+
+    SHOWN: ClassVar[int] = 20
+
+    def __init__(self, head: str, problems: Sequence[Problem]) -> None:
+        lines = [f"  {problem}" for problem in problems[: self.SHOWN]]
+        if len(problems) > self.SHOWN:
+            lines.append(f"  ... and {len(problems) - self.SHOWN} more")
+        super().__init__("\n".join([head, *lines]))
+        self.problems = tuple(problems)
+
+
+class Reader(BaseModel, ABC):
+    """A configured dataset.
+
+    Class facts: `name` in benchmark files, `version` (bumped when the same files would give another index),
+    `paper_dataset` (the key of the published tables, where there are any).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    paper_dataset: ClassVar[str | None] = None
+
+    root: str = Field(
+        min_length=1, description="folder of the dataset, or an fsspec URL such as s3://bucket/prefix"
+    )
+    on_problem: Literal["fail", "skip"] = Field(
+        "fail", description="fail: bad files stop the index; skip: they are left out and recorded"
+    )
+
+    def index_config(self) -> dict[str, Any]:
+        """Every option that can change the index, as JSON values, with the reader's name and version."""
+        return {
+            "reader": self.name,
+            "version": self.version,
+            **self.model_dump(mode="json", exclude={"root"}),
+        }
+
+    def prepare(self, category: str | None = None) -> None:
+        """Make the files exist, for datasets that are generated; nothing to do for those that are given.
+
+        Args:
+            category: only this one; None for all.
+        """
+        del category
+
+    @abstractmethod
+    def categories(self) -> list[str]:
+        """Sorted or published order; without touching the disk where the dataset's categories are known.
+
+        Raises:
+            ValueError: the root does not exist, is empty or holds no category, or a category's name is no
+                key.
+        """
+
+    @abstractmethod
+    def assign(self, paths: Sequence[str]) -> dict[str, list[Candidate]]:
+        """Candidates per category, from names alone: opens nothing, and the order of `paths` does not matter.
+
+        Args:
+            paths: relative posix paths of one listing.
+        """
+
+    def check_names(
+        self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]
+    ) -> list[Problem]:
+        """What names alone show to be wrong: masks without image, images without mask, counts.
+
+        Args:
+            category: the one to check.
+            paths: relative posix paths of one listing.
+            candidates: what `assign` made of this category.
+        """
+        del category, paths, candidates
+        return []
+
+
+def is_image(path: str) -> bool:
+    """Whether the name says image."""
+    return path.lower().endswith(IMAGE_SUFFIXES)
+
+
+def checked_keys(categories: Sequence[str], root: str) -> list[str]:
+    """The names, if each can be a partition key.
+
+    Raises:
+        ValueError: some cannot.
+    """
+    wrong = [name for name in categories if not _CATEGORY.fullmatch(name)]
+    if wrong:
+        raise ValueError(
+            f"category names under {root!r} that cannot be keys: {', '.join(map(repr, wrong))}; rename the "
+            "folders with letters, digits, _ and - only (one category alone: set datasets.<name>.category)"
+        )
+    return list(categories)
+
+
+READERS: dict[str, type[Reader]] = {}
+ReaderT = TypeVar("ReaderT", bound=type[Reader])
+
+
+def register_reader(reader: ReaderT) -> ReaderT:
+    """Class decorator: make a reader available to benchmark files under its name."""
+    READERS[reader.name] = reader
+    return reader

@@ -12,7 +12,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -188,7 +188,7 @@ def register(method: MethodT) -> MethodT:
     Raises:
         TypeError: a parameter does not say which stage reads it.
     """
-    for name, field in method.model_fields.items():
+    for name, field in cast(type[BaseModel], method).model_fields.items():
         extra = field.json_schema_extra
         if not (isinstance(extra, dict) and extra.get("stage") in ("fit", "score")):
             raise TypeError(f"{method.__name__}.{name}: declare it with fit_field or score_field")

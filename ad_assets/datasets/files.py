@@ -1,0 +1,103 @@
+"""A dataset's folder, wherever fsspec can reach it: one recursive listing, and reads.
+
+Readers see relative posix paths only, so the same reader runs on a local folder and on
+``s3://bucket/prefix``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from ad_assets.datasets.base import FileStamp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# What desktops and archivers leave behind; names with a leading dot are passed over too.
+_CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+# The first of these that a file system's listing carries tells one content of a path from the next.
+_STAMP_KEYS = ("ETag", "etag", "md5", "mtime", "LastModified", "last_modified", "updated", "created")
+
+
+class ImageFiles:
+    """The files under a root.
+
+    Args:
+        root: local folder (``~`` allowed) or fsspec URL.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._fs, folder = url_to_fs(root)
+        self._folder = str(folder).rstrip("/")
+
+    def listing(self) -> dict[str, FileStamp]:
+        """Relative posix path -> size and stamp of every file, in one walk, sorted by path.
+
+        Links are followed. Dotted names, ``Thumbs.db``, ``desktop.ini`` and ``__MACOSX`` are left out.
+
+        Raises:
+            ValueError: the root does not exist or holds no file.
+        """
+        found = dict(_walk_local(Path(self._folder)) if self._is_local else self._walk_remote())
+        if not found:
+            state = "is empty" if self._fs.exists(self._folder) else "does not exist"
+            raise ValueError(
+                f"the dataset folder {self.root!r} {state}: put the images there, or name their folder in "
+                "the benchmark file or with --set datasets.<name>.root=/path"
+            )
+        return dict(sorted(found.items()))
+
+    def read(self, path: str) -> bytes:
+        """All bytes of one file.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        data: bytes = self._fs.cat_file(f"{self._folder}/{path}")
+        return data
+
+    @property
+    def _is_local(self) -> bool:
+        return isinstance(self._fs, LocalFileSystem)
+
+    def _walk_remote(self) -> Iterator[tuple[str, FileStamp]]:
+        self._fs.invalidate_cache()  # a sensor lists again and again, and must see what is new
+        infos: dict[str, dict[str, Any]] = self._fs.find(self._folder, detail=True)
+        for name, info in infos.items():
+            path = name[len(self._folder) :].lstrip("/")
+            # A zero-byte key that ends in a slash is how object stores draw an empty folder.
+            if info.get("type") == "file" and path and not path.endswith("/") and not _is_clutter(path):
+                stamp = next((str(info[key]) for key in _STAMP_KEYS if info.get(key) is not None), "")
+                yield path, FileStamp(int(info["size"]), stamp)
+
+
+def _is_clutter(path: str) -> bool:
+    return any(part.startswith(".") or part.lower() in _CLUTTER for part in path.split("/"))
+
+
+def _walk_local(
+    folder: Path, prefix: str = "", above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[tuple[str, FileStamp]]:
+    # fsspec neither enters a linked folder nor stamps a linked file by its target; dataset folders are full
+    # of links.
+    if not folder.is_dir():
+        return
+    stat = folder.stat()
+    if (stat.st_dev, stat.st_ino) in above:  # a link to a folder above: a loop
+        return
+    above = (*above, (stat.st_dev, stat.st_ino))
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _is_clutter(entry.name):
+                continue
+            if entry.is_dir():
+                yield from _walk_local(Path(entry.path), f"{prefix}{entry.name}/", above)
+            elif entry.is_file():
+                info = entry.stat()
+                yield prefix + entry.name, FileStamp(info.st_size, str(info.st_mtime_ns))

@@ -1,0 +1,241 @@
+"""From a reader to an image index: every file is opened here, once, and all that is wrong is told together.
+
+    index = build_index(reader, "bottle")
+    index.table                                            # IMAGE_INDEX_SCHEMA, a row an image
+    again = build_index(reader, "bottle", known=index.files)   # opens only files whose size or stamp changed
+
+Empty masks are legal: a public dataset has some, and a crop can empty any. Such images stay anomalous.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+
+from ad_assets.datasets.base import IMAGE_INDEX_SCHEMA, Candidate, DatasetError, FileStamp, Problem, Reader
+from ad_assets.datasets.files import ImageFiles
+from ad_assets.datasets.images import ImageError, decode_mask_with_mode, decode_with_mode
+
+# Decoding is half waiting (disk, object store) and half work outside the interpreter's lock.
+THREADS = 8
+REPORT_EVERY = 100
+
+ProgressReport = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """What a scan learnt of one sound file; plain JSON values.
+
+    Args:
+        size: bytes.
+        stamp: the listing's change stamp.
+        sha256: of the bytes, hexadecimal.
+        width: pixels.
+        height: pixels.
+        mode: PIL mode.
+        empty: of a mask, whether no pixel is anomalous; None for an image.
+    """
+
+    size: int
+    stamp: str
+    sha256: str
+    width: int
+    height: int
+    mode: str
+    empty: bool | None = None
+
+
+@dataclass(frozen=True)
+class ImageIndex:
+    """One category, read.
+
+    Args:
+        table: `IMAGE_INDEX_SCHEMA`, sorted by (split, path).
+        problems: what was found wrong and left out, and warnings.
+        files: every sound image and mask by path, for the next scan.
+    """
+
+    table: pa.Table
+    problems: tuple[Problem, ...]
+    files: dict[str, KnownFile]
+
+
+def build_index(
+    reader: Reader,
+    category: str,
+    *,
+    known: Mapping[str, KnownFile] | None = None,
+    listing: Mapping[str, FileStamp] | None = None,
+    report: ProgressReport | None = None,
+) -> ImageIndex:
+    """Index one category: prepare it, then hash, decode and check its images and masks.
+
+    The result depends on the files' names and content only, not on the order of the listing or on `known`.
+
+    Args:
+        reader: the configured dataset.
+        category: one of its categories.
+        known: files of an earlier scan; those with the same size and stamp are not opened again.
+        listing: a listing just made of the reader's root; made here if None.
+        report: called as ``report(what, done, total)`` from time to time.
+
+    Raises:
+        DatasetError: no image or no sound training image; with ``on_problem: fail``, also any error found.
+        ValueError: the root does not exist or is empty.
+    """
+    reader.prepare(category)
+    files = ImageFiles(reader.root)
+    listing = files.listing() if listing is None else listing
+    paths = sorted(listing)
+    where = f"{reader.name} dataset at {reader.root!r}, category {category!r}"
+    assigned = reader.assign(paths)
+    candidates = assigned.get(category, [])
+    if not candidates:
+        found = ", ".join(sorted(assigned) or sorted({path.split("/")[0] for path in paths})[:10])
+        message = f"no images; the folder holds {found}: correct datasets.<name>.root, or the category"
+        raise DatasetError(where, [Problem(category, message)])
+
+    problems = reader.check_names(category, paths, candidates)
+    scanned, damaged = _scan(files, listing, candidates, known or {}, report or _no_report)
+    problems += [*damaged, *_size_mismatches(candidates, scanned), *_duplicates(candidates, scanned)]
+
+    left_out = {problem.path for problem in problems if problem.severity == "error"}
+    kept = [c for c in candidates if c.path not in left_out and c.mask_path not in left_out]
+    no_train = not any(candidate.split == "train" for candidate in kept)
+    if no_train:
+        problems.append(Problem(category, "no training images: a detector learns from nominal ones in train"))
+    problems.sort(key=lambda problem: (problem.severity, problem.path, problem.message))
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if no_train or (errors and reader.on_problem == "fail"):
+        remedy = "mend them, or set on_problem: skip to leave these files out"
+        raise DatasetError(f"{where}: {len(errors)} problem(s); {remedy}", errors)
+    return ImageIndex(_table(kept, scanned), tuple(problems), scanned)
+
+
+def _no_report(what: str, done: int, total: int) -> None:
+    del what, done, total
+
+
+def _scan(
+    files: ImageFiles,
+    listing: Mapping[str, FileStamp],
+    candidates: Sequence[Candidate],
+    known: Mapping[str, KnownFile],
+    report: ProgressReport,
+) -> tuple[dict[str, KnownFile], list[Problem]]:
+    is_mask = {candidate.path: False for candidate in candidates}
+    is_mask |= {candidate.mask_path: True for candidate in candidates if candidate.mask_path}
+    scanned = {
+        path: known[path]
+        for path, mask in is_mask.items()
+        if _unchanged(known.get(path), listing[path], mask)
+    }
+    unread = sorted(set(is_mask) - set(scanned))
+    problems = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        inspect = partial(_inspect, files)
+        results = pool.map(
+            inspect, unread, [listing[path] for path in unread], [is_mask[path] for path in unread]
+        )
+        for done, (path, result) in enumerate(zip(unread, results, strict=True), start=1):
+            if isinstance(result, Problem):
+                problems.append(result)
+            else:
+                scanned[path] = result
+            if done % REPORT_EVERY == 0 or done == len(unread):
+                report("images and masks read", done, len(unread))
+    return scanned, problems
+
+
+def _unchanged(known: KnownFile | None, stamp: FileStamp, mask: bool) -> bool:
+    # A file system without stamps tells nothing of a change, so its files are read each time.
+    return (
+        known is not None
+        and bool(stamp.stamp)
+        and (known.size, known.stamp) == (stamp.size, stamp.stamp)
+        and (known.empty is not None) == mask
+    )
+
+
+def _inspect(files: ImageFiles, path: str, stamp: FileStamp, mask: bool) -> KnownFile | Problem:
+    try:
+        data = files.read(path)
+        empty = None
+        if mask:
+            pixels, mode = decode_mask_with_mode(data, path)
+            empty = not pixels.any()
+            height, width = pixels.shape
+        else:
+            rgb, mode = decode_with_mode(data, path)
+            height, width = rgb.shape[:2]
+    except ImageError as error:
+        return Problem(path, error.message)
+    except OSError as error:
+        return Problem(path, f"cannot be read ({error}): check that it still exists and its permissions")
+    return KnownFile(stamp.size, stamp.stamp, hashlib.sha256(data).hexdigest(), width, height, mode, empty)
+
+
+def _size_mismatches(candidates: Iterable[Candidate], scanned: Mapping[str, KnownFile]) -> list[Problem]:
+    problems = []
+    for candidate in candidates:
+        image, mask = scanned.get(candidate.path), scanned.get(candidate.mask_path)
+        if image and mask and (image.width, image.height) != (mask.width, mask.height):
+            message = (
+                f"mask of {mask.width} x {mask.height} for the image {candidate.path} of {image.width} x "
+                f"{image.height}: they must have the same size"
+            )
+            problems.append(Problem(candidate.mask_path, message))
+    return problems
+
+
+def _duplicates(candidates: Iterable[Candidate], scanned: Mapping[str, KnownFile]) -> list[Problem]:
+    same: dict[str, list[Candidate]] = defaultdict(list)
+    for candidate in sorted(candidates, key=lambda candidate: (candidate.split, candidate.path)):
+        if candidate.path in scanned:
+            same[scanned[candidate.path].sha256].append(candidate)
+    problems = []
+    for copies in same.values():
+        train = [candidate for candidate in copies if candidate.split == "train"]
+        test = [candidate for candidate in copies if candidate.split == "test"]
+        if train and test:
+            message = (
+                f"the same image tests as {test[0].path}, so the test would not be one: remove one of them"
+            )
+            problems += [Problem(candidate.path, message) for candidate in train]
+        if len({candidate.label for candidate in test}) > 1:
+            message = "the same image lies in a nominal and in an anomalous folder: keep the right one"
+            problems += [Problem(candidate.path, message) for candidate in test]
+            continue
+        kept = test or train
+        message = f"the same image as {kept[0].path}: it counts twice"
+        problems += [Problem(candidate.path, message, "warning") for candidate in kept[1:]]
+    return problems
+
+
+def _table(candidates: Iterable[Candidate], scanned: Mapping[str, KnownFile]) -> pa.Table:
+    rows = []
+    for candidate in sorted(candidates, key=lambda candidate: (candidate.split, candidate.path)):
+        image = scanned[candidate.path]
+        rows.append(
+            {
+                "image_id": image.sha256,
+                "path": candidate.path,
+                "split": candidate.split,
+                "label": candidate.label,
+                "defect_type": candidate.defect_type,
+                "mask_path": candidate.mask_path,
+                "mask_id": scanned[candidate.mask_path].sha256 if candidate.mask_path else "",
+                "width": image.width,
+                "height": image.height,
+                "mode": image.mode,
+                "bytes": image.size,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=IMAGE_INDEX_SCHEMA)

@@ -1,0 +1,169 @@
+"""Backbone features, one file an image: only images never seen by this extractor pass the backbone."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from ad_assets.config import Dataset, fingerprint
+from ad_assets.datasets.files import ImageFiles
+from ad_assets.datasets.images import decode_rgb
+from ad_assets.defs.stages import Parts, Stage, Upstream, Work
+from ad_assets.extractor import Extractor
+from ad_assets.methods import Features
+from resources.backbones import load_backbone
+from resources.store import ArtifactStore
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+VERSION = 1
+
+
+def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extractor, precision: str) -> Stage:
+    """The asset ``<dataset>/features/<extractor>``."""
+    config = {"version": VERSION, "extractor": extractor.identity(), "precision": precision}
+    address = fingerprint(config)
+
+    def parts(upstream: Upstream) -> Parts:
+        images = upstream.of(index).parts
+        # Labels and masks are not read here: relabelling an image changes nothing.
+        return {split: fingerprint([address, images[split]]) for split in ("train", "test")}
+
+    def build(work: Work) -> dict[str, Any]:
+        rows = work.input(index).store.read_table(work.input(index).at("index.parquet")).to_pylist()
+        paths = {row["image_id"]: row["path"] for row in rows}
+        prefix = f"features/{address}"
+        stored = {file.path for file in work.store.files(prefix)}
+        missing = [image for image in sorted(paths) if work.force or feature_path(address, image) not in stored]
+        shapes = _extract(work, dataset, extractor, address, {image: paths[image] for image in missing})
+        splits = {
+            split: sorted({row["image_id"] for row in rows if row["split"] == split}) for split in ("train", "test")
+        }
+        work.store.write_json(work.artifact.at("features.json"), {"extractor": address, **splits})
+        some = [float(work.store.read_notes(feature_path(address, image))["seconds"]) for image in sorted(paths)[:200]]
+        return {
+            "images": len(paths),
+            "extracted": len(missing),
+            "images_per_second": len(some) / sum(some) if some and sum(some) else 0.0,
+            "backbone": f"{extractor.backbone} ({extractor.weights})",
+            "taps": ", ".join(extractor.taps),
+            **({"tap_shapes": shapes} if shapes else {}),
+        }
+
+    return Stage(
+        key=(dataset.name, "features", name),
+        kind="features",
+        config=config,
+        deps=(index,),
+        address=parts,
+        build=build,
+        partitions=index.partitions,
+        group=f"{dataset.name}/features",
+        kinds=frozenset({"torch", "safetensors"}),
+        description=f"Features of {extractor.backbone} ({extractor.weights} weights) at {', '.join(extractor.taps)}, "
+        "one file an image, addressed by the image's content and the extractor's settings.",
+    )
+
+
+def feature_path(address: str, image_id: str) -> str:
+    """Where the features of one image lie."""
+    return f"features/{address}/{image_id[:2]}/{image_id}.safetensors"
+
+
+def _extract(work: Work, dataset: Dataset, extractor: Extractor, address: str, paths: dict[str, str]) -> str:
+    """Run the backbone over images and store each one's taps; returns the shapes of the taps."""
+    if not paths:
+        return ""
+    import torch
+
+    compute = work.compute
+    backbone = load_backbone(extractor, compute)
+    files = ImageFiles(dataset.reader.root)
+    shapes = ""
+
+    def decode(image_id: str) -> tuple[str, Tensor]:
+        path = paths[image_id]
+        return image_id, backbone.preprocess(decode_rgb(files.read(path), path))
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        done = 0
+        for batch in _batches(pool, decode, list(paths), compute.batch_size):
+            started = time.perf_counter()
+            taps = backbone.extract(torch.stack([pixels for _, pixels in batch]))
+            seconds = (time.perf_counter() - started) / len(batch)
+            shapes = "; ".join("x".join(map(str, tap.shape[1:])) for tap in taps)
+            for row, (image_id, _) in enumerate(batch):
+                # Cloned: a slice would drag the whole batch into the file's buffer.
+                tensors = {f"tap{level}": tap[row].clone() for level, tap in enumerate(taps)}
+                work.store.write_tensors(feature_path(address, image_id), tensors, {"seconds": f"{seconds:.6f}"})
+            done += len(batch)
+            work.progress("images through the backbone", done, len(paths))
+    return shapes
+
+
+def _batches(pool: ThreadPoolExecutor, decode: Any, images: list[str], size: int) -> Iterator[list[Any]]:
+    """Decoded batches in order; at most two batches are decoded ahead of the backbone."""
+    waiting = iter(images)
+    ahead = [pool.submit(decode, image) for image in islice(waiting, 2 * size)]
+    while ahead:
+        batch = [future.result() for future in ahead[:size]]
+        ahead = ahead[size:] + [pool.submit(decode, image) for image in islice(waiting, size)]
+        yield batch
+
+
+class _Cache:
+    """Feature tensors read lately, so that the stages of one run read each file once. Bounded in bytes."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[str, list[Tensor]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, path: str) -> list[Tensor] | None:
+        if path in self._entries:
+            self._entries.move_to_end(path)
+        return self._entries.get(path)
+
+    def put(self, path: str, taps: list[Tensor], budget: float) -> None:
+        self._entries[path] = taps
+        self._bytes += _size(taps)
+        while self._bytes > budget and self._entries:
+            _, dropped = self._entries.popitem(last=False)
+            self._bytes -= _size(dropped)
+
+
+def _size(taps: list[Tensor]) -> int:
+    return sum(tap.numel() * tap.element_size() for tap in taps)
+
+
+_CACHE = _Cache()
+
+
+def read_features(work: Work, features: Stage, split: str) -> Features:
+    """The stored features of one split, in the order of image ids."""
+    index = work.store.read_json(work.input(features).at("features.json"))
+    address = index["extractor"]
+
+    def load(image_ids: Sequence[str]) -> list[Tensor]:
+        import torch
+
+        images = _load_images(work.store, [feature_path(address, image) for image in image_ids], work.compute.memory_gb)
+        return [torch.stack(level) for level in zip(*images, strict=True)]
+
+    return Features(tuple(index[split]), load, work.compute.batch_size)
+
+
+def _load_images(store: ArtifactStore, paths: list[str], memory_gb: float) -> list[list[Tensor]]:
+    cached = {path: _CACHE.get(store.location(path)) for path in paths}
+    found = {path: taps for path, taps in cached.items() if taps is not None}
+    absent = [path for path in cached if path not in found]
+    if absent:
+        for path, tensors in zip(absent, store.read_many_tensors(absent), strict=True):
+            found[path] = [tensors[f"tap{level}"] for level in range(len(tensors))]
+            # A quarter of the budget: the rest is for the methods' own temporary tensors.
+            _CACHE.put(store.location(path), found[path], memory_gb * 1e9 / 4)
+    return [found[path] for path in paths]

@@ -1,0 +1,61 @@
+"""Pictures of scored test images, for the contact sheet of a category and the report: reads files, draws nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ad_assets.config import Dataset
+from ad_assets.datasets.files import ImageFiles
+from ad_assets.datasets.images import decode_mask, decode_rgb, fit_image, fit_mask
+from ad_assets.defs.score_maps import read_shard
+from ad_assets.extractor import Extractor
+from resources.store import Artifact
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One scored test image in the frame that the detector saw.
+
+    Args:
+        row: its row of the image index.
+        score: its image score.
+        rgb: ``(H, W, 3)`` uint8, resized and cropped.
+        mask: ``(H, W)`` bool, or None where it has none.
+        score_map: ``(H, W)`` float32 raw scores.
+    """
+
+    row: dict[str, Any]
+    score: float
+    rgb: NDArray[Any]
+    mask: NDArray[Any] | None
+    score_map: NDArray[Any]
+
+
+def read_mask(files: ImageFiles, row: dict[str, Any], extractor: Extractor) -> NDArray[Any] | None:
+    """The mask of an image in the frame of an extractor; None where it has none."""
+    if not row["mask_path"]:
+        return None
+    mask = decode_mask(files.read(row["mask_path"]), row["mask_path"])
+    return fit_mask(mask, extractor.resize, extractor.crop)
+
+
+def read_pictures(
+    dataset: Dataset, extractor: Extractor, score_maps: Artifact, rows: Sequence[dict[str, Any]]
+) -> Iterator[Picture]:
+    """Read images, masks and maps of some rows of an image index, one by one."""
+    files = ImageFiles(dataset.reader.root)
+    for row in rows:
+        rgb = decode_rgb(files.read(row["path"]), row["path"])
+        score_map, score = read_shard(score_maps, row["image_id"])
+        yield Picture(
+            row,
+            score,
+            fit_image(rgb, extractor.resize, extractor.crop, extractor.interpolation),
+            read_mask(files, row, extractor),
+            score_map.numpy(),
+        )

@@ -1,0 +1,75 @@
+"""What the store holds that nothing refers to: no current benchmark file, no recorded materialization.
+
+An artifact is referred to when the head of any asset partition points to it (heads are the store's record of
+materializations, of all benchmark files that share it), or when the current benchmark file would make it: a setting
+put back finds its artifacts. A feature file is referred to by the images of a kept feature index.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from ad_assets.defs.features import feature_path
+from ad_assets.defs.stages import Head, Slot, Stage, planned_head
+from resources.store import ArtifactStore, StoredFile
+
+
+def unreferenced(store: ArtifactStore, stages: Sequence[Stage], *, older_than: float) -> list[StoredFile]:
+    """Files that may go.
+
+    Args:
+        store: the store.
+        stages: the stages of the current benchmark file.
+        older_than: seconds; younger files are spared, because a run may be writing them.
+    """
+    kept: set[str] = set()
+    heads = [file.path for file in store.files("heads")]
+    versions = {store.read_json(path)["version"] for path in heads}
+    memory: dict[Slot, Head | None] = {}
+    for stage in stages:
+        for partition in stage.partitions if stage.partitions is not None else (None,):
+            head = planned_head(stage, partition, store, memory)
+            if head:
+                versions.add(head.version)
+                kept |= _planned_features(store, stage, partition, memory)
+    files = store.files()
+    for file in files:
+        parts = file.path.split("/")
+        if parts[0] == "artifacts" and parts[2] in versions and parts[-1] == "features.json":
+            kept |= _features_of(store.read_json(file.path))
+    now = time.time()
+    return [
+        file for file in files if now - file.changed >= older_than and not _is_referenced(file.path, versions, kept)
+    ]
+
+
+def _is_referenced(path: str, versions: set[str], kept: set[str]) -> bool:
+    parts = path.split("/")
+    if path.endswith(".tmp"):
+        return False
+    if parts[0] == "artifacts":
+        return parts[2] in versions
+    if parts[0] == "features":
+        return path in kept
+    # Heads, scans, generated images and whatever a user keeps beside them are not ours to collect.
+    return True
+
+
+def _features_of(index: dict[str, list[str] | str]) -> set[str]:
+    address = str(index["extractor"])
+    return {feature_path(address, image) for split in ("train", "test") for image in index[split]}
+
+
+def _planned_features(
+    store: ArtifactStore, stage: Stage, partition: str | None, memory: dict[Slot, Head | None]
+) -> set[str]:
+    """Feature files that an unfinished extraction of the current benchmark file has made already."""
+    if stage.kind != "features":
+        return set()
+    index = memory[stage.deps[0].key, partition]
+    artifact = store.artifact("image_index", index.version) if index else None
+    if artifact is None or not artifact.exists():
+        return set()
+    images = store.read_table(artifact.at("index.parquet")).column("image_id").to_pylist()
+    return {feature_path(stage.code_version, image) for image in images}

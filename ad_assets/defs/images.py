@@ -1,0 +1,126 @@
+"""The root of each dataset: the image index of a category, and what has changed in its folder since."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ad_assets.config import Dataset, fingerprint
+from ad_assets.datasets import ImageFiles, KnownFile, build_index
+from ad_assets.datasets.base import Candidate, FileStamp
+from ad_assets.datasets.index import ImageIndex
+from ad_assets.defs.progress import Progress
+from ad_assets.defs.stages import Build, Parts, Stage, Work
+from resources.store import ArtifactStore
+
+VERSION = 1
+
+
+def image_index_stage(dataset: Dataset) -> Stage:
+    """The asset ``<dataset>/image_index``."""
+
+    def scan(partition: str, store: ArtifactStore, progress: Progress) -> tuple[Parts, Build]:
+        reader = dataset.reader
+        reader.prepare(partition)
+        listing = ImageFiles(reader.root).listing()
+        known = {
+            path: KnownFile(**entry) for path, entry in _read_scan(store, dataset.name, partition)["files"].items()
+        }
+        index = build_index(reader, partition, known=known, listing=listing, report=progress)
+        stamps = _stamps(reader.assign(sorted(listing)).get(partition, []), listing)
+        files = {path: dataclasses.asdict(entry) for path, entry in index.files.items()}
+        store.write_json(_scan_path(dataset.name, partition), {"stamps": stamps, "files": files})
+
+        def build(work: Work) -> dict[str, Any]:
+            work.store.write_table(work.artifact.at("index.parquet"), index.table)
+            work.store.write_json(work.artifact.at("problems.json"), list(map(str, index.problems)))
+            return _summary(index)
+
+        return index_parts(index), build
+
+    return Stage(
+        key=(dataset.name, "image_index"),
+        kind="image_index",
+        config={"version": VERSION, **dataset.reader.index_config()},
+        deps=(),
+        scan=scan,
+        partitions=tuple(dataset.reader.categories()),
+        group=f"{dataset.name}/images",
+        kinds=frozenset({"parquet"}),
+        description="Every image of a category by content: split, label, defect type, mask. Its version is the content "
+        "of the files, so nothing downstream runs when nothing changed.",
+    )
+
+
+def index_parts(index: ImageIndex) -> Parts:
+    """What stages downstream read of an index, each with its own fingerprint.
+
+    ``train`` and ``test`` cover image contents only (no label, no name): no label can reach a detector. ``truth``
+    covers labels, defect types and masks of the test images; ``all`` the whole table.
+    """
+    rows = index.table.to_pylist()
+    ids = {split: sorted({row["image_id"] for row in rows if row["split"] == split}) for split in ("train", "test")}
+    truth = sorted(
+        [row["image_id"], row["label"], row["defect_type"], row["mask_id"]] for row in rows if row["split"] == "test"
+    )
+    return {
+        **{split: fingerprint(images) for split, images in ids.items()},
+        "truth": fingerprint(truth),
+        "all": fingerprint([rows, list(map(str, index.problems))]),
+    }
+
+
+def changed_files(dataset: Dataset, store: ArtifactStore) -> dict[str, str]:
+    """Category -> what changed in its folder since it was indexed, in words; from one listing, opening nothing."""
+    categories = dataset.reader.categories()
+    try:
+        listing = ImageFiles(dataset.reader.root).listing()
+    except ValueError:
+        # Generated datasets make their files on demand; for others the run will say what is missing.
+        return dict.fromkeys(categories, "its folder is missing or empty")
+    assigned = dataset.reader.assign(sorted(listing))
+    changes: dict[str, str] = {}
+    for category in categories:
+        before: dict[str, list[Any]] = _read_scan(store, dataset.name, category)["stamps"]
+        now = _stamps(assigned.get(category, []), listing)
+        if before and before != now:
+            added, removed = len(now.keys() - before.keys()), len(before.keys() - now.keys())
+            changed = sum(before[path] != now[path] for path in before.keys() & now.keys())
+            counts = {"added": added, "removed": removed, "changed": changed}
+            changes[category] = "files " + ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return changes
+
+
+def _stamps(candidates: list[Candidate], listing: dict[str, FileStamp]) -> dict[str, list[Any]]:
+    paths = sorted({path for c in candidates for path in (c.path, c.mask_path) if path})
+    return {path: [listing[path].size, listing[path].stamp] for path in paths}
+
+
+def _scan_path(dataset: str, category: str) -> str:
+    return f"scans/{dataset}/{category}.json"
+
+
+def _read_scan(store: ArtifactStore, dataset: str, category: str) -> dict[str, Any]:
+    try:
+        scan: dict[str, Any] = store.read_json(_scan_path(dataset, category))
+    except FileNotFoundError:
+        return {"stamps": {}, "files": {}}
+    return scan
+
+
+def _summary(index: ImageIndex) -> dict[str, Any]:
+    rows = index.table.to_pylist()
+    test = [row for row in rows if row["split"] == "test"]
+    types = sorted({row["defect_type"] for row in test if row["label"]})
+    summary: dict[str, Any] = {
+        "train_images": len(rows) - len(test),
+        "test_nominal": sum(not row["label"] for row in test),
+        "test_anomalous": sum(row["label"] for row in test),
+        "defect_types": ", ".join(f"{t} {sum(row['defect_type'] == t for row in test)}" for t in types) or "none",
+        "modes": ", ".join(sorted({row["mode"] for row in rows})),
+        "bytes": sum(row["bytes"] for row in rows),
+        "problems": len(index.problems),
+    }
+    if index.problems:
+        summary["first_problems"] = "\n".join(map(str, index.problems[:20]))
+    return summary

@@ -1,0 +1,67 @@
+"""From a benchmark file to the stages of the graph: one lane a detector, on features shared by all detectors."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from ad_assets.config import Benchmark, Dataset
+from ad_assets.defs.assets import to_asset
+from ad_assets.defs.features import features_stage
+from ad_assets.defs.images import image_index_stage
+from ad_assets.defs.leaderboard import leaderboard_stage
+from ad_assets.defs.metrics import metrics_stage
+from ad_assets.defs.models import state_stage
+from ad_assets.defs.report import report_stage
+from ad_assets.defs.score_maps import ensemble_stage, score_maps_stage
+from ad_assets.defs.stages import Stage
+from ad_assets.defs.terminal import terminal_logger
+
+
+def stages_of(benchmark: Benchmark) -> list[Stage]:
+    """All stages of a benchmark, upstream first.
+
+    Raises:
+        ValueError: the categories of a dataset cannot be told, because its folder is missing or empty.
+    """
+    return [stage for dataset in benchmark.datasets.values() for stage in _dataset_stages(benchmark, dataset)]
+
+
+def _dataset_stages(benchmark: Benchmark, dataset: Dataset) -> list[Stage]:
+    index = image_index_stage(dataset)
+    features = {
+        name: features_stage(dataset, index, name, benchmark.extractors[name], benchmark.compute.precision)
+        for name in dataset.extractors
+    }
+    states: dict[str, Stage] = {}
+    score_maps: dict[str, Stage] = {}
+    metrics: dict[str, Stage] = {}
+    for name, detector in dataset.detectors.items():
+        extractor = benchmark.extractors[detector.extractor]
+        if detector.method is None:
+            members = {member: score_maps[member] for member in detector.members}
+            score_maps[name] = ensemble_stage(dataset, name, members, extractor)
+        else:
+            shared = features[detector.extractor]
+            states[name] = state_stage(dataset, name, detector.method, shared)
+            score_maps[name] = score_maps_stage(
+                dataset, name, detector.method, states[name], shared, extractor, benchmark.evaluation
+            )
+        metrics[name] = metrics_stage(dataset, detector, index, score_maps[name], extractor, benchmark.evaluation)
+    stages = [index, *features.values(), *states.values(), *score_maps.values(), *metrics.values()]
+    if metrics:
+        leaderboard = leaderboard_stage(dataset, metrics)
+        stages += [leaderboard, report_stage(benchmark, dataset, index, score_maps, metrics, leaderboard)]
+    return stages
+
+
+def build_definitions(benchmark: Benchmark) -> tuple[dg.Definitions, list[Stage]]:
+    """The Dagster definitions of a benchmark, and the stages that they wrap."""
+    stages = stages_of(benchmark)
+    definitions = dg.Definitions(
+        assets=[to_asset(stage) for stage in stages],
+        loggers={"terminal": terminal_logger},
+        resources={"store": benchmark.store, "compute": benchmark.compute},
+        # One process a category: torch is imported once, and features read once serve all detectors.
+        executor=dg.in_process_executor,
+    )
+    return definitions, stages

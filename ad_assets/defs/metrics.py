@@ -1,0 +1,262 @@
+"""Exact metrics of one detector on one category, as tidy rows, with curves and a contact sheet.
+
+Protocols: ``standard`` needs no threshold; ``nominal_threshold`` decides at a threshold from nominal training images
+alone; ``oracle_f1`` and ``oracle_threshold`` choose theirs on the test images and say so; ``timing`` is speed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from ad_assets.config import Dataset, Detector, Evaluation
+from ad_assets.datasets.files import ImageFiles
+from ad_assets.defs.galleries import read_mask, read_pictures
+from ad_assets.defs.score_maps import read_score_index, shards
+from ad_assets.defs.stages import Parts, Stage, Upstream, Work
+from ad_assets.extractor import Extractor
+from ad_assets.report import pictures
+from ad_assets.report.gallery import choose_gallery
+
+if TYPE_CHECKING:
+    import numpy as np
+
+VERSION = 1
+SHEET_BYTES = 60_000
+# Every n-th pixel of a map in both directions is enough for the ends of a colour scale.
+COLOUR_STRIDE = 8
+
+
+def metrics_stage(
+    dataset: Dataset,
+    detector: Detector,
+    index: Stage,
+    score_maps: Stage,
+    extractor: Extractor,
+    evaluation: Evaluation,
+) -> Stage:
+    """The asset ``<dataset>/<detector>/metrics``."""
+    seed = detector.method.seed if detector.method else None
+
+    def parts(upstream: Upstream) -> Parts:
+        return {"score_maps": upstream.of(score_maps).version, "truth": upstream.of(index).parts["truth"]}
+
+    def build(work: Work) -> dict[str, Any]:
+        table = work.store.read_table(work.input(index).at("index.parquet"))
+        truth = _Truth([row for row in table.to_pylist() if row["split"] == "test"])
+        if not truth.rows:
+            raise dg.Failure(f"{dataset.name} [{work.partition}] has no test images, so there is nothing to measure")
+        rows = _Rows(seed)
+        scores, colour_scale, curves = _read_scores(rows, work, score_maps, truth, dataset, extractor, evaluation)
+        nominal = read_score_index(work.input(score_maps)).nominal_scores
+        threshold = _image_rows(rows, scores, truth, nominal, evaluation, curves)
+        _timing_rows(rows, work.input(score_maps).record()["metadata"])
+        images = [
+            {"path": row["path"], "score": score, "label": row["label"]}
+            for row, score in zip(truth.rows, scores.tolist(), strict=True)
+        ]
+        work.store.write_json(work.artifact.at("rows.json"), rows.rows)
+        work.store.write_json(work.artifact.at("curves.json"), curves)
+        work.store.write_json(
+            work.artifact.at("images.json"),
+            {"images": images, "threshold": threshold, "colour_scale": colour_scale},
+        )
+        sheet = _contact_sheet(work, score_maps, truth, scores, threshold, colour_scale, dataset, extractor)
+        return {**rows.headline(), "contact_sheet": {"md": f"![false alarms, misses, hits]({sheet})"}}
+
+    return Stage(
+        key=(dataset.name, detector.name, "metrics"),
+        kind="metrics",
+        config={
+            "version": VERSION,
+            "fpr_limits": evaluation.fpr_limits,
+            "nominal_false_positive_rate": evaluation.nominal_false_positive_rate,
+            "geometry": extractor.geometry,
+            "seed": seed,
+        },
+        deps=(index, score_maps),
+        address=parts,
+        build=build,
+        partitions=index.partitions,
+        group=f"{dataset.name}/{detector.name}",
+        kinds=frozenset({"python"}),
+        description="Tidy rows: image and pixel AUROC, AP, AUPRO, IoU, thresholds with their errors, images/s.",
+    )
+
+
+class _Truth:
+    """The test rows of an image index, found by image id. One image may lie in the test set under several names."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = sorted(rows, key=lambda row: (row["image_id"], row["path"]))
+        self.labels = [int(row["label"]) for row in self.rows]
+        self.positions: dict[str, list[int]] = {}
+        for position, row in enumerate(self.rows):
+            self.positions.setdefault(row["image_id"], []).append(position)
+
+
+class _Rows:
+    """Tidy metric rows of one lane; the leaderboard adds dataset, category and detector."""
+
+    def __init__(self, seed: int | None) -> None:
+        self._seed = seed
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, protocol: str, metric: str, value: float | None, n: int, seconds: float | None = None) -> None:
+        """Add a row; a value that is not defined (one class only, no mask) is None."""
+        defined = value is not None and math.isfinite(value)
+        self.rows.append(
+            {
+                "protocol": protocol,
+                "metric": metric,
+                "value": float(value) if value is not None and defined else None,
+                "n": n,
+                "seconds": seconds,
+                "seed": self._seed,
+            }
+        )
+
+    def headline(self) -> dict[str, float]:
+        """Numbers for the UI, which plots them over time."""
+        return {
+            row["metric"] if row["protocol"] == "standard" else f"{row['protocol']}/{row['metric']}": row["value"]
+            for row in self.rows
+            if row["value"] is not None
+        }
+
+
+def _read_scores(
+    rows: _Rows,
+    work: Work,
+    score_maps: Stage,
+    truth: _Truth,
+    dataset: Dataset,
+    extractor: Extractor,
+    evaluation: Evaluation,
+) -> tuple[np.ndarray, tuple[float, float], dict[str, Any]]:
+    """Stream the maps once: image scores in the order of `truth`, the colour scale, and the pixel metrics."""
+    import numpy as np
+
+    from ad_assets.metrics.pixels import PixelStatistics
+
+    files = ImageFiles(dataset.reader.root)
+    statistics = PixelStatistics()
+    scores = np.zeros(len(truth.rows), np.float32)
+    sample: list[np.ndarray] = []
+    for number, (image_ids, maps, image_scores) in enumerate(shards(work.input(score_maps))):
+        masks = np.zeros(maps.shape, bool)
+        known = np.ones(len(image_ids), bool)
+        for place, image_id in enumerate(image_ids):
+            for position in truth.positions.get(image_id, []):
+                row = truth.rows[position]
+                scores[position] = image_scores[place]
+                mask = read_mask(files, row, extractor)
+                if mask is not None:
+                    masks[place] = mask
+                # An anomalous image whose mask is not known says nothing about pixels.
+                known[place] = mask is not None or not row["label"]
+        if known.any():
+            statistics.update(maps.numpy()[known], masks[known])
+        sample.append(maps[:, ::COLOUR_STRIDE, ::COLOUR_STRIDE].numpy().ravel())
+        work.progress("shards of maps evaluated", number + 1, -(-len(truth.positions) // len(image_ids)))
+    low, high = np.quantile(np.concatenate(sample), [0.5, 0.999])
+    curves = _pixel_rows(rows, statistics, evaluation)
+    return scores, (float(low), float(max(high, np.nextafter(low, np.inf)))), curves
+
+
+def _pixel_rows(rows: _Rows, statistics: Any, evaluation: Evaluation) -> dict[str, Any]:
+    n = statistics.pixels
+    if not statistics.anomalous_pixels or statistics.anomalous_pixels == n:
+        for metric in ("pixel_auroc", "pixel_ap", *(f"aupro_{limit:.2f}" for limit in evaluation.fpr_limits)):
+            rows.add("standard", metric, None, n)
+        return {}
+    rows.add("standard", "pixel_auroc", statistics.pixel_auroc(), n)
+    rows.add("standard", "pixel_ap", statistics.pixel_ap(), n)
+    for limit in evaluation.fpr_limits:
+        rows.add("standard", f"aupro_{limit:.2f}", statistics.aupro(limit), statistics.regions)
+    rows.add("oracle_threshold", "best_iou", statistics.best_iou()[0], n)
+    return {
+        "roc": _points(statistics.roc_points()),
+        "pr": _points(statistics.pr_points()),
+        "pro": _points(statistics.pro_points()),
+    }
+
+
+def _points(curve: tuple[Any, Any]) -> list[list[float]]:
+    return [[round(float(value), 6) for value in axis] for axis in curve]
+
+
+def _image_rows(
+    rows: _Rows,
+    scores: np.ndarray,
+    truth: _Truth,
+    nominal: list[float],
+    evaluation: Evaluation,
+    curves: dict[str, Any],
+) -> float:
+    """Image metrics; returns the threshold from nominal images, or the largest score where there is none."""
+    from ad_assets.metrics import ranking, thresholds
+
+    labels, n = truth.labels, len(truth.labels)
+    if 0 < sum(labels) < n:
+        rows.add("standard", "image_auroc", ranking.auroc(scores, labels), n)
+        rows.add("standard", "image_ap", ranking.average_precision(scores, labels), n)
+        curves["image_roc"] = _points(ranking.roc_curve_points(scores, labels))
+        curves["image_pr"] = _points(ranking.pr_curve_points(scores, labels))
+        best, alarms, misses = thresholds.f1_optimal(scores, labels)
+        _decision_rows(rows, "oracle_f1", best, alarms, misses, truth)
+    else:
+        rows.add("standard", "image_auroc", None, n)
+        rows.add("standard", "image_ap", None, n)
+    if not nominal:  # one training image alone cannot be scored left-out
+        return float(scores.max())
+    threshold = thresholds.nominal_quantile(nominal, evaluation.nominal_false_positive_rate)
+    alarms, misses = thresholds.errors_at(scores, labels, threshold, inclusive=False)
+    _decision_rows(rows, "nominal_threshold", threshold, alarms, misses, truth)
+    return threshold
+
+
+def _decision_rows(rows: _Rows, protocol: str, threshold: float, alarms: int, misses: int, truth: _Truth) -> None:
+    n, hits = len(truth.labels), sum(truth.labels) - misses
+    rows.add(protocol, "threshold", threshold, n)
+    rows.add(protocol, "image_f1", 2 * hits / (2 * hits + alarms + misses) if any(truth.labels) else None, n)
+    rows.add(protocol, "false_positives", alarms, n)
+    rows.add(protocol, "false_negatives", misses, n)
+
+
+def _timing_rows(rows: _Rows, record: dict[str, Any]) -> None:
+    n = record["test_images"]
+    for metric in ("features_images_per_second", "fit_seconds", "score_images_per_second"):
+        if record.get(metric):
+            rows.add("timing", metric, record[metric], n)
+
+
+def _contact_sheet(
+    work: Work,
+    score_maps: Stage,
+    truth: _Truth,
+    scores: np.ndarray,
+    threshold: float,
+    colour_scale: tuple[float, float],
+    dataset: Dataset,
+    extractor: Extractor,
+) -> str:
+    """The worst errors and some hits as one small picture, for the UI."""
+    chosen = choose_gallery(scores, truth.labels, threshold, misses=3, false_alarms=3, hits=4)
+    rows = [truth.rows[position] for position in chosen] or truth.rows[:4]
+    panels = [
+        pictures.panel(
+            picture.rgb,
+            picture.mask,
+            picture.score_map,
+            *colour_scale,
+            score=picture.score,
+            label=picture.row["label"],
+            title=picture.row["defect_type"],
+            size=96,
+        )
+        for picture in read_pictures(dataset, extractor, work.input(score_maps), rows)
+    ]
+    return pictures.data_uri(pictures.to_jpeg(pictures.contact_sheet(panels, 2), max_bytes=SHEET_BYTES))

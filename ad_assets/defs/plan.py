@@ -1,0 +1,181 @@
+"""What is stale, why, and what would run: Dagster's stale marks closed over everything downstream.
+
+Dagster marks one level at a time and cannot see new files in a folder; a plan adds both. A step of a plan may still
+cost nothing: whether an artifact is already in the store is known beforehand and said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import dagster as dg
+
+# Internal to Dagster: the only interface to stale marks by partition (the public one ignores partitions).
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContext
+
+from ad_assets.config import Benchmark
+from ad_assets.defs.images import changed_files
+from ad_assets.defs.stages import Head, Slot, Stage, UpstreamError, current_upstream, planned_head, read_head
+from resources.store import ArtifactStore
+
+Action = Literal["compute", "reuse", "scan"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One asset partition that would run.
+
+    Args:
+        stage: the asset.
+        partition: its category; None for assets over all categories.
+        reason: why, in words.
+        action: ``compute``; ``reuse`` when the artifact is in the store already; ``scan`` for an image index.
+    """
+
+    stage: Stage
+    partition: str | None
+    reason: str
+    action: Action
+
+
+def plan(
+    benchmark: Benchmark,
+    stages: Sequence[Stage],
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    store: ArtifactStore,
+    *,
+    selected: Collection[dg.AssetKey] | None = None,
+    categories: Collection[str] | None = None,
+    force: bool = False,
+) -> list[Step]:
+    """The steps that bring the selected assets up to date, upstream first.
+
+    Args:
+        benchmark: the checked benchmark file.
+        stages: all stages, upstream first.
+        definitions: the Dagster definitions made from them.
+        instance: whose records tell what was materialized.
+        store: whose heads tell what is there.
+        selected: asset keys to bring up to date, with what they need; None for all.
+        categories: only these partitions; None for all.
+        force: take every selected asset partition, stale or not.
+    """
+    graph = definitions.resolve_asset_graph()
+    resolver = CachingStaleStatusResolver(instance, graph, _Loading(instance))
+    wanted = _wanted(stages, selected)
+    chosen = {stage.key for stage in stages if selected is None or dg.AssetKey(list(stage.key)) in selected}
+    files = _FileChanges(benchmark, store)
+    memory: dict[Slot, Head | None] = {}
+    changed_roots: set[str | None] = set()
+    steps: dict[Slot, Step] = {}
+    for stage in stages:
+        if stage.key not in wanted:
+            continue
+        for partition in stage.partitions if stage.partitions is not None else (None,):
+            if categories is not None and partition is not None and partition not in categories:
+                continue
+            slot = (stage.key, partition)
+            reason = "forced" if force and stage.key in chosen else ""
+            reason = reason or (files.reason(stage, partition) if stage.address is None else "")
+            reason = reason or next(
+                (f"{'/'.join(up[0][1:])} is rebuilt" for up in stage.slots(partition) if up in steps), ""
+            )
+            reason = reason or _dagster_reason(resolver, stage, partition)
+            reason = reason or _store_reason(stage, partition, store)
+            if not reason:
+                continue
+            action: Action = "scan" if stage.address is None else "compute"
+            if stage.address is None:
+                changed_roots.add(partition)
+            elif partition not in changed_roots and not force:
+                head = planned_head(stage, partition, store, memory)
+                if head and store.artifact(stage.kind, head.version).exists():
+                    action = "reuse"
+            steps[slot] = Step(stage, partition, reason, action)
+    return list(steps.values())
+
+
+class _Loading(LoadingContext):
+    """What Dagster's batched record loaders hang on, for the length of one plan."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self._instance = instance
+        self._loaders: dict[Any, Any] = {}
+
+    @property
+    def instance(self) -> dg.DagsterInstance:
+        return self._instance
+
+    @property
+    def loaders(self) -> dict[Any, Any]:
+        return self._loaders
+
+
+def _wanted(stages: Sequence[Stage], selected: Collection[dg.AssetKey] | None) -> set[tuple[str, ...]]:
+    """The selected keys with all that they read and all that reads them."""
+    if selected is None:
+        return {stage.key for stage in stages}
+    by_key = {stage.key: stage for stage in stages}
+    chosen = [stage for stage in stages if dg.AssetKey(list(stage.key)) in selected]
+    wanted: set[tuple[str, ...]] = set()
+    waiting = list(chosen)
+    while waiting:
+        stage = waiting.pop()
+        if stage.key not in wanted:
+            wanted.add(stage.key)
+            waiting += [by_key[dep.key] for dep in stage.deps]
+    below = {stage.key for stage in chosen}
+    for stage in stages:
+        if any(dep.key in below for dep in stage.deps):
+            below.add(stage.key)
+    return wanted | below
+
+
+class _FileChanges:
+    """Compares one listing of each dataset with what its image indexes were made from."""
+
+    def __init__(self, benchmark: Benchmark, store: ArtifactStore) -> None:
+        self._benchmark = benchmark
+        self._store = store
+        self._changes: dict[str, dict[str, str]] = {}
+
+    def reason(self, stage: Stage, partition: str | None) -> str:
+        name = stage.key[0]
+        if name not in self._changes:
+            self._changes[name] = changed_files(self._benchmark.datasets[name], self._store)
+        return self._changes[name].get(partition or "", "")
+
+
+def _dagster_reason(resolver: CachingStaleStatusResolver, stage: Stage, partition: str | None) -> str:
+    key = dg.AssetKey(list(stage.key))
+    status = resolver.get_status(key, partition)
+    if status is StaleStatus.FRESH:
+        return ""
+    if status is StaleStatus.MISSING:
+        return "never materialized"
+    causes = resolver.get_stale_causes(key, partition)
+    return "; ".join(
+        dict.fromkeys(
+            f"{cause.dependency.asset_key.to_user_string()} {cause.reason}" if cause.dependency else cause.reason
+            for cause in causes
+        )
+    )
+
+
+def _store_reason(stage: Stage, partition: str | None, store: ArtifactStore) -> str:
+    """Why the store disagrees with Dagster's record, as when another instance wrote to it; empty where it agrees."""
+    head = read_head(store, stage.key, partition)
+    if head is None:
+        return "not in this store"
+    if stage.address is not None:
+        try:
+            upstream, _ = current_upstream(stage, partition, store)
+        except UpstreamError as error:
+            return str(error.description)
+        if head != stage.make_head(stage.address(upstream)):
+            return "made from something else"
+    return "" if store.artifact(stage.kind, head.version).exists() else "its artifact is gone"

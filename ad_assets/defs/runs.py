@@ -1,0 +1,107 @@
+"""Carrying out a plan: one Dagster run a category, in this process, then the assets over all categories."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+
+from ad_assets.defs.plan import Step
+from ad_assets.defs.stages import FORCE_TAG
+from ad_assets.defs.terminal import TERMINAL_RUN_CONFIG
+
+PROCESS_TAG = "ad_assets/process"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a plan: asset partitions built, found in the store, and failed with their messages."""
+
+    built: int
+    found: int
+    failures: tuple[str, ...]
+
+
+def open_instance() -> dg.DagsterInstance:
+    """The Dagster instance of ``DAGSTER_HOME``; without it, of ``.dagster_home`` in the working directory."""
+    home = Path(os.environ.get("DAGSTER_HOME") or ".dagster_home").resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    shipped = Path(__file__).parents[2] / "dagster.yaml"
+    if shipped.is_file() and not (home / "dagster.yaml").is_file():
+        shutil.copyfile(shipped, home / "dagster.yaml")
+    os.environ["DAGSTER_HOME"] = str(home)
+    instance = dg.DagsterInstance.get()
+    _close_runs_of_dead_processes(instance)
+    return instance
+
+
+def execute(
+    steps: Sequence[Step],
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    *,
+    force: bool = False,
+    before: Callable[[str], None] = lambda _: None,
+) -> Outcome:
+    """Run a plan; a failing category does not keep the others from running.
+
+    Args:
+        steps: what `plan` returned.
+        definitions: the definitions that the plan was made for.
+        instance: where runs and materializations are recorded.
+        force: build artifacts even if the store has them.
+        before: called with a title before each run.
+    """
+    job = definitions.resolve_implicit_global_asset_job_def()
+    groups: dict[tuple[str, str | None], list[Step]] = {}
+    for step in sorted(steps, key=lambda step: step.partition is None):
+        groups.setdefault((step.stage.key[0], step.partition), []).append(step)
+    built = found = 0
+    failures: list[str] = []
+    for (dataset, partition), members in groups.items():
+        title = f"{dataset} [{partition}]" if partition else dataset
+        before(f"{title}: {len(members)} assets")
+        tags = {PROCESS_TAG: _process_name(os.getpid()), **({FORCE_TAG: "true"} if force else {})}
+        result = job.execute_in_process(
+            run_config=TERMINAL_RUN_CONFIG,
+            instance=instance,
+            partition_key=partition,
+            asset_selection=[dg.AssetKey(list(step.stage.key)) for step in members],
+            tags=tags,
+            raise_on_error=False,
+        )
+        for event in result.get_asset_materialization_events():
+            reused = event.step_materialization_data.materialization.metadata["reused"].value
+            found, built = (found + 1, built) if reused else (found, built + 1)
+        failed = result.filter_events(lambda event: event.is_step_failure)
+        failures += [f"{title} {event.step_key}: {_message(event)}" for event in failed]
+        if not result.success and not failed:
+            failures.append(f"{title}: the run failed; see it in the Dagster UI")
+    return Outcome(built, found, tuple(failures))
+
+
+def _message(event: dg.DagsterEvent) -> str:
+    error = event.step_failure_data.error
+    failure = event.step_failure_data.user_failure_data
+    if failure and failure.description:
+        return failure.description
+    while error and error.cause:
+        error = error.cause
+    return error.message.strip() if error else "failed"
+
+
+def _process_name(pid: int) -> str:
+    return f"{socket.gethostname()}:{pid}"
+
+
+def _close_runs_of_dead_processes(instance: dg.DagsterInstance) -> None:
+    """A killed command leaves its run marked as started for ever; say what happened instead."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+        host, _, pid = run.tags.get(PROCESS_TAG, "").rpartition(":")
+        if host == socket.gethostname() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists():
+            instance.report_run_failed(run, f"process {pid} ended before the run did")

@@ -1,0 +1,233 @@
+"""Raw score maps and image scores of every test image, in shards of a few images that a reader can stream.
+
+Beside them lie the scores of nominal training images, each scored without what the state took from that same image:
+the only scores that a nominal-only threshold may look at.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ad_assets.config import Dataset, Evaluation
+from ad_assets.defs.features import read_features
+from ad_assets.defs.models import read_state, runtime
+from ad_assets.defs.stages import Parts, Stage, Upstream, Work
+from ad_assets.extractor import Extractor
+from ad_assets.methods import Method, ScoreMaps
+from resources.store import Artifact
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+VERSION = 1
+SHARD_IMAGES = 32
+
+
+@dataclass(frozen=True)
+class ScoreIndex:
+    """What lies in a score-map artifact: image ids in order, and the left-out scores of nominal training images."""
+
+    image_ids: list[str]
+    nominal_ids: list[str]
+    nominal_scores: list[float]
+
+
+def score_maps_stage(
+    dataset: Dataset,
+    detector: str,
+    method: Method[Any],
+    state: Stage,
+    features: Stage,
+    extractor: Extractor,
+    evaluation: Evaluation,
+) -> Stage:
+    """The asset ``<dataset>/<detector>/score_maps`` of a method."""
+    config = {
+        "version": VERSION,
+        **method.stage_config("score"),
+        "map_size": extractor.input_size,
+        "calibration_images": evaluation.calibration_images,
+    }
+
+    def parts(upstream: Upstream) -> Parts:
+        return {"state": upstream.of(state).version, "test": upstream.of(features).parts["test"]}
+
+    def build(work: Work) -> dict[str, Any]:
+        learnt = read_state(work, state, method)
+        test = read_features(work, features, "test")
+
+        def score(number: int, image_ids: Sequence[str]) -> ScoreMaps:
+            work.progress("test images scored", number * SHARD_IMAGES, len(test))
+            return _score(method, learnt, test.load, image_ids, extractor.input_size, work, left_out=False)
+
+        seconds = _write_shards(work, test.image_ids, score)
+        train = read_features(work, features, "train")
+        # Evenly spaced over the canonical order of image ids, which is random with respect to content.
+        step = max(1, len(train) / evaluation.calibration_images)
+        chosen = [train.image_ids[int(i * step)] for i in range(min(len(train), evaluation.calibration_images))]
+        nominal: list[float] = []
+        if len(train) == 1:
+            chosen = []  # left out, nothing would remain
+        for first in range(0, len(chosen), train.batch_size):
+            ids = chosen[first : first + train.batch_size]
+            scored = _score(method, learnt, train.load, ids, extractor.input_size, work, left_out=True)
+            nominal += scored.image_scores.tolist()
+            work.progress("nominal images scored left-out", first + len(ids), len(chosen))
+        index = ScoreIndex(list(test.image_ids), chosen, nominal)
+        speed = {
+            "features_images_per_second": work.input(features).record()["metadata"]["images_per_second"],
+            "fit_seconds": work.input(state).record()["metadata"]["fit_seconds"],
+        }
+        return {**_write_index(work, index, seconds, extractor.input_size), **speed}
+
+    return _stage(dataset, detector, config, (state, features), parts, build, f"Raw score maps of {method.name}.")
+
+
+def ensemble_stage(dataset: Dataset, detector: str, members: dict[str, Stage], extractor: Extractor) -> Stage:
+    """The asset ``<dataset>/<detector>/score_maps`` of an ensemble: the fused maps of its members."""
+    config = {
+        "version": VERSION,
+        "method": "ensemble",
+        "members": list(members),
+        "map_size": extractor.input_size,
+    }
+
+    def parts(upstream: Upstream) -> Parts:
+        return {name: upstream.of(stage).version for name, stage in members.items()}
+
+    def build(work: Work) -> dict[str, Any]:
+        import torch
+
+        from ad_assets.methods.ensemble import fuse
+
+        inputs = [work.input(stage) for stage in members.values()]
+        indexes = [read_score_index(artifact) for artifact in inputs]
+        nominal = [torch.tensor(index.nominal_scores) for index in indexes]
+
+        def score(number: int, image_ids: Sequence[str]) -> ScoreMaps:
+            del image_ids  # members share the canonical order of test images, hence the shards
+            tensors = [artifact.store.read_tensors(_shard_path(artifact, number)) for artifact in inputs]
+            return fuse([t["maps"] for t in tensors], [t["image_scores"] for t in tensors], nominal)
+
+        seconds = _write_shards(work, indexes[0].image_ids, score)
+        fused = fuse([torch.zeros(len(nominal[0]), 1, 1)] * len(nominal), nominal, nominal)
+        index = ScoreIndex(indexes[0].image_ids, indexes[0].nominal_ids, fused.image_scores.tolist())
+        return _write_index(work, index, seconds, extractor.input_size)
+
+    return _stage(
+        dataset,
+        detector,
+        config,
+        tuple(members.values()),
+        parts,
+        build,
+        f"Fused maps of {', '.join(members)}.",
+    )
+
+
+def _stage(
+    dataset: Dataset,
+    detector: str,
+    config: dict[str, Any],
+    deps: tuple[Stage, ...],
+    parts: Callable[[Upstream], Parts],
+    build: Callable[[Work], dict[str, Any]],
+    what: str,
+) -> Stage:
+    return Stage(
+        key=(dataset.name, detector, "score_maps"),
+        kind="score_maps",
+        config=config,
+        deps=deps,
+        address=parts,
+        build=build,
+        partitions=deps[0].partitions,
+        group=f"{dataset.name}/{detector}",
+        kinds=frozenset({"torch", "safetensors"}),
+        description=f"{what} Float32, higher is more anomalous; neither clamped nor normalised.",
+    )
+
+
+def _score(
+    method: Method[Any],
+    state: Any,
+    load: Callable[[Sequence[str]], list[Tensor]],
+    image_ids: Sequence[str],
+    map_size: tuple[int, int],
+    work: Work,
+    *,
+    left_out: bool,
+) -> ScoreMaps:
+    import torch
+
+    size = work.compute.batch_size
+    pieces = []
+    for first in range(0, len(image_ids), size):
+        ids = image_ids[first : first + size]
+        pieces.append(method.score(state, load(ids), map_size, runtime(work), left_out=ids if left_out else None))
+    return ScoreMaps(torch.cat([piece.maps for piece in pieces]), torch.cat([piece.image_scores for piece in pieces]))
+
+
+def _shard_path(artifact: Artifact, number: int) -> str:
+    return artifact.at(f"maps-{number:05d}.safetensors")
+
+
+def _write_shards(work: Work, image_ids: Sequence[str], score: Callable[[int, Sequence[str]], ScoreMaps]) -> float:
+    """Score and store shard by shard; returns the seconds an image took. Shards of an interrupted run are kept."""
+    spent, scored = 0.0, 0
+    for number, first in enumerate(range(0, len(image_ids), SHARD_IMAGES)):
+        path = _shard_path(work.artifact, number)
+        if not work.force and work.store.exists(path):
+            continue
+        ids = image_ids[first : first + SHARD_IMAGES]
+        started = time.perf_counter()
+        result = score(number, ids)
+        spent, scored = spent + time.perf_counter() - started, scored + len(ids)
+        work.store.write_tensors(path, {"maps": result.maps, "image_scores": result.image_scores})
+    return spent / scored if scored else 0.0
+
+
+def _write_index(work: Work, index: ScoreIndex, seconds: float, map_size: tuple[int, int]) -> dict[str, Any]:
+    work.store.write_json(
+        work.artifact.at("scores.json"),
+        {
+            "image_ids": index.image_ids,
+            "nominal_ids": index.nominal_ids,
+            "nominal_scores": index.nominal_scores,
+            "shard_images": SHARD_IMAGES,
+        },
+    )
+    return {
+        "test_images": len(index.image_ids),
+        "nominal_images": len(index.nominal_ids),
+        "map_height": map_size[0],
+        "map_width": map_size[1],
+        **({"score_images_per_second": 1 / seconds} if seconds else {}),
+    }
+
+
+def read_score_index(artifact: Artifact) -> ScoreIndex:
+    """The image ids and nominal scores of a score-map artifact."""
+    stored = artifact.store.read_json(artifact.at("scores.json"))
+    return ScoreIndex(stored["image_ids"], stored["nominal_ids"], stored["nominal_scores"])
+
+
+def shards(artifact: Artifact) -> Iterator[tuple[tuple[str, ...], Tensor, Tensor]]:
+    """Yield ``(image ids, maps (B, H, W), image scores (B,))`` shard by shard."""
+    stored = artifact.store.read_json(artifact.at("scores.json"))
+    ids, size = stored["image_ids"], stored["shard_images"]
+    for number, first in enumerate(range(0, len(ids), size)):
+        tensors = artifact.store.read_tensors(_shard_path(artifact, number))
+        yield tuple(ids[first : first + size]), tensors["maps"], tensors["image_scores"]
+
+
+def read_shard(artifact: Artifact, image_id: str) -> tuple[Tensor, float]:
+    """The map and the image score of one image."""
+    stored = artifact.store.read_json(artifact.at("scores.json"))
+    position = stored["image_ids"].index(image_id)
+    number, row = divmod(position, stored["shard_images"])
+    tensors = artifact.store.read_tensors(_shard_path(artifact, number))
+    return tensors["maps"][row], float(tensors["image_scores"][row])

@@ -1,0 +1,271 @@
+"""One mechanism for every asset: an address, a build, a head.
+
+A `Stage` says what an asset reads and how its address follows from that. Materializing a partition works out the
+address from the heads of what it reads; if the artifact with that address is in the store it is found, else it is
+built; then the head of the partition points to it. So a knob put back, a crashed run started again and a second
+detector on the same features cost nothing, and a plain "Materialize all" computes only what is new.
+
+The address is the asset's Dagster data version and the fingerprint of `Stage.config` its code version, hence Dagster's
+own stale marks follow the same arithmetic.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from ad_assets.config import fingerprint
+from ad_assets.defs.progress import Progress
+from resources.compute import Compute
+from resources.store import Artifact, ArtifactStore
+
+FORCE_TAG = "ad_assets/force"
+
+Key = tuple[str, ...]
+Slot = tuple[Key, str | None]
+Parts = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Head:
+    """Which artifact an asset's partition is now.
+
+    Args:
+        version: its address: the Dagster data version.
+        parts: fingerprints of what it was made from. The image index and features name theirs so that a stage
+            downstream depends only on the parts it reads: ``train``, ``test``, ``truth``.
+        code_version: the stage's code version when it was materialized.
+    """
+
+    version: str
+    parts: Parts
+    code_version: str
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """The heads that a partition of a stage reads."""
+
+    heads: Mapping[Slot, Head]
+    partition: str | None
+
+    def of(self, stage: Stage, partition: str | None = None) -> Head:
+        """The head of an upstream stage: same partition unless another is named."""
+        return self.heads[stage.key, partition or self.partition]
+
+    def all(self, stage: Stage) -> dict[str, Head]:
+        """The heads of all materialized partitions of an upstream stage, by partition."""
+        return {partition: head for (key, partition), head in self.heads.items() if key == stage.key and partition}
+
+
+@dataclass
+class Work:
+    """What a build gets: inputs, tools, and where its files go."""
+
+    stage: Stage
+    upstream: Upstream
+    store: ArtifactStore
+    compute: Compute
+    progress: Progress
+    artifact: Artifact
+    force: bool = False
+
+    @property
+    def partition(self) -> str:
+        """The category being built."""
+        if self.upstream.partition is None:
+            raise ValueError(f"{self.stage.name} is not partitioned")
+        return self.upstream.partition
+
+    def input(self, stage: Stage, partition: str | None = None) -> Artifact:
+        """The artifact of an upstream stage."""
+        return self.store.artifact(stage.kind, self.upstream.of(stage, partition).version)
+
+
+Build = Callable[[Work], dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One asset of the graph.
+
+    Args:
+        key: asset key.
+        kind: what the artifact is in the field's words; also its folder in the store.
+        config: exactly the values that the stage reads; their fingerprint is the code version.
+        deps: the stages it reads.
+        address: from the heads of what it reads to its own parts.
+        build: makes the artifact; returns metadata (JSON values) for people.
+        scan: of a root, in place of `address` and `build`: looks at the world and returns both answers.
+        partitions: the categories; None for an asset over all categories.
+        group: group in the UI.
+        kinds: marks in the UI.
+        description: one paragraph for the UI.
+    """
+
+    key: Key
+    kind: str
+    config: Mapping[str, Any]
+    deps: tuple[Stage, ...]
+    partitions: tuple[str, ...] | None
+    group: str
+    kinds: frozenset[str]
+    description: str
+    address: Callable[[Upstream], Parts] | None = None
+    build: Build | None = None
+    scan: Callable[[str, ArtifactStore, Progress], tuple[Parts, Build]] | None = None
+
+    @property
+    def name(self) -> str:
+        """The key as people read it."""
+        return "/".join(self.key)
+
+    @property
+    def code_version(self) -> str:
+        """Fingerprint of what the stage reads from the benchmark file, and of its method's version."""
+        return fingerprint(dict(self.config))
+
+    def slots(self, partition: str | None) -> list[Slot]:
+        """The asset partitions that one partition of this stage reads."""
+        if self.partitions is not None:
+            return [(dep.key, partition) for dep in self.deps]
+        return [(dep.key, category) for dep in self.deps for category in dep.partitions or (None,)]
+
+    def make_head(self, parts: Parts) -> Head:
+        """The head with these parts; its version covers all of them."""
+        return Head(fingerprint({"code": self.code_version, **parts}), parts, self.code_version)
+
+
+def read_head(store: ArtifactStore, key: Key, partition: str | None) -> Head | None:
+    """What an asset's partition is now, or None."""
+    stored = store.read_head(key, partition)
+    return Head(stored["version"], stored["parts"], stored["code_version"]) if stored else None
+
+
+def planned_head(
+    stage: Stage, partition: str | None, store: ArtifactStore, memory: dict[Slot, Head | None]
+) -> Head | None:
+    """What an asset's partition would be under the current benchmark file and the current image index.
+
+    Args:
+        stage: the asset.
+        partition: its category.
+        store: where the heads of the roots are read.
+        memory: answers so far; share one dict between calls.
+
+    Returns:
+        None where an image index was never made.
+    """
+    slot = (stage.key, partition)
+    if slot not in memory:
+        if stage.address is None:
+            memory[slot] = read_head(store, stage.key, partition)
+        else:
+            by_key = {dep.key: dep for dep in stage.deps}
+            heads = {s: planned_head(by_key[s[0]], s[1], store, memory) for s in stage.slots(partition)}
+            known = {s: head for s, head in heads.items() if head}
+            complete = len(known) == len(heads) if stage.partitions is not None else bool(known)
+            memory[slot] = stage.make_head(stage.address(Upstream(known, partition))) if complete else None
+    return memory[slot]
+
+
+class UpstreamError(dg.Failure):
+    """What the asset reads is not there, or is not what the benchmark file says."""
+
+
+def current_upstream(stage: Stage, partition: str | None, store: ArtifactStore) -> tuple[Upstream, list[str]]:
+    """The heads that a partition would read now, and what an asset over all categories has to leave out.
+
+    Raises:
+        UpstreamError: something it reads is missing or was made under another setting.
+    """
+    by_key = {dep.key: dep for dep in stage.deps}
+    heads: dict[Slot, Head] = {}
+    left_out: list[str] = []
+    memory: dict[Slot, Head | None] = {}
+    for key, category in stage.slots(partition):
+        head = read_head(store, key, category)
+        place = f"{'/'.join(key)}{f' [{category}]' if category else ''}"
+        if stage.partitions is None and category is not None:
+            # Rows of different settings never stand side by side in one leaderboard.
+            if head and head == planned_head(by_key[key], category, store, memory):
+                heads[key, category] = head
+            else:
+                left_out.append(f"{place}: {'out of date' if head else 'not materialized'}")
+        elif head is None:
+            raise UpstreamError(f"{place} is not materialized: materialize it first, or select it as well")
+        elif head.code_version != by_key[key].code_version:
+            raise UpstreamError(
+                f"{place} was made under another setting of the benchmark file: materialize it first, or select it "
+                "as well"
+            )
+        else:
+            heads[key, category] = head
+    if not heads and stage.deps:
+        raise UpstreamError(f"{stage.name} has nothing to read: {'; '.join(left_out[:5])}")
+    return Upstream(heads, partition), left_out
+
+
+def materialize(
+    stage: Stage,
+    partition: str | None,
+    store: ArtifactStore,
+    compute: Compute,
+    log: Any,
+    *,
+    force: bool = False,
+) -> dg.MaterializeResult[Any]:
+    """Find or build one asset partition and point its head at it; `force` builds it even if it is there.
+
+    Raises:
+        UpstreamError: something it reads is missing or was made under another setting.
+    """
+    upstream, left_out = current_upstream(stage, partition, store)
+    progress = Progress(log, f"{stage.name}{f' [{partition}]' if partition else ''}")
+    started = time.perf_counter()
+    parts, build = _address(stage, upstream, store, progress)
+    head = stage.make_head(parts)
+    artifact = store.artifact(stage.kind, head.version)
+    found = artifact.exists() and not force
+    if not found:
+        metadata = build(Work(stage, upstream, store, compute, progress, artifact, force))
+        artifact.commit({"asset": stage.name, "metadata": metadata, "seconds": time.perf_counter() - started})
+    metadata = artifact.record()["metadata"]
+    store.write_head(
+        stage.key,
+        partition,
+        {"version": head.version, "parts": head.parts, "code_version": head.code_version},
+    )
+    seconds = time.perf_counter() - started
+    progress.done("found, nothing to compute" if found else f"built in {seconds:.1f} s")
+    if left_out:
+        metadata = {**metadata, "left_out": "; ".join(left_out)}
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(head.version),
+        metadata={
+            **{name: _for_people(value) for name, value in metadata.items()},
+            "reused": dg.MetadataValue.bool(found),
+            "stage_seconds": dg.MetadataValue.float(seconds),
+        },
+    )
+
+
+def _address(stage: Stage, upstream: Upstream, store: ArtifactStore, progress: Progress) -> tuple[Parts, Build]:
+    if stage.scan and upstream.partition is not None:
+        return stage.scan(upstream.partition, store, progress)
+    if stage.address is None or stage.build is None:
+        raise TypeError(f"{stage.name}: a stage has either a scan, or an address and a build")
+    return stage.address(upstream), stage.build
+
+
+def _for_people(value: Any) -> Any:
+    """A JSON value as Dagster metadata; ``{"md": ...}``, ``{"path": ...}`` choose how the UI shows it."""
+    if isinstance(value, dict) and set(value) == {"md"}:
+        return dg.MetadataValue.md(value["md"])
+    if isinstance(value, dict) and set(value) == {"path"}:
+        return dg.MetadataValue.path(value["path"])
+    return value

@@ -1,0 +1,82 @@
+"""What would fail, before it does: data, weights, store and device of a benchmark file."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+
+from ad_assets.config import Benchmark
+from resources.backbones import load_backbone
+
+PROBE = "doctor/probe.txt"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at."""
+
+    subject: str
+    healthy: bool
+    message: str
+
+
+def examine(benchmark: Benchmark) -> list[Finding]:
+    """Look at everything that a run of the benchmark file needs."""
+    return [
+        Finding("benchmark file", True, benchmark.source),
+        _store(benchmark),
+        _device(benchmark),
+        *(_weights(benchmark, name) for name in benchmark.extractors),
+        *(_data(benchmark, name) for name in benchmark.datasets),
+    ]
+
+
+def _store(benchmark: Benchmark) -> Finding:
+    store = benchmark.store
+    try:
+        store.write_text(PROBE, "written by ad-assets doctor")
+        store.delete([PROBE])
+    except (OSError, ValueError, ImportError) as error:
+        return Finding("store", False, f"{store.root} cannot be written: {error}; set store.root to a place that can")
+    free = f", {shutil.disk_usage(store.root).free / 1e9:.0f} GB free" if store.is_local else ""
+    return Finding("store", True, f"{store.root}, {store.usage() / 1e6:.0f} MB used{free}")
+
+
+def _device(benchmark: Benchmark) -> Finding:
+    try:
+        device = benchmark.compute.torch_device()
+    except ValueError as error:
+        return Finding("device", False, str(error))
+    return Finding("device", True, f"{device}, {benchmark.compute.precision}, budget {benchmark.compute.memory_gb} GB")
+
+
+def _weights(benchmark: Benchmark, name: str) -> Finding:
+    extractor = benchmark.extractors[name]
+    try:
+        load_backbone(extractor, benchmark.compute)
+    except (OSError, ValueError, RuntimeError) as error:
+        return Finding(f"extractor {name}", False, str(error))
+    return Finding(
+        f"extractor {name}", True, f"{extractor.backbone}, {extractor.weights} weights, taps {extractor.taps}"
+    )
+
+
+def _data(benchmark: Benchmark, name: str) -> Finding:
+    reader = benchmark.datasets[name].reader
+    try:
+        reader.prepare()
+        categories = reader.categories()
+        from ad_assets.datasets import ImageFiles
+
+        assigned = reader.assign(sorted(ImageFiles(reader.root).listing()))
+    except (OSError, ValueError) as error:
+        return Finding(f"dataset {name}", False, str(error))
+    empty = [category for category in categories if not assigned.get(category)]
+    if empty:
+        return Finding(
+            f"dataset {name}",
+            False,
+            f"{reader.root} holds no images of: {', '.join(empty)}; is it the right folder?",
+        )
+    images = sum(len(assigned[category]) for category in categories)
+    return Finding(f"dataset {name}", True, f"{len(categories)} categories, {images} images in {reader.root}")

@@ -1,0 +1,78 @@
+"""Ensembles of detectors: the mean of their maps on a common scale (PatchCore, Roth et al., CVPR 2022).
+
+Departure: the public implementation scales each member by the smallest and largest score of the test set, so
+that an image's score depends on the other test images. Here each member is scaled by nominal images only:
+subtract the mean and divide by the standard deviation of its left-out scores of nominal training images.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from ad_assets.methods.base import ScoreMaps
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+
+class Ensemble(BaseModel):
+    """A lane of the benchmark file that fuses other lanes of the same dataset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str] = "ensemble"
+    version: ClassVar[int] = 1
+
+    members: tuple[str, ...] = Field(min_length=2, description="names of the detectors to fuse")
+
+    @field_validator("members")
+    @classmethod
+    def _unique(cls, members: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(members)) < len(members):
+            raise ValueError(f"every member counts once; write each name once: {', '.join(members)}")
+        return members
+
+
+def fuse(
+    maps: Sequence[Tensor], image_scores: Sequence[Tensor], nominal_scores: Sequence[Tensor]
+) -> ScoreMaps:
+    """Fuse the scores of members, one entry a member; an image's result does not depend on the other images.
+
+    Args:
+        maps: each (N, H, W).
+        image_scores: each (N,).
+        nominal_scores: each (n,), left-out image scores of nominal training images, n >= 2.
+
+    Returns:
+        Maps and image scores in standard deviations of nominal image scores, float32.
+
+    Raises:
+        ValueError: numbers or shapes differ between members, or nominal scores that give no scale.
+    """
+    import torch
+
+    if not maps or not len(maps) == len(image_scores) == len(nominal_scores):
+        raise ValueError(
+            f"expected maps, image scores and nominal scores of the same members, got {len(maps)}, "
+            f"{len(image_scores)} and {len(nominal_scores)}"
+        )
+    shapes = {(tuple(m.shape), tuple(s.shape)) for m, s in zip(maps, image_scores, strict=True)}
+    if len(shapes) > 1 or maps[0].ndim != 3 or image_scores[0].shape != maps[0].shape[:1]:
+        raise ValueError(f"members must score the same images at the same (N, H, W), got {sorted(shapes)}")
+    fused_maps = torch.zeros(maps[0].shape, dtype=torch.float64)
+    fused_scores = torch.zeros(image_scores[0].shape, dtype=torch.float64)
+    for number, nominal in enumerate(nominal_scores):
+        spread = float(nominal.double().std()) if len(nominal) > 1 else 0.0
+        if not 0 < spread < float("inf"):
+            raise ValueError(
+                f"member {number + 1} of {len(maps)}: its {len(nominal)} nominal scores have no spread to "
+                "scale by; the category needs at least two nominal training images with different scores"
+            )
+        centre = nominal.double().mean()
+        fused_maps += (maps[number].double().cpu() - centre) / spread
+        fused_scores += (image_scores[number].double().cpu() - centre) / spread
+    return ScoreMaps((fused_maps / len(maps)).float(), (fused_scores / len(maps)).float())

@@ -1,0 +1,140 @@
+"""Curves as small SVG line charts: points are thinned to what the eye can tell apart, so files stay small."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+WIDTH, HEIGHT = 264, 200  # of the plot's inside, in SVG units; about one unit a pixel on a laptop
+TOLERANCE = 0.2  # units: a fifth of a pixel
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a curve shows: title, names and ends of the axes."""
+
+    title: str
+    x_name: str
+    y_name: str
+    x_end: float = 1.0
+
+
+KINDS = {
+    "image_roc": Kind("ROC, images", "false positive rate", "true positive rate"),
+    "image_pr": Kind("Precision and recall, images", "recall", "precision"),
+    "roc": Kind("ROC, pixels", "false positive rate", "true positive rate"),
+    "pr": Kind("Precision and recall, pixels", "recall", "precision"),
+    "pro": Kind("PRO, defect regions", "false positive rate of pixels", "mean region overlap", 0.3),
+}
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A labelled place on an axis, in SVG units."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One detector's curve: SVG path data, and the detector's position in the report (its colour)."""
+
+    detector: str
+    colour: int
+    path: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Everything a template needs to draw one chart."""
+
+    kind: Kind
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    lines: tuple[Line, ...]
+
+
+def charts(
+    curves: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], detectors: Sequence[str]
+) -> list[Chart]:
+    """The charts of one category, in the order of `KINDS`, with all detectors as lines.
+
+    Args:
+        curves: detector -> key of `KINDS` -> (x, y), each ``(P,)`` in 0..1, in drawing order.
+        detectors: all detectors of the report, in order: the position gives the colour.
+
+    Raises:
+        ValueError: a kind or detector that is not known, or a curve that cannot be drawn.
+    """
+    for detector, kinds in curves.items():
+        if detector not in detectors:
+            raise ValueError(
+                f"a curve of {detector!r}, which has no leaderboard rows: {', '.join(detectors)} have"
+            )
+        if unknown := set(kinds) - set(KINDS):
+            raise ValueError(f"curve {detector}/{sorted(unknown)[0]}: expected one of {', '.join(KINDS)}")
+    made = []
+    for key, kind in KINDS.items():
+        lines = tuple(
+            Line(detector, colour, _path(*curves[detector][key], kind.x_end, f"{detector}/{key}"))
+            for colour, detector in enumerate(detectors)
+            if key in curves.get(detector, {})
+        )
+        if lines:
+            x_ticks = tuple(Tick(WIDTH * k / 4, f"{kind.x_end * k / 4:.3g}") for k in range(5))
+            y_ticks = tuple(Tick(HEIGHT * (1 - k / 4), f"{k / 4:g}") for k in range(5))
+            made.append(Chart(kind, x_ticks, y_ticks, lines))
+    return made
+
+
+def _path(x: ArrayLike, y: ArrayLike, x_end: float, name: str) -> str:
+    """SVG path data of a curve."""
+    across, up = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if across.ndim != 1 or across.shape != up.shape or not across.size:
+        raise ValueError(f"curve {name}: x and y must be (P,) with P > 0, not {across.shape} and {up.shape}")
+    points = np.stack([across * WIDTH / x_end, (1 - up) * HEIGHT], axis=-1)
+    if not np.isfinite(points).all():
+        raise ValueError(f"curve {name}: x or y holds a value that is not finite")
+    # Neighbours on the same tenth of a unit are one point: that makes a curve of millions of pixels cheap.
+    tenths = np.rint(points * 10)
+    moved = np.ones(len(points), bool)
+    moved[1:-1] = (tenths[1:-1] != tenths[:-2]).any(axis=1)
+    return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in thinned(points[moved], TOLERANCE))
+
+
+def thinned(points: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
+    """The polyline ``(P, 2)`` with fewer points, none of the dropped ones further from it than `tolerance`.
+
+    Ramer (1972), Douglas and Peucker (1973), without recursion.
+    """
+    keep = np.zeros(len(points), bool)
+    keep[[0, -1]] = True
+    pending = [(0, len(points) - 1)]
+    while pending:
+        first, last = pending.pop()
+        if last - first < 2:
+            continue
+        start, end = points[first], points[last]
+        between = points[first + 1 : last]
+        length = float(np.hypot(*(end - start)))
+        along = end - start
+        # To the segment, not to its line: a curve may come back to where it began.
+        away = between - start
+        if length > 0:
+            share = np.clip(away @ along / length**2, 0, 1)
+            away = away - share[:, None] * along
+        distance = np.hypot(away[:, 0], away[:, 1])
+        worst = int(distance.argmax())
+        if distance[worst] > tolerance:
+            middle = first + 1 + worst
+            keep[middle] = True
+            pending += [(first, middle), (middle, last)]
+    return points[keep]

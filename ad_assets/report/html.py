@@ -1,0 +1,187 @@
+"""The report of one dataset as a single HTML file that loads nothing from anywhere.
+
+This module gathers leaderboard rows, curves and pictures; ``report.html`` lays them out. All text is escaped
+by jinja2: category names, defect types and file names come from folders that others filled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ad_assets.report import papers, tables
+from ad_assets.report.charts import HEIGHT, WIDTH, Chart, charts
+from ad_assets.report.gallery import VERDICTS, GalleryItem
+from ad_assets.report.leaderboard import MEAN, NOMINAL, STANDARD, Row, pivot
+from ad_assets.report.pictures import data_uri, jpeg_size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import ArrayLike
+
+    Curves = Mapping[str, tuple[ArrayLike, ArrayLike]]  # key of charts.KINDS -> (x, y)
+
+TEMPLATE = Path(__file__).with_name("report.html")
+COLOURS = 8  # distinct line colours in the template; further detectors repeat them dashed
+
+
+@dataclass(frozen=True)
+class ReportInput:
+    """All that a report shows.
+
+    Args:
+        dataset: its name.
+        created: when, as text.
+        config_name: the benchmark file.
+        hardware: where the timings were taken, in words.
+        leaderboard_rows: from `leaderboard.build`.
+        curves: category -> detector -> key of `charts.KINDS` -> (x, y).
+        gallery: category -> detector -> items; shown worst first whatever their order.
+        fingerprints: what -> fingerprint or version, for provenance.
+    """
+
+    dataset: str
+    created: str
+    config_name: str
+    hardware: str
+    leaderboard_rows: Sequence[Row]
+    curves: Mapping[str, Mapping[str, Curves]] = field(default_factory=dict)
+    gallery: Mapping[str, Mapping[str, Sequence[GalleryItem]]] = field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """One detector's pictures in one category, worst first, with the counts behind them."""
+
+    detector: str
+    colour: int
+    summary: str
+    pictures: tuple[tuple[GalleryItem, str, int, int], ...]  # with data URI, width and height in pixels
+
+
+@dataclass(frozen=True)
+class Category:
+    """One category's section."""
+
+    name: str
+    anchor: str
+    summary: tuple[tuple[str, int, tables.Cell], ...]  # detector, colour, image AUROC
+    charts: tuple[Chart, ...]
+    galleries: tuple[Gallery, ...]
+
+
+def render(report: ReportInput) -> str:
+    """The report as HTML text; write it as UTF-8.
+
+    Raises:
+        ValueError: no rows, curves or pictures of a category or detector that has no rows, or a picture that
+            cannot be read.
+    """
+    import jinja2
+
+    rows = report.leaderboard_rows
+    if not rows:
+        raise ValueError(
+            f"the report of {report.dataset} has no leaderboard rows: build the leaderboard first"
+        )
+    detectors = tuple(dict.fromkeys(row["detector"] for row in rows))
+    names = sorted({row["category"] for row in rows} - {MEAN})
+    for what, given in (("curves", report.curves), ("gallery", report.gallery)):
+        if stray := sorted(set(given) - set(names)):
+            raise ValueError(
+                f"{what}: category {stray[0]!r} has no leaderboard rows; {', '.join(names)} have"
+            )
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        report=report,
+        detectors=detectors,
+        compared=tables.means(rows, detectors, tables.COMPARED, STANDARD),
+        further=tables.means(rows, detectors, tables.FURTHER, STANDARD),
+        decisions=tables.means(rows, detectors, tables.DECIDED, NOMINAL),
+        oracles=tables.oracles(rows, detectors),
+        timings=tables.timings(rows, detectors),
+        matrices=[tables.matrix(rows, metric) for metric in tables.COMPARED],
+        categories=[_category(report, detectors, name, f"category-{n}") for n, name in enumerate(names)],
+        comparisons=_comparisons(rows),
+        tables_fingerprint=papers.tables_fingerprint(),
+        seeds=sorted({str(row["seed"]) for row in rows if row["seed"] is not None}),
+        colours=COLOURS,
+        plot_width=WIDTH,
+        plot_height=HEIGHT,
+    )
+    # File names with bytes that are no UTF-8 hold lone surrogates, which no file could be written with.
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _category(report: ReportInput, detectors: tuple[str, ...], name: str, anchor: str) -> Category:
+    rows = report.leaderboard_rows
+    auroc = pivot(rows, "image_auroc")
+    galleries = []
+    for detector, items in report.gallery.get(name, {}).items():
+        if detector not in detectors:
+            raise ValueError(
+                f"gallery: {name}/{detector} has no leaderboard rows; {', '.join(detectors)} have"
+            )
+        ranked = sorted(items, key=_urgency)
+        if not ranked:
+            continue
+        galleries.append(
+            Gallery(
+                detector,
+                detectors.index(detector),
+                _error_summary(rows, name, detector, ranked),
+                tuple((item, data_uri(item.jpeg), *jpeg_size(item.jpeg)) for item in ranked),
+            )
+        )
+    return Category(
+        name,
+        anchor,
+        tuple((d, k, tables.cell(auroc.cell(d, name))) for k, d in enumerate(detectors)),
+        tuple(charts(report.curves.get(name, {}), detectors)),
+        tuple(sorted(galleries, key=lambda gallery: gallery.colour)),
+    )
+
+
+def _urgency(item: GalleryItem) -> tuple[int, float]:
+    """Worst false alarms, worst misses, then the rest in the order given."""
+    rank = VERDICTS.index(item.verdict)
+    return rank, {0: -item.score, 1: item.score}.get(rank, 0.0)
+
+
+def _error_summary(rows: Sequence[Row], category: str, detector: str, items: Sequence[GalleryItem]) -> str:
+    """How many errors stand behind the pictures."""
+    counts = [pivot(rows, metric, NOMINAL).cell(detector, category) for metric in tables.COUNTS]
+    threshold = f"threshold {items[0].threshold:.4g}"
+    if not all(row and row["value"] is not None for row in counts):
+        return threshold
+    alarms, misses = (f"{row['value']:.0f}" for row in counts if row)
+    images = counts[0]["n"] if counts[0] else 0
+    return f"{alarms} false alarms and {misses} misses in {images} test images at {threshold}"
+
+
+def _comparisons(rows: Sequence[Row]) -> list[tuple[str, str, str, str, list[str]]]:
+    """Detector, system, dataset, source and notes for each paper that stands beside ours."""
+    pairs = dict.fromkeys(
+        (row["detector"], row["paper_system"], row["paper_dataset"]) for row in rows if row["paper_system"]
+    )
+    return [
+        (
+            detector,
+            system,
+            dataset,
+            papers.source(system),
+            [_readable(note) for note in papers.notes(system, dataset)],
+        )
+        for detector, system, dataset in pairs
+    ]
+
+
+def _readable(note: str) -> str:
+    """A note with its metric's name as the tables show it."""
+    metric, separator, text = note.partition(": ")
+    return f"{tables.METRIC_NAMES[metric]}: {text}" if separator and metric in tables.METRIC_NAMES else note

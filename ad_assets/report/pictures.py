@@ -1,0 +1,273 @@
+"""Heat maps, mask outlines and contact sheets as plain RGB arrays ``(H, W, 3)`` uint8.
+
+One colour scale serves a whole category, so that pictures can be compared. Clipping to it touches the picture
+only, never a score. The colour map is matplotlib's inferno: even steps look even, also in grey and to
+colour-blind eyes.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont, ImageFont
+
+Rgb = NDArray[np.uint8]
+
+# Base64 grows bytes by 4/3: a JPEG of this size stays below 100 kB as a data URI in Dagster's markdown.
+CONTACT_SHEET_BYTES = 72_000
+GAP = 3
+CAPTION_HEIGHT = 18
+GROUND = 28  # dark grey behind and between tiles, so that heat maps keep their contrast
+INK = (214, 214, 214)
+LABEL_NAMES = ("nominal", "anomalous")
+LABEL_COLOURS = ((126, 200, 150), (255, 150, 122))
+OUTLINE = (64, 224, 255)  # far from inferno's colours and from most steel, wood and textile
+
+
+def heat_map(score_map: NDArray[Any], low: float, high: float) -> Rgb:
+    """A score map in colour.
+
+    Args:
+        score_map: ``(H, W)`` raw scores.
+        low: score shown as black; lower ones look the same.
+        high: score shown as the brightest yellow; higher ones look the same.
+
+    Returns:
+        ``(H, W, 3)`` uint8.
+
+    Raises:
+        ValueError: not two-dimensional, a score that is not finite, or `low` above `high`.
+    """
+    if score_map.ndim != 2:
+        raise ValueError(f"a score map has the shape (H, W), not {score_map.shape}")
+    if not np.isfinite(score_map).all():
+        raise ValueError(
+            "the score map holds values that are not finite: the detector is at fault, not its picture"
+        )
+    if not low <= high:
+        raise ValueError(f"the colour scale runs from {low} to {high}: low must not exceed high")
+    share = (score_map.astype(np.float64) - low) / (high - low or 1.0)
+    return _colours()[np.rint(np.clip(share, 0, 1) * 255).astype(np.intp)]
+
+
+def overlay(rgb: Rgb, score_map: NDArray[Any], low: float, high: float, alpha: float = 0.65) -> Rgb:
+    """The heat map laid over its image with opacity `alpha` (0 image only .. 1 heat map only).
+
+    Raises:
+        ValueError: as `heat_map`, or image and map differ in size.
+    """
+    _same_size(rgb, score_map, "score map")
+    heat = heat_map(score_map, low, high)
+    mixed: Rgb = np.rint(rgb * (1 - alpha) + heat * alpha).astype(np.uint8)
+    return mixed
+
+
+def outline(rgb: Rgb, mask: NDArray[Any]) -> Rgb:
+    """The image with a line just outside the mask, so that the defect itself stays in view.
+
+    Args:
+        rgb: ``(H, W, 3)`` uint8.
+        mask: ``(H, W)``, nonzero = anomalous. Where it meets the frame, the line runs inside.
+
+    Raises:
+        ValueError: image and mask differ in size.
+    """
+    _same_size(rgb, mask, "mask")
+    inside = mask.astype(bool)
+    drawn = rgb.copy()
+    drawn[_grown(inside) & ~inside] = OUTLINE
+    frame = np.ones_like(inside)
+    frame[1:-1, 1:-1] = False
+    drawn[inside & frame] = OUTLINE
+    return drawn
+
+
+def strip(
+    rgb: Rgb, mask: NDArray[Any] | None, score_map: NDArray[Any], low: float, high: float, *, size: int = 160
+) -> Rgb:
+    """Image | image with mask outline | heat map over the image, side by side.
+
+    Args:
+        rgb: ``(H, W, 3)`` uint8.
+        mask: ``(H, W)`` or None for images without one.
+        score_map: ``(H, W)`` raw scores.
+        low: start of the category's colour scale.
+        high: its end.
+        size: longer side of each tile in pixels.
+
+    Raises:
+        ValueError: as `overlay` and `outline`.
+    """
+    small = _resized(rgb, size)
+    masked = small if mask is None else outline(small, _resized_mask(mask, rgb, small))
+    heat = _resized(overlay(rgb, score_map, low, high), size)
+    gap = np.full((small.shape[0], GAP, 3), GROUND, np.uint8)
+    return np.concatenate([small, gap, masked, gap, heat], axis=1)
+
+
+def panel(
+    rgb: Rgb,
+    mask: NDArray[Any] | None,
+    score_map: NDArray[Any],
+    low: float,
+    high: float,
+    *,
+    score: float,
+    label: int,
+    title: str = "",
+    size: int = 160,
+) -> Rgb:
+    """A `strip` with a caption: label, image score and a title such as detector or defect type.
+
+    Raises:
+        ValueError: as `strip`, or `label` is neither 0 nor 1.
+    """
+    if label not in (0, 1):
+        raise ValueError(f"a label is 0 (nominal) or 1 (anomalous), not {label}")
+    tiles = strip(rgb, mask, score_map, low, high, size=size)
+    return np.concatenate([_caption(tiles.shape[1], score, label, title), tiles], axis=0)
+
+
+def contact_sheet(panels: Sequence[Rgb], columns: int) -> Rgb:
+    """Panels in rows of `columns`, padded to the largest one.
+
+    Raises:
+        ValueError: no panel, or fewer than one column.
+    """
+    if not panels or columns < 1:
+        raise ValueError(f"a contact sheet needs panels and columns, not {len(panels)} and {columns}")
+    columns = min(columns, len(panels))
+    height = max(picture.shape[0] for picture in panels) + 2 * GAP
+    width = max(picture.shape[1] for picture in panels) + 2 * GAP
+    sheet = np.full((height * math.ceil(len(panels) / columns), width * columns, 3), GROUND, np.uint8)
+    for number, picture in enumerate(panels):
+        top, left = GAP + number // columns * height, GAP + number % columns * width
+        sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return sheet
+
+
+def to_jpeg(rgb: Rgb, quality: int = 85, max_bytes: int | None = None) -> bytes:
+    """The picture as JPEG; where it exceeds `max_bytes`, with less quality first, smaller then.
+
+    Raises:
+        ValueError: even a picture of 16 pixels exceeds `max_bytes`.
+    """
+    from PIL import Image
+
+    image = Image.fromarray(rgb)
+    qualities = [quality, *(step for step in (75, 65, 55) if step < quality)]
+    while True:
+        for step in qualities:
+            buffer = io.BytesIO()
+            image.save(buffer, "JPEG", quality=step, optimize=True)
+            if max_bytes is None or buffer.tell() <= max_bytes:
+                return buffer.getvalue()
+        if min(image.size) <= 16:
+            raise ValueError(f"no JPEG of this picture fits into {max_bytes} bytes: allow more")
+        width, height = (max(16, round(side * 0.85)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def data_uri(jpeg: bytes) -> str:
+    """A JPEG as a ``data:`` address, for HTML and markdown that must not load anything."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
+
+
+def jpeg_size(jpeg: bytes) -> tuple[int, int]:
+    """Width and height of a JPEG in pixels.
+
+    Raises:
+        ValueError: the bytes are no JPEG.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
+            return image.size
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{len(jpeg)} bytes that are no JPEG: make pictures with to_jpeg") from error
+
+
+@cache
+def _colours() -> Rgb:
+    """The colour map as a table ``(256, 3)``."""
+    from matplotlib import colormaps
+
+    table: Rgb = np.asarray(colormaps["inferno"](np.arange(256), bytes=True))[:, :3]
+    return table
+
+
+def _same_size(rgb: Rgb, other: NDArray[Any], what: str) -> None:
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+        raise ValueError(f"an image has the shape (H, W, 3) and uint8, not {rgb.shape} and {rgb.dtype}")
+    if other.shape != rgb.shape[:2]:
+        raise ValueError(
+            f"the {what} has the shape {other.shape}, its image {rgb.shape[:2]}: resize one of them"
+        )
+
+
+def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask with its 8 neighbours."""
+    padded = np.pad(mask, 1)
+    rows, columns = mask.shape
+    grown = np.zeros_like(mask)
+    for down in range(3):
+        for right in range(3):
+            grown |= padded[down : down + rows, right : right + columns]
+    return grown
+
+
+def _resized(rgb: Rgb, size: int) -> Rgb:
+    """The picture with its longer side at `size` pixels."""
+    from PIL import Image
+
+    height, width = rgb.shape[:2]
+    scale = size / max(height, width)
+    target = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(Image.fromarray(rgb).resize(target, Image.Resampling.LANCZOS))
+
+
+def _resized_mask(mask: NDArray[Any], rgb: Rgb, small: Rgb) -> NDArray[np.bool_]:
+    """The mask at the size of the small picture; a defect thinner than one of its pixels stays visible."""
+    from PIL import Image
+
+    _same_size(rgb, mask, "mask")
+    image = Image.fromarray(mask.astype(bool).astype(np.uint8) * 255)
+    target = small.shape[1], small.shape[0]
+    return np.asarray(image.resize(target, Image.Resampling.BOX)) > 0
+
+
+def _caption(width: int, score: float, label: int, title: str) -> Rgb:
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.new("RGB", (width, CAPTION_HEIGHT), (GROUND, GROUND, GROUND))
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(size=12)
+    verdict = f"{LABEL_NAMES[label]} {score:.4g}"
+    draw.text((2, 1), verdict, fill=LABEL_COLOURS[label], font=font)
+    used = int(draw.textlength(verdict, font=font)) + 10
+    # A file name with bytes that are no UTF-8 comes as lone surrogates, which no font can draw.
+    safe = title.encode("utf-8", "replace").decode("utf-8")
+    draw.text((used, 1), _shortened(draw, font, safe, width - used - 2), fill=INK, font=font)
+    return np.asarray(image)
+
+
+def _shortened(draw: ImageDraw, font: FreeTypeFont | ImageFont, text: str, width: int) -> str:
+    """The text, cut with an ellipsis where it is wider than `width` pixels; its first line only."""
+    text = (text.splitlines() or [""])[0]
+    if draw.textlength(text, font=font) <= width:
+        return text
+    while text and draw.textlength(f"{text}…", font=font) > width:
+        text = text[:-1]
+    return f"{text}…" if text else ""

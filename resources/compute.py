@@ -1,0 +1,59 @@
+"""Where numerics run: the ``compute:`` section of the benchmark file, which is a Dagster resource too."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import dagster as dg
+from pydantic import ConfigDict, Field, field_validator
+
+
+class Compute(dg.ConfigurableResource):
+    """Device, precision, batch size, memory budget and threads. Only `precision` may change a number."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    device: str = Field("auto", description="auto (cuda where there is one), cpu, cuda or cuda:<number>")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="arithmetic of the backbone; features are float32 either way"
+    )
+    batch_size: int = Field(16, ge=1, description="images a batch")
+    memory_gb: float = Field(4.0, gt=0, description="budget in GB for temporary tensors")
+    threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's own choice")
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise ValueError(f"unknown device {device!r}; allowed: auto, cpu, cuda, cuda:<number>")
+        return device
+
+    def torch_device(self) -> str:
+        """The device's exact name: ``cpu`` or ``cuda:<number>``.
+
+        Raises:
+            RuntimeError: a CUDA device is asked for that torch does not see.
+        """
+        if self.device == "cpu":
+            return "cpu"
+        import torch
+
+        seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if self.device == "auto":
+            return "cuda:0" if seen else "cpu"
+        number = int(self.device.partition(":")[2] or 0)
+        if number >= seen:
+            devices = ", ".join(["cpu", *(f"cuda:{i}" for i in range(seen))])
+            raise RuntimeError(
+                f"compute.device: {self.device} is not there; torch {torch.__version__} sees: {devices}. "
+                "Write device: auto or cpu, or install a CUDA build of torch and its driver"
+            )
+        return f"cuda:{number}"
+
+    def apply_threads(self) -> None:
+        """Set the number of CPU threads of this process, unless it is 0."""
+        import torch
+
+        if self.threads:
+            torch.set_num_threads(self.threads)

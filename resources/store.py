@@ -1,0 +1,329 @@
+"""The artifact store: files addressed by the fingerprint of what they were made from, on any fsspec file system.
+
+Layout under the root (a local folder or ``s3://bucket/prefix``)::
+
+    features/<extractor>/<ab>/<image_id>.safetensors   one file an image, shared by all datasets and detectors
+    artifacts/<kind>/<version>/...                     one folder an artifact; artifact.json is written last
+    heads/<asset key>/<partition>.json                 which version an asset's partition has now
+
+A file is complete or absent: local files are written under a temporary name and renamed, object stores put whole
+objects. An artifact exists once its ``artifact.json`` does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import fsspec
+from pydantic import ConfigDict, Field, PrivateAttr
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from torch import Tensor
+
+MARKER = "artifact.json"
+TEMPORARY = ".tmp"
+
+
+class CorruptArtifactError(ValueError):
+    """A stored file cannot be read back; the message names it and the remedy."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file of a listing: path relative to the root, size in bytes, change time in seconds."""
+
+    path: str
+    size: int
+    changed: float
+
+
+class ArtifactStore(dg.ConfigurableResource):
+    """Reads and writes tensors, tables, JSON and bytes by path relative to the root.
+
+    Raises:
+        FileNotFoundError: a path to read does not exist.
+        CorruptArtifactError: it exists but cannot be read.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    root: str = Field(default=".ad_assets", min_length=1, description="local folder or s3://bucket/prefix")
+    storage_options: dict[str, Any] = Field(
+        default_factory=dict, description="options of the fsspec file system, such as endpoint_url"
+    )
+
+    _fs: Any = PrivateAttr(default=None)
+    _base: str = PrivateAttr(default="")
+    _bytes_written: int = PrivateAttr(default=0)
+    _bytes_read: int = PrivateAttr(default=0)
+
+    def _open(self) -> tuple[Any, str]:
+        if self._fs is None:
+            options = dict(self.storage_options)
+            if "://" in self.root and not self.root.startswith("file://"):
+                # A cached listing would hide what another process has written.
+                options.setdefault("use_listings_cache", False)
+            self._fs, base = fsspec.core.url_to_fs(self.root, **options)
+            self._base = base.rstrip("/")
+        return self._fs, self._base
+
+    @property
+    def is_local(self) -> bool:
+        """Whether files lie in a local folder."""
+        fs, _ = self._open()
+        return "file" in (fs.protocol if isinstance(fs.protocol, (tuple, list)) else (fs.protocol,))
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes written through this object."""
+        return self._bytes_written
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read through this object."""
+        return self._bytes_read
+
+    def location(self, path: str) -> str:
+        """The full path or URL of a stored path, for people and for error messages."""
+        return f"{self.root.rstrip('/')}/{path}"
+
+    # -- whole files ---------------------------------------------------------------------------------------------
+
+    def exists(self, path: str) -> bool:
+        """Whether a complete file lies at `path`."""
+        fs, base = self._open()
+        return bool(fs.isfile(f"{base}/{path}"))
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Write a file in one step."""
+        fs, base = self._open()
+        if self.is_local:
+            with self._renamed(path) as temporary, temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        else:
+            fs.pipe_file(f"{base}/{path}", data)
+        self._bytes_written += len(data)
+
+    def read_bytes(self, path: str) -> bytes:
+        """Read a whole file."""
+        fs, base = self._open()
+        try:
+            data: bytes = fs.cat_file(f"{base}/{path}")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{self.location(path)} is not in the store") from error
+        self._bytes_read += len(data)
+        return data
+
+    def write_json(self, path: str, value: object) -> None:
+        """Write a JSON value; NaN and infinities are refused."""
+        self.write_bytes(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode())
+
+    def read_json(self, path: str) -> Any:
+        """Read a JSON value."""
+        data = self.read_bytes(path)
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise self._corrupt(path, error) from error
+
+    def write_text(self, path: str, text: str) -> None:
+        """Write UTF-8 text."""
+        self.write_bytes(path, text.encode())
+
+    def read_text(self, path: str) -> str:
+        """Read UTF-8 text."""
+        return self.read_bytes(path).decode()
+
+    def write_table(self, path: str, table: pa.Table) -> None:
+        """Write a Parquet table."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        sink = pa.BufferOutputStream()
+        parquet.write_table(table, sink)
+        self.write_bytes(path, sink.getvalue().to_pybytes())
+
+    def read_table(self, path: str) -> pa.Table:
+        """Read a Parquet table."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        data = self.read_bytes(path)
+        try:
+            return parquet.read_table(pa.BufferReader(data))
+        except pa.ArrowInvalid as error:
+            raise self._corrupt(path, error) from error
+
+    def write_tensors(self, path: str, tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:
+        """Write named tensors as safetensors, with small text notes in the header."""
+        from safetensors.torch import save
+
+        ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        self.write_bytes(path, save(ready, metadata=notes))
+
+    def read_tensors(self, path: str) -> dict[str, Tensor]:
+        """Read named tensors; on a local disk they are mapped, not copied, until used."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load, load_file
+
+        try:
+            if not self.is_local:
+                tensors: dict[str, Tensor] = load(self.read_bytes(path))
+                return tensors
+            _, base = self._open()
+            tensors = load_file(f"{base}/{path}")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{self.location(path)} is not in the store") from error
+        except SafetensorError as error:
+            raise self._corrupt(path, error) from error
+        self._bytes_read += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        return tensors
+
+    def read_many_tensors(self, paths: Sequence[str]) -> list[dict[str, Tensor]]:
+        """Read several tensor files at once, in order; hides the latency of an object store."""
+        if len(paths) == 1:
+            return [self.read_tensors(paths[0])]
+        with ThreadPoolExecutor(max_workers=2 if self.is_local else 16) as pool:
+            return list(pool.map(self.read_tensors, paths))
+
+    def read_notes(self, path: str) -> dict[str, str]:
+        """The text notes in the header of a tensor file; the tensors are not read from a local disk."""
+        if self.is_local:
+            from safetensors import SafetensorError, safe_open
+
+            _, base = self._open()
+            try:
+                with safe_open(f"{base}/{path}", framework="pt") as file:
+                    return dict(file.metadata() or {})
+            except SafetensorError as error:
+                raise self._corrupt(path, error) from error
+        fs, base = self._open()
+        # The first 8 bytes give the length of the JSON header (safetensors format).
+        length = int.from_bytes(fs.cat_file(f"{base}/{path}", start=0, end=8), "little")
+        header = json.loads(fs.cat_file(f"{base}/{path}", start=8, end=8 + length))
+        return dict(header.get("__metadata__", {}))
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Delete files; absent ones are passed over, and emptied local folders go too."""
+        fs, base = self._open()
+        for path in paths:
+            try:
+                fs.rm_file(f"{base}/{path}")
+            except FileNotFoundError:
+                continue
+            if self.is_local:
+                _prune_empty_folders(Path(base, path).parent, Path(base))
+
+    def files(self, prefix: str = "") -> list[StoredFile]:
+        """All files under a prefix (temporary ones too), sorted by path, from one listing."""
+        fs, base = self._open()
+        start = f"{base}/{prefix}".rstrip("/")
+        try:
+            listing = fs.find(start, detail=True)
+        except FileNotFoundError:
+            return []
+        found = [StoredFile(path[len(base) + 1 :], int(info["size"]), _changed(info)) for path, info in listing.items()]
+        return sorted(found, key=lambda file: file.path)
+
+    def usage(self, prefix: str = "") -> int:
+        """Bytes stored under a prefix."""
+        return sum(file.size for file in self.files(prefix))
+
+    # -- artifacts and heads -------------------------------------------------------------------------------------
+
+    def artifact(self, kind: str, version: str) -> Artifact:
+        """The artifact of one kind with one fingerprint, present or not."""
+        return Artifact(self, f"artifacts/{kind}/{version}")
+
+    def head_path(self, key: Sequence[str], partition: str | None) -> str:
+        """Where the head of an asset's partition lies."""
+        return "/".join(["heads", *key, f"{partition or '_'}.json"])
+
+    def read_head(self, key: Sequence[str], partition: str | None) -> dict[str, Any] | None:
+        """What an asset's partition is now, or None when it was never materialized."""
+        try:
+            head: dict[str, Any] = self.read_json(self.head_path(key, partition))
+        except FileNotFoundError:
+            return None
+        return head
+
+    def write_head(self, key: Sequence[str], partition: str | None, head: dict[str, Any]) -> None:
+        """Record what an asset's partition is now."""
+        self.write_json(self.head_path(key, partition), head)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _renamed(self, path: str) -> _Renamed:
+        _, base = self._open()
+        return _Renamed(Path(base, path))
+
+    def _corrupt(self, path: str, error: Exception) -> CorruptArtifactError:
+        return CorruptArtifactError(f"{self.location(path)} cannot be read ({error}); delete it and materialize again")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder of files that counts as existing once it is committed."""
+
+    store: ArtifactStore
+    path: str
+
+    def at(self, name: str) -> str:
+        """The store path of one file of the artifact."""
+        return f"{self.path}/{name}"
+
+    def exists(self) -> bool:
+        """Whether the artifact was committed."""
+        return self.store.exists(self.at(MARKER))
+
+    def commit(self, record: dict[str, Any]) -> None:
+        """Make the artifact exist, with a record of what it is."""
+        self.store.write_json(self.at(MARKER), record)
+
+    def record(self) -> dict[str, Any]:
+        """What was recorded at the commit."""
+        record: dict[str, Any] = self.store.read_json(self.at(MARKER))
+        return record
+
+
+class _Renamed:
+    """Gives a temporary path beside the target; renames it on success, removes it on failure."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self._temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}{TEMPORARY}")
+
+    def __enter__(self) -> Path:
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        return self._temporary
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if error is None:
+            self._temporary.replace(self._target)
+        else:
+            self._temporary.unlink(missing_ok=True)
+
+
+def _changed(info: dict[str, Any]) -> float:
+    value = info.get("mtime", info.get("LastModified", 0))
+    return float(value.timestamp()) if hasattr(value, "timestamp") else float(value)
+
+
+def _prune_empty_folders(folder: Path, top: Path) -> None:
+    while folder != top:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent

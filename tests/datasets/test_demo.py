@@ -1,0 +1,174 @@
+"""The generated demo: deterministic, in MVTec AD's layout, safe to make twice at once, and honest about its halves."""
+
+import hashlib
+import multiprocessing
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ad_assets.datasets import build_index, demo_textures
+from ad_assets.datasets.demo import DEFECTS, MARKER, DemoReader
+from ad_assets.datasets.folder import FolderReader
+from ad_assets.datasets.images import decode_mask, decode_rgb
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    DemoReader(root=str(folder)).prepare()
+    return folder
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*.png")
+    }
+
+
+@pytest.mark.parametrize("category", sorted(DEFECTS))
+def test_each_category_is_a_sound_benchmark(root, category):
+    index = build_index(DemoReader(root=str(root)), category)
+    assert index.problems == ()
+    rows = index.table.to_pylist()
+    assert Counter((row["split"], row["label"]) for row in rows) == {
+        ("train", 0): 60,
+        ("test", 0): 15,
+        ("test", 1): 25,
+    }
+    assert {row["defect_type"] for row in rows} == {"good", *DEFECTS[category]}
+    assert {(row["width"], row["height"]) for row in rows} == {(256, 256)}
+    assert len({row["image_id"] for row in rows}) == len(rows)
+    for row in rows:
+        if row["label"]:
+            share = decode_mask((root / row["mask_path"]).read_bytes(), row["mask_path"]).mean()
+            assert 0.0002 < share < 0.25, row["path"]
+    plain = build_index(FolderReader(root=str(root)), category)
+    assert plain.table == index.table
+
+
+def test_the_files_are_the_same_on_every_run(root, tmp_path):
+    for category in ("brick", "board"):
+        DemoReader(root=str(tmp_path)).prepare(category)
+        assert digests(tmp_path / category) == digests(root / category)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["board", "brick"]
+
+
+def test_train_and_test_crops_share_no_pixel_of_a_photograph(monkeypatch):
+    # A photograph whose every pixel names its column: what a crop shows tells where it comes from.
+    columns = np.tile(np.arange(512) // 2, (512, 1)).astype(np.uint8)
+    monkeypatch.setattr(demo_textures, "_photograph", lambda name: columns)
+    seen = {
+        split: [
+            demo_textures._crop(
+                np.random.default_rng(seed), columns[:, demo_textures.HALF[split]], turns=True
+            )
+            for seed in range(50)
+        ]
+        for split in ("train", "test")
+    }
+    assert max(crop.max() for crop in seen["test"]) <= 128
+    assert min(crop.min() for crop in seen["train"]) >= 127
+    train, test = demo_textures.HALF["train"], demo_textures.HALF["test"]
+    assert not set(range(512)[train]) & set(range(512)[test])
+
+
+@pytest.mark.parametrize("category", sorted(DEFECTS))
+def test_a_defect_changes_what_its_mask_covers_and_nothing_else(category):
+    from ad_assets.datasets import demo_board
+
+    for defect in DEFECTS[category]:
+        for seed in range(3):
+            if category == "board":
+                drawn = [demo_board.draw(np.random.default_rng(seed), kind) for kind in (defect, "good")]
+            else:
+                drawn = [
+                    demo_textures.draw(np.random.default_rng(seed), category, "test", kind)
+                    for kind in (defect, "good")
+                ]
+            (image, mask), (_, none) = drawn
+            assert image.shape[:2] == mask.shape == (256, 256)
+            assert mask.any()
+            assert not none.any()
+
+
+def test_defects_are_local_changes():
+    from ad_assets.datasets.demo_defects import blob, covered, dented, scratched, stained, stroke
+
+    rng = np.random.default_rng(0)
+    image = rng.uniform(90, 150, (256, 256, 3))
+    alpha = blob(rng, (120, 130), 25)
+    for changed, mask in (
+        scratched(rng, image, stroke(rng, 80, 2), 80),
+        stained(rng, image, alpha, 0.4),
+        covered(image, alpha, np.full_like(image, 200), 0.9),
+        dented(rng, image, alpha, 0.5),
+    ):
+        difference = np.abs(changed - image).max(axis=2)
+        assert difference[mask].mean() > 20 * difference[~mask].mean()
+
+
+def _prepare(root: str) -> None:
+    DemoReader(root=root).prepare("gravel")
+
+
+def test_two_processes_at_once_do_no_harm(root, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_prepare, args=(str(tmp_path),)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["gravel"]
+    assert digests(tmp_path / "gravel") == digests(root / "gravel")
+
+
+def test_a_crash_leaves_nothing_that_a_reader_would_see(tmp_path, monkeypatch):
+    reader = DemoReader(root=str(tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, "save", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            reader.prepare("brick")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_made_once_and_again_only_by_another_version(tmp_path, monkeypatch):
+    reader = DemoReader(root=str(tmp_path))
+    reader.prepare("gravel")
+    folder = tmp_path / "gravel"
+    extra = folder / "train" / "good" / "mine.png"
+    Image.new("L", (256, 256)).save(extra)
+    reader.prepare("gravel")
+    assert extra.is_file()  # an image that a user adds is part of the category
+    assert build_index(reader, "gravel").table.num_rows == 101
+
+    monkeypatch.setattr(DemoReader, "version", 2)
+    before = digests(folder)
+    reader.prepare("gravel")
+    assert not extra.exists()
+    assert not before.keys() & {
+        path
+        for path, digest in digests(folder).items()
+        if before.get(path) == digest and "ground_truth" not in path
+    }
+    (former,) = (path for path in tmp_path.iterdir() if path.name.endswith("-former"))
+    assert (former / "train" / "good" / "mine.png").is_file()  # nothing of a user's is deleted
+    assert build_index(reader, "gravel").table.num_rows == 100
+
+
+def test_folders_of_others_are_not_touched(tmp_path):
+    photo = tmp_path / "brick" / "train" / "good" / "0.png"
+    photo.parent.mkdir(parents=True)
+    Image.new("L", (4, 4)).save(photo)
+    with pytest.raises(ValueError, match="was not generated by the demo"):
+        DemoReader(root=str(tmp_path)).prepare("brick")
+    assert decode_rgb(photo.read_bytes(), "x").shape == (4, 4, 3)
+    assert not (tmp_path / "brick" / MARKER).exists()
+    with pytest.raises(ValueError, match="local folder"):
+        DemoReader(root="s3://bucket/demo").prepare()
+    with pytest.raises(ValueError, match="no category 'sand', only brick, grass"):
+        DemoReader(root=str(tmp_path)).prepare("sand")

@@ -1,0 +1,77 @@
+"""One listing of a folder: local, linked, or any other fsspec file system."""
+
+import fsspec
+import pytest
+
+from ad_assets.datasets.files import ImageFiles
+
+
+def touch(path, data=b"x"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def test_a_listing_is_relative_sorted_and_without_clutter(tmp_path):
+    for name in ("b/2.png", "b/1.png", "a/ä ö.png", "readme.txt"):
+        touch(tmp_path / name)
+    for name in (".DS_Store", "b/._1.png", ".cache/1.png", "b/Thumbs.db", "desktop.ini", "__MACOSX/1.png"):
+        touch(tmp_path / name)
+    listing = ImageFiles(str(tmp_path) + "/").listing()
+    assert list(listing) == ["a/ä ö.png", "b/1.png", "b/2.png", "readme.txt"]
+    assert {stamp.size for stamp in listing.values()} == {1}
+
+
+def test_a_changed_file_changes_its_stamp_and_no_other(tmp_path):
+    touch(tmp_path / "a.png", b"old")
+    touch(tmp_path / "b.png")
+    files = ImageFiles(str(tmp_path))
+    before = files.listing()
+    touch(tmp_path / "a.png", b"new")
+    after = files.listing()
+    assert files.read("a.png") == b"new"
+    assert before["a.png"] != after["a.png"]
+    assert before["b.png"] == after["b.png"]
+
+
+def test_links_are_followed_and_loops_end(tmp_path):
+    touch(tmp_path / "elsewhere" / "1.png", b"12345")
+    root = tmp_path / "root"
+    touch(root / "a" / "0.png")
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "file.png").symlink_to(tmp_path / "elsewhere" / "1.png")
+    (root / "broken.png").symlink_to(tmp_path / "nowhere")
+    (root / "a" / "loop").symlink_to(root)
+    listing = ImageFiles(str(root)).listing()
+    assert list(listing) == ["a/0.png", "file.png", "linked/1.png"]
+    assert listing["file.png"] == listing["linked/1.png"]
+    assert listing["file.png"].size == 5
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_missing_or_empty_root_says_how_to_set_it(tmp_path, made):
+    root = tmp_path / "data"
+    if made:
+        root.mkdir()
+    with pytest.raises(
+        ValueError, match=rf"{root}.*(is empty|does not exist).*--set datasets\.<name>\.root="
+    ):
+        ImageFiles(str(root)).listing()
+
+
+def test_other_file_systems_work_alike_and_are_listed_anew():
+    memory = fsspec.filesystem("memory")
+    try:
+        memory.pipe(
+            {"/bucket/set/a/1.png": b"one", "/bucket/set/.x/2.png": b"two", "/bucket/other/3.png": b"3"}
+        )
+        files = ImageFiles("memory://bucket/set")
+        before = files.listing()
+        assert list(before) == ["a/1.png"]
+        assert files.read("a/1.png") == b"one"
+        memory.pipe("/bucket/set/a/2.png", b"two")
+        memory.pipe("/bucket/set/a/1.png", b"ONE")
+        after = files.listing()
+        assert list(after) == ["a/1.png", "a/2.png"]
+        assert after["a/1.png"].stamp != before["a/1.png"].stamp
+    finally:
+        memory.rm("/bucket", recursive=True)

@@ -1,0 +1,77 @@
+"""Thinned curves stay where they were, and bad ones are named."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+
+from ad_assets.report.charts import HEIGHT, WIDTH, charts, thinned
+
+
+def distance_to_polyline(point, line):
+    """Distance of a point to the nearest segment, the long way."""
+    nearest = np.inf
+    for a, b in itertools.pairwise(line):
+        for t in np.linspace(0, 1, 51):
+            nearest = min(nearest, float(np.hypot(*(a + t * (b - a) - point))))
+    return nearest
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_dropped_points_lie_on_the_thinned_line(seed):
+    rng = np.random.default_rng(seed)
+    walk = np.cumsum(rng.normal(size=(60, 2)), axis=0)
+    walk[-1] = walk[0]  # a closed curve has no direction from first to last
+    tolerance = 0.8
+    line = thinned(walk, tolerance)
+    assert 4 < len(line) < 60
+    assert np.array_equal(line[[0, -1]], walk[[0, -1]])
+    assert max(distance_to_polyline(point, line) for point in walk) <= tolerance + 0.02
+
+
+def path_points(path):
+    return np.array([[float(v) for v in pair.split()] for pair in re.split("[ML]", path)[1:]])
+
+
+def test_a_curve_of_a_million_pixels_becomes_short_and_stays_true():
+    x = np.linspace(0, 1, 1_000_000)
+    (chart,) = charts({"pc": {"roc": (x, x**0.1)}}, ["pc"])
+    (line,) = chart.lines
+    assert len(line.path) < 2_000
+    points = path_points(line.path)
+    assert points[0] == pytest.approx([0, HEIGHT])
+    assert points[-1] == pytest.approx([WIDTH, 0])
+    expected = HEIGHT * (1 - (points[:, 0] / WIDTH) ** 0.1)
+    inner = points[:, 0] > 1
+    assert np.abs(points[inner, 1] - expected[inner]).max() < 0.8
+
+
+def test_a_step_stays_a_step():
+    (chart,) = charts({"pc": {"image_roc": ([0, 0, 0.5, 0.5, 1], [0, 0.5, 0.5, 1, 1])}}, ["pc"])
+    assert chart.lines[0].path == "M0.0 200.0L0.0 100.0L132.0 100.0L132.0 0.0L264.0 0.0"
+
+
+def test_axes_and_colours():
+    x = [0.0, 1.0]
+    curves = {"b": {"pro": (x, x), "roc": (x, x)}, "a": {"roc": (x, x)}}
+    made = charts(curves, ["a", "b", "c"])
+    assert [chart.kind.title for chart in made] == ["ROC, pixels", "PRO, defect regions"]
+    assert [tick.text for tick in made[1].x_ticks] == ["0", "0.075", "0.15", "0.225", "0.3"]
+    assert [(line.detector, line.colour) for line in made[0].lines] == [("a", 0), ("b", 1)]
+    assert [(line.detector, line.colour) for line in made[1].lines] == [("b", 1)]
+
+
+@pytest.mark.parametrize(
+    ("curves", "message"),
+    [
+        ({"x": {"roc": ([0, 1], [0, 1])}}, "a curve of 'x'"),
+        ({"pc": {"rock": ([0, 1], [0, 1])}}, "curve pc/rock: expected one of"),
+        ({"pc": {"roc": ([0, 1], [0])}}, r"curve pc/roc: x and y must be \(P,\)"),
+        ({"pc": {"roc": ([], [])}}, r"curve pc/roc: x and y must be \(P,\)"),
+        ({"pc": {"roc": ([0, np.nan], [0, 1])}}, "curve pc/roc: x or y holds a value that is not finite"),
+    ],
+)
+def test_bad_curves_are_named(curves, message):
+    with pytest.raises(ValueError, match=message):
+        charts(curves, ["pc"])

@@ -1,0 +1,247 @@
+"""The HTML report: escaped, self-contained, honest rows first, numbers in their places."""
+
+import base64
+import re
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from ad_assets.report.gallery import GalleryItem
+from ad_assets.report.html import ReportInput, render
+from ad_assets.report.leaderboard import build
+from ad_assets.report.pictures import to_jpeg
+
+NASTY = "<img src=x onerror=alert(1)>\"'&amp;</title></script><script>alert(2)</script>.png"
+VOID = {"meta", "img", "br", "link", "input"}
+JPEG = to_jpeg(np.zeros((8, 24, 3), np.uint8))
+
+
+class Page(HTMLParser):
+    """What a browser sees: tags with attributes, and text by the nearest id above it."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.text = [], [], {}
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.handle_data(" ")  # so that neighbouring cells do not run together
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append((tag, dict(attrs).get("id")))
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open[-1][0] == tag, f"</{tag}> closes <{self.open[-1][0]}>"
+        self.open.pop()
+        self.handle_data(" ")
+
+    def handle_data(self, data):
+        if any(tag == "style" for tag, _ in self.open):
+            return
+        section = next((name for _, name in reversed(self.open) if name), "")
+        self.text[section] = self.text.get(section, "") + data
+
+    def words(self, section):
+        return " ".join(self.text[section].split())
+
+
+def row(category, metric, value, detector="pc", protocol="standard", n=30):
+    return {
+        "dataset": "mvtec_ad",
+        "category": category,
+        "detector": detector,
+        "protocol": protocol,
+        "metric": metric,
+        "value": value,
+        "n": n,
+        "seconds": 1.0,
+        "seed": 7,
+        "fingerprint": "abcdef0123456789",
+    }
+
+
+def item(name="test/bad/000.png", defect_type="scratch", label=1, score=2.0, threshold=1.5):
+    return GalleryItem(name, defect_type, label, score, threshold, JPEG)
+
+
+@pytest.fixture
+def report():
+    rows = []
+    for category, value in (("bottle", 0.98), ("metal_nut", 0.96)):
+        for detector, less in (("pc", 0.0), ("other", 0.05)):
+            rows += [
+                row(category, "image_auroc", value - less, detector),
+                row(category, "pixel_auroc", 0.9731 - less, detector),
+                row(category, "image_f1", 0.911 - less, detector, "nominal_threshold"),
+                row(category, "false_positives", 3, detector, "nominal_threshold"),
+                row(category, "false_negatives", 4, detector, "nominal_threshold"),
+                row(category, "image_f1", 0.8888, detector, "oracle_f1"),
+                row(category, "best_iou", 0.4321, detector, "oracle_threshold"),
+                row(category, "score_images_per_second", 50.0, detector, "timing"),
+                row(category, "fit_seconds", 12.5, detector, "timing"),
+            ]
+    x = np.linspace(0, 1, 50)
+    return ReportInput(
+        dataset="mvtec_ad",
+        created="2026-01-02 03:04 UTC",
+        config_name="mvtec_ad.yaml",
+        hardware="2 CPU cores",
+        leaderboard_rows=build(rows, {"pc": ("PatchCore-10", "MVTec AD")}),
+        curves={"bottle": {"pc": {"roc": (x, x**0.2), "pro": (x, x**0.3)}, "other": {"roc": (x, x**0.5)}}},
+        gallery={"bottle": {"pc": [item()]}},
+        fingerprints={"image index": "0123abcd"},
+    )
+
+
+def test_numbers_stand_in_their_sections(report):
+    page = Page(render(report))
+    # Means 97.0 and 97.3; PatchCore-10 prints 100.0 twice for bottle and metal_nut, by pixel 98.6 and 98.4.
+    assert "pc 97.0 100.0 −3.0 97.3 98.5 −1.2" in page.words("results")
+    assert "other 92.0 – – 92.3 – –" in page.words("results")
+    assert "pc 91.1 6 8" in page.words("decisions")
+    assert "other 86.1 6 8" in page.words("decisions")
+    assert "Fit, s Score, images/s pc 25.0 50.0 other 25.0 50.0" in page.words("speed")
+    assert "bottle 98.0 100.0 −2.0 93.0 – –" in page.words("matrix")
+    assert "pc beside PatchCore-10 on MVTec AD Roth et al." in page.words("papers")
+    assert "Image AUROC: Printed as 99.0 in Table 1" in page.words("papers")
+    assert "0123abcd" in page.words("provenance")
+    assert "2026-01-02 03:04 UTC" in "".join(page.text.values())
+    assert page.open == []
+
+
+def test_oracle_rows_are_marked_and_apart(report):
+    text = render(report)
+    page = Page(text)
+    assert "88.9" in page.words("oracle")
+    assert "43.2" in page.words("oracle")
+    assert "upper bounds" in page.words("oracle")
+    for section in ("results", "decisions", "matrix", "speed"):
+        assert "88.9" not in page.words(section)
+        assert "43.2" not in page.words(section)
+    assert text.index('id="results"') < text.index('id="decisions"') < text.index('id="oracle"')
+    assert ("section", {"id": "oracle", "class": "oracle"}) in page.tags
+
+
+def test_nothing_is_loaded_from_anywhere(report):
+    text = render(report)
+    page = Page(text)
+    for _, attributes in page.tags:
+        for name in ("src", "href", "action", "data", "poster", "srcset", "xlink:href"):
+            assert attributes.get(name, "#").startswith(("#", "data:image/jpeg;base64,"))
+    assert not re.search(r"https?:|//[a-z]|url\(|@import|@font-face", text)
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in page.tags}
+    policy = next(a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+
+
+def test_every_link_in_the_contents_leads_somewhere(report):
+    page = Page(render(report))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert max(Counter(ids).values()) == 1
+    assert {a["href"] for tag, a in page.tags if tag == "a"} <= {f"#{name}" for name in ids}
+
+
+def test_names_from_files_are_text_and_nothing_else(report):
+    nasty = replace(
+        report,
+        dataset=NASTY,
+        created=NASTY,
+        config_name=NASTY,
+        hardware=NASTY,
+        leaderboard_rows=[
+            {**r, "category": r["category"].replace("bottle", NASTY), "detector": r["detector"] + NASTY}
+            for r in report.leaderboard_rows
+        ],
+        curves={NASTY: {name + NASTY: lines for name, lines in report.curves["bottle"].items()}},
+        gallery={NASTY: {"pc" + NASTY: [item(name=NASTY, defect_type=NASTY)]}},
+        fingerprints={NASTY: NASTY},
+    )
+    page = Page(render(nasty))
+    assert [a["src"][:10] for tag, a in page.tags if tag == "img"] == ["data:image"]
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    harmless = Page(render(report))
+    assert [tag for tag, _ in page.tags] == [tag for tag, _ in harmless.tags]  # not one element more
+    assert [set(a) for _, a in page.tags] == [set(a) for _, a in harmless.tags]
+    assert page.words("results").count(NASTY) == 2
+    alt = next(a["alt"] for tag, a in page.tags if tag == "img")
+    assert alt.endswith(NASTY)
+
+
+def test_a_name_that_is_no_unicode_can_still_be_written(report):
+    broken = replace(report, gallery={"bottle": {"pc": [item(name="test/\udcff.png")]}})
+    assert "test/?.png" in render(broken).encode("utf-8").decode("utf-8")
+
+
+def test_gallery_shows_the_worst_first_with_their_numbers(report):
+    items = [
+        item("hit.png", score=9.0),
+        item("pass.png", "good", 0, 0.1),
+        item("mild miss.png", score=1.4),
+        item("bad miss.png", score=0.3),
+        item("mild alarm.png", "good", 0, 1.6),
+        item("bad alarm.png", "good", 0, 7.25),
+    ]
+    page = Page(render(replace(report, gallery={"bottle": {"pc": items}})))
+    words = page.words("category-0")
+    places = [
+        words.index(name)
+        for name in ("bad alarm", "mild alarm", "bad miss", "mild miss", "hit.png", "pass.png")
+    ]
+    assert places == sorted(places)
+    assert "false alarm score 7.25 > 1.5 good bad alarm.png" in words
+    assert "miss score 0.3 ≤ 1.5 scratch bad miss.png" in words
+    assert "3 false alarms and 4 misses in 30 test images at threshold 1.5" in words
+    images = [a for tag, a in page.tags if tag == "img"]
+    assert [base64.b64decode(a["src"].partition(",")[2]) for a in images] == [JPEG] * 6
+    assert {(a["width"], a["height"]) for a in images} == {("24", "8")}
+
+
+def test_a_mean_over_fewer_categories_says_so(report):
+    rows = [row("bottle", "image_auroc", 0.5, "late")]
+    plain = [
+        {k: v for k, v in r.items() if k in row("", "", 0)}
+        for r in report.leaderboard_rows
+        if r["category"] != "mean"
+    ]
+    page = Page(render(replace(report, leaderboard_rows=build([*plain, *rows], {}))))
+    assert "late 50.0 1 of 2" in page.words("results")
+    # The best is chosen among complete means, in bold.
+    bold = re.findall(r'<td class="[^"]*best[^"]*"[^>]*>([^<]*)', render(report))
+    assert bold[0] == "97.0"
+
+
+def test_same_input_same_report(report):
+    assert render(report) == render(report)
+
+
+def test_a_bare_leaderboard_is_enough():
+    rows = build([row("bottle", "image_auroc", 0.98)], {})
+    page = Page(render(ReportInput("demo", "today", "demo.yaml", "cpu", rows)))
+    assert "pc 98.0" in page.words("results")
+    assert "paper" not in page.words("results")
+    assert "oracle" not in page.text
+    assert "speed" not in page.text
+
+
+def test_pictures_and_curves_without_rows_are_refused(report):
+    with pytest.raises(ValueError, match="no leaderboard rows: build the leaderboard first"):
+        render(replace(report, leaderboard_rows=[]))
+    with pytest.raises(
+        ValueError, match="gallery: category 'pill' has no leaderboard rows; bottle, metal_nut have"
+    ):
+        render(replace(report, gallery={"pill": {"pc": [item()]}}))
+    with pytest.raises(ValueError, match="gallery: bottle/nobody has no leaderboard rows; pc, other have"):
+        render(replace(report, gallery={"bottle": {"nobody": [item()]}}))
+    with pytest.raises(ValueError, match="4 bytes that are no JPEG"):
+        render(replace(report, gallery={"bottle": {"pc": [replace(item(), jpeg=b"GIF8")]}}))
+    with pytest.raises(ValueError, match="curves: category 'pill'"):
+        render(replace(report, curves={"pill": {}}))

@@ -1,0 +1,262 @@
+"""Means, sums, rates and differences against numbers worked out by hand."""
+
+import itertools
+
+import pytest
+
+from ad_assets.report import papers
+from ad_assets.report.leaderboard import build, percent, pivot, signed_percent, text_table
+
+
+def row(
+    category,
+    metric,
+    value,
+    *,
+    detector="pc",
+    protocol="standard",
+    n=10,
+    seed=0,
+    dataset="mvtec_ad",
+    seconds=2.0,
+):
+    return {
+        "dataset": dataset,
+        "category": category,
+        "detector": detector,
+        "protocol": protocol,
+        "metric": metric,
+        "value": value,
+        "n": n,
+        "seconds": seconds,
+        "seed": seed,
+        "fingerprint": f"{category}-{detector}",
+    }
+
+
+def mean_of(rows, metric, protocol="standard", detector="pc"):
+    return pivot(rows, metric, protocol).cell(detector, "mean")
+
+
+def test_mean_and_difference_over_a_part_of_the_papers_categories():
+    rows = build(
+        [row("bottle", "image_auroc", 0.99), row("cable", "image_auroc", 0.97)],
+        {"pc": ("PatchCore-10", "MVTec AD")},
+    )
+    # PatchCore-10 prints bottle 100.0 and cable 99.4.
+    bottle, cable = (pivot(rows, "image_auroc").cell("pc", name) for name in ("bottle", "cable"))
+    assert (bottle["paper_value"], bottle["paper_system"]) == (1.0, "PatchCore-10")
+    assert bottle["delta"] == pytest.approx(-0.01)
+    assert cable["delta"] == pytest.approx(-0.024)
+    mean = mean_of(rows, "image_auroc")
+    assert mean["value"] == pytest.approx(0.98)
+    assert (mean["n"], mean["aggregate"], mean["seconds"], mean["seed"]) == (2, "mean", 4.0, 0)
+    assert mean["paper_value"] == pytest.approx(0.997)  # of the same two, not the printed 99.0 of all fifteen
+    assert mean["delta"] == pytest.approx(-0.017)
+
+
+def test_a_complete_run_is_compared_with_the_printed_mean():
+    names = sorted(papers.categories("MVTec AD"))
+    rows = build([row(name, "image_auroc", 0.95) for name in names], {"pc": ("PatchCore-10", "mvtec_ad")})
+    mean = mean_of(rows, "image_auroc")
+    assert mean["paper_value"] == 0.99  # its categories average 98.93
+    assert mean["delta"] == pytest.approx(-0.04)
+
+
+def test_a_paper_that_prints_only_a_mean_is_compared_only_with_a_complete_run():
+    names = sorted(papers.categories("MVTec AD"))
+    pair = {"pc": ("PatchCluster-25", "MVTec AD")}
+    complete = build([row(name, "image_auroc", 0.95) for name in names], pair)
+    partial = build([row(name, "image_auroc", 0.95) for name in names[:3]], pair)
+    assert mean_of(complete, "image_auroc")["paper_value"] == 0.983
+    assert mean_of(partial, "image_auroc")["paper_value"] is None
+    # A dataset whose categories no paper lists: the printed mean is all there is.
+    tiles = build([row("tile", "image_auroc", 0.9, dataset="mtd")], {"pc": ("PatchCore-10", "MTD")})
+    assert mean_of(tiles, "image_auroc")["delta"] == pytest.approx(0.9 - 0.979)
+    assert pivot(tiles, "image_auroc").cell("pc", "tile")["paper_value"] is None
+
+
+def test_errors_add_up_times_add_up_and_rates_are_over_all_images():
+    rows = build(
+        [
+            row("a", "false_positives", 3, protocol="nominal_threshold"),
+            row("b", "false_positives", 4, protocol="nominal_threshold"),
+            row("a", "threshold", 1.5, protocol="nominal_threshold"),
+            row("b", "threshold", 2.5, protocol="nominal_threshold"),
+            row("a", "image_f1", 0.5, protocol="nominal_threshold"),
+            row("b", "image_f1", 1.0, protocol="nominal_threshold"),
+            row("a", "fit_seconds", 8.0, protocol="timing"),
+            row("b", "fit_seconds", 2.5, protocol="timing"),
+            row("a", "score_images_per_second", 5.0, protocol="timing", n=10),
+            row("b", "score_images_per_second", 30.0, protocol="timing", n=30),
+        ],
+        {},
+    )
+    errors = mean_of(rows, "false_positives", "nominal_threshold")
+    assert (errors["value"], errors["aggregate"]) == (7, "sum")
+    assert mean_of(rows, "threshold", "nominal_threshold") is None
+    assert mean_of(rows, "image_f1", "nominal_threshold")["value"] == 0.75
+    assert mean_of(rows, "fit_seconds", "timing")["value"] == 10.5
+    rate = mean_of(rows, "score_images_per_second", "timing")
+    assert rate["value"] == pytest.approx(40 / 3)  # 40 images in 2 s + 1 s; the plain mean would say 17.5
+    assert rate["aggregate"] == "throughput"
+
+
+def test_no_mean_where_a_category_lacks_the_metric():
+    rows = build(
+        [
+            row("a", "image_auroc", 0.9),
+            row("b", "image_auroc", 0.8),
+            row("a", "pixel_auroc", 0.7),
+            row("a", "aupro_0.30", 0.6),
+            row("b", "aupro_0.30", float("nan")),
+        ],
+        {},
+    )
+    assert mean_of(rows, "image_auroc")["value"] == pytest.approx(0.85)
+    assert mean_of(rows, "pixel_auroc") is None
+    assert mean_of(rows, "aupro_0.30") is None
+    assert pivot(rows, "aupro_0.30").cell("pc", "b")["value"] is None
+
+
+def test_oracle_rows_come_last_and_never_stand_beside_a_paper():
+    rows = build(
+        [
+            row("bottle", "image_auroc", 1.0, protocol="oracle_epoch"),
+            row("bottle", "image_auroc", 0.9),
+            row("bottle", "image_f1", 0.9, protocol="nominal_threshold"),
+        ],
+        {"pc": ("SimpleNet", "MVTec AD")},
+    )
+    assert [r["protocol"] for r in rows] == ["standard"] * 2 + ["nominal_threshold"] * 2 + [
+        "oracle_epoch"
+    ] * 2
+    assert all(r["paper_value"] is None for r in rows if r["protocol"] != "standard")
+    assert rows[0]["paper_value"] == 1.0
+    assert mean_of(rows, "image_auroc")["value"] == 0.9
+
+
+def test_the_order_of_rows_changes_nothing_but_the_order_of_detectors():
+    given = [
+        row(category, metric, value / 100, detector=detector, seed=seed)
+        for detector in ("z", "a")
+        for seed, (category, metric, value) in enumerate(
+            [
+                ("x", "image_auroc", 91),
+                ("y", "image_auroc", 83),
+                ("x", "pixel_auroc", 97),
+                ("y", "pixel_auroc", 71),
+            ]
+        )
+    ]
+    expected = build(given, {})
+    assert list(dict.fromkeys(r["detector"] for r in expected)) == ["z", "a"]
+    assert mean_of(expected, "image_auroc", detector="z")["seed"] is None  # two seeds have no one seed
+    for shuffled in itertools.permutations(given[:4]):
+        assert build([*shuffled, *given[4:]], {}) == expected
+
+
+def test_a_mean_changes_its_fingerprint_with_any_part():
+    one = build([row("a", "image_auroc", 0.9), row("b", "image_auroc", 0.8)], {})
+    other = build([row("a", "image_auroc", 0.9), {**row("b", "image_auroc", 0.8), "fingerprint": "new"}], {})
+    assert mean_of(one, "image_auroc")["fingerprint"] != mean_of(other, "image_auroc")["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "there are none: materialize the metrics"),
+        ([{"dataset": "d", "category": "c"}], "row 0 lacks detector, protocol"),
+        ([row("a", "image_auroc", 1.0)] * 2, "row 1 repeats a / pc / standard / image_auroc"),
+        ([row("mean", "image_auroc", 1.0)], "'mean' is taken"),
+        ([row("a", "image_auroc", 1.0), row("a", "image_ap", 1.0, dataset="other")], "of mvtec_ad, other"),
+    ],
+)
+def test_bad_rows_are_named(rows, message):
+    with pytest.raises(ValueError, match=message):
+        build(rows, {})
+
+
+def test_unknown_paper_is_an_error_and_an_unused_one_is_not():
+    with pytest.raises(ValueError, match="PatchCore 25"):
+        build([row("a", "image_auroc", 1.0)], {"pc": ("PatchCore 25", "MVTec AD")})
+    assert build([row("a", "image_auroc", 1.0)], {"not_run": ("nobody", "MVTec AD")})
+
+
+def test_pivot_puts_the_mean_last_and_keeps_the_detectors_order():
+    rows = build([row(c, "image_auroc", 0.9, detector=d) for d in ("z", "a") for c in ("zipper", "nut")], {})
+    table = pivot(rows, "image_auroc")
+    assert table.detectors == ("z", "a")
+    assert table.categories == ("nut", "zipper", "mean")
+    assert table.cell("a", "none") is None
+    assert pivot(rows, "image_ap").categories == ()
+
+
+def test_text_table():
+    rows = build(
+        [
+            row("bottle", "image_auroc", 0.9914),
+            row("metal_nut", "image_auroc", 0.9998),
+            row("bottle", "pixel_auroc", 0.98),
+            row("metal_nut", "pixel_auroc", 0.97),
+            row("bottle", "image_auroc", 0.5, detector="long_name"),
+            row("bottle", "false_positives", 2, protocol="nominal_threshold"),
+            row("metal_nut", "false_positives", 1, protocol="nominal_threshold"),
+            row("bottle", "false_negatives", 0, protocol="oracle_f1"),
+            row("metal_nut", "false_negatives", 5, protocol="oracle_f1"),
+        ],
+        {"pc": ("PatchCore-10", "MVTec AD")},
+    )
+    assert text_table(rows) == "\n".join(
+        [
+            "mvtec_ad: image AUROC, % (paper, difference)",
+            "",
+            "                           pc  long_name",
+            "bottle     99.1 (100.0, -0.9)       50.0",
+            "metal_nut  100.0 (100.0, 0.0)          –",
+            "mean       99.6 (100.0, -0.4)       50.0",
+            "",
+            "means over categories, % (paper, difference)",
+            "",
+            "                  image AUROC        pixel AUROC  AUPRO 0.30  categories",
+            "pc         99.6 (100.0, -0.4)  97.5 (98.5, -1.0)           –      2 of 2",
+            "long_name                50.0                  –           –      1 of 2",
+            "",
+            "threshold from nominal training images",
+            "",
+            "           false alarms",
+            "pc                    3",
+            "long_name             –",
+            "",
+            "ORACLE threshold, chosen on test labels: an upper bound, not a result",
+            "",
+            "           misses",
+            "pc              5",
+            "long_name       –",
+        ]
+    )
+
+
+def test_text_table_keeps_its_width():
+    rows = build(
+        [
+            row(category, "image_auroc", 0.5 + k / 100, detector=f"a_detector_with_a_name_{k}")
+            for k in range(12)
+            for category in ("bottle", "metal_nut")
+        ],
+        {f"a_detector_with_a_name_{k}": ("HETMM-60sheets", "MVTec AD") for k in range(12)},
+    )
+    text = text_table(rows)
+    assert max(map(len, text.splitlines())) <= 110
+    assert all(f"a_detector_with_a_name_{k}" in text for k in range(12))
+    assert text.count("metal_nut") == 4  # 9 + 3 x (2 + 24) = 87 characters: three detectors a block
+    with pytest.raises(ValueError, match="does not fit into 20"):
+        text_table(rows, width=20)
+
+
+def test_numbers_as_text():
+    assert percent(1.0) == "100.0"
+    assert percent(None) == "–"
+    assert signed_percent(0.0123) == "+1.2"
+    assert signed_percent(-0.0004) == "0.0"
+    assert signed_percent(None) == ""

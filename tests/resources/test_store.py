@@ -1,0 +1,168 @@
+"""The artifact store: one test body on a local folder and on an S3 protocol server on loopback."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+
+from resources.store import ArtifactStore, CorruptArtifactError
+
+REPOSITORY = Path(__file__).parents[2]
+S3_SERVER = REPOSITORY / ".venv-s3" / "bin" / "moto_server"
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """A real S3 protocol server on loopback, in its own environment (`make test` installs it)."""
+    if not S3_SERVER.is_file():
+        pytest.skip("no S3 test server: `make .venv-s3/installed` makes it")
+    port = 5561
+    server = subprocess.Popen(
+        [str(S3_SERVER), "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    endpoint = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(100):
+            try:
+                urllib.request.urlopen(endpoint, timeout=1).close()
+                break
+            except (urllib.error.URLError, ConnectionError):
+                time.sleep(0.1)
+        else:
+            pytest.fail("the S3 test server did not start")
+        yield endpoint
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
+    if request.param == "local":
+        return ArtifactStore(root=str(tmp_path / "store"))
+    endpoint = request.getfixturevalue("s3_endpoint")
+    options = {"endpoint_url": endpoint, "key": "test", "secret": "test"}
+    import s3fs
+
+    bucket = f"bucket-{abs(hash(request.node.name)) % 10**8}-{time.time_ns()}"
+    s3fs.S3FileSystem(**options).mkdir(bucket)
+    return ArtifactStore(root=f"s3://{bucket}/prefix", storage_options=options)
+
+
+def test_what_is_written_is_read_back(store: ArtifactStore) -> None:
+    tensors = {"maps": torch.randn(3, 5), "ids": torch.arange(4), "half": torch.randn(2).to(torch.bfloat16)}
+    table = pa.table({"a": [1, 2], "b": ["x", None]})
+    store.write_tensors("t/x.safetensors", tensors, {"seconds": "1.5"})
+    store.write_table("t/x.parquet", table)
+    store.write_json("t/x.json", {"b": [1, 2.5, None], "a": "ü"})
+    store.write_text("t/x.txt", "größe")
+    read = store.read_tensors("t/x.safetensors")
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(read[name], tensor)
+        assert read[name].dtype == tensor.dtype
+    assert store.read_notes("t/x.safetensors") == {"seconds": "1.5"}
+    assert store.read_table("t/x.parquet").equals(table)
+    assert store.read_json("t/x.json") == {"b": [1, 2.5, None], "a": "ü"}
+    assert store.read_text("t/x.txt") == "größe"
+    many = store.read_many_tensors(["t/x.safetensors"] * 3)
+    assert [torch.equal(m["maps"], tensors["maps"]) for m in many] == [True] * 3
+
+
+def test_listing_accounting_and_deletion(store: ArtifactStore) -> None:
+    assert store.files() == []
+    store.write_bytes("a/one", b"12345")
+    store.write_bytes("a/b/two", b"123")
+    store.write_bytes("c", b"1")
+    assert [(file.path, file.size) for file in store.files("a")] == [("a/b/two", 3), ("a/one", 5)]
+    assert store.usage() == 9
+    assert store.bytes_written == 9
+    assert abs(store.files("c")[0].changed - time.time()) < 60
+    store.delete(["a/b/two", "never/there"])
+    assert not store.exists("a/b/two")
+    assert store.exists("a/one")
+    assert not store.exists("a")
+
+
+def test_an_artifact_exists_once_it_is_committed(store: ArtifactStore) -> None:
+    artifact = store.artifact("memory_bank", "abc")
+    store.write_tensors(artifact.at("state.safetensors"), {"rows": torch.ones(2)})
+    assert not artifact.exists()
+    artifact.commit({"asset": "x"})
+    assert store.artifact("memory_bank", "abc").exists()
+    assert artifact.record() == {"asset": "x"}
+
+
+def test_another_process_sees_what_was_written(store: ArtifactStore) -> None:
+    assert store.read_head(("demo", "image_index"), "brick") is None
+    other = ArtifactStore(root=store.root, storage_options=store.storage_options)
+    other.write_head(("demo", "image_index"), "brick", {"version": "1"})
+    assert store.read_head(("demo", "image_index"), "brick") == {"version": "1"}
+
+
+def test_what_is_absent_or_broken_is_named(store: ArtifactStore) -> None:
+    for read in (store.read_bytes, store.read_json, store.read_tensors, store.read_table):
+        with pytest.raises(FileNotFoundError, match=r"no/such\.file is not in the store"):
+            read("no/such.file")
+    store.write_bytes("bad/file", b"neither one nor the other")
+    for read in (store.read_json, store.read_tensors, store.read_table):
+        with pytest.raises(CorruptArtifactError, match=r"bad/file cannot be read .*; delete it"):
+            read("bad/file")
+    with pytest.raises(ValueError, match="JSON"):
+        store.write_json("bad/nan", float("nan"))
+    assert not store.exists("bad/nan")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ArtifactStore(root=str(tmp_path))
+    store.write_bytes("x", b"old")
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        store.write_bytes("x", b"new")
+    assert store.read_bytes("x") == b"old"
+    assert [file.path for file in store.files()] == ["x"]
+
+
+WRITER = """
+import sys, torch
+from resources.store import ArtifactStore
+store = ArtifactStore(root=sys.argv[1])
+print("ready", flush=True)
+for value in range(10**9):
+    store.write_tensors(f"x{value % 3}", {"t": torch.full((200_000,), float(value))})
+"""
+
+
+def test_a_killed_writer_leaves_only_whole_files(tmp_path: Path) -> None:
+    for moment in (0.05, 0.11, 0.23):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, cwd=REPOSITORY)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(moment)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+    store = ArtifactStore(root=str(tmp_path))
+    whole = [file.path for file in store.files() if not file.path.endswith(".tmp")]
+    assert whole
+    for path in whole:
+        tensor = store.read_tensors(path)["t"]
+        assert tensor.shape == (200_000,)
+        assert (tensor == tensor[0]).all()
+    shutil.rmtree(tmp_path)

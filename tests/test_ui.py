@@ -1,0 +1,129 @@
+"""The UI in a real browser: `make dev` serves the graph, and a category is materialized from the page."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.bench_graph import config_tree, write_dataset
+
+REPOSITORY = Path(__file__).parents[1]
+CHROMIUM = shutil.which("chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+PATIENCE = 120_000  # milliseconds: a run worker imports torch on two shared cores
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: `apt-get install chromium`"),
+]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """`make dev` on a small benchmark, on loopback."""
+    write_dataset(tmp_path / "images")
+    (tmp_path / "bench.yaml").write_text(yaml.safe_dump(config_tree(tmp_path)))
+    port = free_port()
+    environ = {
+        **os.environ,
+        "AD_ASSETS_CONFIG": str(tmp_path / "bench.yaml"),
+        "DAGSTER_HOME": str(tmp_path / "home"),
+        "PORT": str(port),
+        "PYTHONWARNINGS": "ignore",
+    }
+    log = (tmp_path / "dev.log").open("wb")
+
+    def own_group() -> None:
+        # Started from a script, SIGINT may be ignored; Dagster needs it to shut down.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.setsid()
+
+    server = subprocess.Popen(
+        ["make", "dev"],
+        cwd=REPOSITORY,
+        env=environ,
+        stdout=log,
+        stderr=log,
+        preexec_fn=own_group,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{url}/server_info", timeout=2).close()  # noqa: S310 - loopback
+                break
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                assert server.poll() is None, (tmp_path / "dev.log").read_text()
+                time.sleep(0.5)
+        else:
+            pytest.fail((tmp_path / "dev.log").read_text())
+        yield url
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+        log.close()
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.set_default_timeout(PATIENCE)
+        yield page
+        page.screenshot(path=os.environ.get("AD_ASSETS_SCREENSHOTS", str(tmp_path)) + "/last.png")
+        browser.close()
+
+
+def test_a_category_is_materialized_from_the_page(address: str, page: Any, tmp_path: Path) -> None:
+    shots = Path(os.environ.get("AD_ASSETS_SCREENSHOTS", tmp_path))
+
+    # The graph shows, with its groups open.
+    groups = ",".join(f"global@global:parts/{group}" for group in ("images", "features", "small", "full", "results"))
+    page.goto(f"{address}/asset-groups?expanded={groups}")
+    page.get_by_text("image_index").first.wait_for()
+    for asset in ("lite0", "memory_bank", "score_maps", "metrics", "leaderboard", "report"):
+        page.get_by_text(asset, exact=True).first.wait_for()
+    page.screenshot(path=str(shots / "graph.png"))
+
+    # One category, from the page: Materialize all, choose the partition, launch.
+    page.get_by_role("button", name="Materialize all").click()
+    dialog = page.get_by_role("dialog")
+    dialog.wait_for()
+    page.screenshot(path=str(shots / "dialog.png"))
+    dialog.locator("input[type=text]").first.fill("bolt")
+    page.keyboard.press("Enter")
+    page.screenshot(path=str(shots / "dialog_filled.png"))
+    dialog.get_by_role("button", name="Launch").click()
+
+    # Its metrics and its picture show on the asset's page.
+    page.goto(f"{address}/assets/parts/small/metrics?view=partitions&partition=bolt")
+    page.get_by_text("image_auroc").first.wait_for()
+    page.screenshot(path=str(shots / "metrics.png"))
+    page.get_by_text("Show Markdown").first.click()
+    picture = page.get_by_role("dialog").locator("img")
+    picture.wait_for()
+    assert picture.get_attribute("src").startswith("data:image/jpeg;base64,")
+    assert picture.evaluate("image => image.complete && image.naturalWidth > 100")
+    page.screenshot(path=str(shots / "picture.png"))
