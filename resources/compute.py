@@ -16,7 +16,9 @@ class Compute(dg.ConfigurableResource):
 
     device: str = Field("auto", description="auto (cuda where there is one), cpu, cuda or cuda:<number>")
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="arithmetic of the backbone; features are float32 either way"
+        "float32",
+        description="arithmetic of the backbone, features are float32 either way; bfloat16 moves those of "
+        "EfficientNet-Lite0 by 5 % (L2)",
     )
     batch_size: int = Field(16, ge=1, description="images a batch")
     memory_gb: float = Field(4.0, gt=0, description="budget in GB for temporary tensors")

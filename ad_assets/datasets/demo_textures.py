@@ -28,9 +28,7 @@ _FOREIGN = ("coins", "coffee", "text")
 _BOLDNESS = {"brick": 0.7, "grass": 1.8, "gravel": 1.8}
 
 
-def draw(
-    rng: np.random.Generator, category: str, split: Literal["train", "test"], defect: str
-) -> tuple[Array, Array]:
+def draw(rng: np.random.Generator, category: str, split: Literal["train", "test"], defect: str) -> tuple[Array, Array]:
     """One image of a texture.
 
     Args:

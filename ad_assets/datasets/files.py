@@ -68,7 +68,10 @@ class ImageFiles:
 
     def _walk_remote(self) -> Iterator[tuple[str, FileStamp]]:
         self._fs.invalidate_cache()  # a sensor lists again and again, and must see what is new
-        infos: dict[str, dict[str, Any]] = self._fs.find(self._folder, detail=True)
+        try:
+            infos: dict[str, dict[str, Any]] = self._fs.find(self._folder, detail=True)
+        except FileNotFoundError:  # no such bucket
+            return
         for name, info in infos.items():
             path = name[len(self._folder) :].lstrip("/")
             # A zero-byte key that ends in a slash is how object stores draw an empty folder.

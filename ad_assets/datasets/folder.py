@@ -65,9 +65,7 @@ class MvtecLayout(Reader):
                 found[place.category].append(Candidate(place.path, "test", 1, place.defect_type, mask))
         return dict(found)
 
-    def check_names(
-        self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]
-    ) -> list[Problem]:
+    def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
         places = [place for place in self._places(paths) if place.category == category]
         masked_types = {place.defect_type for place in places if place.part == "ground_truth"}
         paired = {candidate.mask_path for candidate in candidates}
@@ -92,9 +90,7 @@ class MvtecLayout(Reader):
                     expected = f"expected ground_truth/{kind}/{stem}_mask.png or {stem}.png"
                     problems.append(Problem(candidate.path, f"has no mask: {expected}"))
                 else:
-                    message = (
-                        f"has no mask, and ground_truth has no folder {kind!r}: pixel metrics leave it out"
-                    )
+                    message = f"has no mask, and ground_truth has no folder {kind!r}: pixel metrics leave it out"
                     problems.append(Problem(candidate.path, message, "warning"))
         return problems
 

@@ -127,16 +127,12 @@ def centre_box(h: int, w: int, crop: int | None) -> tuple[int, int, int, int]:
     if crop is None:
         return 0, 0, h, w
     if crop > min(h, w):
-        raise ValueError(
-            f"crop {crop} is larger than the resized image ({h} x {w}): make resize at least {crop}"
-        )
+        raise ValueError(f"crop {crop} is larger than the resized image ({h} x {w}): make resize at least {crop}")
     top, left = round((h - crop) / 2), round((w - crop) / 2)  # half to even, as torchvision rounds
     return top, left, top + crop, left + crop
 
 
-def fit_image(
-    rgb: RgbImage, resize: Resize, crop: int | None, interpolation: Interpolation = "bilinear"
-) -> RgbImage:
+def fit_image(rgb: RgbImage, resize: Resize, crop: int | None, interpolation: Interpolation = "bilinear") -> RgbImage:
     """Resize with antialiasing, then crop: ``(H, W, 3)`` uint8 -> ``(h, w, 3)`` uint8.
 
     Args:
@@ -190,9 +186,7 @@ def _decoded(data: bytes, path: str, convert: Callable[[Image.Image], Pixels]) -
             image.load()
             return convert(image), mode
     except UnidentifiedImageError:
-        raise ImageError(
-            path, "not an image that Pillow can read: remove it or save it as PNG or JPEG"
-        ) from None
+        raise ImageError(path, "not an image that Pillow can read: remove it or save it as PNG or JPEG") from None
     except Image.DecompressionBombError as error:
         raise ImageError(path, f"too large to be an image of a product ({error}): tile or crop it") from None
     except _DAMAGED as error:

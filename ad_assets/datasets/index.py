@@ -132,18 +132,12 @@ def _scan(
 ) -> tuple[dict[str, KnownFile], list[Problem]]:
     is_mask = {candidate.path: False for candidate in candidates}
     is_mask |= {candidate.mask_path: True for candidate in candidates if candidate.mask_path}
-    scanned = {
-        path: known[path]
-        for path, mask in is_mask.items()
-        if _unchanged(known.get(path), listing[path], mask)
-    }
+    scanned = {path: known[path] for path, mask in is_mask.items() if _unchanged(known.get(path), listing[path], mask)}
     unread = sorted(set(is_mask) - set(scanned))
     problems = []
     with ThreadPoolExecutor(THREADS) as pool:
         inspect = partial(_inspect, files)
-        results = pool.map(
-            inspect, unread, [listing[path] for path in unread], [is_mask[path] for path in unread]
-        )
+        results = pool.map(inspect, unread, [listing[path] for path in unread], [is_mask[path] for path in unread])
         for done, (path, result) in enumerate(zip(unread, results, strict=True), start=1):
             if isinstance(result, Problem):
                 problems.append(result)
@@ -205,9 +199,7 @@ def _duplicates(candidates: Iterable[Candidate], scanned: Mapping[str, KnownFile
         train = [candidate for candidate in copies if candidate.split == "train"]
         test = [candidate for candidate in copies if candidate.split == "test"]
         if train and test:
-            message = (
-                f"the same image tests as {test[0].path}, so the test would not be one: remove one of them"
-            )
+            message = f"the same image tests as {test[0].path}, so the test would not be one: remove one of them"
             problems += [Problem(candidate.path, message) for candidate in train]
         if len({candidate.label for candidate in test}) > 1:
             message = "the same image lies in a nominal and in an anomalous folder: keep the right one"

@@ -90,9 +90,7 @@ class MtdReader(Reader):
                 candidates.append(Candidate(file.path, "test", 1, file.kind.lower(), mask))
         return {CATEGORY: candidates} if candidates else {}
 
-    def check_names(
-        self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]
-    ) -> list[Problem]:
+    def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
         del category
         files = _files(paths)
         images = {(file.kind, file.stem) for file in files if file.suffix == "jpg"}

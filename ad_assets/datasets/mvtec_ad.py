@@ -66,9 +66,7 @@ class MvtecAdReader(MvtecLayout):
         found = super().assign(paths)
         return {category: found[category] for category in COUNTS if category in found}
 
-    def check_names(
-        self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]
-    ) -> list[Problem]:
+    def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
         problems = super().check_names(category, paths, candidates)
         if self.check_counts:
             number = Counter((candidate.split, candidate.label) for candidate in candidates)

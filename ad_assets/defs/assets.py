@@ -24,7 +24,7 @@ def to_asset(stage: Stage) -> dg.AssetsDefinition:
     )
     def body(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult[Any]:
         compute.apply_threads()
-        partition = context.partition_key if context.has_partition_key else None
+        partition = context.partition_key if stage.partitions is not None else None
         force = context.run.tags.get(FORCE_TAG) == "true"
         return materialize(stage, partition, store, compute, context.log, force=force)
 

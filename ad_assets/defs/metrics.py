@@ -175,7 +175,7 @@ def _pixel_rows(rows: _Rows, statistics: Any, evaluation: Evaluation) -> dict[st
     rows.add("standard", "pixel_auroc", statistics.pixel_auroc(), n)
     rows.add("standard", "pixel_ap", statistics.pixel_ap(), n)
     for limit in evaluation.fpr_limits:
-        rows.add("standard", f"aupro_{limit:.2f}", statistics.aupro(limit), statistics.regions)
+        rows.add("standard", f"aupro_{limit:.2f}", statistics.aupro(limit), statistics.components)
     rows.add("oracle_threshold", "best_iou", statistics.best_iou()[0], n)
     return {
         "roc": _points(statistics.roc_points()),

@@ -37,9 +37,7 @@ class Ensemble(BaseModel):
         return members
 
 
-def fuse(
-    maps: Sequence[Tensor], image_scores: Sequence[Tensor], nominal_scores: Sequence[Tensor]
-) -> ScoreMaps:
+def fuse(maps: Sequence[Tensor], image_scores: Sequence[Tensor], nominal_scores: Sequence[Tensor]) -> ScoreMaps:
     """Fuse the scores of members, one entry a member; an image's result does not depend on the other images.
 
     Args:

@@ -6,10 +6,9 @@ on a random projection (section 3.2, Algorithm 1). Score: distance to the neares
 
 Choices where the paper and its public implementation differ:
 
-- distances are plain L2; the implementation's squares are `squared: true` (AUROC of images is the same, maps
-  differ);
-- the image score is the largest patch score, as in the implementation; equation 7 is `image_score:
-  reweighted`, on plain distances, with b = 9, which the paper leaves open;
+- distances are plain L2; the implementation's squares are `squared: true` (image AUROC stays, maps differ);
+- the image score is the largest patch score, as in the implementation; equation 7 is `reweighted`, on plain
+  distances, with b = 9, which the paper leaves open;
 - the selection starts at one random row; `anchors: official` keeps the mean distance to ten random rows as a
   virtual centre, as the implementation does. The projection is Gaussian instead of uniform;
 - scores are never normalised over the test set.
@@ -75,17 +74,13 @@ class PatchCore(Method[MemoryBank]):
     state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]] = "memory_bank"
     state_type: ClassVar[type[State]] = MemoryBank
 
-    pooling: Pooling = fit_field(
-        "authors", description="how a neighbourhood becomes a vector; see embedding.py"
-    )
+    pooling: Pooling = fit_field("authors", description="how a neighbourhood becomes a vector; see embedding.py")
     patch_size: int = fit_field(3, ge=1, description="side of the neighbourhood in cells")
     stride: int = fit_field(1, ge=1, description="step between patches in cells")
     pre_dimensions: int = fit_field(1024, ge=1, description="values a tap is pooled to (authors)")
     dimensions: int = fit_field(1024, ge=1, description="values a patch ends up with (authors)")
     coreset_ratio: float = fit_field(0.1, gt=0, le=1, description="part of the patches kept; 1 keeps all")
-    projection: int | None = fit_field(
-        128, ge=1, description="dimensions in which the coreset is selected; null: all"
-    )
+    projection: int | None = fit_field(128, ge=1, description="dimensions in which the coreset is selected; null: all")
     anchors: Literal["clean", "official"] = fit_field("clean", description="how the selection starts")
 
     neighbours: int = score_field(1, ge=1, description="a patch scores the mean distance to so many rows")
@@ -98,9 +93,7 @@ class PatchCore(Method[MemoryBank]):
     def _no_idle_options(self) -> Self:
         idle = {"pre_dimensions", "dimensions"} & self.model_fields_set
         if self.pooling == "concat" and idle:
-            raise ValueError(
-                f"{', '.join(sorted(idle))}: pooling 'concat' keeps every channel; remove the key"
-            )
+            raise ValueError(f"{', '.join(sorted(idle))}: pooling 'concat' keeps every channel; remove the key")
         return self
 
     def embed(self, taps: list[Tensor], device: str) -> Tensor:
@@ -176,9 +169,7 @@ class PatchCore(Method[MemoryBank]):
         start, initial = 0, None
         if self.anchors == "official":
             anchors = torch.randint(len(seen), (OFFICIAL_ANCHORS,), generator=generator).to(seen.device)
-            initial = torch.cdist(seen, seen[anchors], compute_mode="donot_use_mm_for_euclid_dist").mean(
-                dim=1
-            )
+            initial = torch.cdist(seen, seen[anchors], compute_mode="donot_use_mm_for_euclid_dist").mean(dim=1)
         else:
             start = int(torch.randint(len(seen), (1,), generator=generator))
         picks = greedy_coreset(
@@ -204,12 +195,10 @@ class PatchCore(Method[MemoryBank]):
     ) -> ScoreMaps:
         """Score a batch; maps and image scores are in feature units (squared with `squared`), on the CPU.
 
-        With `left_out`, an image meets the bank without its own rows; the rows of other images are not
-        selected anew.
+        With `left_out`, an image meets the bank without its own rows; the others are not selected anew.
 
         Raises:
-            ValueError: features of another dimension than the bank's, fewer rows than `neighbours`, or
-            nothing left.
+            ValueError: features of another dimension than the bank's, or fewer rows than `neighbours` (left).
         """
         import torch
 
@@ -316,9 +305,10 @@ def _allocate(shape: tuple[int, ...], runtime: Runtime) -> Tensor:
 
     need = 4e-9 * math.prod(shape)
     if need > runtime.memory_gb:
+        images, patches, values = shape
         raise ValueError(
-            f"all nominal patches need {need:.3g} GB ({' x '.join(map(str, shape))} images, patches, values in "
-            f"float32), the budget is {runtime.memory_gb:g} GB: raise compute.memory_gb if this machine has "
+            f"the patches need {need:.3g} GB ({images} images x {patches} patches x {values} float32), "
+            f"the budget is {runtime.memory_gb:g} GB: raise compute.memory_gb if this machine has "
             "more, or choose a larger stride, fewer dimensions or deeper taps"
         )
     return torch.empty(shape)

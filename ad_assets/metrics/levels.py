@@ -1,31 +1,45 @@
-"""Everything a ranking says about detection, from one table: the distinct scores that some anomaly has.
+"""All that a ranking says about detection in one table: the distinct scores that some anomaly has.
 
-Between two such scores only normal items pass the threshold, so curves run straight there and these rows are enough for
-AUROC, average precision, PRO, IoU and F1 over all distinct thresholds, exactly.
+Between two of them only normal items pass the threshold, so curves run straight there. These rows are therefore enough
+for AUROC, average precision, PRO, IoU and F1 over all distinct thresholds, without approximation.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 Counts = NDArray[np.int64]
+Points = tuple[Floats, Floats]
+
+PLOT_POINTS = 200
+
+
+class ErrorBounds(NamedTuple):
+    """How far each metric can lie from its exact value; 0 unless scores were put into bins."""
+
+    pixel_auroc: float
+    pixel_ap: float
+    aupro: float
+    best_iou: float
 
 
 @dataclass(frozen=True)
 class Levels:
-    """Rows by falling threshold; an item is predicted anomalous when its score is at least the threshold.
+    """One row a level, thresholds falling; a score of at least the threshold predicts an anomaly.
 
     Args:
-        thresholds: (n,) float64, in a histogram the smallest score of the bin.
-        anomalous: (n,) int64, anomalous items at or above each threshold.
-        weight: (n,) float64, their share of all weight, in [0, 1] (PRO: mean over components of the covered fraction).
-        normal_above: (n,) int64, normal items above the whole level (its bin).
-        normal: (n,) int64, normal items at or above the threshold.
-        normal_total: number of normal items.
+        thresholds: (n,) float64 scores; for bins of a histogram the smallest score of the bin.
+        anomalous: (n,) anomalous items at or above each threshold.
+        weight: (n,) float64, the same with each anomalous item counted by its weight.
+        normal_above: (n,) normal items above the level (its bin).
+        normal: (n,) normal items at or above the threshold.
+        normal_total: all normal items.
+        tied: (n,) bool, whether all items of a level have one score; else the order inside it is lost.
     """
 
     thresholds: Floats
@@ -34,46 +48,52 @@ class Levels:
     normal_above: Counts
     normal: Counts
     normal_total: int
+    tied: NDArray[np.bool_]
 
     @classmethod
     def of_scores(cls, scores: Floats, anomalous: Floats, weights: Floats) -> Levels:
         """Exact levels.
 
         Args:
-            scores: scores of all items, sorted ascending; one dtype with `anomalous`.
-            anomalous: scores of the anomalous items among them.
-            weights: weight of each anomalous item, summing to 1.
+            scores: scores of all items, ascending.
+            anomalous: scores of the anomalous ones among them, same dtype, any order, at least one.
+            weights: the weight of each anomalous item.
         """
         thresholds, level, counts = np.unique(anomalous, return_inverse=True, return_counts=True)
-        covered = np.bincount(level, weights, minlength=len(thresholds))
-        at_least = len(scores) - np.searchsorted(scores, thresholds, side="left")
-        above = len(scores) - np.searchsorted(scores, thresholds, side="right")
-        reached = np.cumsum(counts[::-1])
+        weight = np.bincount(level, weights, minlength=len(thresholds))
+        reached = counts[::-1].cumsum()
+        above = len(scores) - np.searchsorted(scores, thresholds, side="right")[::-1]
+        at_least = len(scores) - np.searchsorted(scores, thresholds, side="left")[::-1]
         return cls(
             thresholds=thresholds[::-1].astype(np.float64),
             anomalous=reached,
-            weight=np.cumsum(covered[::-1]),
-            normal_above=above[::-1] - (reached - counts[::-1]),
-            normal=at_least[::-1] - reached,
+            weight=weight[::-1].cumsum(),
+            normal_above=above - (reached - counts[::-1]),
+            normal=at_least - reached,
             normal_total=len(scores) - len(anomalous),
+            tied=np.ones(len(thresholds), dtype=np.bool_),
         )
 
     @property
     def anomalous_total(self) -> int:
+        """All anomalous items."""
         return int(self.anomalous[-1])
 
     def auroc(self) -> float:
         """P(anomalous score > normal score) + P(equal) / 2."""
-        return self._area(np.diff(self.anomalous, prepend=0) / self.anomalous_total, 1.0)
+        return self._area(self.anomalous, 1.0)
 
     def aupro(self, fpr_limit: float) -> float:
-        """Area under PRO over the false positive rate from 0 to the limit, divided by the limit."""
-        return self._area(np.diff(self.weight, prepend=0.0), fpr_limit)
+        """Mean height of the weighted coverage over false positive rates from 0 to the limit."""
+        return self._area(self.weight, fpr_limit)
 
     def average_precision(self) -> float:
-        """Sum over thresholds of the gain in recall times precision."""
-        gain = np.diff(self.anomalous, prepend=0) / self.anomalous_total
-        return float(gain @ (self.anomalous / (self.anomalous + self.normal)))
+        """Sum over thresholds of the gain in recall times the precision."""
+        return float(self._gain() @ self.precision())
+
+    def precision(self) -> Floats:
+        """(n,) share of anomalies among what each threshold finds."""
+        return self.anomalous / (self.anomalous + self.normal)
 
     def iou(self) -> Floats:
         """(n,) intersection over union at each threshold."""
@@ -83,22 +103,68 @@ class Levels:
         """(n,) F1 at each threshold."""
         return 2 * self.anomalous / (self.anomalous_total + self.anomalous + self.normal)
 
-    def _area(self, weight: Floats, limit: float) -> float:
-        """Each level's weight rises linearly between its two false positive rates and counts up to the limit."""
-        return float(weight @ self._heights(limit)) / limit
+    def roc_points(self) -> Points:
+        """False positive rate and recall, from (0, 0) to (1, 1), thinned for plots."""
+        return self._curve(self.anomalous)
+
+    def pro_points(self) -> Points:
+        """False positive rate and weighted coverage, from (0, 0) to (1, 1), thinned for plots."""
+        return self._curve(self.weight)
+
+    def pr_points(self) -> Points:
+        """Recall and precision, thinned for plots."""
+        return thinned(self.anomalous / self.anomalous_total, self.precision())
+
+    def error_bounds(self, fpr_limit: float) -> ErrorBounds:
+        """What taking levels for ties can cost, whatever the order inside them: all anomalies first, or all last."""
+        before = np.concatenate([[0], self.anomalous[:-1]])
+        highest = self.anomalous / (self.anomalous + self.normal_above)
+        lowest = (before + 1) / (before + 1 + self.normal)
+        possible_iou = np.where(self.tied, self.iou(), self.anomalous / (self.anomalous_total + self.normal_above))
+        return ErrorBounds(
+            pixel_auroc=self._area_error(self.anomalous, 1.0),
+            pixel_ap=float(self._gain() @ self._gap(highest, self.precision(), lowest)),
+            aupro=self._area_error(self.weight, fpr_limit),
+            best_iou=float(possible_iou.max() - self.iou().max()),
+        )
+
+    def _gain(self) -> Floats:
+        return np.diff(self.anomalous, prepend=0) / self.anomalous_total
+
+    def _area(self, reached: Floats | Counts, limit: float) -> float:
+        # Anomalies of one level spread evenly between its two false positive rates: the trapezoid, level by level.
+        gain = np.diff(reached, prepend=0).astype(np.float64)
+        return float(gain @ self._heights(limit)) / (float(reached[-1]) * limit * self.normal_total)
 
     def _heights(self, limit: float) -> Floats:
-        left, right, stop = self.normal_above, self.normal, limit * self.normal_total
-        inside = stop - (left + right) / 2
-        cut = np.square(np.maximum(stop - left, 0)) / (2 * np.maximum(right - left, 1))
-        return np.where(right <= stop, inside, cut) / self.normal_total
-
-    # Bounds on what a histogram loses: inside a bin, all anomalies may rank first or last.
-
-    def area_error(self, weight: Floats, limit: float) -> float:
-        """Largest possible error of an area under a curve whose bins were treated as ties."""
+        """(n,) normal items, up to the limit, that each level's anomalies rank above, on average."""
         stop = limit * self.normal_total
-        best = np.maximum(stop - self.normal_above, 0) / self.normal_total
-        worst = np.maximum(stop - self.normal, 0) / self.normal_total
-        used = self._heights(limit)
-        return float(weight @ np.maximum(best - used, used - worst)) / limit
+        left, right = self.normal_above, self.normal
+        cut = np.square(np.maximum(stop - left, 0.0)) / (2 * np.maximum(right - left, 1))
+        return np.where(right <= stop, stop - (left + right) / 2, cut)
+
+    def _area_error(self, reached: Floats | Counts, limit: float) -> float:
+        stop = limit * self.normal_total
+        first, last = np.maximum(stop - self.normal_above, 0), np.maximum(stop - self.normal, 0)
+        gain = np.diff(reached, prepend=0).astype(np.float64)
+        error = float(gain @ self._gap(first, self._heights(limit), last))
+        return error / (float(reached[-1]) * limit * self.normal_total)
+
+    def _gap(self, highest: Floats, used: Floats, lowest: Floats) -> Floats:
+        return np.where(self.tied, 0.0, np.maximum(highest - used, used - lowest))
+
+    def _curve(self, reached: Floats | Counts) -> Points:
+        share = reached / reached[-1]
+        x = np.stack([self.normal_above, self.normal], axis=1).ravel() / max(self.normal_total, 1)
+        y = np.stack([np.concatenate([[0.0], share[:-1]]), share], axis=1).ravel()
+        return thinned(np.concatenate([[0.0], x, [1.0]]), np.concatenate([[0.0], y, [1.0]]))
+
+
+def thinned(x: Floats, y: Floats) -> Points:
+    """At most `PLOT_POINTS` points of a curve, evenly spaced along it, with both ends."""
+    if len(x) <= PLOT_POINTS:
+        return x, y
+    length = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
+    kept = np.unique(np.searchsorted(length, np.linspace(0, length[-1], PLOT_POINTS)).clip(max=len(x) - 1))
+    kept[-1] = len(x) - 1
+    return x[kept], y[kept]

@@ -62,9 +62,7 @@ class Chart:
     lines: tuple[Line, ...]
 
 
-def charts(
-    curves: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], detectors: Sequence[str]
-) -> list[Chart]:
+def charts(curves: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], detectors: Sequence[str]) -> list[Chart]:
     """The charts of one category, in the order of `KINDS`, with all detectors as lines.
 
     Args:
@@ -76,9 +74,7 @@ def charts(
     """
     for detector, kinds in curves.items():
         if detector not in detectors:
-            raise ValueError(
-                f"a curve of {detector!r}, which has no leaderboard rows: {', '.join(detectors)} have"
-            )
+            raise ValueError(f"a curve of {detector!r}, which has no leaderboard rows: {', '.join(detectors)} have")
         if unknown := set(kinds) - set(KINDS):
             raise ValueError(f"curve {detector}/{sorted(unknown)[0]}: expected one of {', '.join(KINDS)}")
     made = []

@@ -84,16 +84,12 @@ def render(report: ReportInput) -> str:
 
     rows = report.leaderboard_rows
     if not rows:
-        raise ValueError(
-            f"the report of {report.dataset} has no leaderboard rows: build the leaderboard first"
-        )
+        raise ValueError(f"the report of {report.dataset} has no leaderboard rows: build the leaderboard first")
     detectors = tuple(dict.fromkeys(row["detector"] for row in rows))
     names = sorted({row["category"] for row in rows} - {MEAN})
     for what, given in (("curves", report.curves), ("gallery", report.gallery)):
         if stray := sorted(set(given) - set(names)):
-            raise ValueError(
-                f"{what}: category {stray[0]!r} has no leaderboard rows; {', '.join(names)} have"
-            )
+            raise ValueError(f"{what}: category {stray[0]!r} has no leaderboard rows; {', '.join(names)} have")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -101,7 +97,7 @@ def render(report: ReportInput) -> str:
         report=report,
         detectors=detectors,
         compared=tables.means(rows, detectors, tables.COMPARED, STANDARD),
-        further=tables.means(rows, detectors, tables.FURTHER, STANDARD),
+        further=tables.further(rows, detectors),
         decisions=tables.means(rows, detectors, tables.DECIDED, NOMINAL),
         oracles=tables.oracles(rows, detectors),
         timings=tables.timings(rows, detectors),
@@ -124,9 +120,7 @@ def _category(report: ReportInput, detectors: tuple[str, ...], name: str, anchor
     galleries = []
     for detector, items in report.gallery.get(name, {}).items():
         if detector not in detectors:
-            raise ValueError(
-                f"gallery: {name}/{detector} has no leaderboard rows; {', '.join(detectors)} have"
-            )
+            raise ValueError(f"gallery: {name}/{detector} has no leaderboard rows; {', '.join(detectors)} have")
         ranked = sorted(items, key=_urgency)
         if not ranked:
             continue

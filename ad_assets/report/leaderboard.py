@@ -246,22 +246,16 @@ def _checked(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     plain = []
     for position, row in enumerate(rows):
         if missing := [column for column in COLUMNS if column not in row]:
-            raise ValueError(
-                f"metric row {position} lacks {', '.join(missing)}: expected {', '.join(COLUMNS)}"
-            )
+            raise ValueError(f"metric row {position} lacks {', '.join(missing)}: expected {', '.join(COLUMNS)}")
         key = tuple(str(row[column]) for column in ("category", "detector", "protocol", "metric"))
         if key in seen:
             raise ValueError(f"metric row {position} repeats {' / '.join(key)}: give each value once")
         seen.add(key)
         if row["category"] == MEAN:
-            raise ValueError(
-                f"metric row {position}: the category name {MEAN!r} is taken by the aggregate rows"
-            )
+            raise ValueError(f"metric row {position}: the category name {MEAN!r} is taken by the aggregate rows")
         value = row["value"]
         defined = value is not None and not math.isnan(value)
-        plain.append(
-            {**{column: row[column] for column in COLUMNS}, "value": float(value) if defined else None}
-        )
+        plain.append({**{column: row[column] for column in COLUMNS}, "value": float(value) if defined else None})
     if len(names := sorted({row["dataset"] for row in plain})) > 1:
         raise ValueError(f"a leaderboard is of one dataset, but the rows are of {', '.join(names)}")
     return plain
@@ -275,9 +269,7 @@ def _mean_row(metric: str, rows: list[Row]) -> Row | None:
     if metric.endswith("images_per_second"):
         # Rates do not average: all images of all categories over all the time they took.
         weights = [row["n"] for row in rows]
-        if not all(
-            weight and weight > 0 and value > 0 for weight, value in zip(weights, values, strict=True)
-        ):
+        if not all(weight and weight > 0 and value > 0 for weight, value in zip(weights, values, strict=True)):
             return None
         seconds = [weight / value for weight, value in zip(weights, values, strict=True)]
         aggregate, value = "throughput", math.fsum(weights) / math.fsum(seconds)
@@ -299,9 +291,7 @@ def _mean_row(metric: str, rows: list[Row]) -> Row | None:
     }
 
 
-def _paper_value(
-    printed: Mapping[str, float], category: str, covered: set[str], dataset: str
-) -> float | None:
+def _paper_value(printed: Mapping[str, float], category: str, covered: set[str], dataset: str) -> float | None:
     """The published number to compare with, None where none covers the same categories."""
     if category != MEAN:
         return printed.get(category)

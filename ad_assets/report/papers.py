@@ -105,9 +105,7 @@ def _system(name: str) -> dict[str, Any]:
     known: dict[str, dict[str, Any]] = _tables()["systems"]
     if name not in known:
         lowered = {system.lower(): system for system in known}
-        close = [
-            lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=5, cutoff=0.4)
-        ]
+        close = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=5, cutoff=0.4)]
         hint = f"close names: {', '.join(close)}" if close else f"known: {', '.join(known)}"
         raise ValueError(f"no published numbers for a system called {name!r}; {hint}")
     return known[name]

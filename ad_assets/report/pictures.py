@@ -52,9 +52,7 @@ def heat_map(score_map: NDArray[Any], low: float, high: float) -> Rgb:
     if score_map.ndim != 2:
         raise ValueError(f"a score map has the shape (H, W), not {score_map.shape}")
     if not np.isfinite(score_map).all():
-        raise ValueError(
-            "the score map holds values that are not finite: the detector is at fault, not its picture"
-        )
+        raise ValueError("the score map holds values that are not finite: the detector is at fault, not its picture")
     if not low <= high:
         raise ValueError(f"the colour scale runs from {low} to {high}: low must not exceed high")
     share = (score_map.astype(np.float64) - low) / (high - low or 1.0)
@@ -212,9 +210,7 @@ def _same_size(rgb: Rgb, other: NDArray[Any], what: str) -> None:
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(f"an image has the shape (H, W, 3) and uint8, not {rgb.shape} and {rgb.dtype}")
     if other.shape != rgb.shape[:2]:
-        raise ValueError(
-            f"the {what} has the shape {other.shape}, its image {rgb.shape[:2]}: resize one of them"
-        )
+        raise ValueError(f"the {what} has the shape {other.shape}, its image {rgb.shape[:2]}: resize one of them")
 
 
 def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -257,9 +253,7 @@ def _caption(width: int, score: float, label: int, title: str) -> Rgb:
     verdict = f"{LABEL_NAMES[label]} {score:.4g}"
     draw.text((2, 1), verdict, fill=LABEL_COLOURS[label], font=font)
     used = int(draw.textlength(verdict, font=font)) + 10
-    # A file name with bytes that are no UTF-8 comes as lone surrogates, which no font can draw.
-    safe = title.encode("utf-8", "replace").decode("utf-8")
-    draw.text((used, 1), _shortened(draw, font, safe, width - used - 2), fill=INK, font=font)
+    draw.text((used, 1), _shortened(draw, font, title, width - used - 2), fill=INK, font=font)
     return np.asarray(image)
 
 

@@ -25,7 +25,6 @@ METRIC_NAMES = {
     "aupro_0.30": "AUPRO 0.30",
     "image_ap": "Image AP",
     "pixel_ap": "Pixel AP",
-    "aupro_0.05": "AUPRO 0.05",
     "image_f1": "Image F1",
     "false_positives": "False alarms",
     "false_negatives": "Misses",
@@ -33,7 +32,6 @@ METRIC_NAMES = {
     "threshold": "Threshold",
 }
 COMPARED = ("image_auroc", "pixel_auroc", "aupro_0.30")
-FURTHER = ("image_ap", "pixel_ap", "aupro_0.05")
 DECIDED = ("image_f1", "false_positives", "false_negatives")
 COUNTS = ("false_positives", "false_negatives")
 
@@ -108,13 +106,12 @@ def _shown(metric: str, value: float) -> str:
 
 
 def _metric_name(metric: str) -> str:
-    name = METRIC_NAMES.get(metric)
-    if name is None:
-        stage = (
-            metric.replace("_images_per_second", ", images/s").replace("_seconds", ", s").replace("_", " ")
-        )
-        name = stage[:1].upper() + stage[1:]
-    return name
+    if metric in METRIC_NAMES:
+        return METRIC_NAMES[metric]
+    if metric.startswith("aupro_"):
+        return metric.replace("aupro_", "AUPRO ")
+    name = metric.replace("_images_per_second", ", images/s").replace("_seconds", ", s").replace("_", " ")
+    return name[:1].upper() + name[1:]
 
 
 def _best(cells: Sequence[Row | None], metric: str) -> set[int]:
@@ -145,6 +142,12 @@ def means(rows: Sequence[Row], detectors: Sequence[str], metrics: Sequence[str],
             cells[detector].append(cell(row, best=k in best, categories=total))
     kept = tuple((name, tuple(line)) for name, line in cells.items() if any(cell != Cell() for cell in line))
     return Table(protocol, tuple(columns), kept)
+
+
+def further(rows: Sequence[Row], detectors: Sequence[str]) -> Table:
+    """Standard metrics beside the compared ones: average precision, and AUPRO up to other limits."""
+    limits = {row["metric"] for row in rows if row["metric"].startswith("aupro_")} - set(COMPARED)
+    return means(rows, detectors, ["image_ap", "pixel_ap", *sorted(limits)], STANDARD)
 
 
 def oracles(rows: Sequence[Row], detectors: Sequence[str]) -> list[Table]:

@@ -52,18 +52,14 @@ def test_a_missing_or_empty_root_says_how_to_set_it(tmp_path, made):
     root = tmp_path / "data"
     if made:
         root.mkdir()
-    with pytest.raises(
-        ValueError, match=rf"{root}.*(is empty|does not exist).*--set datasets\.<name>\.root="
-    ):
+    with pytest.raises(ValueError, match=rf"{root}.*(is empty|does not exist).*--set datasets\.<name>\.root="):
         ImageFiles(str(root)).listing()
 
 
 def test_other_file_systems_work_alike_and_are_listed_anew():
     memory = fsspec.filesystem("memory")
     try:
-        memory.pipe(
-            {"/bucket/set/a/1.png": b"one", "/bucket/set/.x/2.png": b"two", "/bucket/other/3.png": b"3"}
-        )
+        memory.pipe({"/bucket/set/a/1.png": b"one", "/bucket/set/.x/2.png": b"two", "/bucket/other/3.png": b"3"})
         files = ImageFiles("memory://bucket/set")
         before = files.listing()
         assert list(before) == ["a/1.png"]

@@ -1,7 +1,6 @@
 """The MVTec AD layout from names alone, and the published counts."""
 
-import random
-
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -32,9 +31,7 @@ PATHS = [
 def test_the_layout_is_read_from_names():
     assert FolderReader(root="/nowhere").assign(PATHS) == {
         "bottle": [
-            Candidate(
-                "bottle/test/crack/000.png", "test", 1, "crack", "bottle/ground_truth/crack/000_mask.png"
-            ),
+            Candidate("bottle/test/crack/000.png", "test", 1, "crack", "bottle/ground_truth/crack/000_mask.png"),
             Candidate(
                 "bottle/test/crack/monday/000.png",
                 "test",
@@ -59,19 +56,14 @@ def test_the_layout_is_read_from_names():
 def test_assigning_opens_nothing_and_ignores_order(name):
     reader = READERS[name](root="/nowhere")
     mtd = [
-        f"MT_{kind}/Imgs/exp{i}_num_{i}.{end}"
-        for kind in ("Free", "Fray")
-        for i in range(7)
-        for end in ("jpg", "png")
+        f"MT_{kind}/Imgs/exp{i}_num_{i}.{end}" for kind in ("Free", "Fray") for i in range(7) for end in ("jpg", "png")
     ]
     paths = [*PATHS, *mtd]
-    given = tuple(paths)
     expected = reader.assign(paths)
     assert expected or name == "demo"
     for seed in range(5):
-        random.Random(seed).shuffle(paths)
+        paths = [paths[i] for i in np.random.default_rng(seed).permutation(len(paths))]
         assert reader.assign(tuple(paths)) == expected
-        assert sorted(paths) == sorted(given)
 
 
 def test_masks_pair_by_name_when_positions_disagree():
@@ -91,9 +83,7 @@ def test_masks_pair_by_name_when_positions_disagree():
         "c/test/hole/002.png": "c/ground_truth/hole/002_mask.png",
     }
     (problem,) = reader.check_names("c", paths, candidates)
-    assert str(problem) == (
-        "c/test/hole/001.png: has no mask: expected ground_truth/hole/001_mask.png or 001.png"
-    )
+    assert str(problem) == ("c/test/hole/001.png: has no mask: expected ground_truth/hole/001_mask.png or 001.png")
 
 
 @pytest.mark.parametrize(

@@ -142,9 +142,7 @@ def ties(old: int, new: int) -> list[bool]:
 sides = st.integers(3, 40)
 
 
-@given(
-    sides, sides, st.one_of(st.integers(3, 50), st.tuples(st.integers(3, 50), st.integers(3, 50))), st.data()
-)
+@given(sides, sides, st.one_of(st.integers(3, 50), st.tuples(st.integers(3, 50), st.integers(3, 50))), st.data())
 def test_image_and_mask_share_every_pixel(h, w, resize, data):
     new_h, new_w = resized_shape(h, w, resize)
     crop = data.draw(st.one_of(st.none(), st.integers(1, min(new_h, new_w))))

@@ -33,9 +33,7 @@ def test_authors_by_definition(data: st.DataObject) -> None:
     patch_size, stride = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 2))
     pre, dimensions = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))
     generator = torch.Generator().manual_seed(0)
-    taps = [
-        torch.rand(2, c, *size, generator=generator) for c, size in zip(channels, sizes, strict=False)
-    ]
+    taps = [torch.rand(2, c, *size, generator=generator) for c, size in zip(channels, sizes, strict=False)]
     result = embed(
         taps, patch_size=patch_size, stride=stride, pre_dimensions=pre, dimensions=dimensions, pooling="authors"
     )
@@ -59,7 +57,9 @@ def test_concat_by_definition() -> None:
 def test_an_image_does_not_see_its_batch(pooling: str) -> None:
     taps = [torch.rand(5, 40, 14, 14), torch.rand(5, 112, 7, 7), torch.rand(5, 20, 4, 4)]
     together = embed(taps, pooling=pooling, pre_dimensions=96, dimensions=64)
-    alone = [embed([tap[i : i + 1] for tap in taps], pooling=pooling, pre_dimensions=96, dimensions=64) for i in range(5)]
+    alone = [
+        embed([tap[i : i + 1] for tap in taps], pooling=pooling, pre_dimensions=96, dimensions=64) for i in range(5)
+    ]
     assert torch.equal(together, torch.cat(alone))
 
 
@@ -77,15 +77,11 @@ def test_bad_taps(taps: list[torch.Tensor], patch_size: int, message: str) -> No
         embed(taps, patch_size=patch_size)
 
 
-def _slow_authors(
-    taps: list[np.ndarray], patch_size: int, stride: int, pre: int, dimensions: int
-) -> np.ndarray:
+def _slow_authors(taps: list[np.ndarray], patch_size: int, stride: int, pre: int, dimensions: int) -> np.ndarray:
     """Windows, resized plane by plane, pooled twice: (rows * columns, dimensions)."""
     windows = [_slow_windows(tap, patch_size, stride) for tap in taps]
     rows, columns = windows[0].shape[2:]
-    windows = [
-        _slow_resize(window.reshape(-1, *window.shape[2:]), (rows, columns)) for window in windows
-    ]
+    windows = [_slow_resize(window.reshape(-1, *window.shape[2:]), (rows, columns)) for window in windows]
     result = np.empty((rows * columns, dimensions))
     for row in range(rows):
         for column in range(columns):

@@ -128,9 +128,7 @@ def test_oracle_rows_come_last_and_never_stand_beside_a_paper():
         ],
         {"pc": ("SimpleNet", "MVTec AD")},
     )
-    assert [r["protocol"] for r in rows] == ["standard"] * 2 + ["nominal_threshold"] * 2 + [
-        "oracle_epoch"
-    ] * 2
+    assert [r["protocol"] for r in rows] == ["standard"] * 2 + ["nominal_threshold"] * 2 + ["oracle_epoch"] * 2
     assert all(r["paper_value"] is None for r in rows if r["protocol"] != "standard")
     assert rows[0]["paper_value"] == 1.0
     assert mean_of(rows, "image_auroc")["value"] == 0.9

@@ -49,8 +49,7 @@ def test_a_printed_mean_that_its_categories_do_not_give_has_a_note():
                 # Baselines are quoted with or without decimals; half a unit of the last digit is rounding.
                 step = 0.5 if " [" in system and round(printed) == round(printed, 6) else 0.0501
                 noted = any(
-                    note.startswith(f"{metric}: ") and "average" in note
-                    for note in papers.notes(system, dataset)
+                    note.startswith(f"{metric}: ") and "average" in note for note in papers.notes(system, dataset)
                 )
                 if abs(average - printed) > step and not noted:
                     odd.append((system, dataset, metric, round(average, 3), printed))
@@ -62,10 +61,7 @@ def test_the_misprinted_transistor_is_corrected():
     categories = [value for category, value in row.items() if category != "mean"]
     assert row["transistor"] == 0.975
     assert sum(categories) / 15 == pytest.approx(row["mean"], abs=1e-4)
-    assert (
-        papers.published("PaDiM [quoted in SimpleNet paper]", "MVTec AD")["pixel_auroc"]["transistor"]
-        == 0.975
-    )
+    assert papers.published("PaDiM [quoted in SimpleNet paper]", "MVTec AD")["pixel_auroc"]["transistor"] == 0.975
 
 
 def test_notes_belong_to_their_table():

@@ -1,0 +1,62 @@
+"""From a grid of patch scores to a map of the image: bilinear upsampling and Gaussian smoothing.
+
+The Gaussian equals ``scipy.ndimage.gaussian_filter`` (mode ``reflect``, truncated at 4 sigma), which the authors of
+PatchCore, SimpleNet and FOD apply; here it is two banded matrix products for a whole batch, on any device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+TRUNCATE = 4.0
+
+
+def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
+    """Smooth maps with a Gaussian; the border is mirrored with its edge (d c b a | a b c d).
+
+    Args:
+        maps: (B, H, W) float.
+        sigma: standard deviation in pixels; 0 leaves maps as they are.
+
+    Returns:
+        (B, H, W), same dtype.
+
+    Raises:
+        ValueError: maps are not (B, H, W), or sigma is negative or not finite.
+    """
+    if maps.ndim != 3:
+        raise ValueError(f"maps must be (B, H, W), got {tuple(maps.shape)}")
+    if not 0 <= sigma < float("inf"):
+        raise ValueError(f"sigma must be 0 or positive and finite, got {sigma}")
+    if sigma == 0:
+        return maps
+    rows, columns = (_blur_matrix(side, sigma).to(maps) for side in maps.shape[1:])
+    return torch.matmul(torch.matmul(rows, maps), columns.T)
+
+
+def upsample(grids: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
+    """Bilinear resize of maps (B, h, w) to ``size`` = (H, W).
+
+    Raises:
+        ValueError: grids are not (B, h, w).
+    """
+    if grids.ndim != 3:
+        raise ValueError(f"grids must be (B, h, w), got {tuple(grids.shape)}")
+    return torch.nn.functional.interpolate(
+        grids[:, None], size=size, mode="bilinear", align_corners=align_corners
+    ).squeeze(1)
+
+
+def _blur_matrix(side: int, sigma: float) -> Tensor:
+    """(side, side) float64: one axis of the blur, with mirrored samples folded onto their sources."""
+    radius = int(TRUNCATE * sigma + 0.5)
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel /= kernel.sum()
+    places = torch.arange(side)[:, None] + offsets.long()[None, :]
+    # Mirrored with its edge, a line of pixels repeats after 2 side.
+    places = places.remainder(2 * side)
+    places = torch.where(places >= side, 2 * side - 1 - places, places)
+    matrix = torch.zeros(side, side, dtype=torch.float64)
+    return matrix.scatter_add_(1, places, kernel.expand(side, -1))

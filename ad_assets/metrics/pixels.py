@@ -1,0 +1,200 @@
+"""Pixel metrics over all test images of a category, image batch by image batch, in bounded memory.
+
+Pixel AUROC and average precision pool the pixels of all images. AUPRO is that of Bergmann et al. (IJCV 2021): components
+of the ground truth by 8-connectivity, thresholds at all distinct scores, false positive rate over the normal pixels of
+all images, trapezoid from (0, 0) to the limit with interpolation there, divided by the limit.
+
+Up to `exact_pixels` pixels are kept and sorted, and the numbers are exact. Beyond that, scores go into a histogram, and
+`error_bounds` says how far each number can be off.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ad_assets.metrics.components import component_weights
+from ad_assets.metrics.levels import ErrorBounds, Levels, Points
+from ad_assets.metrics.score_bins import ScoreHistogram
+
+EXACT_PIXELS = 1 << 24
+GROUP_PIXELS = 1 << 21  # pixels in hand at a time
+SAMPLE_STRIDE = 61  # prime, so that a sample does not follow the columns of the maps
+
+
+class PixelStatistics:
+    """Mergeable state of the pixel metrics.
+
+    Args:
+        exact_pixels: how many pixels to keep before a histogram takes over; 4 bytes each.
+    """
+
+    def __init__(self, exact_pixels: int = EXACT_PIXELS) -> None:
+        self._exact_pixels = exact_pixels
+        self._pixels = 0
+        self._anomalous_pixels = 0
+        self._components = 0
+        self._scores: list[NDArray[np.float32]] = []
+        self._anomalous: list[NDArray[np.float32]] = []
+        self._weights: list[NDArray[np.float64]] = []
+        self._histogram: ScoreHistogram | None = None
+        self._levels: Levels | None = None
+
+    def update(self, maps: ArrayLike, masks: ArrayLike) -> None:
+        """Take in a batch of images; nothing changes if it is refused.
+
+        Args:
+            maps: (B, H, W) scores, any float type, taken as float32; higher is more anomalous.
+            masks: (B, H, W) bool or 0/1; an image without anomalous pixels contributes normal ones.
+
+        Raises:
+            ValueError: shapes differ, masks hold other values, or scores that are not finite, with their image.
+        """
+        scores, anomalous = _checked(maps, masks)
+        self._levels = None
+        if self._histogram is None and self._pixels + scores.size > self._exact_pixels:
+            sample = scores.ravel()[::SAMPLE_STRIDE]
+            self._fold(sample, sample[anomalous.ravel()[::SAMPLE_STRIDE]])
+        self._pixels += scores.size
+        images = max(1, GROUP_PIXELS // max(1, scores[:1].size))
+        for first in range(0, len(scores), images):
+            group = scores[first : first + images].ravel().astype(np.float32, copy=self._histogram is None)
+            pixels, weights, components = component_weights(anomalous[first : first + images])
+            self._components += components
+            self._anomalous_pixels += len(pixels)
+            self._add(group, group[pixels], weights)
+
+    def merge(self, other: PixelStatistics) -> None:
+        """Take in the images of another state, which stays as it is."""
+        self._levels = None
+        if self._histogram is None and (
+            other._histogram is not None or self._pixels + other._pixels > self._exact_pixels
+        ):
+            self._fold(_sample(other._scores), _sample(other._anomalous))
+        self._pixels += other._pixels
+        self._anomalous_pixels += other._anomalous_pixels
+        self._components += other._components
+        for parts in list(zip(other._scores, other._anomalous, other._weights, strict=True)):
+            self._add(*parts)
+        if self._histogram is not None and other._histogram is not None:
+            self._histogram.merge(other._histogram)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels taken in."""
+        return self._pixels
+
+    @property
+    def anomalous_pixels(self) -> int:
+        """Anomalous ones among them."""
+        return self._anomalous_pixels
+
+    @property
+    def components(self) -> int:
+        """Connected components of the masks taken in."""
+        return self._components
+
+    def pixel_auroc(self) -> float:
+        """AUROC of all pixels, ties at 1/2. This and all below: ValueError unless both kinds of pixels are there."""
+        return self.levels().auroc()
+
+    def pixel_ap(self) -> float:
+        """Average precision of all pixels: the sum of (R_k - R_{k-1}) P_k."""
+        return self.levels().average_precision()
+
+    def aupro(self, fpr_limit: float = 0.3) -> float:
+        """Area under the per-region overlap up to a false positive rate in (0, 1], divided by it."""
+        return self.levels().aupro(checked_limit(fpr_limit))
+
+    def best_iou(self) -> tuple[float, float]:
+        """Largest IoU of the pooled pixels over all thresholds (score >= threshold), and its highest threshold."""
+        levels = self.levels()
+        iou = levels.iou()
+        best = int(iou.argmax())
+        return float(iou[best]), float(levels.thresholds[best])
+
+    def error_bounds(self, fpr_limit: float = 0.3) -> ErrorBounds:
+        """How far each metric can be from its exact value: 0 as long as pixels are kept."""
+        return self.levels().error_bounds(checked_limit(fpr_limit))
+
+    def roc_points(self) -> Points:
+        """False positive rates and recalls, at most 200, for plots."""
+        return self.levels().roc_points()
+
+    def pr_points(self) -> Points:
+        """Recalls and precisions, at most 200, for plots."""
+        return self.levels().pr_points()
+
+    def pro_points(self) -> Points:
+        """False positive rates and per-region overlaps, at most 200, for plots."""
+        return self.levels().pro_points()
+
+    def levels(self) -> Levels:
+        """The table behind every metric.
+
+        Raises:
+            ValueError: no anomalous or no normal pixel yet.
+        """
+        missing = "anomalous" if self._anomalous_pixels == 0 else "normal"
+        if self._anomalous_pixels in (0, self._pixels):
+            raise ValueError(f"no {missing} pixel among {self._pixels}: pixel metrics need masks with both kinds")
+        if self._levels is None:
+            self._levels = self._exact_levels() if self._histogram is None else self._histogram.levels()
+        return self._levels
+
+    def _exact_levels(self) -> Levels:
+        for parts in (self._scores, self._anomalous, self._weights):
+            parts[:] = [np.concatenate(parts)]  # type: ignore[arg-type]
+        scores = np.sort(self._scores[0])
+        return Levels.of_scores(scores, self._anomalous[0], self._weights[0])
+
+    def _add(self, scores: NDArray[Any], anomalous: NDArray[Any], weights: NDArray[Any]) -> None:
+        if self._histogram is not None:
+            self._histogram.add(scores, anomalous, weights)
+            return
+        self._scores.append(scores)
+        self._anomalous.append(anomalous)
+        self._weights.append(weights)
+
+    def _fold(self, coming: NDArray[Any], coming_anomalous: NDArray[Any]) -> None:
+        """Move the pixels kept so far into a histogram suited to them and to a sample of those to come."""
+        self._histogram = ScoreHistogram(
+            _sample([*self._scores, coming]), _sample([*self._anomalous, coming_anomalous])
+        )
+        for parts in zip(self._scores, self._anomalous, self._weights, strict=True):
+            self._histogram.add(*parts)
+        self._scores, self._anomalous, self._weights = [], [], []
+
+
+def checked_limit(fpr_limit: float) -> float:
+    """The limit itself.
+
+    Raises:
+        ValueError: outside (0, 1].
+    """
+    if not 0 < fpr_limit <= 1:
+        raise ValueError(f"fpr_limit must be in (0, 1], got {fpr_limit}")
+    return fpr_limit
+
+
+def _sample(parts: list[NDArray[Any]]) -> NDArray[np.float32]:
+    return np.concatenate([np.empty(0, np.float32), *(part[::SAMPLE_STRIDE] for part in parts)], dtype=np.float32)
+
+
+def _checked(maps: ArrayLike, masks: ArrayLike) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    scores, anomalous = np.asarray(maps), np.asarray(masks)
+    if scores.ndim != 3 or scores.dtype.kind != "f":
+        raise ValueError(f"maps must be (B, H, W) floating point, got {scores.dtype} of shape {scores.shape}")
+    if anomalous.shape != scores.shape:
+        raise ValueError(f"masks must have the shape of the maps, {scores.shape}, got {anomalous.shape}")
+    if anomalous.dtype != np.bool_:
+        if not ((anomalous == 0) | (anomalous == 1)).all():
+            raise ValueError(f"masks must be bool or 0/1, got {anomalous.dtype} up to {anomalous.max()}")
+        anomalous = anomalous.astype(np.bool_)
+    largest = np.finfo(np.float32).max
+    for image, values in enumerate(scores):
+        if values.size and not (values.min() >= -largest and values.max() <= largest):
+            raise ValueError(f"maps[{image}] holds NaN, infinity or a number beyond float32")
+    return scores, anomalous

@@ -1,0 +1,71 @@
+"""Thresholds on image scores: the oracle that looks at test labels, and the honest one that sees nominal images only."""
+
+from __future__ import annotations
+
+import math
+
+from numpy.typing import ArrayLike
+
+from ad_assets.metrics.ranking import binary_labels, finite_scores, levels_of
+
+
+def f1_optimal(scores: ArrayLike, labels: ArrayLike) -> tuple[float, int, int]:
+    """The best F1 over all distinct scores, predicting an anomaly at scores >= threshold.
+
+    This looks at test labels: it belongs under a name that says so. It is the protocol of PatchCore's misclassification
+    counts (Roth et al., CVPR 2022, Table 1). Among equal F1 the highest threshold counts.
+
+    Returns:
+        threshold, false positives, false negatives.
+
+    Raises:
+        ValueError: as `ranking.auroc`.
+    """
+    levels = levels_of(scores, labels)
+    best = int(levels.f1().argmax())
+    missed = levels.anomalous_total - int(levels.anomalous[best])
+    return float(levels.thresholds[best]), int(levels.normal[best]), missed
+
+
+def nominal_quantile(nominal_scores: ArrayLike, false_positive_rate: float = 0.05) -> float:
+    """Smallest score t such that scores > t raise at most the wanted rate of false alarms on new nominal images.
+
+    Split conformal prediction (Vovk et al. 2005): of n + 1 exchangeable images each is equally likely to be the new one,
+    so the ceil((n + 1) (1 - rate))-th smallest of the n scores keeps the rate, averaged over draws of the n. Fewer than
+    1 / rate - 1 images cannot promise the rate; then the maximum is returned, whose rate is 1 / (n + 1).
+
+    Args:
+        nominal_scores: (n,) scores of nominal images that did not shape the detector.
+        false_positive_rate: in (0, 1).
+
+    Raises:
+        ValueError: no scores, a score that is not finite, or a rate outside (0, 1).
+    """
+    values = finite_scores(nominal_scores)
+    if len(values) == 0:
+        raise ValueError("no nominal scores: a threshold needs at least one nominal image kept out of the fit")
+    if not 0 < false_positive_rate < 1:
+        raise ValueError(f"false_positive_rate must be in (0, 1), got {false_positive_rate}")
+    # 0.95 * 20 is 19.000000000000004 or 18.999999999999996: the slack keeps whole numbers whole.
+    rank = math.ceil((len(values) + 1) * (1 - false_positive_rate) - 1e-9)
+    values.sort()
+    return float(values[min(max(rank, 1), len(values)) - 1])
+
+
+def errors_at(scores: ArrayLike, labels: ArrayLike, threshold: float, *, inclusive: bool) -> tuple[int, int]:
+    """False positives and false negatives at a threshold; one class alone is fine.
+
+    Args:
+        scores: (n,) finite.
+        labels: (n,) bool or 0/1, 1 is anomalous.
+        threshold: in units of the scores.
+        inclusive: whether a score equal to the threshold predicts an anomaly: yes for `f1_optimal`, no for
+            `nominal_quantile`.
+
+    Raises:
+        ValueError: wrong shapes or values.
+    """
+    values = finite_scores(scores)
+    anomalous = binary_labels(labels, len(values))
+    predicted = values >= threshold if inclusive else values > threshold
+    return int((predicted & ~anomalous).sum()), int((anomalous & ~predicted).sum())

@@ -1,0 +1,103 @@
+"""What every registered method promises, on tiny random features."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from ad_assets.methods import METHODS, Features, Method, Runtime, ScoreMaps
+
+RUNTIME = Runtime()
+MAP_SIZE = (32, 32)
+# Options that make a method small enough for these features; methods that are not named run with their defaults.
+SMALL: dict[str, dict[str, Any]] = {
+    "patchcore": {"pre_dimensions": 16, "dimensions": 16, "coreset_ratio": 0.5, "projection": 8},
+}
+
+
+def _taps(seed: int, images: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(images, 8, 8, 8, generator=generator),
+        torch.randn(images, 16, 4, 4, generator=generator),
+    ]
+
+
+def _features(taps: Sequence[torch.Tensor], batch_size: int) -> Features:
+    ids = tuple(f"{i:064x}" for i in range(len(taps[0])))
+    return Features(ids, lambda wanted: [tap[[ids.index(i) for i in wanted]] for tap in taps], batch_size)
+
+
+NOMINAL, TEST = _taps(0, 6), _taps(1, 5)
+
+
+@pytest.fixture(scope="module", params=sorted(METHODS))
+def fitted(request: pytest.FixtureRequest) -> tuple[Method[Any], Any]:
+    method = METHODS[request.param](**SMALL.get(request.param, {}))
+    return method, method.fit(_features(NOMINAL, 4), RUNTIME)
+
+
+def _close(result: ScoreMaps, expected: ScoreMaps) -> None:
+    torch.testing.assert_close(result.maps, expected.maps, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(result.image_scores, expected.image_scores, rtol=1e-5, atol=1e-6)
+
+
+def test_shapes_and_types(fitted: tuple[Method[Any], Any]) -> None:
+    method, state = fitted
+    result = method.score(state, TEST, MAP_SIZE, RUNTIME)
+    assert type(state) is method.state_type
+    assert result.maps.shape == (5, *MAP_SIZE)
+    assert result.image_scores.shape == (5,)
+    assert result.maps.dtype == result.image_scores.dtype == torch.float32
+    assert result.maps.isfinite().all()
+    assert result.image_scores.isfinite().all()
+
+
+def test_a_stored_state_scores_alike(fitted: tuple[Method[Any], Any]) -> None:
+    method, state = fitted
+    tensors = load(save({name: tensor.contiguous() for name, tensor in state.tensors().items()}))
+    again = method.state_type.from_parts(tensors, json.loads(json.dumps(state.info(), allow_nan=False)))
+    first, second = (method.score(s, TEST, MAP_SIZE, RUNTIME) for s in (state, again))
+    assert torch.equal(first.maps, second.maps)
+    assert torch.equal(first.image_scores, second.image_scores)
+
+
+def test_a_fit_repeats_and_does_not_see_its_batches(fitted: tuple[Method[Any], Any]) -> None:
+    method, state = fitted
+    again = method.fit(_features(NOMINAL, 1), RUNTIME)
+    _close(method.score(again, TEST, MAP_SIZE, RUNTIME), method.score(state, TEST, MAP_SIZE, RUNTIME))
+
+
+def test_an_image_does_not_see_its_batch(fitted: tuple[Method[Any], Any]) -> None:
+    method, state = fitted
+    together = method.score(state, TEST, MAP_SIZE, RUNTIME)
+    order = [3, 0, 4, 2, 1]
+    shuffled = method.score(state, [tap[order] for tap in TEST], MAP_SIZE, RUNTIME)
+    _close(shuffled, ScoreMaps(together.maps[order], together.image_scores[order]))
+    alone = method.score(state, [tap[2:3] for tap in TEST], MAP_SIZE, RUNTIME)
+    _close(alone, ScoreMaps(together.maps[2:3], together.image_scores[2:3]))
+
+
+def test_left_out_scores_are_no_lower(fitted: tuple[Method[Any], Any]) -> None:
+    method, state = fitted
+    ids = _features(NOMINAL, 1).image_ids
+    seen = method.score(state, NOMINAL, MAP_SIZE, RUNTIME)
+    left_out = method.score(state, NOMINAL, MAP_SIZE, RUNTIME, left_out=ids)
+    assert (left_out.image_scores >= seen.image_scores - 1e-6).all()
+    alone = method.score(state, [tap[4:5] for tap in NOMINAL], MAP_SIZE, RUNTIME, left_out=ids[4:5])
+    _close(alone, ScoreMaps(left_out.maps[4:5], left_out.image_scores[4:5]))
+
+
+def test_parameters_and_facts(fitted: tuple[Method[Any], Any]) -> None:
+    method, state = fitted
+    for stage in ("fit", "score"):
+        config = method.stage_config(stage)
+        assert json.loads(json.dumps(config)) == config
+        assert config["method"] == method.name
+        assert config["version"] == method.version
+    assert json.dumps(method.describe(state))
+    assert method.describe(state)["bytes"] > 0
+    assert method.state_asset in ("template_set", "memory_bank", "trained_model")

@@ -1,0 +1,60 @@
+"""Devices and limits."""
+
+import dagster as dg
+import pytest
+import torch
+from pydantic import ValidationError
+
+from resources.compute import Compute
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "gpu"}, "allowed: auto, cpu, cuda, cuda:<number>"),
+        ({"precision": "float16"}, "'float32' or 'bfloat16'"),
+        ({"batch_size": 0}, "greater than or equal to 1"),
+        ({"memory_gb": 0}, "greater than 0"),
+        ({"memory": 4}, "Extra inputs"),
+    ],
+)
+def test_faults(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Compute.model_validate(options)
+
+
+@pytest.mark.parametrize(
+    ("device", "cards", "expected"),
+    [("auto", 0, "cpu"), ("auto", 2, "cuda:0"), ("cpu", 2, "cpu"), ("cuda", 1, "cuda:0"), ("cuda:1", 2, "cuda:1")],
+)
+def test_devices(monkeypatch: pytest.MonkeyPatch, device: str, cards: int, expected: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cards > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    assert Compute(device=device).torch_device() == expected
+
+
+def test_an_absent_card_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(RuntimeError, match=r"cuda:1 is not there; torch .* sees: cpu, cuda:0"):
+        Compute(device="cuda:1").torch_device()
+
+
+def test_threads() -> None:
+    before = torch.get_num_threads()
+    try:
+        Compute(threads=1).apply_threads()
+        assert torch.get_num_threads() == 1
+        Compute(threads=0).apply_threads()
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_asset_gets_it_as_a_resource() -> None:
+    @dg.asset
+    def batch(compute: Compute) -> int:
+        return compute.batch_size
+
+    result = dg.materialize([batch], resources={"compute": Compute(batch_size=5)})
+    assert result.output_for_node("batch") == 5
