@@ -1,17 +1,19 @@
 """Greedy k-centre selection (Gonzalez 1985), the coreset of PatchCore (Roth et al., CVPR 2022, Algorithm 1).
 
-Every pick is the row farthest from all picks so far. A plain loop reads all N rows for every pick; this one is lazy.
-Distances to the nearest pick can only shrink, so an old value stays an upper bound:
+Every pick is the row farthest from all picks so far. A plain loop reads all N rows for every pick; this one is lazy and
+works in blocks. Distances to the nearest pick can only shrink, so an old value stays an upper bound:
 
-1. take the rows with the largest upper bounds, compare them with the picks they have not seen (one matrix product),
-2. call `tau` the largest upper bound of every other row,
-3. pick among the few rows above `tau` for as long as the farthest of them stays above `tau`.
+1. take the rows with the largest bounds and bring those up to date (one matrix product with the picks not yet seen);
+2. `tau` is the largest bound of all other rows: as long as the farthest of the taken rows lies above it, the farthest of
+   all rows is among them;
+3. pick among them alone, from one matrix of their mutual distances.
 
-Matrix products only screen: their rounding error is added to the upper bounds. Each decision rests on direct differences
-in float64, so the picks are those of the plain loop, ties to the lowest index included.
+Products in float32 screen: they find the nearest pick of a row and bound its distance. Decisions use differences in
+float64 to that pick, equal rows tie and ties go to the lowest index; rows within rounding error of `tau` wait for the
+next round. A pick can differ from that of an exact loop only where two picks are equally near a row to float32 precision.
 
 The authors' sampler is the case `initial` = mean distance to ten random rows: it stays in the minimum as a virtual
-centre. Departures from it: no square root of a rounded product decides, and a row is never picked twice.
+centre.
 """
 
 from __future__ import annotations
@@ -19,23 +21,27 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ad_assets.kernels.neighbours import nearest
-from ad_assets.kernels.screening import full_precision, relative_error, row_tiles
+from ad_assets.kernels.screening import (
+    centre_of,
+    checked_rows,
+    full_precision,
+    relative_error,
+    row_tiles,
+    screened_distances,
+    squared_norms,
+)
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-# Picks made per round: fewer waste a refresh on little progress, more drag useless candidates along.
-FEWEST_PICKS, MOST_PICKS = 48, 320
-SMALLEST_POOL = 1024
-PICKS_PER_COMPACTION = 16
-# Rows refreshed per candidate kept: most stale bounds collapse once they are refreshed.
-REFRESHED_PER_CANDIDATE = 4
+# Rows brought up to date in a round, and how many of them are picked from. Their mutual distances stay in cache.
+FEWEST_REFRESHED, MOST_REFRESHED = 4096, 32768
+POOL = 1024
+FINER_BELOW = 100  # margins
 VIRTUAL_CENTRE = -1
+PICKED = -1.0  # in place of a squared distance
 
 
 def greedy_coreset(
@@ -51,7 +57,7 @@ def greedy_coreset(
 
     Args:
         features: (N, D) floating point.
-        k: number of picks, 1..N.
+        k: number of picks, 1..N; no row is picked twice.
         start: first pick; ignored with `initial`.
         initial: (N,) plain distances to a virtual centre that stays in the minimum; the first pick is its arg max.
         memory_gb: budget in GB of temporary tensors.
@@ -65,7 +71,18 @@ def greedy_coreset(
     """
     _check(features, k, start, initial)
     with full_precision(), torch.no_grad():
-        return _Greedy(features, k, initial, memory_gb).run(start, report)
+        greedy = _Greedy(features, k, initial, memory_gb)
+        if initial is None:
+            greedy.pick(torch.tensor([start], device=features.device))
+        told = time.monotonic()
+        while greedy.made < k:
+            greedy.round()
+            if report is not None and time.monotonic() - told >= 1.0:
+                report(greedy.made, k)
+                told = time.monotonic()
+        if report is not None:
+            report(k, k)
+        return greedy.picks
 
 
 def covering_radius(features: Tensor, picks: Tensor, memory_gb: float = 1.0) -> float:
@@ -98,14 +115,10 @@ def random_projection(features: Tensor, dimensions: int, *, seed: int) -> Tensor
 
 
 def _check(features: Tensor, k: int, start: int, initial: Tensor | None) -> None:
-    if features.ndim != 2 or features.shape[1] == 0:
-        raise ValueError(f"features must be (N, D) with D >= 1, got shape {tuple(features.shape)}")
-    n = features.shape[0]
+    checked_rows("features", features)
+    n = len(features)
     if not 1 <= k <= n:
         raise ValueError(f"k must be 1..{n}, the number of rows, got {k}")
-    if not bool(torch.isfinite(features.sum(dim=0)).all()) and not bool(torch.isfinite(features).all()):
-        row = int((~torch.isfinite(features).all(dim=1)).nonzero()[0])
-        raise ValueError(f"features hold NaN or infinity, first in row {row}")
     if initial is not None:
         if initial.shape != (n,):
             raise ValueError(f"initial must be ({n},), one distance a row, got shape {tuple(initial.shape)}")
@@ -119,79 +132,122 @@ class _Greedy:
     """State of one run.
 
     Attributes:
-        bound: (N,) float32, upper bound of the squared distance to the nearest pick, rounding included; -1 once picked.
+        bound: (N,) float32 or float64, screened squared distance to the nearest pick among those seen; PICKED once picked.
         nearest: (N,) int64, the row whose distance the bound is, or VIRTUAL_CENTRE.
         seen: (N,) int64, how many picks the bound accounts for.
+        margin: how far a bound may lie from the true squared distance.
     """
 
     def __init__(self, features: Tensor, k: int, initial: Tensor | None, memory_gb: float) -> None:
-        n, dimensions = features.shape
-        device = features.device
-        self.features, self.k, self.initial = features, k, initial
+        self.features, self.initial = features, initial
         self.budget = int(memory_gb * 1e9 / 4)
-        self.error = relative_error(dimensions)
-        self.mean = features.mean(dim=0, dtype=torch.float32)
-        self.picks = torch.empty(k, dtype=torch.int64, device=device)
-        self.centred_picks = torch.empty(k, dimensions, device=device)
-        self.pick_norms = torch.empty(k, device=device)
+        self.picks = torch.empty(k, dtype=torch.int64, device=features.device)
         self.made = 0
+        self.refreshed = min(len(features), FEWEST_REFRESHED)
+        self._screen_in(torch.float32)
+
+    def _screen_in(self, dtype: torch.dtype) -> None:
+        """Forget all bounds and screen in this arithmetic from now on."""
+        n, dimensions = self.features.shape
+        device = self.features.device
+        self.centre = centre_of(self.features).to(dtype)
+        tiles = row_tiles(n, 16 * dimensions, self.budget, device)
+        self.norms = torch.cat([squared_norms(self._centred(tile)) for tile in tiles])
+        self.margin = 2 * relative_error(dimensions) * float(self.norms.max())
+        if dtype == torch.float64:
+            self.margin *= 2.0**-29
+        self.centred_picks = torch.empty(len(self.picks), dimensions, dtype=dtype, device=device)
         self.nearest = torch.full((n,), VIRTUAL_CENTRE, dtype=torch.int64, device=device)
         self.seen = torch.zeros(n, dtype=torch.int64, device=device)
-        if initial is None:
-            self.bound = torch.full((n,), torch.inf, device=device)
-        else:
-            self.bound = (initial.double().square() * (1 + self.error)).float()
-        self.pool = SMALLEST_POOL
-        self.largest_pool = max(SMALLEST_POOL, n // 8)
+        self.bound = torch.full((n,), torch.inf, dtype=dtype, device=device)
+        if self.initial is not None:
+            self.bound = self.initial.to(dtype).square()
+        picked = self.picks[: self.made]
+        self.centred_picks[: self.made] = self._centred(picked)
+        self.bound[picked] = PICKED
 
-    def run(self, start: int, report: Callable[[int, int], None] | None) -> Tensor:
-        if self.initial is None:
-            self._pick(start)
-            self._refresh(torch.arange(len(self.bound), device=self.bound.device))
-        told = time.monotonic()
-        while self.made < self.k:
-            self._round()
-            if report is not None and time.monotonic() - told >= 1.0:
-                report(self.made, self.k)
-                told = time.monotonic()
-        if report is not None:
-            report(self.k, self.k)
-        return self.picks
+    def _centred(self, rows: Tensor | slice) -> Tensor:
+        return self.features[rows].to(self.centre.dtype) - self.centre
 
-    def _round(self) -> None:
-        """Refresh the rows with the largest bounds and pick among them."""
-        n, before = len(self.bound), self.made
-        width = min(n, REFRESHED_PER_CANDIDATE * self.pool)
-        rows, others = self._largest(self.bound, width)
+    def pick(self, rows: Tensor) -> None:
+        """Add rows to the picks, in order."""
+        added = slice(self.made, self.made + len(rows))
+        self.picks[added] = rows
+        self.centred_picks[added] = self._centred(rows)
+        self.bound[rows] = PICKED
+        self.made += len(rows)
+
+    def round(self) -> None:
+        """Bring the rows with the largest bounds up to date and pick among them."""
+        rows, tau = self._largest(self.bound, self.refreshed)
         self._refresh(rows)
-        rows = rows[self.bound[rows] > others]
-        if len(rows) > self.pool:
-            chosen, others = self._largest(self.bound[rows], self.pool)
-            rows = rows[chosen]
-            rows = rows[self.bound[rows] > others]
-        rows = rows.sort().values  # ascending, so that the first arg max is the lowest index
-        if len(rows):
-            distances = self._direct(rows)
-            if others < 0 and not bool((distances > 0).any()):  # only duplicates of picks are left
-                for row in rows[: self.k - self.made].tolist():
-                    self._pick(row)
-                return
-            self._pick_among(rows, distances, math.sqrt(others) if others >= 0 else others)
-        made = self.made - before
-        if made == 0:
-            self.pool = min(n, self.pool * 2)
-        elif made < FEWEST_PICKS:
-            self.pool = min(self.largest_pool, self.pool * 2)
-        elif made >= MOST_PICKS:
-            self.pool = max(SMALLEST_POOL, self.pool // 2)
+        if self.bound.dtype == torch.float32 and float(self.bound.max()) < FINER_BELOW * self.margin:
+            # Far from their centre the rows differ by little more than rounding: float32 cannot tell them apart.
+            self._screen_in(torch.float64)
+            return
+        chosen, rest = self._largest(self.bound[rows], POOL)
+        rows, tau = rows[chosen], max(tau, rest)
+        rows = rows[self.bound[rows] > tau].sort().values  # ascending: the first arg max is the lowest index
+        squared = self._squared(rows)
+        picked = self._pick_among(rows, squared, tau)
+        if picked == 0 and self.refreshed == len(self.bound):
+            self._pick_tied()
+        elif picked < POOL // 16:
+            self.refreshed = min(len(self.bound), 2 * self.refreshed)
+        elif picked > POOL // 4:
+            self.refreshed = max(min(len(self.bound), FEWEST_REFRESHED), self.refreshed // 2)
+
+    def _pick_among(self, rows: Tensor, squared: Tensor, tau: float) -> int:
+        """Pick from the pool while its farthest row is beyond doubt farther than all others."""
+        mutual, rounding = self._mutual(rows, squared)
+        limit = tau + self.margin if tau >= 0 else 0.0
+        order = []
+        for _ in range(min(len(rows), len(self.picks) - self.made)):
+            farthest = float(squared.max())
+            if farthest <= limit:
+                break
+            place = int((squared >= farthest - rounding).to(torch.uint8).argmax())
+            order.append(place)
+            torch.minimum(squared, mutual[place], out=squared)
+            squared[place] = PICKED
+        if order:
+            self.pick(rows[torch.tensor(order, device=rows.device)])
+        return len(order)
+
+    def _mutual(self, rows: Tensor, squared: Tensor) -> tuple[Tensor, float]:
+        """(n, n) float64 squared distances among rows, and how far equal ones may lie apart."""
+        points = self.features[rows].double() - self.centre.double()
+        norms = squared_norms(points)
+        rounding = 1e-13 * float(norms.max()) if len(rows) else 0.0
+        if len(rows) and rounding > 1e-6 * float(squared.max()):
+            return torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").square(), 0.0
+        product = torch.addmm(norms[None, :] + norms[:, None], points, points.T, alpha=-2).clamp_(min=0)
+        # Equal rows tie, although the product rounds their distances differently.
+        product[product <= rounding] = 0
+        return product, rounding
+
+    def _pick_tied(self) -> None:
+        """Pick among all rows that may be the farthest, when more of them tie (to rounding) than a pool holds."""
+        highest = float(self.bound.max())
+        rows = (self.bound >= max(highest - 2 * self.margin, 0)).nonzero().flatten()
+        squared = self._squared(rows)
+        while self.made < len(self.picks) and float(squared.max()) > max(highest - self.margin, 0):
+            row = rows[squared.argmax()]
+            self.pick(row[None])
+            for tile in row_tiles(len(rows), 24 * self.features.shape[1], self.budget, rows.device):
+                difference = self.features[rows[tile]].double() - self.features[row].double()
+                squared[tile] = torch.minimum(squared[tile], squared_norms(difference))
+            squared[rows == row] = PICKED
+        if float(squared.max()) <= 0 and highest <= 2 * self.margin:  # only duplicates of picks are left
+            self.pick((self.bound >= 0).nonzero().flatten()[: len(self.picks) - self.made])
 
     @staticmethod
     def _largest(values: Tensor, count: int) -> tuple[Tensor, float]:
-        """Positions of the `count` largest values, in no order, and the largest of the others (-1 if none)."""
+        """Positions of the `count` largest values, in no order, and the largest of the others (PICKED if none)."""
         if count >= len(values):
-            return torch.arange(len(values), device=values.device), -1.0
+            return torch.arange(len(values), device=values.device), PICKED
         largest, positions = values.topk(count + 1, sorted=False)
-        last = largest.argmin()
+        last = int(largest.argmin())
         keep = torch.ones_like(positions, dtype=torch.bool)
         keep[last] = False
         return positions[keep], float(largest[last])
@@ -200,97 +256,31 @@ class _Greedy:
         """Let the bounds of rows account for every pick made so far."""
         seen, order = self.seen[rows].sort()
         rows = rows[order][seen < self.made]
+        seen = seen[seen < self.made]
         if len(rows) == 0:
             return
-        oldest = int(seen[0])
-        bytes_per_row = 4 * (self.features.shape[1] + self.made - oldest)
+        bytes_per_row = 4 * (self.features.shape[1] + self.made - int(seen[0]))
         for tile in row_tiles(len(rows), bytes_per_row, self.budget, rows.device):
             chosen = rows[tile]
             unseen = slice(int(seen[tile.start]), self.made)
-            centred = self.features[chosen].float() - self.mean
-            norms = self._inflated_norms(centred)
-            squared = torch.addmm(self.pick_norms[unseen], centred, self.centred_picks[unseen].T, alpha=-2)
-            smallest, position = squared.min(dim=1)
-            smallest += norms
-            closer = smallest < self.bound[chosen]
-            closer_rows = chosen[closer]
-            self.bound[closer_rows] = smallest[closer].clamp_(min=0)
-            self.nearest[closer_rows] = self.picks[unseen][position[closer]]
+            centred = self._centred(chosen)
+            picks = self.centred_picks[unseen]
+            smallest, position = screened_distances(centred, picks, squared_norms(picks)).min(dim=1)
+            smallest = (smallest + self.norms[chosen]).clamp_(min=0)
+            closer = (smallest < self.bound[chosen]) & (self.bound[chosen] >= 0)
+            self.bound[chosen[closer]] = smallest[closer]
+            self.nearest[chosen[closer]] = self.picks[unseen][position[closer]]
             self.seen[chosen] = self.made
 
-    def _inflated_norms(self, centred: Tensor) -> Tensor:
-        """Squared norms that make |x|^2 - 2 x.c + |c|^2 an upper bound of the squared distance."""
-        return torch.linalg.vecdot(centred, centred) * (1 + self.error)
-
-    def _direct(self, rows: Tensor) -> Tensor:
-        """(n,) float64 distances of rows to their nearest pick as far as the screening knows it; tightens bounds."""
-        distances = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
-        for tile in row_tiles(len(rows), 32 * self.features.shape[1], self.budget, rows.device):
-            chosen = rows[tile]
-            near = self.nearest[chosen]
-            one = self.features[chosen].double().unsqueeze(1)
-            other = self.features[near.clamp(min=0)].double().unsqueeze(1)
-            distances[tile] = _distances(one, other).flatten()
-            if self.initial is not None:
-                virtual = self.initial[chosen].double()
-                distances[tile] = torch.where(near == VIRTUAL_CENTRE, virtual, distances[tile])
-        self.bound[rows] = (distances.square() * (1 + self.error)).float()
-        return distances
-
-    def _pick_among(self, rows: Tensor, distances: Tensor, tau: float) -> None:
-        """Pick from rows while the farthest lies above tau, the largest distance that any other row can have."""
-        most = self._allowance(len(rows))
-        points = self.features[rows].double() if most > 1 else None
-        # The nearest pick was found by a rounded product: another one may be nearer by twice the rounding error.
-        norms = (self.features[rows].float() - self.mean).double().square().sum(dim=1)
-        lowest = distances.square()
-        lowest = (lowest - 2 * self.error * (3 * norms + 2 * lowest)).clamp_(min=0).sqrt_()
-        for step in range(min(most, self.k - self.made)):
-            if step % PICKS_PER_COMPACTION == PICKS_PER_COMPACTION - 1:
-                keep = distances > tau
-                rows, points, distances, lowest = rows[keep], points[keep], distances[keep], lowest[keep]
-                if len(rows) == 0: return
-            while True:
-                farthest = int(distances.argmax())
-                first, second = distances.topk(2).values.tolist() if len(rows) > 1 else (float(distances[0]), -1.0)
-                low = float(lowest[farthest])
-                if first <= tau:
-                    return
-                if low == first or low > max(second, tau):
-                    break
-                exact = self._exact(int(rows[farthest]), first)
-                distances[farthest] = lowest[farthest] = exact
-            self._pick(int(rows[farthest]))
-            if points is None:
-                return
-            new = _distances(points[farthest : farthest + 1], points)[0]
-            torch.minimum(distances, new, out=distances)
-            torch.minimum(lowest, new, out=lowest)
-            distances[farthest] = lowest[farthest] = -1.0
-
-    def _allowance(self, rows: int) -> int:
-        """How many picks a round may make among so many rows: one where a copy of them would break the budget."""
-        if 16 * rows * self.features.shape[1] > 4 * self.budget:
-            return 1
-        return MOST_PICKS if rows <= self.largest_pool else FEWEST_PICKS
-
-    def _exact(self, row: int, distance: float) -> float:
-        """The distance of one row to the nearest of all picks, at most `distance`."""
-        point = self.features[row : row + 1].double()
-        for tile in row_tiles(self.made, 16 * self.features.shape[1], self.budget, self.picks.device):
-            picks = self.features[self.picks[: self.made][tile]].double()
-            distance = min(distance, float(_distances(point, picks).min()))
-        return distance
-
-    def _pick(self, row: int) -> None:
-        centred = self.features[row].float() - self.mean
-        self.picks[self.made] = row
-        self.centred_picks[self.made] = centred
-        self.pick_norms[self.made] = self._inflated_norms(centred)
-        self.bound[row] = -1.0
-        self.made += 1
-
-
-def _distances(one: Tensor, other: Tensor) -> Tensor:
-    """(..., n, D) and (..., m, D) to (..., n, m), by differences: equal rows give exactly 0."""
-    return torch.cdist(one, other, compute_mode="donot_use_mm_for_euclid_dist")
+    def _squared(self, rows: Tensor) -> Tensor:
+        """(n,) float64 squared distances of rows to their nearest pick or virtual centre, by differences."""
+        near = self.nearest[rows]
+        squared = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
+        for tile in row_tiles(len(rows), 24 * self.features.shape[1], self.budget, rows.device):
+            difference = self.features[rows[tile]].double() - self.features[near[tile].clamp(min=0)].double()
+            squared[tile] = squared_norms(difference)
+        if self.initial is not None:
+            squared = torch.where(near == VIRTUAL_CENTRE, self.initial[rows].double().square(), squared)
+        elif self.made == 0:
+            squared.fill_(torch.inf)
+        return torch.where(self.bound[rows] < 0, PICKED, squared)

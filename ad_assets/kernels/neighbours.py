@@ -15,6 +15,7 @@ import torch
 
 from ad_assets.kernels.screening import (
     centre_of,
+    checked_rows,
     exact_distances,
     full_precision,
     relative_error,
@@ -63,9 +64,8 @@ def nearest(queries: Tensor, bank: Tensor, k: int, *, memory_gb: float = 1.0) ->
 
 
 def _check(queries: Tensor, bank: Tensor, k: int) -> None:
-    for name, rows in (("queries", queries), ("bank", bank)):
-        if rows.ndim != 2 or 0 in rows.shape:
-            raise ValueError(f"{name} must be (rows, D) and not empty, got shape {tuple(rows.shape)}")
+    checked_rows("queries", queries)
+    checked_rows("bank", bank)
     if queries.shape[1] != bank.shape[1]:
         raise ValueError(f"queries have {queries.shape[1]} dimensions, the bank has {bank.shape[1]}")
     if not 1 <= k <= len(bank):
@@ -139,9 +139,10 @@ class _Search:
                 distances[part] = exact_distances(one, other).flatten()
             found.append((query, column, distances))
         query, column, distances = (torch.cat(parts) for parts in zip(*found, strict=True))
-        for key in (column, distances, query):  # the last key decides first
-            order = key.sort(stable=True).indices
-            query, column, distances = query[order], column[order], distances[order]
+        # Columns ascend already for each query; the last of the stable sorts decides first.
+        order = distances.sort(stable=True).indices
+        order = order[query[order].sort(stable=True).indices]
+        query, column, distances = query[order], column[order], distances[order]
         first_of = torch.searchsorted(query, torch.arange(len(queries), device=query.device))
         best = first_of.unsqueeze(1) + torch.arange(self.k, device=query.device)
         return distances[best], column[best]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
@@ -20,6 +20,23 @@ if TYPE_CHECKING:
 FLOAT32_ROUNDOFF = 2.0**-24
 CPU_TILE_BYTES = 16 << 20  # what is written by one step and read by the next should still be in the outer cache
 CENTRE_SAMPLE = 1024
+LARGEST_VALUE = 1e15  # squares of larger ones, summed, overflow float32
+
+
+def checked_rows(name: str, rows: Tensor) -> None:
+    """Refuse what is no matrix of finite numbers.
+
+    Raises:
+        ValueError: not (n, D), empty, not floating point, NaN, infinity or beyond `LARGEST_VALUE`.
+    """
+    if rows.ndim != 2 or 0 in rows.shape or not rows.is_floating_point():
+        raise ValueError(f"{name} must be (rows, D) floating point and not empty, got {rows.dtype} {tuple(rows.shape)}")
+    low, high = (float(value) for value in rows.aminmax())
+    if not (low >= -LARGEST_VALUE and high <= LARGEST_VALUE):
+        bad = ~(rows.abs() <= LARGEST_VALUE).all(dim=1)
+        raise ValueError(
+            f"{name} must hold finite numbers up to {LARGEST_VALUE:g}; row {int(bad.nonzero()[0])} does not"
+        )
 
 
 def relative_error(dimensions: int) -> float:
@@ -79,7 +96,8 @@ def full_precision() -> Iterator[None]:
         finally:
             torch.set_float32_matmul_precision(precision)
         return
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)
+    onednn: Any = torch.backends.mkldnn
+    backends = (torch.backends.cuda.matmul, onednn.matmul, onednn.conv)
     shortcuts = [(backend, backend.fp32_precision) for backend in backends]
     shortcuts = [(backend, value) for backend, value in shortcuts if value not in ("none", "ieee")]
     for backend, _ in shortcuts:
@@ -89,3 +107,18 @@ def full_precision() -> Iterator[None]:
     finally:
         for backend, value in shortcuts:
             backend.fp32_precision = value
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A run of small CPU operations on one thread.
+
+    Where cores are shared, each operation that waits for a second thread can wait a whole time slice for it: measured
+    30 times as slow, against a tenth gained on idle cores.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ad_assets.kernels.screening import full_precision
+
 TRUNCATE = 4.0
 
 
@@ -32,7 +34,8 @@ def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
     if sigma == 0:
         return maps
     rows, columns = (_blur_matrix(side, sigma).to(maps) for side in maps.shape[1:])
-    return torch.matmul(torch.matmul(rows, maps), columns.T)
+    with full_precision():
+        return torch.matmul(torch.matmul(rows, maps), columns.T)
 
 
 def upsample(grids: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:

@@ -61,14 +61,15 @@ class Levels:
         """
         thresholds, level, counts = np.unique(anomalous, return_inverse=True, return_counts=True)
         weight = np.bincount(level, weights, minlength=len(thresholds))
-        reached = counts[::-1].cumsum()
-        above = len(scores) - np.searchsorted(scores, thresholds, side="right")[::-1]
-        at_least = len(scores) - np.searchsorted(scores, thresholds, side="left")[::-1]
+        counts = counts[::-1]
+        reached = counts.cumsum(dtype=np.int64)
+        above: Counts = len(scores) - np.searchsorted(scores, thresholds, side="right")[::-1]
+        at_least: Counts = len(scores) - np.searchsorted(scores, thresholds, side="left")[::-1]
         return cls(
             thresholds=thresholds[::-1].astype(np.float64),
             anomalous=reached,
             weight=weight[::-1].cumsum(),
-            normal_above=above - (reached - counts[::-1]),
+            normal_above=above - (reached - counts),
             normal=at_least - reached,
             normal_total=len(scores) - len(anomalous),
             tied=np.ones(len(thresholds), dtype=np.bool_),

@@ -1,7 +1,7 @@
 """Pixel metrics over all test images of a category, image batch by image batch, in bounded memory.
 
-Pixel AUROC and average precision pool the pixels of all images. AUPRO is that of Bergmann et al. (IJCV 2021): components
-of the ground truth by 8-connectivity, thresholds at all distinct scores, false positive rate over the normal pixels of
+Pixel AUROC and average precision pool the pixels of all images. AUPRO is that of Bergmann et al. (IJCV 2021): components of
+the ground truth by 8-connectivity, thresholds at all distinct scores, false positive rate over the normal pixels of
 all images, trapezoid from (0, 0) to the limit with interpolation there, divided by the limit.
 
 Up to `exact_pixels` pixels are kept and sorted, and the numbers are exact. Beyond that, scores go into a histogram, and
@@ -146,7 +146,7 @@ class PixelStatistics:
 
     def _exact_levels(self) -> Levels:
         for parts in (self._scores, self._anomalous, self._weights):
-            parts[:] = [np.concatenate(parts)]  # type: ignore[arg-type]
+            parts[:] = [np.concatenate(parts)]
         scores = np.sort(self._scores[0])
         return Levels.of_scores(scores, self._anomalous[0], self._weights[0])
 

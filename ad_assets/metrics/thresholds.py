@@ -1,4 +1,4 @@
-"""Thresholds on image scores: the oracle that looks at test labels, and the honest one that sees nominal images only."""
+"""Thresholds on image scores: the oracle that looks at test labels, and the honest one from nominal images only."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def f1_optimal(scores: ArrayLike, labels: ArrayLike) -> tuple[float, int, int]:
 def nominal_quantile(nominal_scores: ArrayLike, false_positive_rate: float = 0.05) -> float:
     """Smallest score t such that scores > t raise at most the wanted rate of false alarms on new nominal images.
 
-    Split conformal prediction (Vovk et al. 2005): of n + 1 exchangeable images each is equally likely to be the new one,
-    so the ceil((n + 1) (1 - rate))-th smallest of the n scores keeps the rate, averaged over draws of the n. Fewer than
+    Split conformal prediction (Vovk et al. 2005): of n + 1 exchangeable images each is equally likely to be the new
+    one, so the ceil((n + 1) (1 - rate))-th smallest of the n scores keeps the rate, averaged over draws of the n. Fewer than
     1 / rate - 1 images cannot promise the rate; then the maximum is returned, whose rate is 1 / (n + 1).
 
     Args:

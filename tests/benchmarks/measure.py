@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def interleaved(ours: Callable[[], object], reference: Callable[[], object], repeats: int) -> tuple[float, float, float]:
+def interleaved(
+    ours: Callable[[], object], reference: Callable[[], object], repeats: int
+) -> tuple[float, float, float]:
     """Median seconds of both, taken turn about, and the median of the ratios reference / ours of each turn."""
-    pairs = []
-    for _ in range(repeats):
-        pairs.append((_seconds(ours), _seconds(reference)))
+    pairs = [(_seconds(ours), _seconds(reference)) for _ in range(repeats)]
     ratios = [theirs / mine for mine, theirs in pairs]
     mine, theirs = zip(*pairs, strict=True)
     return statistics.median(mine), statistics.median(theirs), statistics.median(ratios)

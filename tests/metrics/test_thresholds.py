@@ -1,0 +1,71 @@
+"""Thresholds on image scores: the best F1 by trying each, and false alarm rates that exchangeable images keep."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ad_assets.metrics.thresholds import errors_at, f1_optimal, nominal_quantile
+from tests.fixtures import fixture
+
+
+def test_best_f1_of_the_fixture():
+    data = fixture("metrics")
+    threshold, false_positives, false_negatives = f1_optimal(data["image_scores"], data["labels"])
+    assert np.float32(threshold) == np.float32(data["f1_threshold"])
+    assert (false_positives, false_negatives) == (int(data["f1_fp"]), int(data["f1_fn"]))
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=30))
+def test_best_f1_among_all_thresholds(items):
+    scores = np.array([float(score) for score, _ in items])
+    labels = np.array([label for _, label in items])
+    if labels.all() or not labels.any():
+        return
+    found = {}
+    for threshold in sorted(set(scores), reverse=True):
+        wrong = errors_at(scores, labels, threshold, inclusive=True)
+        hits = labels.sum() - wrong[1]
+        found.setdefault(2 * hits / (2 * hits + sum(wrong)), (threshold, *wrong))
+    assert f1_optimal(scores, labels) == found[max(found)]
+
+
+@given(
+    scores=st.lists(st.integers(0, 50), min_size=2, max_size=40),
+    rate=st.sampled_from([0.01, 0.05, 0.1, 0.25, 0.5]),
+)
+def test_each_nominal_image_left_out_in_turn_keeps_the_rate(scores, rate):
+    alarms = sum(
+        scores[left_out] > nominal_quantile(scores[:left_out] + scores[left_out + 1 :], rate)
+        for left_out in range(len(scores))
+    )
+    assert alarms <= max(rate * len(scores) + 1e-9, 1)  # too few images for the rate: one alarm at most
+
+
+def test_quantiles_by_hand():
+    assert nominal_quantile(np.arange(1, 20), 0.05) == 19.0  # ceil(20 * 0.95) = 19, a whole number in spite of rounding
+    assert nominal_quantile(np.arange(1, 40), 0.05) == 38.0
+    assert nominal_quantile(np.arange(1, 100), 0.1) == 90.0
+    assert nominal_quantile([3.0, 1.0, 2.0], 0.05) == 3.0
+    assert nominal_quantile([3.0, 1.0, 2.0], 0.75) == 1.0
+
+
+def test_errors_at_a_threshold():
+    scores, labels = [0.1, 0.5, 0.5, 0.9], [0, 0, 1, 1]
+    assert errors_at(scores, labels, 0.5, inclusive=True) == (1, 0)
+    assert errors_at(scores, labels, 0.5, inclusive=False) == (0, 1)
+    assert errors_at(scores, [0, 0, 0, 0], 0.5, inclusive=True) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "rate", "message"),
+    [
+        ([], 0.05, "no nominal scores"),
+        ([1.0, np.nan], 0.05, r"scores\[1\]"),
+        ([1.0], 0.0, "rate"),
+        ([1.0], 1.0, "rate"),
+    ],
+)
+def test_refused_input(scores, rate, message):
+    with pytest.raises(ValueError, match=message):
+        nominal_quantile(scores, rate)
