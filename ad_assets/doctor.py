@@ -45,7 +45,7 @@ def _store(benchmark: Benchmark) -> Finding:
 def _device(benchmark: Benchmark) -> Finding:
     try:
         device = benchmark.compute.torch_device()
-    except ValueError as error:
+    except RuntimeError as error:
         return Finding("device", False, str(error))
     return Finding("device", True, f"{device}, {benchmark.compute.precision}, budget {benchmark.compute.memory_gb} GB")
 

@@ -55,7 +55,7 @@ class Compute(dg.ConfigurableResource):
 
     def apply_threads(self) -> None:
         """Set the number of CPU threads of this process, unless it is 0."""
-        import torch
-
         if self.threads:
+            import torch
+
             torch.set_num_threads(self.threads)

@@ -121,7 +121,7 @@ class ArtifactStore(dg.ConfigurableResource):
         try:
             data: bytes = fs.cat_file(f"{base}/{path}")
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{self.location(path)} is not in the store") from error
+            raise self._missing(path) from error
         self._bytes_read += len(data)
         return data
 
@@ -184,7 +184,7 @@ class ArtifactStore(dg.ConfigurableResource):
             _, base = self._open()
             tensors = load_file(f"{base}/{path}")
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{self.location(path)} is not in the store") from error
+            raise self._missing(path) from error
         except SafetensorError as error:
             raise self._corrupt(path, error) from error
         self._bytes_read += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -268,8 +268,11 @@ class ArtifactStore(dg.ConfigurableResource):
         _, base = self._open()
         return _Renamed(Path(base, path))
 
+    def _missing(self, path: str) -> FileNotFoundError:
+        return FileNotFoundError(f"{self.location(path)} is not in the store: materialize again with --force")
+
     def _corrupt(self, path: str, error: Exception) -> CorruptArtifactError:
-        return CorruptArtifactError(f"{self.location(path)} cannot be read ({error}); delete it and materialize again")
+        return CorruptArtifactError(f"{self.location(path)} cannot be read ({error}): materialize again with --force")
 
 
 @dataclass(frozen=True)

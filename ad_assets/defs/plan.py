@@ -70,7 +70,7 @@ def plan(
     chosen = {stage.key for stage in stages if selected is None or dg.AssetKey(list(stage.key)) in selected}
     files = _FileChanges(benchmark, store)
     memory: dict[Slot, Head | None] = {}
-    changed_roots: set[str | None] = set()
+    scanned: set[tuple[str, str | None]] = set()
     steps: dict[Slot, Step] = {}
     for stage in stages:
         if stage.key not in wanted:
@@ -89,9 +89,11 @@ def plan(
             if not reason:
                 continue
             action: Action = "scan" if stage.address is None else "compute"
+            dataset = stage.key[0]
             if stage.address is None:
-                changed_roots.add(partition)
-            elif partition not in changed_roots and not force:
+                # What follows an image index that is scanned again can be told only afterwards.
+                scanned |= {(dataset, partition), (dataset, None)}
+            elif (dataset, partition) not in scanned and not force:
                 head = planned_head(stage, partition, store, memory)
                 if head and store.artifact(stage.kind, head.version).exists():
                     action = "reuse"

@@ -90,7 +90,7 @@ def _message(event: dg.DagsterEvent) -> str:
     failure = event.step_failure_data.user_failure_data
     if failure and failure.description:
         return failure.description
-    while error and error.cause:
+    if error and error.cause:  # Dagster's own error wraps ours
         error = error.cause
     return error.message.strip() if error else "failed"
 

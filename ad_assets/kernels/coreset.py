@@ -1,16 +1,17 @@
 """Greedy k-centre selection (Gonzalez 1985), the coreset of PatchCore (Roth et al., CVPR 2022, Algorithm 1).
 
-Every pick is the row farthest from all picks so far. A plain loop reads all N rows for every pick; this one is lazy and
-works in blocks. Distances to the nearest pick can only shrink, so an old value stays an upper bound:
+Every pick is the row farthest from all picks so far. A plain loop reads all N rows for every pick; this one is lazy
+and works in blocks. Distances to the nearest pick can only shrink, so an old value stays an upper bound:
 
 1. take the rows with the largest bounds and bring those up to date (one matrix product with the picks not yet seen);
-2. `tau` is the largest bound of all other rows: as long as the farthest of the taken rows lies above it, the farthest of
-   all rows is among them;
+2. `tau` is the largest bound of all other rows: as long as the farthest of the taken rows lies above it, the farthest
+   of all rows is among them;
 3. pick among them alone, from one matrix of their mutual distances.
 
 Products in float32 screen: they find the nearest pick of a row and bound its distance. Decisions use differences in
 float64 to that pick, equal rows tie and ties go to the lowest index; rows within rounding error of `tau` wait for the
-next round. A pick can differ from that of an exact loop only where two picks are equally near a row to float32 precision.
+next round. Where float32 could not tell rows apart at all, float64 screens. A pick can differ from that of an exact
+loop only where two picks are equally near a row to the precision of the screening.
 
 The authors' sampler is the case `initial` = mean distance to ten random rows: it stays in the minimum as a virtual
 centre.
@@ -132,7 +133,7 @@ class _Greedy:
     """State of one run.
 
     Attributes:
-        bound: (N,) float32 or float64, screened squared distance to the nearest pick among those seen; PICKED once picked.
+        bound: (N,) float32 or float64, screened squared distance to the nearest pick seen; PICKED once picked.
         nearest: (N,) int64, the row whose distance the bound is, or VIRTUAL_CENTRE.
         seen: (N,) int64, how many picks the bound accounts for.
         margin: how far a bound may lie from the true squared distance.

@@ -104,9 +104,7 @@ class State:
         """The JSON fields by name."""
         tensors = self.tensors()
         return {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in tensors
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in tensors
         }
 
     @classmethod

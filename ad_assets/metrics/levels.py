@@ -62,8 +62,8 @@ class Levels:
         thresholds, level, counts = np.unique(anomalous, return_inverse=True, return_counts=True)
         weight = np.bincount(level, weights, minlength=len(thresholds))
         counts = counts[::-1]
-        reached = counts.cumsum(dtype=np.int64)
-        above: Counts = len(scores) - np.searchsorted(scores, thresholds, side="right")[::-1]
+        reached: Counts = counts.cumsum(dtype=np.int64)
+        above: Any = len(scores) - np.searchsorted(scores, thresholds, side="right")[::-1]
         at_least: Counts = len(scores) - np.searchsorted(scores, thresholds, side="left")[::-1]
         return cls(
             thresholds=thresholds[::-1].astype(np.float64),

@@ -1,8 +1,8 @@
 """Pixel metrics over all test images of a category, image batch by image batch, in bounded memory.
 
-Pixel AUROC and average precision pool the pixels of all images. AUPRO is that of Bergmann et al. (IJCV 2021): components of
-the ground truth by 8-connectivity, thresholds at all distinct scores, false positive rate over the normal pixels of
-all images, trapezoid from (0, 0) to the limit with interpolation there, divided by the limit.
+Pixel AUROC and average precision pool the pixels of all images. AUPRO is that of Bergmann et al. (IJCV 2021):
+components of the ground truth by 8-connectivity, thresholds at all distinct scores, false positive rate over the normal
+pixels of all images, trapezoid from (0, 0) to the limit with interpolation there, divided by the limit.
 
 Up to `exact_pixels` pixels are kept and sorted, and the numbers are exact. Beyond that, scores go into a histogram, and
 `error_bounds` says how far each number can be off.

@@ -31,8 +31,8 @@ def nominal_quantile(nominal_scores: ArrayLike, false_positive_rate: float = 0.0
     """Smallest score t such that scores > t raise at most the wanted rate of false alarms on new nominal images.
 
     Split conformal prediction (Vovk et al. 2005): of n + 1 exchangeable images each is equally likely to be the new
-    one, so the ceil((n + 1) (1 - rate))-th smallest of the n scores keeps the rate, averaged over draws of the n. Fewer than
-    1 / rate - 1 images cannot promise the rate; then the maximum is returned, whose rate is 1 / (n + 1).
+    one, so the ceil((n + 1) (1 - rate))-th smallest of the n scores keeps the rate, averaged over draws of the n. Fewer
+    than 1 / rate - 1 images cannot promise the rate; then the maximum is returned, whose rate is 1 / (n + 1).
 
     Args:
         nominal_scores: (n,) scores of nominal images that did not shape the detector.

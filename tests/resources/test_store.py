@@ -118,7 +118,7 @@ def test_what_is_absent_or_broken_is_named(store: ArtifactStore) -> None:
             read("no/such.file")
     store.write_bytes("bad/file", b"neither one nor the other")
     for read in (store.read_json, store.read_tensors, store.read_table):
-        with pytest.raises(CorruptArtifactError, match=r"bad/file cannot be read .*; delete it"):
+        with pytest.raises(CorruptArtifactError, match=r"bad/file cannot be read .*: materialize again with --force"):
             read("bad/file")
     with pytest.raises(ValueError, match="JSON"):
         store.write_json("bad/nan", float("nan"))
