@@ -1,11 +1,61 @@
 """Fixtures of the whole-graph tests."""
 
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from resources.store import ArtifactStore
 from tests.bench_graph import Bench, write_dataset
+
+REPOSITORY = Path(__file__).parents[1]
+S3_SERVER = REPOSITORY / ".venv-s3" / "bin" / "moto_server"
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """A real S3 protocol server on loopback, in its own environment (`make test` installs it)."""
+    if not S3_SERVER.is_file():
+        pytest.skip("no S3 test server: `make .venv-s3/installed` makes it")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [str(S3_SERVER), "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    endpoint = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(100):
+            try:
+                urllib.request.urlopen(endpoint, timeout=1).close()
+                break
+            except (urllib.error.URLError, ConnectionError):
+                time.sleep(0.1)
+        else:
+            pytest.fail("the S3 test server did not start")
+        yield endpoint
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture
+def s3_store(s3_endpoint: str) -> ArtifactStore:
+    """An empty store in a bucket of its own."""
+    import s3fs
+
+    options = {"endpoint_url": s3_endpoint, "key": "test", "secret": "test"}
+    bucket = f"bucket-{time.time_ns()}"
+    s3fs.S3FileSystem(**options).mkdir(bucket)
+    return ArtifactStore(root=f"s3://{bucket}/prefix", storage_options=options)
 
 
 @pytest.fixture

@@ -6,9 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,47 +15,13 @@ import torch
 from resources.store import ArtifactStore, CorruptArtifactError
 
 REPOSITORY = Path(__file__).parents[2]
-S3_SERVER = REPOSITORY / ".venv-s3" / "bin" / "moto_server"
-
-
-@pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    """A real S3 protocol server on loopback, in its own environment (`make test` installs it)."""
-    if not S3_SERVER.is_file():
-        pytest.skip("no S3 test server: `make .venv-s3/installed` makes it")
-    port = 5561
-    server = subprocess.Popen(
-        [str(S3_SERVER), "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    endpoint = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(100):
-            try:
-                urllib.request.urlopen(endpoint, timeout=1).close()
-                break
-            except (urllib.error.URLError, ConnectionError):
-                time.sleep(0.1)
-        else:
-            pytest.fail("the S3 test server did not start")
-        yield endpoint
-    finally:
-        server.terminate()
-        server.wait()
 
 
 @pytest.fixture(params=["local", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
     if request.param == "local":
         return ArtifactStore(root=str(tmp_path / "store"))
-    endpoint = request.getfixturevalue("s3_endpoint")
-    options = {"endpoint_url": endpoint, "key": "test", "secret": "test"}
-    import s3fs
-
-    bucket = f"bucket-{abs(hash(request.node.name)) % 10**8}-{time.time_ns()}"
-    s3fs.S3FileSystem(**options).mkdir(bucket)
-    return ArtifactStore(root=f"s3://{bucket}/prefix", storage_options=options)
+    return request.getfixturevalue("s3_store")
 
 
 def test_what_is_written_is_read_back(store: ArtifactStore) -> None:
