@@ -39,10 +39,10 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def write_dataset(root: Path, categories: Iterable[str] = ("bolt", "nut")) -> None:
+def write_dataset(root: Path, categories: Iterable[str] = ("bolt", "nut"), first_seed: int = 1000) -> None:
     """Two small categories in MVTec layout: 6 nominal training images, 3 nominal and 3 anomalous test images."""
     for number, category in enumerate(categories):
-        base = 1000 * (number + 1)
+        base = first_seed + 1000 * number
         for i in range(6):
             write_image(root / category / "train" / "good" / f"{i:03}.png", draw_image(base + i))
         for i in range(3):

@@ -8,7 +8,7 @@ import pytest
 
 from ad_assets.defs.stages import Stage
 from resources.backbones import Backbone
-from tests.bench_graph import Bench, draw_image, write_image
+from tests.bench_graph import Bench, draw_image, write_dataset, write_image
 
 CATEGORIES = ("bolt", "nut")
 RESULTS = {("parts/leaderboard", None), ("parts/report", None)}
@@ -213,6 +213,51 @@ def test_an_upstream_of_another_setting_is_never_mixed_in(bench: Bench) -> None:
     [failure] = result.filter_events(lambda event: event.is_step_failure)
     description = failure.step_failure_data.user_failure_data.description
     assert description.startswith("parts/features/lite0 [bolt] was made under another setting")
+
+
+def test_a_new_category_is_a_new_partition(bench: Bench, forward_passes: list[int]) -> None:
+    bench.run()
+    del forward_passes[:]
+    write_dataset(bench.images, ["washer"], first_seed=5000)
+    bench.reload()
+    built, found = bench.run()
+    assert {category for _, category in built} == {"washer", None}
+    assert not found
+    assert sum(forward_passes) == 12
+    # Another with the very images of the first: they are known by content.
+    write_dataset(bench.images, ["copy_of_bolt"])
+    bench.reload()
+    built, found = bench.run()
+    assert built == {("parts/image_index", "copy_of_bolt")} | RESULTS
+    assert {category for _, category in found} == {"copy_of_bolt"}
+    assert sum(forward_passes) == 12
+
+
+def test_an_ensemble_is_a_lane_on_the_score_maps_of_others(bench: Bench, forward_passes: list[int]) -> None:
+    bench.run()
+    del forward_passes[:]
+    bench.set("datasets.parts.detectors.both", {"method": "ensemble", "members": ["small", "full"]})
+    built, found = bench.run()
+    assert built == lane("both", "score_maps", "metrics") | RESULTS
+    assert not found
+    assert not forward_passes
+    assert bench.rows("both", "bolt")["standard", "image_auroc"] > 0.5
+    # A member that scores anew is fused anew.
+    bench.set("datasets.parts.detectors.small.sigma", 1.0)
+    built, _ = bench.run()
+    assert built == lane("small", "score_maps", "metrics") | lane("both", "score_maps", "metrics") | RESULTS
+
+
+def test_one_training_image_and_unmasked_defects_are_enough(bench: Bench) -> None:
+    for path in sorted((bench.images / "bolt/train/good").iterdir())[1:]:
+        path.unlink()
+    for path in (bench.images / "bolt/ground_truth/spot").iterdir():
+        path.unlink()
+    bench.run(categories=["bolt"])
+    rows = bench.rows("small", "bolt")
+    assert rows["standard", "image_auroc"] is not None
+    assert rows["standard", "pixel_auroc"] is None  # no mask, no pixel metric
+    assert ("nominal_threshold", "threshold") not in rows  # left out, nothing would remain to score against
 
 
 def test_garbage_is_what_nothing_refers_to(bench: Bench) -> None:

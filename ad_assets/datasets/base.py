@@ -123,6 +123,11 @@ class Reader(BaseModel, ABC):
             **self.model_dump(mode="json", exclude={"root"}),
         }
 
+    @property
+    def compared_with(self) -> str | None:
+        """The published tables that these options follow the protocol of; None where there are none."""
+        return self.paper_dataset
+
     def prepare(self, category: str | None = None) -> None:
         """Make the files exist, for datasets that are generated; nothing to do for those that are given.
 

@@ -68,6 +68,11 @@ class MtdReader(Reader):
     def _sorted_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted(set(value)))
 
+    @property
+    def compared_with(self) -> str | None:
+        """The papers split at random; numbers of another split do not stand beside theirs."""
+        return self.paper_dataset if self.split == "random" else None
+
     def index_config(self) -> dict[str, Any]:
         unread = {"random": ("test_exposures",), "exposure": ("train_fraction", "seed")}[self.split]
         return {key: value for key, value in super().index_config().items() if key not in unread}

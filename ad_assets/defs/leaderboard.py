@@ -72,7 +72,7 @@ def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage]) -> Stage:
 
 def _papers(dataset: Dataset) -> dict[str, tuple[str, str]]:
     """Detector -> (published system, published dataset) where the papers have numbers for this dataset."""
-    published = dataset.reader.paper_dataset
+    published = dataset.reader.compared_with
     return {
         name: (detector.paper, published)
         for name, detector in dataset.detectors.items()

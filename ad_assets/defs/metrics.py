@@ -54,7 +54,8 @@ def metrics_stage(
         threshold = _image_rows(rows, scores, truth, nominal, evaluation, curves)
         _timing_rows(rows, work.input(score_maps).record()["metadata"])
         images = [
-            {"path": row["path"], "score": score, "label": row["label"]}
+            # By content, not by name: an artifact serves every dataset that holds the same images.
+            {"image_id": row["image_id"], "score": score, "label": row["label"]}
             for row, score in zip(truth.rows, scores.tolist(), strict=True)
         ]
         work.store.write_json(work.artifact.at("rows.json"), rows.rows)

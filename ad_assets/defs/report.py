@@ -108,9 +108,9 @@ def _gallery(
         hits=style.hits,
     )
     table = work.store.read_table(work.input(index, category).at("index.parquet")).to_pylist()
-    rows = {row["path"]: row for row in table}
+    rows = {row["image_id"]: row for row in table}
     extractor = benchmark.extractors[dataset.detectors[detector].extractor]
-    wanted = [rows[summary["images"][i]["path"]] for i in chosen]
+    wanted = [rows[summary["images"][i]["image_id"]] for i in chosen]
     low, high = summary["colour_scale"]
     return [
         GalleryItem(
