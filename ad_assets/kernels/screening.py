@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FLOAT32_ROUNDOFF = 2.0**-24
 CPU_TILE_BYTES = 16 << 20  # what is written by one step and read by the next should still be in the outer cache
 CENTRE_SAMPLE = 1024
+FEWEST_CONVOLVED = 48  # below, packing the other matrix costs more than it gains
 LARGEST_VALUE = 1e15  # squares of larger ones, summed, overflow float32
 
 
@@ -64,11 +65,13 @@ def screened_distances(rows: Tensor, others: Tensor, norms: Tensor) -> Tensor:
     On a CPU the product goes through oneDNN as a convolution of 1 x 1 pixels: its AVX-512 code was 2.2 times as fast as
     the linear algebra library of the PyTorch wheels on an AMD Zen 5, where that library does without.
     """
-    if rows.device.type == "cpu" and len(rows) > 1 and torch.backends.mkldnn.is_available():
+    if rows.device.type == "cpu" and len(rows) >= FEWEST_CONVOLVED and torch.backends.mkldnn.is_available():
         n, dimensions = rows.shape
         pixels = rows.contiguous().view(1, n, 1, dimensions).permute(0, 3, 1, 2)
         weights = (others * -2).view(len(others), dimensions, 1, 1)
-        return functional.conv2d(pixels, weights, norms).permute(0, 2, 3, 1).reshape(n, len(others))
+        # A dilation means nothing to a kernel of one pixel, but PyTorch takes oneDNN for it on a single thread too.
+        product = functional.conv2d(pixels, weights, norms, dilation=2)
+        return product.permute(0, 2, 3, 1).reshape(n, len(others))
     return torch.addmm(norms, rows, others.T, alpha=-2)
 
 
@@ -107,18 +110,3 @@ def full_precision() -> Iterator[None]:
     finally:
         for backend, value in shortcuts:
             backend.fp32_precision = value
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """A run of small CPU operations on one thread.
-
-    Where cores are shared, each operation that waits for a second thread can wait a whole time slice for it: measured
-    30 times as slow, against a tenth gained on idle cores.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
