@@ -57,10 +57,11 @@ def run_and_kill(folder: Path, moment: float, *arguments: str) -> None:
     """Start a run and kill it; no feature file that was there before may be written again."""
     before = feature_files(folder)
     run = start(folder, *arguments)
-    time.sleep(moment)
-    if run.poll() is None:
+    try:
+        run.wait(timeout=moment)
+    except subprocess.TimeoutExpired:
         os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+        run.wait()
     after = feature_files(folder)
     assert {path: after[path] for path in before} == before, f"extracted again, killed at {moment:.1f} s"
 

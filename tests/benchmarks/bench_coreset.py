@@ -75,16 +75,16 @@ def main() -> None:
         radii = [covering_radius(rows, picks) for picks in (ours, clean, official)]
         anchored = covering_radius(rows, greedy_coreset(rows, PICKS, initial=initial))
         same = float((ours == clean).float().mean())
-        seconds, step_seconds, step_ratio = interleaved(
+        timing = interleaved(
             lambda rows=rows: greedy_coreset(rows, PICKS),
             lambda rows=rows, initial=initial: recipe(rows, initial, TIMED_STEPS),
             REPEATS,
+            scale=PICKS / TIMED_STEPS,
         )
-        scale = PICKS / TIMED_STEPS
-        ratios.append(step_ratio * scale)
+        ratios.append(timing.best_ratio)
         text = f"radius {radii[0]:.6f}, clean loop {radii[1]:.6f}, recipe {radii[2]:.6f}, ours anchored {anchored:.6f}"
         text += f", same picks {same:.3f}; recipe timed on {TIMED_STEPS} steps and scaled"
-        report(f"coreset {name}", seconds, step_seconds * scale, ratios[-1], text)
+        report(f"coreset {name}", timing, text)
         assert abs(radii[0] / radii[1] - 1) < 1e-4
         assert abs(anchored / radii[2] - 1) < 1e-4
         assert abs(radii[0] / radii[2] - 1) < 0.01
