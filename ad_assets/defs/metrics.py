@@ -143,7 +143,8 @@ def _read_scores(
     from ad_assets.metrics.pixels import PixelStatistics
 
     files = ImageFiles(dataset.reader.root)
-    statistics = PixelStatistics()
+    # Exact while all pixels fit an eighth of the budget (kept and sorted, 4 bytes each, with room for the copies).
+    statistics = PixelStatistics(exact_pixels=int(work.compute.memory_gb * 1e9 / 32))
     scores = np.zeros(len(truth.rows), np.float32)
     sample: list[np.ndarray] = []
     for number, (image_ids, maps, image_scores) in enumerate(shards(work.input(score_maps))):
