@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.config import Dataset, Evaluation
@@ -56,12 +56,21 @@ def score_maps_stage(
         return {"state": upstream.of(state).version, "test": upstream.of(features).parts["test"]}
 
     def build(work: Work) -> dict[str, Any]:
+        import torch
+
+        tools = runtime(work)
         learnt = read_state(work, state, method)
         test = read_features(work, features, "test")
 
         def score(number: int, image_ids: Sequence[str]) -> ScoreMaps:
             work.progress("test images scored", number * SHARD_IMAGES, len(test))
-            return _score(method, learnt, test.load, image_ids, extractor.input_size, work, left_out=False)
+            pieces = [
+                method.score(learnt, taps, extractor.input_size, tools)
+                for _, taps in replace(test, image_ids=tuple(image_ids)).batches()
+            ]
+            return ScoreMaps(
+                torch.cat([piece.maps for piece in pieces]), torch.cat([piece.image_scores for piece in pieces])
+            )
 
         seconds = _write_shards(work, test.image_ids, score)
         train = read_features(work, features, "train")
@@ -71,11 +80,9 @@ def score_maps_stage(
         nominal: list[float] = []
         if len(train) == 1:
             chosen = []  # left out, nothing would remain
-        for first in range(0, len(chosen), train.batch_size):
-            ids = chosen[first : first + train.batch_size]
-            scored = _score(method, learnt, train.load, ids, extractor.input_size, work, left_out=True)
-            nominal += scored.image_scores.tolist()
-            work.progress("nominal images scored left-out", first + len(ids), len(chosen))
+        for ids, taps in replace(train, image_ids=tuple(chosen)).batches():
+            nominal += method.score(learnt, taps, extractor.input_size, tools, left_out=ids).image_scores.tolist()
+            work.progress("nominal images scored left-out", len(nominal), len(chosen))
         index = ScoreIndex(list(test.image_ids), chosen, nominal)
         speed = {
             "features_images_per_second": work.input(features).record()["metadata"]["images_per_second"],
@@ -149,26 +156,6 @@ def _stage(
         kinds=frozenset({"torch", "safetensors"}),
         description=f"{what} Float32, higher is more anomalous; neither clamped nor normalised.",
     )
-
-
-def _score(
-    method: Method[Any],
-    state: Any,
-    load: Callable[[Sequence[str]], list[Tensor]],
-    image_ids: Sequence[str],
-    map_size: tuple[int, int],
-    work: Work,
-    *,
-    left_out: bool,
-) -> ScoreMaps:
-    import torch
-
-    size = work.compute.batch_size
-    pieces = []
-    for first in range(0, len(image_ids), size):
-        ids = image_ids[first : first + size]
-        pieces.append(method.score(state, load(ids), map_size, runtime(work), left_out=ids if left_out else None))
-    return ScoreMaps(torch.cat([piece.maps for piece in pieces]), torch.cat([piece.image_scores for piece in pieces]))
 
 
 def _shard_path(artifact: Artifact, number: int) -> str:

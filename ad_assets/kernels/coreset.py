@@ -38,9 +38,10 @@ from ad_assets.kernels.screening import (
 )
 
 # Rows brought up to date in a round, and how many of them are picked from. Their mutual distances stay in cache.
-FEWEST_REFRESHED, MOST_REFRESHED = 4096, 32768
+FEWEST_REFRESHED = 4096
 POOL = 1024
 FINER_BELOW = 100  # margins
+RADIUS_ROWS = 4096
 VIRTUAL_CENTRE = -1
 PICKED = -1.0  # in place of a squared distance
 
@@ -86,14 +87,38 @@ def greedy_coreset(
         return greedy.picks
 
 
-def covering_radius(features: Tensor, picks: Tensor, memory_gb: float = 1.0) -> float:
-    """Largest plain distance of any of the (N, D) rows to its nearest pick.
+def covering_radius(
+    features: Tensor, picks: Tensor, memory_gb: float = 1.0, *, projected: Tensor | None = None
+) -> float:
+    """Largest plain distance of any row to its nearest pick, mostly without comparing rows in all dimensions.
+
+    The pick that is nearest in the projection bounds a row's distance from above; rows are compared exactly in the
+    order of their bounds until none of the rest can exceed the radius found.
+
+    Args:
+        features: (N, D), which may stay in main memory.
+        picks: (M,) indices of rows, at least one.
+        memory_gb: budget in GB of temporary tensors.
+        projected: (N, d) the rows as the picks were made from them, on the device that computes; None for `features`.
 
     Raises:
         ValueError: no picks, or features not 2-D.
     """
-    distances, _ = nearest(features, features[picks], 1, memory_gb=memory_gb)
-    return float(distances.max())
+    seen = features if projected is None else projected
+    _, candidates = nearest(seen, seen[picks.to(seen.device)], 1, memory_gb=memory_gb)
+    picks, near = picks.to(features.device), candidates[:, 0].to(features.device)
+    bounds = features.new_empty(len(features))
+    for first in range(0, len(features), RADIUS_ROWS):
+        part = slice(first, first + RADIUS_ROWS)
+        bounds[part] = (features[part] - features[picks[near[part]]]).norm(dim=1)
+    bank = features[picks].to(seen.device)
+    radius = 0.0
+    for rows in bounds.argsort(descending=True).split(RADIUS_ROWS):
+        if float(bounds[rows[0]]) <= radius:
+            break
+        distances, _ = nearest(features[rows].to(seen.device), bank, 1, memory_gb=memory_gb)
+        radius = max(radius, float(distances.max()))
+    return radius
 
 
 def random_projection(features: Tensor, dimensions: int, *, seed: int) -> Tensor:

@@ -158,7 +158,7 @@ class PatchCore(Method[MemoryBank]):
         """Indices of the coreset and its covering radius."""
         import torch
 
-        from ad_assets.kernels.coreset import greedy_coreset, random_projection
+        from ad_assets.kernels.coreset import covering_radius, greedy_coreset, random_projection
 
         count = max(1, int(self.coreset_ratio * len(patches)))
         seen = patches
@@ -182,7 +182,7 @@ class PatchCore(Method[MemoryBank]):
         ).cpu()
         if len(picks) != count:
             raise AssertionError(f"the coreset has {len(picks)} rows instead of {count}")
-        return picks, covering_radius(patches, picks, seen, runtime)
+        return picks, covering_radius(patches, picks, runtime.memory_gb, projected=seen)
 
     def score(
         self,
@@ -268,36 +268,6 @@ class PatchCore(Method[MemoryBank]):
             "covering_radius": state.covering_radius,
             "compression": patches / state.rows.shape[0],
         }
-
-
-def covering_radius(patches: Tensor, picks: Tensor, seen: Tensor, runtime: Runtime) -> float:
-    """Largest L2 distance of any patch to its nearest pick, without comparing all patches in all dimensions.
-
-    The pick that is nearest in the projection bounds a patch's distance from above; patches are compared
-    exactly in the order of their bounds until none of the rest can exceed the radius found.
-
-    Args:
-        patches: (N, D).
-        picks: (M,) indices of patches.
-        seen: (N, d) the projection in which the picks were made, or the patches themselves.
-        runtime: device and memory budget.
-    """
-    from ad_assets.kernels.neighbours import nearest
-
-    _, candidates = nearest(seen, seen[picks.to(seen.device)], 1, memory_gb=runtime.memory_gb)
-    step = 4096
-    bounds = patches.new_empty(len(patches))
-    for first in range(0, len(patches), step):
-        part = slice(first, first + step)
-        bounds[part] = (patches[part] - patches[picks[candidates[part, 0].cpu()]]).norm(dim=1)
-    rows = patches[picks].to(runtime.device)
-    radius = 0.0
-    for part in bounds.argsort(descending=True).split(step):
-        if float(bounds[part[0]]) <= radius:
-            break
-        distances, _ = nearest(patches[part].to(runtime.device), rows, 1, memory_gb=runtime.memory_gb)
-        radius = max(radius, float(distances.max()))
-    return radius
 
 
 def _allocate(shape: tuple[int, ...], runtime: Runtime) -> Tensor:

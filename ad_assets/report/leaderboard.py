@@ -36,7 +36,6 @@ COLUMNS = (
     "seed",
     "fingerprint",
 )
-ADDED_COLUMNS = ("aggregate", "paper_system", "paper_dataset", "paper_value", "delta")
 
 
 def is_oracle(protocol: str) -> bool:
