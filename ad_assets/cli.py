@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ad_assets.config import Benchmark, ConfigError, load_config
+from ad_assets.benchmark import Benchmark
+from ad_assets.config import ConfigError, load_config
 
 if TYPE_CHECKING:
     import dagster as dg

@@ -1,4 +1,4 @@
-"""The benchmark file as typed models, and the fingerprints of its sections. The only place that parses YAML.
+"""Reads and checks benchmark files: the only place that parses YAML.
 
 A value comes from, weakest first: the file (``AD_ASSETS_CONFIG`` or ``--config``; a path, or the name of a file in
 ``ad_assets/configs``), the environment (``AD_ASSETS__COMPUTE__BATCH_SIZE=8``), the command line
@@ -8,19 +8,18 @@ A value comes from, weakest first: the file (``AD_ASSETS_CONFIG`` or ``--config`
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from ad_assets.datasets import READERS, Reader
+from ad_assets.benchmark import Benchmark, Dataset, Detector, Evaluation, ReportStyle, Study, Variant
+from ad_assets.datasets import READERS
 from ad_assets.extractor import Extractor
 from ad_assets.methods import METHODS, Method
 from ad_assets.methods.ensemble import Ensemble
@@ -37,86 +36,6 @@ NAME_PATTERN = r"^[a-z0-9_]+$"
 
 class ConfigError(ValueError):
     """The benchmark file is wrong; the message lists every fault with its key path and the remedy."""
-
-
-class Evaluation(BaseModel):
-    """How score maps become metrics."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    fpr_limits: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        (0.3, 0.05), description="AUPRO integration limits"
-    )
-    nominal_false_positive_rate: float = Field(
-        0.05, gt=0, lt=1, description="false positive rate that the nominal-only threshold aims at"
-    )
-    calibration_images: int = Field(
-        64, ge=1, description="most nominal training images scored left-out, for the nominal-only threshold"
-    )
-
-
-class ReportStyle(BaseModel):
-    """How many pictures the report shows for each category and detector."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    false_alarms: int = Field(3, ge=0, le=50)
-    misses: int = Field(3, ge=0, le=50)
-    hits: int = Field(3, ge=0, le=50)
-
-
-@dataclass(frozen=True)
-class Detector:
-    """One lane: a configured method on an extractor, or an ensemble of other lanes (`members`)."""
-
-    name: str
-    method: Method[Any] | None
-    members: tuple[str, ...]
-    extractor: str
-    paper: str | None
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A dataset and the detectors that run on it."""
-
-    name: str
-    reader: Reader
-    detectors: dict[str, Detector]
-
-    @property
-    def extractors(self) -> list[str]:
-        """Names of the extractors in use, each once, in the order of the detectors."""
-        return list(dict.fromkeys(d.extractor for d in self.detectors.values()))
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A whole benchmark file, checked."""
-
-    source: str
-    store: ArtifactStore
-    compute: Compute
-    evaluation: Evaluation
-    report: ReportStyle
-    extractors: dict[str, Extractor]
-    datasets: dict[str, Dataset]
-
-
-def fingerprint(section: object) -> str:
-    """A short stable address of any JSON value (and pydantic models): 24 hex digits of sha256.
-
-    >>> fingerprint({"b": 1, "a": 2}) == fingerprint({"a": 2, "b": 1})
-    True
-    """
-
-    def plain(value: object) -> object:
-        if isinstance(value, BaseModel):
-            return value.model_dump(mode="json")
-        raise TypeError(f"{type(value).__name__} has no place in a fingerprint")
-
-    text = json.dumps(section, sort_keys=True, separators=(",", ":"), default=plain, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def load_config(
@@ -230,13 +149,14 @@ class _Parser:
         options = self._mapping(section, path)
         reader_type = self._choice(options.pop("reader", None), READERS, f"{path}.reader")
         lanes = self._mapping(options.pop("detectors", {}), f"{path}.detectors")
+        studied = self._mapping(options.pop("studies", {}), f"{path}.studies")
         detectors: dict[str, Detector] = {}
         for lane, entry in lanes.items():
             if not self._name(lane, f"{path}.detectors"):
                 continue
-            if lane in ("features", "image_index", "leaderboard", "report"):
+            if lane in ("features", "image_index", "leaderboard", "report", "studies"):
                 self.faults.append(f"{path}.detectors.{lane}: the name is an asset's; choose another")
-            detector = self._detector(lane, entry, f"{path}.detectors.{lane}", known, detectors)
+            detector = self._detector(lane, entry, f"{path}.detectors.{lane}", extractors, known, detectors)
             if detector:
                 detectors[lane] = detector
         for detector in detectors.values():
@@ -246,13 +166,75 @@ class _Parser:
                     f"{path}.detectors.{detector.name}.members: the extractors resize and crop differently, so their "
                     "maps do not overlay; give them the same resize and crop"
                 )
+        studies = {
+            study: self._study(study, entry, f"{path}.studies.{study}", extractors, known, detectors, lanes)
+            for study, entry in studied.items()
+            if self._name(study, f"{path}.studies")
+        }
         reader = self._model(reader_type, options, path) if reader_type else None
-        return Dataset(name, reader, detectors) if reader else None
+        return Dataset(name, reader, detectors, {s: study for s, study in studies.items() if study}) if reader else None
+
+    def _study(
+        self,
+        name: str,
+        section: object,
+        path: str,
+        extractors: Mapping[str, Extractor],
+        known: set[str],
+        detectors: Mapping[str, Detector],
+        lanes: Mapping[str, Any],
+    ) -> Study | None:
+        options = self._mapping(section, path)
+        self._only(options, ("base", "vary", "variants", "draws"), f"{path}.")
+        methods = {lane: lane for lane, detector in detectors.items() if detector.method}
+        base = self._choice(options.get("base"), methods, f"{path}.base")
+        draws = options.get("draws", 1)
+        if not isinstance(draws, int) or not 1 <= draws <= 1000:
+            self.faults.append(f"{path}.draws: a number of repetitions from 1 to 1000 (got {draws!r})")
+        if ("vary" in options) == ("variants" in options):
+            self.faults.append(f"{path}: give vary (lists of values, all combinations) or variants (named settings)")
+            return None
+        settings = self._variants(options, path)
+        if base is None or not settings:
+            return None
+        variants = []
+        for variant, own in settings.items():
+            place = f"{path}.{variant}"
+            over = dict(own)
+            images = over.pop("train_images", None)
+            if images is not None and (not isinstance(images, int) or images < 1):
+                self.faults.append(f"{place}: train_images is a number of images from 1 on (got {images!r})")
+            detector = self._detector(base, lanes[base], place, extractors, known, {}, over)
+            if detector:
+                variants.append(Variant(variant, own, detector, images))
+        return Study(name, base, tuple(variants), draws)
+
+    def _variants(self, options: dict[str, Any], path: str) -> dict[str, dict[str, Any]]:
+        """Name -> what differs from the base."""
+        if "variants" in options:
+            named = self._mapping(options["variants"], f"{path}.variants")
+            return {str(name): self._mapping(own, f"{path}.variants.{name}") for name, own in named.items()}
+        lists = self._mapping(options["vary"], f"{path}.vary")
+        for key, values in lists.items():
+            if not isinstance(values, list) or not values:
+                self.faults.append(f"{path}.vary.{key}: a list of values (got {values!r})")
+                return {}
+        combined = [dict(zip(lists, values, strict=True)) for values in product(*lists.values())]
+        return {", ".join(f"{key}={_plain(value)}" for key, value in own.items()): own for own in combined}
 
     def _detector(
-        self, name: str, section: object, path: str, extractors: set[str], earlier: dict[str, Detector]
+        self,
+        name: str,
+        section: object,
+        path: str,
+        extractors: Mapping[str, Extractor],
+        known: set[str],
+        earlier: Mapping[str, Detector],
+        over: Mapping[str, Any] | None = None,
     ) -> Detector | None:
-        options = self._mapping(section, path)
+        """One lane; the values in `over` (of a study's variant) win over those of categories too."""
+        over = over or {}
+        options = {**self._mapping(section, path), **over}
         paper = options.pop("paper", None)
         if paper is not None:
             self._choice(paper, {system: system for system in systems()}, f"{path}.paper")
@@ -271,11 +253,53 @@ class _Parser:
                 if ensemble
                 else None
             )
-        extractor = self._choice(options.pop("extractor", None), {e: e for e in extractors}, f"{path}.extractor")
+        extractor = self._choice(options.pop("extractor", None), {e: e for e in known}, f"{path}.extractor")
         choices: dict[str, Any] = {**METHODS, Ensemble.name: Ensemble}
         method_type = self._choice(method, choices, f"{path}.method")
-        configured = self._model(method_type, options, path) if method_type else None
-        return Detector(name, configured, (), extractor, paper) if configured and extractor else None
+        if not method_type or not extractor:
+            return None
+        values, by_category = self._preset(method_type, options, path)
+        taps = len(extractors[extractor].taps) if extractor in extractors else None
+        configured = self._method(method_type, values, path, taps)
+        if not configured:
+            return None
+        wins = {key: value for key, value in over.items() if key in method_type.model_fields}
+        categories = {
+            category: self._method(method_type, {**values, **own, **wins}, f"{path}.categories.{category}", taps)
+            for category, own in by_category.items()
+        }
+        own_methods = {category: own for category, own in categories.items() if own}
+        return Detector(name, configured, (), extractor, paper, own_methods)
+
+    def _preset(
+        self, method_type: type[Method[Any]], options: dict[str, Any], path: str
+    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """The values of a lane and of single categories: those of its preset under those that are written."""
+        preset: dict[str, Any] = {}
+        if "preset" in options:
+            preset = dict(self._choice(options.pop("preset"), method_type.presets, f"{path}.preset") or {})
+        by_category = {name: dict(values) for name, values in preset.pop("categories", {}).items()}
+        for category, own in self._mapping(options.pop("categories", {}), f"{path}.categories").items():
+            written = self._mapping(own, f"{path}.categories.{category}")
+            by_category[category] = {**by_category.get(category, {}), **written}
+        return {**preset, **options}, by_category
+
+    def _method(
+        self, method_type: type[Method[Any]], values: dict[str, Any], path: str, taps: int | None
+    ) -> Method[Any] | None:
+        """A method that suits an extractor with so many taps; None: the extractor has faults of its own."""
+        method = self._model(method_type, values, path)
+        if method is None or taps is None:
+            return method
+        if method.layers and method.layers[-1] > taps:
+            self.faults.append(f"{path}.layers: the extractor has {taps} taps (got {list(method.layers)})")
+            return None
+        try:
+            method.check_layers(len(method.layers) if method.layers else taps)
+        except ValueError as error:
+            self.faults.append(f"{path}.{error}")
+            return None
+        return method
 
     def _model(self, model: type[ModelT], section: object, path: str) -> ModelT | None:
         values = self._mapping({} if section is None else section, path)
@@ -325,3 +349,10 @@ class _Parser:
         close = difflib.get_close_matches(key, list(allowed), n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         self.faults.append(f"{place}: unknown key; {hint}allowed: {', '.join(sorted(allowed))}")
+
+
+def _plain(value: object) -> str:
+    """A value of a study as people write it: ``all`` for null, ``9x7x5`` for a list."""
+    if value is None:
+        return "all"
+    return "x".join(map(str, value)) if isinstance(value, list) else str(value)

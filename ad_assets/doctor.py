@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 
-from ad_assets.config import Benchmark
+from ad_assets.benchmark import Benchmark
 from resources.backbones import load_backbone
 
 PROBE = "doctor/probe.txt"

@@ -12,7 +12,8 @@ import yaml
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from PIL import Image
 
-from ad_assets.config import Benchmark, load_config
+from ad_assets.benchmark import Benchmark
+from ad_assets.config import load_config
 from ad_assets.defs.lanes import build_definitions
 from ad_assets.defs.plan import _Loading, plan
 from ad_assets.defs.runs import Outcome, execute

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ad_assets.config import CONFIGS, ConfigError, find_file, fingerprint, load_config
+from ad_assets.benchmark import fingerprint
+from ad_assets.config import CONFIGS, ConfigError, find_file, load_config
 from tests.bench_graph import config_tree, write_dataset
 
 

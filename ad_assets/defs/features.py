@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from ad_assets.config import Dataset, fingerprint
+from ad_assets.benchmark import Dataset, fingerprint
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.images import decode_rgb
 from ad_assets.defs.stages import Parts, Stage, Upstream, Work
@@ -143,18 +143,19 @@ def _size(taps: list[Tensor]) -> int:
 _CACHE = _Cache()
 
 
-def read_features(work: Work, features: Stage, split: str) -> Features:
-    """The stored features of one split, in the order of image ids."""
+def read_features(work: Work, features: Stage, split: str, layers: tuple[int, ...] | None) -> Features:
+    """The stored features of one split, in the order of image ids; `layers` as a method has them, from 1."""
     index = work.store.read_json(work.input(features).at("features.json"))
     address = index["extractor"]
 
-    def load(image_ids: Sequence[str]) -> list[Tensor]:
+    def load(image_ids: Sequence[str], positions: tuple[int, ...] | None) -> list[Tensor]:
         import torch
 
         images = _load_images(work.store, [feature_path(address, image) for image in image_ids], work.compute.memory_gb)
-        return [torch.stack(level) for level in zip(*images, strict=True)]
+        return [torch.stack([image[level] for image in images]) for level in positions or range(len(images[0]))]
 
-    return Features(tuple(index[split]), load, work.compute.batch_size)
+    positions = tuple(layer - 1 for layer in layers) if layers else None
+    return Features(tuple(index[split]), load, work.compute.batch_size, positions)
 
 
 def _load_images(store: ArtifactStore, paths: list[str], memory_gb: float) -> list[list[Tensor]]:

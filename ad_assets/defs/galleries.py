@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ad_assets.config import Dataset
+from ad_assets.benchmark import Dataset
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.images import decode_mask, decode_rgb, fit_image, fit_mask
 from ad_assets.defs.score_maps import read_shard

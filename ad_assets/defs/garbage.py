@@ -2,7 +2,8 @@
 
 An artifact is referred to when the head of any asset partition points to it (heads are the store's record of
 materializations, of all benchmark files that share it), or when the current benchmark file would make it: a setting
-put back finds its artifacts. A feature file is referred to by the images of a kept feature index.
+put back finds its artifacts. A feature file is referred to by the images of a kept feature index, the rows of one
+variant by the kept studies that show them.
 """
 
 from __future__ import annotations
@@ -34,10 +35,14 @@ def unreferenced(store: ArtifactStore, stages: Sequence[Stage], *, older_than: f
                 versions.add(head.version)
                 kept |= _planned_features(store, stage, partition, memory)
     files = store.files()
+    rows: set[str] = set()
     for file in files:
         parts = file.path.split("/")
         if parts[0] == "artifacts" and parts[2] in versions and parts[-1] == "features.json":
             kept |= _features_of(store.read_json(file.path))
+        elif parts[:2] == ["artifacts", "study"] and parts[2] in versions and parts[-1] == "rows.parquet":
+            rows |= set(store.read_table(file.path).column("fingerprint").to_pylist())
+    versions |= rows
     now = time.time()
     return [
         file for file in files if now - file.changed >= older_than and not _is_referenced(file.path, versions, kept)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ad_assets.config import Dataset, fingerprint
+from ad_assets.benchmark import Dataset, fingerprint
 from ad_assets.datasets import ImageFiles, KnownFile, build_index
 from ad_assets.datasets.base import Candidate, FileStamp
 from ad_assets.datasets.index import ImageIndex

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from ad_assets.config import Benchmark, Dataset
+from ad_assets.benchmark import Benchmark, Dataset, Detector
 from ad_assets.defs.assets import to_asset
 from ad_assets.defs.features import features_stage
 from ad_assets.defs.images import image_index_stage
@@ -14,6 +14,7 @@ from ad_assets.defs.models import state_stage
 from ad_assets.defs.report import report_stage
 from ad_assets.defs.score_maps import ensemble_stage, score_maps_stage
 from ad_assets.defs.stages import Stage
+from ad_assets.defs.studies import study_stage
 from ad_assets.defs.terminal import terminal_logger
 
 
@@ -36,22 +37,39 @@ def _dataset_stages(benchmark: Benchmark, dataset: Dataset) -> list[Stage]:
     score_maps: dict[str, Stage] = {}
     metrics: dict[str, Stage] = {}
     for name, detector in dataset.detectors.items():
+        _check_categories(dataset, detector, index)
         extractor = benchmark.extractors[detector.extractor]
         if detector.method is None:
             members = {member: score_maps[member] for member in detector.members}
             score_maps[name] = ensemble_stage(dataset, name, members, extractor)
         else:
             shared = features[detector.extractor]
-            states[name] = state_stage(dataset, name, detector.method, shared)
+            states[name] = state_stage(dataset, detector, shared)
             score_maps[name] = score_maps_stage(
-                dataset, name, detector.method, states[name], shared, extractor, benchmark.evaluation
+                dataset, detector, states[name], shared, extractor, benchmark.evaluation
             )
         metrics[name] = metrics_stage(dataset, detector, index, score_maps[name], extractor, benchmark.evaluation)
-    stages = [index, *features.values(), *states.values(), *score_maps.values(), *metrics.values()]
+    studies = {
+        name: study_stage(dataset, study, index, features, benchmark.extractors, benchmark.evaluation)
+        for name, study in dataset.studies.items()
+    }
+    stages = [index, *features.values(), *states.values(), *score_maps.values(), *metrics.values(), *studies.values()]
     if metrics:
         leaderboard = leaderboard_stage(dataset, metrics)
-        stages += [leaderboard, report_stage(benchmark, dataset, index, score_maps, metrics, leaderboard)]
+        stages += [leaderboard, report_stage(benchmark, dataset, index, score_maps, metrics, leaderboard, studies)]
     return stages
+
+
+def _check_categories(dataset: Dataset, detector: Detector, index: Stage) -> None:
+    # A preset may name more categories than a copy of its dataset holds.
+    presets = type(detector.method).presets.values() if detector.method else ()
+    published = {category for preset in presets for category in preset.get("categories", {})}
+    unknown = set(detector.categories) - set(index.partitions or ()) - published
+    if unknown:
+        raise ValueError(
+            f"datasets.{dataset.name}.detectors.{detector.name}.categories: no category {', '.join(sorted(unknown))}; "
+            f"choose from: {', '.join(index.partitions or ())}"
+        )
 
 
 def build_definitions(benchmark: Benchmark) -> tuple[dg.Definitions, list[Stage]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ad_assets.config import Dataset
+from ad_assets.benchmark import Dataset
 from ad_assets.defs.stages import Parts, Stage, Upstream, Work
 from ad_assets.report import leaderboard, papers
 from resources.store import ArtifactStore

@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import dagster as dg
-
-from ad_assets.config import Dataset, Detector, Evaluation
+from ad_assets.benchmark import Dataset, Detector, Evaluation
 from ad_assets.datasets.files import ImageFiles
-from ad_assets.defs.galleries import read_mask, read_pictures
+from ad_assets.defs.galleries import read_pictures
 from ad_assets.defs.score_maps import read_score_index, shards
 from ad_assets.defs.stages import Parts, Stage, Upstream, Work
+from ad_assets.defs.truth import Truth
 from ad_assets.extractor import Extractor
 from ad_assets.report import pictures
 from ad_assets.report.gallery import choose_gallery
@@ -45,9 +44,7 @@ def metrics_stage(
 
     def build(work: Work) -> dict[str, Any]:
         table = work.store.read_table(work.input(index).at("index.parquet"))
-        truth = _Truth([row for row in table.to_pylist() if row["split"] == "test"])
-        if not truth.rows:
-            raise dg.Failure(f"{dataset.name} [{work.partition}] has no test images, so there is nothing to measure")
+        truth = Truth.of(table.to_pylist(), f"{dataset.name} [{work.partition}]")
         rows = _Rows(seed)
         scores, colour_scale, curves = _read_scores(rows, work, score_maps, truth, dataset, extractor, evaluation)
         nominal = read_score_index(work.input(score_maps)).nominal_scores
@@ -87,17 +84,6 @@ def metrics_stage(
     )
 
 
-class _Truth:
-    """The test rows of an image index, found by image id. One image may lie in the test set under several names."""
-
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self.rows = sorted(rows, key=lambda row: (row["image_id"], row["path"]))
-        self.labels = [int(row["label"]) for row in self.rows]
-        self.positions: dict[str, list[int]] = {}
-        for position, row in enumerate(self.rows):
-            self.positions.setdefault(row["image_id"], []).append(position)
-
-
 class _Rows:
     """Tidy metric rows of one lane; the leaderboard adds dataset, category and detector."""
 
@@ -132,7 +118,7 @@ def _read_scores(
     rows: _Rows,
     work: Work,
     score_maps: Stage,
-    truth: _Truth,
+    truth: Truth,
     dataset: Dataset,
     extractor: Extractor,
     evaluation: Evaluation,
@@ -148,17 +134,9 @@ def _read_scores(
     scores = np.zeros(len(truth.rows), np.float32)
     sample: list[np.ndarray] = []
     for number, (image_ids, maps, image_scores) in enumerate(shards(work.input(score_maps))):
-        masks = np.zeros(maps.shape, bool)
-        known = np.ones(len(image_ids), bool)
         for place, image_id in enumerate(image_ids):
-            for position in truth.positions.get(image_id, []):
-                row = truth.rows[position]
-                scores[position] = image_scores[place]
-                mask = read_mask(files, row, extractor)
-                if mask is not None:
-                    masks[place] = mask
-                # An anomalous image whose mask is not known says nothing about pixels.
-                known[place] = mask is not None or not row["label"]
+            scores[truth.positions.get(image_id, [])] = image_scores[place]
+        masks, known = truth.masks(image_ids, maps.shape[1:], files, extractor)
         if known.any():
             statistics.update(maps.numpy()[known], masks[known])
         sample.append(maps[:, ::COLOUR_STRIDE, ::COLOUR_STRIDE].numpy().ravel())
@@ -193,7 +171,7 @@ def _points(curve: tuple[Any, Any]) -> list[list[float]]:
 def _image_rows(
     rows: _Rows,
     scores: np.ndarray,
-    truth: _Truth,
+    truth: Truth,
     nominal: list[float],
     evaluation: Evaluation,
     curves: dict[str, Any],
@@ -220,7 +198,7 @@ def _image_rows(
     return threshold
 
 
-def _decision_rows(rows: _Rows, protocol: str, threshold: float, alarms: int, misses: int, truth: _Truth) -> None:
+def _decision_rows(rows: _Rows, protocol: str, threshold: float, alarms: int, misses: int, truth: Truth) -> None:
     n, hits = len(truth.labels), sum(truth.labels) - misses
     rows.add(protocol, "threshold", threshold, n)
     rows.add(protocol, "image_f1", 2 * hits / (2 * hits + alarms + misses) if any(truth.labels) else None, n)
@@ -238,7 +216,7 @@ def _timing_rows(rows: _Rows, record: dict[str, Any]) -> None:
 def _contact_sheet(
     work: Work,
     score_maps: Stage,
-    truth: _Truth,
+    truth: Truth,
     scores: np.ndarray,
     threshold: float,
     colour_scale: tuple[float, float],

@@ -3,44 +3,89 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ad_assets.config import Dataset
+from ad_assets.benchmark import Dataset, Detector
 from ad_assets.defs.features import read_features
-from ad_assets.defs.stages import Parts, Stage, Upstream, Work
+from ad_assets.defs.stages import Parts, Stage, Upstream, Work, read_head
 from ad_assets.methods import Method, Runtime, State
+from ad_assets.report import pictures
 
-VERSION = 1
+if TYPE_CHECKING:
+    from torch import Tensor
+
+VERSION = 2
+PICTURE_SIDE = 160
 
 
-def state_stage(dataset: Dataset, detector: str, method: Method[Any], features: Stage) -> Stage:
-    """The asset ``<dataset>/<detector>/<memory_bank | template_set | trained_model>``."""
+def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
+    """The asset ``<dataset>/<detector>/<memory_bank | template_set | trained_model>``.
+
+    Raises:
+        TypeError: the lane is an ensemble, which learns nothing.
+    """
+    config, categories = detector.stage_configs("fit")
+    kind = detector.method_for("").state_asset
 
     def parts(upstream: Upstream) -> Parts:
         # A new test image leaves the state's address as it was.
         return {"train": upstream.of(features).parts["train"]}
 
     def build(work: Work) -> dict[str, Any]:
-        train = read_features(work, features, "train")
+        method = detector.method_for(work.partition)
+        train = read_features(work, features, "train", method.layers)
         started = time.perf_counter()
         state = method.fit(train, runtime(work))
         seconds = time.perf_counter() - started
         work.store.write_tensors(work.artifact.at("state.safetensors"), state.tensors())
         work.store.write_json(work.artifact.at("state.json"), state.info())
-        return {**method.describe(state), "training_images": len(train), "fit_seconds": seconds}
+        work.store.write_json(work.artifact.at("train.json"), list(train.image_ids))
+        sheet = _pictures(method.maps(state))
+        return {
+            **method.describe(state),
+            "training_images": len(train),
+            "fit_seconds": seconds,
+            **_update(work, set(train.image_ids)),
+            **({"maps": {"md": sheet}} if sheet else {}),
+        }
 
     return Stage(
-        key=(dataset.name, detector, method.state_asset),
-        kind=method.state_asset,
-        config={"version": VERSION, **method.stage_config("fit")},
+        key=(dataset.name, detector.name, kind),
+        kind=kind,
+        config={"version": VERSION, **config},
         deps=(features,),
         address=parts,
         build=build,
         partitions=features.partitions,
-        group=f"{dataset.name}/{detector}",
+        group=f"{dataset.name}/{detector.name}",
         kinds=frozenset({"torch", "safetensors"}),
-        description=f"What {method.name} learnt from the nominal training images.",
+        description=f"What {config['method']} learnt from the nominal training images.",
+        categories=categories,
     )
+
+
+def _update(work: Work, images: set[str]) -> dict[str, str]:
+    """What became of the training images since this asset was last made with the same settings."""
+    head = read_head(work.store, work.stage.key, work.partition)
+    if head is None or head.code_version != work.stage.code_version:
+        return {}
+    earlier = work.store.artifact(work.stage.kind, head.version)
+    if not work.store.exists(earlier.at("train.json")):
+        return {}
+    before = set(work.store.read_json(earlier.at("train.json")))
+    changes = [f"{sign}{len(ids)} images" for sign, ids in (("+", images - before), ("-", before - images)) if ids]
+    return {"updated": ", ".join(changes)} if changes else {}
+
+
+def _pictures(maps: dict[str, Tensor]) -> str:
+    """Maps as Markdown pictures, each with the numbers that its darkest and brightest colours stand for."""
+    texts = []
+    for title, values in maps.items():
+        low, high = float(values.min()), float(values.max())
+        repeat = max(1, PICTURE_SIDE // max(values.shape))
+        drawn = pictures.heat_map(values.numpy(), low, high).repeat(repeat, axis=0).repeat(repeat, axis=1)
+        texts.append(f"{title}: {low:g} to {high:g}\n\n![{title}]({pictures.data_uri(pictures.to_jpeg(drawn))})")
+    return "\n\n".join(texts)
 
 
 def runtime(work: Work) -> Runtime:

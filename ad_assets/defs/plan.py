@@ -16,7 +16,7 @@ import dagster as dg
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContext
 
-from ad_assets.config import Benchmark
+from ad_assets.benchmark import Benchmark
 from ad_assets.defs.images import changed_files
 from ad_assets.defs.stages import Head, Slot, Stage, UpstreamError, current_upstream, planned_head, read_head
 from resources.store import ArtifactStore
@@ -178,6 +178,6 @@ def _store_reason(stage: Stage, partition: str | None, store: ArtifactStore) -> 
             upstream, _ = current_upstream(stage, partition, store)
         except UpstreamError as error:
             return str(error.description)
-        if head != stage.make_head(stage.address(upstream)):
+        if head != stage.make_head(partition, stage.address(upstream)):
             return "made from something else"
     return "" if store.artifact(stage.kind, head.version).exists() else "its artifact is gone"

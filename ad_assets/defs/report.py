@@ -7,10 +7,11 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
-from ad_assets.config import Benchmark, Dataset
+from ad_assets.benchmark import Benchmark, Dataset
 from ad_assets.defs.galleries import read_pictures
 from ad_assets.defs.leaderboard import read_board
 from ad_assets.defs.stages import Parts, Stage, Upstream, Work
+from ad_assets.defs.studies import read_study
 from ad_assets.report import html, pictures
 from ad_assets.report.gallery import GalleryItem, choose_gallery
 from resources.store import ArtifactStore
@@ -25,6 +26,7 @@ def report_stage(
     score_maps: Mapping[str, Stage],
     metrics: Mapping[str, Stage],
     leaderboard: Stage,
+    studies: Mapping[str, Stage],
 ) -> Stage:
     """The asset ``<dataset>/report``.
 
@@ -35,6 +37,7 @@ def report_stage(
         score_maps: detector name -> its score maps.
         metrics: detector name -> its metrics.
         leaderboard: its leaderboard.
+        studies: study name -> its stage.
     """
 
     def parts(upstream: Upstream) -> Parts:
@@ -65,6 +68,7 @@ def report_stage(
                 curves=curves,
                 gallery=gallery,
                 fingerprints=fingerprints,
+                studies={name: rows for name, stage in studies.items() if (rows := read_study(work, stage))},
             )
         )
         work.store.write_text(work.artifact.at("report.html"), text)
@@ -77,7 +81,7 @@ def report_stage(
         key=(dataset.name, "report"),
         kind="report",
         config={"version": VERSION, "dataset": dataset.name, "style": benchmark.report.model_dump()},
-        deps=(index, *score_maps.values(), *metrics.values(), leaderboard),
+        deps=(index, *score_maps.values(), *metrics.values(), leaderboard, *studies.values()),
         address=parts,
         build=build,
         partitions=None,

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ad_assets.config import Dataset, Evaluation
+from ad_assets.benchmark import Dataset, Detector, Evaluation
 from ad_assets.defs.features import read_features
 from ad_assets.defs.models import read_state, runtime
 from ad_assets.defs.stages import Parts, Stage, Upstream, Work
 from ad_assets.extractor import Extractor
-from ad_assets.methods import Method, ScoreMaps
+from ad_assets.methods import ScoreMaps
 from resources.store import Artifact
 
 if TYPE_CHECKING:
@@ -37,17 +37,21 @@ class ScoreIndex:
 
 def score_maps_stage(
     dataset: Dataset,
-    detector: str,
-    method: Method[Any],
+    detector: Detector,
     state: Stage,
     features: Stage,
     extractor: Extractor,
     evaluation: Evaluation,
 ) -> Stage:
-    """The asset ``<dataset>/<detector>/score_maps`` of a method."""
+    """The asset ``<dataset>/<detector>/score_maps`` of a method.
+
+    Raises:
+        TypeError: the lane is an ensemble.
+    """
+    shared, categories = detector.stage_configs("score")
     config = {
         "version": VERSION,
-        **method.stage_config("score"),
+        **shared,
         "map_size": extractor.input_size,
         "calibration_images": evaluation.calibration_images,
     }
@@ -59,8 +63,10 @@ def score_maps_stage(
         import torch
 
         tools = runtime(work)
-        learnt = read_state(work, state, method)
-        test = read_features(work, features, "test")
+        method = detector.method_for(work.partition)
+        train = read_features(work, features, "train", method.layers)
+        learnt = method.complete(read_state(work, state, method), train, tools).to(tools.device)
+        test = read_features(work, features, "test", method.layers)
 
         def score(number: int, image_ids: Sequence[str]) -> ScoreMaps:
             work.progress("test images scored", number * SHARD_IMAGES, len(test))
@@ -73,7 +79,6 @@ def score_maps_stage(
             )
 
         seconds = _write_shards(work, test.image_ids, score)
-        train = read_features(work, features, "train")
         # Evenly spaced over the canonical order of image ids, which is random with respect to content.
         step = max(1, len(train) / evaluation.calibration_images)
         chosen = [train.image_ids[int(i * step)] for i in range(min(len(train), evaluation.calibration_images))]
@@ -90,7 +95,8 @@ def score_maps_stage(
         }
         return {**_write_index(work, index, seconds, extractor.input_size), **speed}
 
-    return _stage(dataset, detector, config, (state, features), parts, build, f"Raw score maps of {method.name}.")
+    what = f"Raw score maps of {shared['method']}."
+    return _stage(dataset, detector.name, config, (state, features), parts, build, what, categories)
 
 
 def ensemble_stage(dataset: Dataset, detector: str, members: dict[str, Stage], extractor: Extractor) -> Stage:
@@ -143,6 +149,7 @@ def _stage(
     parts: Callable[[Upstream], Parts],
     build: Callable[[Work], dict[str, Any]],
     what: str,
+    categories: dict[str, dict[str, Any]] | None = None,
 ) -> Stage:
     return Stage(
         key=(dataset.name, detector, "score_maps"),
@@ -155,6 +162,7 @@ def _stage(
         group=f"{dataset.name}/{detector}",
         kinds=frozenset({"torch", "safetensors"}),
         description=f"{what} Float32, higher is more anomalous; neither clamped nor normalised.",
+        categories=categories or {},
     )
 
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
 
-from ad_assets.config import fingerprint
+from ad_assets.benchmark import fingerprint
 from ad_assets.defs.progress import Progress
 from resources.compute import Compute
 from resources.store import Artifact, ArtifactStore
@@ -115,6 +115,7 @@ class Stage:
     group: str
     kinds: frozenset[str]
     description: str
+    categories: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     address: Callable[[Upstream], Parts] | None = None
     build: Build | None = None
     scan: Callable[[str, ArtifactStore, Progress], tuple[Parts, Build]] | None = None
@@ -127,7 +128,7 @@ class Stage:
     @property
     def code_version(self) -> str:
         """Fingerprint of what the stage reads from the benchmark file, and of its method's version."""
-        return fingerprint(dict(self.config))
+        return fingerprint({**self.config, **({"categories": self.categories} if self.categories else {})})
 
     def slots(self, partition: str | None) -> list[Slot]:
         """The asset partitions that one partition of this stage reads."""
@@ -135,9 +136,10 @@ class Stage:
             return [(dep.key, partition) for dep in self.deps]
         return [(dep.key, category) for dep in self.deps for category in dep.partitions or (None,)]
 
-    def make_head(self, parts: Parts) -> Head:
-        """The head with these parts; its version covers all of them."""
-        return Head(fingerprint({"code": self.code_version, **parts}), parts, self.code_version)
+    def make_head(self, partition: str | None, parts: Parts) -> Head:
+        """The head with these parts; its version covers them and what is read for this partition."""
+        read = fingerprint({**self.config, **self.categories.get(partition or "", {})})
+        return Head(fingerprint({"code": read, **parts}), parts, self.code_version)
 
 
 def read_head(store: ArtifactStore, key: Key, partition: str | None) -> Head | None:
@@ -169,7 +171,7 @@ def planned_head(
             heads = {s: planned_head(by_key[s[0]], s[1], store, memory) for s in stage.slots(partition)}
             known = {s: head for s, head in heads.items() if head}
             complete = len(known) == len(heads) if stage.partitions is not None else bool(known)
-            memory[slot] = stage.make_head(stage.address(Upstream(known, partition))) if complete else None
+            memory[slot] = stage.make_head(partition, stage.address(Upstream(known, partition))) if complete else None
     return memory[slot]
 
 
@@ -228,7 +230,7 @@ def materialize(
     progress = Progress(log, f"{stage.name}{f' [{partition}]' if partition else ''}")
     started = time.perf_counter()
     parts, build = _address(stage, upstream, store, progress)
-    head = stage.make_head(parts)
+    head = stage.make_head(partition, parts)
     artifact = store.artifact(stage.kind, head.version)
     found = artifact.exists() and not force
     if not found:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 FLOAT32_ROUNDOFF = 2.0**-24
 CPU_TILE_BYTES = 16 << 20  # what is written by one step and read by the next should still be in the outer cache
 CENTRE_SAMPLE = 1024
-FEWEST_CONVOLVED = 48  # below, packing the other matrix costs more than it gains
+# Below so many rows, packing the other matrix costs more than a convolution gains.
+FEWEST_SCREENED = 48  # against a few other rows
+FEWEST_CONVOLVED = 200  # against a hundred
 LARGEST_VALUE = 1e15  # squares of larger ones, summed, overflow float32
 
 
@@ -65,14 +67,30 @@ def screened_distances(rows: Tensor, others: Tensor, norms: Tensor) -> Tensor:
     On a CPU the product goes through oneDNN as a convolution of 1 x 1 pixels: its AVX-512 code was 2.2 times as fast as
     the linear algebra library of the PyTorch wheels on an AMD Zen 5, where that library does without.
     """
-    if rows.device.type == "cpu" and len(rows) >= FEWEST_CONVOLVED and torch.backends.mkldnn.is_available():
-        n, dimensions = rows.shape
-        pixels = rows.contiguous().view(1, n, 1, dimensions).permute(0, 3, 1, 2)
-        weights = (others * -2).view(len(others), dimensions, 1, 1)
-        # A dilation means nothing to a kernel of one pixel, but PyTorch takes oneDNN for it on a single thread too.
-        product = functional.conv2d(pixels, weights, norms, dilation=2)
-        return product.permute(0, 2, 3, 1).reshape(n, len(others))
+    if len(rows) >= FEWEST_SCREENED and _convolves(rows):
+        return _convolved(rows, others * -2, norms)
     return torch.addmm(norms, rows, others.T, alpha=-2)
+
+
+def products(rows: Tensor, others: Tensor) -> Tensor:
+    """(n, D) and (m, D) of one dtype to their (n, m) inner products."""
+    if len(rows) >= FEWEST_CONVOLVED and rows.dtype == torch.float32 and _convolves(rows):
+        return _convolved(rows, others, None)
+    return rows @ others.T
+
+
+def _convolves(rows: Tensor) -> bool:
+    return rows.device.type == "cpu" and torch.backends.mkldnn.is_available()
+
+
+def _convolved(rows: Tensor, others: Tensor, bias: Tensor | None) -> Tensor:
+    """The product as a convolution of 1 x 1 pixels; see `screened_distances`."""
+    n, dimensions = rows.shape
+    pixels = rows.contiguous().view(1, n, 1, dimensions).permute(0, 3, 1, 2)
+    weights = others.view(len(others), dimensions, 1, 1)
+    # A dilation means nothing to a kernel of one pixel, but PyTorch takes oneDNN for it on a single thread too.
+    product = functional.conv2d(pixels, weights, bias, dilation=2)
+    return product.permute(0, 2, 3, 1).reshape(n, len(others))
 
 
 def exact_distances(one: Tensor, other: Tensor) -> Tensor:

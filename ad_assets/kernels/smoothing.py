@@ -1,10 +1,13 @@
 """From a grid of patch scores to a map of the image: bilinear upsampling and Gaussian smoothing.
 
 The Gaussian equals ``scipy.ndimage.gaussian_filter`` (mode ``reflect``, truncated at 4 sigma), which the authors of
-PatchCore, SimpleNet and FOD apply; here it is two banded matrix products for a whole batch, on any device.
+PatchCore, SimpleNet and FOD apply; here it is two banded matrix products for a whole batch, on any device. HETMM's
+public implementation cuts the kernel to a given size and pads maps with zeros, which is `size` and ``border="zero"``.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,20 +15,23 @@ from torch import Tensor
 from ad_assets.kernels.screening import full_precision
 
 TRUNCATE = 4.0
+Border = Literal["reflect", "zero"]
 
 
-def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
-    """Smooth maps with a Gaussian; the border is mirrored with its edge (d c b a | a b c d).
+def gaussian_blur(maps: Tensor, sigma: float, *, size: int | None = None, border: Border = "reflect") -> Tensor:
+    """Smooth maps with a Gaussian.
 
     Args:
         maps: (B, H, W) float.
         sigma: standard deviation in pixels; 0 leaves maps as they are.
+        size: odd side of the kernel in pixels, whose weights sum to 1; None: it ends at 4 sigma.
+        border: ``reflect`` mirrors maps with their edge (d c b a | a b c d); ``zero`` takes 0 outside.
 
     Returns:
         (B, H, W), same dtype.
 
     Raises:
-        ValueError: maps are not (B, H, W), or sigma is negative or not finite.
+        ValueError: maps are not (B, H, W), sigma is negative or not finite, or size is even.
     """
     if maps.ndim != 3:
         raise ValueError(f"maps must be (B, H, W), got {tuple(maps.shape)}")
@@ -33,7 +39,10 @@ def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
         raise ValueError(f"sigma must be 0 or positive and finite, got {sigma}")
     if sigma == 0:
         return maps
-    rows, columns = (_blur_matrix(side, sigma).to(maps) for side in maps.shape[1:])
+    if size is not None and (size < 1 or size % 2 == 0):
+        raise ValueError(f"size must be odd, so that the kernel has a middle, got {size}")
+    radius = int(TRUNCATE * sigma + 0.5) if size is None else size // 2
+    rows, columns = (_blur_matrix(side, sigma, radius, border).to(maps) for side in maps.shape[1:])
     with full_precision():
         return torch.matmul(torch.matmul(rows, maps), columns.T)
 
@@ -51,15 +60,16 @@ def upsample(grids: Tensor, size: tuple[int, int], *, align_corners: bool = Fals
     ).squeeze(1)
 
 
-def _blur_matrix(side: int, sigma: float) -> Tensor:
+def _blur_matrix(side: int, sigma: float, radius: int, border: Border) -> Tensor:
     """(side, side) float64: one axis of the blur, with mirrored samples folded onto their sources."""
-    radius = int(TRUNCATE * sigma + 0.5)
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel /= kernel.sum()
+    kernel = (kernel / kernel.sum()).expand(side, -1)
     places = torch.arange(side)[:, None] + offsets.long()[None, :]
+    if border == "zero":
+        kernel = kernel * ((places >= 0) & (places < side))
     # Mirrored with its edge, a line of pixels repeats after 2 side.
     places = places.remainder(2 * side)
     places = torch.where(places >= side, 2 * side - 1 - places, places)
     matrix = torch.zeros(side, side, dtype=torch.float64)
-    return matrix.scatter_add_(1, places, kernel.expand(side, -1))
+    return matrix.scatter_add_(1, places, kernel)

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,13 +58,16 @@ class Features:
 
     Args:
         image_ids: one sha256 an image, in a canonical order that does not depend on file names.
-        load: maps image ids to the taps of one extractor, each ``(B, C, h, w)`` float32, shallow to deep.
+        load: maps image ids and positions of taps (from 0; None: all) to taps of one extractor, each ``(B, C, h, w)``
+            float32, shallow to deep.
         batch_size: images a batch; never changes a result.
+        layers: positions of the taps that are loaded; None: all.
     """
 
     image_ids: tuple[str, ...]
-    load: Callable[[Sequence[str]], list[Tensor]]
+    load: Callable[[Sequence[str], tuple[int, ...] | None], list[Tensor]]
     batch_size: int = 16
+    layers: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -73,7 +76,11 @@ class Features:
         """Yield ``(image ids, taps)`` in order."""
         for first in range(0, len(self.image_ids), self.batch_size):
             ids = self.image_ids[first : first + self.batch_size]
-            yield ids, self.load(ids)
+            yield ids, self.load(ids, self.layers)
+
+    def layer(self, number: int) -> Features:
+        """The same images with one tap: the `number`-th of those that are loaded, from 0."""
+        return dataclasses.replace(self, layers=(self.layers[number] if self.layers else number,))
 
 
 @dataclass(frozen=True)
@@ -91,26 +98,50 @@ class ScoreMaps:
 
 @dataclass(frozen=True)
 class State:
-    """What a method learnt. Fields are tensors (stored as safetensors) or JSON values (stored beside them)."""
+    """What a method learnt. Fields are tensors or lists of tensors (stored as safetensors) or JSON values."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensor fields by name."""
-        import torch
-
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+        """The tensors by name; those of a list are called ``<field>.<number>``."""
+        found: dict[str, Tensor] = {}
+        for name, value in self._values().items():
+            if _is_tensor(value):
+                found[name] = value
+            elif _is_tensor_list(value):
+                found |= {f"{name}.{number}": tensor for number, tensor in enumerate(value)}
+        return found
 
     def info(self) -> dict[str, Any]:
-        """The JSON fields by name."""
-        tensors = self.tensors()
+        """The JSON fields by name; of a list of tensors its length."""
         return {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in tensors
+            name: len(value) if _is_tensor_list(value) else value
+            for name, value in self._values().items()
+            if not _is_tensor(value)
         }
 
     @classmethod
     def from_parts(cls, tensors: dict[str, Tensor], info: dict[str, Any]) -> Self:
         """The inverse of `tensors` and `info`."""
-        return cls(**tensors, **info)
+        lists = {name.rpartition(".")[0] for name in tensors if "." in name}
+        fields = {name: value for name, value in tensors.items() if "." not in name} | info
+        return cls(**(fields | {name: [tensors[f"{name}.{number}"] for number in range(info[name])] for name in lists}))
+
+    def to(self, device: str) -> Self:
+        """The same state with its tensors on a device."""
+        tensors = {name: tensor.to(device) for name, tensor in self.tensors().items()}
+        return self.from_parts(tensors, self.info())
+
+    def _values(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+def _is_tensor(value: object) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor)
+
+
+def _is_tensor_list(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and _is_tensor(value[0])
 
 
 StateT = TypeVar("StateT", bound=State)
@@ -120,7 +151,8 @@ class Method(BaseModel, ABC, Generic[StateT]):
     """A configured detector.
 
     Class facts: `name` in benchmark files, `version` (bumped when the numbers change), `state_asset` (what the field
-    calls the state), `state_type`.
+    calls the state), `state_type`, `presets` (named sets of values, for ``preset:`` in benchmark files; a preset may
+    hold ``categories``, values for single categories).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -129,8 +161,26 @@ class Method(BaseModel, ABC, Generic[StateT]):
     version: ClassVar[int]
     state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]]
     state_type: ClassVar[type[State]]
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     seed: int = fit_field(0, ge=0, description="seed of every random choice of the fit")
+    layers: tuple[int, ...] | None = fit_field(
+        None, min_length=1, description="taps of the extractor that are read, by position from 1; null: all"
+    )
+
+    @field_validator("layers")
+    @classmethod
+    def _ascending(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if layers and (layers[0] < 1 or list(layers) != sorted(set(layers))):
+            raise ValueError("count taps from 1 and name each once, shallow to deep")
+        return layers
+
+    def check_layers(self, count: int) -> None:
+        """Refuse a number of layers that does not suit the parameters; most methods take any.
+
+        Raises:
+            ValueError: naming the parameter.
+        """
 
     def stage_config(self, stage: Stage) -> dict[str, Any]:
         """The parameters that one stage reads, as JSON values, with the method's name and version."""
@@ -169,6 +219,22 @@ class Method(BaseModel, ABC, Generic[StateT]):
             left_out: the B image ids, to score each nominal image without what the state took from that same image
                 (nominal-only thresholds need it); None for unseen images.
         """
+
+    def complete(self, state: StateT, train: Features, runtime: Runtime) -> StateT:
+        """Read back what the stored state leaves to the stored features; most states are whole.
+
+        Args:
+            state: as it was stored.
+            train: the features it was fitted on.
+            runtime: device and memory budget.
+        """
+        del train, runtime
+        return state
+
+    def maps(self, state: StateT) -> dict[str, Tensor]:
+        """Maps (H, W) worth a picture beside the state, by title."""
+        del state
+        return {}
 
     def describe(self, state: StateT) -> dict[str, int | float | str]:
         """Numbers worth showing beside the state: rows, bytes, radius."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ad_assets.report import papers, tables
+from ad_assets.report import papers, studies, tables
 from ad_assets.report.charts import HEIGHT, WIDTH, Chart, charts
 from ad_assets.report.gallery import VERDICTS, GalleryItem
 from ad_assets.report.leaderboard import MEAN, NOMINAL, STANDARD, Row, pivot
@@ -40,6 +40,7 @@ class ReportInput:
         curves: category -> detector -> key of `charts.KINDS` -> (x, y).
         gallery: category -> detector -> items; shown worst first whatever their order.
         fingerprints: what -> fingerprint or version, for provenance.
+        studies: study -> its tidy rows.
     """
 
     dataset: str
@@ -50,6 +51,7 @@ class ReportInput:
     curves: Mapping[str, Mapping[str, Curves]] = field(default_factory=dict)
     gallery: Mapping[str, Mapping[str, Sequence[GalleryItem]]] = field(default_factory=dict)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
+    studies: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,10 @@ def render(report: ReportInput) -> str:
         timings=tables.timings(rows, detectors),
         matrices=[tables.matrix(rows, metric) for metric in tables.COMPARED],
         categories=[_category(report, detectors, name, f"category-{n}") for n, name in enumerate(names)],
+        studies=[
+            (name, *studies.table(summary), studies.plot_uri(name, summary))
+            for name, summary in ((name, studies.summarise(found)) for name, found in report.studies.items())
+        ],
         comparisons=_comparisons(rows),
         tables_fingerprint=papers.tables_fingerprint(),
         seeds=sorted({str(row["seed"]) for row in rows if row["seed"] is not None}),

@@ -2,30 +2,20 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
-from ad_assets.methods import Features, Runtime
+from ad_assets.methods import Runtime
 from ad_assets.methods.patchcore import MemoryBank, PatchCore
 from tests.fixtures import fixture
+from tests.methods.tap_features import tap_features
 
 # One tap, 1 x 1 patches, no pooling: the taps themselves are the patches, which gives hand-made patches a way in.
 BARE = {"patch_size": 1, "pooling": "concat"}
 RUNTIME = Runtime()
-
-
-def _features(taps: Sequence[torch.Tensor], batch_size: int = 4) -> Features:
-    ids = tuple(f"image-{i}" for i in range(len(taps[0])))
-
-    def load(wanted: Sequence[str]) -> list[torch.Tensor]:
-        rows = [ids.index(image) for image in wanted]
-        return [tap[rows] for tap in taps]
-
-    return Features(ids, load, batch_size)
 
 
 def _random(seed: int, images: int, channels: int = 12, side: int = 6) -> torch.Tensor:
@@ -76,7 +66,7 @@ def test_equation_7(scoring) -> None:
 
 def test_equation_7_where_its_exponentials_overflow() -> None:
     taps = [_random(0, 2) * 3000]
-    state = PatchCore(**BARE, coreset_ratio=1).fit(_features(taps), RUNTIME)
+    state = PatchCore(**BARE, coreset_ratio=1).fit(tap_features(taps), RUNTIME)
     odd = [_random(1, 1) * 3000 + 5000]
     method = PatchCore(**BARE, image_score="reweighted", b=4)
     bank = state.rows.double()
@@ -95,7 +85,7 @@ def test_equation_7_where_its_exponentials_overflow() -> None:
 def test_the_bank_is_a_part_of_the_patches(ratio: float) -> None:
     taps = [_random(0, 5), _random(1, 5, channels=7, side=3)]
     method = PatchCore(coreset_ratio=ratio, pooling="concat", projection=None)
-    state = method.fit(_features(taps), RUNTIME)
+    state = method.fit(tap_features(taps), RUNTIME)
     patches = method.embed(taps, "cpu")
     assert len(state.rows) == max(1, int(ratio * 5 * 36))
     assert state.grid == [6, 6]
@@ -115,7 +105,7 @@ def test_the_bank_is_a_part_of_the_patches(ratio: float) -> None:
 def test_covering_radius_of_a_projected_selection(anchors: str) -> None:
     taps = [_random(0, 30, channels=64)]
     method = PatchCore(**BARE, coreset_ratio=0.05, projection=4, anchors=anchors)
-    state = method.fit(_features(taps), RUNTIME)
+    state = method.fit(tap_features(taps), RUNTIME)
     patches = taps[0].flatten(2).transpose(1, 2).flatten(0, 1)
     radius = torch.cdist(patches.double(), state.rows.double()).min(1).values.max()
     assert state.covering_radius == pytest.approx(float(radius), rel=1e-5)
@@ -126,7 +116,7 @@ def test_covering_radius_of_a_projected_selection(anchors: str) -> None:
 
 def test_a_clean_selection_is_farthest_first() -> None:
     taps = [_random(0, 4)]
-    state = PatchCore(**BARE, coreset_ratio=0.1, projection=None, seed=3).fit(_features(taps), RUNTIME)
+    state = PatchCore(**BARE, coreset_ratio=0.1, projection=None, seed=3).fit(tap_features(taps), RUNTIME)
     patches = taps[0].flatten(2).transpose(1, 2).flatten(0, 1).double().numpy()
     chosen = [int(np.flatnonzero((patches == state.rows[0].double().numpy()).all(axis=1))[0])]
     while len(chosen) < len(state.rows):
@@ -138,7 +128,7 @@ def test_a_clean_selection_is_farthest_first() -> None:
 def test_the_official_anchors_stay_in_the_minimum() -> None:
     taps = [_random(0, 4)]
     method = PatchCore(**BARE, coreset_ratio=0.1, projection=None, anchors="official", seed=3)
-    state = method.fit(_features(taps), RUNTIME)
+    state = method.fit(tap_features(taps), RUNTIME)
     patches = taps[0].flatten(2).transpose(1, 2).flatten(0, 1).double().numpy()
     anchors = torch.randint(len(patches), (10,), generator=torch.Generator().manual_seed(3)).tolist()
     distances = np.array([np.mean([np.linalg.norm(patch - patches[a]) for a in anchors]) for patch in patches])
@@ -151,7 +141,7 @@ def test_the_official_anchors_stay_in_the_minimum() -> None:
 def test_same_bits_whatever_the_batch() -> None:
     taps = [_random(0, 7, channels=40), _random(1, 7, channels=20, side=3)]
     method = PatchCore(pre_dimensions=24, dimensions=24, projection=8, coreset_ratio=0.2, image_score="reweighted")
-    state, again = (method.fit(_features(taps, batch_size), RUNTIME) for batch_size in (7, 1))
+    state, again = (method.fit(tap_features(taps, batch_size), RUNTIME) for batch_size in (7, 1))
     assert torch.equal(state.rows, again.rows)
     assert torch.equal(state.source, again.source)
     assert state.covering_radius == again.covering_radius
@@ -164,7 +154,7 @@ def test_same_bits_whatever_the_batch() -> None:
 def test_left_out_removes_the_images_own_rows() -> None:
     taps = [_random(0, 4)]
     method = PatchCore(**BARE, coreset_ratio=0.5, sigma=0)
-    features = _features(taps)
+    features = tap_features(taps)
     state = method.fit(features, RUNTIME)
     seen = method.score(state, taps, (6, 6), RUNTIME)
     left_out = method.score(state, taps, (6, 6), RUNTIME, left_out=features.image_ids)
@@ -181,7 +171,7 @@ def test_left_out_removes_the_images_own_rows() -> None:
 def test_one_image_fits_and_scores_zero_on_itself() -> None:
     taps = [_random(0, 1)]
     method = PatchCore(**BARE, coreset_ratio=1)
-    state = method.fit(_features(taps), RUNTIME)
+    state = method.fit(tap_features(taps), RUNTIME)
     assert method.score(state, taps, (12, 12), RUNTIME).image_scores.tolist() == [0]
     with pytest.raises(ValueError, match="every row of the bank comes from image image-0"):
         method.score(state, taps, (12, 12), RUNTIME, left_out=["image-0"])
@@ -190,20 +180,20 @@ def test_one_image_fits_and_scores_zero_on_itself() -> None:
 def test_failures_name_the_remedy() -> None:
     taps = [_random(0, 3)]
     method = PatchCore(**BARE, coreset_ratio=0.05)
-    state = method.fit(_features(taps), RUNTIME)
+    state = method.fit(tap_features(taps), RUNTIME)
     with pytest.raises(ValueError, match="no nominal image"):
-        method.fit(_features([taps[0][:0]]), RUNTIME)
+        method.fit(tap_features([taps[0][:0]]), RUNTIME)
     with pytest.raises(
         ValueError, match=r"5.18e-06 GB \(3 images x 36 patches x 12 float32\).*raise compute.memory_gb"
     ):
-        method.fit(_features(taps), dataclasses.replace(RUNTIME, memory_gb=1e-6))
+        method.fit(tap_features(taps), dataclasses.replace(RUNTIME, memory_gb=1e-6))
     with pytest.raises(ValueError, match="rows of the bank 12: score with the extractor"):
         method.score(state, [taps[0][:, :5]], (6, 6), RUNTIME)
     with pytest.raises(ValueError, match=r"5 row\(s\) of the bank are left, neighbours 6"):
         PatchCore(**BARE, neighbours=6).score(state, taps, (6, 6), RUNTIME)
     taps[0][1, 2, 3, 4] = math.nan
     with pytest.raises(ValueError, match="NaN or infinity"):
-        method.fit(_features(taps), RUNTIME)
+        method.fit(tap_features(taps), RUNTIME)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +216,6 @@ def test_impossible_values(options: dict[str, object]) -> None:
 def test_progress_is_reported() -> None:
     reports: list[tuple[str, int, int]] = []
     runtime = dataclasses.replace(RUNTIME, report=lambda *values: reports.append(values))
-    PatchCore(**BARE).fit(_features([_random(0, 6)]), runtime)
+    PatchCore(**BARE).fit(tap_features([_random(0, 6)]), runtime)
     assert ("patches embedded", 4, 6) in reports
     assert ("coreset rows chosen", 21, 21) in reports

@@ -1,21 +1,23 @@
 """What every registered method promises, on tiny random features."""
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load, save
 
-from ad_assets.methods import METHODS, Features, Method, Runtime, ScoreMaps
+from ad_assets.methods import METHODS, Method, Runtime, ScoreMaps
+from tests.methods.tap_features import tap_features
 
 RUNTIME = Runtime()
 MAP_SIZE = (32, 32)
-# Options that make a method small enough for these features; methods that are not named run with their defaults.
-SMALL: dict[str, dict[str, Any]] = {
-    "patchcore": {"pre_dimensions": 16, "dimensions": 16, "coreset_ratio": 0.5, "projection": 8},
+# Options that suit these features; methods that are not named run with their defaults.
+SMALL: dict[str, list[dict[str, Any]]] = {
+    "hetmm": [{"windows": (3, 3)}, {"windows": (5, 3), "windows_backward": (1, 3), "sheets": 3}],
+    "patchcore": [{"pre_dimensions": 16, "dimensions": 16, "coreset_ratio": 0.5, "projection": 8}],
 }
+CASES = [(name, options) for name in sorted(METHODS) for options in SMALL.get(name, [{}])]
 
 
 def _taps(seed: int, images: int) -> list[torch.Tensor]:
@@ -26,18 +28,19 @@ def _taps(seed: int, images: int) -> list[torch.Tensor]:
     ]
 
 
-def _features(taps: Sequence[torch.Tensor], batch_size: int) -> Features:
-    ids = tuple(f"{i:064x}" for i in range(len(taps[0])))
-    return Features(ids, lambda wanted: [tap[[ids.index(i) for i in wanted]] for tap in taps], batch_size)
-
-
 NOMINAL, TEST = _taps(0, 6), _taps(1, 5)
 
 
-@pytest.fixture(scope="module", params=sorted(METHODS))
+def _fit(method: Method[Any], batch_size: int) -> Any:
+    features = tap_features(NOMINAL, batch_size)
+    return method.complete(method.fit(features, RUNTIME), features, RUNTIME)
+
+
+@pytest.fixture(scope="module", params=CASES, ids=[f"{name}-{number}" for number, (name, _) in enumerate(CASES)])
 def fitted(request: pytest.FixtureRequest) -> tuple[Method[Any], Any]:
-    method = METHODS[request.param](**SMALL.get(request.param, {}))
-    return method, method.fit(_features(NOMINAL, 4), RUNTIME)
+    name, options = request.param
+    method = METHODS[name](**options)
+    return method, _fit(method, 4)
 
 
 def _close(result: ScoreMaps, expected: ScoreMaps) -> None:
@@ -67,7 +70,7 @@ def test_a_stored_state_scores_alike(fitted: tuple[Method[Any], Any]) -> None:
 
 def test_a_fit_repeats_and_does_not_see_its_batches(fitted: tuple[Method[Any], Any]) -> None:
     method, state = fitted
-    again = method.fit(_features(NOMINAL, 1), RUNTIME)
+    again = _fit(method, 1)
     _close(method.score(again, TEST, MAP_SIZE, RUNTIME), method.score(state, TEST, MAP_SIZE, RUNTIME))
 
 
@@ -83,7 +86,7 @@ def test_an_image_does_not_see_its_batch(fitted: tuple[Method[Any], Any]) -> Non
 
 def test_left_out_scores_are_no_lower(fitted: tuple[Method[Any], Any]) -> None:
     method, state = fitted
-    ids = _features(NOMINAL, 1).image_ids
+    ids = tap_features(NOMINAL, 1).image_ids
     seen = method.score(state, NOMINAL, MAP_SIZE, RUNTIME)
     left_out = method.score(state, NOMINAL, MAP_SIZE, RUNTIME, left_out=ids)
     assert (left_out.image_scores >= seen.image_scores - 1e-6).all()

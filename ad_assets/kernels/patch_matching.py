@@ -1,0 +1,46 @@
+"""Patch-to-patch template matching: the alternative that HETMM is compared with (Chen et al., section 4.4, table 8).
+
+A query patch is compared with the patches at the same place of the templates, as wholes. The vectors in a patch are of
+unit length, so the cosine of two patches, each the concatenation of its vectors, is the mean of the cosines of their
+places: a box filter over a map of cosines.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ad_assets.kernels.screening import full_precision
+
+
+def match_patches(query: Tensor, templates: Tensor, size: int, *, memory_gb: float = 1.0) -> Tensor:
+    """Cosine distances of query patches to the nearest template patch at the same place.
+
+    Args:
+        query: (B, C, H, W) float32, unit length over C.
+        templates: (T, C, H, W) float32, unit length over C. A permuted view of (H, W, T, C) is not copied.
+        size: odd side of a patch, in places; patches are cut off at the border.
+        memory_gb: budget in GB for temporary tensors; bounds how many templates are compared at a time.
+
+    Returns:
+        (B, H, W) float32 in [0, 2].
+
+    Raises:
+        ValueError: an even size.
+    """
+    if size < 1 or size % 2 == 0:
+        raise ValueError(f"the side of a patch must be odd, so that it has a middle, got {size}")
+    images, _, height, width = query.shape
+    rows = templates.permute(2, 3, 0, 1).contiguous().flatten(0, 1)
+    places = query.permute(2, 3, 1, 0).reshape(height * width, -1, images)
+    step = max(1, int(memory_gb * 1e9 / (12 * places.shape[0] * images)))
+    best = query.new_full((images, height, width), -1)
+    with full_precision():
+        for first in range(0, rows.shape[1], step):
+            cosines = torch.bmm(rows[:, first : first + step], places).view(height, width, -1, images)
+            means = functional.avg_pool2d(
+                cosines.permute(3, 2, 0, 1), size, stride=1, padding=size // 2, count_include_pad=False
+            )
+            best = torch.maximum(best, means.amax(dim=1))
+    return (1 - best).clamp(0, 2)

@@ -1,0 +1,149 @@
+"""Studies as a table and a plot: means over draws, then over categories."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+QUALITY = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_0.30": "AUPRO 0.30"}
+SPEED = {"score_images_per_second": "images/s scored", "fit_seconds": "seconds to fit"}
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One number of a study: the mean, the standard deviation over draws (0 for one), categories behind it."""
+
+    mean: float
+    spread: float
+    categories: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A study as variants x metrics.
+
+    Args:
+        variants: in the order of the benchmark file.
+        cells: (variant, metric, defect type or empty) -> number.
+    """
+
+    variants: tuple[str, ...]
+    cells: Mapping[tuple[str, str, str], Measured]
+
+    def column(self, metric: str, defect: str = "") -> list[Measured | None]:
+        """One metric of all variants."""
+        return [self.cells.get((variant, metric, defect)) for variant in self.variants]
+
+    @property
+    def defects(self) -> list[str]:
+        """All defect types."""
+        return sorted({defect for _, _, defect in self.cells if defect})
+
+
+def summarise(rows: Iterable[Row]) -> Summary:
+    """Tidy rows to means over draws and categories; values that are not defined are left out."""
+    grouped: dict[tuple[str, str, str], dict[str, dict[int, float]]] = {}
+    variants: dict[str, None] = {}
+    for row in rows:
+        variants[row["variant"]] = None
+        if row["value"] is not None:
+            cell = grouped.setdefault((row["variant"], row["metric"], row["defect_type"]), {})
+            cell.setdefault(row["category"], {})[row["draw"]] = row["value"]
+    cells = {}
+    for key, categories in grouped.items():
+        draws = sorted({draw for values in categories.values() for draw in values})
+        # The spread is that of a whole benchmark's mean, from draw to draw.
+        means = [np.mean([values[draw] for values in categories.values() if draw in values]) for draw in draws]
+        cells[key] = Measured(float(np.mean(means)), float(np.std(means)), len(categories))
+    return Summary(tuple(variants), cells)
+
+
+def table(summary: Summary, *, defects: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Column names and rows of text, in percent where a metric is a share.
+
+    Args:
+        summary: what to show.
+        defects: a column of image AUROC for every defect type too.
+    """
+    columns = [(metric, "", f"{name}, %") for metric, name in QUALITY.items()]
+    columns += [("image_auroc", defect, defect) for defect in (summary.defects if defects else ())]
+    columns += [(metric, "", name) for metric, name in SPEED.items()]
+    shown = [column for column in columns if any(summary.column(*column[:2]))]
+    rows = [
+        [variant, *(_text(summary.cells.get((variant, metric, defect)), metric) for metric, defect, _ in shown)]
+        for variant in summary.variants
+    ]
+    return ["variant", *(name for _, _, name in shown)], rows
+
+
+def text_table(summary: Summary, *, defects: bool = False) -> str:
+    """The table for a terminal."""
+    header, rows = table(summary, defects=defects)
+    widths = [max(len(line[k]) for line in [header, *rows]) for k in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in [header, *rows]
+    )
+
+
+def _text(cell: Measured | None, metric: str) -> str:
+    if cell is None:
+        return "-"
+    if metric in SPEED:
+        return f"{cell.mean:.3g}"
+    return f"{100 * cell.mean:.1f}" + (f" ±{100 * cell.spread:.1f}" if cell.spread else "")
+
+
+def plot_uri(title: str, summary: Summary) -> str:
+    """The study as a picture: quality on the left, speed on the right; a ``data:`` address of a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    quality, speed = figure.subplots(1, 2, width_ratios=[2, 1])
+    places = range(len(summary.variants))
+    for metric, name in QUALITY.items():
+        _line(quality, name, summary.column(metric), 100)
+    _line(speed, SPEED["score_images_per_second"], summary.column("score_images_per_second"), 1)
+    quality.set_title(title, loc="left", fontsize=10, parse_math=False)
+    quality.set_ylabel("%")
+    speed.set_ylabel(SPEED["score_images_per_second"])
+    speed.set_ylim(bottom=0)
+    quality.legend(fontsize=8, frameon=False)
+    labels = [_short(variant) for variant in summary.variants]
+    for axes in (quality, speed):
+        axes.set_xticks(list(places), labels, rotation=30, ha="right", fontsize=8, parse_math=False)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", linewidth=0.4, alpha=0.5)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def _line(axes: Any, name: str, column: Sequence[Measured | None], factor: float) -> None:
+    known = [(place, cell) for place, cell in enumerate(column) if cell]
+    if known:
+        axes.errorbar(
+            [place for place, _ in known],
+            [factor * cell.mean for _, cell in known],
+            yerr=[factor * cell.spread for _, cell in known],
+            label=name,
+            marker="o",
+            markersize=4,
+            linewidth=1,
+            capsize=2,
+        )
+
+
+def _short(variant: str, most: int = 24) -> str:
+    return variant if len(variant) <= most else variant[: most - 1] + "…"
