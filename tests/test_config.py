@@ -8,6 +8,7 @@ import yaml
 
 from ad_assets.benchmark import fingerprint
 from ad_assets.config import CONFIGS, ConfigError, find_file, load_config
+from ad_assets.defs.lanes import build_definitions
 from tests.bench_graph import config_tree, write_dataset
 
 
@@ -62,6 +63,22 @@ def test_every_shipped_file_loads(name: str) -> None:
         ("datasets.Parts={reader: demo}", "datasets.Parts: names are lower-case"),
         ("datasets.parts.detectors.report={method: patchcore, extractor: lite0}", "the name is an asset's"),
         ("datasets=3", "datasets: expected a mapping"),
+        ("datasets.parts.detectors.small.layers=[3]", r"small.layers: the extractor has 2 taps \(got \[3\]\)"),
+        ("datasets.parts.detectors.small.layers=[2,1]", "small.layers: .*shallow to deep"),
+        ("datasets.parts.detectors.small.preset=x", "small.preset: unknown value 'x'; choose from: none"),
+        ("datasets.parts.detectors.small.categories.bolt.sigma=-1", "small.categories.bolt.sigma: .*greater"),
+        ("datasets.parts.detectors.h={method: hetmm, extractor: lite0}", "h.windows: 3 values for 2 layers"),
+        (
+            "datasets.parts.detectors.h={method: hetmm, extractor: lite0, preset: mdt}",
+            "h.preset: unknown value 'mdt'; choose from: mvtec_ad, mtd",
+        ),
+        ("datasets.parts.studies={a: {base: smal, vary: {sigma: [1]}}}", "studies.a.base: unknown value 'smal'"),
+        ("datasets.parts.studies={a: {base: small}}", "studies.a: give vary .* or variants"),
+        ("datasets.parts.studies={a: {base: small, vary: {sigma: 1}}}", "studies.a.vary.sigma: a list of values"),
+        ("datasets.parts.studies={a: {base: small, vary: {sigm: [1]}}}", "sigm=1.sigm: unknown key; did you mean"),
+        ("datasets.parts.studies={a: {base: small, vary: {sigma: [1]}, draws: 0}}", "studies.a.draws: .*got 0"),
+        ("datasets.parts.studies={a: {base: small, vary: {train_images: [0]}}}", "train_images is a number"),
+        ("datasets.parts.studies={a: {base: small, var: {}}}", "studies.a.var: unknown key; did you mean"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_path(
@@ -112,6 +129,38 @@ def test_an_ensemble_names_lanes_above_it_in_one_frame(tree: dict[str, Any], tmp
     lanes["full"]["extractor"] = "other"
     with pytest.raises(ConfigError, match="resize and crop differently"):
         load(tree, tmp_path)
+
+
+def test_a_preset_gives_way_to_what_is_written_and_both_to_a_category(tree: dict[str, Any], tmp_path: Path) -> None:
+    lane = {"method": "hetmm", "extractor": "lite0", "preset": "mtd", "sheets": 4, "alpha": 0.7}
+    tree["datasets"]["parts"]["detectors"]["h"] = lane | {"categories": {"bolt": {"windows": [5, 1]}}}
+    detector = load(tree, tmp_path).datasets["parts"].detectors["h"]
+    nut, bolt = detector.method_for("nut"), detector.method_for("bolt")
+    assert (nut.windows, nut.alpha, nut.sheets) == ((3, 3), 0.7, 4)
+    assert (bolt.windows, bolt.alpha, bolt.sheets) == ((5, 1), 0.7, 4)
+    # Windows are read when images are scored: what is learnt is the same for all categories.
+    assert detector.stage_configs("fit")[1] == {}
+    assert set(detector.stage_configs("score")[1]) == {"bolt"}
+    with pytest.raises(ValueError, match="no category washer; choose from: bolt"):
+        build_definitions(load(tree, tmp_path, "datasets.parts.detectors.h.categories.washer.alpha=0.5"))
+
+
+def test_variants_of_a_study_differ_from_its_base_in_what_they_name(tree: dict[str, Any], tmp_path: Path) -> None:
+    parts = tree["datasets"]["parts"]
+    parts["detectors"]["small"]["categories"] = {"bolt": {"sigma": 2.0, "neighbours": 3}}
+    parts["studies"] = {
+        "blur": {"base": "small", "vary": {"sigma": [0, 8.0], "train_images": [1, 2]}, "draws": 3},
+        "named": {"base": "full", "variants": {"as it is": {}, "others": {"seed": 5}}},
+    }
+    studies = load(tree, tmp_path).datasets["parts"].studies
+    blur = studies["blur"]
+    assert [v.name for v in blur.variants] == [f"sigma={s}, train_images={t}" for s in (0, 8.0) for t in (1, 2)]
+    assert [v.train_images for v in blur.variants] == [1, 2, 1, 2]
+    last = blur.variants[-1].detector
+    # What a study varies wins over a category's own value; all else is the category's.
+    assert (last.method_for("bolt").sigma, last.method_for("bolt").neighbours) == (8.0, 3)
+    assert (last.method_for("nut").sigma, last.method_for("nut").neighbours) == (8.0, 1)
+    assert [v.detector.method_for("nut").seed for v in studies["named"].variants] == [0, 5]
 
 
 def test_a_fingerprint_follows_values_and_nothing_else() -> None:
