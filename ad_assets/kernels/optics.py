@@ -20,6 +20,7 @@ import torch
 from numba import njit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from numpy.typing import NDArray
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
     Integers = NDArray[np.int64]
 
 DECIMALS = 15
+ROUNDING = 2 * 10.0**-DECIMALS
 KEEPS = 1 - 0.05  # 1 - xi: what a steep step leaves of the higher side
 NOISE = -1
 STEEP = 2  # slopes are 0 level, 1 up, STEEP steeply up, and their negatives
 BLOCKS_PER_THREAD = 4
+FEW = 32  # neighbours up to which insertion beats a partition
 compiled: Any = njit(nogil=True, cache=True, error_model="numpy")
 
 
@@ -52,13 +55,17 @@ def optics_labels(distances: Tensor, min_samples: int) -> Tensor:
     _check(distances, min_samples)
     matrices = distances.detach().to("cpu", torch.float64).contiguous().numpy()
     labels = np.full(matrices.shape[:2], NOISE, dtype=np.int64)
-    threads = torch.get_num_threads()
-    step = -(-len(matrices) // (threads * BLOCKS_PER_THREAD))
-    with ThreadPoolExecutor(threads) as pool:
-        blocks = [slice(first, first + step) for first in range(0, len(matrices), step)]
-        for done in [pool.submit(_label_block, matrices[block], min_samples, labels[block]) for block in blocks]:
-            done.result()
+    in_threads(lambda part: _label_block(matrices[part], min_samples, labels[part]), len(matrices))
     return torch.from_numpy(labels).to(distances.device)
+
+
+def in_threads(work: Callable[[slice], None], sets: int) -> None:
+    """Call `work` for slices that cover all sets, on as many threads as torch has; it must give up the lock itself."""
+    threads = torch.get_num_threads()
+    step = -(-sets // (threads * BLOCKS_PER_THREAD))
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(work, slice(first, first + step)) for first in range(0, sets, step)]:
+            done.result()
 
 
 def _check(distances: Tensor, min_samples: int) -> None:
@@ -76,8 +83,30 @@ def _check(distances: Tensor, min_samples: int) -> None:
 
 def _label_block(distances: Floats, min_samples: int, labels: Integers) -> None:
     """Fill labels (P, N), which hold `NOISE`, from distances (P, N, N)."""
-    core = np.partition(distances, min_samples - 1, axis=2)[:, :, min_samples - 1]
+    if min_samples <= FEW:
+        core = _core_distances(distances, min_samples)
+    else:
+        core = np.partition(distances, min_samples - 1, axis=2)[:, :, min_samples - 1]
     _label_sets(distances, core.round(DECIMALS), min_samples, labels)
+
+
+@compiled
+def _core_distances(distances: Floats, min_samples: int) -> Floats:
+    """The min_samples-th smallest distance of every point (P, N); almost all distances cost one comparison."""
+    core = np.empty(distances.shape[:2])
+    smallest = np.empty(min_samples)
+    for one in range(len(distances)):
+        for point in range(distances.shape[1]):
+            smallest[:] = np.inf
+            for distance in distances[one, point]:
+                if distance < smallest[-1]:
+                    place = min_samples - 1
+                    while place > 0 and smallest[place - 1] > distance:
+                        smallest[place] = smallest[place - 1]
+                        place -= 1
+                    smallest[place] = distance
+            core[one, point] = smallest[-1]
+    return core
 
 
 @compiled
@@ -112,9 +141,11 @@ def _ordered(distances: Floats, core: Floats) -> tuple[Integers, Floats, Integer
                 continue
             waiting[kept] = other
             kept += 1
-            reach = np.rint(max(distances[point, other], core[point]) * 10.0**DECIMALS) / 10.0**DECIMALS
-            if reach < reachability[other]:
-                reachability[other], source[other] = reach, place
+            reach = max(distances[point, other], core[point])
+            if reach < reachability[other] + ROUNDING:  # most are not, and rounding is what costs
+                reach = np.rint(reach * 10.0**DECIMALS) / 10.0**DECIMALS
+                if reach < reachability[other]:
+                    reachability[other], source[other] = reach, place
             if following < 0 or reachability[other] < reachability[following]:
                 following = other
         point, count = following, kept

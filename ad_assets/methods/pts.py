@@ -29,7 +29,7 @@ UNIT_TOLERANCE = 1e-3
 LLOYD_ITERATIONS = 25
 LEAST_WEIGHT = 1e-12  # of a vector that equals a seed: drawn only where nothing else is left
 TIE = 1e-12  # what differs by less is equal but for rounding: the two members of a pair, copies of an image
-CHUNK_BYTES = 16 << 20  # Gram matrices that are worked on together
+CHUNK_BYTES = 64 << 20  # Gram matrices that are worked on together: enough to keep threads busy
 
 
 def select(
@@ -76,6 +76,7 @@ def select_with_clusters(
     import torch
 
     from ad_assets.kernels.optics import optics_labels
+    from ad_assets.kernels.prototypes import prototypes
 
     _check(templates, sheets, selection)
     images, _, *grid = templates.shape
@@ -92,6 +93,7 @@ def select_with_clusters(
     picks = torch.empty(pixels, sheets, dtype=torch.int64)
     clusters = torch.empty(pixels, dtype=torch.int64)
     mean = torch.zeros(images, images, dtype=torch.float64)
+    kept = torch.empty(0)
     with torch.no_grad():
         for part, grams in _grams(templates, memory_gb):
             if selection == "image_kmeans":
@@ -100,7 +102,9 @@ def select_with_clusters(
             elif selection == "pixel_kmeans":
                 picks[part] = kmeans_members(grams, draws[part])
             else:
-                distances = (1 - grams).clamp_(min=0)
+                # In memory that was used before: fresh pages cost as much as the subtraction.
+                kept = kept if len(kept) >= len(grams) else torch.empty_like(grams)
+                distances = torch.sub(1, grams, out=kept[: len(grams)]).clamp_(min=0)
                 distances.diagonal(dim1=1, dim2=2).zero_()
                 labels = optics_labels(distances, max(2, images // sheets))
                 clusters[part] = labels.amax(dim=1) + 1
@@ -110,43 +114,6 @@ def select_with_clusters(
         if selection == "image_kmeans":
             return _on_every_pixel(kmeans_members(mean[None], draws[:1])[0], grid), None
     return picks.T.unflatten(1, grid).contiguous(), None if selection == "pixel_kmeans" else clusters.unflatten(0, grid)
-
-
-def prototypes(grams: Tensor, labels: Tensor, sheets: int, selection: Selection = "sum") -> Tensor:
-    """Equations 7-9 for P pixels whose dense regions are known.
-
-    Args:
-        grams: (P, N, N) float64, cosines of all pairs.
-        labels: (P, N) int64, region of every vector, negative for none.
-        sheets: 1..N (``repeats``: any number).
-        selection: ``sum``, ``maxmin`` or ``repeats``.
-
-    Returns:
-        (P, sheets) int64, indices into N in the order of selection.
-    """
-    import torch
-
-    # Where nothing is dense the whole set is the one region, which makes Eq. 8 the same as Eq. 7.
-    regions = torch.where((labels < 0).all(dim=1, keepdim=True), 0, labels)
-    inside = torch.where(regions.unsqueeze(2) == regions.unsqueeze(1), grams, 0).sum(dim=2)
-    waiting = regions >= 0  # members of regions that have no prototype yet
-    used = torch.zeros_like(waiting)
-    chosen_cosines = torch.full_like(inside, -torch.inf if selection == "maxmin" else 0)
-    join = torch.maximum if selection == "maxmin" else torch.add
-    rows = torch.arange(len(grams), device=grams.device)
-    picks = []
-    for _ in range(sheets):
-        first = waiting.byte().argmax(dim=1, keepdim=True)
-        members = waiting & (regions == regions.gather(1, first))
-        easy = inside.masked_fill(~members, -torch.inf)
-        hard = -chosen_cosines.masked_fill(used, torch.inf)
-        pick = _first_largest(torch.where(waiting.any(dim=1, keepdim=True), easy, hard), dim=1)
-        picks.append(pick)
-        waiting &= ~members
-        if selection != "repeats":
-            used[rows, pick] = True
-        chosen_cosines = join(chosen_cosines, grams[rows, pick])
-    return torch.stack(picks, dim=1)
 
 
 def kmeans_members(grams: Tensor, draws: Tensor) -> Tensor:
@@ -221,7 +188,7 @@ def _first_largest(values: Tensor, *, dim: int) -> Tensor:
 
 
 def _grams(templates: Tensor, memory_gb: float) -> Iterator[tuple[slice, Tensor]]:
-    """Pixels, row by row, and their Gram matrices (p, N, N) float64 on the CPU.
+    """Pixels, row by row, and their Gram matrices (p, N, N) float64 on the CPU, until the next ones take their place.
 
     A product for each pixel: a batched one may round differently in another batch.
     """
@@ -232,13 +199,13 @@ def _grams(templates: Tensor, memory_gb: float) -> Iterator[tuple[slice, Tensor]
     per_pixel = 32 * images**2 + 16 * images * channels
     cached = max(torch.get_num_threads(), CHUNK_BYTES // (8 * images**2))
     step = max(1, min(int(memory_gb * 1e9) // per_pixel, cached))
+    kept = templates.new_empty(min(step, height * width), images, images, dtype=torch.float64)
     for first in range(0, height * width, step):
         part = slice(first, min(first + step, height * width))
         vectors = columns[:, :, part].permute(2, 0, 1).contiguous().double()
-        grams = vectors.new_empty(len(vectors), images, images)
-        for vector, gram in zip(vectors, grams, strict=True):
+        for vector, gram in zip(vectors, kept, strict=False):
             torch.mm(vector, vector.T, out=gram)
-        yield part, grams.cpu()
+        yield part, kept[: len(vectors)].cpu()
 
 
 def _on_every_pixel(picks: Tensor, grid: list[int]) -> Tensor:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from sklearn.cluster import OPTICS
 
+from ad_assets.kernels.prototypes import prototypes
 from ad_assets.methods import pts
-from ad_assets.methods.pts import Selection, kmeans_members, prototypes, select, select_with_clusters
+from ad_assets.methods.pts import Selection, kmeans_members, select, select_with_clusters
 from tests.fixtures import fixture
 
 SELECTIONS = get_args(Selection)
