@@ -23,6 +23,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 REPOSITORY = Path(__file__).parents[1]
 IMAGES = Path(os.environ.get("AD_ASSETS_MTD", REPOSITORY / "../shared/data/mtd"))
 PEAK_BYTES = 6e9
+DETECTORS = ("patchcore_1", "hetmm_60", "hetmm_all")
 
 pytestmark = [
     pytest.mark.real,
@@ -37,7 +38,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(
         [sys.executable, "-m", "ad_assets.cli", "materialize", "--config", "mtd"]
         + [part for setting in settings for part in ("--set", setting)]
-        + ["--select", 'key:"mtd/patchcore_1/metrics"'],
+        + ["--select", " or ".join(f'key:"mtd/{detector}/metrics"' for detector in DETECTORS)],
         cwd=REPOSITORY,
         env={**os.environ, "DAGSTER_HOME": str(folder / "home")},
         check=True,
@@ -63,7 +64,8 @@ def area_under(x: np.ndarray, y: np.ndarray, limit: float) -> float:
     return total / limit
 
 
-def test_every_figure_of_the_row(store: Path) -> None:
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_every_figure_of_the_row(store: Path, detector: str) -> None:
     artifacts = store / "artifacts"
     board = pq.read_table(
         artifacts / "leaderboard" / head(store, "mtd", "leaderboard", partition="_") / "leaderboard.parquet"
@@ -71,11 +73,11 @@ def test_every_figure_of_the_row(store: Path) -> None:
     rows = {
         (row["protocol"], row["metric"]): row
         for row in board
-        if row["category"] == "magnetic_tile" and row["protocol"] != "timing"
+        if (row["category"], row["detector"]) == ("magnetic_tile", detector) and row["protocol"] != "timing"
     }
     index = pq.read_table(artifacts / "image_index" / head(store, "mtd", "image_index") / "index.parquet").to_pylist()
     assert len(index) == 1344
-    folder = artifacts / "score_maps" / head(store, "mtd", "patchcore_1", "score_maps")
+    folder = artifacts / "score_maps" / head(store, "mtd", detector, "score_maps")
     stored = json.loads((folder / "scores.json").read_text())
     shards = [load_file(path) for path in sorted(folder.glob("maps-*.safetensors"))]
     maps = np.concatenate([shard["maps"] for shard in shards])

@@ -12,6 +12,7 @@ import numpy as np
 
 QUALITY = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_0.30": "AUPRO 0.30"}
 SPEED = {"score_images_per_second": "images/s scored", "fit_seconds": "seconds to fit"}
+ROUNDING = 1e-12  # of the mean of equal numbers
 
 Row = Mapping[str, Any]
 
@@ -61,7 +62,8 @@ def summarise(rows: Iterable[Row]) -> Summary:
         draws = sorted({draw for values in categories.values() for draw in values})
         # The spread is that of a whole benchmark's mean, from draw to draw.
         means = [np.mean([values[draw] for values in categories.values() if draw in values]) for draw in draws]
-        cells[key] = Measured(float(np.mean(means)), float(np.std(means)), len(categories))
+        spread = float(np.std(means)) if np.ptp(means) > ROUNDING else 0.0
+        cells[key] = Measured(float(np.mean(means)), spread, len(categories))
     return Summary(tuple(variants), cells)
 
 
