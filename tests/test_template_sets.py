@@ -136,6 +136,18 @@ def test_a_study_measures_what_a_lane_would(hetmm: Bench, monkeypatch: pytest.Mo
     assert not [f for f in unreferenced(hetmm.benchmark.store, hetmm.stages, older_than=0) if "study_rows" in f.path]
 
 
+def test_a_study_alone_needs_no_leaderboard(hetmm: Bench) -> None:
+    hetmm.set("datasets.parts.studies", {"mixing": {"base": "few", "vary": {"alpha": [0.0, 1.0]}}})
+    selected = dg.AssetSelection.from_string('key:"parts/studies/mixing"').resolve(
+        hetmm.definitions.resolve_asset_graph()
+    )
+    built, _ = hetmm.run(selected=selected)
+    shared = {(f"parts/{asset}", category) for asset in ("image_index", "features/lite0") for category in CATEGORIES}
+    assert built == shared | {("parts/studies/mixing", category) for category in CATEGORIES}
+    hetmm.run()
+    assert hetmm.stale() == set()
+
+
 def test_draws_take_other_images_and_are_repeatable(hetmm: Bench) -> None:
     study = {"base": "all", "vary": {"train_images": [1, 3]}, "draws": 3}
     hetmm.set("datasets.parts.studies", {"few_images": study})

@@ -66,14 +66,16 @@ def plan(
     """
     graph = definitions.resolve_asset_graph()
     resolver = CachingStaleStatusResolver(instance, graph, _Loading(instance))
-    wanted = _wanted(stages, selected)
+    needed, below = _wanted(stages, selected)
     chosen = {stage.key for stage in stages if selected is None or dg.AssetKey(list(stage.key)) in selected}
     files = _FileChanges(benchmark, store)
     memory: dict[Slot, Head | None] = {}
     scanned: set[tuple[str, str | None]] = set()
     steps: dict[Slot, Step] = {}
     for stage in stages:
-        if stage.key not in wanted:
+        if stage.key not in needed | below:
+            continue
+        if stage.key not in needed and _lacks_fan_in(stage, steps, store):
             continue
         for partition in stage.partitions if stage.partitions is not None else (None,):
             if categories is not None and partition is not None and partition not in categories:
@@ -117,10 +119,12 @@ class _Loading(LoadingContext):
         return self._loaders
 
 
-def _wanted(stages: Sequence[Stage], selected: Collection[dg.AssetKey] | None) -> set[tuple[str, ...]]:
-    """The selected keys with all that they read and all that reads them."""
+def _wanted(
+    stages: Sequence[Stage], selected: Collection[dg.AssetKey] | None
+) -> tuple[set[tuple[str, ...]], set[tuple[str, ...]]]:
+    """The selected keys with all that they read, and all that reads them."""
     if selected is None:
-        return {stage.key for stage in stages}
+        return {stage.key for stage in stages}, set()
     by_key = {stage.key: stage for stage in stages}
     chosen = [stage for stage in stages if dg.AssetKey(list(stage.key)) in selected]
     wanted: set[tuple[str, ...]] = set()
@@ -134,7 +138,14 @@ def _wanted(stages: Sequence[Stage], selected: Collection[dg.AssetKey] | None) -
     for stage in stages:
         if any(dep.key in below for dep in stage.deps):
             below.add(stage.key)
-    return wanted | below
+    return wanted, below
+
+
+def _lacks_fan_in(stage: Stage, steps: dict[Slot, Step], store: ArtifactStore) -> bool:
+    """Whether a stage reads an asset over all categories that is not there: a report without its leaderboard."""
+    waiting = [dep for dep in stage.deps if dep.partitions is None and (dep.key, None) not in steps]
+    heads = [(dep, read_head(store, dep.key, None)) for dep in waiting]
+    return any(head is None or head.code_version != dep.code_version for dep, head in heads)
 
 
 class _FileChanges:
