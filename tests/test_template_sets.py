@@ -172,7 +172,7 @@ def study_rows(bench: Bench, category: str, study: str = "mixing") -> dict[tuple
     return {
         (row["variant"], row["draw"], row["metric"], row["defect_type"]): row["value"]
         for row in table
-        if row["metric"] != "score_images_per_second"
+        if "images_per_second" not in row["metric"]
     }
 
 

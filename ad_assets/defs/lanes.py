@@ -50,7 +50,7 @@ def _dataset_stages(benchmark: Benchmark, dataset: Dataset) -> list[Stage]:
             )
         metrics[name] = metrics_stage(dataset, detector, index, score_maps[name], extractor, benchmark.evaluation)
     studies = {
-        name: study_stage(dataset, study, index, features, benchmark.extractors, benchmark.evaluation)
+        name: study_stage(dataset, study, index, features, benchmark.extractors)
         for name, study in dataset.studies.items()
     }
     stages = [index, *features.values(), *states.values(), *score_maps.values(), *metrics.values(), *studies.values()]

@@ -10,6 +10,7 @@ from ad_assets.defs.features import read_features
 from ad_assets.defs.stages import Parts, Stage, Upstream, Work, read_head
 from ad_assets.methods import Method, Runtime, State
 from ad_assets.report import pictures
+from resources.store import Artifact
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,8 +94,7 @@ def runtime(work: Work) -> Runtime:
     return Runtime(work.compute.torch_device(), work.compute.memory_gb, work.progress)
 
 
-def read_state(work: Work, stage: Stage, method: Method[Any]) -> State:
-    """The stored state of a detector."""
-    artifact = work.input(stage)
-    tensors = work.store.read_tensors(artifact.at("state.safetensors"))
-    return method.state_type.from_parts(tensors, work.store.read_json(artifact.at("state.json")))
+def read_state(artifact: Artifact, method: Method[Any]) -> State:
+    """What a detector has learnt, from the artifact of its state stage."""
+    tensors = artifact.store.read_tensors(artifact.at("state.safetensors"))
+    return method.state_type.from_parts(tensors, artifact.store.read_json(artifact.at("state.json")))

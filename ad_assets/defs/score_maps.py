@@ -65,7 +65,7 @@ def score_maps_stage(
         tools = runtime(work)
         method = detector.method_for(work.partition)
         train = read_features(work, features, "train", method.layers)
-        learnt = method.complete(read_state(work, state, method), train, tools).to(tools.device)
+        learnt = method.complete(read_state(work.input(state), method), train, tools).to(tools.device)
         test = read_features(work, features, "test", method.layers)
 
         def score(number: int, image_ids: Sequence[str]) -> ScoreMaps:

@@ -14,19 +14,20 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from ad_assets.benchmark import Dataset, Evaluation, Study, Variant, fingerprint
+from ad_assets.benchmark import Dataset, Study, Variant, fingerprint
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.defs.features import read_features
-from ad_assets.defs.models import runtime, state_stage
-from ad_assets.defs.stages import Head, Parts, Stage, Upstream, Work
+from ad_assets.defs.models import read_state, runtime, state_stage
+from ad_assets.defs.stages import Parts, Stage, Upstream, Work
 from ad_assets.defs.truth import Truth
 from ad_assets.extractor import Extractor
-from ad_assets.methods import Features, State
+from ad_assets.methods import Features, Method, State
 from ad_assets.report import studies as pictures
 
-VERSION = 1
+VERSION = 2
 ROWS = "study_rows"
 FPR_LIMIT = 0.3
+_SPLITS = ("train", "test")
 
 Row = dict[str, Any]
 
@@ -37,7 +38,6 @@ def study_stage(
     index: Stage,
     features: Mapping[str, Stage],
     extractors: Mapping[str, Extractor],
-    evaluation: Evaluation,
 ) -> Stage:
     """The asset ``<dataset>/studies/<study>``.
 
@@ -47,7 +47,6 @@ def study_stage(
         index: the image index, for the truth.
         features: extractor name -> its features stage.
         extractors: extractor name -> extractor.
-        evaluation: how maps become metrics.
     """
     used = list(dict.fromkeys(variant.detector.extractor for variant in study.variants))
     states = {
@@ -61,37 +60,29 @@ def study_stage(
         return {**read, "truth": upstream.of(index).parts["truth"]}
 
     def build(work: Work) -> dict[str, Any]:
-        truth = Truth.of(
-            work.input(index).store.read_table(work.input(index).at("index.parquet")).to_pylist(), _at(work)
-        )
-        bench = _Bench(work, dataset, truth, evaluation)
+        truth = Truth.of(work.store.read_table(work.input(index).at("index.parquet")).to_pylist(), _at(work))
+        bench = _Bench(work, dataset, truth)
         rows: list[Row] = []
-        total = len(study.variants) * study.draws
-        for variant in study.variants:
+        runs = [(variant, draw) for variant in study.variants for draw in range(study.draws)]
+        for done, (variant, draw) in enumerate(runs):
             name = variant.detector.extractor
-            heads = work.upstream.of(features[name])
-            for draw in range(study.draws):
-                # By content, like everything in the store: what is read, never what it is called.
-                address = fingerprint(
-                    {
-                        "version": VERSION,
-                        "settings": _read(settings[variant.name], work.partition),
-                        "features": {split: heads.parts[split] for split in _SPLITS},
-                        "truth": work.upstream.of(index).parts["truth"],
-                        "draw": draw if study.draws > 1 else None,
-                        "fpr_limit": FPR_LIMIT,
-                    }
-                )
-                stored = work.store.artifact(ROWS, address)
-                if work.force or not stored.exists():
-                    seed = draw if study.draws > 1 else None
-                    measured = bench.measure(variant, features[name], states[variant.name], extractors[name], seed)
-                    work.store.write_json(stored.at("rows.json"), measured)
-                    stored.commit({"study": work.stage.name})
-                place = {"study": study.name, "category": work.partition, "variant": variant.name, "draw": draw}
-                measured = work.store.read_json(stored.at("rows.json"))
-                rows += [{**place, **row, "fingerprint": address} for row in measured]
-                work.progress("variants measured", len({(r["variant"], r["draw"]) for r in rows}), total)
+            seed = draw if study.draws > 1 else None
+            read = {
+                "version": VERSION,
+                "settings": _read(settings[variant.name], work.partition),
+                "features": {split: work.upstream.of(features[name]).parts[split] for split in _SPLITS},
+                "truth": work.upstream.of(index).parts["truth"],
+                "seed": seed,
+            }
+            stored = work.store.artifact(ROWS, fingerprint(read))
+            if work.force or not stored.exists():
+                measured = bench.measure(variant, features[name], states[variant.name], extractors[name], seed)
+                work.store.write_json(stored.at("rows.json"), measured)
+                stored.commit({"study": work.stage.name})
+            place = {"study": study.name, "category": work.partition, "variant": variant.name, "draw": draw}
+            measured = work.store.read_json(stored.at("rows.json"))
+            rows += [{**place, **row, "fingerprint": fingerprint(read)} for row in measured]
+            work.progress("variants measured", done + 1, len(runs))
         work.store.write_table(work.artifact.at("rows.parquet"), pa.Table.from_pylist(rows))
         summary = pictures.summarise(rows)
         return {
@@ -104,7 +95,7 @@ def study_stage(
     return Stage(
         key=(dataset.name, "studies", study.name),
         kind="study",
-        config={"version": VERSION, "draws": study.draws, "fpr_limit": FPR_LIMIT, "variants": settings},
+        config={"version": VERSION, "draws": study.draws, "variants": settings},
         deps=(index, *(features[name] for name in used)),
         address=parts,
         build=build,
@@ -113,9 +104,6 @@ def study_stage(
         kinds=frozenset({"parquet"}),
         description=f"{study.base} with other settings: {'; '.join(settings)}. Nothing is chosen from it.",
     )
-
-
-_SPLITS = ("train", "test")
 
 
 def _at(work: Work) -> str:
@@ -145,10 +133,9 @@ def _read(settings: Mapping[str, Any], category: str) -> dict[str, Any]:
 class _Bench:
     """Measures variants of one category, and remembers the last state: score settings vary more often than states."""
 
-    def __init__(self, work: Work, dataset: Dataset, truth: Truth, evaluation: Evaluation) -> None:
+    def __init__(self, work: Work, dataset: Dataset, truth: Truth) -> None:
         self._work = work
         self._truth = truth
-        self._evaluation = evaluation
         self._files = ImageFiles(dataset.reader.root)
         self._last: tuple[str, State, float] | None = None
 
@@ -171,7 +158,7 @@ class _Bench:
         key = fingerprint([method.stage_config("fit"), features.key, drawn.image_ids])
         if self._last is None or self._last[0] != key:
             started = time.perf_counter()
-            stored = None if drawn is not train or seed is not None else self._stored(state, work)
+            stored = None if drawn is not train or seed is not None else self._stored(state, method)
             learnt = stored or method.fit(drawn, tools)
             spent = 0.0 if stored else time.perf_counter() - started
             self._last = key, method.complete(learnt, drawn, tools).to(tools.device), spent
@@ -192,6 +179,9 @@ class _Bench:
                 statistics.update(result.maps.numpy()[known], masks[known])
         rows = [_row(*found) for found in _quality(scores, truth, statistics)]
         rows.append(_row("score_images_per_second", "", images / seconds, images))
+        backbone = work.input(features).record()["metadata"]["images_per_second"]
+        if backbone:
+            rows.append(_row("images_per_second", "", 1 / (1 / backbone + seconds / images), images))
         if fit_seconds:
             rows.append(_row("fit_seconds", "", fit_seconds, len(drawn)))
         return rows
@@ -210,20 +200,13 @@ class _Bench:
         chosen = np.random.default_rng([seed, wanted]).choice(len(train), wanted, replace=False)
         return replace(train, image_ids=tuple(train.image_ids[i] for i in sorted(chosen)))
 
-    @staticmethod
-    def _stored(state: Stage, work: Work) -> State | None:
+    def _stored(self, state: Stage, method: Method[Any]) -> State | None:
         """What a lane with the same settings has learnt already."""
         if state.address is None:
             return None
-        head: Head = state.make_head(work.partition, state.address(work.upstream))
-        artifact = work.store.artifact(state.kind, head.version)
-        if not artifact.exists():
-            return None
-        from ad_assets.methods import METHODS
-
-        tensors = work.store.read_tensors(artifact.at("state.safetensors"))
-        kind = METHODS[state.config["method"]].state_type
-        return kind.from_parts(tensors, work.store.read_json(artifact.at("state.json")))
+        head = state.make_head(self._work.partition, state.address(self._work.upstream))
+        artifact = self._work.store.artifact(state.kind, head.version)
+        return read_state(artifact, method) if artifact.exists() else None
 
 
 def _quality(scores: Any, truth: Truth, statistics: Any) -> Iterator[tuple[str, str, float | None, int]]:
