@@ -159,6 +159,7 @@ class Hetmm(Method[TemplateSet]):
 
         from ad_assets.methods.pts import select_with_clusters
 
+        _check_budget([shape], len(features), runtime)
         everything = _unit_vectors(features, shape, runtime).to(runtime.device)
         picks, clusters = select_with_clusters(
             everything.permute(2, 3, 0, 1),
@@ -180,6 +181,7 @@ class Hetmm(Method[TemplateSet]):
         """
         if state.templates:
             return state
+        _check_budget(state.shapes, len(train), runtime)
         layers = [_unit_vectors(train.layer(layer), shape, runtime) for layer, shape in enumerate(state.shapes)]
         return replace(state, templates=layers)
 
@@ -286,23 +288,27 @@ class Hetmm(Method[TemplateSet]):
         }
 
 
+def _check_budget(shapes: list[list[int]], images: int, runtime: Runtime) -> None:
+    need = 4e-9 * images * sum(channels * height * width for channels, height, width in shapes)
+    if need > runtime.memory_gb:
+        sizes = " + ".join("x".join(map(str, shape)) for shape in shapes)
+        raise ValueError(
+            f"the templates need {need:.3g} GB ({images} images x {sizes} float32), the budget is "
+            f"{runtime.memory_gb:g} GB: raise compute.memory_gb if this machine has more, keep fewer sheets, or tap "
+            "deeper layers"
+        )
+
+
 def _unit_vectors(features: Features, shape: list[int], runtime: Runtime) -> Tensor:
     """(H, W, N, C) float32 of one layer, of unit length over C.
 
     Raises:
-        ValueError: other shapes, NaN, or more than the budget.
+        ValueError: other shapes, or NaN.
     """
     import torch
     from torch.nn.functional import normalize
 
     channels, height, width = shape
-    need = 4e-9 * len(features) * channels * height * width
-    if need > runtime.memory_gb:
-        raise ValueError(
-            f"the templates of a layer need {need:.3g} GB ({len(features)} images x {channels} x {height} x {width} "
-            f"float32), the budget is {runtime.memory_gb:g} GB: raise compute.memory_gb if this machine has more, or "
-            "tap deeper layers"
-        )
     everything = torch.empty(height, width, len(features), channels)
     done = 0
     for ids, (tap,) in features.batches():
