@@ -98,6 +98,43 @@ def test_an_updated_set_equals_one_from_scratch(hetmm: Bench, tmp_path: Path, ne
     assert ("updated" in state(hetmm, "all", "nut")[2]) == (news > 1)  # with one image gone, the first set is found
 
 
+def test_gaussians_are_updated_from_the_new_images_alone(bench: Bench, tmp_path: Path) -> None:
+    lanes = {"padim": {"method": "padim", "extractor": "lite0", "channels": 20}}
+    bench.set("datasets.parts.detectors", lanes)
+    bench.run()
+
+    def learnt(one: Bench) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        store = one.benchmark.store
+        head = store.read_head(("parts", "padim", "trained_model"), "bolt")
+        assert head is not None
+        artifact = store.artifact("trained_model", head["version"])
+        return store.read_tensors(artifact.at("state.safetensors")), artifact.record()["metadata"]
+
+    assert learnt(bench)[1]["fitted"] == "on all images"
+    for number in range(2):
+        write_image(bench.images / f"bolt/train/good/new{number}.png", draw_image(70 + number))
+    bench.run()
+    tensors, metadata = learnt(bench)
+    assert (metadata["fitted"], metadata["updated"]) == ("on the new images alone", "+2 images")
+    rows = bench.rows("padim", "bolt")
+    bench.run(force=True, categories=["bolt"])
+    again, metadata = learnt(bench)
+    assert metadata["fitted"] == "on all images"
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(tensor, again[name], rtol=1e-5, atol=1e-5)
+    assert bench.rows("padim", "bolt")["standard", "image_auroc"] == rows["standard", "image_auroc"]
+
+    # An image that is gone, or other features, take a fit of all.
+    (bench.images / "bolt/train/good/new0.png").unlink()
+    bench.run()
+    assert (learnt(bench)[1]["fitted"], learnt(bench)[1]["updated"]) == ("on all images", "-1 images")
+    write_image(bench.images / "bolt/train/good/new2.png", draw_image(75))
+    bench.set("extractors.lite0.taps", ["blocks.1", "blocks.4"])
+    bench.run()
+    assert learnt(bench)[1]["fitted"] == "on all images"
+    assert "updated" not in learnt(bench)[1]
+
+
 def test_a_study_measures_what_a_lane_would(hetmm: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     from ad_assets.methods.hetmm import Hetmm

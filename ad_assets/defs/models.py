@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.benchmark import Dataset, Detector
@@ -35,18 +36,31 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
     def build(work: Work) -> dict[str, Any]:
         method = detector.method_for(work.partition)
         train = read_features(work, features, "train", method.layers)
+        earlier = _earlier(work, features)
+        before = set(work.store.read_json(earlier.at("train.json"))["images"]) if earlier else set()
+        new = [image for image in train.image_ids if image not in before]
         started = time.perf_counter()
-        state = method.fit(train, runtime(work))
+        state = None
+        # An update can add images; what an image that is gone has left behind takes a fit of the others.
+        if earlier and new and before <= set(train.image_ids) and not work.force:
+            added = replace(train, image_ids=tuple(new))
+            state = method.update(read_state(earlier, method), added, runtime(work))
+        updated = state is not None
+        if state is None:
+            state = method.fit(train, runtime(work))
         seconds = time.perf_counter() - started
         work.store.write_tensors(work.artifact.at("state.safetensors"), state.tensors())
         work.store.write_json(work.artifact.at("state.json"), state.info())
-        work.store.write_json(work.artifact.at("train.json"), list(train.image_ids))
+        work.store.write_json(
+            work.artifact.at("train.json"), {"features": features.code_version, "images": list(train.image_ids)}
+        )
         sheet = _pictures(method.maps(state))
         return {
             **method.describe(state),
             "training_images": len(train),
             "fit_seconds": seconds,
-            **_update(work, set(train.image_ids)),
+            "fitted": "on the new images alone" if updated else "on all images",
+            **_changes(before, set(train.image_ids)),
             **({"maps": {"md": sheet}} if sheet else {}),
         }
 
@@ -65,16 +79,23 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
     )
 
 
-def _update(work: Work, images: set[str]) -> dict[str, str]:
-    """What became of the training images since this asset was last made with the same settings."""
+def _earlier(work: Work, features: Stage) -> Artifact | None:
+    """What this asset partition was, if it was made with the same settings on features of the same extractor."""
     head = read_head(work.store, work.stage.key, work.partition)
     if head is None or head.code_version != work.stage.code_version:
+        return None
+    artifact = work.store.artifact(work.stage.kind, head.version)
+    path = artifact.at("train.json")
+    if not artifact.exists() or not work.store.exists(path):
+        return None
+    return artifact if work.store.read_json(path)["features"] == features.code_version else None
+
+
+def _changes(before: set[str], now: set[str]) -> dict[str, str]:
+    """How the training images differ from those that this asset was last made of."""
+    if not before:
         return {}
-    earlier = work.store.artifact(work.stage.kind, head.version)
-    if not work.store.exists(earlier.at("train.json")):
-        return {}
-    before = set(work.store.read_json(earlier.at("train.json")))
-    changes = [f"{sign}{len(ids)} images" for sign, ids in (("+", images - before), ("-", before - images)) if ids]
+    changes = [f"{sign}{len(ids)} images" for sign, ids in (("+", now - before), ("-", before - now)) if ids]
     return {"updated": ", ".join(changes)} if changes else {}
 
 

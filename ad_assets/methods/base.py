@@ -220,6 +220,20 @@ class Method(BaseModel, ABC, Generic[StateT]):
                 (nominal-only thresholds need it); None for unseen images.
         """
 
+    def update(self, state: StateT, new: Features, runtime: Runtime) -> StateT | None:
+        """Add nominal images to a state, where that costs less than a fit of all and ends with the same state.
+
+        Args:
+            state: as it was stored.
+            new: features of the new images alone.
+            runtime: device and memory budget.
+
+        Returns:
+            The state on old and new images; None where only `fit` gives it.
+        """
+        del state, new, runtime
+        return None
+
     def complete(self, state: StateT, train: Features, runtime: Runtime) -> StateT:
         """Read back what the stored state leaves to the stored features; most states are whole.
 

@@ -1,0 +1,230 @@
+"""PaDiM: Defard et al., a Patch Distribution Modeling Framework for Anomaly Detection and Localization, ICPR 2021.
+
+Fit: at every place of the finest layer, the mean and covariance of the nominal feature vectors; deeper layers are
+resized to it (nearest) and joined, and a random choice of channels is kept. Score: Mahalanobis distance, resized and
+smoothed; the image score is the largest value of the map.
+
+Means and covariances merge exactly (Chan, Golub and LeVeque, 1983), so new images cost what they bring. Without one of
+its own images, a Gaussian is known in closed form (Sherman and Morrison, 1950): with q = v' A^-1 v, v = x - mean,
+A = (n-1)/(n-2) covariance + ridge, the squared distance is (n/(n-1))^2 q / (1 - n / ((n-1)(n-2)) q).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from ad_assets.methods.base import Features, Method, Runtime, ScoreMaps, State, fit_field, register, score_field
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Gaussians(State):
+    """A normal distribution at every place.
+
+    Args:
+        mean: (H, W, D) float32.
+        covariance: (H, W, D, D) float32, normalised by n - 1, without ridge.
+        channels: (D,) int64, which channels of the joined layers are kept.
+        image_ids: the n nominal images.
+        whitening: none until completed; then the inverse Cholesky factors (H W, D, D) of covariance + ridge, and of A.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    channels: Tensor
+    image_ids: list[str]
+    whitening: list[Tensor]
+
+
+@register
+class Padim(Method[Gaussians]):
+    """Mahalanobis distance to the nominal vectors of the same place.
+
+    >>> Padim(channels=550).stage_config("fit")["channels"]
+    550
+    """
+
+    name: ClassVar[str] = "padim"
+    version: ClassVar[int] = 1
+    state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]] = "trained_model"
+    state_type: ClassVar[type[State]] = Gaussians
+
+    channels: int | None = fit_field(100, ge=1, description="channels kept, drawn with the seed; null: all")
+
+    ridge: float = score_field(0.01, gt=0, description="added to the diagonal of covariances")
+    sigma: float = score_field(4.0, ge=0, description="Gaussian smoothing of maps in pixels; 0: none")
+
+    def fit(self, features: Features, runtime: Runtime) -> Gaussians:
+        """Means and covariances of all places.
+
+        Raises:
+            ValueError: fewer than two images, features that hold NaN, or more than the budget.
+        """
+        import torch
+
+        if len(features) < 2:
+            raise ValueError(f"a covariance needs at least two nominal images, there are {len(features)}")
+        first = features.load(features.image_ids[:1], features.layers)
+        joined = sum(tap.shape[1] for tap in first)
+        channels = torch.arange(joined)
+        if self.channels is not None and self.channels < joined:
+            generator = torch.Generator().manual_seed(self.seed)
+            channels = torch.randperm(joined, generator=generator)[: self.channels].sort().values
+        mean, covariance = _moments(features, channels, runtime)
+        return Gaussians(mean, covariance, channels, list(features.image_ids), [])
+
+    def update(self, state: Gaussians, new: Features, runtime: Runtime) -> Gaussians:
+        """The state on the union; equal to one from scratch but for rounding of the stored float32 (1e-7)."""
+        mean, covariance = _moments(new, state.channels, runtime)
+        old, news = len(state.image_ids), len(new)
+        total = old + news
+        shift = mean.double() - state.mean.double()
+        merged = state.mean.double() + shift * (news / total)
+        scatter = state.covariance.double().mul_((old - 1) / (total - 1))
+        # One image alone has no covariance; its scatter about its own mean is zero.
+        scatter += covariance.double().mul_(max(news - 1, 0) / (total - 1))
+        scatter += shift[..., :, None] * shift[..., None, :] * (old * news / total / (total - 1))
+        ids = sorted([*state.image_ids, *new.image_ids])
+        return Gaussians(merged.float(), scatter.float(), state.channels, ids, [])
+
+    def complete(self, state: Gaussians, train: Features, runtime: Runtime) -> Gaussians:
+        """Factor the covariances."""
+        del train
+        images = len(state.image_ids)
+        left_out = (images - 1) / (images - 2) if images > 2 else 1.0
+        factors = [_whitening(state.covariance, scale, self.ridge, runtime) for scale in (1.0, left_out)]
+        return replace(state, whitening=factors)
+
+    def score(
+        self,
+        state: Gaussians,
+        taps: list[Tensor],
+        map_size: tuple[int, int],
+        runtime: Runtime,
+        *,
+        left_out: Sequence[str] | None = None,
+    ) -> ScoreMaps:
+        """Score a batch: Mahalanobis distances, on the CPU.
+
+        Raises:
+            ValueError: features of other shapes than the Gaussians', or fewer than three images to leave one out of.
+        """
+        import torch
+
+        from ad_assets.kernels.smoothing import gaussian_blur, upsample
+
+        vectors = _joined([tap.to(runtime.device) for tap in taps], state.channels.to(runtime.device))
+        if vectors.shape[1:] != state.mean.shape:
+            raise ValueError(
+                f"features give {tuple(vectors.shape[1:])} places and channels, the Gaussians have "
+                f"{tuple(state.mean.shape)}: score with the extractor that they were fitted on"
+            )
+        away = (vectors - state.mean.to(runtime.device)).flatten(1, 2).permute(1, 2, 0)
+        plain, without = (factor.to(runtime.device) for factor in state.whitening)
+        squares = torch.bmm(plain, away).square().sum(dim=1)
+        if left_out is not None:
+            own = torch.tensor([image_id in set(state.image_ids) for image_id in left_out], device=squares.device)
+            squares = torch.where(
+                own, self._without_itself(state, torch.bmm(without, away).square().sum(dim=1)), squares
+            )
+        grid = squares.T.unflatten(1, state.mean.shape[:2]).sqrt()
+        maps = gaussian_blur(upsample(grid, map_size), self.sigma)
+        return ScoreMaps(maps.cpu(), maps.amax(dim=(1, 2)).cpu())
+
+    def _without_itself(self, state: Gaussians, q: Tensor) -> Tensor:
+        n = len(state.image_ids)
+        if n < 3:
+            raise ValueError(f"without one of {n} images no covariance is left: fit at least three images")
+        # 1 - c q is positive but for rounding: A less its own part is still positive definite.
+        remaining = (1 - q * (n / ((n - 1) * (n - 2)))).clamp(min=1e-6)
+        return q / remaining * (n / (n - 1)) ** 2
+
+    def describe(self, state: Gaussians) -> dict[str, int | float | str]:
+        """Places and channels."""
+        height, width, channels = state.mean.shape
+        return {**super().describe(state), "places": height * width, "channels": channels}
+
+
+def _joined(taps: list[Tensor], channels: Tensor) -> Tensor:
+    """(B, H, W, D): layers on the grid of the first, joined, and the chosen channels.
+
+    Raises:
+        ValueError: fewer channels than those chosen, NaN or infinity.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    grid = taps[0].shape[2:]
+    joined, last = sum(tap.shape[1] for tap in taps), int(channels.max())
+    if last >= joined:
+        raise ValueError(
+            f"the layers have {joined} channels, number {last} was fitted: score with the extractor that the "
+            "Gaussians are from"
+        )
+    layers = [tap if tap.shape[2:] == grid else interpolate(tap, grid, mode="nearest") for tap in taps]
+    vectors = torch.cat(layers, dim=1)[:, channels].permute(0, 2, 3, 1)
+    if not vectors.isfinite().all():
+        raise ValueError("features hold NaN or infinity: check the images, or use precision float32")
+    return vectors
+
+
+def _moments(features: Features, channels: Tensor, runtime: Runtime) -> tuple[Tensor, Tensor]:
+    """Mean (H, W, D) and covariance (H, W, D, D) float32 of all places; sums are in float64."""
+    import torch
+
+    (sample,) = _joined(features.load(features.image_ids[:1], features.layers), channels)
+    height, width, size = sample.shape
+    need = 4e-9 * height * width * size * size
+    if need > runtime.memory_gb:
+        raise ValueError(
+            f"the covariances need {need:.3g} GB ({height} x {width} places, {size} x {size} float32), the budget is "
+            f"{runtime.memory_gb:g} GB: raise compute.memory_gb if this machine has more, or keep fewer channels"
+        )
+    mean = torch.empty(height, width, size)
+    covariance = torch.empty(height, width, size, size)
+    for rows in _bands(height, 3 * 8 * width * size * size, runtime):
+        count = 0
+        centre = torch.zeros(0)
+        scatter = torch.zeros(0)
+        for ids, taps in features.batches():
+            vectors = _joined([tap.to(runtime.device) for tap in taps], channels.to(runtime.device))[:, rows]
+            batch = vectors.flatten(1, 2).permute(1, 0, 2).double()
+            own = batch.mean(dim=1)
+            batch = batch - own[:, None]
+            if not count:
+                centre, scatter = own, torch.bmm(batch.mT, batch)
+            else:
+                shift = own - centre
+                scatter.baddbmm_(batch.mT, batch)
+                scatter.baddbmm_(shift[:, :, None], shift[:, None], alpha=count * len(ids) / (count + len(ids)))
+                centre = centre + shift * (len(ids) / (count + len(ids)))
+            count += len(ids)
+            runtime.report(f"images seen at rows up to {rows.stop} of {height}", count, len(features))
+        mean[rows] = centre.float().cpu().unflatten(0, (-1, width))
+        covariance[rows] = (scatter / max(count - 1, 1)).float().cpu().unflatten(0, (-1, width))
+    return mean, covariance
+
+
+def _whitening(covariance: Tensor, scale: float, ridge: float, runtime: Runtime) -> Tensor:
+    """(H W, D, D) float32: inverse Cholesky factors of scale * covariance + ridge."""
+    import torch
+
+    flat = covariance.flatten(0, 1)
+    size = flat.shape[1]
+    result = torch.empty_like(flat)
+    identity = torch.eye(size, dtype=torch.float64, device=runtime.device)
+    for part in _bands(len(flat), 4 * 8 * size * size, runtime):
+        matrices = flat[part].to(runtime.device).double() * scale + ridge * identity
+        factors = torch.linalg.cholesky(matrices)
+        result[part] = torch.linalg.solve_triangular(factors, identity.expand_as(factors), upper=False).float().cpu()
+    return result
+
+
+def _bands(count: int, bytes_each: int, runtime: Runtime) -> Iterator[slice]:
+    step = max(1, int(runtime.memory_gb * 1e9 / 2) // bytes_each)
+    for first in range(0, count, step):
+        yield slice(first, min(first + step, count))
