@@ -17,6 +17,7 @@ SMALL: dict[str, list[dict[str, Any]]] = {
     "hetmm": [{"windows": (3, 3)}, {"windows": (5, 3), "windows_backward": (1, 3), "sheets": 3}],
     "padim": [{"channels": 10, "ridge": 0.5}],
     "patchcore": [{"pre_dimensions": 16, "dimensions": 16, "coreset_ratio": 0.5, "projection": 8}],
+    "spade": [{"neighbours": 3}],
 }
 CASES = [(name, options) for name in sorted(METHODS) for options in SMALL.get(name, [{}])]
 

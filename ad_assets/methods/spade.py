@@ -1,0 +1,195 @@
+"""SPADE: Cohen and Hoshen, Sub-Image Anomaly Detection with Deep Pyramid Correspondences, 2020.
+
+An image is compared with the nominal images most like it: the `neighbours` whose deepest features, averaged over the
+image, are nearest. The image score is the mean distance to them (section 3.2); a pixel's score is the smallest distance
+of its feature vector to any vector of these images, at any place (section 3.3). Vectors are the layers joined on the
+grid of the first, deeper ones resized bilinearly.
+
+Distances are plain L2; the paper squares them for the image score, which is `squared: true`. The vectors are not stored
+again: the features are in the store, and `complete` reads them. So adding images costs their features and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from ad_assets.methods.base import Features, Method, Runtime, ScoreMaps, State, fit_field, register, score_field
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pyramids(State):
+    """Nominal images.
+
+    Args:
+        pooled: (N, C) float32, the mean vector of the deepest layer.
+        image_ids: the N images.
+        vectors: none until completed; then one tensor (N, H W, D) float32.
+    """
+
+    pooled: Tensor
+    image_ids: list[str]
+    vectors: list[Tensor]
+
+
+@register
+class Spade(Method[Pyramids]):
+    """Distance to the pixels of the nominal images most like an image.
+
+    >>> Spade(neighbours=20).stage_config("score")["neighbours"]
+    20
+    """
+
+    name: ClassVar[str] = "spade"
+    version: ClassVar[int] = 1
+    state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]] = "memory_bank"
+    state_type: ClassVar[type[State]] = Pyramids
+
+    pixel_layers: int | None = fit_field(
+        None, ge=1, description="so many layers, from the first, describe pixels; null: all. The last describes images"
+    )
+
+    neighbours: int = score_field(50, ge=1, description="nominal images that an image is compared with")
+    squared: bool = score_field(False, description="squared distances in the image score")
+    sigma: float = score_field(4.0, ge=0, description="Gaussian smoothing of maps in pixels; 0: none")
+
+    def check_layers(self, count: int) -> None:
+        """There are as many layers as describe pixels.
+
+        Raises:
+            ValueError: naming the parameter.
+        """
+        if self.pixel_layers is not None and self.pixel_layers > count:
+            raise ValueError(f"pixel_layers: {self.pixel_layers} of {count} layers; give at most {count}, or null")
+
+    def fit(self, features: Features, runtime: Runtime) -> Pyramids:
+        """Describe the nominal images.
+
+        Raises:
+            ValueError: no image, or features that hold NaN.
+        """
+        import torch
+
+        if not len(features):
+            raise ValueError("no nominal image to fit: the train split is empty")
+        pooled = []
+        for ids, taps in features.batches():
+            self.check_layers(len(taps))
+            pooled.append(_pooled(taps))
+            runtime.report("images described", sum(map(len, pooled)), len(features))
+            del ids
+        return Pyramids(torch.cat(pooled), list(features.image_ids), [])
+
+    def update(self, state: Pyramids, new: Features, runtime: Runtime) -> Pyramids:
+        """The state on the union, in the canonical order of image ids; equal to one from scratch."""
+        import torch
+
+        added = self.fit(new, runtime)
+        ids = [*state.image_ids, *added.image_ids]
+        order = sorted(range(len(ids)), key=ids.__getitem__)
+        return Pyramids(torch.cat([state.pooled, added.pooled])[order], [ids[i] for i in order], [])
+
+    def complete(self, state: Pyramids, train: Features, runtime: Runtime) -> Pyramids:
+        """Read the vectors of all nominal images from the stored features.
+
+        Raises:
+            ValueError: they need more than the budget.
+        """
+        import torch
+
+        vectors = torch.empty(0)
+        done = 0
+        for ids, taps in train.batches():
+            batch = self._vectors(taps)
+            if not done:
+                need = 4e-9 * len(train) * batch.shape[1] * batch.shape[2]
+                if need > runtime.memory_gb:
+                    raise ValueError(
+                        f"the vectors of {len(train)} images need {need:.3g} GB, the budget is {runtime.memory_gb:g} "
+                        "GB: raise compute.memory_gb if this machine has more, or read deeper layers"
+                    )
+                vectors = torch.empty(len(train), *batch.shape[1:])
+            vectors[done : done + len(ids)] = batch
+            done += len(ids)
+        return replace(state, vectors=[vectors])
+
+    def _vectors(self, taps: list[Tensor]) -> Tensor:
+        """(B, H W, D)."""
+        import torch
+        from torch.nn.functional import interpolate
+
+        layers = taps[: self.pixel_layers]
+        grid = layers[0].shape[2:]
+        resized = [
+            tap if tap.shape[2:] == grid else interpolate(tap, grid, mode="bilinear", align_corners=False)
+            for tap in layers
+        ]
+        return torch.cat(resized, dim=1).flatten(2).transpose(1, 2)
+
+    def score(
+        self,
+        state: Pyramids,
+        taps: list[Tensor],
+        map_size: tuple[int, int],
+        runtime: Runtime,
+        *,
+        left_out: Sequence[str] | None = None,
+    ) -> ScoreMaps:
+        """Score a batch, on the CPU; with `left_out`, an image is not compared with itself.
+
+        Raises:
+            ValueError: features of other shapes than the nominal ones, NaN, or no image to compare with.
+        """
+        import torch
+
+        from ad_assets.kernels.neighbours import nearest
+        from ad_assets.kernels.screening import exact_distances
+        from ad_assets.kernels.smoothing import gaussian_blur, upsample
+
+        pooled, queries = _pooled(taps), self._vectors(taps)
+        (bank,) = state.vectors
+        if pooled.shape[1] != state.pooled.shape[1] or queries.shape[1:] != bank.shape[1:]:
+            raise ValueError(
+                f"features give {tuple(queries.shape[1:])} vectors, the nominal images {tuple(bank.shape[1:])}: score "
+                "with the extractor that they are from"
+            )
+        distances = exact_distances(pooled, state.pooled.to(pooled.device))
+        own = {image_id: number for number, image_id in enumerate(state.image_ids)}
+        grids, scores = [], []
+        for number, row in enumerate(distances):
+            itself = own.get(left_out[number]) if left_out is not None else None
+            if itself is not None:
+                row = row.clone()
+                row[itself] = torch.inf
+            count = min(self.neighbours, len(row) - (itself is not None))
+            if not count:
+                raise ValueError(f"there is no nominal image but {state.image_ids[0]} itself: fit at least two images")
+            near, images = row.topk(count, largest=False)
+            scores.append((near.square() if self.squared else near).mean())
+            rows = bank[images.to(bank.device)].flatten(0, 1)
+            smallest, _ = nearest(
+                queries[number].to(runtime.device), rows.to(runtime.device), 1, memory_gb=runtime.memory_gb
+            )
+            grids.append(smallest[:, 0])
+        height, width = taps[0].shape[2:]
+        maps = gaussian_blur(upsample(torch.stack(grids).unflatten(1, (height, width)), map_size), self.sigma)
+        return ScoreMaps(maps.cpu(), torch.stack(scores).float().cpu())
+
+    def describe(self, state: Pyramids) -> dict[str, int | float | str]:
+        """How many images are kept."""
+        return {**super().describe(state), "images": len(state.image_ids)}
+
+
+def _pooled(taps: list[Tensor]) -> Tensor:
+    """(B, C): the mean vector of the deepest layer.
+
+    Raises:
+        ValueError: NaN or infinity.
+    """
+    if not all(tap.isfinite().all() for tap in taps):
+        raise ValueError("features hold NaN or infinity: check the images, or use precision float32")
+    return taps[-1].mean(dim=(2, 3))
