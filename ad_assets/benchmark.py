@@ -80,17 +80,15 @@ class Detector:
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of a study: a detector like the study's base but for `settings`.
+    """One row of a study: a detector like the study's base but for what its name says.
 
     Args:
-        name: the settings as people read them.
-        settings: what differs from the base, as it is written in the benchmark file.
+        name: the settings that differ, as people read them.
         detector: the detector that results; it is no lane of its own.
         train_images: how many nominal images it is fitted on, drawn at random; None: all.
     """
 
     name: str
-    settings: Mapping[str, Any]
     detector: Detector
     train_images: int | None = None
 

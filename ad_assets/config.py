@@ -120,31 +120,33 @@ class _Parser:
     def __init__(self, source: str) -> None:
         self.source = source
         self.faults: list[str] = []
+        self.extractors: dict[str, Extractor] = {}
+        self.extractor_names: dict[str, str] = {}  # those with faults too, so that a lane on one is no second fault
 
     def benchmark(self, tree: dict[str, Any]) -> Benchmark:
-        sections = {"store", "compute", "evaluation", "report", "extractors", "datasets"}
-        self._only(tree, sections, "")
+        self._only(tree, {"store", "compute", "evaluation", "report", "extractors", "datasets"}, "")
         store = self._model(ArtifactStore, tree.get("store"), "store")
         compute = self._model(Compute, tree.get("compute"), "compute")
         evaluation = self._model(Evaluation, tree.get("evaluation"), "evaluation")
         report = self._model(ReportStyle, tree.get("report"), "report")
-        extractors: dict[str, Extractor] = {}
+        sections = tree.get("extractors")
+        self.extractor_names = {name: name for name in sections} if isinstance(sections, Mapping) else {}
         for name, section in self._named(tree, "extractors"):
             extractor = self._model(Extractor, section, f"extractors.{name}")
             if extractor:
-                extractors[name] = extractor
+                self.extractors[name] = extractor
         datasets: dict[str, Dataset] = {}
         for name, section in self._named(tree, "datasets"):
-            dataset = self._dataset(name, section, extractors, set(tree.get("extractors") or {}))
+            dataset = self._dataset(name, section)
             if dataset:
                 datasets[name] = dataset
         if not datasets and not self.faults:
             self.faults.append("datasets: name at least one dataset")
         if self.faults or not (store and compute and evaluation and report):
             raise ConfigError("\n  ".join([f"{self.source} has {len(self.faults)} fault(s):", *self.faults]))
-        return Benchmark(self.source, store, compute, evaluation, report, extractors, datasets)
+        return Benchmark(self.source, store, compute, evaluation, report, self.extractors, datasets)
 
-    def _dataset(self, name: str, section: object, extractors: dict[str, Extractor], known: set[str]) -> Dataset | None:
+    def _dataset(self, name: str, section: object) -> Dataset | None:
         path = f"datasets.{name}"
         options = self._mapping(section, path)
         reader_type = self._choice(options.pop("reader", None), READERS, f"{path}.reader")
@@ -156,18 +158,18 @@ class _Parser:
                 continue
             if lane in ("features", "image_index", "leaderboard", "report", "studies"):
                 self.faults.append(f"{path}.detectors.{lane}: the name is an asset's; choose another")
-            detector = self._detector(lane, entry, f"{path}.detectors.{lane}", extractors, known, detectors)
+            detector = self._detector(lane, entry, f"{path}.detectors.{lane}", detectors)
             if detector:
                 detectors[lane] = detector
         for detector in detectors.values():
-            frames = {extractors[detectors[m].extractor].geometry for m in detector.members if m in detectors}
+            frames = {self.extractors[detectors[m].extractor].geometry for m in detector.members if m in detectors}
             if len(frames) > 1:
                 self.faults.append(
                     f"{path}.detectors.{detector.name}.members: the extractors resize and crop differently, so their "
                     "maps do not overlay; give them the same resize and crop"
                 )
         studies = {
-            study: self._study(study, entry, f"{path}.studies.{study}", extractors, known, detectors, lanes)
+            study: self._study(study, entry, f"{path}.studies.{study}", detectors, lanes)
             for study, entry in studied.items()
             if self._name(study, f"{path}.studies")
         }
@@ -179,8 +181,6 @@ class _Parser:
         name: str,
         section: object,
         path: str,
-        extractors: Mapping[str, Extractor],
-        known: set[str],
         detectors: Mapping[str, Detector],
         lanes: Mapping[str, Any],
     ) -> Study | None:
@@ -204,9 +204,9 @@ class _Parser:
             images = over.pop("train_images", None)
             if images is not None and (not isinstance(images, int) or images < 1):
                 self.faults.append(f"{place}: train_images is a number of images from 1 on (got {images!r})")
-            detector = self._detector(base, lanes[base], place, extractors, known, {}, over)
+            detector = self._detector(base, lanes[base], place, {}, over)
             if detector:
-                variants.append(Variant(variant, own, detector, images))
+                variants.append(Variant(variant, detector, images))
         return Study(name, base, tuple(variants), draws)
 
     def _variants(self, options: dict[str, Any], path: str) -> dict[str, dict[str, Any]]:
@@ -227,8 +227,6 @@ class _Parser:
         name: str,
         section: object,
         path: str,
-        extractors: Mapping[str, Extractor],
-        known: set[str],
         earlier: Mapping[str, Detector],
         over: Mapping[str, Any] | None = None,
     ) -> Detector | None:
@@ -253,13 +251,13 @@ class _Parser:
                 if ensemble
                 else None
             )
-        extractor = self._choice(options.pop("extractor", None), {e: e for e in known}, f"{path}.extractor")
+        extractor = self._choice(options.pop("extractor", None), self.extractor_names, f"{path}.extractor")
         choices: dict[str, Any] = {**METHODS, Ensemble.name: Ensemble}
         method_type = self._choice(method, choices, f"{path}.method")
         if not method_type or not extractor:
             return None
         values, by_category = self._preset(method_type, options, path)
-        taps = len(extractors[extractor].taps) if extractor in extractors else None
+        taps = len(self.extractors[extractor].taps) if extractor in self.extractors else None
         configured = self._method(method_type, values, path, taps)
         if not configured:
             return None

@@ -14,7 +14,7 @@ from ad_assets.datasets.files import ImageFiles
 from ad_assets.defs.galleries import read_pictures
 from ad_assets.defs.score_maps import read_score_index, shards
 from ad_assets.defs.stages import Parts, Stage, Upstream, Work
-from ad_assets.defs.truth import Truth
+from ad_assets.defs.truth import Comparison, Truth
 from ad_assets.extractor import Extractor
 from ad_assets.report import pictures
 from ad_assets.report.gallery import choose_gallery
@@ -43,8 +43,7 @@ def metrics_stage(
         return {"score_maps": upstream.of(score_maps).version, "truth": upstream.of(index).parts["truth"]}
 
     def build(work: Work) -> dict[str, Any]:
-        table = work.store.read_table(work.input(index).at("index.parquet"))
-        truth = Truth.of(table.to_pylist(), f"{dataset.name} [{work.partition}]")
+        truth = Truth.of(work, index)
         rows = _Rows(seed)
         scores, colour_scale, curves = _read_scores(rows, work, score_maps, truth, dataset, extractor, evaluation)
         nominal = read_score_index(work.input(score_maps)).nominal_scores
@@ -126,29 +125,21 @@ def _read_scores(
     """Stream the maps once: image scores in the order of `truth`, the colour scale, and the pixel metrics."""
     import numpy as np
 
-    from ad_assets.metrics.pixels import PixelStatistics
-
-    files = ImageFiles(dataset.reader.root)
-    # Exact while all pixels fit an eighth of the budget (kept and sorted, 4 bytes each, with room for the copies).
-    statistics = PixelStatistics(exact_pixels=int(work.compute.memory_gb * 1e9 / 32))
-    scores = np.zeros(len(truth.rows), np.float32)
+    comparison = Comparison(truth, ImageFiles(dataset.reader.root), extractor, work.compute.memory_gb)
     sample: list[np.ndarray] = []
     for number, (image_ids, maps, image_scores) in enumerate(shards(work.input(score_maps))):
-        for place, image_id in enumerate(image_ids):
-            scores[truth.positions.get(image_id, [])] = image_scores[place]
-        masks, known = truth.masks(image_ids, maps.shape[1:], files, extractor)
-        if known.any():
-            statistics.update(maps.numpy()[known], masks[known])
+        comparison.add(image_ids, maps, image_scores)
         sample.append(maps[:, ::COLOUR_STRIDE, ::COLOUR_STRIDE].numpy().ravel())
         work.progress("shards of maps evaluated", number + 1, -(-len(truth.positions) // len(image_ids)))
     low, high = np.quantile(np.concatenate(sample), [0.5, 0.999])
-    curves = _pixel_rows(rows, statistics, evaluation)
-    return scores, (float(low), float(max(high, np.nextafter(low, np.inf)))), curves
+    curves = _pixel_rows(rows, comparison, evaluation)
+    return comparison.scores, (float(low), float(max(high, np.nextafter(low, np.inf)))), curves
 
 
-def _pixel_rows(rows: _Rows, statistics: Any, evaluation: Evaluation) -> dict[str, Any]:
+def _pixel_rows(rows: _Rows, comparison: Comparison, evaluation: Evaluation) -> dict[str, Any]:
+    statistics = comparison.pixels
     n = statistics.pixels
-    if not statistics.anomalous_pixels or statistics.anomalous_pixels == n:
+    if not comparison.has_both:
         for metric in ("pixel_auroc", "pixel_ap", *(f"aupro_{limit:.2f}" for limit in evaluation.fpr_limits)):
             rows.add("standard", metric, None, n)
         return {}

@@ -36,17 +36,15 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
     def build(work: Work) -> dict[str, Any]:
         method = detector.method_for(work.partition)
         train = read_features(work, features, "train", method.layers)
-        earlier = _earlier(work, features)
-        before = set(work.store.read_json(earlier.at("train.json"))["images"]) if earlier else set()
+        earlier, before = _earlier(work, features)
         new = [image for image in train.image_ids if image not in before]
         started = time.perf_counter()
-        state = None
         # An update can add images; what an image that is gone has left behind takes a fit of the others.
-        if earlier and new and before <= set(train.image_ids) and not work.force:
+        updates = method.updatable and new and before <= set(train.image_ids) and not work.force
+        if earlier and updates:
             added = replace(train, image_ids=tuple(new))
             state = method.update(read_state(earlier, method), added, runtime(work))
-        updated = state is not None
-        if state is None:
+        else:
             state = method.fit(train, runtime(work))
         seconds = time.perf_counter() - started
         work.store.write_tensors(work.artifact.at("state.safetensors"), state.tensors())
@@ -59,7 +57,7 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
             **method.describe(state),
             "training_images": len(train),
             "fit_seconds": seconds,
-            "fitted": "on the new images alone" if updated else "on all images",
+            "fitted": "on the new images alone" if earlier and updates else "on all images",
             **_changes(before, set(train.image_ids)),
             **({"maps": {"md": sheet}} if sheet else {}),
         }
@@ -79,16 +77,17 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
     )
 
 
-def _earlier(work: Work, features: Stage) -> Artifact | None:
-    """What this asset partition was, if it was made with the same settings on features of the same extractor."""
+def _earlier(work: Work, features: Stage) -> tuple[Artifact | None, set[str]]:
+    """What this asset partition was, if made with the same settings on features of the same extractor; its images."""
     head = read_head(work.store, work.stage.key, work.partition)
     if head is None or head.code_version != work.stage.code_version:
-        return None
+        return None, set()
     artifact = work.store.artifact(work.stage.kind, head.version)
     path = artifact.at("train.json")
     if not artifact.exists() or not work.store.exists(path):
-        return None
-    return artifact if work.store.read_json(path)["features"] == features.code_version else None
+        return None, set()
+    train = work.store.read_json(path)
+    return (artifact, set(train["images"])) if train["features"] == features.code_version else (None, set())
 
 
 def _changes(before: set[str], now: set[str]) -> dict[str, str]:

@@ -19,10 +19,10 @@ from ad_assets.datasets.files import ImageFiles
 from ad_assets.defs.features import read_features
 from ad_assets.defs.models import read_state, runtime, state_stage
 from ad_assets.defs.stages import Parts, Stage, Upstream, Work
-from ad_assets.defs.truth import Truth
+from ad_assets.defs.truth import Comparison, Truth
 from ad_assets.extractor import Extractor
 from ad_assets.methods import Features, Method, State
-from ad_assets.report import studies as pictures
+from ad_assets.report.studies import plot_uri, summarise, text_table
 
 VERSION = 2
 ROWS = "study_rows"
@@ -60,8 +60,7 @@ def study_stage(
         return {**read, "truth": upstream.of(index).parts["truth"]}
 
     def build(work: Work) -> dict[str, Any]:
-        truth = Truth.of(work.store.read_table(work.input(index).at("index.parquet")).to_pylist(), _at(work))
-        bench = _Bench(work, dataset, truth)
+        bench = _Bench(work, dataset, Truth.of(work, index))
         rows: list[Row] = []
         runs = [(variant, draw) for variant in study.variants for draw in range(study.draws)]
         for done, (variant, draw) in enumerate(runs):
@@ -74,22 +73,24 @@ def study_stage(
                 "truth": work.upstream.of(index).parts["truth"],
                 "seed": seed,
             }
-            stored = work.store.artifact(ROWS, fingerprint(read))
-            if work.force or not stored.exists():
+            address = fingerprint(read)
+            stored = work.store.artifact(ROWS, address)
+            if stored.exists() and not work.force:
+                measured = work.store.read_json(stored.at("rows.json"))
+            else:
                 measured = bench.measure(variant, features[name], states[variant.name], extractors[name], seed)
                 work.store.write_json(stored.at("rows.json"), measured)
                 stored.commit({"study": work.stage.name})
             place = {"study": study.name, "category": work.partition, "variant": variant.name, "draw": draw}
-            measured = work.store.read_json(stored.at("rows.json"))
-            rows += [{**place, **row, "fingerprint": fingerprint(read)} for row in measured]
+            rows += [{**place, **row, "fingerprint": address} for row in measured]
             work.progress("variants measured", done + 1, len(runs))
         work.store.write_table(work.artifact.at("rows.parquet"), pa.Table.from_pylist(rows))
-        summary = pictures.summarise(rows)
+        summary = summarise(rows)
         return {
             "variants": len(study.variants),
             "draws": study.draws,
-            "table": {"md": f"```\n{pictures.text_table(summary, defects=True)}\n```"},
-            "plot": {"md": f"![{study.name}]({pictures.plot_uri(study.name, summary)})"},
+            "table": {"md": f"```\n{text_table(summary, defects=True)}\n```"},
+            "plot": {"md": f"![{study.name}]({plot_uri(study.name, summary)})"},
         }
 
     return Stage(
@@ -104,10 +105,6 @@ def study_stage(
         kinds=frozenset({"parquet"}),
         description=f"{study.base} with other settings: {'; '.join(settings)}. Nothing is chosen from it.",
     )
-
-
-def _at(work: Work) -> str:
-    return f"{work.stage.name} [{work.partition}]"
 
 
 def _settings(variant: Variant, extractors: Mapping[str, Extractor]) -> dict[str, Any]:
@@ -143,12 +140,9 @@ class _Bench:
         self, variant: Variant, features: Stage, state: Stage, extractor: Extractor, seed: int | None
     ) -> list[Row]:
         """The rows of one variant; `seed` replaces the method's, and draws the training images."""
-        import numpy as np
         import torch
 
-        from ad_assets.metrics.pixels import PixelStatistics
-
-        work, truth = self._work, self._truth
+        work = self._work
         method = variant.detector.method_for(work.partition)
         if seed is not None:
             method = method.model_copy(update={"seed": seed})
@@ -163,8 +157,7 @@ class _Bench:
             spent = 0.0 if stored else time.perf_counter() - started
             self._last = key, method.complete(learnt, drawn, tools).to(tools.device), spent
         _, learnt, fit_seconds = self._last
-        statistics = PixelStatistics(exact_pixels=int(work.compute.memory_gb * 1e9 / 32))
-        scores = np.zeros(len(truth.rows), np.float32)
+        comparison = Comparison(self._truth, self._files, extractor, work.compute.memory_gb)
         seconds, images = 0.0, 0
         for ids, taps in read_features(work, features, "test", method.layers).batches():
             started = time.perf_counter()
@@ -172,12 +165,8 @@ class _Bench:
             if tools.device != "cpu":
                 torch.cuda.synchronize()
             seconds, images = seconds + time.perf_counter() - started, images + len(ids)
-            for image_id, score in zip(ids, result.image_scores.tolist(), strict=True):
-                scores[truth.positions.get(image_id, [])] = score
-            masks, known = truth.masks(ids, extractor.input_size, self._files, extractor)
-            if known.any():
-                statistics.update(result.maps.numpy()[known], masks[known])
-        rows = [_row(*found) for found in _quality(scores, truth, statistics)]
+            comparison.add(ids, result.maps, result.image_scores)
+        rows = [_row(*found) for found in _quality(self._truth, comparison)]
         rows.append(_row("score_images_per_second", "", images / seconds, images))
         backbone = work.input(features).record()["metadata"]["images_per_second"]
         if backbone:
@@ -195,7 +184,8 @@ class _Bench:
             return train
         if wanted > len(train):
             raise dg.Failure(
-                f"{_at(self._work)}: {variant.name} asks for {wanted} training images, there are {len(train)}"
+                f"{self._work.stage.name} [{self._work.partition}]: {variant.name} asks for {wanted} training images, "
+                f"there are {len(train)}"
             )
         chosen = np.random.default_rng([seed, wanted]).choice(len(train), wanted, replace=False)
         return replace(train, image_ids=tuple(train.image_ids[i] for i in sorted(chosen)))
@@ -209,19 +199,18 @@ class _Bench:
         return read_state(artifact, method) if artifact.exists() else None
 
 
-def _quality(scores: Any, truth: Truth, statistics: Any) -> Iterator[tuple[str, str, float | None, int]]:
+def _quality(truth: Truth, comparison: Comparison) -> Iterator[tuple[str, str, float | None, int]]:
     """(metric, defect type or empty for all, value, n)."""
     from ad_assets.metrics import ranking
 
-    labels = truth.labels
+    labels, scores, statistics = truth.labels, comparison.scores, comparison.pixels
     both = 0 < sum(labels) < len(labels)
     yield "image_auroc", "", ranking.auroc(scores, labels) if both else None, len(labels)
     for defect in sorted({row["defect_type"] for row in truth.rows if row["label"]}) if both else ():
         kept = [i for i, row in enumerate(truth.rows) if not row["label"] or row["defect_type"] == defect]
         yield "image_auroc", defect, ranking.auroc(scores[kept], [labels[i] for i in kept]), len(kept)
-    defined = 0 < statistics.anomalous_pixels < statistics.pixels
-    yield "pixel_auroc", "", statistics.pixel_auroc() if defined else None, statistics.pixels
-    yield f"aupro_{FPR_LIMIT:.2f}", "", statistics.aupro(FPR_LIMIT) if defined else None, statistics.pixels
+    yield "pixel_auroc", "", statistics.pixel_auroc() if comparison.has_both else None, statistics.pixels
+    yield f"aupro_{FPR_LIMIT:.2f}", "", statistics.aupro(FPR_LIMIT) if comparison.has_both else None, statistics.pixels
 
 
 def _row(metric: str, defect: str, value: float | None, n: int) -> Row:

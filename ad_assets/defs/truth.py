@@ -9,10 +9,11 @@ import dagster as dg
 
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.defs.galleries import read_mask
+from ad_assets.defs.stages import Stage, Work
 from ad_assets.extractor import Extractor
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from torch import Tensor
 
 
 class Truth:
@@ -26,33 +27,56 @@ class Truth:
             self.positions.setdefault(row["image_id"], []).append(position)
 
     @classmethod
-    def of(cls, index_rows: Iterable[dict[str, Any]], place: str) -> Truth:
-        """The truth in an image index.
+    def of(cls, work: Work, index: Stage) -> Truth:
+        """The truth in the image index that an asset reads.
 
         Raises:
             dagster.Failure: it has no test images.
         """
-        truth = cls(row for row in index_rows if row["split"] == "test")
+        table = work.store.read_table(work.input(index).at("index.parquet"))
+        truth = cls(row for row in table.to_pylist() if row["split"] == "test")
         if not truth.rows:
-            raise dg.Failure(f"{place} has no test images, so there is nothing to measure")
+            raise dg.Failure(f"{index.key[0]} [{work.partition}] has no test images, so there is nothing to measure")
         return truth
 
-    def masks(
-        self, image_ids: Sequence[str], size: tuple[int, ...], files: ImageFiles, extractor: Extractor
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Masks (B, H, W) bool in the frame of an extractor, and which of them are known (B,) bool.
 
-        An anomalous image whose mask is not known says nothing about pixels.
-        """
+class Comparison:
+    """Scores of test images beside the truth, batch by batch.
+
+    `scores` (rows of the truth,) float32 and `pixels` hold what was seen so far.
+    """
+
+    def __init__(self, truth: Truth, files: ImageFiles, extractor: Extractor, memory_gb: float) -> None:
         import numpy as np
 
-        masks = np.zeros((len(image_ids), *size), bool)
+        from ad_assets.metrics.pixels import PixelStatistics
+
+        self._truth = truth
+        self._files = files
+        self._extractor = extractor
+        self.scores = np.zeros(len(truth.rows), np.float32)
+        # Exact while all pixels fit an eighth of the budget (kept and sorted, 4 bytes each, with room for the copies).
+        self.pixels = PixelStatistics(exact_pixels=int(memory_gb * 1e9 / 32))
+
+    def add(self, image_ids: Sequence[str], maps: Tensor, image_scores: Tensor) -> None:
+        """Take in maps (B, H, W) and image scores (B,); each image once."""
+        import numpy as np
+
+        masks = np.zeros(maps.shape, bool)
         known = np.ones(len(image_ids), bool)
         for place, image_id in enumerate(image_ids):
-            for position in self.positions.get(image_id, []):
-                row = self.rows[position]
-                mask = read_mask(files, row, extractor)
+            for position in self._truth.positions.get(image_id, []):
+                self.scores[position] = image_scores[place]
+                row = self._truth.rows[position]
+                mask = read_mask(self._files, row, self._extractor)
                 if mask is not None:
                     masks[place] = mask
+                # An anomalous image whose mask is not known says nothing about pixels.
                 known[place] = mask is not None or not row["label"]
-        return masks, known
+        if known.any():
+            self.pixels.update(maps.numpy()[known], masks[known])
+
+    @property
+    def has_both(self) -> bool:
+        """Whether there are nominal and anomalous pixels, so that pixel metrics are defined."""
+        return 0 < self.pixels.anomalous_pixels < self.pixels.pixels

@@ -167,10 +167,8 @@ def find_matches(query: Tensor, templates: Tensor, window: int, *, screened: Ten
     places = _places_at_once(count, span, images, templates.device)
     with full_precision():
         q = query.permute(2, 3, 0, 1).contiguous()
-        t = templates
-        if screened is not None:
-            q, t = q.to(screened.dtype), screened
-        padded = q.new_zeros(height, width + 2 * radius, images, channels)
+        t = templates if screened is None else screened
+        padded = t.new_zeros(height, width + 2 * radius, images, channels)
         padded[:, radius : radius + width] = q
         best = query.new_full((height, width, span, span, images), NEVER)
         which = None
@@ -196,7 +194,7 @@ def find_matches(query: Tensor, templates: Tensor, window: int, *, screened: Ten
         inside = _overlap(width, dx).template
         best[:, : inside.start, :, radius + dx] = NEVER
         best[:, inside.stop :, :, radius + dx] = NEVER
-    return Matches(best, which, query.permute(2, 3, 0, 1), templates)
+    return Matches(best, which, q, templates)
 
 
 def _within(values: Tensor, span: int) -> Tensor:

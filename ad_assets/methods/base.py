@@ -51,6 +51,18 @@ class Runtime:
     memory_gb: float = 1.0
     report: ProgressReport = _no_report
 
+    def check_budget(self, what: str, need_gb: float, parts: str, remedy: str) -> None:
+        """Refuse what would not fit the memory budget.
+
+        Raises:
+            ValueError: with what was asked for (`parts`), and the remedy.
+        """
+        if need_gb > self.memory_gb:
+            raise ValueError(
+                f"{what} need {need_gb:.3g} GB ({parts}), the budget is {self.memory_gb:g} GB: raise "
+                f"compute.memory_gb if this machine has more, or {remedy}"
+            )
+
 
 @dataclass(frozen=True)
 class Features:
@@ -77,6 +89,16 @@ class Features:
         for first in range(0, len(self.image_ids), self.batch_size):
             ids = self.image_ids[first : first + self.batch_size]
             yield ids, self.load(ids, self.layers)
+
+    def sample(self) -> list[Tensor]:
+        """The taps of the first image, each ``(1, C, h, w)``: what shapes the others will have.
+
+        Raises:
+            ValueError: there is no image.
+        """
+        if not self.image_ids:
+            raise ValueError("no nominal image to fit: the train split is empty")
+        return self.load(self.image_ids[:1], self.layers)
 
     def layer(self, number: int) -> Features:
         """The same images with one tap: the `number`-th of those that are loaded, from 0."""
@@ -144,6 +166,16 @@ def _is_tensor_list(value: object) -> bool:
     return isinstance(value, list) and bool(value) and _is_tensor(value[0])
 
 
+def check_finite(*tensors: Tensor) -> None:
+    """Refuse features that no score can come from.
+
+    Raises:
+        ValueError: NaN or infinity.
+    """
+    if not all(tensor.isfinite().all() for tensor in tensors):
+        raise ValueError("features hold NaN or infinity: check the images, or use precision float32")
+
+
 StateT = TypeVar("StateT", bound=State)
 
 
@@ -152,7 +184,7 @@ class Method(BaseModel, ABC, Generic[StateT]):
 
     Class facts: `name` in benchmark files, `version` (bumped when the numbers change), `state_asset` (what the field
     calls the state), `state_type`, `presets` (named sets of values, for ``preset:`` in benchmark files; a preset may
-    hold ``categories``, values for single categories).
+    hold ``categories``, values for single categories), `updatable` (whether it has `update`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -162,6 +194,7 @@ class Method(BaseModel, ABC, Generic[StateT]):
     state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]]
     state_type: ClassVar[type[State]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    updatable: ClassVar[bool] = False
 
     seed: int = fit_field(0, ge=0, description="seed of every random choice of the fit")
     layers: tuple[int, ...] | None = fit_field(
@@ -220,19 +253,18 @@ class Method(BaseModel, ABC, Generic[StateT]):
                 (nominal-only thresholds need it); None for unseen images.
         """
 
-    def update(self, state: StateT, new: Features, runtime: Runtime) -> StateT | None:
-        """Add nominal images to a state, where that costs less than a fit of all and ends with the same state.
+    def update(self, state: StateT, new: Features, runtime: Runtime) -> StateT:
+        """The state on old and new images, at the cost of the new ones; it ends where `fit` of all would.
 
         Args:
             state: as it was stored.
             new: features of the new images alone.
             runtime: device and memory budget.
 
-        Returns:
-            The state on old and new images; None where only `fit` gives it.
+        Raises:
+            NotImplementedError: the method is not `updatable`.
         """
-        del state, new, runtime
-        return None
+        raise NotImplementedError(f"{self.name} learns from all images at once")
 
     def complete(self, state: StateT, train: Features, runtime: Runtime) -> StateT:
         """Read back what the stored state leaves to the stored features; most states are whole.

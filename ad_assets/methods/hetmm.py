@@ -135,9 +135,7 @@ class Hetmm(Method[TemplateSet]):
         Raises:
             ValueError: no image, features that differ in shape or hold NaN, or too many for the budget.
         """
-        if not len(features):
-            raise ValueError("no nominal image to fit: the train split is empty")
-        first = features.load(features.image_ids[:1], features.layers)
+        first = features.sample()
         self.check_layers(len(first))
         shapes = [list(tap.shape[1:]) for tap in first]
         ids = list(features.image_ids)
@@ -279,24 +277,22 @@ class Hetmm(Method[TemplateSet]):
         """Size of the set, and what the selection found."""
         images = len(state.image_ids)
         sheets = state.sources[0].shape[2] if state.sources else images
-        places = {f"clusters_mean_{shape[0]}x{shape[1]}x{shape[2]}": shape for shape in state.shapes}
         return {
             "bytes": 4 * sheets * sum(channels * height * width for channels, height, width in state.shapes),
             "sheets": sheets,
             "compression": images / sheets,
-            **{name: float(clusters.float().mean()) for name, clusters in zip(places, state.clusters, strict=False)},
+            **{
+                f"clusters_mean_{'x'.join(map(str, shape))}": float(clusters.float().mean())
+                for shape, clusters in zip(state.shapes, state.clusters, strict=False)
+            },
         }
 
 
 def _check_budget(shapes: list[list[int]], images: int, runtime: Runtime) -> None:
     need = 4e-9 * images * sum(channels * height * width for channels, height, width in shapes)
-    if need > runtime.memory_gb:
-        sizes = " + ".join("x".join(map(str, shape)) for shape in shapes)
-        raise ValueError(
-            f"the templates need {need:.3g} GB ({images} images x {sizes} float32), the budget is "
-            f"{runtime.memory_gb:g} GB: raise compute.memory_gb if this machine has more, keep fewer sheets, or tap "
-            "deeper layers"
-        )
+    sizes = " + ".join("x".join(map(str, shape)) for shape in shapes)
+    parts = f"{images} images x {sizes} float32"
+    runtime.check_budget("the templates", need, parts, "keep fewer sheets, or tap deeper layers")
 
 
 def _unit_vectors(features: Features, shape: list[int], runtime: Runtime) -> Tensor:

@@ -15,7 +15,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ad_assets.methods.base import Features, Method, Runtime, ScoreMaps, State, fit_field, register, score_field
+from ad_assets.methods.base import (
+    Features,
+    Method,
+    Runtime,
+    ScoreMaps,
+    State,
+    check_finite,
+    fit_field,
+    register,
+    score_field,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,6 +62,7 @@ class Padim(Method[Gaussians]):
     version: ClassVar[int] = 1
     state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]] = "trained_model"
     state_type: ClassVar[type[State]] = Gaussians
+    updatable: ClassVar[bool] = True
 
     channels: int | None = fit_field(100, ge=1, description="channels kept, drawn with the seed; null: all")
 
@@ -68,8 +79,7 @@ class Padim(Method[Gaussians]):
 
         if len(features) < 2:
             raise ValueError(f"a covariance needs at least two nominal images, there are {len(features)}")
-        first = features.load(features.image_ids[:1], features.layers)
-        joined = sum(tap.shape[1] for tap in first)
+        joined = sum(tap.shape[1] for tap in features.sample())
         channels = torch.arange(joined)
         if self.channels is not None and self.channels < joined:
             generator = torch.Generator().manual_seed(self.seed)
@@ -79,17 +89,9 @@ class Padim(Method[Gaussians]):
 
     def update(self, state: Gaussians, new: Features, runtime: Runtime) -> Gaussians:
         """The state on the union; equal to one from scratch but for rounding of the stored float32 (1e-7)."""
-        mean, covariance = _moments(new, state.channels, runtime)
-        old, news = len(state.image_ids), len(new)
-        total = old + news
-        shift = mean.double() - state.mean.double()
-        merged = state.mean.double() + shift * (news / total)
-        scatter = state.covariance.double().mul_((old - 1) / (total - 1))
-        # One image alone has no covariance; its scatter about its own mean is zero.
-        scatter += covariance.double().mul_(max(news - 1, 0) / (total - 1))
-        scatter += shift[..., :, None] * shift[..., None, :] * (old * news / total / (total - 1))
+        mean, covariance = _moments(new, state.channels, runtime, state)
         ids = sorted([*state.image_ids, *new.image_ids])
-        return Gaussians(merged.float(), scatter.float(), state.channels, ids, [])
+        return Gaussians(mean, covariance, state.channels, ids, [])
 
     def complete(self, state: Gaussians, train: Features, runtime: Runtime) -> Gaussians:
         """Factor the covariances."""
@@ -127,7 +129,8 @@ class Padim(Method[Gaussians]):
         plain, without = (factor.to(runtime.device) for factor in state.whitening)
         squares = torch.bmm(plain, away).square().sum(dim=1)
         if left_out is not None:
-            own = torch.tensor([image_id in set(state.image_ids) for image_id in left_out], device=squares.device)
+            known = set(state.image_ids)
+            own = torch.tensor([image_id in known for image_id in left_out], device=squares.device)
             squares = torch.where(
                 own, self._without_itself(state, torch.bmm(without, away).square().sum(dim=1)), squares
             )
@@ -167,45 +170,45 @@ def _joined(taps: list[Tensor], channels: Tensor) -> Tensor:
         )
     layers = [tap if tap.shape[2:] == grid else interpolate(tap, grid, mode="nearest") for tap in taps]
     vectors = torch.cat(layers, dim=1)[:, channels].permute(0, 2, 3, 1)
-    if not vectors.isfinite().all():
-        raise ValueError("features hold NaN or infinity: check the images, or use precision float32")
+    check_finite(vectors)
     return vectors
 
 
-def _moments(features: Features, channels: Tensor, runtime: Runtime) -> tuple[Tensor, Tensor]:
-    """Mean (H, W, D) and covariance (H, W, D, D) float32 of all places; sums are in float64."""
+def _moments(
+    features: Features, channels: Tensor, runtime: Runtime, known: Gaussians | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean (H, W, D) and covariance (H, W, D, D) float32 of all places, and of `known` images; float64 sums."""
     import torch
 
-    (sample,) = _joined(features.load(features.image_ids[:1], features.layers), channels)
+    (sample,) = _joined(features.sample(), channels)
     height, width, size = sample.shape
     need = 4e-9 * height * width * size * size
-    if need > runtime.memory_gb:
-        raise ValueError(
-            f"the covariances need {need:.3g} GB ({height} x {width} places, {size} x {size} float32), the budget is "
-            f"{runtime.memory_gb:g} GB: raise compute.memory_gb if this machine has more, or keep fewer channels"
-        )
+    parts = f"{height} x {width} places, {size} x {size} float32"
+    runtime.check_budget("the covariances", need, parts, "keep fewer channels")
     mean = torch.empty(height, width, size)
     covariance = torch.empty(height, width, size, size)
+    before = len(known.image_ids) if known else 0
     for rows in _bands(height, 3 * 8 * width * size * size, runtime):
-        count = 0
-        centre = torch.zeros(0)
-        scatter = torch.zeros(0)
+        count = before
+        centre = torch.zeros(width * (rows.stop - rows.start), size, dtype=torch.float64, device=runtime.device)
+        scatter = torch.zeros(*centre.shape, size, dtype=torch.float64, device=runtime.device)
+        if known:
+            centre += known.mean[rows].flatten(0, 1).to(runtime.device)
+            scatter += known.covariance[rows].flatten(0, 1).to(runtime.device)
+            scatter *= before - 1
         for ids, taps in features.batches():
             vectors = _joined([tap.to(runtime.device) for tap in taps], channels.to(runtime.device))[:, rows]
             batch = vectors.flatten(1, 2).permute(1, 0, 2).double()
             own = batch.mean(dim=1)
             batch = batch - own[:, None]
-            if not count:
-                centre, scatter = own, torch.bmm(batch.mT, batch)
-            else:
-                shift = own - centre
-                scatter.baddbmm_(batch.mT, batch)
-                scatter.baddbmm_(shift[:, :, None], shift[:, None], alpha=count * len(ids) / (count + len(ids)))
-                centre = centre + shift * (len(ids) / (count + len(ids)))
-            count += len(ids)
-            runtime.report(f"images seen at rows up to {rows.stop} of {height}", count, len(features))
+            shift, total = own - centre, count + len(ids)
+            scatter.baddbmm_(batch.mT, batch)
+            scatter.baddbmm_(shift[:, :, None], shift[:, None], alpha=count * len(ids) / total)
+            centre = centre + shift * (len(ids) / total)
+            count = total
+            runtime.report(f"images seen at rows up to {rows.stop} of {height}", count - before, len(features))
         mean[rows] = centre.float().cpu().unflatten(0, (-1, width))
-        covariance[rows] = (scatter / max(count - 1, 1)).float().cpu().unflatten(0, (-1, width))
+        covariance[rows] = (scatter / (count - 1)).float().cpu().unflatten(0, (-1, width))
     return mean, covariance
 
 

@@ -28,6 +28,7 @@ from ad_assets.methods.base import (
     Runtime,
     ScoreMaps,
     State,
+    check_finite,
     fit_field,
     register,
     score_field,
@@ -110,8 +111,7 @@ class PatchCore(Method[MemoryBank]):
             dimensions=self.dimensions,
             pooling=self.pooling,
         )
-        if not patches.isfinite().all():
-            raise ValueError("features hold NaN or infinity: check the images, or use precision float32")
+        check_finite(patches)
         return patches
 
     def fit(self, features: Features, runtime: Runtime) -> MemoryBank:
@@ -273,14 +273,10 @@ class PatchCore(Method[MemoryBank]):
 def _allocate(shape: tuple[int, ...], runtime: Runtime) -> Tensor:
     import torch
 
-    need = 4e-9 * math.prod(shape)
-    if need > runtime.memory_gb:
-        images, patches, values = shape
-        raise ValueError(
-            f"the patches need {need:.3g} GB ({images} images x {patches} patches x {values} float32), "
-            f"the budget is {runtime.memory_gb:g} GB: raise compute.memory_gb if this machine has "
-            "more, or choose a larger stride, fewer dimensions or deeper taps"
-        )
+    images, patches, values = shape
+    parts = f"{images} images x {patches} patches x {values} float32"
+    remedy = "choose a larger stride, fewer dimensions or deeper taps"
+    runtime.check_budget("the patches", 4e-9 * math.prod(shape), parts, remedy)
     return torch.empty(shape)
 
 

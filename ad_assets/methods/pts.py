@@ -28,7 +28,6 @@ Selection = Literal["sum", "maxmin", "repeats", "image_random", "pixel_random", 
 UNIT_TOLERANCE = 1e-3
 LLOYD_ITERATIONS = 25
 LEAST_WEIGHT = 1e-12  # of a vector that equals a seed: drawn only where nothing else is left
-TIE = 1e-12  # what differs by less is equal but for rounding: the two members of a pair, copies of an image
 CHUNK_BYTES = 64 << 20  # Gram matrices that are worked on together: enough to keep threads busy
 
 
@@ -56,7 +55,7 @@ def select_with_clusters(
     memory_gb: float = 1.0,
     report: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Choose prototypes for every pixel and count the dense regions found there. Ties, to `TIE`, go to the first image.
+    """Choose prototypes for every pixel and count the dense regions found there. Ties go to the first image.
 
     Args:
         templates: (N, C, H, W) floating point, unit length over C.
@@ -184,6 +183,8 @@ def _without_empty(squares: Tensor, labels: Tensor) -> Tensor:
 
 
 def _first_largest(values: Tensor, *, dim: int) -> Tensor:
+    from ad_assets.kernels.prototypes import TIE
+
     return (values >= values.amax(dim, keepdim=True) - TIE).byte().argmax(dim)
 
 

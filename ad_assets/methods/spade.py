@@ -15,7 +15,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ad_assets.methods.base import Features, Method, Runtime, ScoreMaps, State, fit_field, register, score_field
+from ad_assets.methods.base import (
+    Features,
+    Method,
+    Runtime,
+    ScoreMaps,
+    State,
+    check_finite,
+    fit_field,
+    register,
+    score_field,
+)
+from ad_assets.methods.embedding import embed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +59,7 @@ class Spade(Method[Pyramids]):
     version: ClassVar[int] = 1
     state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]] = "memory_bank"
     state_type: ClassVar[type[State]] = Pyramids
+    updatable: ClassVar[bool] = True
 
     pixel_layers: int | None = fit_field(
         None, ge=1, description="so many layers, from the first, describe pixels; null: all. The last describes images"
@@ -74,14 +86,11 @@ class Spade(Method[Pyramids]):
         """
         import torch
 
-        if not len(features):
-            raise ValueError("no nominal image to fit: the train split is empty")
+        self.check_layers(len(features.sample()))
         pooled = []
-        for ids, taps in features.batches():
-            self.check_layers(len(taps))
+        for _, taps in features.batches():
             pooled.append(_pooled(taps))
             runtime.report("images described", sum(map(len, pooled)), len(features))
-            del ids
         return Pyramids(torch.cat(pooled), list(features.image_ids), [])
 
     def update(self, state: Pyramids, new: Features, runtime: Runtime) -> Pyramids:
@@ -101,34 +110,19 @@ class Spade(Method[Pyramids]):
         """
         import torch
 
-        vectors = torch.empty(0)
+        places, size = self._vectors(train.sample()).shape[1:]
+        parts = f"{len(train)} images x {places} places x {size} float32"
+        runtime.check_budget("the vectors", 4e-9 * len(train) * places * size, parts, "read deeper layers")
+        vectors = torch.empty(len(train), places, size)
         done = 0
         for ids, taps in train.batches():
-            batch = self._vectors(taps)
-            if not done:
-                need = 4e-9 * len(train) * batch.shape[1] * batch.shape[2]
-                if need > runtime.memory_gb:
-                    raise ValueError(
-                        f"the vectors of {len(train)} images need {need:.3g} GB, the budget is {runtime.memory_gb:g} "
-                        "GB: raise compute.memory_gb if this machine has more, or read deeper layers"
-                    )
-                vectors = torch.empty(len(train), *batch.shape[1:])
-            vectors[done : done + len(ids)] = batch
+            vectors[done : done + len(ids)] = self._vectors(taps)
             done += len(ids)
         return replace(state, vectors=[vectors])
 
     def _vectors(self, taps: list[Tensor]) -> Tensor:
         """(B, H W, D)."""
-        import torch
-        from torch.nn.functional import interpolate
-
-        layers = taps[: self.pixel_layers]
-        grid = layers[0].shape[2:]
-        resized = [
-            tap if tap.shape[2:] == grid else interpolate(tap, grid, mode="bilinear", align_corners=False)
-            for tap in layers
-        ]
-        return torch.cat(resized, dim=1).flatten(2).transpose(1, 2)
+        return embed(taps[: self.pixel_layers], patch_size=1, pooling="concat")
 
     def score(
         self,
@@ -190,6 +184,5 @@ def _pooled(taps: list[Tensor]) -> Tensor:
     Raises:
         ValueError: NaN or infinity.
     """
-    if not all(tap.isfinite().all() for tap in taps):
-        raise ValueError("features hold NaN or infinity: check the images, or use precision float32")
+    check_finite(*taps)
     return taps[-1].mean(dim=(2, 3))
