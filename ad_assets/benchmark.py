@@ -86,11 +86,14 @@ class Variant:
         name: the settings that differ, as people read them.
         detector: the detector that results; it is no lane of its own.
         train_images: how many nominal images it is fitted on, drawn at random; None: all.
+        contamination: part of the training images that are anomalous ones of the test split, drawn at random; None: no
+            such image trains, and all are tested.
     """
 
     name: str
     detector: Detector
     train_images: int | None = None
+    contamination: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,11 @@ class Study:
     base: str
     variants: tuple[Variant, ...]
     draws: int = 1
+
+    @property
+    def most_contaminated(self) -> float:
+        """The largest contamination of its variants."""
+        return max((variant.contamination or 0.0 for variant in self.variants), default=0.0)
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,19 @@ class Dataset:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """One table over several datasets, such as a blind setting beside another.
+
+    Args:
+        name: its name.
+        datasets: in the order of the table.
+    """
+
+    name: str
+    datasets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """A whole benchmark file, checked."""
 
@@ -137,6 +158,7 @@ class Benchmark:
     report: ReportStyle
     extractors: dict[str, Extractor]
     datasets: dict[str, Dataset]
+    comparisons: dict[str, Comparison] = field(default_factory=dict)
 
 
 def fingerprint(section: object) -> str:

@@ -128,6 +128,7 @@ def _open(options: argparse.Namespace, *, force: bool = False) -> _Session:
 
 
 def _materialize(options: argparse.Namespace) -> int:
+    from ad_assets.defs.comparison import comparison_text
     from ad_assets.defs.leaderboard import leaderboard_text
     from ad_assets.defs.report import report_location
     from ad_assets.defs.runs import execute
@@ -155,6 +156,10 @@ def _materialize(options: argparse.Namespace) -> int:
             if text:
                 print(f"\n{text}")
                 print(f"\nreport: {report_location(session.benchmark.store, name)}")
+    for name in session.benchmark.comparisons if options.dataset is None else ():
+        text = comparison_text(session.benchmark.store, session.stages, name)
+        if text:
+            print(f"\n{text}")
     config = "" if session.benchmark.source.endswith("demo.yaml") else f"AD_ASSETS_CONFIG={session.benchmark.source} "
     print(f"UI:     {config}make dev   (then open http://127.0.0.1:3000)")
     print(f"{counts}, {time.perf_counter() - started:.1f} s")

@@ -7,19 +7,18 @@ A value comes from, weakest first: the file (``AD_ASSETS_CONFIG`` or ``--config`
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 from collections.abc import Iterable, Mapping
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
-from ad_assets.benchmark import Benchmark, Dataset, Detector, Evaluation, ReportStyle, Study, Variant
-from ad_assets.datasets import READERS
+from ad_assets.benchmark import Benchmark, Comparison, Dataset, Detector, Evaluation, ReportStyle, Study, Variant
+from ad_assets.checking import Checker
+from ad_assets.datasets import READERS, Reader
+from ad_assets.datasets.blind import BlindReader
 from ad_assets.extractor import Extractor
 from ad_assets.methods import METHODS, Method
 from ad_assets.methods.ensemble import Ensemble
@@ -31,7 +30,6 @@ CONFIGS = Path(__file__).parent / "configs"
 DEFAULT = "demo"
 ENV_FILE = "AD_ASSETS_CONFIG"
 ENV_PREFIX = "AD_ASSETS__"
-NAME_PATTERN = r"^[a-z0-9_]+$"
 
 
 class ConfigError(ValueError):
@@ -111,50 +109,49 @@ def _assign(tree: dict[str, Any], keys: list[str], text: str, origin: str) -> No
         raise ConfigError(f"{origin}: the value {text!r} is not valid YAML") from error
 
 
-ModelT = TypeVar("ModelT", bound=BaseModel)
-
-
-class _Parser:
+class _Parser(Checker):
     """Turns the tree of a benchmark file into models, collecting every fault before it gives up."""
 
     def __init__(self, source: str) -> None:
+        super().__init__()
         self.source = source
-        self.faults: list[str] = []
         self.extractors: dict[str, Extractor] = {}
         self.extractor_names: dict[str, str] = {}  # those with faults too, so that a lane on one is no second fault
 
     def benchmark(self, tree: dict[str, Any]) -> Benchmark:
-        self._only(tree, {"store", "compute", "evaluation", "report", "extractors", "datasets"}, "")
-        store = self._model(ArtifactStore, tree.get("store"), "store")
-        compute = self._model(Compute, tree.get("compute"), "compute")
-        evaluation = self._model(Evaluation, tree.get("evaluation"), "evaluation")
-        report = self._model(ReportStyle, tree.get("report"), "report")
+        self.only(tree, {"store", "compute", "evaluation", "report", "extractors", "datasets", "comparisons"}, "")
+        store = self.model(ArtifactStore, tree.get("store"), "store")
+        compute = self.model(Compute, tree.get("compute"), "compute")
+        evaluation = self.model(Evaluation, tree.get("evaluation"), "evaluation")
+        report = self.model(ReportStyle, tree.get("report"), "report")
         sections = tree.get("extractors")
         self.extractor_names = {name: name for name in sections} if isinstance(sections, Mapping) else {}
-        for name, section in self._named(tree, "extractors"):
-            extractor = self._model(Extractor, section, f"extractors.{name}")
+        for name, section in self.named(tree, "extractors"):
+            extractor = self.model(Extractor, section, f"extractors.{name}")
             if extractor:
                 self.extractors[name] = extractor
         datasets: dict[str, Dataset] = {}
-        for name, section in self._named(tree, "datasets"):
-            dataset = self._dataset(name, section)
+        for name, section in self.named(tree, "datasets"):
+            if name == "comparisons":
+                self.faults.append(f"datasets.{name}: the name begins the keys of comparisons; choose another")
+            dataset = self._dataset(name, section, datasets)
             if dataset:
                 datasets[name] = dataset
+        comparisons = {name: self._comparison(name, entry, datasets) for name, entry in self.named(tree, "comparisons")}
         if not datasets and not self.faults:
             self.faults.append("datasets: name at least one dataset")
         if self.faults or not (store and compute and evaluation and report):
             raise ConfigError("\n  ".join([f"{self.source} has {len(self.faults)} fault(s):", *self.faults]))
-        return Benchmark(self.source, store, compute, evaluation, report, self.extractors, datasets)
+        return Benchmark(self.source, store, compute, evaluation, report, self.extractors, datasets, comparisons)
 
-    def _dataset(self, name: str, section: object) -> Dataset | None:
+    def _dataset(self, name: str, section: object, earlier: Mapping[str, Dataset]) -> Dataset | None:
         path = f"datasets.{name}"
-        options = self._mapping(section, path)
-        reader_type = self._choice(options.pop("reader", None), READERS, f"{path}.reader")
-        lanes = self._mapping(options.pop("detectors", {}), f"{path}.detectors")
-        studied = self._mapping(options.pop("studies", {}), f"{path}.studies")
+        options = self.mapping(section, path)
+        lanes = self.mapping(options.pop("detectors", {}), f"{path}.detectors")
+        studied = self.mapping(options.pop("studies", {}), f"{path}.studies")
         detectors: dict[str, Detector] = {}
         for lane, entry in lanes.items():
-            if not self._name(lane, f"{path}.detectors"):
+            if not self.name(lane, f"{path}.detectors"):
                 continue
             if lane in ("features", "image_index", "leaderboard", "report", "studies"):
                 self.faults.append(f"{path}.detectors.{lane}: the name is an asset's; choose another")
@@ -171,10 +168,38 @@ class _Parser:
         studies = {
             study: self._study(study, entry, f"{path}.studies.{study}", detectors, lanes)
             for study, entry in studied.items()
-            if self._name(study, f"{path}.studies")
+            if self.name(study, f"{path}.studies")
         }
-        reader = self._model(reader_type, options, path) if reader_type else None
+        reader = self._reader(options, path, earlier)
+        if reader and reader.blind:
+            polluted = [study for study in studies.values() if study and study.most_contaminated]
+            self.faults += [
+                f"{path}.studies.{s.name}: of a blind dataset no image is known to be good" for s in polluted
+            ]
         return Dataset(name, reader, detectors, {s: study for s, study in studies.items() if study}) if reader else None
+
+    def _reader(self, options: dict[str, Any], path: str, earlier: Mapping[str, Dataset]) -> Reader | None:
+        """What is left of a dataset's section configures its reader."""
+        reader_type = self.choice(options.pop("reader", None), READERS, f"{path}.reader")
+        if reader_type is BlindReader:
+            self.only(options, ("of", "setting"), f"{path}.")
+            labelled = {above: dataset.reader for above, dataset in earlier.items() if not dataset.reader.blind}
+            options["of"] = self.choice(options.get("of"), labelled, f"{path}.of")
+            if options["of"] is None:
+                return None
+        return self.model(reader_type, options, path) if reader_type else None
+
+    def _comparison(self, name: str, section: object, datasets: Mapping[str, Dataset]) -> Comparison:
+        path = f"comparisons.{name}"
+        options = self.mapping(section, path)
+        self.only(options, ("datasets",), f"{path}.")
+        named = options.get("datasets")
+        if not isinstance(named, list) or not named:
+            self.faults.append(f"{path}.datasets: a list of datasets above (got {named!r})")
+            named = []
+        with_lanes = {dataset.name: dataset.name for dataset in datasets.values() if dataset.detectors}
+        known = [self.choice(dataset, with_lanes, f"{path}.datasets") for dataset in named]
+        return Comparison(name, tuple(dataset for dataset in known if dataset))
 
     def _study(
         self,
@@ -184,10 +209,10 @@ class _Parser:
         detectors: Mapping[str, Detector],
         lanes: Mapping[str, Any],
     ) -> Study | None:
-        options = self._mapping(section, path)
-        self._only(options, ("base", "vary", "variants", "draws"), f"{path}.")
+        options = self.mapping(section, path)
+        self.only(options, ("base", "vary", "variants", "draws"), f"{path}.")
         methods = {lane: lane for lane, detector in detectors.items() if detector.method}
-        base = self._choice(options.get("base"), methods, f"{path}.base")
+        base = self.choice(options.get("base"), methods, f"{path}.base")
         draws = options.get("draws", 1)
         if not isinstance(draws, int) or not 1 <= draws <= 1000:
             self.faults.append(f"{path}.draws: a number of repetitions from 1 to 1000 (got {draws!r})")
@@ -201,20 +226,25 @@ class _Parser:
         for variant, own in settings.items():
             place = f"{path}.{variant}"
             over = dict(own)
-            images = over.pop("train_images", None)
+            images, share = over.pop("train_images", None), over.pop("contamination", None)
             if images is not None and (not isinstance(images, int) or images < 1):
                 self.faults.append(f"{place}: train_images is a number of images from 1 on (got {images!r})")
+            if share is not None and (not isinstance(share, int | float) or not 0 <= share < 1):
+                self.faults.append(f"{place}: contamination is a part of the training images below 1 (got {share!r})")
+                share = None
+            if images is not None and share is not None:
+                self.faults.append(f"{place}: train_images and contamination both draw training images; give one")
             detector = self._detector(base, lanes[base], place, {}, over)
             if detector:
-                variants.append(Variant(variant, detector, images))
+                variants.append(Variant(variant, detector, images, share))
         return Study(name, base, tuple(variants), draws)
 
     def _variants(self, options: dict[str, Any], path: str) -> dict[str, dict[str, Any]]:
         """Name -> what differs from the base."""
         if "variants" in options:
-            named = self._mapping(options["variants"], f"{path}.variants")
-            return {str(name): self._mapping(own, f"{path}.variants.{name}") for name, own in named.items()}
-        lists = self._mapping(options["vary"], f"{path}.vary")
+            named = self.mapping(options["variants"], f"{path}.variants")
+            return {str(name): self.mapping(own, f"{path}.variants.{name}") for name, own in named.items()}
+        lists = self.mapping(options["vary"], f"{path}.vary")
         for key, values in lists.items():
             if not isinstance(values, list) or not values:
                 self.faults.append(f"{path}.vary.{key}: a list of values (got {values!r})")
@@ -232,13 +262,13 @@ class _Parser:
     ) -> Detector | None:
         """One lane; the values in `over` (of a study's variant) win over those of categories too."""
         over = over or {}
-        options = {**self._mapping(section, path), **over}
+        options = {**self.mapping(section, path), **over}
         paper = options.pop("paper", None)
         if paper is not None:
-            self._choice(paper, {system: system for system in systems()}, f"{path}.paper")
+            self.choice(paper, {system: system for system in systems()}, f"{path}.paper")
         method = options.pop("method", None)
         if method == Ensemble.name:
-            ensemble = self._model(Ensemble, options, path)
+            ensemble = self.model(Ensemble, options, path)
             for member in ensemble.members if ensemble else ():
                 if member not in earlier or earlier[member].members:
                     self.faults.append(
@@ -251,9 +281,9 @@ class _Parser:
                 if ensemble
                 else None
             )
-        extractor = self._choice(options.pop("extractor", None), self.extractor_names, f"{path}.extractor")
+        extractor = self.choice(options.pop("extractor", None), self.extractor_names, f"{path}.extractor")
         choices: dict[str, Any] = {**METHODS, Ensemble.name: Ensemble}
-        method_type = self._choice(method, choices, f"{path}.method")
+        method_type = self.choice(method, choices, f"{path}.method")
         if not method_type or not extractor:
             return None
         values, by_category = self._preset(method_type, options, path)
@@ -275,10 +305,10 @@ class _Parser:
         """The values of a lane and of single categories: those of its preset under those that are written."""
         preset: dict[str, Any] = {}
         if "preset" in options:
-            preset = dict(self._choice(options.pop("preset"), method_type.presets, f"{path}.preset") or {})
+            preset = dict(self.choice(options.pop("preset"), method_type.presets, f"{path}.preset") or {})
         by_category = {name: dict(values) for name, values in preset.pop("categories", {}).items()}
-        for category, own in self._mapping(options.pop("categories", {}), f"{path}.categories").items():
-            written = self._mapping(own, f"{path}.categories.{category}")
+        for category, own in self.mapping(options.pop("categories", {}), f"{path}.categories").items():
+            written = self.mapping(own, f"{path}.categories.{category}")
             by_category[category] = {**by_category.get(category, {}), **written}
         return {**preset, **options}, by_category
 
@@ -286,7 +316,7 @@ class _Parser:
         self, method_type: type[Method[Any]], values: dict[str, Any], path: str, taps: int | None
     ) -> Method[Any] | None:
         """A method that suits an extractor with so many taps; None: the extractor has faults of its own."""
-        method = self._model(method_type, values, path)
+        method = self.model(method_type, values, path)
         if method is None or taps is None:
             return method
         if method.layers and method.layers[-1] > taps:
@@ -298,55 +328,6 @@ class _Parser:
             self.faults.append(f"{path}.{error}")
             return None
         return method
-
-    def _model(self, model: type[ModelT], section: object, path: str) -> ModelT | None:
-        values = self._mapping({} if section is None else section, path)
-        try:
-            return model.model_validate(values)
-        except ValidationError as error:
-            for fault in error.errors():
-                place = ".".join([path, *map(str, fault["loc"])])
-                if fault["type"] == "extra_forbidden":
-                    self._unknown(str(fault["loc"][-1]), model.model_fields, place)
-                elif fault["type"] == "missing":
-                    self.faults.append(f"{place}: is required")
-                else:
-                    message = fault["msg"].removeprefix("Value error, ")
-                    self.faults.append(f"{place}: {message} (got {fault['input']!r})")
-            return None
-
-    def _mapping(self, section: object, path: str) -> dict[str, Any]:
-        if isinstance(section, Mapping):
-            return dict(section)
-        self.faults.append(f"{path}: expected a mapping of keys to values (got {section!r})")
-        return {}
-
-    def _named(self, tree: dict[str, Any], section: str) -> Iterable[tuple[str, object]]:
-        entries = self._mapping(tree.get(section) or {}, section)
-        return [(name, value) for name, value in entries.items() if self._name(name, section)]
-
-    def _name(self, name: object, path: str) -> bool:
-        if isinstance(name, str) and re.match(NAME_PATTERN, name):
-            return True
-        self.faults.append(f"{path}.{name}: names are lower-case letters, digits and underscores")
-        return False
-
-    def _only(self, tree: Mapping[str, Any], allowed: Iterable[str], path: str) -> None:
-        for key in tree:
-            if key not in allowed:
-                self._unknown(str(key), allowed, f"{path}{key}")
-
-    def _choice(self, value: object, choices: Mapping[str, Any], path: str) -> Any:
-        if isinstance(value, str) and value in choices:
-            return choices[value]
-        problem = "is required" if value is None else f"unknown value {value!r}"
-        self.faults.append(f"{path}: {problem}; choose from: {', '.join(choices) or 'none defined'}")
-        return None
-
-    def _unknown(self, key: str, allowed: Iterable[str], place: str) -> None:
-        close = difflib.get_close_matches(key, list(allowed), n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        self.faults.append(f"{place}: unknown key; {hint}allowed: {', '.join(sorted(allowed))}")
 
 
 def _plain(value: object) -> str:

@@ -22,7 +22,7 @@ def shared(*assets: str, categories: tuple[str, ...] = CATEGORIES) -> set[tuple[
     return {(f"parts/{asset}", category) for asset in assets for category in categories}
 
 
-LANE = ("memory_bank", "score_maps", "metrics")
+LANE = ("memory_bank", "neighbours", "score_maps", "metrics")
 EVERYTHING = shared("image_index", "features/lite0") | lane("small", *LANE) | lane("full", *LANE) | RESULTS
 
 
@@ -163,6 +163,7 @@ def test_the_same_images_in_another_dataset_are_not_extracted_again(bench: Bench
         "copy/image_index",
         "copy/features/lite0",
         "copy/small/memory_bank",
+        "copy/small/neighbours",
         "copy/small/score_maps",
         "copy/small/metrics",
     }
@@ -274,7 +275,7 @@ def test_garbage_is_what_nothing_refers_to(bench: Bench) -> None:
     bench.run()
     old = garbage()
     kinds = {path.split("/")[1] for path in old}
-    assert kinds == {"memory_bank", "score_maps", "metrics", "leaderboard", "report"}
+    assert kinds == {"memory_bank", "neighbours", "score_maps", "metrics", "leaderboard", "report"}
     assert old < first
     bench.set("datasets.parts.detectors.small.coreset_ratio", 0.1)
     assert garbage() == set()  # the benchmark file refers to them again

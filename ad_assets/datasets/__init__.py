@@ -1,6 +1,6 @@
 """Readers: from folders of images to image indexes; one module per dataset, registered in `READERS`."""
 
-from ad_assets.datasets import demo, folder, mtd, mvtec_ad
+from ad_assets.datasets import blind, demo, folder, mtd, mvtec_ad
 from ad_assets.datasets.base import (
     IMAGE_INDEX_SCHEMA,
     READERS,
@@ -35,6 +35,7 @@ __all__ = [
     "KnownFile",
     "Problem",
     "Reader",
+    "blind",
     "build_index",
     "centre_box",
     "decode_mask",

@@ -24,7 +24,7 @@ IMAGE_INDEX_SCHEMA = pa.schema(
         ("image_id", pa.string()),  # sha256 of the file's bytes
         ("path", pa.string()),  # relative to the dataset's root, posix
         ("split", pa.string()),  # train | test
-        ("label", pa.int8()),  # 0 nominal, 1 anomalous
+        ("label", pa.int8()),  # 0 nominal, 1 anomalous; null: unknown, as of training images of blind settings
         ("defect_type", pa.string()),  # "good" for nominal images
         ("mask_path", pa.string()),  # relative; "" where there is none
         ("mask_id", pa.string()),  # sha256 of the mask's bytes; "" where there is none
@@ -55,7 +55,7 @@ class Candidate:
 
     path: str
     split: Literal["train", "test"]
-    label: Literal[0, 1]
+    label: Literal[0, 1] | None  # None: unknown
     defect_type: str
     mask_path: str = ""
 
@@ -101,7 +101,8 @@ class Reader(BaseModel, ABC):
     """A configured dataset.
 
     Class facts: `name` in benchmark files, `version` (bumped when the same files would give another index),
-    `paper_dataset` (the key of the published tables, where there are any).
+    `paper_dataset` (the key of the published tables, where there are any), `blind` (whether it trains on the very
+    images it tests, unlabelled).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -109,6 +110,7 @@ class Reader(BaseModel, ABC):
     name: ClassVar[str]
     version: ClassVar[int]
     paper_dataset: ClassVar[str | None] = None
+    blind: ClassVar[bool] = False
 
     root: str = Field(min_length=1, description="folder of the dataset, or an fsspec URL such as s3://bucket/prefix")
     on_problem: Literal["fail", "skip"] = Field(

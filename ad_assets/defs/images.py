@@ -23,13 +23,14 @@ def image_index_stage(dataset: Dataset) -> Stage:
         reader = dataset.reader
         reader.prepare(partition)
         listing = ImageFiles(reader.root).listing()
-        known = {
-            path: KnownFile(**entry) for path, entry in _read_scan(store, dataset.name, partition)["files"].items()
-        }
+        seen = _read(store, _files_path(reader.root, partition))
+        known = {path: KnownFile(**entry) for path, entry in seen.items()}
         index = build_index(reader, partition, known=known, listing=listing, report=progress)
         stamps = _stamps(reader.assign(sorted(listing)).get(partition, []), listing)
-        files = {path: dataclasses.asdict(entry) for path, entry in index.files.items()}
-        store.write_json(_scan_path(dataset.name, partition), {"stamps": stamps, "files": files})
+        seen |= {path: dataclasses.asdict(entry) for path, entry in index.files.items()}
+        files = {path: entry for path, entry in seen.items() if path in listing}
+        store.write_json(_files_path(reader.root, partition), files)
+        store.write_json(_stamps_path(dataset.name, partition), stamps)
 
         def build(work: Work) -> dict[str, Any]:
             work.store.write_table(work.artifact.at("index.parquet"), index.table)
@@ -81,7 +82,7 @@ def changed_files(dataset: Dataset, store: ArtifactStore) -> dict[str, str]:
     assigned = dataset.reader.assign(sorted(listing))
     changes: dict[str, str] = {}
     for category in categories:
-        before: dict[str, list[Any]] = _read_scan(store, dataset.name, category)["stamps"]
+        before = _read(store, _stamps_path(dataset.name, category))
         now = _stamps(assigned.get(category, []), listing)
         if before and before != now:
             added, removed = len(now.keys() - before.keys()), len(before.keys() - now.keys())
@@ -96,15 +97,21 @@ def _stamps(candidates: list[Candidate], listing: dict[str, FileStamp]) -> dict[
     return {path: [listing[path].size, listing[path].stamp] for path in paths}
 
 
-def _scan_path(dataset: str, category: str) -> str:
+def _stamps_path(dataset: str, category: str) -> str:
+    """Size and stamp of the files of a category, as it was indexed."""
     return f"scans/{dataset}/{category}.json"
 
 
-def _read_scan(store: ArtifactStore, dataset: str, category: str) -> dict[str, Any]:
+def _files_path(root: str, category: str) -> str:
+    """What is known of the files of a category, for every dataset that reads the same folder."""
+    return f"known_files/{fingerprint(root)}/{category}.json"
+
+
+def _read(store: ArtifactStore, path: str) -> dict[str, Any]:
     try:
-        scan: dict[str, Any] = store.read_json(_scan_path(dataset, category))
+        scan: dict[str, Any] = store.read_json(path)
     except FileNotFoundError:
-        return {"stamps": {}, "files": {}}
+        return {}
     return scan
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import dagster as dg
 
 from ad_assets.benchmark import Benchmark, Dataset, Detector
 from ad_assets.defs.assets import to_asset
+from ad_assets.defs.comparison import comparison_stage
 from ad_assets.defs.features import features_stage
 from ad_assets.defs.images import image_index_stage
 from ad_assets.defs.leaderboard import leaderboard_stage
 from ad_assets.defs.metrics import metrics_stage
 from ad_assets.defs.models import state_stage
+from ad_assets.defs.neighbours import neighbours_stage
 from ad_assets.defs.report import report_stage
 from ad_assets.defs.score_maps import ensemble_stage, score_maps_stage
 from ad_assets.defs.stages import Stage
@@ -24,7 +28,9 @@ def stages_of(benchmark: Benchmark) -> list[Stage]:
     Raises:
         ValueError: the categories of a dataset cannot be told, because its folder is missing or empty.
     """
-    return [stage for dataset in benchmark.datasets.values() for stage in _dataset_stages(benchmark, dataset)]
+    stages = [stage for dataset in benchmark.datasets.values() for stage in _dataset_stages(benchmark, dataset)]
+    leaderboards = {stage.key[0]: stage for stage in stages if stage.kind == "leaderboard"}
+    return [*stages, *(comparison_stage(each, leaderboards) for each in benchmark.comparisons.values())]
 
 
 def _dataset_stages(benchmark: Benchmark, dataset: Dataset) -> list[Stage]:
@@ -34,6 +40,7 @@ def _dataset_stages(benchmark: Benchmark, dataset: Dataset) -> list[Stage]:
         for name in dataset.extractors
     }
     states: dict[str, Stage] = {}
+    neighbours: dict[str, Stage] = {}
     score_maps: dict[str, Stage] = {}
     metrics: dict[str, Stage] = {}
     for name, detector in dataset.detectors.items():
@@ -45,19 +52,29 @@ def _dataset_stages(benchmark: Benchmark, dataset: Dataset) -> list[Stage]:
         else:
             shared = features[detector.extractor]
             states[name] = state_stage(dataset, detector, shared)
+            found = neighbours_stage(dataset, detector, states[name], shared)
+            if found:
+                neighbours[name] = found
             score_maps[name] = score_maps_stage(
-                dataset, detector, states[name], shared, extractor, benchmark.evaluation
+                dataset, detector, states[name], shared, found, extractor, benchmark.evaluation
             )
         metrics[name] = metrics_stage(dataset, detector, index, score_maps[name], extractor, benchmark.evaluation)
     studies = {
-        name: study_stage(dataset, study, index, features, benchmark.extractors)
+        name: study_stage(
+            dataset, study, index, features, benchmark.extractors, _learnt(study.base, states, neighbours)
+        )
         for name, study in dataset.studies.items()
     }
-    stages = [index, *features.values(), *states.values(), *score_maps.values(), *metrics.values(), *studies.values()]
+    lanes = [*states.values(), *neighbours.values(), *score_maps.values(), *metrics.values()]
+    stages = [index, *features.values(), *lanes, *studies.values()]
     if metrics:
         leaderboard = leaderboard_stage(dataset, metrics)
         stages += [leaderboard, report_stage(benchmark, dataset, index, score_maps, metrics, leaderboard, studies)]
     return stages
+
+
+def _learnt(detector: str, *stages: Mapping[str, Stage]) -> tuple[Stage, ...]:
+    return tuple(by_detector[detector] for by_detector in stages if detector in by_detector)
 
 
 def _check_categories(dataset: Dataset, detector: Detector, index: Stage) -> None:

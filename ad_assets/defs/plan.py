@@ -17,6 +17,7 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContext
 
 from ad_assets.benchmark import Benchmark
+from ad_assets.defs.comparison import COMPARISONS
 from ad_assets.defs.images import changed_files
 from ad_assets.defs.stages import Head, Slot, Stage, UpstreamError, current_upstream, planned_head, read_head
 from resources.store import ArtifactStore
@@ -94,7 +95,7 @@ def plan(
             dataset = stage.key[0]
             if stage.address is None:
                 # What follows an image index that is scanned again can be told only afterwards.
-                scanned |= {(dataset, partition), (dataset, None)}
+                scanned |= {(dataset, partition), (dataset, None), (COMPARISONS, None)}
             elif (dataset, partition) not in scanned and not force:
                 head = planned_head(stage, partition, store, memory)
                 if head and store.artifact(stage.kind, head.version).exists():

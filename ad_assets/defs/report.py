@@ -112,7 +112,7 @@ def _gallery(
         hits=style.hits,
     )
     table = work.store.read_table(work.input(index, category).at("index.parquet")).to_pylist()
-    rows = {row["image_id"]: row for row in table}
+    rows = {row["image_id"]: row for row in table if row["split"] == "test"}
     extractor = benchmark.extractors[dataset.detectors[detector].extractor]
     wanted = [rows[summary["images"][i]["image_id"]] for i in chosen]
     low, high = summary["colour_scale"]

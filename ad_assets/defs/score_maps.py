@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from ad_assets.benchmark import Dataset, Detector, Evaluation
 from ad_assets.defs.features import read_features
 from ad_assets.defs.models import read_state, runtime
+from ad_assets.defs.neighbours import read_matches
 from ad_assets.defs.stages import Parts, Stage, Upstream, Work
 from ad_assets.extractor import Extractor
-from ad_assets.methods import ScoreMaps
+from ad_assets.methods import Features, Matches, MatchingMethod, Method, Runtime, ScoreMaps, State
+from ad_assets.methods.matching import Found
 from resources.store import Artifact
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ def score_maps_stage(
     detector: Detector,
     state: Stage,
     features: Stage,
+    neighbours: Stage | None,
     extractor: Extractor,
     evaluation: Evaluation,
 ) -> Stage:
@@ -53,11 +56,13 @@ def score_maps_stage(
         "version": VERSION,
         **shared,
         "map_size": extractor.input_size,
-        "calibration_images": evaluation.calibration_images,
+        # Of a blind setting nobody knows which images are nominal.
+        "calibration_images": 0 if dataset.reader.blind else evaluation.calibration_images,
     }
 
     def parts(upstream: Upstream) -> Parts:
-        return {"state": upstream.of(state).version, "test": upstream.of(features).parts["test"]}
+        read = {"state": upstream.of(state).version, "test": upstream.of(features).parts["test"]}
+        return {**read, **({"neighbours": upstream.of(neighbours).version} if neighbours else {})}
 
     def build(work: Work) -> dict[str, Any]:
         import torch
@@ -65,30 +70,26 @@ def score_maps_stage(
         tools = runtime(work)
         method = detector.method_for(work.partition)
         train = read_features(work, features, "train", method.layers)
-        learnt = method.complete(read_state(work.input(state), method), train, tools).to(tools.device)
         test = read_features(work, features, "test", method.layers)
+        matches = read_matches(work.input(neighbours)) if neighbours else None
+        scorer = Scorer(method, read_state(work.input(state), method), train, matches, extractor.input_size, tools)
 
         def score(number: int, image_ids: Sequence[str]) -> ScoreMaps:
             work.progress("test images scored", number * SHARD_IMAGES, len(test))
-            pieces = [
-                method.score(learnt, taps, extractor.input_size, tools)
-                for _, taps in replace(test, image_ids=tuple(image_ids)).batches()
-            ]
+            pieces = [scores for _, scores in scorer(replace(test, image_ids=tuple(image_ids)))]
             return ScoreMaps(
                 torch.cat([piece.maps for piece in pieces]), torch.cat([piece.image_scores for piece in pieces])
             )
 
         seconds = _write_shards(work, test.image_ids, score)
-        # Evenly spaced over the canonical order of image ids, which is random with respect to content.
-        step = max(1, len(train) / evaluation.calibration_images)
-        chosen = [train.image_ids[int(i * step)] for i in range(min(len(train), evaluation.calibration_images))]
+        chosen = _calibration_images(train, config["calibration_images"] if method.leaves_out else 0)
         nominal: list[float] = []
-        if len(train) == 1:
-            chosen = []  # left out, nothing would remain
-        for ids, taps in replace(train, image_ids=tuple(chosen)).batches():
-            nominal += method.score(learnt, taps, extractor.input_size, tools, left_out=ids).image_scores.tolist()
+        for _, scores in scorer(replace(train, image_ids=tuple(chosen)), left_out=True):
+            nominal += scores.image_scores.tolist()
             work.progress("nominal images scored left-out", len(nominal), len(chosen))
         index = ScoreIndex(list(test.image_ids), chosen, nominal)
+        if seconds and neighbours:
+            seconds += seconds_each(work.input(neighbours))
         speed = {
             "features_images_per_second": work.input(features).record()["metadata"]["images_per_second"],
             "fit_seconds": work.input(state).record()["metadata"]["fit_seconds"],
@@ -96,7 +97,66 @@ def score_maps_stage(
         return {**_write_index(work, index, seconds, extractor.input_size), **speed}
 
     what = f"Raw score maps of {shared['method']}."
-    return _stage(dataset, detector.name, config, (state, features), parts, build, what, categories)
+    deps = (state, features, *((neighbours,) if neighbours else ()))
+    return _stage(dataset, detector.name, config, deps, parts, build, what, categories)
+
+
+class Scorer:
+    """A method with what it has learnt, ready to score images."""
+
+    def __init__(
+        self,
+        method: Method[Any],
+        state: State,
+        train: Features,
+        matches: Matches | None,
+        map_size: tuple[int, int],
+        tools: Runtime,
+    ) -> None:
+        self._method, self._matches, self._map_size, self._tools = method, matches, map_size, tools
+        if isinstance(method, MatchingMethod):
+            self._state = method.complete(state, train, tools, matches).to(tools.device)
+        else:
+            self._state = method.complete(state, train, tools).to(tools.device)
+
+    def __call__(self, images: Features, *, left_out: bool = False) -> Iterator[tuple[tuple[str, ...], ScoreMaps]]:
+        """Yield ``(image ids, scores)`` batch by batch; `left_out` as methods have it."""
+        method, tools = self._method, self._tools
+        if not isinstance(method, MatchingMethod):
+            for ids, taps in images.batches():
+                yield ids, method.score(self._state, taps, self._map_size, tools, image_ids=ids, left_out=left_out)
+            return
+        for ids, found in self._found(method, images, left_out):
+            taps = images.load(ids, images.layers)
+            yield (
+                ids,
+                method.score(self._state, taps, self._map_size, tools, image_ids=ids, left_out=left_out, found=found),
+            )
+
+    def _found(
+        self, method: MatchingMethod[Any], images: Features, left_out: bool
+    ) -> Iterator[tuple[tuple[str, ...], Found]]:
+        """What was kept, or else what is found now; what a left-out image finds is never kept."""
+        if self._matches is None or left_out:
+            yield from method.match(self._state, images, self._tools, left_out=left_out)
+            return
+        for first in range(0, len(images), images.batch_size):
+            ids = images.image_ids[first : first + images.batch_size]
+            yield ids, self._matches.load(ids)
+
+
+def _calibration_images(train: Features, most: int) -> list[str]:
+    """Evenly spaced over the canonical order of image ids, which is random with respect to content."""
+    if len(train) == 1 or not most:
+        return []  # of one image, left out, nothing would remain
+    step = max(1, len(train) / most)
+    return [train.image_ids[int(i * step)] for i in range(min(len(train), most))]
+
+
+def seconds_each(neighbours: Artifact) -> float:
+    """The seconds that matching one image took."""
+    rate = neighbours.record()["metadata"].get("images_per_second")
+    return 1 / rate if rate else 0.0
 
 
 def ensemble_stage(dataset: Dataset, detector: str, members: dict[str, Stage], extractor: Extractor) -> Stage:

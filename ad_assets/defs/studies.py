@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dagster as dg
@@ -16,18 +16,23 @@ import pyarrow as pa
 
 from ad_assets.benchmark import Dataset, Study, Variant, fingerprint
 from ad_assets.datasets.files import ImageFiles
+from ad_assets.defs.draws import Draw, draw_contaminated, draw_few
 from ad_assets.defs.features import read_features
 from ad_assets.defs.models import read_state, runtime, state_stage
-from ad_assets.defs.stages import Parts, Stage, Upstream, Work
+from ad_assets.defs.neighbours import neighbours_stage, read_matches
+from ad_assets.defs.score_maps import Scorer, seconds_each
+from ad_assets.defs.stages import Head, Parts, Stage, Upstream, Work
 from ad_assets.defs.truth import Comparison, Truth
 from ad_assets.extractor import Extractor
-from ad_assets.methods import Features, Method, State
+from ad_assets.methods import Matches, Method, State
+from ad_assets.methods.base import Stage as MethodStage
 from ad_assets.report.studies import plot_uri, summarise, text_table
 
 VERSION = 2
 ROWS = "study_rows"
 FPR_LIMIT = 0.3
 _SPLITS = ("train", "test")
+_STAGES: tuple[MethodStage, ...] = ("fit", "match", "score")
 
 Row = dict[str, Any]
 
@@ -38,6 +43,7 @@ def study_stage(
     index: Stage,
     features: Mapping[str, Stage],
     extractors: Mapping[str, Extractor],
+    base: tuple[Stage, ...],
 ) -> Stage:
     """The asset ``<dataset>/studies/<study>``.
 
@@ -47,20 +53,18 @@ def study_stage(
         index: the image index, for the truth.
         features: extractor name -> its features stage.
         extractors: extractor name -> extractor.
+        base: what the varied detector has learnt and found, which many a variant uses again.
     """
     used = list(dict.fromkeys(variant.detector.extractor for variant in study.variants))
-    states = {
-        variant.name: state_stage(dataset, variant.detector, features[variant.detector.extractor])
-        for variant in study.variants
-    }
-    settings = {variant.name: _settings(variant, extractors) for variant in study.variants}
+    lanes = {variant.name: _Lane.of(dataset, variant, features) for variant in study.variants}
+    settings = {variant.name: _settings(variant, study, extractors) for variant in study.variants}
 
     def parts(upstream: Upstream) -> Parts:
         read = {f"{name}/{split}": upstream.of(features[name]).parts[split] for name in used for split in _SPLITS}
         return {**read, "truth": upstream.of(index).parts["truth"]}
 
     def build(work: Work) -> dict[str, Any]:
-        bench = _Bench(work, dataset, Truth.of(work, index))
+        bench = _Bench(work, dataset, Truth.of(work, index), study.most_contaminated)
         rows: list[Row] = []
         runs = [(variant, draw) for variant in study.variants for draw in range(study.draws)]
         for done, (variant, draw) in enumerate(runs):
@@ -78,7 +82,7 @@ def study_stage(
             if stored.exists() and not work.force:
                 measured = work.store.read_json(stored.at("rows.json"))
             else:
-                measured = bench.measure(variant, features[name], states[variant.name], extractors[name], seed)
+                measured = bench.measure(variant, lanes[variant.name], extractors[name], seed)
                 work.store.write_json(stored.at("rows.json"), measured)
                 stored.commit({"study": work.stage.name})
             place = {"study": study.name, "category": work.partition, "variant": variant.name, "draw": draw}
@@ -97,7 +101,7 @@ def study_stage(
         key=(dataset.name, "studies", study.name),
         kind="study",
         config={"version": VERSION, "draws": study.draws, "variants": settings},
-        deps=(index, *(features[name] for name in used)),
+        deps=(index, *(features[name] for name in used), *base),
         address=parts,
         build=build,
         partitions=index.partitions,
@@ -107,15 +111,15 @@ def study_stage(
     )
 
 
-def _settings(variant: Variant, extractors: Mapping[str, Extractor]) -> dict[str, Any]:
+def _settings(variant: Variant, study: Study, extractors: Mapping[str, Extractor]) -> dict[str, Any]:
     """All that a variant reads of the benchmark file."""
-    fit, fit_categories = variant.detector.stage_configs("fit")
-    score, score_categories = variant.detector.stage_configs("score")
+    stages: dict[str, Any] = {stage: variant.detector.stage_configs(stage) for stage in _STAGES}
+    drawn = {"contamination": variant.contamination, "most_contaminated": study.most_contaminated}
     return {
-        "fit": fit,
-        "score": score,
-        "categories": {"fit": fit_categories, "score": score_categories},
+        **{name: shared for name, (shared, _) in stages.items()},
+        "categories": {name: own for name, (_, own) in stages.items()},
         "train_images": variant.train_images,
+        **(drawn if variant.contamination is not None else {}),
         "map_size": extractors[variant.detector.extractor].input_size,
     }
 
@@ -123,80 +127,115 @@ def _settings(variant: Variant, extractors: Mapping[str, Extractor]) -> dict[str
 def _read(settings: Mapping[str, Any], category: str) -> dict[str, Any]:
     """The part of a variant's settings that one category reads."""
     own = settings["categories"]
-    stages = {stage: own[stage].get(category, settings[stage]) for stage in ("fit", "score")}
+    stages: dict[str, Any] = {stage: own[stage].get(category, settings[stage]) for stage in _STAGES}
     return {**{key: value for key, value in settings.items() if key != "categories"}, **stages}
 
 
-class _Bench:
-    """Measures variants of one category, and remembers the last state: score settings vary more often than states."""
+@dataclass(frozen=True)
+class _Lane:
+    """The stages that a variant would have as a lane; it shares their artifacts with lanes of the same settings."""
 
-    def __init__(self, work: Work, dataset: Dataset, truth: Truth) -> None:
+    features: Stage
+    state: Stage
+    neighbours: Stage | None
+
+    @classmethod
+    def of(cls, dataset: Dataset, variant: Variant, features: Mapping[str, Stage]) -> _Lane:
+        """The stages of one variant."""
+        shared = features[variant.detector.extractor]
+        state = state_stage(dataset, variant.detector, shared)
+        return cls(shared, state, neighbours_stage(dataset, variant.detector, state, shared))
+
+
+class _Bench:
+    """Measures variants of one category, and remembers the last fit: score settings vary more often."""
+
+    def __init__(self, work: Work, dataset: Dataset, truth: Truth, most_contaminated: float) -> None:
         self._work = work
         self._truth = truth
+        self._most_contaminated = most_contaminated
         self._files = ImageFiles(dataset.reader.root)
         self._last: tuple[str, State, float] | None = None
 
-    def measure(
-        self, variant: Variant, features: Stage, state: Stage, extractor: Extractor, seed: int | None
-    ) -> list[Row]:
+    def measure(self, variant: Variant, lane: _Lane, extractor: Extractor, seed: int | None) -> list[Row]:
         """The rows of one variant; `seed` replaces the method's, and draws the training images."""
         import torch
 
-        work = self._work
+        work, tools = self._work, runtime(self._work)
         method = variant.detector.method_for(work.partition)
         if seed is not None:
             method = method.model_copy(update={"seed": seed})
-        train = read_features(work, features, "train", method.layers)
-        drawn = self._drawn(train, variant, method.seed)
-        tools = runtime(work)
-        key = fingerprint([method.stage_config("fit"), features.key, drawn.image_ids])
+        train = read_features(work, lane.features, "train", method.layers)
+        draw = self._draw(train.image_ids, variant, method.seed)
+        drawn = replace(train, image_ids=draw.train)
+        as_a_lane = draw.train == train.image_ids and seed is None
+        key = fingerprint([method.stage_config("fit"), lane.features.key, drawn.image_ids])
         if self._last is None or self._last[0] != key:
             started = time.perf_counter()
-            stored = None if drawn is not train or seed is not None else self._stored(state, method)
+            stored = self._stored(lane.state, method) if as_a_lane else None
             learnt = stored or method.fit(drawn, tools)
-            spent = 0.0 if stored else time.perf_counter() - started
-            self._last = key, method.complete(learnt, drawn, tools).to(tools.device), spent
+            self._last = key, learnt, 0.0 if stored else time.perf_counter() - started
         _, learnt, fit_seconds = self._last
-        comparison = Comparison(self._truth, self._files, extractor, work.compute.memory_gb)
+        matches, matching = self._matches(lane) if as_a_lane else (None, 0.0)
+        scorer = Scorer(method, learnt, drawn, matches, extractor.input_size, tools)
+        truth = Truth(row for row in self._truth.rows if row["image_id"] not in draw.withheld)
+        comparison = Comparison(truth, self._files, extractor, work.compute.memory_gb)
+        test = read_features(work, lane.features, "test", method.layers)
+        tested = tuple(image_id for image_id in test.image_ids if image_id not in draw.withheld)
         seconds, images = 0.0, 0
-        for ids, taps in read_features(work, features, "test", method.layers).batches():
-            started = time.perf_counter()
-            result = method.score(learnt, taps, extractor.input_size, tools)
+        started = time.perf_counter()
+        for ids, result in scorer(replace(test, image_ids=tested)):
             if tools.device != "cpu":
                 torch.cuda.synchronize()
             seconds, images = seconds + time.perf_counter() - started, images + len(ids)
             comparison.add(ids, result.maps, result.image_scores)
-        rows = [_row(*found) for found in _quality(self._truth, comparison)]
-        rows.append(_row("score_images_per_second", "", images / seconds, images))
-        backbone = work.input(features).record()["metadata"]["images_per_second"]
+            started = time.perf_counter()
+        rows = [_row(*found) for found in _quality(truth, comparison)]
+        each = seconds / images + matching
+        rows.append(_row("score_images_per_second", "", 1 / each, images))
+        backbone = work.input(lane.features).record()["metadata"]["images_per_second"]
         if backbone:
-            rows.append(_row("images_per_second", "", 1 / (1 / backbone + seconds / images), images))
+            rows.append(_row("images_per_second", "", 1 / (1 / backbone + each), images))
         if fit_seconds:
             rows.append(_row("fit_seconds", "", fit_seconds, len(drawn)))
         return rows
 
-    def _drawn(self, train: Features, variant: Variant, seed: int) -> Features:
-        """All nominal images, or as many as the variant asks for."""
-        import numpy as np
-
-        wanted = variant.train_images
-        if wanted is None:
-            return train
-        if wanted > len(train):
-            raise dg.Failure(
-                f"{self._work.stage.name} [{self._work.partition}]: {variant.name} asks for {wanted} training images, "
-                f"there are {len(train)}"
-            )
-        chosen = np.random.default_rng([seed, wanted]).choice(len(train), wanted, replace=False)
-        return replace(train, image_ids=tuple(train.image_ids[i] for i in sorted(chosen)))
+    def _draw(self, nominal: tuple[str, ...], variant: Variant, seed: int) -> Draw:
+        """The training images of a variant, and what it may not test."""
+        try:
+            if variant.contamination is not None:
+                # The labels make the mixed set, as the world would; the detector sees its images alone.
+                anomalous = sorted({row["image_id"] for row in self._truth.rows if row["label"]})
+                return draw_contaminated(nominal, anomalous, variant.contamination, self._most_contaminated, seed)
+            return Draw(nominal) if variant.train_images is None else draw_few(nominal, variant.train_images, seed)
+        except ValueError as error:
+            raise dg.Failure(f"{self._work.stage.name} [{self._work.partition}], {variant.name}: {error}") from error
 
     def _stored(self, state: Stage, method: Method[Any]) -> State | None:
         """What a lane with the same settings has learnt already."""
-        if state.address is None:
-            return None
-        head = state.make_head(self._work.partition, state.address(self._work.upstream))
-        artifact = self._work.store.artifact(state.kind, head.version)
+        artifact = self._work.store.artifact(state.kind, self._head(state, self._work.upstream).version)
         return read_state(artifact, method) if artifact.exists() else None
+
+    def _matches(self, lane: _Lane) -> tuple[Matches | None, float]:
+        """What the images have found in a stored state, found now if no lane has; and the seconds an image took."""
+        work, stage = self._work, lane.neighbours
+        if stage is None or stage.build is None:
+            return None, 0.0
+        state = self._head(lane.state, work.upstream)
+        if not work.store.artifact(lane.state.kind, state.version).exists():
+            return None, 0.0
+        upstream = Upstream({**work.upstream.heads, (lane.state.key, work.partition): state}, work.partition)
+        artifact = work.store.artifact(stage.kind, self._head(stage, upstream).version)
+        if not artifact.exists():
+            metadata = stage.build(replace(work, stage=stage, upstream=upstream, artifact=artifact, force=False))
+            artifact.commit({"study": work.stage.name, "metadata": metadata})
+        return read_matches(artifact), seconds_each(artifact)
+
+    def _head(self, stage: Stage, upstream: Upstream) -> Head:
+        """What a stage of a lane would be."""
+        if stage.address is None:
+            raise TypeError(f"{stage.name} has no address that follows from what it reads")
+        return stage.make_head(self._work.partition, stage.address(upstream))
 
 
 def _quality(truth: Truth, comparison: Comparison) -> Iterator[tuple[str, str, float | None, int]]:

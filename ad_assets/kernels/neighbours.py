@@ -54,7 +54,7 @@ def nearest(queries: Tensor, bank: Tensor, k: int, *, memory_gb: float = 1.0) ->
     _check(queries, bank, k)
     distances = torch.empty(len(queries), k, device=queries.device)
     indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
-    search = _Search(bank, k, int(memory_gb * 1e9 / 4))
+    search = Search(bank, k, int(memory_gb * 1e9 / 4))
     with full_precision(), torch.no_grad():
         survivors = max(1, search.budget // (32 * (k + SPARE_CANDIDATES)))
         for first in range(0, len(queries), survivors):
@@ -72,7 +72,9 @@ def _check(queries: Tensor, bank: Tensor, k: int) -> None:
         raise ValueError(f"k must be 1..{len(bank)}, the number of bank rows, got {k}")
 
 
-class _Search:
+class Search:
+    """The search of one bank: reduced to survivors, ranked, and repeated where survivors do not suffice."""
+
     def __init__(self, bank: Tensor, k: int, budget: int) -> None:
         self.bank, self.k, self.budget = bank, k, budget
         self.kept = min(len(bank), k + SPARE_CANDIDATES)
@@ -85,25 +87,33 @@ class _Search:
         if self.kept < len(self.bank):
             limits = self._limits(queries, distances[:, -1])
             doubtful = (limits >= bounds.amax(dim=1)).nonzero().flatten()
-            for tile in row_tiles(len(doubtful), 24 * len(self.bank), self.budget, queries.device):
-                rows = doubtful[tile]
-                distances[rows], indices[rows] = self._search_within(queries[rows], limits[rows])
+            if len(doubtful):
+                distances[doubtful], indices[doubtful] = self.within(queries[doubtful], distances[doubtful, -1])
         return distances.float(), indices
+
+    def within(self, queries: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+        """The k nearest, (Q, k) float64 and int64, of queries with at least k rows within a radius (Q,) float64."""
+        distances = torch.empty(len(queries), self.k, dtype=torch.float64, device=queries.device)
+        indices = torch.empty(distances.shape, dtype=torch.int64, device=queries.device)
+        limits = self._limits(queries, radius)
+        for rows in row_tiles(len(queries), 24 * len(self.bank), self.budget, queries.device):
+            distances[rows], indices[rows] = self._search_within(queries[rows], limits[rows])
+        return distances, indices
 
     def _products(self, queries: Tensor) -> Iterator[tuple[slice, int, Tensor]]:
         """Yield (query rows, first bank row, lower bounds of squared distances less |query|^2), bank rows ascending."""
         for first in range(0, len(self.bank), BANK_TILE):
-            others = self.bank[first : first + BANK_TILE].float() - self.centre
+            others = (self.bank[first : first + BANK_TILE] - self.centre).float()
             norms = squared_norms(others) * self.shrink
             for rows in row_tiles(len(queries), 4 * (BANK_TILE + others.shape[1]), self.budget, queries.device):
-                centred = queries[rows].float() - self.centre
+                centred = (queries[rows] - self.centre).float()
                 yield rows, first, screened_distances(centred, others, norms)
 
     def _limits(self, queries: Tensor, radius: Tensor) -> Tensor:
         """(Q,) float64: what the products of bank rows no farther than the radius cannot exceed."""
         limits = radius.square()
         for rows in row_tiles(len(queries), 4 * queries.shape[1], self.budget, queries.device):
-            limits[rows] -= squared_norms(queries[rows].float() - self.centre).double() * self.shrink
+            limits[rows] -= squared_norms((queries[rows] - self.centre).float()).double() * self.shrink
         return limits
 
     def _screen(self, queries: Tensor) -> tuple[Tensor, Tensor]:

@@ -79,6 +79,17 @@ def products(rows: Tensor, others: Tensor) -> Tensor:
     return rows @ others.T
 
 
+def tile_of_products(rows: Tensor, others: Tensor, terms: Tensor) -> Tensor:
+    """(n, D), (m, D), (m,) float32 to (n, m): terms + rows . others, on a CPU, for tiles of a thousand rows.
+
+    oneDNN again, as an inner product: on one thread and with so few rows it loses less than the convolution, which was
+    up to a third slower.
+    """
+    if torch.backends.mkldnn.is_available():
+        return torch.ops.mkldnn._linear_pointwise(rows, others, terms, "none", [], "")
+    return torch.addmm(terms, rows, others.T)
+
+
 def _convolves(rows: Tensor) -> bool:
     return rows.device.type == "cpu" and torch.backends.mkldnn.is_available()
 

@@ -1,6 +1,22 @@
 """The systems, numerics only: one module per method, registered by name in `METHODS`."""
 
-from ad_assets.methods import hetmm, padim, patchcore, spade
+from ad_assets.methods import hetmm, lof, padim, patchcluster, patchcore, spade
 from ad_assets.methods.base import METHODS, Features, Method, Runtime, ScoreMaps, State
+from ad_assets.methods.matching import Matches, MatchingMethod
 
-__all__ = ["METHODS", "Features", "Method", "Runtime", "ScoreMaps", "State", "hetmm", "padim", "patchcore", "spade"]
+__all__ = [
+    "METHODS",
+    "Features",
+    "Matches",
+    "MatchingMethod",
+    "Method",
+    "Runtime",
+    "ScoreMaps",
+    "State",
+    "hetmm",
+    "lof",
+    "padim",
+    "patchcluster",
+    "patchcore",
+    "spade",
+]

@@ -12,20 +12,25 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Stage = Literal["fit", "score"]
+Stage = Literal["fit", "match", "score"]
 ProgressReport = Callable[[str, int, int], None]
 
 
 def fit_field(default: Any = ..., **constraints: Any) -> Any:
     """A parameter read when the state is made: changing it rebuilds the state and all that follows."""
     return Field(default, json_schema_extra={"stage": "fit"}, **constraints)
+
+
+def match_field(default: Any = ..., **constraints: Any) -> Any:
+    """A parameter read when images are matched with the state (`matching.py`): changing it leaves the state."""
+    return Field(default, json_schema_extra={"stage": "match"}, **constraints)
 
 
 def score_field(default: Any = ..., **constraints: Any) -> Any:
@@ -184,7 +189,7 @@ class Method(BaseModel, ABC, Generic[StateT]):
 
     Class facts: `name` in benchmark files, `version` (bumped when the numbers change), `state_asset` (what the field
     calls the state), `state_type`, `presets` (named sets of values, for ``preset:`` in benchmark files; a preset may
-    hold ``categories``, values for single categories), `updatable` (whether it has `update`).
+    hold ``categories``, values for single categories)).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -194,11 +199,13 @@ class Method(BaseModel, ABC, Generic[StateT]):
     state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]]
     state_type: ClassVar[type[State]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    updatable: ClassVar[bool] = False
-
     seed: int = fit_field(0, ge=0, description="seed of every random choice of the fit")
     layers: tuple[int, ...] | None = fit_field(
         None, min_length=1, description="taps of the extractor that are read, by position from 1; null: all"
+    )
+
+    exclude_same_image: bool = score_field(
+        False, description="score an image that was trained on without what the state took from it (blind settings)"
     )
 
     @field_validator("layers")
@@ -207,6 +214,16 @@ class Method(BaseModel, ABC, Generic[StateT]):
         if layers and (layers[0] < 1 or list(layers) != sorted(set(layers))):
             raise ValueError("count taps from 1 and name each once, shallow to deep")
         return layers
+
+    @property
+    def updatable(self) -> bool:
+        """Whether it has `update`."""
+        return False
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether it can score an image without what the state took from it."""
+        return True
 
     def check_layers(self, count: int) -> None:
         """Refuse a number of layers that does not suit the parameters; most methods take any.
@@ -240,7 +257,8 @@ class Method(BaseModel, ABC, Generic[StateT]):
         map_size: tuple[int, int],
         runtime: Runtime,
         *,
-        left_out: Sequence[str] | None = None,
+        image_ids: Sequence[str] | None = None,
+        left_out: bool = False,
     ) -> ScoreMaps:
         """Score a batch; the result does not depend on how images are batched.
 
@@ -249,9 +267,20 @@ class Method(BaseModel, ABC, Generic[StateT]):
             taps: each ``(B, C, h, w)`` float32, as the features have them.
             map_size: height and width of the maps, pixels of the cropped input.
             runtime: device and memory budget.
-            left_out: the B image ids, to score each nominal image without what the state took from that same image
-                (nominal-only thresholds need it); None for unseen images.
+            image_ids: the B images, by which those that were trained on are recognised; None: none was.
+            left_out: score every image without what the state took from it (nominal-only thresholds need it), as
+                `exclude_same_image` asks for.
         """
+
+    def hidden(self, image_ids: Sequence[str] | None, left_out: bool) -> Sequence[str] | None:
+        """The ids of the images to score without what the state took from them; None: there are none.
+
+        Raises:
+            ValueError: images are to be left out, and their ids are not given.
+        """
+        if left_out and image_ids is None:
+            raise ValueError("to score images without what the state took from them, score needs their ids")
+        return image_ids if left_out or self.exclude_same_image else None
 
     def update(self, state: StateT, new: Features, runtime: Runtime) -> StateT:
         """The state on old and new images, at the cost of the new ones; it ends where `fit` of all would.
@@ -300,7 +329,7 @@ def register(method: MethodT) -> MethodT:
     """
     for name, field in cast(type[BaseModel], method).model_fields.items():
         extra = field.json_schema_extra
-        if not (isinstance(extra, dict) and extra.get("stage") in ("fit", "score")):
-            raise TypeError(f"{method.__name__}.{name}: declare it with fit_field or score_field")
+        if not (isinstance(extra, dict) and extra.get("stage") in get_args(Stage)):
+            raise TypeError(f"{method.__name__}.{name}: declare it with fit_field, match_field or score_field")
     METHODS[method.name] = method
     return method

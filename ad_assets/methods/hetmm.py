@@ -190,7 +190,8 @@ class Hetmm(Method[TemplateSet]):
         map_size: tuple[int, int],
         runtime: Runtime,
         *,
-        left_out: Sequence[str] | None = None,
+        image_ids: Sequence[str] | None = None,
+        left_out: bool = False,
     ) -> ScoreMaps:
         """Score a batch: sums over layers of cosine distances, on the CPU.
 
@@ -203,11 +204,12 @@ class Hetmm(Method[TemplateSet]):
         import torch
 
         self._check_taps(state, taps)
-        if left_out is None:
+        hidden = self.hidden(image_ids, left_out)
+        if hidden is None:
             maps = self._match(state, taps, map_size, runtime)
         else:
             pieces = []
-            for number, image_id in enumerate(left_out):
+            for number, image_id in enumerate(hidden):
                 own = state.image_ids.index(image_id) if image_id in state.image_ids else None
                 with _hidden(state, own) if own is not None else nullcontext():
                     pieces.append(

@@ -62,12 +62,16 @@ class Padim(Method[Gaussians]):
     version: ClassVar[int] = 1
     state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]] = "trained_model"
     state_type: ClassVar[type[State]] = Gaussians
-    updatable: ClassVar[bool] = True
 
     channels: int | None = fit_field(100, ge=1, description="channels kept, drawn with the seed; null: all")
 
     ridge: float = score_field(0.01, gt=0, description="added to the diagonal of covariances")
     sigma: float = score_field(4.0, ge=0, description="Gaussian smoothing of maps in pixels; 0: none")
+
+    @property
+    def updatable(self) -> bool:
+        """New images join the others."""
+        return True
 
     def fit(self, features: Features, runtime: Runtime) -> Gaussians:
         """Means and covariances of all places.
@@ -108,7 +112,8 @@ class Padim(Method[Gaussians]):
         map_size: tuple[int, int],
         runtime: Runtime,
         *,
-        left_out: Sequence[str] | None = None,
+        image_ids: Sequence[str] | None = None,
+        left_out: bool = False,
     ) -> ScoreMaps:
         """Score a batch: Mahalanobis distances, on the CPU.
 
@@ -128,9 +133,10 @@ class Padim(Method[Gaussians]):
         away = (vectors - state.mean.to(runtime.device)).flatten(1, 2).permute(1, 2, 0)
         plain, without = (factor.to(runtime.device) for factor in state.whitening)
         squares = torch.bmm(plain, away).square().sum(dim=1)
-        if left_out is not None:
+        hidden = self.hidden(image_ids, left_out)
+        if hidden is not None:
             known = set(state.image_ids)
-            own = torch.tensor([image_id in known for image_id in left_out], device=squares.device)
+            own = torch.tensor([image_id in known for image_id in hidden], device=squares.device)
             squares = torch.where(
                 own, self._without_itself(state, torch.bmm(without, away).square().sum(dim=1)), squares
             )

@@ -7,6 +7,9 @@ grid of the first, deeper ones resized bilinearly.
 
 Distances are plain L2; the paper squares them for the image score, which is `squared: true`. The vectors are not stored
 again: the features are in the store, and `complete` reads them. So adding images costs their features and nothing else.
+
+For blind settings (Zhang et al., 2023, section 5): an image is never compared with itself, and `pixel_neighbours` above
+one is their SPADE-Cluster (section 5.2), the mean distance to so many vectors. They read layers 2 and 3 only.
 """
 
 from __future__ import annotations
@@ -59,15 +62,21 @@ class Spade(Method[Pyramids]):
     version: ClassVar[int] = 1
     state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]] = "memory_bank"
     state_type: ClassVar[type[State]] = Pyramids
-    updatable: ClassVar[bool] = True
 
     pixel_layers: int | None = fit_field(
         None, ge=1, description="so many layers, from the first, describe pixels; null: all. The last describes images"
     )
 
     neighbours: int = score_field(50, ge=1, description="nominal images that an image is compared with")
+    pixel_neighbours: int = score_field(1, ge=1, description="a pixel scores the mean distance to so many vectors")
+    exclude_same_image: bool = score_field(True, description="an image that was trained on is not compared with itself")
     squared: bool = score_field(False, description="squared distances in the image score")
     sigma: float = score_field(4.0, ge=0, description="Gaussian smoothing of maps in pixels; 0: none")
+
+    @property
+    def updatable(self) -> bool:
+        """New images join the others."""
+        return True
 
     def check_layers(self, count: int) -> None:
         """There are as many layers as describe pixels.
@@ -131,7 +140,8 @@ class Spade(Method[Pyramids]):
         map_size: tuple[int, int],
         runtime: Runtime,
         *,
-        left_out: Sequence[str] | None = None,
+        image_ids: Sequence[str] | None = None,
+        left_out: bool = False,
     ) -> ScoreMaps:
         """Score a batch, on the CPU; with `left_out`, an image is not compared with itself.
 
@@ -152,10 +162,11 @@ class Spade(Method[Pyramids]):
                 "with the extractor that they are from"
             )
         distances = exact_distances(pooled, state.pooled.to(pooled.device))
+        hidden = self.hidden(image_ids, left_out)
         own = {image_id: number for number, image_id in enumerate(state.image_ids)}
         grids, scores = [], []
         for number, row in enumerate(distances):
-            itself = own.get(left_out[number]) if left_out is not None else None
+            itself = own.get(hidden[number]) if hidden is not None else None
             if itself is not None:
                 row = row.clone()
                 row[itself] = torch.inf
@@ -165,10 +176,17 @@ class Spade(Method[Pyramids]):
             near, images = row.topk(count, largest=False)
             scores.append((near.square() if self.squared else near).mean())
             rows = bank[images.to(bank.device)].flatten(0, 1)
-            smallest, _ = nearest(
-                queries[number].to(runtime.device), rows.to(runtime.device), 1, memory_gb=runtime.memory_gb
+            if len(rows) < self.pixel_neighbours:
+                raise ValueError(
+                    f"pixel_neighbours: {self.pixel_neighbours}, and {count} images have {len(rows)} vectors"
+                )
+            found, _ = nearest(
+                queries[number].to(runtime.device),
+                rows.to(runtime.device),
+                self.pixel_neighbours,
+                memory_gb=runtime.memory_gb,
             )
-            grids.append(smallest[:, 0])
+            grids.append(found.mean(dim=1))
         height, width = taps[0].shape[2:]
         maps = gaussian_blur(upsample(torch.stack(grids).unflatten(1, (height, width)), map_size), self.sigma)
         return ScoreMaps(maps.cpu(), torch.stack(scores).float().cpu())

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ad_assets.report import papers, studies, tables
+from ad_assets.report import comparison, papers, studies, tables
 from ad_assets.report.charts import HEIGHT, WIDTH, Chart, charts
 from ad_assets.report.gallery import VERDICTS, GalleryItem
 from ad_assets.report.leaderboard import MEAN, NOMINAL, STANDARD, Row, pivot
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Curves = Mapping[str, tuple[ArrayLike, ArrayLike]]  # key of charts.KINDS -> (x, y)
 
-TEMPLATE = Path(__file__).with_name("report.html")
+TEMPLATES = Path(__file__).parent
 COLOURS = 8  # distinct line colours in the template; further detectors repeat them dashed
 
 
@@ -82,8 +82,6 @@ def render(report: ReportInput) -> str:
         ValueError: no rows, curves or pictures of a category or detector that has no rows, or a picture that
             cannot be read.
     """
-    import jinja2
-
     rows = report.leaderboard_rows
     if not rows:
         raise ValueError(f"the report of {report.dataset} has no leaderboard rows: build the leaderboard first")
@@ -92,10 +90,8 @@ def render(report: ReportInput) -> str:
     for what, given in (("curves", report.curves), ("gallery", report.gallery)):
         if stray := sorted(set(given) - set(names)):
             raise ValueError(f"{what}: category {stray[0]!r} has no leaderboard rows; {', '.join(names)} have")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return _filled(
+        "report.html",
         report=report,
         detectors=detectors,
         compared=tables.means(rows, detectors, tables.COMPARED, STANDARD),
@@ -116,6 +112,24 @@ def render(report: ReportInput) -> str:
         plot_width=WIDTH,
         plot_height=HEIGHT,
     )
+
+
+def render_comparison(name: str, table: comparison.Comparison) -> str:
+    """A comparison as HTML text; write it as UTF-8."""
+    return _filled("comparison.html", name=name, table=table, colours=COLOURS)
+
+
+def _filled(template: str, **values: Any) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template(template).render(**values)
     # File names with bytes that are no UTF-8 hold lone surrogates, which no file could be written with.
     return text.encode("utf-8", "replace").decode("utf-8")
 

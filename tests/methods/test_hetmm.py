@@ -98,7 +98,7 @@ def test_left_out_equals_a_set_without_the_image(sheets: int | None) -> None:
     state = fitted(method, nominal)
     before = [layer.clone() for layer in state.templates]
     ids = [state.image_ids[3], "somebody-else"]
-    found = method.score(state, [layer[[3, 3]] for layer in nominal], SIZE, RUNTIME, left_out=ids)
+    found = method.score(state, [layer[[3, 3]] for layer in nominal], SIZE, RUNTIME, image_ids=ids, left_out=True)
     assert all(torch.equal(a, b) for a, b in zip(before, state.templates, strict=True))
     if sheets is None:
         rest = [i for i in range(9) if i != 3]
@@ -112,7 +112,7 @@ def test_left_out_equals_a_set_without_the_image(sheets: int | None) -> None:
 def test_a_set_of_one_image_cannot_be_left_out() -> None:
     method = Hetmm(windows=(3, 3))
     with pytest.raises(ValueError, match="fit at least two images"):
-        scores(method, taps(7, 1), taps(7, 1), left_out=["image-0"])
+        scores(method, taps(7, 1), taps(7, 1), image_ids=["image-0"], left_out=True)
 
 
 @pytest.mark.parametrize("selection", ["sum", "pixel_random", "image_kmeans"])

@@ -75,9 +75,9 @@ def test_left_out_equals_a_fit_without_the_image() -> None:
     rest = [i for i in range(12) if i != 4]
     without = fitted(method, [tap[rest] for tap in nominal])
     one = [tap[4:5] for tap in nominal]
-    found = method.score(state, one, (16, 16), RUNTIME, left_out=["image-4"])
+    found = method.score(state, one, (16, 16), RUNTIME, image_ids=["image-4"], left_out=True)
     torch.testing.assert_close(found.maps, method.score(without, one, (16, 16), RUNTIME).maps, rtol=1e-3, atol=1e-4)
-    stranger = method.score(state, one, (16, 16), RUNTIME, left_out=["somebody-else"])
+    stranger = method.score(state, one, (16, 16), RUNTIME, image_ids=["somebody-else"], left_out=True)
     assert torch.equal(stranger.maps, method.score(state, one, (16, 16), RUNTIME).maps)
 
 
@@ -97,7 +97,7 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="at least two nominal images, there are 1"):
         Padim().fit(tap_features(taps(6, 1)), RUNTIME)
     with pytest.raises(ValueError, match="fit at least three images"):
-        Padim().score(fitted(Padim(), taps(6, 2)), taps(6, 1), (8, 8), RUNTIME, left_out=["image-0"])
+        Padim().score(fitted(Padim(), taps(6, 2)), taps(6, 1), (8, 8), RUNTIME, image_ids=["image-0"], left_out=True)
     with pytest.raises(ValueError, match="keep fewer channels"):
         Padim().fit(tap_features(taps(6, 4)), Runtime(memory_gb=1e-6))
     broken = taps(6, 4)

@@ -33,7 +33,8 @@ def scoring() -> tuple[dict[str, np.ndarray], MemoryBank, list[torch.Tensor], tu
     rows, columns = arrays["grid"].tolist()
     queries = torch.from_numpy(arrays["queries"]).reshape(-1, rows, columns, arrays["queries"].shape[1])
     bank = torch.from_numpy(arrays["bank"])
-    state = MemoryBank(bank, torch.zeros(len(bank), dtype=torch.int64), ["one"], [rows, columns], 0.0)
+    source, place = torch.zeros(len(bank), dtype=torch.int64), torch.arange(len(bank))
+    state = MemoryBank(bank, source, place, ["one"], [rows, columns], 0.0)
     height, width = arrays["out_size"].tolist()
     return arrays, state, [queries.permute(0, 3, 1, 2).contiguous()], (height, width)
 
@@ -157,14 +158,14 @@ def test_left_out_removes_the_images_own_rows() -> None:
     features = tap_features(taps)
     state = method.fit(features, RUNTIME)
     seen = method.score(state, taps, (6, 6), RUNTIME)
-    left_out = method.score(state, taps, (6, 6), RUNTIME, left_out=features.image_ids)
+    left_out = method.score(state, taps, (6, 6), RUNTIME, image_ids=features.image_ids, left_out=True)
     patches = taps[0].flatten(2).transpose(1, 2).double()
     for image in range(4):
         others = state.rows[state.source != image].double()
         expected = torch.cdist(patches[image], others).min(1).values.reshape(6, 6)
         np.testing.assert_allclose(left_out.maps[image], expected, rtol=1e-5)
     assert (left_out.image_scores >= seen.image_scores).all()
-    strangers = method.score(state, taps, (6, 6), RUNTIME, left_out=["a", "b", "c", "d"])
+    strangers = method.score(state, taps, (6, 6), RUNTIME, image_ids=["a", "b", "c", "d"], left_out=True)
     assert torch.equal(strangers.maps, seen.maps)
 
 
@@ -174,7 +175,7 @@ def test_one_image_fits_and_scores_zero_on_itself() -> None:
     state = method.fit(tap_features(taps), RUNTIME)
     assert method.score(state, taps, (12, 12), RUNTIME).image_scores.tolist() == [0]
     with pytest.raises(ValueError, match="every row of the bank comes from image image-0"):
-        method.score(state, taps, (12, 12), RUNTIME, left_out=["image-0"])
+        method.score(state, taps, (12, 12), RUNTIME, image_ids=["image-0"], left_out=True)
 
 
 def test_failures_name_the_remedy() -> None:
@@ -189,7 +190,7 @@ def test_failures_name_the_remedy() -> None:
         method.fit(tap_features(taps), dataclasses.replace(RUNTIME, memory_gb=1e-6))
     with pytest.raises(ValueError, match="rows of the bank 12: score with the extractor"):
         method.score(state, [taps[0][:, :5]], (6, 6), RUNTIME)
-    with pytest.raises(ValueError, match=r"5 row\(s\) of the bank are left, neighbours 6"):
+    with pytest.raises(ValueError, match=r"reads 6 neighbours, and the bank of 5 row\(s\)"):
         PatchCore(**BARE, neighbours=6).score(state, taps, (6, 6), RUNTIME)
     taps[0][1, 2, 3, 4] = math.nan
     with pytest.raises(ValueError, match="NaN or infinity"):

@@ -16,6 +16,8 @@ MAP_SIZE = (32, 32)
 SMALL: dict[str, list[dict[str, Any]]] = {
     "hetmm": [{"windows": (3, 3)}, {"windows": (5, 3), "windows_backward": (1, 3), "sheets": 3}],
     "padim": [{"channels": 10, "ridge": 0.5}],
+    "patchcluster": [{"pre_dimensions": 16, "dimensions": 16, "coreset_ratio": 0.5, "projection": 8, "neighbours": 3}],
+    "patchcore_lof": [{"pre_dimensions": 16, "dimensions": 16, "neighbours": 10}],
     "patchcore": [{"pre_dimensions": 16, "dimensions": 16, "coreset_ratio": 0.5, "projection": 8}],
     "spade": [{"neighbours": 3}],
 }
@@ -90,19 +92,19 @@ def test_left_out_scores_are_no_lower(fitted: tuple[Method[Any], Any]) -> None:
     method, state = fitted
     ids = tap_features(NOMINAL, 1).image_ids
     seen = method.score(state, NOMINAL, MAP_SIZE, RUNTIME)
-    left_out = method.score(state, NOMINAL, MAP_SIZE, RUNTIME, left_out=ids)
+    left_out = method.score(state, NOMINAL, MAP_SIZE, RUNTIME, image_ids=ids, left_out=True)
     assert (left_out.image_scores >= seen.image_scores - 1e-6).all()
-    alone = method.score(state, [tap[4:5] for tap in NOMINAL], MAP_SIZE, RUNTIME, left_out=ids[4:5])
+    alone = method.score(state, [tap[4:5] for tap in NOMINAL], MAP_SIZE, RUNTIME, image_ids=ids[4:5], left_out=True)
     _close(alone, ScoreMaps(left_out.maps[4:5], left_out.image_scores[4:5]))
 
 
 def test_parameters_and_facts(fitted: tuple[Method[Any], Any]) -> None:
     method, state = fitted
-    for stage in ("fit", "score"):
+    for stage in ("fit", "match", "score"):
         config = method.stage_config(stage)
         assert json.loads(json.dumps(config)) == config
-        assert config["method"] == method.name
-        assert config["version"] == method.version
+    assert method.stage_config("score")["method"] == method.name
+    assert method.stage_config("score")["version"] == method.version
     assert json.dumps(method.describe(state))
     assert method.describe(state)["bytes"] > 0
     assert method.state_asset in ("template_set", "memory_bank", "trained_model")

@@ -58,13 +58,15 @@ def test_left_out_equals_a_fit_without_the_image() -> None:
     rest = [0, 1, 2, 4, 5]
     one = [tap[3:4] for tap in nominal]
     for method in (Spade(), Spade(neighbours=2)):
-        found = scored(method, nominal, one, left_out=["image-3"])
+        found = scored(method, nominal, one, image_ids=["image-3"], left_out=True)
         expected = scored(method, [tap[rest] for tap in nominal], one)
         torch.testing.assert_close(found.maps, expected.maps)
         torch.testing.assert_close(found.image_scores, expected.image_scores)
     assert scored(Spade(neighbours=1), nominal, one).image_scores[0] == 0
     with pytest.raises(ValueError, match="fit at least two images"):
-        scored(Spade(), [tap[:1] for tap in nominal], [tap[:1] for tap in nominal], left_out=["image-0"])
+        scored(
+            Spade(), [tap[:1] for tap in nominal], [tap[:1] for tap in nominal], image_ids=["image-0"], left_out=True
+        )
 
 
 def test_an_update_equals_a_fit_of_the_union() -> None:

@@ -1,0 +1,83 @@
+"""Blind settings over any labelled dataset (Zhang et al., That's BAD, 2023, section 3): no image is known to be good.
+
+One set S of images is both what a detector learns from and what it scores:
+
+- ``mix``: all images of the other dataset, its train and its test split;
+- ``test``: its test split;
+- ``ano``: the anomalous images of its test split, so that only pixels can be told apart.
+
+The labels of the other dataset choose the images of ``ano`` and stand beside the scores; the training rows of the index
+carry none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, SerializeAsAny, model_validator
+
+from ad_assets.datasets.base import Candidate, Problem, Reader, register_reader
+
+Setting = Literal["mix", "test", "ano"]
+
+
+@register_reader
+class BlindReader(Reader):
+    """The images of another reader, without its division into nominal training images and test images."""
+
+    name: ClassVar[str] = "blind"
+    version: ClassVar[int] = 1
+    blind: ClassVar[bool] = True
+
+    root: str = ""
+    of: SerializeAsAny[Reader] = Field(description="the labelled dataset; in benchmark files the name of one above")
+    setting: Setting = Field("mix", description="which of its images")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_other(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("of"), Reader):
+            return {**values, "root": values["of"].root, "on_problem": values["of"].on_problem}
+        return values
+
+    def index_config(self) -> dict[str, Any]:
+        """The other reader's, and the setting."""
+        return {"reader": self.name, "version": self.version, "of": self.of.index_config(), "setting": self.setting}
+
+    @property
+    def compared_with(self) -> str | None:
+        """``MVTec-Mix``, ``MVTec-Test`` or ``MVTec-Ano`` over MVTec AD; no paper has others."""
+        if self.of.compared_with != "MVTec AD":
+            return None
+        return f"MVTec-{self.setting.capitalize()}"
+
+    def prepare(self, category: str | None = None) -> None:
+        """Make the other dataset's files exist.
+
+        Args:
+            category: only this one; None for all.
+        """
+        self.of.prepare(category)
+
+    def categories(self) -> list[str]:
+        """The other dataset's."""
+        return self.of.categories()
+
+    def assign(self, paths: Sequence[str]) -> dict[str, list[Candidate]]:
+        assigned = {}
+        for category, candidates in self.of.assign(paths).items():
+            chosen = [replace(candidate, split="test") for candidate in candidates if self._takes(candidate)]
+            unlabelled = [Candidate(candidate.path, "train", None, "") for candidate in chosen]
+            assigned[category] = [*unlabelled, *chosen]
+        return assigned
+
+    def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
+        del candidates
+        return self.of.check_names(category, paths, self.of.assign(paths).get(category, []))
+
+    def _takes(self, candidate: Candidate) -> bool:
+        if self.setting == "mix":
+            return True
+        return candidate.split == "test" and (self.setting == "test" or candidate.label == 1)
