@@ -9,6 +9,7 @@ import pytest
 
 from ad_assets.config import ConfigError
 from ad_assets.defs.draws import draw_contaminated
+from ad_assets.methods.patchcluster import PatchCluster
 from tests.bench_graph import Bench, draw_image, write_image
 
 COMMON = {"extractor": "lite0", "pooling": "concat"}
@@ -190,3 +191,27 @@ def study_rows(bench: Bench, dataset: str, study: str, values: str = "value") ->
     version = head(bench, dataset, "studies", study)["version"]
     table = store.read_table(store.artifact("study", version).at("rows.parquet")).to_pylist()
     return {(row["variant"], row["draw"], row["metric"]): row[values] for row in table if not row["defect_type"]}
+
+
+def test_an_interrupted_search_keeps_its_shards(blind: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    blind.set("datasets.parts_mix.detectors", {"cluster": copy.deepcopy(LANES["cluster"])})
+    monkeypatch.setattr("ad_assets.defs.neighbours.SHARD_IMAGES", 4)
+    original = PatchCluster.match
+
+    def interrupted(self: PatchCluster, *arguments: Any, **options: Any) -> Any:
+        yield next(original(self, *arguments, **options))
+        raise RuntimeError("pulled the plug")
+
+    monkeypatch.setattr(PatchCluster, "match", interrupted)
+    outcome = blind.outcome(categories=["bolt"])
+    assert any("pulled the plug" in failure for failure in outcome.failures)
+    before = blind.files("artifacts/neighbours")
+    assert len(before) == 1
+    monkeypatch.setattr(PatchCluster, "match", original)
+    blind.run(categories=["bolt"])
+    after = blind.files("artifacts/neighbours")
+    assert len([path for path in after if "neighbours-0" in path]) == 3
+    assert {path: after[path] for path in before} == before
+    found = rows(blind, "cluster")
+    blind.run(categories=["bolt"], force=True)
+    assert rows(blind, "cluster") == found

@@ -31,11 +31,11 @@ def run(config: Path, command: str, *arguments: str) -> int:
 
 def test_from_nothing_to_a_report_and_back_to_nothing(config: Path, capsys: Any) -> None:
     assert run(config, "status") == 0
-    assert "12 would run: 12 to compute or scan" in capsys.readouterr().out
+    assert "14 would run: 14 to compute or scan" in capsys.readouterr().out
     assert run(config, "materialize") == 0
     out = capsys.readouterr()
     assert "image AUROC" in out.out
-    assert "12 built, 0 found in the store, 0 failed" in out.out
+    assert "14 built, 0 found in the store, 0 failed" in out.out
     assert "parts/small/metrics [bolt]: built in" in out.err  # progress is visible in the terminal
     report = next(line.split()[1] for line in out.out.splitlines() if line.startswith("report:"))
     assert Path(report).read_text().startswith("<!doctype html>")

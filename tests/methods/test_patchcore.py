@@ -207,6 +207,9 @@ def test_failures_name_the_remedy() -> None:
         {"image_score": "mean"},
         {"pooling": "concat", "dimensions": 1024},
         {"nieghbours": 1},
+        {"search": "exact", "lists": 9},
+        {"subsampling": "random", "projection": 9},
+        {"coreset_ratio": 1, "subsampling": "random"},
     ],
 )
 def test_impossible_values(options: dict[str, object]) -> None:
@@ -220,3 +223,42 @@ def test_progress_is_reported() -> None:
     PatchCore(**BARE).fit(tap_features([_random(0, 6)]), runtime)
     assert ("patches embedded", 4, 6) in reports
     assert ("coreset rows chosen", 21, 21) in reports
+
+
+@pytest.mark.parametrize("subsampling", ["greedy", "random", "proxies"])
+def test_ways_of_making_a_bank(subsampling: str) -> None:
+    taps = [_random(0, 8, side=8)]
+    features = tap_features(taps)
+    method = PatchCore(**BARE, coreset_ratio=0.1, subsampling=subsampling, seed=2)
+    state = method.fit(features, RUNTIME)
+    assert len(state.rows) == int(0.1 * 8 * 64)
+    patches = taps[0].flatten(2).transpose(1, 2).flatten(0, 1).double()
+    covered = torch.cdist(patches, state.rows.double()).min(1).values
+    assert state.covering_radius == pytest.approx(float(covered.max()), rel=1e-5)
+    assert torch.equal(method.fit(features, RUNTIME).rows, state.rows)
+    others = method.model_copy(update={"seed": 3}).fit(features, RUNTIME)
+    assert not torch.equal(others.rows, state.rows)
+    known = {tuple(patch) for patch in patches.tolist()}
+    assert all(tuple(row) in known for row in state.rows.double().tolist()) == (subsampling != "proxies")
+    assert method.updatable == method.leaves_out == (subsampling != "proxies")
+
+
+def test_product_codes_find_nearly_what_a_search_does() -> None:
+    taps, test = [_random(0, 8, side=8)], [_random(1, 3, side=8)]
+    features = tap_features(taps)
+    exact = PatchCore(**BARE, coreset_ratio=1, sigma=0)
+    coded = PatchCore(**BARE, coreset_ratio=1, sigma=0, search="ivfpq", lists=4, probes=4, subquantisers=12)
+    assert exact.stage_config("fit") == coded.stage_config("fit")
+    assert exact.stage_config("match") != coded.stage_config("match")
+    state = exact.fit(features, RUNTIME)
+    near, found = (method.score(state, test, (8, 8), RUNTIME).maps for method in (exact, coded))
+    assert float((near - found).abs().mean() / near.mean()) < 0.05
+    # Without its own patches, an image is as far from the codes as from the rows.
+    near, found = (
+        method.score(state, taps, (8, 8), RUNTIME, image_ids=features.image_ids, left_out=True).maps
+        for method in (exact, coded)
+    )
+    assert float((near - found).abs().mean() / near.mean()) < 0.05
+    kept = next(coded.match(state, features, RUNTIME))[1]
+    assert kept["rows"].shape == (4, 64, 2)
+    assert int(kept["rows"].min()) >= 0

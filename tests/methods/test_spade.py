@@ -53,6 +53,27 @@ def test_all_layers_describe_pixels_by_default() -> None:
     torch.testing.assert_close(found.maps.flatten(), torch.cdist(queries, rows).amin(dim=1), rtol=1e-4, atol=1e-5)
 
 
+def test_a_pixel_may_be_compared_with_a_cluster() -> None:
+    nominal, test = taps(4, 5), taps(5, 2)
+    found = scored(Spade(sigma=0.0, pixel_neighbours=7, pixel_layers=1), nominal, test)
+    rows, queries = (part[0].permute(0, 2, 3, 1).reshape(-1, 5) for part in (nominal, test))
+    nearest = torch.cdist(queries, rows).sort(dim=1).values[:, :7]
+    torch.testing.assert_close(found.maps.flatten(), nearest.mean(dim=1), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="pixel_neighbours: 50, and 1 images have 48 vectors"):
+        scored(Spade(neighbours=1, pixel_neighbours=50), nominal, test)
+
+
+def test_an_image_of_a_blind_set_is_not_compared_with_itself() -> None:
+    nominal = taps(6, 6)
+    ids = tap_features(nominal).image_ids
+    blind = scored(Spade(), nominal, nominal, image_ids=ids)
+    hidden = scored(Spade(exclude_same_image=False), nominal, nominal, image_ids=ids, left_out=True)
+    assert torch.equal(blind.maps, hidden.maps)
+    assert torch.equal(blind.image_scores, hidden.image_scores)
+    itself = scored(Spade(exclude_same_image=False, neighbours=1), nominal, nominal, image_ids=ids)
+    assert itself.image_scores.tolist() == [0] * 6
+
+
 def test_left_out_equals_a_fit_without_the_image() -> None:
     nominal = taps(2, 6)
     rest = [0, 1, 2, 4, 5]
