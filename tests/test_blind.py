@@ -58,6 +58,7 @@ def test_no_label_reaches_a_detector(blind: Bench) -> None:
         "standard",
         "oracle_f1",
         "oracle_threshold",
+        "outlier_threshold",
     }  # no threshold from nominal images: nobody knows which they are
     test = blind.images / "bolt" / "test"
     (test / "good").rename(test / "aside")

@@ -1,7 +1,8 @@
 """Exact metrics of one detector on one category, as tidy rows, with curves and a contact sheet.
 
 Protocols: ``standard`` needs no threshold; ``nominal_threshold`` decides at a threshold from nominal training images
-alone; ``oracle_f1`` and ``oracle_threshold`` choose theirs on the test images and say so; ``timing`` is speed.
+alone, ``outlier_threshold`` at one from all scores where no image is known to be nominal; ``oracle_f1`` and
+``oracle_threshold`` choose theirs on the test images and say so; ``timing`` is speed.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ def metrics_stage(
             "nominal_false_positive_rate": evaluation.nominal_false_positive_rate,
             "geometry": extractor.geometry,
             "seed": seed,
+            **({"blind": True} if dataset.reader.blind else {}),
         },
         deps=(index, score_maps),
         address=parts,
@@ -167,7 +169,7 @@ def _image_rows(
     evaluation: Evaluation,
     curves: dict[str, Any],
 ) -> float:
-    """Image metrics; returns the threshold from nominal images, or the largest score where there is none."""
+    """Image metrics; returns a threshold that no label has set."""
     from ad_assets.metrics import ranking, thresholds
 
     labels, n = truth.labels, len(truth.labels)
@@ -181,11 +183,13 @@ def _image_rows(
     else:
         rows.add("standard", "image_auroc", None, n)
         rows.add("standard", "image_ap", None, n)
-    if not nominal:  # one training image alone cannot be scored left-out
-        return float(scores.max())
-    threshold = thresholds.nominal_quantile(nominal, evaluation.nominal_false_positive_rate)
+    if nominal:
+        protocol = "nominal_threshold"
+        threshold = thresholds.nominal_quantile(nominal, evaluation.nominal_false_positive_rate)
+    else:  # a blind setting, or one training image, which cannot be scored left-out
+        protocol, threshold = "outlier_threshold", thresholds.outlier_fence(scores)
     alarms, misses = thresholds.errors_at(scores, labels, threshold, inclusive=False)
-    _decision_rows(rows, "nominal_threshold", threshold, alarms, misses, truth)
+    _decision_rows(rows, protocol, threshold, alarms, misses, truth)
     return threshold
 
 

@@ -1,9 +1,10 @@
-"""Thresholds on image scores: the oracle that looks at test labels, and the honest one from nominal images only."""
+"""Thresholds on image scores: the oracle that looks at test labels, and the honest ones that do not."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from ad_assets.metrics.ranking import binary_labels, finite_scores, levels_of
@@ -50,6 +51,25 @@ def nominal_quantile(nominal_scores: ArrayLike, false_positive_rate: float = 0.0
     rank = math.ceil((len(values) + 1) * (1 - false_positive_rate) - 1e-9)
     values.sort()
     return float(values[min(max(rank, 1), len(values)) - 1])
+
+
+def outlier_fence(scores: ArrayLike) -> float:
+    """The score beyond which an image stands out of a set that nobody has labelled: median + 3 scaled deviations.
+
+    The deviation is the median absolute one times 1.4826, which estimates a normal distribution's standard deviation
+    and ignores less than half of outliers (Hampel 1974). Where most images are anomalous, few stand out.
+
+    Args:
+        scores: (n,) scores of all images.
+
+    Raises:
+        ValueError: no scores, or a score that is not finite.
+    """
+    values = finite_scores(scores)
+    if len(values) == 0:
+        raise ValueError("no scores: a threshold needs at least one image")
+    median = np.median(values)
+    return float(median + 3 * 1.4826 * np.median(np.abs(values - median)))
 
 
 def errors_at(scores: ArrayLike, labels: ArrayLike, threshold: float, *, inclusive: bool) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ad_assets.report import comparison, papers, studies, tables
 from ad_assets.report.charts import HEIGHT, WIDTH, Chart, charts
 from ad_assets.report.gallery import VERDICTS, GalleryItem
-from ad_assets.report.leaderboard import MEAN, NOMINAL, STANDARD, Row, pivot
+from ad_assets.report.leaderboard import MEAN, NOMINAL, OUTLIER, STANDARD, Row, pivot
 from ad_assets.report.pictures import data_uri, jpeg_size
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def render(report: ReportInput) -> str:
         compared=tables.means(rows, detectors, tables.COMPARED, STANDARD),
         further=tables.further(rows, detectors),
         decisions=tables.means(rows, detectors, tables.DECIDED, NOMINAL),
+        outliers=tables.means(rows, detectors, tables.DECIDED, OUTLIER),
         oracles=tables.oracles(rows, detectors),
         timings=tables.timings(rows, detectors),
         matrices=[tables.matrix(rows, metric) for metric in tables.COMPARED],
@@ -169,7 +170,8 @@ def _urgency(item: GalleryItem) -> tuple[int, float]:
 
 def _error_summary(rows: Sequence[Row], category: str, detector: str, items: Sequence[GalleryItem]) -> str:
     """How many errors stand behind the pictures."""
-    counts = [pivot(rows, metric, NOMINAL).cell(detector, category) for metric in tables.COUNTS]
+    protocol = NOMINAL if pivot(rows, tables.COUNTS[0], NOMINAL).cell(detector, category) else OUTLIER
+    counts = [pivot(rows, metric, protocol).cell(detector, category) for metric in tables.COUNTS]
     threshold = f"threshold {items[0].threshold:.4g}"
     if not all(row and row["value"] is not None for row in counts):
         return threshold

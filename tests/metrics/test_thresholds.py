@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ad_assets.metrics.thresholds import errors_at, f1_optimal, nominal_quantile
+from ad_assets.metrics.thresholds import errors_at, f1_optimal, nominal_quantile, outlier_fence
 from tests.fixtures import fixture
 
 
@@ -48,6 +48,16 @@ def test_quantiles_by_hand():
     assert nominal_quantile(np.arange(1, 100), 0.1) == 90.0
     assert nominal_quantile([3.0, 1.0, 2.0], 0.05) == 3.0
     assert nominal_quantile([3.0, 1.0, 2.0], 0.75) == 1.0
+
+
+def test_a_fence_ignores_what_stands_out():
+    normal = np.random.default_rng(0).normal(10, 2, 10_001)
+    fence = outlier_fence(normal)
+    assert fence == pytest.approx(16, abs=0.2)  # three standard deviations
+    assert outlier_fence([*normal, *[1e9] * 500]) == pytest.approx(16.3, abs=0.3)
+    assert outlier_fence([5.0]) == 5.0
+    with pytest.raises(ValueError, match="at least one image"):
+        outlier_fence([])
 
 
 def test_errors_at_a_threshold():
