@@ -96,7 +96,9 @@ def coarse_suffices(rows: Tensor, k: int, room: int, screen: Screen, blocks: lis
 
 
 def _has_fast_bfloat16() -> bool:
-    return torch.backends.mkldnn.is_available() and bool(torch.cpu._is_avx512_bf16_supported())
+    # Not public, and not in every release: without an answer products stay in float32.
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return torch.backends.mkldnn.is_available() and bool(supported())
 
 
 @vectorised

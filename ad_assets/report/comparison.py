@@ -36,6 +36,11 @@ class Comparison:
     detectors: tuple[str, ...]
     lines: tuple[Line, ...]
 
+    @property
+    def has_paper(self) -> bool:
+        """Whether any cell has a paper's number beside it."""
+        return any(cell.paper for line in self.lines for cell in line.cells)
+
     def leads(self) -> dict[str, int]:
         """Detector -> on how many lines it is best, alone or with others that show the same; most first."""
         counts = {
