@@ -1,0 +1,58 @@
+"""Blind settings of the real Magnetic Tile Defects: their images, and outlier factors of real patches."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import LocalOutlierFactor
+
+from ad_assets.config import load_config
+from ad_assets.datasets import build_index, decode_rgb
+from ad_assets.datasets.blind import BlindReader
+from ad_assets.datasets.mtd import CATEGORY, MtdReader
+from ad_assets.methods import METHODS, Runtime
+from resources.backbones import load_backbone
+from tests.methods.tap_features import tap_features
+
+IMAGES = Path(os.environ.get("AD_ASSETS_MTD", Path(__file__).parents[1] / "../shared/data/mtd"))
+RUNTIME = Runtime(memory_gb=2)
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(not (IMAGES / "MT_Free").is_dir(), reason=f"no Magnetic Tile Defects in {IMAGES}"),
+]
+
+
+def test_the_images_of_each_setting() -> None:
+    labelled = MtdReader(root=str(IMAGES))
+    known = build_index(labelled, CATEGORY).files
+    counts = {}
+    for setting in ("mix", "test", "ano"):
+        index = build_index(BlindReader(of=labelled, setting=setting), CATEGORY, known=known)
+        rows = index.table.to_pylist()
+        train, test = ([row for row in rows if row["split"] == split] for split in ("train", "test"))
+        assert {row["image_id"] for row in train} == {row["image_id"] for row in test}
+        assert {row["label"] for row in train} == {None}
+        counts[setting] = (sum(row["label"] == 0 for row in test), sum(row["label"] == 1 for row in test))
+    assert counts == {"mix": (952, 392), "test": (191, 392), "ano": (0, 392)}
+
+
+def test_factors_of_real_patches_are_those_of_scikit_learn() -> None:
+    benchmark = load_config("mtd_blind", [f"datasets.mtd.root={IMAGES}"], environ={})
+    backbone = load_backbone(benchmark.extractors["lite0"], benchmark.compute)
+    paths = sorted(IMAGES.glob("MT_*/Imgs/*.jpg"))[::50]
+    pixels = torch.stack([backbone.preprocess(decode_rgb(path.read_bytes(), path.name)) for path in paths])
+    taps = backbone.extract(pixels)
+    features = tap_features(taps)
+    lane = benchmark.datasets["mtd_test"].detectors["patchcore_lof"].method_for(CATEGORY)
+    method = METHODS["patchcore_lof"](**{**lane.model_dump(exclude={"layers"}, exclude_unset=True), "sigma": 0})
+    selected = tap_features([taps[layer - 1] for layer in lane.layers or ()])
+    state = method.complete(method.fit(selected, RUNTIME), selected, RUNTIME)
+    taps = selected.load(selected.image_ids, None)
+    grid = tuple(state.grid)
+    found = method.score(state, taps, grid, RUNTIME, image_ids=features.image_ids)
+    expected = -LocalOutlierFactor(n_neighbors=100).fit(state.rows.double().numpy()).negative_outlier_factor_
+    assert len(expected) == len(paths) * grid[0] * grid[1] > 6000
+    np.testing.assert_allclose(found.maps.flatten(), expected, rtol=1e-4)
