@@ -76,6 +76,7 @@ class PatchBank(MatchingMethod[MemoryBank]):
 
     state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]] = "memory_bank"
     state_type: ClassVar[type[State]] = MemoryBank
+
     pooling: Pooling = fit_field("authors", description="how a neighbourhood becomes a vector; see embedding.py")
     patch_size: int = fit_field(3, ge=1, description="side of the neighbourhood in cells")
     stride: int = fit_field(1, ge=1, description="step between patches in cells")
