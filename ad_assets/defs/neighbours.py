@@ -15,7 +15,7 @@ from ad_assets.defs.features import read_features
 from ad_assets.defs.models import read_state, runtime
 from ad_assets.defs.stages import Parts, Stage, Upstream, Work
 from ad_assets.methods import Features, Matches, MatchingMethod, Method, State
-from ad_assets.methods.bank_search import by_image
+from ad_assets.methods.bank_search import by_image, together
 from ad_assets.methods.matching import Found
 from resources.store import Artifact
 
@@ -74,8 +74,6 @@ def _shard_path(artifact: Artifact, number: int) -> str:
 
 def _write(work: Work, method: MatchingMethod[Any], state: State, images: Features) -> dict[str, Any]:
     """Match all images and store what they found, shard by shard; shards of an interrupted run are kept."""
-    import torch
-
     artifact, ids, tools = work.artifact, images.image_ids, runtime(work)
     shards = dict(enumerate(ids[first : first + SHARD_IMAGES] for first in range(0, len(ids), SHARD_IMAGES)))
     missing = {n: own for n, own in shards.items() if work.force or not work.store.exists(_shard_path(artifact, n))}
@@ -87,9 +85,9 @@ def _write(work: Work, method: MatchingMethod[Any], state: State, images: Featur
         pending |= by_image(batch, found)
         while waiting and len(pending) >= len(missing[waiting[0]]):
             number = waiting.pop(0)
-            rows = [pending.pop(image_id) for image_id in missing[number]]
-            tensors = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-            work.store.write_tensors(_shard_path(artifact, number), tensors)
+            work.store.write_tensors(_shard_path(artifact, number), dict(together(missing[number], pending)))
+            for image_id in missing[number]:
+                del pending[image_id]
     seconds = time.perf_counter() - started
     work.store.write_json(artifact.at("images.json"), {"image_ids": list(ids), "shard_images": SHARD_IMAGES})
     return {
@@ -112,4 +110,4 @@ def read_matches(artifact: Artifact) -> Matches:
         read = {n: artifact.store.read_tensors(_shard_path(artifact, n)) for n in dict.fromkeys(n for n, _ in numbers)}
         return {name: torch.stack([read[n][name][row] for n, row in numbers]) for name in next(iter(read.values()))}
 
-    return Matches(tuple(ids), load)
+    return Matches(load)

@@ -140,8 +140,7 @@ class Scorer:
         if self._matches is None or left_out:
             yield from method.match(self._state, images, self._tools, left_out=left_out)
             return
-        for first in range(0, len(images), images.batch_size):
-            ids = images.image_ids[first : first + images.batch_size]
+        for ids in images.id_batches():
             yield ids, self._matches.load(ids)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -104,7 +104,15 @@ class AllPairs:
 
 
 def by_image(ids: Sequence[str], found: Found) -> dict[str, Found]:
+    """What was found for a batch (B, ...), by image; `together` is the inverse."""
     return {image_id: {name: part[number] for name, part in found.items()} for number, image_id in enumerate(ids)}
+
+
+def together(ids: Sequence[str], parts: Mapping[str, Found]) -> Found:
+    """What some of the images found, as a batch (B, ...)."""
+    import torch
+
+    return {name: torch.stack([parts[image_id][name] for image_id in ids]) for name in parts[ids[0]]}
 
 
 def all_rows(bank: Tensor) -> Rows:

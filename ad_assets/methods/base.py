@@ -89,10 +89,14 @@ class Features:
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    def id_batches(self) -> Iterator[tuple[str, ...]]:
+        """Yield the image ids batch by batch, in order."""
+        for first in range(0, len(self.image_ids), self.batch_size):
+            yield self.image_ids[first : first + self.batch_size]
+
     def batches(self) -> Iterator[tuple[tuple[str, ...], list[Tensor]]]:
         """Yield ``(image ids, taps)`` in order."""
-        for first in range(0, len(self.image_ids), self.batch_size):
-            ids = self.image_ids[first : first + self.batch_size]
+        for ids in self.id_batches():
             yield ids, self.load(ids, self.layers)
 
     def sample(self) -> list[Tensor]:

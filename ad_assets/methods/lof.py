@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ad_assets.methods.bank_search import by_image
+from ad_assets.methods.bank_search import by_image, together
 from ad_assets.methods.base import Features, Runtime, ScoreMaps, fit_field, register, score_field
 from ad_assets.methods.matching import Matches
 from ad_assets.methods.memory_bank import MemoryBank, PatchBank
@@ -60,8 +60,7 @@ class PatchCoreLof(PatchBank):
         k_distances = torch.empty(len(state.rows), dtype=torch.float64)
         densities = torch.empty_like(k_distances)
         for target in (k_distances, densities):
-            for first in range(0, len(train), train.batch_size):
-                ids = train.image_ids[first : first + train.batch_size]
+            for ids in train.id_batches():
                 distances, rows, own = self._neighbours(state, kept.load(ids), ids, runtime)
                 values = distances[:, :, -1] if target is k_distances else _density(distances, k_distances[rows])
                 target[own[own >= 0]] = values[own >= 0]
@@ -84,16 +83,10 @@ class PatchCoreLof(PatchBank):
         return distances.double().cpu(), rows.cpu(), images.own_rows()
 
     def _matched(self, state: MemoryBank, train: Features, runtime: Runtime) -> Matches:
-        import torch
-
         table: dict[str, Found] = {}
         for ids, found in self.match(state, train, runtime):
             table |= by_image(ids, found)
-
-        def load(ids: Sequence[str]) -> Found:
-            return {name: torch.stack([table[image_id][name] for image_id in ids]) for name in ("distances", "rows")}
-
-        return Matches(train.image_ids, load)
+        return Matches(lambda wanted: together(wanted, table))
 
 
 def _density(distances: Tensor, k_distances: Tensor) -> Tensor:

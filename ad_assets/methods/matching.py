@@ -21,14 +21,12 @@ Found = Mapping[str, "Tensor"]
 
 @dataclass(frozen=True)
 class Matches:
-    """What was found for some images, loaded batch by batch.
+    """What was found for images, loaded batch by batch.
 
     Args:
-        image_ids: the images.
         load: maps image ids to tensors by name, each ``(B, ...)``.
     """
 
-    image_ids: tuple[str, ...]
     load: Callable[[Sequence[str]], Found]
 
 

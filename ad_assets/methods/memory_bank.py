@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from ad_assets.methods.bank_search import AllPairs, BankSearch, by_image
+from ad_assets.methods.bank_search import AllPairs, BankSearch, by_image, together
 from ad_assets.methods.base import (
     Features,
     Runtime,
@@ -274,15 +274,12 @@ class PatchBank(MatchingMethod[MemoryBank]):
         Raises:
             ValueError: features of another dimension than the bank's.
         """
-        import torch
-
         whole = self.coreset_ratio == 1 and set(state.image_ids) <= set(images.image_ids)
         by_symmetry = whole and self.search == "exact" and not (left_out or self.exclude_same_image)
         table = AllPairs(state, self.depth(state), runtime) if by_symmetry else None
         search = self._search(state, runtime)
         done = 0
-        for first in range(0, len(images), images.batch_size):
-            ids = images.image_ids[first : first + images.batch_size]
+        for ids in images.id_batches():
             strangers = [image_id for image_id in ids if table is None or image_id not in table.position]
             parts: dict[str, Found] = {}
             if strangers:
@@ -290,10 +287,7 @@ class PatchBank(MatchingMethod[MemoryBank]):
                 parts |= by_image(strangers, search(patches, self.hidden(strangers, left_out)))
             if table:
                 parts |= by_image(*table.of(ids))
-            yield (
-                ids,
-                {name: torch.stack([parts[image_id][name] for image_id in ids]) for name in ("distances", "rows")},
-            )
+            yield ids, together(ids, parts)
             done += len(ids)
             runtime.report("images matched with the bank", done, len(images))
 
@@ -331,8 +325,7 @@ class PatchBank(MatchingMethod[MemoryBank]):
             found = self._search(state, runtime)(self.embed(taps, runtime.device), hidden)
         scored = self.scored(state, Neighbourhoods(self, state, taps, found, image_ids, hidden, runtime))
         maps = upsample(scored.maps.unflatten(1, patch_grid(taps, self.patch_size, self.stride)), map_size)
-        maps = gaussian_blur(maps, self.sigma) if self.sigma else maps
-        return ScoreMaps(maps.cpu(), scored.image_scores.cpu())
+        return ScoreMaps(gaussian_blur(maps, self.sigma).cpu(), scored.image_scores.cpu())
 
     @abstractmethod
     def scored(self, state: MemoryBank, images: Neighbourhoods) -> ScoreMaps:

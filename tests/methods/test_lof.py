@@ -52,9 +52,7 @@ def test_kept_neighbours_give_the_same_densities() -> None:
     table: dict[str, Any] = {}
     for ids, found in method.match(state, features, RUNTIME):
         table |= by_image(ids, found)
-    matches = Matches(
-        features.image_ids, lambda ids: {n: torch.stack([table[i][n] for i in ids]) for n in ("distances", "rows")}
-    )
+    matches = Matches(lambda ids: {n: torch.stack([table[i][n] for i in ids]) for n in ("distances", "rows")})
     one, other = (method.complete(state, features, RUNTIME, m) for m in (None, matches))
     for first, second in zip(one.densities, other.densities, strict=True):
         assert torch.equal(first, second)
