@@ -17,11 +17,12 @@ class Compute(dg.ConfigurableResource):
     device: str = Field("auto", description="auto (cuda where there is one), cpu, cuda or cuda:<number>")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="arithmetic of the backbone, features are float32 either way; bfloat16 moves those of "
-        "EfficientNet-Lite0 by 5 % (L2)",
+        description="arithmetic of the backbone and of products in training; features and weights are float32 either "
+        "way; bfloat16 moves features of EfficientNet-Lite0 by 5 % (L2)",
     )
     batch_size: int = Field(16, ge=1, description="images a batch")
     memory_gb: float = Field(4.0, gt=0, description="budget in GB for temporary tensors")
+    checkpoint_steps: int = Field(100, ge=1, description="steps of a training between two checkpoints")
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's own choice")
 
     @field_validator("device")

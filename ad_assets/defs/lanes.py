@@ -15,6 +15,7 @@ from ad_assets.defs.leaderboard import leaderboard_stage
 from ad_assets.defs.metrics import metrics_stage
 from ad_assets.defs.models import state_stage
 from ad_assets.defs.neighbours import neighbours_stage
+from ad_assets.defs.oracle_epochs import oracle_epochs_stage
 from ad_assets.defs.report import report_stage
 from ad_assets.defs.score_maps import ensemble_stage, score_maps_stage
 from ad_assets.defs.stages import Stage
@@ -42,6 +43,7 @@ def _dataset_stages(benchmark: Benchmark, dataset: Dataset) -> list[Stage]:
     states: dict[str, Stage] = {}
     neighbours: dict[str, Stage] = {}
     score_maps: dict[str, Stage] = {}
+    epochs: dict[str, Stage] = {}
     metrics: dict[str, Stage] = {}
     for name, detector in dataset.detectors.items():
         _check_categories(dataset, detector, index)
@@ -58,14 +60,19 @@ def _dataset_stages(benchmark: Benchmark, dataset: Dataset) -> list[Stage]:
             score_maps[name] = score_maps_stage(
                 dataset, detector, states[name], shared, found, extractor, benchmark.evaluation
             )
-        metrics[name] = metrics_stage(dataset, detector, index, score_maps[name], extractor, benchmark.evaluation)
+            kept = oracle_epochs_stage(dataset, detector, index, states[name], shared, extractor)
+            if kept:
+                epochs[name] = kept
+        metrics[name] = metrics_stage(
+            dataset, detector, index, score_maps[name], epochs.get(name), extractor, benchmark.evaluation
+        )
     studies = {
         name: study_stage(
             dataset, study, index, features, benchmark.extractors, _learnt(study.base, states, neighbours)
         )
         for name, study in dataset.studies.items()
     }
-    lanes = [*states.values(), *neighbours.values(), *score_maps.values(), *metrics.values()]
+    lanes = [*states.values(), *neighbours.values(), *score_maps.values(), *epochs.values(), *metrics.values()]
     stages = [index, *features.values(), *lanes, *studies.values()]
     if metrics:
         leaderboard = leaderboard_stage(dataset, metrics)

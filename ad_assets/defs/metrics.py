@@ -2,7 +2,8 @@
 
 Protocols: ``standard`` needs no threshold; ``nominal_threshold`` decides at a threshold from nominal training images
 alone, ``outlier_threshold`` at one from all scores where no image is known to be nominal; ``oracle_f1`` and
-``oracle_threshold`` choose theirs on the test images and say so; ``timing`` is speed.
+``oracle_threshold`` choose theirs on the test images and say so, as ``oracle_best_epoch`` does an epoch; ``timing`` is
+speed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ad_assets.benchmark import Dataset, Detector, Evaluation
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.defs.galleries import read_pictures
+from ad_assets.defs.oracle_epochs import read_best
 from ad_assets.defs.score_maps import read_score_index, shards
 from ad_assets.defs.stages import Parts, Stage, Upstream, Work
 from ad_assets.defs.truth import Comparison, Truth
@@ -34,6 +36,7 @@ def metrics_stage(
     detector: Detector,
     index: Stage,
     score_maps: Stage,
+    epochs: Stage | None,
     extractor: Extractor,
     evaluation: Evaluation,
 ) -> Stage:
@@ -41,7 +44,8 @@ def metrics_stage(
     seed = detector.method.seed if detector.method else None
 
     def parts(upstream: Upstream) -> Parts:
-        return {"score_maps": upstream.of(score_maps).version, "truth": upstream.of(index).parts["truth"]}
+        read = {"score_maps": upstream.of(score_maps).version, "truth": upstream.of(index).parts["truth"]}
+        return {**read, **({"epochs": upstream.of(epochs).version} if epochs else {})}
 
     def build(work: Work) -> dict[str, Any]:
         truth = Truth.of(work, index)
@@ -49,6 +53,9 @@ def metrics_stage(
         scores, colour_scale, curves = _read_scores(rows, work, score_maps, truth, dataset, extractor, evaluation)
         nominal = read_score_index(work.input(score_maps)).nominal_scores
         threshold = _image_rows(rows, scores, truth, nominal, evaluation, curves)
+        if epochs:
+            for row in read_best(work, epochs, detector.method_for(work.partition)):
+                rows.add("oracle_best_epoch", row["metric"], row["value"], row["n"])
         _timing_rows(rows, work.input(score_maps).record()["metadata"])
         images = [
             # By content, not by name: an artifact serves every dataset that holds the same images.
@@ -75,7 +82,7 @@ def metrics_stage(
             "seed": seed,
             **({"blind": True} if dataset.reader.blind else {}),
         },
-        deps=(index, score_maps),
+        deps=(index, score_maps, *((epochs,) if epochs else ())),
         address=parts,
         build=build,
         partitions=index.partitions,

@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.benchmark import Dataset, Detector
+from ad_assets.defs.checkpoints import StoreCheckpoints
 from ad_assets.defs.features import read_features
 from ad_assets.defs.stages import Parts, Stage, Upstream, Work, read_head
 from ad_assets.methods import Method, Runtime, State
 from ad_assets.report import pictures
+from ad_assets.report.curves import plot_uri
 from resources.store import Artifact
 
 if TYPE_CHECKING:
@@ -38,28 +40,35 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
         train = read_features(work, features, "train", method.layers)
         earlier, before = _earlier(work, features)
         new = [image for image in train.image_ids if image not in before]
+        checkpoints = StoreCheckpoints(work.store, work.artifact, work.compute.checkpoint_steps)
+        if work.force:
+            checkpoints.clear()
+        tools = replace(runtime(work), checkpoints=checkpoints)
         started = time.perf_counter()
         # An update can add images; what an image that is gone has left behind takes a fit of the others.
         updates = method.updatable and new and before <= set(train.image_ids) and not work.force
         if earlier and updates:
             added = replace(train, image_ids=tuple(new))
-            state = method.update(read_state(earlier, method), added, runtime(work))
+            state = method.update(read_state(earlier, method), added, tools)
         else:
-            state = method.fit(train, runtime(work))
+            state = method.fit(train, tools)
         seconds = time.perf_counter() - started
         work.store.write_tensors(work.artifact.at("state.safetensors"), state.tensors())
         work.store.write_json(work.artifact.at("state.json"), state.info())
         work.store.write_json(
             work.artifact.at("train.json"), {"features": features.code_version, "images": list(train.image_ids)}
         )
+        checkpoints.clear()
         sheet = _pictures(method.maps(state))
+        curves = method.curves(state)
         return {
-            **method.describe(state),
             "training_images": len(train),
             "fit_seconds": seconds,
-            "fitted": "on the new images alone" if earlier and updates else "on all images",
+            **method.describe(state),
+            "fitted": method.update_reads if earlier and updates else "on all images",
             **_changes(before, set(train.image_ids)),
             **({"maps": {"md": sheet}} if sheet else {}),
+            **({"losses": {"md": f"![losses]({plot_uri(detector.name, curves)})"}} if curves else {}),
         }
 
     return Stage(
@@ -111,7 +120,7 @@ def _pictures(maps: dict[str, Tensor]) -> str:
 
 def runtime(work: Work) -> Runtime:
     """The device, budget and progress that a method gets."""
-    return Runtime(work.compute.torch_device(), work.compute.memory_gb, work.progress)
+    return Runtime(work.compute.torch_device(), work.compute.memory_gb, work.progress, work.compute.precision)
 
 
 def read_state(artifact: Artifact, method: Method[Any]) -> State:

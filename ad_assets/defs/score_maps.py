@@ -1,7 +1,7 @@
 """Raw score maps and image scores of every test image, in shards of a few images that a reader can stream.
 
-Beside them lie the scores of nominal training images, each scored without what the state took from that same image:
-the only scores that a nominal-only threshold may look at.
+Beside them lie the scores of nominal training images, each scored without what the state took from that same image, or
+of those that were held out of a training: the only scores that a nominal-only threshold may look at.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def score_maps_stage(
         train = read_features(work, features, "train", method.layers)
         test = read_features(work, features, "test", method.layers)
         matches = read_matches(work.input(neighbours)) if neighbours else None
-        scorer = Scorer(method, read_state(work.input(state), method), train, matches, extractor.input_size, tools)
+        learnt = read_state(work.input(state), method)
+        scorer = Scorer(method, learnt, train, matches, extractor.input_size, tools)
 
         def score(number: int, image_ids: Sequence[str]) -> ScoreMaps:
             work.progress("test images scored", number * SHARD_IMAGES, len(test))
@@ -82,9 +83,10 @@ def score_maps_stage(
             )
 
         seconds = _write_shards(work, test.image_ids, score)
-        chosen = _calibration_images(train, config["calibration_images"] if method.leaves_out else 0)
+        unseen = train if method.leaves_out else replace(train, image_ids=tuple(method.unseen(learnt)))
+        chosen = _calibration_images(unseen, config["calibration_images"])
         nominal: list[float] = []
-        for _, scores in scorer(replace(train, image_ids=tuple(chosen)), left_out=True):
+        for _, scores in scorer(replace(train, image_ids=tuple(chosen)), left_out=method.leaves_out):
             nominal += scores.image_scores.tolist()
             work.progress("nominal images scored left-out", len(nominal), len(chosen))
         index = ScoreIndex(list(test.image_ids), chosen, nominal)
@@ -146,7 +148,7 @@ class Scorer:
 
 def _calibration_images(train: Features, most: int) -> list[str]:
     """Evenly spaced over the canonical order of image ids, which is random with respect to content."""
-    if len(train) == 1 or not most:
+    if len(train) <= 1 or not most:
         return []  # of one image, left out, nothing would remain
     step = max(1, len(train) / most)
     return [train.image_ids[int(i * step)] for i in range(min(len(train), most))]

@@ -7,7 +7,7 @@ that gains a variant, or was killed, measures only what is missing. No variant i
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,21 +16,22 @@ import pyarrow as pa
 
 from ad_assets.benchmark import Dataset, Study, Variant, fingerprint
 from ad_assets.datasets.files import ImageFiles
+from ad_assets.defs.checkpoints import StoreCheckpoints
 from ad_assets.defs.draws import Draw, draw_contaminated, draw_few
 from ad_assets.defs.features import read_features
 from ad_assets.defs.models import read_state, runtime, state_stage
 from ad_assets.defs.neighbours import neighbours_stage, read_matches
 from ad_assets.defs.score_maps import Scorer, seconds_each
 from ad_assets.defs.stages import Head, Parts, Stage, Upstream, Work
-from ad_assets.defs.truth import Comparison, Truth
+from ad_assets.defs.truth import Comparison, Truth, quality
 from ad_assets.extractor import Extractor
 from ad_assets.methods import Matches, Method, State
+from ad_assets.methods.base import Checkpoints
 from ad_assets.methods.base import Stage as MethodStage
 from ad_assets.report.studies import plot_uri, summarise, text_table
 
 VERSION = 2
 ROWS = "study_rows"
-FPR_LIMIT = 0.3
 _SPLITS = ("train", "test")
 _STAGES: tuple[MethodStage, ...] = ("fit", "match", "score")
 
@@ -82,9 +83,13 @@ def study_stage(
             if stored.exists() and not work.force:
                 measured = work.store.read_json(stored.at("rows.json"))
             else:
-                measured = bench.measure(variant, lanes[variant.name], extractors[name], seed)
+                checkpoints = StoreCheckpoints(work.store, stored, work.compute.checkpoint_steps)
+                if work.force:
+                    checkpoints.clear()
+                measured = bench.measure(variant, lanes[variant.name], extractors[name], seed, checkpoints)
                 work.store.write_json(stored.at("rows.json"), measured)
                 stored.commit({"study": work.stage.name})
+                checkpoints.clear()
             place = {"study": study.name, "category": work.partition, "variant": variant.name, "draw": draw}
             rows += [{**place, **row, "fingerprint": address} for row in measured]
             work.progress("variants measured", done + 1, len(runs))
@@ -157,7 +162,9 @@ class _Bench:
         self._files = ImageFiles(dataset.reader.root)
         self._last: tuple[str, State, float] | None = None
 
-    def measure(self, variant: Variant, lane: _Lane, extractor: Extractor, seed: int | None) -> list[Row]:
+    def measure(
+        self, variant: Variant, lane: _Lane, extractor: Extractor, seed: int | None, checkpoints: Checkpoints
+    ) -> list[Row]:
         """The rows of one variant; `seed` replaces the method's, and draws the training images."""
         import torch
 
@@ -173,7 +180,7 @@ class _Bench:
         if self._last is None or self._last[0] != key:
             started = time.perf_counter()
             stored = self._stored(lane.state, method) if as_a_lane else None
-            learnt = stored or method.fit(drawn, tools)
+            learnt = stored or method.fit(drawn, replace(tools, checkpoints=checkpoints))
             self._last = key, learnt, 0.0 if stored else time.perf_counter() - started
         _, learnt, fit_seconds = self._last
         matches, matching = self._matches(lane) if as_a_lane else (None, 0.0)
@@ -190,7 +197,7 @@ class _Bench:
             seconds, images = seconds + time.perf_counter() - started, images + len(ids)
             comparison.add(ids, result.maps, result.image_scores)
             started = time.perf_counter()
-        rows = [_row(*found) for found in _quality(truth, comparison)]
+        rows = [_row(*found) for found in quality(truth, comparison)]
         each = seconds / images + matching
         rows.append(_row("score_images_per_second", "", 1 / each, images))
         backbone = work.input(lane.features).record()["metadata"]["images_per_second"]
@@ -236,20 +243,6 @@ class _Bench:
         if stage.address is None:
             raise TypeError(f"{stage.name} has no address that follows from what it reads")
         return stage.make_head(self._work.partition, stage.address(upstream))
-
-
-def _quality(truth: Truth, comparison: Comparison) -> Iterator[tuple[str, str, float | None, int]]:
-    """(metric, defect type or empty for all, value, n)."""
-    from ad_assets.metrics import ranking
-
-    labels, scores, statistics = truth.labels, comparison.scores, comparison.pixels
-    both = 0 < sum(labels) < len(labels)
-    yield "image_auroc", "", ranking.auroc(scores, labels) if both else None, len(labels)
-    for defect in sorted({row["defect_type"] for row in truth.rows if row["label"]}) if both else ():
-        kept = [i for i, row in enumerate(truth.rows) if not row["label"] or row["defect_type"] == defect]
-        yield "image_auroc", defect, ranking.auroc(scores[kept], [labels[i] for i in kept]), len(kept)
-    yield "pixel_auroc", "", statistics.pixel_auroc() if comparison.has_both else None, statistics.pixels
-    yield f"aupro_{FPR_LIMIT:.2f}", "", statistics.aupro(FPR_LIMIT) if comparison.has_both else None, statistics.pixels
 
 
 def _row(metric: str, defect: str, value: float | None, n: int) -> Row:

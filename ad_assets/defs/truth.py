@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -38,6 +38,9 @@ class Truth:
         if not truth.rows:
             raise dg.Failure(f"{index.key[0]} [{work.partition}] has no test images, so there is nothing to measure")
         return truth
+
+
+FPR_LIMIT = 0.3
 
 
 class Comparison:
@@ -80,3 +83,17 @@ class Comparison:
     def has_both(self) -> bool:
         """Whether there are nominal and anomalous pixels, so that pixel metrics are defined."""
         return 0 < self.pixels.anomalous_pixels < self.pixels.pixels
+
+
+def quality(truth: Truth, comparison: Comparison) -> Iterator[tuple[str, str, float | None, int]]:
+    """Yield (metric, defect type or empty for all, value or None where it is not defined, n)."""
+    from ad_assets.metrics import ranking
+
+    labels, scores, statistics = truth.labels, comparison.scores, comparison.pixels
+    both = 0 < sum(labels) < len(labels)
+    yield "image_auroc", "", ranking.auroc(scores, labels) if both else None, len(labels)
+    for defect in sorted({row["defect_type"] for row in truth.rows if row["label"]}) if both else ():
+        kept = [i for i, row in enumerate(truth.rows) if not row["label"] or row["defect_type"] == defect]
+        yield "image_auroc", defect, ranking.auroc(scores[kept], [labels[i] for i in kept]), len(kept)
+    yield "pixel_auroc", "", statistics.pixel_auroc() if comparison.has_both else None, statistics.pixels
+    yield f"aupro_{FPR_LIMIT:.2f}", "", statistics.aupro(FPR_LIMIT) if comparison.has_both else None, statistics.pixels

@@ -1,6 +1,6 @@
 """The systems, numerics only: one module per method, registered by name in `METHODS`."""
 
-from ad_assets.methods import hetmm, lof, padim, patchcluster, patchcore, spade
+from ad_assets.methods import hetmm, lof, padim, patchcluster, patchcore, simplenet, spade
 from ad_assets.methods.base import METHODS, Features, Method, Runtime, ScoreMaps, State
 from ad_assets.methods.matching import Matches, MatchingMethod
 
@@ -18,5 +18,6 @@ __all__ = [
     "padim",
     "patchcluster",
     "patchcore",
+    "simplenet",
     "spade",
 ]

@@ -42,6 +42,29 @@ def _no_report(what: str, done: int, total: int) -> None:
     del what, done, total
 
 
+class Checkpoints(ABC):
+    """Where training keeps what a run that was killed goes on from; every write is atomic.
+
+    Args:
+        every: optimiser steps between two checkpoints.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    @abstractmethod
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The tensors and JSON values of the last checkpoint, or None."""
+
+    @abstractmethod
+    def save(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
+        """Replace the checkpoint."""
+
+    @abstractmethod
+    def keep(self, epoch: int, weights: dict[str, Tensor]) -> None:
+        """Keep the weights after an epoch, for protocols that choose an epoch."""
+
+
 @dataclass(frozen=True)
 class Runtime:
     """Where a method runs and what it may use.
@@ -50,11 +73,15 @@ class Runtime:
         device: torch device name, such as ``cpu`` or ``cuda:0``.
         memory_gb: budget in GB for temporary tensors of one call.
         report: called as ``report(what, done, total)`` from time to time.
+        precision: of the products in training; sums, losses and weights are float32 either way.
+        checkpoints: None where an interrupted training may start again.
     """
 
     device: str = "cpu"
     memory_gb: float = 1.0
     report: ProgressReport = _no_report
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpoints: Checkpoints | None = None
 
     def check_budget(self, what: str, need_gb: float, parts: str, remedy: str) -> None:
         """Refuse what would not fit the memory budget.
@@ -129,22 +156,22 @@ class ScoreMaps:
 
 @dataclass(frozen=True)
 class State:
-    """What a method learnt. Fields are tensors or lists of tensors (stored as safetensors) or JSON values."""
+    """What a method learnt. Fields are tensors, lists or dicts of tensors (stored as safetensors), or JSON values."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name; those of a list are called ``<field>.<number>``."""
+        """The tensors by name; those of a list are called ``<field>.<number>``, those of a dict ``<field>.<key>``."""
         found: dict[str, Tensor] = {}
         for name, value in self._values().items():
             if _is_tensor(value):
                 found[name] = value
-            elif _is_tensor_list(value):
-                found |= {f"{name}.{number}": tensor for number, tensor in enumerate(value)}
+            else:
+                found |= {f"{name}.{key}": tensor for key, tensor in _named_tensors(value).items()}
         return found
 
     def info(self) -> dict[str, Any]:
-        """The JSON fields by name; of a list of tensors its length."""
+        """The JSON fields by name; of a list of tensors its length, of a dict of tensors its keys."""
         return {
-            name: len(value) if _is_tensor_list(value) else value
+            name: value if not _named_tensors(value) else len(value) if isinstance(value, list) else list(value)
             for name, value in self._values().items()
             if not _is_tensor(value)
         }
@@ -152,9 +179,13 @@ class State:
     @classmethod
     def from_parts(cls, tensors: dict[str, Tensor], info: dict[str, Any]) -> Self:
         """The inverse of `tensors` and `info`."""
-        lists = {name.rpartition(".")[0] for name in tensors if "." in name}
         fields = {name: value for name, value in tensors.items() if "." not in name} | info
-        return cls(**(fields | {name: [tensors[f"{name}.{number}"] for number in range(info[name])] for name in lists}))
+        for name in {name.partition(".")[0] for name in tensors if "." in name}:
+            if isinstance(info[name], int):
+                fields[name] = [tensors[f"{name}.{number}"] for number in range(info[name])]
+            else:
+                fields[name] = {key: tensors[f"{name}.{key}"] for key in info[name]}
+        return cls(**fields)
 
     def to(self, device: str) -> Self:
         """The same state with its tensors on a device."""
@@ -171,8 +202,14 @@ def _is_tensor(value: object) -> bool:
     return isinstance(value, torch.Tensor)
 
 
-def _is_tensor_list(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and _is_tensor(value[0])
+def _named_tensors(value: object) -> dict[str, Tensor]:
+    """The tensors of a list or dict by number or key; empty if it holds none."""
+    named: dict[str, Any] = {}
+    if isinstance(value, list):
+        named = {str(number): entry for number, entry in enumerate(value)}
+    elif isinstance(value, dict):
+        named = value
+    return named if named and _is_tensor(next(iter(named.values()))) else {}
 
 
 def check_finite(*tensors: Tensor) -> None:
@@ -191,15 +228,16 @@ StateT = TypeVar("StateT", bound=State)
 class Method(BaseModel, ABC, Generic[StateT]):
     """A configured detector.
 
-    Class facts: `name` in benchmark files, `version` (bumped when the numbers change), `state_asset` (what the field
-    calls the state), `state_type`, `presets` (named sets of values, for ``preset:`` in benchmark files; a preset may
-    hold ``categories``, values for single categories)).
+    Class facts: `name` in benchmark files, `version` (bumped when the numbers change), `update_reads` (for people: what
+    an update learns from), `state_asset` (what the field calls the state), `state_type`, `presets` (named sets of
+    values, for ``preset:`` in benchmark files; a preset may hold ``categories``, values for single categories).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str]
     version: ClassVar[int]
+    update_reads: ClassVar[str] = "on the new images alone"
     state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]]
     state_type: ClassVar[type[State]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -223,6 +261,11 @@ class Method(BaseModel, ABC, Generic[StateT]):
     def updatable(self) -> bool:
         """Whether it has `update`."""
         return False
+
+    def unseen(self, state: StateT) -> list[str]:
+        """Nominal images that were held out of the fit, for methods that cannot leave out what one image taught."""
+        del state
+        return []
 
     @property
     def leaves_out(self) -> bool:
@@ -309,6 +352,11 @@ class Method(BaseModel, ABC, Generic[StateT]):
         """
         del train, runtime
         return state
+
+    def curves(self, state: StateT) -> dict[str, list[float]]:
+        """Curves of the training worth a plot beside the state, one value an epoch, by title."""
+        del state
+        return {}
 
     def maps(self, state: StateT) -> dict[str, Tensor]:
         """Maps (H, W) worth a picture beside the state, by title."""

@@ -25,6 +25,7 @@ NOMINAL = "nominal_threshold"
 OUTLIER = "outlier_threshold"
 TIMING = "timing"
 ORACLE_PREFIX = "oracle_"
+BEST_EPOCH = "oracle_best_epoch"  # the protocol of the papers that train
 COLUMNS = (
     "dataset",
     "category",
@@ -50,8 +51,9 @@ def build(rows: Sequence[Mapping[str, Any]], papers: Mapping[str, tuple[str, str
     Adds one row for each detector, protocol and metric with category ``"mean"`` and `n` = number of
     categories. Its column `aggregate` says what it is: ``"mean"``, ``"sum"`` (false alarms, misses, seconds)
     or ``"throughput"`` (images per second of all categories together); thresholds have none. Rows of the
-    protocol ``standard`` get `paper_system`, `paper_dataset`, `paper_value` and `delta` (ours - paper,
-    fractions) where published; where we ran a part of the paper's categories, its mean is over that part.
+    protocols ``standard`` and ``oracle_best_epoch`` get `paper_system`, `paper_dataset`, `paper_value` and
+    `delta` (ours - paper, fractions) where published; where we ran a part of the paper's categories, its mean
+    is over that part.
 
     Args:
         rows: tidy rows with at least the keys `COLUMNS`; a `value` of None or NaN means not defined.
@@ -81,7 +83,7 @@ def build(rows: Sequence[Mapping[str, Any]], papers: Mapping[str, tuple[str, str
             complete = {row["category"] for row in measured} == everywhere
             mean = _mean_row(metric, measured) if complete else None
             covered = {row["category"] for row in measured}
-            printed = numbers.get(metric, {}) if protocol == STANDARD else {}
+            printed = numbers.get(metric, {}) if protocol in (STANDARD, BEST_EPOCH) else {}
             for row in [*group, *([mean] if mean else [])]:
                 paper_value = _paper_value(printed, row["category"], covered, dataset)
                 made.append(_with_paper(row, system, dataset, paper_value))
