@@ -1,6 +1,6 @@
 """The systems, numerics only: one module per method, registered by name in `METHODS`."""
 
-from ad_assets.methods import hetmm, lof, padim, patchcluster, patchcore, simplenet, spade
+from ad_assets.methods import fod, hetmm, lof, padim, patchcluster, patchcore, simplenet, spade
 from ad_assets.methods.base import METHODS, Features, Method, Runtime, ScoreMaps, State
 from ad_assets.methods.matching import Matches, MatchingMethod
 
@@ -13,6 +13,7 @@ __all__ = [
     "Runtime",
     "ScoreMaps",
     "State",
+    "fod",
     "hetmm",
     "lof",
     "padim",

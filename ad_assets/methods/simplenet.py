@@ -54,8 +54,17 @@ class SimpleNet(TrainedMethod):
             "adaptor_weight_decay": 1e-5,
             "decoupled_decay": False,
         },
-        # For CPUs: an eighth of the epochs. It is no reproduction of the paper.
-        "quick": {"epochs": 20},
+        # For CPUs: an eighth of the epochs, at five times the rates. It is no reproduction of the paper. The paper's
+        # sigma suits WideResNet50; of the parts 0.1, 0.25, ... of a deviation this one is the smallest with which the
+        # discriminator told nominal from noisy patches of EfficientNet-Lite0 by the last epoch.
+        "quick": {
+            "epochs": 20,
+            "batch_size": 4,
+            "adaptor_lr": 5e-4,
+            "discriminator_lr": 1e-3,
+            "noise_unit": "features",
+            "noise_sigma": 0.25,
+        },
     }
 
     epochs: int = fit_field(160, ge=1, description="passes over the nominal images")
@@ -128,7 +137,7 @@ class SimpleNet(TrainedMethod):
         weights = {name: tensor.clone().to(runtime.device) for name, tensor in weights.items()}
         head = head_of(weights)
         optimizers = self.optimizers(head)
-        recalled = Recalled(features, lambda taps: [self.embed(taps)], runtime)
+        recalled = Recalled(features, lambda taps, _: [self.embed(taps)], runtime)
         if self.noise_unit == "features" and "noise.unit" not in weights:
             weights["noise.unit"] = _deviation(recalled, len(features), runtime)
         sigma = self.noise_sigma * float(weights.get("noise.unit", 1.0))
@@ -153,8 +162,7 @@ class SimpleNet(TrainedMethod):
                     loss=loss,
                     arithmetic=arithmetic,
                 )
-                for optimizer in self.optimizers:
-                    optimizer.step()
+                self.move()
                 return {"loss": result.loss, "true_share": result.true_share, "noisy_share": result.noisy_share}
 
         margin, loss = self.margin, self.loss

@@ -40,11 +40,11 @@ class Recalled:
 
     Args:
         features: the images.
-        make: from the taps of one image, each (1, C, h, w) on the device, to tensors (1, ...).
+        make: from the taps of one image, each (1, C, h, w) on the device, and its position, to tensors (1, ...).
         runtime: device, and the budget, of which half is used.
     """
 
-    def __init__(self, features: Features, make: Callable[[list[Tensor]], list[Tensor]], runtime: Runtime) -> None:
+    def __init__(self, features: Features, make: Callable[[list[Tensor], int], list[Tensor]], runtime: Runtime) -> None:
         self._features, self._make, self._runtime = features, make, runtime
         self._kept: dict[int, list[Tensor]] = {}
         self._left = runtime.memory_gb * 1e9 / 2
@@ -55,9 +55,8 @@ class Recalled:
         if not absent:
             return [self._kept[image] for image in images]
         taps = self._features.load([self._features.image_ids[image] for image in absent], self._features.layers)
-        made = dict(
-            zip(absent, each(lambda row: self._one(taps, row), range(len(absent)), self._runtime.device), strict=True)
-        )
+        loaded = [([tap[row, None] for tap in taps], image) for row, image in enumerate(absent)]
+        made = dict(zip(absent, each(self._one, loaded, self._runtime.device), strict=True))
         for image, tensors in made.items():
             size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
             # Orders are random: which images stay does not matter, as long as they do.
@@ -66,8 +65,8 @@ class Recalled:
                 self._left -= size
         return [made[image] if image in made else self._kept[image] for image in images]
 
-    def _one(self, taps: list[Tensor], row: int) -> list[Tensor]:
-        return self._make([tap[row, None].to(self._runtime.device) for tap in taps])
+    def _one(self, image: tuple[list[Tensor], int]) -> list[Tensor]:
+        return self._make([tap.to(self._runtime.device) for tap in image[0]], image[1])
 
 
 class Training(ABC):
@@ -87,6 +86,11 @@ class Training(ABC):
     @abstractmethod
     def step(self, images: Sequence[int], epoch: int) -> dict[str, Tensor]:
         """One step of every optimiser on these images; returns losses by name, each a mean over the images."""
+
+    def move(self) -> None:
+        """A step of every optimiser, each on a thread of its own: hundreds of small operations share none well."""
+        device = next(iter(self.weights.values())).device.type
+        list(each(lambda optimizer: optimizer.step(), self.optimizers, device))
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights and moments by name: what a checkpoint holds."""

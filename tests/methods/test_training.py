@@ -110,5 +110,5 @@ def test_patience_ends_what_brings_nothing() -> None:
 
 
 def test_a_loss_beyond_numbers_is_an_error() -> None:
-    with pytest.raises(ValueError, match="the loss of epoch 1 is (inf|nan): lower the learning rate"):
+    with pytest.raises(ValueError, match=r"the loss of epoch 1 is (inf|nan): lower the learning rate"):
         train(Line(rate=1e30), PLAN, Runtime())
