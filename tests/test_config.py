@@ -95,7 +95,9 @@ def test_all_faults_are_told_at_once(tree: dict[str, Any], tmp_path: Path) -> No
 
 
 def test_what_is_no_benchmark_file_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="shipped names: demo, demo_blind, demo_studies, mtd"):
+    with pytest.raises(
+        ConfigError, match="shipped names: demo, demo_blind, demo_studies, demo_trained, demo_trained_studies, mtd"
+    ):
         find_file("nowhere")
     for text, message in [
         ("a: [", "not valid YAML"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ import torch
 
 from ad_assets.kernels.lone_threads import each
 from ad_assets.methods.fod_network import direct_loss, reconstruction_loss, two_phase_loss
-from ad_assets.methods.training import Recalled, Training
+from ad_assets.methods.training import Recalled, Training, deviation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,16 +30,26 @@ class FodTraining(Training):
         features: the nominal images.
         levels: networks with the weights to begin with.
         grids: rows and columns of each level.
+        units: of the tokens, from an earlier training; empty: they are measured if the method has them.
         runtime: device, memory budget and precision.
     """
 
     def __init__(
-        self, method: Fod, features: Features, levels: Sequence[Network], grids: Sequence[Grid], runtime: Runtime
+        self,
+        method: Fod,
+        features: Features,
+        levels: Sequence[Network],
+        grids: Sequence[Grid],
+        units: Mapping[str, Tensor],
+        runtime: Runtime,
     ) -> None:
         self._method, self._grids, self._runtime = method, list(grids), runtime
         self._levels = [level.to(runtime.device) for level in levels]
         self._references = method.references()
         device = torch.device(runtime.device).type
+        self._units = {name: tensor.to(runtime.device) for name, tensor in units.items()}
+        if method.unit == "features" and not self._units:
+            self._units = {f"units.{number}": self._measure(features, number) for number in range(len(levels))}
         numbers = range(len(levels) if method.inter else 0)
         fitted = each(lambda number: self._fit_reference(features, number), numbers, device)
         self._fitted = [{name: tensor.to(runtime.device) for name, tensor in kept.items()} for kept in fitted]
@@ -53,6 +63,7 @@ class FodTraining(Training):
         }
         for number, kept in enumerate(self._fitted):
             weights |= {f"references.{number}.{name}": tensor for name, tensor in kept.items()}
+        weights |= self._units
         optimizers = [torch.optim.Adam(level.parameters(), method.learning_rate) for level in self._levels]
         super().__init__(weights, optimizers, self._macs())
 
@@ -104,7 +115,7 @@ class FodTraining(Training):
 
     def _prepare(self, taps: list[Tensor], image: int) -> list[Tensor]:
         """Tokens of every level, and references that follow them."""
-        tokens = self._method.tokens(taps)
+        tokens = self._method.tokens(taps, self._units)
         if self._shared or not self._method.inter:
             return tokens
         own = torch.tensor([image])
@@ -117,9 +128,14 @@ class FodTraining(Training):
     def _fit_reference(self, features: Features, number: int) -> dict[str, Tensor]:
         def batches() -> Iterator[Tensor]:
             for _, taps in features.batches():
-                yield from self._method.tokens(taps)[number].split(1)  # sums do not see how images are loaded
+                # One by one, so that sums do not see how images are loaded.
+                yield from self._method.tokens(taps, self._units)[number].split(1)
 
         return self._references.fit(batches, len(features), self._runtime)
+
+    def _measure(self, features: Features, number: int) -> Tensor:
+        portions = (list(self._method.tokens(taps, {})[number].unbind()) for _, taps in features.batches())
+        return deviation(portions, self._runtime)
 
     def _macs(self) -> int:
         """Of scoring one image: every linear layer at every place, and the products of the attentions."""

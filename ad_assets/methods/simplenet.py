@@ -17,7 +17,7 @@ The biases ahead of the batch norm do not train (`kernels/discriminator.py`): th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -93,16 +93,9 @@ class SimpleNet(TrainedMethod):
 
     @model_validator(mode="after")
     def _no_idle_options(self) -> Self:
-        unread = {
-            "pooling 'concat' keeps every channel": (self.pooling == "concat", {"pre_dimensions", "dimensions"}),
-            "there is no adaptor": (
-                self.adaptor == "none",
-                {"adaptor_bias", "adaptor_lr", "adaptor_weight_decay", "decoupled_decay"},
-            ),
-        }
-        for reason, (idle, keys) in unread.items():
-            if idle and keys & self.model_fields_set:
-                raise ValueError(f"{', '.join(sorted(keys & self.model_fields_set))}: {reason}; remove the key")
+        idle = {"pre_dimensions", "dimensions"} & self.model_fields_set
+        if self.pooling == "concat" and idle:
+            raise ValueError(f"{', '.join(sorted(idle))}: pooling 'concat' keeps every channel; remove the key")
         return self
 
     def embed(self, taps: list[Tensor]) -> Tensor:
@@ -126,7 +119,7 @@ class SimpleNet(TrainedMethod):
         import torch
 
         from ad_assets.kernels.discriminator import Arithmetic, training_step
-        from ad_assets.methods.training import Recalled, Training, stream
+        from ad_assets.methods.training import Recalled, Training, deviation, stream
 
         sample = self.embed(features.sample())
         _, places, dimensions = sample.shape
@@ -139,7 +132,7 @@ class SimpleNet(TrainedMethod):
         optimizers = self.optimizers(head)
         recalled = Recalled(features, lambda taps, _: [self.embed(taps)], runtime)
         if self.noise_unit == "features" and "noise.unit" not in weights:
-            weights["noise.unit"] = _deviation(recalled, len(features), runtime)
+            weights["noise.unit"] = deviation(_in_portions(recalled, len(features), runtime), runtime)
         sigma = self.noise_sigma * float(weights.get("noise.unit", 1.0))
         arithmetic = Arithmetic(runtime.precision)
 
@@ -257,26 +250,12 @@ class SimpleNet(TrainedMethod):
         return ScoreMaps(maps.cpu(), scores.amax(dim=1).cpu())
 
 
-def _deviation(recalled: Recalled, images: int, runtime: Runtime) -> Tensor:
-    """Root mean square over the dimensions of the standard deviation of all patches: a float32 scalar."""
-    import torch
-
-    from ad_assets.kernels.lone_threads import each
-
-    def sums(rows: Tensor) -> Tensor:
-        rows = rows.double()
-        return torch.stack([rows.sum(dim=0), rows.square().sum(dim=0)])
-
-    total, count = torch.zeros(()), 0
+def _in_portions(recalled: Recalled, images: int, runtime: Runtime) -> Iterator[list[Tensor]]:
+    """The patches (P, D) of all images, a few images at a time."""
     for first in range(0, images, MEASURED_AT_ONCE):
-        batch = range(first, min(first + MEASURED_AT_ONCE, images))
-        patches = [tensors[0][0] for tensors in recalled(batch)]
-        for own in each(sums, patches, runtime.device):
-            total = total.to(own) + own
-        count += sum(map(len, patches))
-        runtime.report("images measured", batch.stop, images)
-    mean, squares = total / count
-    return (squares - mean.square()).clamp(min=0).mean().sqrt().float()
+        portion = range(first, min(first + MEASURED_AT_ONCE, images))
+        yield [tensors[0][0] for tensors in recalled(portion)]
+        runtime.report("images measured", portion.stop, images)
 
 
 def layers_of(weights: Mapping[str, Tensor], name: str) -> list[tuple[Tensor, Tensor | None]]:

@@ -11,7 +11,7 @@ import hashlib
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,7 @@ class Recalled:
             return [self._kept[image] for image in images]
         taps = self._features.load([self._features.image_ids[image] for image in absent], self._features.layers)
         loaded = [([tap[row, None] for tap in taps], image) for row, image in enumerate(absent)]
-        made = dict(zip(absent, each(self._one, loaded, self._runtime.device), strict=True))
+        made = dict(zip(absent, each(self._one, loaded, torch.device(self._runtime.device).type), strict=True))
         for image, tensors in made.items():
             size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
             # Orders are random: which images stay does not matter, as long as they do.
@@ -67,6 +67,27 @@ class Recalled:
 
     def _one(self, image: tuple[list[Tensor], int]) -> list[Tensor]:
         return self._make([tap.to(self._runtime.device) for tap in image[0]], image[1])
+
+
+def deviation(portions: Iterable[Sequence[Tensor]], runtime: Runtime) -> Tensor:
+    """Root mean square, over the dimensions, of the standard deviation of all rows: a float32 scalar.
+
+    Args:
+        portions: rows (P, D) of some images each.
+        runtime: device.
+    """
+
+    def sums(rows: Tensor) -> Tensor:
+        rows = rows.double()
+        return torch.stack([rows.sum(dim=0), rows.square().sum(dim=0)])
+
+    total, count = torch.zeros(()), 0
+    for images in portions:
+        for own in each(sums, images, torch.device(runtime.device).type):
+            total = total.to(own) + own
+        count += sum(map(len, images))
+    mean, squares = total / count
+    return (squares - mean.square()).clamp(min=0).mean().sqrt().float()
 
 
 class Training(ABC):

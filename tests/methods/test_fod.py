@@ -35,7 +35,7 @@ def test_maps_are_the_authors() -> None:
     assert weights["levels.0.embedding.weight"].shape == (width, channels)
     size = (int(arrays["out_size"][0]), int(arrays["out_size"][1]))
     feature_map = torch.from_numpy(arrays["feature_map"])
-    np.testing.assert_allclose(method.tokens([feature_map])[0], arrays["tokens"], atol=1e-6)
+    np.testing.assert_allclose(method.tokens([feature_map], {})[0], arrays["tokens"], atol=1e-6)
     result = method.score(Network(weights, []), [feature_map], size, RUNTIME)
     np.testing.assert_allclose(result.maps, arrays["test_map"], atol=1e-5)
     np.testing.assert_allclose(result.image_scores, arrays["test_image_score"], atol=1e-5)
@@ -142,8 +142,21 @@ def test_a_warm_start_goes_on_with_references_of_all_images() -> None:
     first = method.fit(replace(everything, image_ids=everything.image_ids[:8]), RUNTIME)
     second = method.update(first, replace(everything, image_ids=everything.image_ids[8:]), RUNTIME)
     assert (second.epochs, second.starts) == (4, [0, 3])
-    tokens = method.tokens(taps(12))[0]
+    tokens = method.tokens(taps(12), {})[0]
     torch.testing.assert_close(second.weights["references.0.mean"], tokens.mean(dim=0))
+
+
+def test_tokens_in_units_of_the_features_do_not_see_their_scale() -> None:
+    method = Fod(**SMALL, unit="features")
+    small, large = taps(), [1024 * tap for tap in taps()]
+    states = [method.fit(tap_features(images), RUNTIME) for images in (small, large)]
+    assert states[1].losses["loss"] == pytest.approx(states[0].losses["loss"], rel=1e-5)
+    deviations = method.tokens(small, {})[1].flatten(0, 1).double().var(dim=0, unbiased=False)
+    assert float(states[0].weights["units.1"]) == pytest.approx(float(deviations.mean().sqrt()), rel=1e-6)
+    scores = [
+        method.score(state, images, (8, 8), RUNTIME) for state, images in zip(states, (small, large), strict=True)
+    ]
+    torch.testing.assert_close(scores[0].maps, scores[1].maps, rtol=1e-4, atol=1e-6)
 
 
 def test_what_does_not_fit_is_refused() -> None:

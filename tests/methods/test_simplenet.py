@@ -159,8 +159,8 @@ def test_what_does_not_fit_is_refused() -> None:
         method.score(state, taps(1)[:1], (8, 8), RUNTIME)
     with pytest.raises(ValueError, match="cannot be left out"):
         method.score(state, taps(1), (8, 8), RUNTIME, left_out=True)
-    with pytest.raises(ValueError, match="there is no adaptor; remove the key"):
-        SimpleNet(adaptor="none", adaptor_bias=False)
+    with pytest.raises(ValueError, match="dimensions: pooling 'concat' keeps every channel; remove the key"):
+        SimpleNet(pooling="concat", dimensions=8)
     with pytest.raises(ValueError, match="exclude_same_image"):
         SimpleNet(exclude_same_image=True)
     with pytest.raises(ValueError, match="lower the learning rate"):
