@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -169,6 +170,18 @@ def test_epochs_chosen_on_test_images_stand_apart(trained: Bench) -> None:
     assert set(oracle) == {"image_auroc", "pixel_auroc", "aupro_0.30"}
     for metric, value in oracle.items():
         assert value >= rows["standard", metric] - 1e-12  # the last epoch is among those it chooses from
+
+
+def test_one_class_novelty_needs_no_masks(trained: Bench) -> None:
+    """As on CIFAR-10, where other classes are the novelty."""
+    shutil.rmtree(trained.images / "bolt/ground_truth")
+    trained.set("datasets.parts.detectors.simplenet.oracle_every", 1)
+    trained.run(categories=["bolt"])
+    rows = trained.rows("simplenet", "bolt")
+    assert rows["standard", "image_auroc"] is not None
+    assert rows["standard", "pixel_auroc"] is None
+    assert rows["oracle_best_epoch", "image_auroc"] >= rows["standard", "image_auroc"]
+    assert ("oracle_best_epoch", "pixel_auroc") not in rows
 
 
 def test_held_out_images_set_a_threshold_and_an_ensemble(trained: Bench) -> None:

@@ -1,11 +1,12 @@
-"""One training step of FOD at the finer level of WideResNet-50, against a step with whole matrices.
+"""One training step of FOD at WideResNet-50's levels, against a step with whole matrices.
 
-Run: ``python -m tests.benchmarks.bench_fod``. The reference does as the public recipe does: correlations and targets as
-(heads, 1024, 1024) matrices, distances tiled for every head, an unnormalised Gaussian divided by its row sums, two
-losses and a backward pass for each. Prints seconds, their ratio, where a step's time goes, and peak memory beyond
-parameters and inputs (each in a process of its own). Gradients are compared with the reference's, relative to the
-largest of all, and both with the reference's in float64 on a smaller grid, relative to the largest of their tensor: in
-deep layers some are so small that neither has many digits.
+Run: ``python -m tests.benchmarks.bench_fod``. Ours is the step that training takes: one image, 512 channels at 32 x 32
+and 1,024 at 16 x 16, both levels, Adam. The reference does as the public recipe does: correlations and targets as
+(heads, places, places) matrices, distances tiled for every head, an unnormalised Gaussian divided by its row sums, two
+losses and a backward pass for each. Prints seconds, their ratio, and peak memory beyond parameters and inputs (each in
+a process of its own). Gradients are compared with the reference's, relative to the largest of all, and both with the
+reference's in float64 on smaller grids, relative to the largest of their tensor: in deep layers some are so small that
+neither has many digits.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ import argparse
 import math
 import subprocess
 import sys
-from collections.abc import Callable
 
 import torch
 from torch.nn import functional
 
-from ad_assets.kernels.correlation import attend, correlate, target_factors
-from ad_assets.methods.fod_network import Network, position_code, two_phase_loss
+from ad_assets.methods import Runtime
+from ad_assets.methods.fod import Fod
+from ad_assets.methods.fod_network import Network, position_code
+from ad_assets.methods.fod_training import FodTraining
 from tests.benchmarks.measure import interleaved, peak_extra_megabytes, report
+from tests.methods.tap_features import tap_features
 
-GRID, CHANNELS, WIDTH, HEADS, DEPTH = (32, 32), 512, 256, 8, 3
-LAMBDA, EPSILON = 0.5, 1e-4
-Step = Callable[[], None]
+LEVELS = ((512, 32), (1024, 16))
+HEADS, LAMBDA, EPSILON = 8, 0.5, 1e-4
 
 
 def tiled_distances(grid: tuple[int, int], batch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,19 +89,48 @@ def whole_step(network: Network, tokens: torch.Tensor, reference: torch.Tensor, 
     second.backward()
 
 
-def step(network: Network, tokens: torch.Tensor, reference: torch.Tensor, grid: tuple[int, int]) -> None:
-    """The same gradients, ours."""
-    network.zero_grad()
-    two_phase_loss(network(tokens, reference, grid), tokens, LAMBDA, LAMBDA).backward()
+class Step:
+    """Both ways to take a step, from the same weights."""
 
+    def __init__(self, scale: int = 1) -> None:
+        generator = torch.Generator().manual_seed(0)
+        taps = [torch.rand(1, size, side // scale, side // scale, generator=generator) for size, side in LEVELS]
+        self.grids = [(side // scale, side // scale) for _, side in LEVELS]
+        method, images = Fod(), tap_features(taps)
+        training = method.training(images, None, Runtime())
+        assert isinstance(training, FodTraining)
+        self._training = training
+        self.tokens = method.tokens(taps, {})
+        # A reference that differs from the one image there is.
+        self.references = [tokens + 0.3 * torch.randn(tokens.shape, generator=generator) for tokens in self.tokens]
+        for number, reference in enumerate(self.references):
+            training.weights[f"references.{number}.mean"].copy_(reference[0])
+        self.levels = [method.level(number, size) for number, (size, _) in enumerate(LEVELS)]
+        for number, level in enumerate(self.levels):
+            prefix = f"levels.{number}."
+            own = {n.removeprefix(prefix): t for n, t in training.weights.items() if n.startswith(prefix)}
+            level.load_state_dict(own)
+        self._optimizers = [torch.optim.Adam(level.parameters(), method.learning_rate) for level in self.levels]
 
-def setting(grid: tuple[int, int]) -> tuple[Network, torch.Tensor, torch.Tensor, tuple[int, int]]:
-    """Tokens that are not negative, as a backbone's, around their mean."""
-    torch.manual_seed(0)
-    network = Network(CHANNELS, WIDTH, depth=DEPTH, heads=HEADS)
-    reference = torch.rand(1, grid[0] * grid[1], CHANNELS)
-    tokens = (reference + 0.3 * torch.randn(reference.shape)).relu()
-    return network, tokens, reference, grid
+    def ours(self) -> None:
+        """As training does."""
+        self._training.step([0], 0)
+
+    def reference(self) -> None:
+        """With whole matrices."""
+        for level, optimizer, *arguments in zip(
+            self.levels, self._optimizers, self.tokens, self.references, self.grids, strict=True
+        ):
+            whole_step(level, *arguments)
+            optimizer.step()
+
+    def our_gradients(self) -> list[dict[str, torch.Tensor]]:
+        """Of the last step, level by level."""
+        parameters = [optimizer.param_groups[0]["params"] for optimizer in self._training.optimizers]
+        return [
+            {name: own.grad.clone() for (name, _), own in zip(level.named_parameters(), tensors, strict=True)}
+            for level, tensors in zip(self.levels, parameters, strict=True)
+        ]
 
 
 def gradients(network: Network) -> dict[str, torch.Tensor]:
@@ -116,51 +147,27 @@ def of_all(gradient: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {"all": torch.cat([part.flatten() for part in gradient.values()])}
 
 
-def errors(grid: tuple[int, int]) -> tuple[float, float]:
+def errors(scale: int) -> tuple[float, float]:
     """Of our gradients and of the reference's, against the reference's in float64."""
-    network, tokens, reference, _ = setting(grid)
+    steps = Step(scale)
+    steps.ours()
     found = []
-    for one in (step, whole_step):
-        one(network, tokens, reference, grid)
-        found.append(gradients(network))
-    whole_step(network.double(), tokens.double(), reference.double(), grid)
-    true = gradients(network)
-    return difference(found[0], true), difference(found[1], true)
+    for level, own, *arguments in zip(
+        steps.levels, steps.our_gradients(), steps.tokens, steps.references, steps.grids, strict=True
+    ):
+        tokens, reference, grid = arguments
+        whole_step(level, tokens, reference, grid)
+        its = gradients(level)
+        whole_step(level.double(), tokens.double(), reference.double(), grid)
+        true = gradients(level)
+        found.append((difference(own, true), difference(its, true)))
+    return max(own for own, _ in found), max(its for _, its in found)
 
 
 def megabytes(which: str) -> float:
     """Peak of one step, measured in a process of its own."""
     command = [sys.executable, "-m", "tests.benchmarks.bench_fod", "--memory", which]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def split() -> None:
-    """Where the time of a step goes: attention of both branches, and the rest."""
-    generator = torch.Generator().manual_seed(1)
-    places = GRID[0] * GRID[1]
-    q, k, v = (torch.randn(1, HEADS, places, WIDTH // HEADS, generator=generator) for _ in range(3))
-    sigma = 2 * torch.rand(1, HEADS, places, 2, generator=generator)
-
-    def forward() -> None:
-        with torch.no_grad():
-            correlate(q, k, v, *target_factors(sigma, GRID), 0.2)
-
-    def both() -> None:
-        tensors = [tensor.clone().requires_grad_() for tensor in (q, k, v, sigma)]
-        found = correlate(*tensors[:3], *target_factors(tensors[3], GRID), 0.2)
-        (found[0].sum() + found[1].mean() - found[2].mean() - found[3].mean()).backward()
-
-    def plain() -> None:
-        with torch.no_grad():
-            attend(q, k, v, 0.2)
-
-    timing = interleaved(both, forward, 9)
-    alone = interleaved(plain, forward, 9).ours
-    count = 2 * DEPTH
-    print(
-        f"of which {count} correlations: forward {count * timing.reference:.3f} s, backward "
-        f"{count * (timing.ours - timing.reference):.3f} s; forward without divergence {count * alone:.3f} s"
-    )
 
 
 def main() -> None:
@@ -170,22 +177,21 @@ def main() -> None:
     parser.add_argument("--memory", choices=["ours", "reference"], help="only print a step's peak in MB")
     options = parser.parse_args()
     if options.memory:
-        one = step if options.memory == "ours" else whole_step
-        one(*setting((8, 8)))  # what code and libraries take once
-        arguments = setting(GRID)
-        print(peak_extra_megabytes(lambda: one(*arguments)))
+        small, steps = Step(4), Step()
+        getattr(small, options.memory)()  # what code and libraries take once
+        print(peak_extra_megabytes(getattr(steps, options.memory)))
         return
-    arguments = setting(GRID)
-    network = arguments[0]
-    whole_step(*arguments)
-    expected = gradients(network)
-    step(*arguments)
-    error = difference(of_all(gradients(network)), of_all(expected))
-    timing = interleaved(lambda: step(*arguments), lambda: whole_step(*arguments), options.repeats)
-    report(f"training step, {GRID[0]} x {GRID[1]} places", timing, f"gradients differ by {error:.1e} at most")
-    split()
-    own, its = errors((16, 16))
-    print(f"gradients against float64 at 16 x 16: ours off by {own:.1e}, reference by {its:.1e}")
+    steps = Step()
+    steps.ours()
+    steps.reference()
+    error = max(
+        difference(of_all(own), of_all(gradients(level)))
+        for own, level in zip(steps.our_gradients(), steps.levels, strict=True)
+    )
+    timing = interleaved(steps.ours, steps.reference, options.repeats)
+    report("training step, one image, both levels", timing, f"gradients differ by {error:.1e} at most")
+    own, its = errors(2)
+    print(f"gradients against float64 at half the sides: ours off by {own:.1e}, reference by {its:.1e}")
     ours, reference = megabytes("ours"), megabytes("reference")
     print(f"peak memory of a step: ours {ours:.0f} MB, reference {reference:.0f} MB, {reference / ours:.1f} times")
     assert error < 1e-4
