@@ -177,6 +177,8 @@ class TrainedMethod(Method[Network]):
         """Epochs, seconds, size."""
         return {
             **super().describe(state),
+            "training_images": len(state.image_ids),
+            **({"held_out_images": len(state.held_out)} if state.held_out else {}),
             "parameters": sum(tensor.numel() for name, tensor in state.weights.items() if self.is_parameter(name)),
             "gmacs_per_image": state.macs / 1e9,
             "epochs": state.epochs,

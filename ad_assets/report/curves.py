@@ -17,6 +17,7 @@ def plot_uri(title: str, curves: Mapping[str, Sequence[float | None]], epochs: S
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(3.2 * len(curves), 2.4), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
@@ -28,6 +29,7 @@ def plot_uri(title: str, curves: Mapping[str, Sequence[float | None]], epochs: S
         axes.plot([x for x, _ in known], [y for _, y in known], linewidth=1.2, marker="." if len(known) < 20 else "")
         axes.set_title(title if place == 0 else " ", loc="left", fontsize=9, parse_math=False)
         axes.set_xlabel("epoch", fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(name.replace("_", " "), fontsize=8, parse_math=False)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
