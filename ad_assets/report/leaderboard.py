@@ -137,8 +137,8 @@ def text_table(rows: Sequence[Row], width: int = 110) -> str:
     """Built rows as plain text for a terminal, in percent.
 
     First image AUROC, categories x detectors; then the means of image AUROC, pixel AUROC and AUPRO 0.30; then
-    the decisions at the nominal-only threshold and, apart, at the oracle threshold. Papers' numbers and the
-    differences stand beside ours. Too many detectors for one line continue below.
+    the decisions at the nominal-only threshold and, apart, at the oracle threshold and epoch. Papers' numbers
+    and the differences stand beside ours. Too many detectors for one line continue below.
 
     Raises:
         ValueError: `width` cannot hold one detector.
@@ -172,6 +172,14 @@ def text_table(rows: Sequence[Row], width: int = 110) -> str:
         columns = _decisions(rows, detectors, protocol)
         if columns:
             blocks += [title, *_columns(["", *detectors], columns, width)]
+    chosen = [detector for detector in detectors if pivot(rows, "image_auroc", BEST_EPOCH).cell(detector, MEAN)]
+    if chosen:
+        columns = [
+            [title, *(_beside_paper(pivot(rows, metric, BEST_EPOCH).cell(detector, MEAN)) for detector in chosen)]
+            for title, metric in means
+        ]
+        title = f"ORACLE epoch, chosen on test labels as the papers do: beside theirs, not a result; {unit}"
+        blocks += [title, *_columns(["", *chosen], columns, width)]
     return "\n\n".join(blocks)
 
 

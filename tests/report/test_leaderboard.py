@@ -119,16 +119,16 @@ def test_no_mean_where_a_category_lacks_the_metric():
     assert pivot(rows, "aupro_0.30").cell("pc", "b")["value"] is None
 
 
-def test_oracle_rows_come_last_and_never_stand_beside_a_paper():
+def test_oracle_rows_come_last_and_stand_beside_no_paper_that_chose_otherwise():
     rows = build(
         [
-            row("bottle", "image_auroc", 1.0, protocol="oracle_epoch"),
+            row("bottle", "image_auroc", 1.0, protocol="oracle_threshold"),
             row("bottle", "image_auroc", 0.9),
             row("bottle", "image_f1", 0.9, protocol="nominal_threshold"),
         ],
         {"pc": ("SimpleNet", "MVTec AD")},
     )
-    assert [r["protocol"] for r in rows] == ["standard"] * 2 + ["nominal_threshold"] * 2 + ["oracle_epoch"] * 2
+    assert [r["protocol"] for r in rows] == ["standard"] * 2 + ["nominal_threshold"] * 2 + ["oracle_threshold"] * 2
     assert all(r["paper_value"] is None for r in rows if r["protocol"] != "standard")
     assert rows[0]["paper_value"] == 1.0
     assert mean_of(rows, "image_auroc")["value"] == 0.9
@@ -233,6 +233,24 @@ def test_text_table():
             "long_name       –",
         ]
     )
+
+
+def test_an_epoch_chosen_on_test_labels_stands_beside_the_paper_and_apart():
+    rows = build(
+        [
+            row("bottle", "image_auroc", 0.95),
+            row("bottle", "image_auroc", 0.99, protocol="oracle_best_epoch"),
+            row("bottle", "image_auroc", 0.9, detector="other"),
+        ],
+        {"pc": ("SimpleNet", "MVTec AD")},
+    )
+    # SimpleNet prints bottle 100.
+    assert mean_of(rows, "image_auroc", "oracle_best_epoch")["delta"] == pytest.approx(-0.01)
+    plain, apart = text_table(rows).split("ORACLE epoch")
+    assert "95.0 (100.0, -5.0)" in plain
+    assert "99.0" not in plain
+    assert "99.0 (100.0, -1.0)" in apart
+    assert "other" not in apart
 
 
 def test_text_table_keeps_its_width():
