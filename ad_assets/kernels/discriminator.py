@@ -4,9 +4,13 @@
 
 The batch norm takes true and noisy rows as one batch. Its barrier splits the step into four passes over images, each a
 task that stays in cache and computes alone, so a step does not depend on the number of threads. What the algebra saves
-over automatic differentiation: the noise meets W1 by itself, hence both halves share one product and one gradient
-that goes back to the adaptor; leaky's slopes, the sums for the batch norm and those for w2 are two products with the
-gradient of the scores, and no (rows, hidden) tensor but h is ever kept.
+over automatic differentiation, half of all multiplications with an adaptor of one layer:
+
+- the adaptor's last layer V and W1 are both linear, so rows meet their product W1 V alone. With M the sum over rows of
+  (gradient at h) x' their gradients are W1' M and M V', plus the noise's part in W1's;
+- the noise meets W1 by itself, hence both halves share one product, and one gradient that goes back to the adaptor;
+- leaky's slopes, the sums for the batch norm and those for w2 are two products with the gradient of the scores, and no
+  (rows, hidden) tensor but h is ever kept.
 
 Biases ahead of the batch norm have gradient zero: they shift all rows alike. It is left at exactly zero here, where
 differentiation leaves rounding noise, of which Adam makes steps of full length.
@@ -14,7 +18,7 @@ differentiation leaves rounding noise, of which Adam makes steps of full length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,10 +86,9 @@ class StepResult:
 
 @dataclass
 class _Image:
-    """What the passes keep of one image: rows x, layers' inputs, noise, and h of the true and the noisy half."""
+    """What the passes keep of one image: layers' inputs, noise, h of both halves, gradients at their scores."""
 
-    layers: list[Tensor]
-    q: Tensor
+    inputs: list[Tensor]
     noise: Tensor
     halves: tuple[Tensor, Tensor]
     score_gradients: tuple[Tensor, Tensor]
@@ -100,13 +103,6 @@ class Arithmetic:
     def product(self, a: Tensor, b: Tensor) -> Tensor:
         """a b."""
         return (a.bfloat16() @ b.bfloat16()).to(a.dtype) if self._half else a @ b
-
-    def add_product(self, total: Tensor, a: Tensor, b: Tensor) -> None:
-        """total += a b."""
-        if self._half:
-            total += self.product(a, b)
-        else:
-            total.addmm_(a, b)
 
 
 def training_step(
@@ -141,6 +137,13 @@ def training_step(
 class _Step:
     def __init__(self, head: Head, rows: int, margin: float, loss: Loss, arithmetic: Arithmetic) -> None:
         self._head, self._rows, self._margin, self._loss, self._arithmetic = head, rows, margin, loss, arithmetic
+        # What the input of the adaptor's last layer, or of W1 where there is none, is multiplied with to become h.
+        self._weight, self._bias = head.first
+        if head.adaptor:
+            weight, bias = head.adaptor[-1]
+            self._weight = self._in_blocks(head.first[0], weight)
+            if bias is not None:
+                self._bias = self._in_blocks(head.first[0], bias[:, None])[:, 0] + head.first[1]
 
     def run(self, images: Sequence[Tensor], draw: Callable[[int], Tensor]) -> StepResult:
         head = self._head
@@ -168,9 +171,16 @@ class _Step:
         of_shift, of_scale = last * slopes, last * slopes_h
         gradients = head.gradients()
         means = of_shift / both, of_scale / both / deviation.to(last.dtype)
+        outer, (of_first, *of_layers) = torch.zeros_like(self._weight), [gradients[0], *gradients[4:]]
+        if head.adaptor:
+            *of_layers, of_last = of_layers
         for parts in each(lambda image: self._backward(image, weighted, means), kept, device):
-            for gradient, part in zip([gradients[0], *gradients[4:]], parts, strict=True):
+            for gradient, part in zip([outer, of_first, *of_layers], parts, strict=True):
                 gradient += part
+        if head.adaptor:
+            of_last += self._in_blocks(head.first[0].T, outer)
+            outer = self._in_blocks(outer, head.adaptor[-1][0].T)
+        of_first += outer
         gradients[1] += of_scale
         gradients[2] += of_shift
         gradients[3] += (scale * slopes_h + shift * slopes)[None]
@@ -180,14 +190,18 @@ class _Step:
         running_variance.lerp_((squares / (both - 1)).to(running_variance), head.momentum)
         return StepResult(*seen.unbind())
 
+    def _in_blocks(self, a: Tensor, b: Tensor) -> Tensor:
+        """a b, a few rows a task, so that it does not depend on the number of threads either."""
+        blocks = each(lambda block: self._arithmetic.product(block, b), a.split(ROWS), a.device.type)
+        return torch.cat(list(blocks))
+
     def _forward(self, rows: Tensor, noise: Tensor) -> tuple[_Image, Tensor]:
         """h of both halves, and its sum over rows."""
-        weight, bias = self._head.first
-        layers, q = adapt(self._head.adaptor, rows, self._arithmetic)
-        true = self._arithmetic.product(q, weight.T).add_(bias)
-        noisy = self._arithmetic.product(noise, weight.T).add_(true)
+        inputs = [rows] if not self._head.adaptor else adapted(self._head.adaptor, rows, self._arithmetic)
+        true = self._arithmetic.product(inputs[-1], self._weight.T).add_(self._bias)
+        noisy = self._arithmetic.product(noise, self._head.first[0].T).add_(true)
         sums = true.sum(dim=0).double() + noisy.sum(dim=0)
-        return _Image(layers, q, noise, (true, noisy), (true.new_empty(len(true)), true.new_empty(len(true)))), sums
+        return _Image(inputs, noise, (true, noisy), (true.new_empty(len(true)), true.new_empty(len(true)))), sums
 
     def _centre(self, image: _Image, mean: Tensor) -> Tensor:
         """Take the mean off h; the sum of squares."""
@@ -237,11 +251,24 @@ class _Step:
                 block.mul_(-means[1]).add_(m).mul_(weighted)
         true, noisy = image.halves
         together = true.add_(noisy)
-        of_first = arithmetic.product(together.T, image.q)
-        arithmetic.add_product(of_first, noisy.T, image.noise)
-        if not head.adaptor:
-            return [of_first]
-        return [of_first, *_adaptor_gradients(head, image.layers, together, arithmetic)]
+        found = [arithmetic.product(together.T, image.inputs[-1]), arithmetic.product(noisy.T, image.noise)]
+        if len(head.adaptor) < 2:
+            return found
+        return [*found, *self._behind(image.inputs, together)]
+
+    def _behind(self, inputs: list[Tensor], gradient: Tensor) -> list[Tensor]:
+        """Of weights and biases of the adaptor's layers but the last, shallow to deep; `gradient` is the one at h."""
+        found: list[Tensor] = []
+        back = self._arithmetic.product(gradient, self._weight)
+        for number in reversed(range(len(self._head.adaptor) - 1)):
+            back = torch.where(inputs[number + 1] > 0, back, back * SLOPE)
+            own = [self._arithmetic.product(back.T, inputs[number])]
+            weight, bias = self._head.adaptor[number]
+            if bias is not None:
+                own.append(back.sum(dim=0))
+            found = own + found
+            back = self._arithmetic.product(back, weight) if number else back
+        return found
 
 
 def _slopes(h: Tensor, weighted: Tensor, shift: Tensor) -> Tensor:
@@ -250,54 +277,31 @@ def _slopes(h: Tensor, weighted: Tensor, shift: Tensor) -> Tensor:
     return positive.mul_(1 - SLOPE).add_(SLOPE)
 
 
-def _adaptor_gradients(head: Head, inputs: list[Tensor], gradient: Tensor, arithmetic: Arithmetic) -> list[Tensor]:
-    """Of weights and first biases, shallow to deep; `gradient` is the one at h, both halves together."""
-    found: list[Tensor] = []
-    back = arithmetic.product(gradient, head.first[0])
-    for number in reversed(range(len(head.adaptor))):
-        weight, bias = head.adaptor[number]
-        own = [arithmetic.product(back.T, inputs[number])]
-        if bias is not None and number < len(head.adaptor) - 1:
-            own.append(back.sum(dim=0))
-        found = own + found
-        if number:
-            back = arithmetic.product(back, weight)
-            back = torch.where(inputs[number] > 0, back, back * SLOPE)
-    return found
+def adapted(adaptor: Sequence[tuple[Tensor, Tensor | None]], rows: Tensor, arithmetic: Arithmetic) -> list[Tensor]:
+    """The inputs of every layer of the adaptor (equation 5) but for its output, of rows (P, D)."""
+    inputs = [rows]
+    for weight, bias in adaptor[:-1]:
+        hidden = arithmetic.product(inputs[-1], weight.T)
+        inputs.append(torch.nn.functional.leaky_relu(hidden if bias is None else hidden.add_(bias), SLOPE))
+    return inputs
 
 
-def adapt(
-    adaptor: Iterable[tuple[Tensor, Tensor | None]], rows: Tensor, arithmetic: Arithmetic
-) -> tuple[list[Tensor], Tensor]:
-    """The inputs of every layer of the adaptor, and its output (equation 5), of rows (P, D)."""
-    inputs: list[Tensor] = []
-    for weight, bias in adaptor:
-        if inputs:
-            rows = torch.nn.functional.leaky_relu(rows, SLOPE)
-        inputs.append(rows)
-        rows = arithmetic.product(rows, weight.T)
-        if bias is not None:
-            rows += bias
-    return inputs, rows
-
-
-def folded(head: Head) -> tuple[list[tuple[Tensor, Tensor | None]], Tensor, Tensor]:
+def folded(head: Head) -> tuple[Tensor, Tensor]:
     """The head in evaluation, as few products as it takes.
 
     Returns:
-        The layers of the adaptor that are left, W (H, D) and b (H,), so that D = w2 . leaky(W q + b): running values
-        and the adaptor's last layer are in W and b.
+        W (H, D) and b (H,), so that D = w2 . leaky(W x + b), x the input of the adaptor's last layer: W and b hold that
+        layer and the running values.
     """
     scale, shift, running_mean, running_variance = (tensor.double() for tensor in head.norm)
     factor = scale / (running_variance + head.eps).sqrt()
     weight = head.first[0].double() * factor[:, None]
     bias = (head.first[1].double() - running_mean) * factor + shift
-    left = list(head.adaptor)
-    if len(left) == 1:
-        own, own_bias = left.pop()
+    if head.adaptor:
+        own, own_bias = head.adaptor[-1]
         bias = bias + (weight @ own_bias.double() if own_bias is not None else 0)
         weight = weight @ own.double()
-    return left, weight.to(head.last.dtype), bias.to(head.last.dtype)
+    return weight.to(head.last.dtype), bias.to(head.last.dtype)
 
 
 def patch_scores(
@@ -306,7 +310,7 @@ def patch_scores(
     """Anomaly scores (equation 9) of patches (B, P, D) by a folded head, as (B, P).
 
     Args:
-        adaptor: what `folded` left of it.
+        adaptor: its layers but the last, which is in `first`; none where there is none.
         first: W and b of `folded`.
         last: w2 (1, H).
         patches: of B images.
@@ -316,8 +320,11 @@ def patch_scores(
     def score(image: Tensor) -> Tensor:
         blocks = []
         for block in image.split(ROWS):
-            _, q = adapt(adaptor, block, arithmetic)
-            hidden = torch.addmm(first[1], q, first[0].T)
+            x = block
+            for weight, bias in adaptor:
+                x = arithmetic.product(x, weight.T)
+                x = torch.nn.functional.leaky_relu_(x if bias is None else x.add_(bias), SLOPE)
+            hidden = torch.addmm(first[1], x, first[0].T)
             blocks.append(-(torch.nn.functional.leaky_relu_(hidden, SLOPE) @ last[0]))
         return torch.cat(blocks)
 

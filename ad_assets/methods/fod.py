@@ -52,7 +52,7 @@ class Fod(TrainedMethod):
     version: ClassVar[int] = 1
     oracle_choice: ClassVar[Literal["image_auroc", "each"]] = "each"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # What the paper prints where its implementation does otherwise.
+        # Where the paper prints otherwise and either is an option here.
         "paper": {"pool": False, "residual": True, "printed_weight": True},
         # For CPUs: a fifth of the epochs, levels a quarter as wide, ten times the rate. It is no reproduction of the
         # paper. Features of other scales than the paper's upset the balance of its losses, hence their unit.

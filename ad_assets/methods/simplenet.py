@@ -209,12 +209,11 @@ class SimpleNet(TrainedMethod):
         from ad_assets.kernels.discriminator import folded
 
         del train, runtime
-        adaptor, weight, bias = folded(head_of(state.weights))
-        left = {f"adaptor.{number}.weight": layer for number, (layer, _) in enumerate(adaptor)}
-        left |= {f"adaptor.{number}.bias": own for number, (_, own) in enumerate(adaptor) if own is not None}
-        return replace(
-            state, weights={**left, "folded.weight": weight, "folded.bias": bias, "last": state.weights["last.weight"]}
-        )
+        weight, bias = folded(head_of(state.weights))
+        left = {name: state.weights[name] for name in state.weights if name.startswith("adaptor.0.")}
+        kept = left if self.adaptor == "mlp" else {}
+        folds = {"folded.weight": weight, "folded.bias": bias, "last": state.weights["last.weight"]}
+        return replace(state, weights={**kept, **folds})
 
     def score(
         self,
