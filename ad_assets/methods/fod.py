@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from ad_assets.methods.base import Features, Runtime, ScoreMaps, check_finite, fit_field, register, score_field
 from ad_assets.methods.trained import Network, TrainedMethod
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from ad_assets.methods.training import Training
 
 Grid = tuple[int, int]
-POSITIVE = Field(ge=1)
 
 
 @register
