@@ -197,7 +197,7 @@ class _Step:
 
     def _forward(self, rows: Tensor, noise: Tensor) -> tuple[_Image, Tensor]:
         """h of both halves, and its sum over rows."""
-        inputs = [rows] if not self._head.adaptor else adapted(self._head.adaptor, rows, self._arithmetic)
+        inputs = adapted(self._head.adaptor[:-1], rows, self._arithmetic)
         true = self._arithmetic.product(inputs[-1], self._weight.T).add_(self._bias)
         noisy = self._arithmetic.product(noise, self._head.first[0].T).add_(true)
         sums = true.sum(dim=0).double() + noisy.sum(dim=0)
@@ -278,9 +278,9 @@ def _slopes(h: Tensor, weighted: Tensor, shift: Tensor) -> Tensor:
 
 
 def adapted(adaptor: Sequence[tuple[Tensor, Tensor | None]], rows: Tensor, arithmetic: Arithmetic) -> list[Tensor]:
-    """The inputs of every layer of the adaptor (equation 5) but for its output, of rows (P, D)."""
+    """Rows (P, D), and what follows each of the adaptor's layers (equation 5); of all layers but the last."""
     inputs = [rows]
-    for weight, bias in adaptor[:-1]:
+    for weight, bias in adaptor:
         hidden = arithmetic.product(inputs[-1], weight.T)
         inputs.append(torch.nn.functional.leaky_relu(hidden if bias is None else hidden.add_(bias), SLOPE))
     return inputs
@@ -320,10 +320,7 @@ def patch_scores(
     def score(image: Tensor) -> Tensor:
         blocks = []
         for block in image.split(ROWS):
-            x = block
-            for weight, bias in adaptor:
-                x = arithmetic.product(x, weight.T)
-                x = torch.nn.functional.leaky_relu_(x if bias is None else x.add_(bias), SLOPE)
+            x = adapted(adaptor, block, arithmetic)[-1]
             hidden = torch.addmm(first[1], x, first[0].T)
             blocks.append(-(torch.nn.functional.leaky_relu_(hidden, SLOPE) @ last[0]))
         return torch.cat(blocks)
