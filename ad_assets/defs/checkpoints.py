@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from ad_assets.defs.stages import Work
 from ad_assets.methods.base import Checkpoints
 from resources.store import Artifact, ArtifactStore
 
@@ -26,6 +27,14 @@ class StoreCheckpoints(Checkpoints):
     def __init__(self, store: ArtifactStore, artifact: Artifact, every: int) -> None:
         super().__init__(every)
         self._store, self._artifact, self._path = store, artifact, artifact.at(NAME)
+
+    @classmethod
+    def of(cls, work: Work, artifact: Artifact) -> StoreCheckpoints:
+        """Those of what is being built; a forced build takes none up."""
+        checkpoints = cls(work.store, artifact, work.compute.checkpoint_steps)
+        if work.force:
+            checkpoints.clear()
+        return checkpoints
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The last checkpoint, or None.

@@ -40,9 +40,7 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
         train = read_features(work, features, "train", method.layers)
         earlier, before = _earlier(work, features)
         new = [image for image in train.image_ids if image not in before]
-        checkpoints = StoreCheckpoints(work.store, work.artifact, work.compute.checkpoint_steps)
-        if work.force:
-            checkpoints.clear()
+        checkpoints = StoreCheckpoints.of(work, work.artifact)
         tools = replace(runtime(work), checkpoints=checkpoints)
         started = time.perf_counter()
         # An update can add images; what an image that is gone has left behind takes a fit of the others.

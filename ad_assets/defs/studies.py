@@ -83,9 +83,7 @@ def study_stage(
             if stored.exists() and not work.force:
                 measured = work.store.read_json(stored.at("rows.json"))
             else:
-                checkpoints = StoreCheckpoints(work.store, stored, work.compute.checkpoint_steps)
-                if work.force:
-                    checkpoints.clear()
+                checkpoints = StoreCheckpoints.of(work, stored)
                 measured = bench.measure(variant, lanes[variant.name], extractors[name], seed, checkpoints)
                 work.store.write_json(stored.at("rows.json"), measured)
                 stored.commit({"study": work.stage.name})
