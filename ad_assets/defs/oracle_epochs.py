@@ -49,9 +49,9 @@ def oracle_epochs_stage(
         learnt, artifact = read_state(work.input(state), method), work.input(state)
         epochs = kept_epochs(artifact)
         rows: list[Row] = []
+        if not isinstance(learnt, Network):
+            raise TypeError(f"{method.name} keeps no epochs")
         for done, epoch in enumerate(epochs):
-            if not isinstance(learnt, Network):
-                raise TypeError(f"{method.name} keeps no epochs")
             weights = work.store.read_tensors(epoch_path(artifact, epoch))
             scorer = Scorer(method, replace(learnt, weights=weights), train, None, extractor.input_size, runtime(work))
             comparison = Comparison(truth, files, extractor, work.compute.memory_gb)

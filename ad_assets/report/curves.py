@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
+
+from ad_assets.report.pictures import figure_uri
 
 
 def plot_uri(title: str, curves: Mapping[str, Sequence[float | None]], epochs: Sequence[int] | None = None) -> str:
@@ -34,6 +34,4 @@ def plot_uri(title: str, curves: Mapping[str, Sequence[float | None]], epochs: S
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(linewidth=0.4, alpha=0.5)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return figure_uri(figure)

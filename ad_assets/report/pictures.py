@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from matplotlib.figure import Figure
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
@@ -180,6 +181,13 @@ def to_jpeg(rgb: Rgb, quality: int = 85, max_bytes: int | None = None) -> bytes:
 def data_uri(jpeg: bytes) -> str:
     """A JPEG as a ``data:`` address, for HTML and markdown that must not load anything."""
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
+
+
+def figure_uri(figure: Figure) -> str:
+    """A matplotlib figure as a ``data:`` address of a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def jpeg_size(jpeg: bytes) -> tuple[int, int]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from ad_assets.report.pictures import figure_uri
 
 QUALITY = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_0.30": "AUPRO 0.30"}
 SPEED = {
@@ -134,9 +134,7 @@ def plot_uri(title: str, summary: Summary) -> str:
         axes.set_xticks(list(places), labels, rotation=30, ha="right", fontsize=8, parse_math=False)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", linewidth=0.4, alpha=0.5)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return figure_uri(figure)
 
 
 def _line(axes: Any, name: str, column: Sequence[Measured | None], factor: float) -> None:
