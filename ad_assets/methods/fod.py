@@ -144,15 +144,21 @@ class Fod(TrainedMethod):
         Raises:
             ValueError: another number of taps than of widths, NaN or infinity.
         """
+        self.check_layers(len(taps))
+        return [self.level_tokens(tap, weights.get(f"units.{number}")) for number, tap in enumerate(taps)]
+
+    def level_tokens(self, tap: Tensor, unit: Tensor | None) -> Tensor:
+        """Tokens (B, h w, C) of one level's tap (B, C, h, w), in its unit if there is one.
+
+        Raises:
+            ValueError: NaN or infinity.
+        """
         from torch.nn.functional import avg_pool2d
 
-        self.check_layers(len(taps))
-        check_finite(*taps)
-        pooled = [avg_pool2d(tap, 3, 1, 1, count_include_pad=True) for tap in taps] if self.pool else taps
-        tokens = [level.flatten(2).transpose(1, 2).contiguous() for level in pooled]
-        if "units.0" not in weights:
-            return tokens
-        return [level / weights[f"units.{number}"] for number, level in enumerate(tokens)]
+        check_finite(tap)
+        pooled = avg_pool2d(tap, 3, 1, 1, count_include_pad=True) if self.pool else tap
+        tokens = pooled.flatten(2).transpose(1, 2).contiguous()
+        return tokens if unit is None else tokens / unit
 
     def level(self, number: int, channels: int) -> Level:
         """The untrained network of one level; its weights come from torch's generator."""

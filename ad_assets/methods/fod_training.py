@@ -126,15 +126,18 @@ class FodTraining(Training):
         return [*tokens, *made]
 
     def _fit_reference(self, features: Features, number: int) -> dict[str, Tensor]:
+        unit = self._units.get(f"units.{number}")
+
         def batches() -> Iterator[Tensor]:
-            for _, taps in features.batches():
+            for _, (tap,) in features.layer(number).batches():
                 # One by one, so that sums do not see how images are loaded.
-                yield from self._method.tokens(taps, self._units)[number].split(1)
+                yield from self._method.level_tokens(tap, unit).split(1)
 
         return self._references.fit(batches, len(features), self._runtime)
 
     def _measure(self, features: Features, number: int) -> Tensor:
-        portions = (list(self._method.tokens(taps, {})[number].unbind()) for _, taps in features.batches())
+        taps = (tap for _, (tap,) in features.layer(number).batches())
+        portions = (list(self._method.level_tokens(tap, None).unbind()) for tap in taps)
         return deviation(portions, self._runtime)
 
     def _macs(self) -> int:
