@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from ad_assets.kernels.correlation_rows import compare, descend
-from ad_assets.kernels.lone_threads import on_lone_threads
+from ad_assets.kernels.lone_threads import each
 from ad_assets.kernels.screening import full_precision, tile_of_products
 
 if TYPE_CHECKING:
@@ -244,10 +244,9 @@ def _on_threads(task: Task, q: Tensor, keys: int) -> None:
     step = min(length, max(1, CPU_TILE_BYTES // (keys * q.element_size())))
 
     def alone(place: tuple[int, int]) -> None:
-        with torch.no_grad():  # new threads start with gradients
-            task(place[0], slice(place[1], place[1] + 1), step)
+        task(place[0], slice(place[1], place[1] + 1), step)
 
-    for _ in on_lone_threads(alone, [(image, head) for image in range(images) for head in range(heads)]):
+    for _ in each(alone, [(image, head) for image in range(images) for head in range(heads)], "cpu"):
         pass
 
 

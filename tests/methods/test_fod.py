@@ -13,6 +13,7 @@ from torch import Tensor
 from ad_assets.methods import METHODS, Features, Runtime
 from ad_assets.methods.fod import Fod
 from ad_assets.methods.trained import Network
+from tests.methods.repeated_training import assert_only_the_seed_counts
 from tests.methods.tap_features import tap_features
 from tests.methods.test_fod_network import recorded
 from tests.methods.test_simplenet import taps
@@ -62,20 +63,7 @@ def test_training_learns_to_tell_a_defect() -> None:
     ],
 )
 def test_same_seed_same_weights_whatever_the_budget_and_the_threads(options: dict[str, Any]) -> None:
-    method = Fod(**{**SMALL, **options})
-    threads = torch.get_num_threads()
-    images = features()
-    expected = method.fit(images, RUNTIME)
-    try:
-        torch.set_num_threads(1)
-        # A budget that keeps few images, other batches of loading, one thread.
-        other = method.fit(replace(images, batch_size=7), Runtime(memory_gb=1e-4))
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(tensor, other.weights[name]) for name, tensor in expected.weights.items())
-    assert expected.losses == other.losses
-    reseeded = Fod(**{**SMALL, **options}, seed=1).fit(images, RUNTIME)
-    assert not torch.equal(reseeded.weights["levels.0.embedding.weight"], expected.weights["levels.0.embedding.weight"])
+    assert_only_the_seed_counts(Fod(**{**SMALL, **options}), features(), 1e-4, "levels.0.embedding.weight")
 
 
 def test_a_step_on_a_batch_has_the_mean_gradient_of_its_images() -> None:

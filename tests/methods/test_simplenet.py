@@ -15,6 +15,7 @@ from ad_assets.methods import METHODS, Features, Runtime
 from ad_assets.methods.simplenet import SimpleNet, head_of
 from ad_assets.methods.trained import Network
 from tests.fixtures import fixture
+from tests.methods.repeated_training import assert_only_the_seed_counts
 from tests.methods.tap_features import tap_features
 
 RUNTIME = Runtime(memory_gb=1)
@@ -110,20 +111,7 @@ def test_training_learns_to_tell_a_defect() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"adaptor": "mlp"}, {"noise_mix": 3, "loss": "cross_entropy"}])
 def test_same_seed_same_weights_whatever_the_budget_and_the_threads(options: dict[str, Any]) -> None:
-    method = SimpleNet(**SMALL, **options)
-    threads = torch.get_num_threads()
-    images = features()
-    expected = method.fit(images, RUNTIME)
-    try:
-        torch.set_num_threads(1)
-        # A budget that keeps hardly any image, other batches of loading, one thread.
-        other = method.fit(replace(images, batch_size=7), Runtime(memory_gb=1e-5))
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(tensor, other.weights[name]) for name, tensor in expected.weights.items())
-    assert expected.losses == other.losses
-    reseeded = SimpleNet(**SMALL, **options, seed=1).fit(images, RUNTIME)
-    assert not torch.equal(reseeded.weights["first.weight"], expected.weights["first.weight"])
+    assert_only_the_seed_counts(SimpleNet(**SMALL, **options), features(), 1e-5, "first.weight")
 
 
 def test_scores_do_not_depend_on_the_batch() -> None:
