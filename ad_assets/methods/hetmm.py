@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ad_assets.methods.base import Features, Method, Runtime, ScoreMaps, State, fit_field, register, score_field
+from ad_assets.methods.base import Features, Method, Runtime, ScoreMaps, fit_field, register, score_field
 from ad_assets.methods.hetmm_presets import PRESETS
 from ad_assets.methods.pts import Selection
+from ad_assets.methods.state import State
 
 if TYPE_CHECKING:
     from torch import Tensor

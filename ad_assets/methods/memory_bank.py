@@ -26,7 +26,6 @@ from ad_assets.methods.base import (
     Runtime,
     ScoreMaps,
     Stage,
-    State,
     check_finite,
     fit_field,
     match_field,
@@ -35,6 +34,7 @@ from ad_assets.methods.base import (
 from ad_assets.methods.embedding import Pooling, embed, patch_grid
 from ad_assets.methods.matching import Found, MatchingMethod
 from ad_assets.methods.neighbourhoods import Neighbourhoods
+from ad_assets.methods.state import State
 from ad_assets.methods.subsampling import Selection, select
 
 if TYPE_CHECKING:

@@ -23,13 +23,13 @@ from ad_assets.methods.base import (
     Method,
     Runtime,
     ScoreMaps,
-    State,
     check_finite,
     fit_field,
     register,
     score_field,
 )
 from ad_assets.methods.embedding import embed
+from ad_assets.methods.state import State
 
 if TYPE_CHECKING:
     from torch import Tensor

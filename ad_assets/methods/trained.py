@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from ad_assets.methods.base import Features, Method, Runtime, State, fit_field
+from ad_assets.methods.base import Features, Method, Runtime, fit_field
+from ad_assets.methods.state import State
 
 if TYPE_CHECKING:
     from torch import Tensor
