@@ -184,6 +184,16 @@ def test_one_class_novelty_needs_no_masks(trained: Bench) -> None:
     assert ("oracle_best_epoch", "pixel_auroc") not in rows
 
 
+def test_a_selection_leaves_out_what_would_lack_the_kept_epochs(trained: Bench) -> None:
+    trained.set("datasets.parts.detectors.fod.oracle_every", 2)
+    selected = [dg.AssetKey(["parts", "fod", "score_maps"])]
+    built, _ = trained.run(selected=selected, categories=["bolt"])
+    assert lane("fod", "trained_model", "score_maps", categories=("bolt",)) <= built
+    assert not built & (lane("fod", "metrics", "oracle_epochs") | RESULTS)  # metrics reads epochs that nobody asked for
+    built, _ = trained.run(selected=[dg.AssetKey(["parts", "fod", "metrics"])], categories=["bolt"])
+    assert built == lane("fod", "oracle_epochs", "metrics", categories=("bolt",)) | RESULTS
+
+
 def test_held_out_images_set_a_threshold_and_an_ensemble(trained: Bench) -> None:
     trained.run(categories=["bolt"])
     assert ("nominal_threshold", "threshold") not in trained.rows("fod", "bolt")

@@ -76,10 +76,10 @@ def plan(
     for stage in stages:
         if stage.key not in needed | below:
             continue
-        if stage.key not in needed and _lacks_fan_in(stage, steps, store):
-            continue
         for partition in stage.partitions if stage.partitions is not None else (None,):
             if categories is not None and partition is not None and partition not in categories:
+                continue
+            if stage.key not in needed and _lacks(stage, partition, steps, store):
                 continue
             slot = (stage.key, partition)
             reason = "forced" if force and stage.key in chosen else ""
@@ -142,11 +142,21 @@ def _wanted(
     return wanted, below
 
 
-def _lacks_fan_in(stage: Stage, steps: dict[Slot, Step], store: ArtifactStore) -> bool:
-    """Whether a stage reads an asset over all categories that is not there: a report without its leaderboard."""
-    waiting = [dep for dep in stage.deps if dep.partitions is None and (dep.key, None) not in steps]
-    heads = [(dep, read_head(store, dep.key, None)) for dep in waiting]
-    return any(head is None or head.code_version != dep.code_version for dep, head in heads)
+def _lacks(stage: Stage, partition: str | None, steps: dict[Slot, Step], store: ArtifactStore) -> bool:
+    """Whether a stage below the selection could not run: it reads what is not there and nobody asked for.
+
+    A report lacks its leaderboard, an ensemble another member. Of categories a leaderboard needs some one.
+    """
+    by_key = {dep.key: dep for dep in stage.deps}
+
+    def there(slot: Slot) -> bool:
+        head = read_head(store, *slot)
+        return slot in steps or (head is not None and head.code_version == by_key[slot[0]].code_version)
+
+    slots = stage.slots(partition)
+    gathered = [slot for slot in slots if partition is None and slot[1] is not None]
+    required = [slot for slot in slots if slot not in gathered]
+    return not all(map(there, required)) or (bool(gathered) and not any(map(there, gathered)))
 
 
 class _FileChanges:
