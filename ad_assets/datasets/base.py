@@ -17,7 +17,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 IMAGE_INDEX_SCHEMA = pa.schema(
     [
@@ -26,8 +26,10 @@ IMAGE_INDEX_SCHEMA = pa.schema(
         ("split", pa.string()),  # train | test
         ("label", pa.int8()),  # 0 nominal, 1 anomalous; null: unknown, as of training images of blind settings
         ("defect_type", pa.string()),  # "good" for nominal images
-        ("mask_path", pa.string()),  # relative; "" where there is none
-        ("mask_id", pa.string()),  # sha256 of the mask's bytes; "" where there is none
+        ("anomaly_kind", pa.string()),  # structural | logical; "" where the dataset does not tell
+        ("mask_paths", pa.list_(pa.string())),  # relative; one a region where the dataset has them apart, else one
+        ("mask_saturations", pa.list_(pa.float64())),  # part of each region that covers it; empty where all of it does
+        ("mask_id", pa.string()),  # sha256 of the mask's bytes, or of those of all masks; "" where there is none
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("mode", pa.string()),  # PIL mode of the file
@@ -49,6 +51,28 @@ class FileStamp:
     stamp: str
 
 
+AnomalyKind = Literal["", "structural", "logical"]
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """How much of a region must be found to find it all (Bergmann et al., IJCV 2022, section 3.3).
+
+    Args:
+        threshold: pixels, or a part of the region's area.
+        relative: whether it is a part.
+    """
+
+    threshold: float
+    relative: bool
+
+    def part_of(self, area: int) -> float:
+        """The saturation of a region of `area` pixels, as a part of it in (0, 1]; 1 for an empty one."""
+        if area <= 0:
+            return 1.0
+        return min(self.threshold if self.relative else self.threshold / area, 1.0)
+
+
 @dataclass(frozen=True)
 class Candidate:
     """An image as its place in the tree describes it, before anything was opened."""
@@ -57,7 +81,8 @@ class Candidate:
     split: Literal["train", "test"]
     label: Literal[0, 1] | None  # None: unknown
     defect_type: str
-    mask_path: str = ""
+    masks: tuple[str, ...] = ()  # several: one region each
+    kind: AnomalyKind = ""
 
 
 @dataclass(frozen=True)
@@ -102,7 +127,8 @@ class Reader(BaseModel, ABC):
 
     Class facts: `name` in benchmark files, `version` (bumped when the same files would give another index),
     `paper_dataset` (the key of the published tables, where there are any), `blind` (whether it trains on the very
-    images it tests, unlabelled).
+    images it tests, unlabelled), `origin` (where people get it, and under which licence), `layout` (the folders that
+    are expected below the root).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -111,6 +137,8 @@ class Reader(BaseModel, ABC):
     version: ClassVar[int]
     paper_dataset: ClassVar[str | None] = None
     blind: ClassVar[bool] = False
+    origin: ClassVar[str] = ""
+    layout: ClassVar[str] = ""
 
     root: str = Field(min_length=1, description="folder of the dataset, or an fsspec URL such as s3://bucket/prefix")
     on_problem: Literal["fail", "skip"] = Field(
@@ -149,11 +177,32 @@ class Reader(BaseModel, ABC):
 
     @abstractmethod
     def assign(self, paths: Sequence[str]) -> dict[str, list[Candidate]]:
-        """Candidates per category, from names alone: opens nothing, and the order of `paths` does not matter.
+        """Candidates per category, from names (and `tables`): opens no image, and the order of `paths` is nothing.
 
         Args:
             paths: relative posix paths of one listing.
         """
+
+    def tables(self, category: str) -> tuple[str, ...]:
+        """Relative paths of what `assign` and `saturations` read besides names: manifests, lists of splits.
+
+        Args:
+            category: the one that they say something of.
+        """
+        del category
+        return ()
+
+    def saturations(self, category: str) -> Mapping[int, Saturation]:
+        """Value of a region's pixels in its mask -> its saturation; empty: regions have none.
+
+        Args:
+            category: one of the dataset.
+
+        Raises:
+            ValueError: the file that says so is missing or not what it should be.
+        """
+        del category
+        return {}
 
     def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
         """What names alone show to be wrong: masks without image, images without mask, counts.

@@ -12,13 +12,13 @@ carry none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from ad_assets.datasets.base import Candidate, Problem, Reader, register_reader
+from ad_assets.datasets.base import Candidate, Problem, Reader, Saturation, register_reader
 
 Setting = Literal["mix", "test", "ano"]
 
@@ -72,6 +72,12 @@ class BlindReader(Reader):
             unlabelled = [Candidate(candidate.path, "train", None, "") for candidate in chosen]
             assigned[category] = [*unlabelled, *chosen]
         return assigned
+
+    def tables(self, category: str) -> tuple[str, ...]:
+        return self.of.tables(category)
+
+    def saturations(self, category: str) -> Mapping[int, Saturation]:
+        return self.of.saturations(category)
 
     def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
         del candidates

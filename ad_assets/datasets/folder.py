@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 
 NOMINAL_FOLDERS = frozenset({"good", "ok", "normal"})
 _PARTS = ("train", "test", "ground_truth")
+MVTEC_LAYOUT = """\
+<category>/train/good/NAME.png
+<category>/test/good/NAME.png
+<category>/test/<defect type>/NAME.png
+<category>/ground_truth/<defect type>/NAME_mask.png"""
 
 
 class _Place(NamedTuple):
@@ -61,14 +66,16 @@ class MvtecLayout(Reader):
             elif place.part == "test" and nominal:
                 found[place.category].append(Candidate(place.path, "test", 0, NOMINAL))
             elif place.part == "test" and place.defect_type:
-                mask = masks.get((place.category, place.defect_type, place.name), "")
-                found[place.category].append(Candidate(place.path, "test", 1, place.defect_type, mask))
+                mask = masks.get((place.category, place.defect_type, place.name))
+                found[place.category].append(
+                    Candidate(place.path, "test", 1, place.defect_type, (mask,) if mask else ())
+                )
         return dict(found)
 
     def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
         places = [place for place in self._places(paths) if place.category == category]
         masked_types = {place.defect_type for place in places if place.part == "ground_truth"}
-        paired = {candidate.mask_path for candidate in candidates}
+        paired = {mask for candidate in candidates for mask in candidate.masks}
         problems = []
         for place in places:
             nominal = place.defect_type in NOMINAL_FOLDERS
@@ -83,7 +90,7 @@ class MvtecLayout(Reader):
                 message = "lies in no defect type's folder: move it to test/good or test/<defect type>"
                 problems.append(Problem(place.path, message))
         for candidate in candidates:
-            if candidate.label == 1 and not candidate.mask_path and masked_types:
+            if candidate.label == 1 and not candidate.masks and masked_types:
                 kind = candidate.defect_type
                 if kind in masked_types:
                     stem = PurePosixPath(candidate.path).stem
@@ -119,6 +126,8 @@ class FolderReader(MvtecLayout):
 
     name: ClassVar[str] = "folder"
     version: ClassVar[int] = 1
+    origin: ClassVar[str] = "your own images"
+    layout: ClassVar[str] = MVTEC_LAYOUT
 
     category: str | None = Field(
         None,

@@ -104,9 +104,12 @@ def decode_mask(data: bytes, path: str) -> Mask:
     return decode_mask_with_mode(data, path)[0]
 
 
-def decode_mask_with_mode(data: bytes, path: str) -> tuple[Mask, str]:
-    """`decode_mask` with the PIL mode of the file."""
-    return _decoded(data, path, _to_mask)
+def decode_mask_with_mode(data: bytes, path: str) -> tuple[Mask, str, int]:
+    """`decode_mask` with the PIL mode of the file and its strongest pixel."""
+    values, mode = _decoded(data, path, _mask_values)
+    highest, half = int(values.max()), 32767 if mode in _SIXTEEN_BIT else 127
+    mask: Mask = values > (half if highest > half else 0)
+    return mask, mode, highest
 
 
 def resized_shape(h: int, w: int, resize: Resize) -> tuple[int, int]:
@@ -205,13 +208,8 @@ def _to_rgb(image: Image.Image) -> RgbImage:
     return np.array(image.convert("RGB"))
 
 
-def _to_mask(image: Image.Image) -> Mask:
-    if image.mode in _SIXTEEN_BIT:
-        values, half = _sixteen_bit(image), 32767
-    else:
-        values, half = _to_rgb(image).max(axis=2).astype(np.int64), 127
-    mask: Mask = values > (half if values.max() > half else 0)
-    return mask
+def _mask_values(image: Image.Image) -> npt.NDArray[np.int64]:
+    return _sixteen_bit(image) if image.mode in _SIXTEEN_BIT else _to_rgb(image).max(axis=2).astype(np.int64)
 
 
 def _sixteen_bit(image: Image.Image) -> npt.NDArray[np.int64]:

@@ -18,7 +18,7 @@ from functools import partial
 
 import pyarrow as pa
 
-from ad_assets.datasets.base import IMAGE_INDEX_SCHEMA, Candidate, DatasetError, FileStamp, Problem, Reader
+from ad_assets.datasets.base import IMAGE_INDEX_SCHEMA, Candidate, DatasetError, FileStamp, Problem, Reader, Saturation
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.images import ImageError, decode_mask_with_mode, decode_with_mode
 
@@ -40,7 +40,8 @@ class KnownFile:
         width: pixels.
         height: pixels.
         mode: PIL mode.
-        empty: of a mask, whether no pixel is anomalous; None for an image.
+        area: of a mask, how many pixels are anomalous; None for an image.
+        value: of a mask, its strongest pixel, by which some datasets tell the kind of a region.
     """
 
     size: int
@@ -49,7 +50,8 @@ class KnownFile:
     width: int
     height: int
     mode: str
-    empty: bool | None = None
+    area: int | None = None
+    value: int | None = None
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,11 @@ def build_index(
     problems = reader.check_names(category, paths, candidates)
     scanned, damaged = _scan(files, listing, candidates, known or {}, report or _no_report)
     problems += [*damaged, *_size_mismatches(candidates, scanned), *_duplicates(candidates, scanned)]
+    saturations = reader.saturations(category)
+    problems += _unknown_values(candidates, scanned, saturations)
 
     left_out = {problem.path for problem in problems if problem.severity == "error"}
-    kept = [c for c in candidates if c.path not in left_out and c.mask_path not in left_out]
+    kept = [c for c in candidates if c.path not in left_out and left_out.isdisjoint(c.masks)]
     no_train = not any(candidate.split == "train" for candidate in kept)
     if no_train:
         problems.append(Problem(category, "no training images: a detector learns from nominal ones in train"))
@@ -116,7 +120,7 @@ def build_index(
     if no_train or (errors and reader.on_problem == "fail"):
         remedy = "mend them, or set on_problem: skip to leave these files out"
         raise DatasetError(f"{where}: {len(errors)} problem(s); {remedy}", errors)
-    return ImageIndex(_table(kept, scanned), tuple(problems), scanned)
+    return ImageIndex(_table(kept, scanned, saturations), tuple(problems), scanned)
 
 
 def _no_report(what: str, done: int, total: int) -> None:
@@ -131,7 +135,7 @@ def _scan(
     report: ProgressReport,
 ) -> tuple[dict[str, KnownFile], list[Problem]]:
     is_mask = {candidate.path: False for candidate in candidates}
-    is_mask |= {candidate.mask_path: True for candidate in candidates if candidate.mask_path}
+    is_mask |= {mask: True for candidate in candidates for mask in candidate.masks}
     scanned = {path: known[path] for path, mask in is_mask.items() if _unchanged(known.get(path), listing[path], mask)}
     unread = sorted(set(is_mask) - set(scanned))
     problems = []
@@ -154,17 +158,17 @@ def _unchanged(known: KnownFile | None, stamp: FileStamp, mask: bool) -> bool:
         known is not None
         and bool(stamp.stamp)
         and (known.size, known.stamp) == (stamp.size, stamp.stamp)
-        and (known.empty is not None) == mask
+        and (known.area is not None) == mask
     )
 
 
 def _inspect(files: ImageFiles, path: str, stamp: FileStamp, mask: bool) -> KnownFile | Problem:
     try:
         data = files.read(path)
-        empty = None
+        area = value = None
         if mask:
-            pixels, mode = decode_mask_with_mode(data, path)
-            empty = not pixels.any()
+            pixels, mode, value = decode_mask_with_mode(data, path)
+            area = int(pixels.sum())
             height, width = pixels.shape
         else:
             rgb, mode = decode_with_mode(data, path)
@@ -173,19 +177,19 @@ def _inspect(files: ImageFiles, path: str, stamp: FileStamp, mask: bool) -> Know
         return Problem(path, error.message)
     except OSError as error:
         return Problem(path, f"cannot be read ({error}): check that it still exists and its permissions")
-    return KnownFile(stamp.size, stamp.stamp, hashlib.sha256(data).hexdigest(), width, height, mode, empty)
+    return KnownFile(stamp.size, stamp.stamp, hashlib.sha256(data).hexdigest(), width, height, mode, area, value)
 
 
 def _size_mismatches(candidates: Iterable[Candidate], scanned: Mapping[str, KnownFile]) -> list[Problem]:
     problems = []
-    for candidate in candidates:
-        image, mask = scanned.get(candidate.path), scanned.get(candidate.mask_path)
+    for candidate, path in ((owner, path) for owner in candidates for path in owner.masks):
+        image, mask = scanned.get(candidate.path), scanned.get(path)
         if image and mask and (image.width, image.height) != (mask.width, mask.height):
             message = (
                 f"mask of {mask.width} x {mask.height} for the image {candidate.path} of {image.width} x "
                 f"{image.height}: they must have the same size"
             )
-            problems.append(Problem(candidate.mask_path, message))
+            problems.append(Problem(path, message))
     return problems
 
 
@@ -212,10 +216,28 @@ def _duplicates(candidates: Iterable[Candidate], scanned: Mapping[str, KnownFile
     return problems
 
 
-def _table(candidates: Iterable[Candidate], scanned: Mapping[str, KnownFile]) -> pa.Table:
+def _unknown_values(
+    candidates: Iterable[Candidate], scanned: Mapping[str, KnownFile], saturations: Mapping[int, Saturation]
+) -> list[Problem]:
+    if not saturations:
+        return []
+    known = ", ".join(map(str, sorted(saturations)))
+    regions = (path for candidate in candidates for path in candidate.masks if path in scanned)
+    return [
+        Problem(
+            path, f"its pixels have the value {scanned[path].value}, but defects are numbered {known}: copy it again"
+        )
+        for path in regions
+        if scanned[path].area and scanned[path].value not in saturations
+    ]
+
+
+def _table(
+    candidates: Iterable[Candidate], scanned: Mapping[str, KnownFile], saturations: Mapping[int, Saturation]
+) -> pa.Table:
     rows = []
     for candidate in sorted(candidates, key=lambda candidate: (candidate.split, candidate.path)):
-        image = scanned[candidate.path]
+        image, masks = scanned[candidate.path], [scanned[path] for path in candidate.masks]
         rows.append(
             {
                 "image_id": image.sha256,
@@ -223,8 +245,10 @@ def _table(candidates: Iterable[Candidate], scanned: Mapping[str, KnownFile]) ->
                 "split": candidate.split,
                 "label": candidate.label,
                 "defect_type": candidate.defect_type,
-                "mask_path": candidate.mask_path,
-                "mask_id": scanned[candidate.mask_path].sha256 if candidate.mask_path else "",
+                "anomaly_kind": candidate.kind,
+                "mask_paths": list(candidate.masks),
+                "mask_saturations": [_saturation(mask, saturations) for mask in masks] if saturations else [],
+                "mask_id": _mask_id(masks),
                 "width": image.width,
                 "height": image.height,
                 "mode": image.mode,
@@ -232,3 +256,14 @@ def _table(candidates: Iterable[Candidate], scanned: Mapping[str, KnownFile]) ->
             }
         )
     return pa.Table.from_pylist(rows, schema=IMAGE_INDEX_SCHEMA)
+
+
+def _saturation(mask: KnownFile, saturations: Mapping[int, Saturation]) -> float:
+    saturation = saturations.get(mask.value or 0)
+    return saturation.part_of(mask.area or 0) if saturation else 1.0
+
+
+def _mask_id(masks: Sequence[KnownFile]) -> str:
+    if len(masks) < 2:
+        return "".join(mask.sha256 for mask in masks)
+    return hashlib.sha256("".join(mask.sha256 for mask in masks).encode()).hexdigest()

@@ -54,6 +54,10 @@ class MtdReader(Reader):
     name: ClassVar[str] = "mtd"
     version: ClassVar[int] = 1
     paper_dataset: ClassVar[str | None] = "MTD"
+    origin: ClassVar[str] = (
+        "https://github.com/abin24/Magnetic-tile-defect-datasets. (research use; cite Huang et al. 2018)"
+    )
+    layout: ClassVar[str] = "MT_{Free,Blowhole,Break,Crack,Fray,Uneven}/Imgs/NAME.{jpg,png}   (the .png is the mask)"
 
     split: Literal["random", "exposure"] = Field("random", description="how free images are divided")
     train_fraction: float = Field(0.8, gt=0, lt=1, description="random: part of the free images that trains")
@@ -91,8 +95,8 @@ class MtdReader(Reader):
             if file.kind == _FREE:
                 candidates.append(Candidate(file.path, "test", 0, NOMINAL))
             else:
-                mask = masks.get((file.kind, file.stem), "")
-                candidates.append(Candidate(file.path, "test", 1, file.kind.lower(), mask))
+                mask = masks.get((file.kind, file.stem))
+                candidates.append(Candidate(file.path, "test", 1, file.kind.lower(), (mask,) if mask else ()))
         return {CATEGORY: candidates} if candidates else {}
 
     def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
@@ -107,7 +111,7 @@ class MtdReader(Reader):
         problems += [
             Problem(candidate.path, "has no mask: expected the .png of the same name beside it")
             for candidate in candidates
-            if candidate.label == 1 and not candidate.mask_path
+            if candidate.label == 1 and not candidate.masks
         ]
         if self.split == "exposure":
             problems += [

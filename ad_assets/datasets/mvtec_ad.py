@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from pydantic import Field
 
 from ad_assets.datasets.base import Candidate, Problem, register_reader
-from ad_assets.datasets.folder import MvtecLayout
+from ad_assets.datasets.folder import MVTEC_LAYOUT, MvtecLayout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,6 +52,8 @@ class MvtecAdReader(MvtecLayout):
     name: ClassVar[str] = "mvtec_ad"
     version: ClassVar[int] = 1
     paper_dataset: ClassVar[str | None] = "MVTec AD"
+    origin: ClassVar[str] = "https://www.mvtec.com/company/research/datasets/mvtec-ad (CC BY-NC-SA 4.0)"
+    layout: ClassVar[str] = MVTEC_LAYOUT
 
     check_counts: bool = Field(
         True,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,12 +38,19 @@ class Picture:
     score_map: NDArray[Any]
 
 
+def read_masks(files: ImageFiles, row: dict[str, Any], extractor: Extractor | None) -> list[NDArray[Any]]:
+    """The masks of an image, one a region where its dataset has them apart, in the frame of an extractor.
+
+    Without an extractor in that of the file.
+    """
+    masks = [decode_mask(files.read(path), path) for path in row["mask_paths"]]
+    return [fit_mask(mask, extractor.resize, extractor.crop) for mask in masks] if extractor else masks
+
+
 def read_mask(files: ImageFiles, row: dict[str, Any], extractor: Extractor) -> NDArray[Any] | None:
-    """The mask of an image in the frame of an extractor; None where it has none."""
-    if not row["mask_path"]:
-        return None
-    mask = decode_mask(files.read(row["mask_path"]), row["mask_path"])
-    return fit_mask(mask, extractor.resize, extractor.crop)
+    """All that is anomalous in an image, in the frame of an extractor; None where it has no mask."""
+    masks = read_masks(files, row, extractor)
+    return functools.reduce(operator.or_, masks) if masks else None
 
 
 def read_pictures(

@@ -13,7 +13,7 @@ from ad_assets.defs.progress import Progress
 from ad_assets.defs.stages import Build, Parts, Stage, Work
 from resources.store import ArtifactStore
 
-VERSION = 1
+VERSION = 2
 
 
 def image_index_stage(dataset: Dataset) -> Stage:
@@ -26,7 +26,7 @@ def image_index_stage(dataset: Dataset) -> Stage:
         seen = _read(store, _files_path(reader.root, partition))
         known = {path: KnownFile(**entry) for path, entry in seen.items()}
         index = build_index(reader, partition, known=known, listing=listing, report=progress)
-        stamps = _stamps(reader.assign(sorted(listing)).get(partition, []), listing)
+        stamps = _stamps(reader.assign(sorted(listing)).get(partition, []), listing, reader.tables(partition))
         seen |= {path: dataclasses.asdict(entry) for path, entry in index.files.items()}
         files = {path: entry for path, entry in seen.items() if path in listing}
         store.write_json(_files_path(reader.root, partition), files)
@@ -61,14 +61,17 @@ def index_parts(index: ImageIndex) -> Parts:
     """
     rows = index.table.to_pylist()
     ids = {split: sorted({row["image_id"] for row in rows if row["split"] == split}) for split in ("train", "test")}
-    truth = sorted(
-        [row["image_id"], row["label"], row["defect_type"], row["mask_id"]] for row in rows if row["split"] == "test"
-    )
+    truth = sorted(_truth(row) for row in rows if row["split"] == "test")
     return {
         **{split: fingerprint(images) for split, images in ids.items()},
         "truth": fingerprint(truth),
         "all": fingerprint([rows, list(map(str, index.problems))]),
     }
+
+
+def _truth(row: dict[str, Any]) -> list[Any]:
+    told = [row["image_id"], row["label"], row["defect_type"], row["mask_id"]]
+    return [*told, *([row["anomaly_kind"], row["mask_saturations"]] if row["anomaly_kind"] else [])]
 
 
 def changed_files(dataset: Dataset, store: ArtifactStore) -> dict[str, str]:
@@ -83,7 +86,7 @@ def changed_files(dataset: Dataset, store: ArtifactStore) -> dict[str, str]:
     changes: dict[str, str] = {}
     for category in categories:
         before = _read(store, _stamps_path(dataset.name, category))
-        now = _stamps(assigned.get(category, []), listing)
+        now = _stamps(assigned.get(category, []), listing, dataset.reader.tables(category))
         if before and before != now:
             added, removed = len(now.keys() - before.keys()), len(before.keys() - now.keys())
             changed = sum(before[path] != now[path] for path in before.keys() & now.keys())
@@ -92,9 +95,11 @@ def changed_files(dataset: Dataset, store: ArtifactStore) -> dict[str, str]:
     return changes
 
 
-def _stamps(candidates: list[Candidate], listing: dict[str, FileStamp]) -> dict[str, list[Any]]:
-    paths = sorted({path for c in candidates for path in (c.path, c.mask_path) if path})
-    return {path: [listing[path].size, listing[path].stamp] for path in paths}
+def _stamps(
+    candidates: list[Candidate], listing: dict[str, FileStamp], tables: tuple[str, ...]
+) -> dict[str, list[Any]]:
+    paths = sorted({*tables, *(path for c in candidates for path in (c.path, *c.masks))})
+    return {path: [listing[path].size, listing[path].stamp] for path in paths if path in listing}
 
 
 def _stamps_path(dataset: str, category: str) -> str:
@@ -104,7 +109,7 @@ def _stamps_path(dataset: str, category: str) -> str:
 
 def _files_path(root: str, category: str) -> str:
     """What is known of the files of a category, for every dataset that reads the same folder."""
-    return f"known_files/{fingerprint(root)}/{category}.json"
+    return f"known_files/{fingerprint([VERSION, root])}/{category}.json"
 
 
 def _read(store: ArtifactStore, path: str) -> dict[str, Any]:

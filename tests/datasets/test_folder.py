@@ -31,15 +31,15 @@ PATHS = [
 def test_the_layout_is_read_from_names():
     assert FolderReader(root="/nowhere").assign(PATHS) == {
         "bottle": [
-            Candidate("bottle/test/crack/000.png", "test", 1, "crack", "bottle/ground_truth/crack/000_mask.png"),
+            Candidate("bottle/test/crack/000.png", "test", 1, "crack", ("bottle/ground_truth/crack/000_mask.png",)),
             Candidate(
                 "bottle/test/crack/monday/000.png",
                 "test",
                 1,
                 "crack",
-                "bottle/ground_truth/crack/monday/000_mask.png",
+                ("bottle/ground_truth/crack/monday/000_mask.png",),
             ),
-            Candidate("bottle/test/dent/7.JPG", "test", 1, "dent", "bottle/ground_truth/dent/7.png"),
+            Candidate("bottle/test/dent/7.JPG", "test", 1, "dent", ("bottle/ground_truth/dent/7.png",)),
             Candidate("bottle/test/good/000.png", "test", 0, "good"),
             Candidate("bottle/train/good/000.png", "train", 0, "good"),
             Candidate("bottle/train/good/monday/000.jpg", "train", 0, "good"),
@@ -76,11 +76,11 @@ def test_masks_pair_by_name_when_positions_disagree():
     ]
     reader = FolderReader(root="/nowhere")
     candidates = reader.assign(paths)["c"]
-    masks = {candidate.path: candidate.mask_path for candidate in candidates if candidate.label}
+    masks = {candidate.path: candidate.masks for candidate in candidates if candidate.label}
     assert masks == {
-        "c/test/hole/000.png": "c/ground_truth/hole/000_mask.png",
-        "c/test/hole/001.png": "",
-        "c/test/hole/002.png": "c/ground_truth/hole/002_mask.png",
+        "c/test/hole/000.png": ("c/ground_truth/hole/000_mask.png",),
+        "c/test/hole/001.png": (),
+        "c/test/hole/002.png": ("c/ground_truth/hole/002_mask.png",),
     }
     (problem,) = reader.check_names("c", paths, candidates)
     assert str(problem) == ("c/test/hole/001.png: has no mask: expected ground_truth/hole/001_mask.png or 001.png")
@@ -112,7 +112,7 @@ def test_ground_truth_of_nominal_images_is_passed_over():
     paths = ["c/train/good/0.png", "c/test/good/0.png", "c/ground_truth/good/0_mask.png"]
     reader = FolderReader(root="/nowhere")
     candidates = reader.assign(paths)["c"]
-    assert not any(candidate.mask_path for candidate in candidates)
+    assert not any(candidate.masks for candidate in candidates)
     assert reader.check_names("c", paths, candidates) == []
 
 

@@ -51,7 +51,9 @@ def test_an_index_holds_what_lies_there(tmp_path):
         "split": "test",
         "label": 1,
         "defect_type": "crack",
-        "mask_path": "bottle/ground_truth/crack/wide.png",
+        "anomaly_kind": "",
+        "mask_paths": ["bottle/ground_truth/crack/wide.png"],
+        "mask_saturations": [],
         "mask_id": hashlib.sha256((folder / "ground_truth" / "crack" / "wide.png").read_bytes()).hexdigest(),
         "width": 31,
         "height": 7,
@@ -59,10 +61,10 @@ def test_an_index_holds_what_lies_there(tmp_path):
         "bytes": path.stat().st_size,
     }
     assert by_path["bottle/train/good/grey.png"]["mode"] == "L"
-    assert by_path["bottle/train/good/000.png"]["mask_path"] == ""
-    assert index.files["bottle/ground_truth/crack/wide.png"].empty is True
-    assert index.files["bottle/ground_truth/crack/000_mask.png"].empty is False
-    assert index.files["bottle/test/crack/000.png"].empty is None
+    assert by_path["bottle/train/good/000.png"]["mask_paths"] == []
+    assert index.files["bottle/ground_truth/crack/wide.png"].area == 0
+    assert index.files["bottle/ground_truth/crack/000_mask.png"].area == 15
+    assert index.files["bottle/test/crack/000.png"].area is None
 
 
 def test_an_index_does_not_depend_on_the_listing(tmp_path):
@@ -82,7 +84,7 @@ def test_a_category_may_have_no_test_images_and_no_masks(tmp_path):
     assert build_index(reader, "bottle").table.num_rows == 4
     unmasked = build_index(reader, "unmasked")
     assert unmasked.problems == ()
-    assert set(unmasked.table["mask_path"].to_pylist()) == {""}
+    assert not any(unmasked.table["mask_paths"].to_pylist())
 
 
 def broken_tree(root):
@@ -198,7 +200,7 @@ def test_a_second_scan_opens_only_what_changed(tmp_path, reads):
 
     # What another reader took for an image may be a mask to this one.
     mask = "bottle/ground_truth/dirt/000_mask.png"
-    other = {**known, mask: dataclasses.replace(known[mask], empty=None)}
+    other = {**known, mask: dataclasses.replace(known[mask], area=None)}
     assert build_index(reader, "bottle", known=other) == first
     assert reads == [mask]
 

@@ -27,7 +27,7 @@ def test_the_random_split_is_the_floor_of_the_fraction():
         reader = MtdReader(root="/nowhere", train_fraction=fraction)
         candidates = reader.assign(names(free))[CATEGORY]
         assert Counter(c.split for c in candidates) == {"train": expected, "test": free - expected}
-        assert all(c.label == 0 and not c.mask_path for c in candidates)
+        assert all(c.label == 0 and not c.masks for c in candidates)
 
 
 def test_the_random_split_follows_seed_and_names_only():
@@ -105,13 +105,13 @@ def test_a_small_release_is_indexed(tmp_path):
         **{("test", kind): 2 for kind in ("blowhole", "break", "crack", "fray", "uneven")},
     }
     for row in rows:
-        assert bool(row["mask_path"]) == bool(row["mask_id"]) == (row["label"] == 1)
+        assert bool(row["mask_paths"]) == bool(row["mask_id"]) == (row["label"] == 1)
         if row["label"]:
-            assert row["mask_path"] == row["path"].replace(".jpg", ".png")
+            assert row["mask_paths"] == [row["path"].replace(".jpg", ".png")]
     # An empty mask is legal, and its image stays anomalous.
     empty = "MT_Uneven/Imgs/exp1_num_2001.png"
-    assert [path for path, file in index.files.items() if file.empty] == [empty]
-    assert [row["label"] for row in rows if row["mask_path"] == empty] == [1]
+    assert [path for path, file in index.files.items() if file.area == 0] == [empty]
+    assert [row["label"] for row in rows if row["mask_paths"] == [empty]] == [1]
 
 
 @pytest.mark.real
@@ -126,7 +126,7 @@ def test_the_real_release():
     defects = {("test", kind.lower()): count for kind, count in COUNTS.items() if kind != "Free"}
     assert found == {("train", "good"): 761, ("test", "good"): 191, **defects}
     assert sum(defects.values()) == 392
-    assert sorted(path for path, file in index.files.items() if file.empty) == [
+    assert sorted(path for path, file in index.files.items() if file.area == 0) == [
         "MT_Uneven/Imgs/exp3_num_45042.png",
         "MT_Uneven/Imgs/exp4_num_124690.png",
         "MT_Uneven/Imgs/exp4_num_352527.png",

@@ -1,0 +1,1 @@
+"""The commands of ``ad-assets``, a module each, thin over the graph."""

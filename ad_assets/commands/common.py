@@ -1,0 +1,112 @@
+"""What the commands share: their options, and a benchmark opened with its graph and plan."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ad_assets.benchmark import Benchmark
+from ad_assets.config import ConfigError, load_config
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from ad_assets.defs.plan import Step
+    from ad_assets.defs.stages import Stage
+
+Run = Callable[[argparse.Namespace], int]
+
+
+class Commands:
+    """The parser of ``ad-assets``, to which each module of this package adds its commands.
+
+    `shared` are the options that name a benchmark file, `scope` those that select a part of its graph.
+    """
+
+    def __init__(self, description: str | None) -> None:
+        self.parser = argparse.ArgumentParser(prog="ad-assets", description=description)
+        self._commands = self.parser.add_subparsers(required=True, metavar="COMMAND")
+        self.shared = argparse.ArgumentParser(add_help=False)
+        self.shared.add_argument(
+            "--config", help="benchmark file, or the name of a shipped one (default: AD_ASSETS_CONFIG, demo)"
+        )
+        self.shared.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="override a value, such as datasets.mtd.root=/data",
+        )
+        self.scope = argparse.ArgumentParser(add_help=False)
+        self.scope.add_argument("dataset", nargs="?", help="only this dataset of the benchmark file")
+        self.scope.add_argument("--category", action="append", help="only this category (may be repeated)")
+        self.scope.add_argument(
+            "--select",
+            help="Dagster asset selection, such as 'key:\"demo/patchcore_1/*\"'; with what it needs and feeds",
+        )
+
+    def add(self, name: str, run: Run, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        """A command that `run` carries out; `parents` are options that it shares with others."""
+        command = self._commands.add_parser(name, help=text, description=text, parents=list(parents))
+        command.set_defaults(run=run)
+        return command
+
+
+@dataclass(frozen=True)
+class Session:
+    """A loaded benchmark with its graph and the plan for what the call selects."""
+
+    benchmark: Benchmark
+    stages: list[Stage]
+    definitions: dg.Definitions
+    instance: dg.DagsterInstance
+    steps: list[Step]
+
+
+def open_session(options: argparse.Namespace, *, force: bool = False) -> Session:
+    """Load the benchmark file of the call and plan what it selects.
+
+    Raises:
+        ConfigError: the file, or what the call names of it, is wrong.
+    """
+    import dagster as dg
+
+    from ad_assets.defs.lanes import build_definitions
+    from ad_assets.defs.plan import plan
+    from ad_assets.defs.runs import open_instance
+
+    benchmark = load_config(options.config, options.set)
+    if options.dataset and options.dataset not in benchmark.datasets:
+        names = ", ".join(benchmark.datasets)
+        raise ConfigError(f"{benchmark.source} has no dataset {options.dataset!r}; it has: {names}")
+    try:
+        definitions, stages = build_definitions(benchmark)
+    except ValueError as error:
+        raise ConfigError(f"{benchmark.source}: {error}") from error
+    selected = {dg.AssetKey(list(s.key)) for s in stages if options.dataset in (None, s.key[0])}
+    if options.select:
+        try:
+            matched = dg.AssetSelection.from_string(options.select).resolve(definitions.resolve_asset_graph())
+        except (dg.DagsterError, ValueError) as error:
+            raise ConfigError(f"--select {options.select}: {error}") from error
+        selected &= matched
+        if not selected:
+            raise ConfigError(f"--select {options.select}: no asset matches; `ad-assets status` lists them")
+    known = {category for s in stages if dg.AssetKey(list(s.key)) in selected for category in s.partitions or ()}
+    for category in options.category or ():
+        if category not in known:
+            raise ConfigError(f"no category {category!r}; there are: {', '.join(sorted(known))}")
+    instance = open_instance()
+    steps = plan(
+        benchmark,
+        stages,
+        definitions,
+        instance,
+        benchmark.store,
+        selected=selected,
+        categories=options.category,
+        force=force,
+    )
+    return Session(benchmark, stages, definitions, instance, steps)

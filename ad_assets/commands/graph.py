@@ -1,0 +1,74 @@
+"""``materialize``, ``status`` and ``demo``: what is stale, and bringing it up to date."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from ad_assets.commands.common import Commands, open_session
+
+
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    demo = commands.add("demo", _materialize, "materialize the embedded demo and print its leaderboard")
+    demo.set_defaults(config="demo", set=[], dataset=None, category=None, select=None, force=False)
+    materialize = commands.add(
+        "materialize", _materialize, "bring what is stale up to date", commands.shared, commands.scope
+    )
+    materialize.add_argument("--force", action="store_true", help="build again even what is up to date")
+    commands.add("status", _status, "what is stale, why, and what would run", commands.shared, commands.scope)
+
+
+def _materialize(options: argparse.Namespace) -> int:
+    from ad_assets.defs.comparison import comparison_text
+    from ad_assets.defs.leaderboard import leaderboard_text
+    from ad_assets.defs.report import report_location
+    from ad_assets.defs.runs import execute
+
+    started = time.perf_counter()
+    session = open_session(options, force=options.force)
+    status = 0
+    if session.steps:
+        outcome = execute(
+            session.steps,
+            session.definitions,
+            session.instance,
+            force=options.force,
+            before=lambda title: print(f"== {title}", file=sys.stderr),
+        )
+        for failure in outcome.failures:
+            print(f"FAILED {failure}", file=sys.stderr)
+        status = 1 if outcome.failures else 0
+        counts = f"{outcome.built} built, {outcome.found} found in the store, {len(outcome.failures)} failed"
+    else:
+        counts = "everything is up to date, nothing to run"
+    for name in session.benchmark.datasets:
+        if options.dataset in (None, name):
+            text = leaderboard_text(session.benchmark.store, session.stages, name)
+            if text:
+                print(f"\n{text}")
+                print(f"\nreport: {report_location(session.benchmark.store, name)}")
+    for name in session.benchmark.comparisons if options.dataset is None else ():
+        text = comparison_text(session.benchmark.store, session.stages, name)
+        if text:
+            print(f"\n{text}")
+    config = "" if session.benchmark.source.endswith("demo.yaml") else f"AD_ASSETS_CONFIG={session.benchmark.source} "
+    print(f"UI:     {config}make dev   (then open http://127.0.0.1:3000)")
+    print(f"{counts}, {time.perf_counter() - started:.1f} s")
+    return status
+
+
+def _status(options: argparse.Namespace) -> int:
+    session = open_session(options)
+    if not session.steps:
+        print("everything is up to date")
+        return 0
+    width = max(len(step.stage.name) for step in session.steps)
+    places = max(len(step.partition or "") for step in session.steps)
+    for step in session.steps:
+        print(f"{step.action:<8}{step.stage.name:<{width}}  {step.partition or '':<{places}}  {step.reason}")
+    computed = sum(step.action != "reuse" for step in session.steps)
+    reused = len(session.steps) - computed
+    print(f"{len(session.steps)} would run: {computed} to compute or scan, {reused} in the store already")
+    return 0
