@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from ad_assets import substitution
 from ad_assets.benchmark import Benchmark, Comparison, Dataset, Detector, Evaluation, ReportStyle, Study, Variant
 from ad_assets.checking import Checker
 from ad_assets.datasets import READERS, Reader
@@ -40,6 +41,8 @@ def load_config(
     source: str | Path | None = None,
     overrides: Iterable[str] = (),
     environ: Mapping[str, str] = os.environ,
+    *,
+    bundled: bool = False,
 ) -> Benchmark:
     """Read and check a benchmark file.
 
@@ -47,6 +50,7 @@ def load_config(
         source: a path, the name of a shipped file, or None for ``AD_ASSETS_CONFIG`` and then the demo.
         overrides: ``dotted.key=value`` texts; values are YAML.
         environ: where ``AD_ASSETS__SECTION__KEY`` variables are looked up.
+        bundled: the embedded backbone in place of every other, as `substitution` has it.
 
     Raises:
         ConfigError: anything is wrong; all faults at once.
@@ -61,6 +65,12 @@ def load_config(
         if not separator or not key:
             raise ConfigError(f"--set {text}: write it as dotted.key=value")
         _assign(tree, key.split("."), value, f"--set {key}")
+    extractors = tree.get("extractors")
+    if bundled and isinstance(extractors, dict):
+        tree["extractors"] = {
+            name: substitution.bundled(section) if isinstance(section, dict) else section
+            for name, section in extractors.items()
+        }
     return _Parser(str(path)).benchmark(tree)
 
 
