@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zoneinfo
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ad_assets.datasets import Reader
 from ad_assets.extractor import Extractor
@@ -42,6 +43,60 @@ class ReportStyle(BaseModel):
     false_alarms: int = Field(3, ge=0, le=50)
     misses: int = Field(3, ge=0, le=50)
     hits: int = Field(3, ge=0, le=50)
+
+
+class Production(BaseModel):
+    """A dataset whose nominal images go on landing: what is watched, held back and promoted.
+
+    `gatekeeper` is the detector that judges newcomers; without one none is held back for how it looks to a detector.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settle_seconds: float = Field(20.0, ge=0, description="an upload is over when its files rest for so long")
+    patience_seconds: float = Field(
+        600.0, ge=0, description="a file that stays incomplete for longer is taken for broken"
+    )
+    gatekeeper: str | None = Field(None, description="detector whose champion judges new nominal images")
+    suspicious_rate: float = Field(
+        0.01, gt=0, lt=1, description="share of good newcomers that the gatekeeper may hold back"
+    )
+    floors: dict[str, float] = Field(
+        default_factory=dict, description="metric -> least value of a state that may be promoted"
+    )
+    margin: float = Field(0.02, ge=0, description="by how much a metric may fall behind the champion's")
+
+
+class Automation(BaseModel):
+    """When the graph brings itself up to date; `manual` leaves that to people."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Literal["manual", "eager", "nightly"] = Field(
+        "manual", description="by hand, at once, or in a window at night"
+    )
+    nightly: str = Field("0 2 * * *", description="cron: when the nightly window opens")
+    nightly_hours: float = Field(4.0, gt=0, le=24, description="how long the nightly window stays open")
+    retrain: str | None = Field(None, description="cron: fit afresh what was only updated since; null: never")
+    verify: str | None = Field(None, description="cron: read every image and artifact again; null: never")
+    every_seconds: int = Field(30, ge=1, description="seconds between two looks at folders and assets")
+    timezone: str = Field("UTC", description="of the cron times")
+
+    @field_validator("nightly", "retrain", "verify")
+    @classmethod
+    def _is_cron(cls, value: str | None) -> str | None:
+        from croniter import croniter
+
+        if value is not None and not croniter.is_valid(value):
+            raise ValueError(f"{value!r} is no cron time such as '0 2 * * *' (minute hour day month weekday)")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value not in zoneinfo.available_timezones():
+            raise ValueError(f"unknown time zone {value!r}; write one such as UTC or Europe/Berlin")
+        return value
 
 
 @dataclass(frozen=True)
@@ -120,12 +175,13 @@ class Study:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset, the detectors that run on it, and the studies of these."""
+    """A dataset, the detectors that run on it, and the studies of these; `production` where images go on landing."""
 
     name: str
     reader: Reader
     detectors: dict[str, Detector]
     studies: dict[str, Study] = field(default_factory=dict)
+    production: Production | None = None
 
     @property
     def extractors(self) -> list[str]:
@@ -159,6 +215,7 @@ class Benchmark:
     extractors: dict[str, Extractor]
     datasets: dict[str, Dataset]
     comparisons: dict[str, Comparison] = field(default_factory=dict)
+    automation: Automation = field(default_factory=Automation)
 
 
 def fingerprint(section: object) -> str:

@@ -16,7 +16,18 @@ from typing import Any
 import yaml
 
 from ad_assets import substitution
-from ad_assets.benchmark import Benchmark, Comparison, Dataset, Detector, Evaluation, ReportStyle, Study, Variant
+from ad_assets.benchmark import (
+    Automation,
+    Benchmark,
+    Comparison,
+    Dataset,
+    Detector,
+    Evaluation,
+    Production,
+    ReportStyle,
+    Study,
+    Variant,
+)
 from ad_assets.checking import Checker
 from ad_assets.datasets import READERS, Reader
 from ad_assets.datasets.blind import BlindReader
@@ -129,11 +140,16 @@ class _Parser(Checker):
         self.extractor_names: dict[str, str] = {}  # those with faults too, so that a lane on one is no second fault
 
     def benchmark(self, tree: dict[str, Any]) -> Benchmark:
-        self.only(tree, {"store", "compute", "evaluation", "report", "extractors", "datasets", "comparisons"}, "")
+        self.only(
+            tree,
+            {"store", "compute", "evaluation", "report", "extractors", "datasets", "comparisons", "automation"},
+            "",
+        )
         store = self.model(ArtifactStore, tree.get("store"), "store")
         compute = self.model(Compute, tree.get("compute"), "compute")
         evaluation = self.model(Evaluation, tree.get("evaluation"), "evaluation")
         report = self.model(ReportStyle, tree.get("report"), "report")
+        automation = self.model(Automation, tree.get("automation"), "automation")
         sections = tree.get("extractors")
         self.extractor_names = {name: name for name in sections} if isinstance(sections, Mapping) else {}
         for name, section in self.named(tree, "extractors"):
@@ -150,15 +166,18 @@ class _Parser(Checker):
         comparisons = {name: self._comparison(name, entry, datasets) for name, entry in self.named(tree, "comparisons")}
         if not datasets and not self.faults:
             self.faults.append("datasets: name at least one dataset")
-        if self.faults or not (store and compute and evaluation and report):
+        if self.faults or not (store and compute and evaluation and report and automation):
             raise ConfigError("\n  ".join([f"{self.source} has {len(self.faults)} fault(s):", *self.faults]))
-        return Benchmark(self.source, store, compute, evaluation, report, self.extractors, datasets, comparisons)
+        return Benchmark(
+            self.source, store, compute, evaluation, report, self.extractors, datasets, comparisons, automation
+        )
 
     def _dataset(self, name: str, section: object, earlier: Mapping[str, Dataset]) -> Dataset | None:
         path = f"datasets.{name}"
         options = self.mapping(section, path)
         lanes = self.mapping(options.pop("detectors", {}), f"{path}.detectors")
         studied = self.mapping(options.pop("studies", {}), f"{path}.studies")
+        production = options.pop("production", None)
         detectors: dict[str, Detector] = {}
         for lane, entry in lanes.items():
             if not self.name(lane, f"{path}.detectors"):
@@ -186,7 +205,22 @@ class _Parser(Checker):
             self.faults += [
                 f"{path}.studies.{s.name}: of a blind dataset no image is known to be good" for s in polluted
             ]
-        return Dataset(name, reader, detectors, {s: study for s, study in studies.items() if study}) if reader else None
+        line = self._production(production, f"{path}.production", reader, detectors) if production is not None else None
+        known = {s: study for s, study in studies.items() if study}
+        return Dataset(name, reader, detectors, known, line) if reader else None
+
+    def _production(
+        self, section: object, path: str, reader: Reader | None, detectors: Mapping[str, Detector]
+    ) -> Production | None:
+        line = self.model(Production, section, path)
+        if line is None:
+            return None
+        if reader and reader.name != "folder":
+            self.faults.append(f"{path}: images land in datasets of the reader folder (got {reader.name})")
+        if line.gatekeeper is not None:
+            lanes = {name: name for name, detector in detectors.items() if detector.method}
+            self.choice(line.gatekeeper, lanes, f"{path}.gatekeeper")
+        return line
 
     def _reader(self, options: dict[str, Any], path: str, earlier: Mapping[str, Dataset]) -> Reader | None:
         """What is left of a dataset's section configures its reader."""

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -39,11 +39,12 @@ class CorruptArtifactError(ValueError):
 
 @dataclass(frozen=True)
 class StoredFile:
-    """One file of a listing: path relative to the root, size in bytes, change time in seconds."""
+    """One file of a listing: path relative to the root, size in bytes, change time in seconds, stamp of its content."""
 
     path: str
     size: int
     changed: float
+    stamp: str = ""
 
 
 class ArtifactStore(dg.ConfigurableResource):
@@ -190,6 +191,11 @@ class ArtifactStore(dg.ConfigurableResource):
         self._bytes_read += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         return tensors
 
+    def check_tensors(self, path: str) -> None:
+        """Read every byte of a tensor file, which `read_tensors` leaves to whoever uses them."""
+        for tensor in self.read_tensors(path).values():
+            tensor.clone()
+
     def read_many_tensors(self, paths: Sequence[str]) -> list[dict[str, Tensor]]:
         """Read several tensor files at once, in order; hides the latency of an object store."""
         if len(paths) == 1:
@@ -233,7 +239,10 @@ class ArtifactStore(dg.ConfigurableResource):
             listing = fs.find(start, detail=True)
         except FileNotFoundError:
             return []
-        found = [StoredFile(path[len(base) + 1 :], int(info["size"]), _changed(info)) for path, info in listing.items()]
+        found = [
+            StoredFile(path[len(base) + 1 :], int(info["size"]), _changed(info), _stamp(info))
+            for path, info in listing.items()
+        ]
         return sorted(found, key=lambda file: file.path)
 
     def usage(self, prefix: str = "") -> int:
@@ -290,6 +299,22 @@ class Artifact:
         """Whether the artifact was committed."""
         return self.store.exists(self.at(MARKER))
 
+    def damaged(self) -> bool:
+        """Whether a file of the artifact cannot be read back; reads them all."""
+        readers = {
+            ".json": self.store.read_json,
+            ".parquet": self.store.read_table,
+            ".safetensors": self.store.check_tensors,
+        }
+        for file in self.store.files(self.path):
+            read = readers.get(PurePosixPath(file.path).suffix)
+            try:
+                if read:
+                    read(file.path)
+            except CorruptArtifactError:
+                return True
+        return False
+
     def commit(self, record: dict[str, Any]) -> None:
         """Make the artifact exist, with a record of what it is."""
         self.store.write_json(self.at(MARKER), record)
@@ -321,6 +346,11 @@ class _Renamed:
 def _changed(info: dict[str, Any]) -> float:
     value = info.get("mtime", info.get("LastModified", 0))
     return float(value.timestamp()) if hasattr(value, "timestamp") else float(value)
+
+
+def _stamp(info: dict[str, Any]) -> str:
+    # A file is replaced, never written again: locally by another inode.
+    return str(info.get("ETag") or f"{info.get('ino')}-{info.get('mtime')}-{info['size']}")
 
 
 def _prune_empty_folders(folder: Path, top: Path) -> None:

@@ -74,6 +74,7 @@ def open_session(options: argparse.Namespace, *, force: bool = False) -> Session
     import dagster as dg
 
     from ad_assets.defs.lanes import build_definitions
+    from ad_assets.defs.partitions import register_categories
     from ad_assets.defs.plan import plan
     from ad_assets.defs.runs import open_instance
 
@@ -99,6 +100,7 @@ def open_session(options: argparse.Namespace, *, force: bool = False) -> Session
         if category not in known:
             raise ConfigError(f"no category {category!r}; there are: {', '.join(sorted(known))}")
     instance = open_instance()
+    register_categories(stages, instance)
     steps = plan(
         benchmark,
         stages,

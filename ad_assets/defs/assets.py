@@ -4,28 +4,48 @@ from typing import Any
 
 import dagster as dg
 
-from ad_assets.defs.stages import FORCE_TAG, Stage, materialize
+from ad_assets.defs.partitions import partitions_of
+from ad_assets.defs.stages import FORCE_TAG, VERIFY_TAG, Stage, materialize
 from resources.compute import Compute
 from resources.store import ArtifactStore
 
 
-def to_asset(stage: Stage) -> dg.AssetsDefinition:
-    """The Dagster asset of a stage."""
+def to_asset(stage: Stage, condition: dg.AutomationCondition[Any] | None = None) -> dg.AssetsDefinition:
+    """The Dagster asset of a stage.
+
+    Args:
+        stage: the stage.
+        condition: when it materializes by itself; None: never.
+    """
+    key = dg.AssetKey(list(stage.key))
+    partitions = partitions_of(stage)
 
     @dg.asset(
-        key=dg.AssetKey(list(stage.key)),
+        key=key,
         deps=[dg.AssetKey(list(dep.key)) for dep in stage.deps],
-        partitions_def=dg.StaticPartitionsDefinition(list(stage.partitions)) if stage.partitions is not None else None,
+        partitions_def=partitions,
         code_version=stage.code_version,
         group_name=stage.group,
         kinds=set(stage.kinds),
         description=stage.description,
         owners=["team:anomaly-detection"],
+        automation_condition=condition,
+        pool=stage.pool,
+        check_specs=[
+            dg.AssetCheckSpec(
+                check.name,
+                asset=key,
+                description=check.description,
+                blocking=check.blocking,
+                partitions_def=partitions,
+            )
+            for check in stage.checks
+        ],
     )
     def body(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult[Any]:
         compute.apply_threads()
         partition = context.partition_key if stage.partitions is not None else None
-        force = context.run.tags.get(FORCE_TAG) == "true"
-        return materialize(stage, partition, store, compute, context.log, force=force)
+        force, verify = (context.run.tags.get(tag) == "true" for tag in (FORCE_TAG, VERIFY_TAG))
+        return materialize(stage, partition, store, compute, context.log, force=force, verify=verify)
 
     return body

@@ -9,6 +9,7 @@ from ad_assets.benchmark import Dataset, fingerprint
 from ad_assets.datasets import ImageFiles, KnownFile, build_index
 from ad_assets.datasets.base import Candidate, FileStamp
 from ad_assets.datasets.index import ImageIndex
+from ad_assets.defs.partitions import categories_of
 from ad_assets.defs.progress import Progress
 from ad_assets.defs.stages import Build, Parts, Stage, Work
 from resources.store import ArtifactStore
@@ -19,11 +20,11 @@ VERSION = 2
 def image_index_stage(dataset: Dataset) -> Stage:
     """The asset ``<dataset>/image_index``."""
 
-    def scan(partition: str, store: ArtifactStore, progress: Progress) -> tuple[Parts, Build]:
+    def scan(partition: str, store: ArtifactStore, progress: Progress, verify: bool) -> tuple[Parts, Build]:
         reader = dataset.reader
         reader.prepare(partition)
         listing = ImageFiles(reader.root).listing()
-        seen = _read(store, _files_path(reader.root, partition))
+        seen = {} if verify else _read(store, _files_path(reader.root, partition))
         known = {path: KnownFile(**entry) for path, entry in seen.items()}
         index = build_index(reader, partition, known=known, listing=listing, report=progress)
         stamps = _stamps(reader.assign(sorted(listing)).get(partition, []), listing, reader.tables(partition))
@@ -45,7 +46,7 @@ def image_index_stage(dataset: Dataset) -> Stage:
         config={"version": VERSION, **dataset.reader.index_config()},
         deps=(),
         scan=scan,
-        partitions=tuple(dataset.reader.categories()),
+        partitions=categories_of(dataset),
         group=f"{dataset.name}/images",
         kinds=frozenset({"parquet"}),
         description="Every image of a category by content: split, label, defect type, mask. Its version is the content "

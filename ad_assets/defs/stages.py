@@ -12,7 +12,8 @@ own stale marks follow the same arithmetic.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,8 @@ from resources.compute import Compute
 from resources.store import Artifact, ArtifactStore
 
 FORCE_TAG = "ad_assets/force"
+VERIFY_TAG = "ad_assets/verify"
+MOST_ATTEMPTS = 3  # builds of one address that were cut off before automation gives up
 
 Key = tuple[str, ...]
 Slot = tuple[Key, str | None]
@@ -89,6 +92,38 @@ class Work:
 Build = Callable[[Work], dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class Check:
+    """A question that each materialization of an asset answers, an asset check in the UI.
+
+    Args:
+        name: its name.
+        description: what passes.
+        blocking: whether nothing downstream runs on what failed it.
+    """
+
+    name: str
+    description: str
+    blocking: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer to a `Check`: whether it passed, and for people why."""
+
+    check: str
+    passed: bool
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is said of a materialization, found or built: answers to the stage's checks, and metadata."""
+
+    verdicts: tuple[Verdict, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, eq=False)
 class Stage:
     """One asset of the graph.
@@ -100,8 +135,12 @@ class Stage:
         deps: the stages it reads.
         address: from the heads of what it reads to its own parts.
         build: makes the artifact; returns metadata (JSON values) for people.
-        scan: of a root, in place of `address` and `build`: looks at the world and returns both answers.
-        partitions: the categories; None for an asset over all categories.
+        scan: of a root, in place of `address` and `build`: looks at the world and returns both answers. Its last
+            argument asks it to believe no change stamp.
+        partitions: the categories; None for an asset over all categories. `LiveCategories` come and go.
+        checks: what each materialization is asked.
+        judge: answers `checks`, and does what follows from the answers; called whether the artifact was built or found.
+        pool: the Dagster pool whose slots its runs take.
         group: group in the UI.
         kinds: marks in the UI.
         description: one paragraph for the UI.
@@ -111,14 +150,17 @@ class Stage:
     kind: str
     config: Mapping[str, Any]
     deps: tuple[Stage, ...]
-    partitions: tuple[str, ...] | None
+    partitions: Sequence[str] | None
     group: str
     kinds: frozenset[str]
     description: str
     categories: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     address: Callable[[Upstream], Parts] | None = None
     build: Build | None = None
-    scan: Callable[[str, ArtifactStore, Progress], tuple[Parts, Build]] | None = None
+    scan: Callable[[str, ArtifactStore, Progress, bool], tuple[Parts, Build]] | None = None
+    checks: tuple[Check, ...] = ()
+    judge: Callable[[Work], Judgement] | None = None
+    pool: str | None = None
 
     @property
     def name(self) -> str:
@@ -212,6 +254,29 @@ def current_upstream(stage: Stage, partition: str | None, store: ArtifactStore) 
     return Upstream(heads, partition), left_out
 
 
+def attempt_path(key: Key, partition: str | None) -> str:
+    """Where a build leaves word of itself until it succeeds, so that automation does not try for ever."""
+    return "/".join(["attempts", *key, f"{partition or '_'}.json"])
+
+
+@contextmanager
+def attempted(store: ArtifactStore, stage: Stage, partition: str | None, head: Head) -> Iterator[None]:
+    """Keep account of a build: an attempt that failed or was cut off stays on record, with the address it was for."""
+    path = attempt_path(stage.key, partition)
+    try:
+        before = store.read_json(path)
+    except FileNotFoundError:
+        before = {"version": head.version, "count": 0}
+    count = before["count"] + 1 if before["version"] == head.version else 1
+    store.write_json(path, {"version": head.version, "count": count, "error": ""})
+    try:
+        yield
+    except Exception as error:
+        store.write_json(path, {"version": head.version, "count": count, "error": f"{type(error).__name__}: {error}"})
+        raise
+    store.delete([path])
+
+
 def materialize(
     stage: Stage,
     partition: str | None,
@@ -220,8 +285,18 @@ def materialize(
     log: Any,
     *,
     force: bool = False,
+    verify: bool = False,
 ) -> dg.MaterializeResult[Any]:
-    """Find or build one asset partition and point its head at it; `force` builds it even if it is there.
+    """Find or build one asset partition and point its head at it.
+
+    Args:
+        stage: the asset.
+        partition: its category.
+        store: where artifacts and heads lie.
+        compute: what builds run on.
+        log: where progress is told.
+        force: build even what is there.
+        verify: believe no change stamp and no marker: read what is there, and build what is damaged again.
 
     Raises:
         UpstreamError: something it reads is missing or was made under another setting.
@@ -229,23 +304,32 @@ def materialize(
     upstream, left_out = current_upstream(stage, partition, store)
     progress = Progress(log, f"{stage.name}{f' [{partition}]' if partition else ''}")
     started = time.perf_counter()
-    parts, build = _address(stage, upstream, store, progress)
+    parts, build = _address(stage, upstream, store, progress, verify=verify)
     head = stage.make_head(partition, parts)
     artifact = store.artifact(stage.kind, head.version)
-    found = artifact.exists() and not force
+    found = artifact.exists() and not force and not (verify and artifact.damaged())
+    work = Work(stage, upstream, store, compute, progress, artifact, force or verify)
     if not found:
-        metadata = build(Work(stage, upstream, store, compute, progress, artifact, force))
+        with attempted(store, stage, partition, head):
+            metadata = build(work)
         artifact.commit({"asset": stage.name, "metadata": metadata, "seconds": time.perf_counter() - started})
     metadata = artifact.record()["metadata"]
+    judgement = stage.judge(work) if stage.judge else Judgement()
+    blocking = {check.name for check in stage.checks if check.blocking}
+    blocked = [verdict.check for verdict in judgement.verdicts if not verdict.passed and verdict.check in blocking]
     store.write_head(
         stage.key,
         partition,
-        {"version": head.version, "parts": head.parts, "code_version": head.code_version},
+        {
+            "version": head.version,
+            "parts": head.parts,
+            "code_version": head.code_version,
+            **({"blocked": blocked} if blocked else {}),
+        },
     )
     seconds = time.perf_counter() - started
     progress.done("found, nothing to compute" if found else f"built in {seconds:.1f} s")
-    if left_out:
-        metadata = {**metadata, "left_out": "; ".join(left_out)}
+    metadata = {**metadata, **judgement.metadata, **({"left_out": "; ".join(left_out)} if left_out else {})}
     return dg.MaterializeResult(
         data_version=dg.DataVersion(head.version),
         metadata={
@@ -253,12 +337,23 @@ def materialize(
             "reused": dg.MetadataValue.bool(found),
             "stage_seconds": dg.MetadataValue.float(seconds),
         },
+        check_results=[
+            dg.AssetCheckResult(
+                passed=verdict.passed,
+                check_name=verdict.check,
+                severity=dg.AssetCheckSeverity.ERROR if verdict.check in blocking else dg.AssetCheckSeverity.WARN,
+                metadata={name: _for_people(value) for name, value in verdict.metadata.items()},
+            )
+            for verdict in judgement.verdicts
+        ],
     )
 
 
-def _address(stage: Stage, upstream: Upstream, store: ArtifactStore, progress: Progress) -> tuple[Parts, Build]:
+def _address(
+    stage: Stage, upstream: Upstream, store: ArtifactStore, progress: Progress, *, verify: bool
+) -> tuple[Parts, Build]:
     if stage.scan and upstream.partition is not None:
-        return stage.scan(upstream.partition, store, progress)
+        return stage.scan(upstream.partition, store, progress, verify)
     if stage.address is None or stage.build is None:
         raise TypeError(f"{stage.name}: a stage has either a scan, or an address and a build")
     return stage.address(upstream), stage.build
