@@ -2,7 +2,8 @@
 
 Pixel AUROC and average precision pool the pixels of all images. AUPRO is that of Bergmann et al. (IJCV 2021):
 components of the ground truth by 8-connectivity, thresholds at all distinct scores, false positive rate over the normal
-pixels of all images, trapezoid from (0, 0) to the limit with interpolation there, divided by the limit.
+pixels of all images, trapezoid from (0, 0) to the limit with interpolation there, divided by the limit. Given annotated
+regions instead, the same number is AU-sPRO (Bergmann et al., IJCV 2022).
 
 Up to `exact_pixels` pixels are kept and sorted, and the numbers are exact. Beyond that, scores go into a histogram, and
 `error_bounds` says how far each number can be off.
@@ -10,6 +11,7 @@ Up to `exact_pixels` pixels are kept and sorted, and the numbers are exact. Beyo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ad_assets.metrics.components import component_weights
 from ad_assets.metrics.levels import ErrorBounds, Levels, Points
+from ad_assets.metrics.regions import Region, check_regions, region_weights
 from ad_assets.metrics.score_bins import ScoreHistogram
 
 EXACT_PIXELS = 1 << 24
@@ -42,17 +45,22 @@ class PixelStatistics:
         self._histogram: ScoreHistogram | None = None
         self._levels: Levels | None = None
 
-    def update(self, maps: ArrayLike, masks: ArrayLike) -> None:
+    def update(self, maps: ArrayLike, masks: ArrayLike, regions: Sequence[Sequence[Region]] | None = None) -> None:
         """Take in a batch of images; nothing changes if it is refused.
 
         Args:
             maps: (B, H, W) scores, any float type, taken as float32; higher is more anomalous.
             masks: (B, H, W) bool or 0/1; an image without anomalous pixels contributes normal ones.
+            regions: the regions of each image, of which its mask is the union; they take the place of the connected
+                components, which makes `aupro` the area under saturated overlap.
 
         Raises:
-            ValueError: shapes differ, masks hold other values, or scores that are not finite, with their image.
+            ValueError: shapes differ, masks hold other values, scores that are not finite, or regions that do not make
+                up the masks, with their image.
         """
-        scores, anomalous = _checked(maps, masks)
+        scores, anomalous = checked_maps(maps, masks)
+        if regions is not None:
+            check_regions(anomalous, regions)
         self._levels = None
         if self._histogram is None and self._pixels + scores.size > self._exact_pixels:
             sample = scores.ravel()[::SAMPLE_STRIDE]
@@ -60,8 +68,13 @@ class PixelStatistics:
         self._pixels += scores.size
         images = max(1, GROUP_PIXELS // max(1, scores[:1].size))
         for first in range(0, len(scores), images):
-            group = scores[first : first + images].ravel().astype(np.float32, copy=self._histogram is None)
-            pixels, weights, components = component_weights(anomalous[first : first + images])
+            part = slice(first, first + images)
+            group = scores[part].ravel().astype(np.float32, copy=self._histogram is None)
+            pixels, weights, components = (
+                component_weights(anomalous[part])
+                if regions is None
+                else region_weights(scores[part], anomalous[part], regions[part])
+            )
             self._components += components
             self._anomalous_pixels += len(pixels)
             self._add(group, group[pixels], weights)
@@ -93,7 +106,7 @@ class PixelStatistics:
 
     @property
     def components(self) -> int:
-        """Connected components of the masks taken in."""
+        """Connected components taken in, or regions where they were given."""
         return self._components
 
     def pixel_auroc(self) -> float:
@@ -179,11 +192,12 @@ def checked_limit(fpr_limit: float) -> float:
     return fpr_limit
 
 
-def _sample(parts: list[NDArray[Any]]) -> NDArray[np.float32]:
-    return np.concatenate([np.empty(0, np.float32), *(part[::SAMPLE_STRIDE] for part in parts)], dtype=np.float32)
+def checked_maps(maps: ArrayLike, masks: ArrayLike) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Maps and masks (B, H, W), the masks as bool.
 
-
-def _checked(maps: ArrayLike, masks: ArrayLike) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    Raises:
+        ValueError: as `PixelStatistics.update`.
+    """
     scores, anomalous = np.asarray(maps), np.asarray(masks)
     if scores.ndim != 3 or scores.dtype.kind != "f":
         raise ValueError(f"maps must be (B, H, W) floating point, got {scores.dtype} of shape {scores.shape}")
@@ -198,3 +212,7 @@ def _checked(maps: ArrayLike, masks: ArrayLike) -> tuple[NDArray[Any], NDArray[n
         if values.size and not (values.min() >= -largest and values.max() <= largest):
             raise ValueError(f"maps[{image}] holds NaN, infinity or a number beyond float32")
     return scores, anomalous
+
+
+def _sample(parts: list[NDArray[Any]]) -> NDArray[np.float32]:
+    return np.concatenate([np.empty(0, np.float32), *(part[::SAMPLE_STRIDE] for part in parts)], dtype=np.float32)

@@ -43,12 +43,18 @@ def pr_curve_points(scores: ArrayLike, labels: ArrayLike) -> Points:
 
 def levels_of(scores: ArrayLike, labels: ArrayLike) -> Levels:
     """The exact table behind every image metric; arguments and errors as `auroc`."""
+    anomalous, nominal = both_classes(scores, labels)
+    return Levels.of_scores(np.sort(np.concatenate([anomalous, nominal])), anomalous, np.ones(len(anomalous)))
+
+
+def both_classes(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The scores of the anomalous images and those of the nominal ones; arguments and errors as `auroc`."""
     values = finite_scores(scores)
     anomalous = binary_labels(labels, len(values))
     missing = "anomalous" if not anomalous.any() else "nominal"
     if anomalous.all() or not anomalous.any():
         raise ValueError(f"no {missing} image among {len(values)}: a ranking needs both classes")
-    return Levels.of_scores(np.sort(values), values[anomalous], np.ones(int(anomalous.sum())))
+    return values[anomalous], values[~anomalous]
 
 
 def finite_scores(scores: ArrayLike) -> NDArray[np.float64]:

@@ -43,13 +43,19 @@ def every_threshold(maps: np.ndarray, masks: np.ndarray, limit: float) -> np.nda
         rates.append((predicted & ~masks).sum() / (~masks).sum())
         overlaps.append(np.mean([predicted[image][region].mean() for image, region in regions]))
         ious.append((predicted & masks).sum() / (predicted | masks).sum())
+    area = area_up_to(limit, rates, overlaps)
+    flat, truth = maps.ravel(), masks.ravel()
+    return np.array([roc_auc_score(truth, flat), average_precision_score(truth, flat), area, max(ious)])
+
+
+def area_up_to(limit: float, rates: list[float], overlaps: list[float]) -> float:
+    """Trapezoids under a curve up to a rate, interpolated there, divided by it."""
     area = 0.0
     for (x0, x1), (y0, y1) in zip(itertools.pairwise(rates), itertools.pairwise(overlaps), strict=True):
         stop = min(x1, limit)
         if stop > x0:
             area += (stop - x0) * (y0 + (y0 + (y1 - y0) * (stop - x0) / (x1 - x0))) / 2
-    flat, truth = maps.ravel(), masks.ravel()
-    return np.array([roc_auc_score(truth, flat), average_precision_score(truth, flat), area / limit, max(ious)])
+    return area / limit
 
 
 def random_case(seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,229 @@
+"""How far a table of AUROCs can be trusted: intervals for one and for a mean, and comparisons of detectors.
+
+An interval says what other test images of the same kind could have given to the same trained detector; it knows
+nothing of other training sets or seeds. Test sets are small and AUROCs near 1, where the usual intervals fail: with 60
+anomalous and 20 nominal images and a true AUROC of 0.99, 95 % intervals by percentile bootstrap or DeLong's variance
+covered it in 16 to 91 of 100 simulated test sets, and at an observed 1 they have no width. The one here is not a
+bootstrap; it puts together three known parts:
+
+- DeLong et al. (Biometrics 1988): the variance of an AUROC is that of the shares of nominal images that each anomalous
+  one ranks above, over the number of anomalous images, plus the same with the classes exchanged.
+- Added observations (Agresti and Coull, 1998): a fifth of an image above all others and a fifth below all of them join
+  each class when the variance is taken, so that it is never 0. They leave the AUROC itself alone.
+- Effective sample size (Korn and Graubard, 1998): an AUROC of A and variance V is as certain as a share A observed
+  among n = A (1 - A) / V items, whose interval is that of Clopper and Pearson with real numbers in place of counts.
+  Their factor for few degrees of freedom is left out; A and V of that n are those with the added images.
+
+It is made to cover at least at the stated rate, and did in simulations of 3 to 480 images a class, AUROCs of 0.5 to
+0.999, normal and heavy-tailed scores, missed defects, nominal outliers and coarse ties. It is wide for that: at 95 % it
+covered in 97 of 100 at an AUROC of 0.8 and in 99 at 0.99. The exception is a detector that gives nearly all images one
+and the same score, where it can fall to 88.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import betaincinv
+from scipy.stats import rankdata
+
+from ad_assets.metrics.ranking import both_classes
+
+ADDED = 0.2  # images at either end of each class; of a few tried, the least that no simulation argued against
+DECIMALS = 12  # of differences: steps that are equal on paper must be equal in rank
+
+
+class Interval(NamedTuple):
+    """Both ends belong to it."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two detectors on the categories that both have.
+
+    Args:
+        first: name.
+        second: name.
+        categories: how many both have.
+        mean_difference: first minus second, in units of the values.
+        wins: categories where the first has the larger value.
+        ties: categories where both have the same.
+        losses: categories where the second has the larger value.
+        p: two-sided, of Wilcoxon's signed-rank test.
+        adjusted_p: the same after Holm's correction for all pairs.
+        smallest_p: what p is at best with so many categories, 2 / 2**categories; above 0.05 no result can be
+            significant at that level.
+    """
+
+    first: str
+    second: str
+    categories: int
+    mean_difference: float
+    wins: int
+    ties: int
+    losses: int
+    p: float
+    adjusted_p: float
+    smallest_p: float
+
+
+def auroc_interval(scores: ArrayLike, labels: ArrayLike, level: float = 0.95) -> Interval:
+    """Confidence interval of an AUROC over draws of test images, both classes drawn separately.
+
+    Args:
+        scores: (n,) finite, higher is more anomalous.
+        labels: (n,) bool or 0/1, 1 is anomalous.
+        level: in (0, 1), the wanted coverage.
+
+    Returns:
+        An interval in [0, 1] around the AUROC, never without width.
+
+    Raises:
+        ValueError: as `ranking.auroc`, or a level outside (0, 1).
+    """
+    return _interval([_ranking(scores, labels)], level)
+
+
+def mean_auroc_interval(categories: Sequence[tuple[ArrayLike, ArrayLike]], level: float = 0.95) -> Interval:
+    """Confidence interval of the unweighted mean of AUROCs.
+
+    Only images are drawn: the categories are taken as fixed, so it says nothing about categories not among them.
+
+    Args:
+        categories: scores and labels of each, as for `auroc_interval`; images of different ones are independent.
+        level: in (0, 1), the wanted coverage.
+
+    Raises:
+        ValueError: no category, a category's scores or labels, with its position, or a level outside (0, 1).
+    """
+    if len(categories) == 0:
+        raise ValueError("no category: a mean needs at least one")
+    rankings = []
+    for position, (scores, labels) in enumerate(categories):
+        try:
+            rankings.append(_ranking(scores, labels))
+        except ValueError as error:
+            raise ValueError(f"categories[{position}]: {error}") from error
+    return _interval(rankings, level)
+
+
+def paired_comparison(values: Mapping[str, Mapping[str, float]]) -> list[Pair]:
+    """Every pair of detectors over the categories that both have, in the order of the detectors.
+
+    Wilcoxon's signed-rank test, as Demšar (JMLR 2006) recommends for classifiers on many data sets, with the exact
+    distribution under random signs at any number of categories, ties among the differences included. Differences of 0
+    are ranked but belong to neither side (Pratt 1959). Holm's (1979) step-down correction covers all pairs returned.
+
+    Args:
+        values: by detector and category, finite, such as AUROCs; pairs without a common category are left out.
+
+    Raises:
+        ValueError: a value that is not finite, with its detector and category.
+    """
+    for detector, row in values.items():
+        for category, value in row.items():
+            if not math.isfinite(value):
+                raise ValueError(f"{detector} has {value} on {category}; compared values must be finite")
+    found = []
+    for first, second in itertools.combinations(values, 2):
+        common = sorted(values[first].keys() & values[second].keys())
+        if common:
+            differences = [values[first][category] - values[second][category] for category in common]
+            found.append((first, second, np.array(differences, dtype=np.float64).round(DECIMALS)))
+    p_values = [_signed_rank_p(differences) for *_, differences in found]
+    return [
+        Pair(
+            first=first,
+            second=second,
+            categories=len(differences),
+            mean_difference=math.fsum(differences) / len(differences),
+            wins=int((differences > 0).sum()),
+            ties=int((differences == 0).sum()),
+            losses=int((differences < 0).sum()),
+            p=p,
+            adjusted_p=adjusted,
+            smallest_p=2.0 ** (1 - len(differences)),
+        )
+        for (first, second, differences), p, adjusted in zip(found, p_values, holm(p_values), strict=True)
+    ]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p of each of m tests (Holm 1979): the k-th smallest times m - k + 1, at most 1, never falling."""
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, test in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[test]))
+        adjusted[test] = largest
+    return adjusted
+
+
+class _Ranking(NamedTuple):
+    """AUROC of a category, and its mean and variance with the added images."""
+
+    auroc: float
+    mean: float
+    variance: float
+
+
+def _ranking(scores: ArrayLike, labels: ArrayLike) -> _Ranking:
+    anomalous, nominal = map(np.sort, both_classes(scores, labels))  # in one order, whatever the order given
+    beaten = _below(nominal, anomalous)
+    beating = len(anomalous) - _below(anomalous, nominal)
+    means, variances = zip(_moments(beaten, len(nominal)), _moments(beating, len(anomalous)), strict=True)
+    return _Ranking(float(beaten.mean()) / len(nominal), means[0], sum(variances))
+
+
+def _moments(outranked: NDArray[np.float64], others: int) -> tuple[float, float]:
+    """Mean, and variance of the mean, of the shares of the other class that each image is on the right side of.
+
+    Args:
+        outranked: (n,) how many of the other class, equal ones at 1/2.
+        others: size of the other class.
+    """
+    # The added images outrank one half of their like at their own end, and all or none of the others.
+    size = others + 2 * ADDED
+    shares = np.concatenate([outranked + ADDED, [ADDED / 2, size - ADDED / 2]]) / size
+    images = np.concatenate([np.ones(len(outranked)), [ADDED, ADDED]])
+    total = float(images.sum())
+    mean = float(images @ shares) / total
+    return mean, float(images @ np.square(shares - mean)) / (total * (total - 1))
+
+
+def _below(ascending: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) how many of the first are smaller than each value, equal ones at 1/2."""
+    return (np.searchsorted(ascending, values, "left") + np.searchsorted(ascending, values, "right")) / 2
+
+
+def _interval(rankings: Sequence[_Ranking], level: float) -> Interval:
+    if not 0 < level < 1:
+        raise ValueError(f"level must be in (0, 1), got {level}")
+    auroc, mean = (math.fsum(column) / len(rankings) for column in list(zip(*rankings, strict=True))[:2])
+    variance = math.fsum(ranking.variance for ranking in rankings) / len(rankings) ** 2
+    size = mean * (1 - mean) / variance
+    hits, misses, tail = auroc * size, (1 - auroc) * size, (1 - level) / 2
+    low = float(betaincinv(hits, misses + 1, tail)) if hits > 0 else 0.0
+    high = float(betaincinv(hits + 1, misses, 1 - tail)) if misses > 0 else 1.0
+    return Interval(low, high)
+
+
+def _signed_rank_p(differences: NDArray[np.float64]) -> float:
+    """Two-sided p among all ways to give the differences that are not 0 a sign."""
+    doubled = np.rint(2 * rankdata(np.abs(differences))).astype(np.int64)  # ranks of ties may be halves
+    ranks = doubled[differences != 0]
+    ways = np.zeros(int(ranks.sum()) + 1)  # share of the signs by the sum of the positive ranks
+    ways[0] = 1.0
+    for rank in ranks:
+        ways[rank:] = (ways[rank:] + ways[: len(ways) - rank]) / 2
+        ways[:rank] /= 2
+    positive = int(doubled[differences > 0].sum())
+    return min(1.0, 2 * float(min(ways[: positive + 1].sum(), ways[positive:].sum())))
