@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -12,7 +12,10 @@ from ad_assets.defs.stages import Parts, Stage, Upstream, Work
 from ad_assets.report import leaderboard, papers
 from resources.store import ArtifactStore
 
-VERSION = 1
+if TYPE_CHECKING:
+    from ad_assets.metrics.uncertainty import Interval
+
+VERSION = 2
 
 
 def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage]) -> Stage:
@@ -33,12 +36,20 @@ def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage]) -> Stage:
 
     def build(work: Work) -> dict[str, Any]:
         rows = []
+        intervals = {}
         for detector, stage in metrics.items():
-            for category, head in sorted(work.upstream.all(stage).items()):
+            heads = sorted(work.upstream.all(stage).items())
+            scored = [
+                work.store.read_json(work.input(stage, category).at("images.json"))["images"] for category, _ in heads
+            ]
+            interval = _mean_interval(scored)
+            if interval:
+                intervals[detector] = interval
+            for category, head in heads:
                 place = {"dataset": dataset.name, "category": category, "detector": detector}
                 measured = work.store.read_json(work.input(stage, category).at("rows.json"))
                 rows += [{**place, **row, "fingerprint": head.version} for row in measured]
-        board = leaderboard.build(rows, beside)
+        board = leaderboard.build(rows, beside, intervals)
         text = leaderboard.text_table(board)
         work.store.write_table(work.artifact.at("leaderboard.parquet"), pa.Table.from_pylist(board))
         work.store.write_text(work.artifact.at("leaderboard.txt"), text)
@@ -68,6 +79,16 @@ def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage]) -> Stage:
         description="Tidy rows of all detectors and categories, means over categories, the papers' numbers and the "
         "differences. Rows made under another setting are left out until they are made again.",
     )
+
+
+def _mean_interval(scored: Sequence[Sequence[Mapping[str, Any]]]) -> Interval | None:
+    """The interval of the mean image AUROC of one detector; None where some category has one class only."""
+    from ad_assets.metrics.uncertainty import mean_auroc_interval
+
+    categories = [([image["score"] for image in images], [image["label"] for image in images]) for images in scored]
+    if not categories or any(len(set(labels)) < 2 for _, labels in categories):
+        return None
+    return mean_auroc_interval(categories)
 
 
 def _papers(dataset: Dataset) -> dict[str, tuple[str, str]]:

@@ -1,9 +1,10 @@
 """Exact metrics of one detector on one category, as tidy rows, with curves and a contact sheet.
 
-Protocols: ``standard`` needs no threshold; ``nominal_threshold`` decides at a threshold from nominal training images
-alone, ``outlier_threshold`` at one from all scores where no image is known to be nominal; ``oracle_f1`` and
-``oracle_threshold`` choose theirs on the test images and say so, as ``oracle_best_epoch`` does an epoch; ``timing`` is
-speed.
+Protocols: ``standard`` needs no threshold; ``interval_95`` holds both ends of an interval that covers;
+``per_image_fpr`` is AUPRO with each image's own false positive rate, as Roth et al. seem to have it;
+``nominal_threshold`` decides at a threshold from nominal training images alone, ``outlier_threshold`` at one from all
+scores where no image is known to be nominal; ``oracle_f1`` and ``oracle_threshold`` choose theirs on the test images
+and say so, as ``oracle_best_epoch`` does an epoch; ``timing`` is speed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ad_assets.defs.galleries import read_pictures
 from ad_assets.defs.oracle_epochs import read_best
 from ad_assets.defs.score_maps import read_score_index, shards
 from ad_assets.defs.stages import Parts, Stage, Upstream, Work
-from ad_assets.defs.truth import Comparison, Truth
+from ad_assets.defs.truth import FPR_LIMIT, Comparison, Truth
 from ad_assets.extractor import Extractor
 from ad_assets.report import pictures
 from ad_assets.report.gallery import choose_gallery
@@ -25,7 +26,8 @@ from ad_assets.report.gallery import choose_gallery
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 1
+VERSION = 2
+INTERVAL = 0.95
 SHEET_BYTES = 60_000
 # Every n-th pixel of a map in both directions is enough for the ends of a colour scale.
 COLOUR_STRIDE = 8
@@ -157,6 +159,14 @@ def _pixel_rows(rows: _Rows, comparison: Comparison, evaluation: Evaluation) -> 
     for limit in evaluation.fpr_limits:
         rows.add("standard", f"aupro_{limit:.2f}", statistics.aupro(limit), statistics.components)
     rows.add("oracle_threshold", "best_iou", statistics.best_iou()[0], n)
+    if comparison.per_image.images:
+        rows.add("per_image_fpr", f"aupro_{FPR_LIMIT:.2f}", comparison.per_image.mean, comparison.per_image.images)
+    for limit in evaluation.fpr_limits if comparison.regions else ():
+        metric = f"au_spro_{limit:.2f}"
+        kinds = {kind: each.aupro(limit) for kind, each in comparison.regions.items() if each.components}
+        for kind, value in kinds.items():
+            rows.add("standard", f"{metric}_{kind}", value, comparison.regions[kind].components)
+        rows.add("standard", metric, sum(kinds.values()) / len(kinds) if kinds else None, len(kinds))
     return {
         "roc": _points(statistics.roc_points()),
         "pr": _points(statistics.pr_points()),
@@ -177,12 +187,16 @@ def _image_rows(
     curves: dict[str, Any],
 ) -> float:
     """Image metrics; returns a threshold that no label has set."""
-    from ad_assets.metrics import ranking, thresholds
+    from ad_assets.metrics import ranking, thresholds, uncertainty
 
     labels, n = truth.labels, len(truth.labels)
     if 0 < sum(labels) < n:
         rows.add("standard", "image_auroc", ranking.auroc(scores, labels), n)
         rows.add("standard", "image_ap", ranking.average_precision(scores, labels), n)
+        low, high = uncertainty.auroc_interval(scores, labels, INTERVAL)
+        rows.add("interval_95", "image_auroc_low", low, n)
+        rows.add("interval_95", "image_auroc_high", high, n)
+        _kind_rows(rows, scores, truth)
         curves["image_roc"] = _points(ranking.roc_curve_points(scores, labels))
         curves["image_pr"] = _points(ranking.pr_curve_points(scores, labels))
         best, alarms, misses = thresholds.f1_optimal(scores, labels)
@@ -198,6 +212,19 @@ def _image_rows(
     alarms, misses = thresholds.errors_at(scores, labels, threshold, inclusive=False)
     _decision_rows(rows, protocol, threshold, alarms, misses, truth)
     return threshold
+
+
+def _kind_rows(rows: _Rows, scores: np.ndarray, truth: Truth) -> None:
+    """Image AUROC of each kind of anomaly against all nominal images, and their mean, as MVTec LOCO AD has it."""
+    from ad_assets.metrics import ranking
+
+    values = []
+    for kind in truth.kinds:
+        kept = truth.subset(kind)
+        values.append(ranking.auroc(scores[kept], [truth.labels[i] for i in kept]))
+        rows.add("standard", f"image_auroc_{kind}", values[-1], len(kept))
+    if values:
+        rows.add("standard", "image_auroc_kinds", sum(values) / len(values), len(values))
 
 
 def _decision_rows(rows: _Rows, protocol: str, threshold: float, alarms: int, misses: int, truth: Truth) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from ad_assets.datasets.files import ImageFiles
-from ad_assets.defs.galleries import read_mask
+from ad_assets.defs.galleries import read_masks
 from ad_assets.defs.stages import Stage, Work
 from ad_assets.extractor import Extractor
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -25,6 +28,15 @@ class Truth:
         self.positions: dict[str, list[int]] = {}
         for position, row in enumerate(self.rows):
             self.positions.setdefault(row["image_id"], []).append(position)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of anomalies that the dataset tells apart, sorted; none where it does not."""
+        return sorted({row["anomaly_kind"] for row in self.rows if row["label"]} - {""})
+
+    def subset(self, kind: str) -> list[int]:
+        """Positions of the nominal rows and of the anomalous ones of one kind."""
+        return [i for i, row in enumerate(self.rows) if not row["label"] or row["anomaly_kind"] == kind]
 
     @classmethod
     def of(cls, work: Work, index: Stage) -> Truth:
@@ -46,20 +58,27 @@ FPR_LIMIT = 0.3
 class Comparison:
     """Scores of test images beside the truth, batch by batch.
 
-    `scores` (rows of the truth,) float32 and `pixels` hold what was seen so far.
+    `scores` (rows of the truth,) float32, `pixels` and `per_image` hold what was seen so far. Where the truth has its
+    regions apart, with saturations, `regions` holds statistics that weigh them so, for each kind of anomaly with all
+    nominal images.
     """
 
     def __init__(self, truth: Truth, files: ImageFiles, extractor: Extractor, memory_gb: float) -> None:
         import numpy as np
 
+        from ad_assets.metrics.per_image import PerImageOverlap
         from ad_assets.metrics.pixels import PixelStatistics
 
         self._truth = truth
         self._files = files
         self._extractor = extractor
         self.scores = np.zeros(len(truth.rows), np.float32)
+        kinds = truth.kinds if any(row["mask_saturations"] for row in truth.rows) else ()
         # Exact while all pixels fit an eighth of the budget (kept and sorted, 4 bytes each, with room for the copies).
-        self.pixels = PixelStatistics(exact_pixels=int(memory_gb * 1e9 / 32))
+        exact = int(memory_gb * 1e9 / 32) // (1 + len(kinds))
+        self.pixels = PixelStatistics(exact_pixels=exact)
+        self.regions = {kind: PixelStatistics(exact_pixels=exact) for kind in kinds}
+        self.per_image = PerImageOverlap(FPR_LIMIT)
 
     def add(self, image_ids: Sequence[str], maps: Tensor, image_scores: Tensor) -> None:
         """Take in maps (B, H, W) and image scores (B,); each image once."""
@@ -71,13 +90,24 @@ class Comparison:
             for position in self._truth.positions.get(image_id, []):
                 self.scores[position] = image_scores[place]
                 row = self._truth.rows[position]
-                mask = read_mask(self._files, row, self._extractor)
-                if mask is not None:
-                    masks[place] = mask
+                parts = read_masks(self._files, row, self._extractor)
+                for part in parts:
+                    masks[place] |= part
                 # An anomalous image whose mask is not known says nothing about pixels.
-                known[place] = mask is not None or not row["label"]
+                known[place] = bool(parts) or not row["label"]
+                self._add_regions(row, maps[place].numpy()[None], parts)
         if known.any():
             self.pixels.update(maps.numpy()[known], masks[known])
+            self.per_image.update(maps.numpy()[known], masks[known])
+
+    def _add_regions(self, row: dict[str, Any], score_map: NDArray[Any], parts: list[NDArray[Any]]) -> None:
+        from ad_assets.metrics.regions import Region
+
+        for kind, statistics in self.regions.items():
+            if not row["label"] or (row["anomaly_kind"] == kind and parts):
+                regions = [Region(*each) for each in zip(parts, row["mask_saturations"], strict=True)]
+                union = functools.reduce(operator.or_, parts) if parts else score_map[0] != score_map[0]
+                statistics.update(score_map, union[None], [regions])
 
     @property
     def has_both(self) -> bool:

@@ -17,6 +17,8 @@ from ad_assets.report import papers as paper_tables
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ad_assets.metrics.uncertainty import Interval, Pair
+
 Row = dict[str, Any]
 
 MEAN = paper_tables.MEAN
@@ -26,6 +28,8 @@ OUTLIER = "outlier_threshold"
 TIMING = "timing"
 ORACLE_PREFIX = "oracle_"
 BEST_EPOCH = "oracle_best_epoch"  # the protocol of the papers that train
+INTERVAL = "interval_95"
+SURE = 0.05  # the adjusted p below which a difference is called one
 COLUMNS = (
     "dataset",
     "category",
@@ -45,7 +49,11 @@ def is_oracle(protocol: str) -> bool:
     return protocol.startswith(ORACLE_PREFIX)
 
 
-def build(rows: Sequence[Mapping[str, Any]], papers: Mapping[str, tuple[str, str]]) -> list[Row]:
+def build(
+    rows: Sequence[Mapping[str, Any]],
+    papers: Mapping[str, tuple[str, str]],
+    intervals: Mapping[str, Interval] | None = None,
+) -> list[Row]:
     """The leaderboard of one dataset.
 
     Adds one row for each detector, protocol and metric with category ``"mean"`` and `n` = number of
@@ -58,6 +66,7 @@ def build(rows: Sequence[Mapping[str, Any]], papers: Mapping[str, tuple[str, str
     Args:
         rows: tidy rows with at least the keys `COLUMNS`; a `value` of None or NaN means not defined.
         papers: detector -> (system, dataset) as `papers.published` takes them; others' entries are ignored.
+        intervals: detector -> interval of its mean image AUROC over categories.
 
     Returns:
         Rows in the detectors' order of appearance, ``oracle_*`` protocols last, means after categories.
@@ -84,6 +93,8 @@ def build(rows: Sequence[Mapping[str, Any]], papers: Mapping[str, tuple[str, str
             mean = _mean_row(metric, measured) if complete else None
             covered = {row["category"] for row in measured}
             printed = numbers.get(metric, {}) if protocol in (STANDARD, BEST_EPOCH) else {}
+            if protocol == INTERVAL and complete and detector in (intervals or {}):
+                mean = _end_of_interval(metric, measured, (intervals or {})[detector])
             for row in [*group, *([mean] if mean else [])]:
                 paper_value = _paper_value(printed, row["category"], covered, dataset)
                 made.append(_with_paper(row, system, dataset, paper_value))
@@ -159,11 +170,15 @@ def text_table(rows: Sequence[Row], width: int = 110) -> str:
         [title, *(_beside_paper(pivot(rows, metric).cell(detector, MEAN)) for detector in detectors)]
         for title, metric in means
     ]
+    intervals = [_interval(rows, detector) for detector in detectors]
+    if any(intervals):
+        columns.insert(1, ["95 % interval", *(text or "–" for text in intervals)])
     covered = {d: {row["category"] for row in rows if row["detector"] == d} - {MEAN} for d in detectors}
     total = len(set().union(*covered.values()))
     if any(len(own) < total for own in covered.values()):
         columns.append(["categories", *(f"{len(covered[detector])} of {total}" for detector in detectors)])
     blocks += [f"means over categories, {unit}", *_columns(["", *detectors], columns, width)]
+    blocks += ["\n".join(lines) for lines in [certainty(rows)] if lines]
     for protocol, title in (
         (NOMINAL, "threshold from nominal training images"),
         (OUTLIER, "threshold from the scores alone: median + 3 scaled median deviations"),
@@ -181,6 +196,12 @@ def text_table(rows: Sequence[Row], width: int = 110) -> str:
         title = f"ORACLE epoch, chosen on test labels as the papers do: beside theirs, not a result; {unit}"
         blocks += [title, *_columns(["", *chosen], columns, width)]
     return "\n\n".join(blocks)
+
+
+def _interval(rows: Sequence[Row], detector: str) -> str:
+    """``[84.1, 92.0]``, the interval of the mean image AUROC; empty where there is none."""
+    ends = [pivot(rows, f"image_auroc_{end}", INTERVAL).cell(detector, MEAN) for end in ("low", "high")]
+    return f"[{', '.join(percent(end['value']) for end in ends if end)}]" if all(ends) else ""
 
 
 def percent(value: float | None) -> str:
@@ -275,8 +296,8 @@ def _checked(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
 def _mean_row(metric: str, rows: list[Row]) -> Row | None:
     """The aggregate of one metric over its categories, None where an aggregate would mean nothing."""
     values = [row["value"] for row in rows]
-    if metric == "threshold":
-        return None
+    if metric == "threshold" or metric.endswith(("_low", "_high")):
+        return None  # the ends of an interval of a mean are not the means of ends
     if metric.endswith("images_per_second"):
         # Rates do not average: all images of all categories over all the time they took.
         weights = [row["n"] for row in rows]
@@ -300,6 +321,48 @@ def _mean_row(metric: str, rows: list[Row]) -> Row | None:
         "fingerprint": hashlib.sha256(parts.encode()).hexdigest(),
         "aggregate": aggregate,
     }
+
+
+def _end_of_interval(metric: str, rows: list[Row], interval: Interval) -> Row:
+    value = interval.low if metric.endswith("_low") else interval.high
+    parts = "\n".join(f"{row['category']} {row['fingerprint']}" for row in rows)
+    shared = {"category": MEAN, "n": len(rows), "fingerprint": hashlib.sha256(parts.encode()).hexdigest()}
+    return {**rows[0], **shared, "value": value, "aggregate": "interval of the mean"}
+
+
+def compared_pairs(rows: Sequence[Row]) -> list[Pair]:
+    """All pairs of detectors by image AUROC, category by category."""
+    from ad_assets.metrics.uncertainty import paired_comparison
+
+    values: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if (row["protocol"], row["metric"]) == (STANDARD, "image_auroc") and row["category"] != MEAN:
+            values.setdefault(row["detector"], {}).update(
+                {row["category"]: row["value"]} if row["value"] is not None else {}
+            )
+    return paired_comparison(values)
+
+
+def certainty(rows: Sequence[Row], most: int = 12) -> list[str]:
+    """What differences of image AUROC are more than chance, in lines for people; none where nothing is compared."""
+    pairs = [pair for pair in compared_pairs(rows) if pair.categories > 1]
+    if not pairs:
+        return []
+    test = f"  Wilcoxon's signed ranks over categories, {len(pairs)} pairs, Holm's adjustment"
+    sure = sorted((pair for pair in pairs if pair.adjusted_p <= SURE), key=lambda pair: pair.adjusted_p)
+    if not sure:
+        least = min(pair.smallest_p for pair in pairs)
+        few = (
+            f" ({pairs[0].categories} categories cannot go below p = {least:.2g})" if least > SURE / len(pairs) else ""
+        )
+        return [f"no difference in image AUROC is sure at p = {SURE}{few}", test]
+    lines = [f"differences in image AUROC that are sure at p = {SURE}", test]
+    for pair in sure[:most]:
+        better, worse = (pair.first, pair.second) if pair.mean_difference >= 0 else (pair.second, pair.first)
+        lines.append(
+            f"  {better} over {worse}: {100 * abs(pair.mean_difference):.1f} points, p = {pair.adjusted_p:.2g}"
+        )
+    return [*lines, *([f"  ... and {len(sure) - most} more"] if len(sure) > most else [])]
 
 
 def _paper_value(printed: Mapping[str, float], category: str, covered: set[str], dataset: str) -> float | None:
@@ -327,5 +390,5 @@ def _with_paper(row: Row, system: str, dataset: str, paper_value: float | None) 
 
 
 def _protocol_rank(protocol: str) -> tuple[int, str]:
-    ranks = {STANDARD: 0, NOMINAL: 1, OUTLIER: 1, TIMING: 2}
+    ranks = {STANDARD: 0, INTERVAL: 0, NOMINAL: 1, OUTLIER: 1, TIMING: 2}
     return ranks.get(protocol, 4 if is_oracle(protocol) else 3), protocol

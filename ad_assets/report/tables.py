@@ -110,6 +110,10 @@ def _metric_name(metric: str) -> str:
         return METRIC_NAMES[metric]
     if metric.startswith("aupro_"):
         return metric.replace("aupro_", "AUPRO ")
+    if metric.startswith("au_spro_"):
+        return metric.replace("au_spro_", "AU-sPRO ").replace("_", ", ")
+    if metric.startswith("image_auroc_"):
+        return f"Image AUROC, {metric.removeprefix('image_auroc_').replace('kinds', 'mean of kinds')}"
     name = metric.replace("_images_per_second", ", images/s").replace("_seconds", ", s").replace("_", " ")
     return name[:1].upper() + name[1:]
 
@@ -145,8 +149,10 @@ def means(rows: Sequence[Row], detectors: Sequence[str], metrics: Sequence[str],
 
 
 def further(rows: Sequence[Row], detectors: Sequence[str]) -> Table:
-    """Standard metrics beside the compared ones: average precision, and AUPRO up to other limits."""
-    limits = {row["metric"] for row in rows if row["metric"].startswith("aupro_")} - set(COMPARED)
+    """Standard metrics beside the compared ones: average precision, kinds of anomalies, AUPRO up to other limits."""
+    families = ("aupro_", "au_spro_", "image_auroc_")
+    standard = {row["metric"] for row in rows if row["protocol"] == STANDARD}
+    limits = {metric for metric in standard if metric.startswith(families)} - set(COMPARED)
     return means(rows, detectors, ["image_ap", "pixel_ap", *sorted(limits)], STANDARD)
 
 
