@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from ad_assets.benchmark import fingerprint
-from ad_assets.config import CONFIGS, ConfigError, find_file, load_config
+from ad_assets.config import ConfigError, find_file, load_config
 from ad_assets.defs.lanes import build_definitions
 from tests.bench_graph import config_tree, write_dataset
+from tests.shipped import NAMES, shipped
 
 
 def load(tree: dict[str, Any], folder: Path, *overrides: str, **environ: str) -> Any:
@@ -24,9 +25,9 @@ def tree(tmp_path: Path) -> dict[str, Any]:
     return config_tree(tmp_path)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+@pytest.mark.parametrize("name", NAMES)
 def test_every_shipped_file_loads(name: str) -> None:
-    benchmark = load_config(name, environ={})
+    benchmark = shipped(name)
     assert all(dataset.detectors for dataset in benchmark.datasets.values())
 
 
@@ -95,9 +96,7 @@ def test_all_faults_are_told_at_once(tree: dict[str, Any], tmp_path: Path) -> No
 
 
 def test_what_is_no_benchmark_file_is_said(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match="shipped names: demo, demo_blind, demo_studies, demo_trained, demo_trained_studies, mtd"
-    ):
+    with pytest.raises(ConfigError, match=f"shipped names: {', '.join(NAMES)}"):
         find_file("nowhere")
     for text, message in [
         ("a: [", "not valid YAML"),

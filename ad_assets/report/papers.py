@@ -53,6 +53,23 @@ def published(system: str, dataset: str) -> dict[str, dict[str, float]]:
     }
 
 
+def counts(system: str, dataset: str) -> dict[str, int]:
+    """Test images of all categories that one system gets wrong at the threshold of the best F1, by metric.
+
+    Args:
+        system: a name of `systems`.
+        dataset: as for `published`.
+
+    Returns:
+        ``misclassified``, ``false_positives`` and ``false_negatives``, as far as they are printed.
+
+    Raises:
+        ValueError: as `published`.
+    """
+    found: dict[str, int] = _system(system).get("counts", {}).get(_spelling(system, dataset), {})
+    return dict(found)
+
+
 def categories(dataset: str) -> set[str]:
     """All categories of a dataset that any table names; empty where only averages are published."""
     wanted = _plain(dataset)
