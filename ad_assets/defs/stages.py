@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import dagster as dg
 
@@ -184,14 +184,21 @@ class Stage:
         return Head(fingerprint({"code": read, **parts}), parts, self.code_version)
 
 
-def read_head(store: ArtifactStore, key: Key, partition: str | None) -> Head | None:
+class HeadReader(Protocol):
+    """What tells heads: a store, or a look at one."""
+
+    def read_head(self, key: Sequence[str], partition: str | None) -> dict[str, Any] | None:
+        """What an asset's partition is now, or None."""
+
+
+def read_head(store: HeadReader, key: Key, partition: str | None) -> Head | None:
     """What an asset's partition is now, or None."""
     stored = store.read_head(key, partition)
     return Head(stored["version"], stored["parts"], stored["code_version"]) if stored else None
 
 
 def planned_head(
-    stage: Stage, partition: str | None, store: ArtifactStore, memory: dict[Slot, Head | None]
+    stage: Stage, partition: str | None, store: HeadReader, memory: dict[Slot, Head | None]
 ) -> Head | None:
     """What an asset's partition would be under the current benchmark file and the current image index.
 

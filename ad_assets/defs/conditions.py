@@ -1,0 +1,103 @@
+"""When assets materialize by themselves: whatever is not current, in order, once, while its window is open.
+
+`Due` asks `Currency`, which looks at the store; the rest is Dagster's: nothing runs twice at once, and nothing runs
+beside what it reads.
+"""
+
+from __future__ import annotations
+
+import datetime
+import zoneinfo
+from typing import Any
+
+import dagster as dg
+from croniter import croniter
+
+from ad_assets.benchmark import Automation, Benchmark
+from ad_assets.defs.currency import Currency
+from ad_assets.defs.stages import Stage
+
+SENSOR = "bring_up_to_date"
+
+
+class Window:
+    """When automation may start runs: always, or at night.
+
+    Args:
+        automation: the section of the benchmark file.
+    """
+
+    def __init__(self, automation: Automation) -> None:
+        self._automation = automation
+
+    def is_open(self, timestamp: float) -> bool:
+        """Whether runs may start at a time, in seconds since 1970."""
+        if self._automation.mode != "nightly":
+            return self._automation.mode == "eager"
+        now = datetime.datetime.fromtimestamp(timestamp, zoneinfo.ZoneInfo(self._automation.timezone))
+        opened = croniter(self._automation.nightly, now + datetime.timedelta(seconds=1)).get_prev(datetime.datetime)
+        return now - opened < datetime.timedelta(hours=self._automation.nightly_hours)
+
+
+class Due(dg.AutomationCondition[dg.AssetKey]):
+    """True of the partitions that are not what they would be, and can be made so.
+
+    Args:
+        currency: looks at the store.
+        window: when runs may start.
+    """
+
+    def __init__(self, currency: Currency, window: Window) -> None:
+        self._currency = currency
+        self._window = window
+        self._looked: datetime.datetime | None = None
+
+    @property
+    def name(self) -> str:
+        """The mark in the UI."""
+        return "due"
+
+    @property
+    def description(self) -> str:
+        """What the UI says of it."""
+        return "not what its settings and its images give; what it reads is, or is due before it"
+
+    def evaluate(self, context: dg.AutomationContext[dg.AssetKey]) -> dg.AutomationResult[dg.AssetKey]:
+        """The due partitions among the candidates."""
+        view = context.asset_graph_view
+        if self._looked != context.evaluation_time:  # one look for all assets of a tick
+            self._currency.look()
+            self._looked = context.evaluation_time
+        candidates = context.candidate_subset
+        if candidates.is_empty or not self._window.is_open(context.evaluation_time.timestamp()):
+            return dg.AutomationResult(context, context.get_empty_subset())
+        key = tuple(context.key.path)
+        due = {
+            slot
+            for slot in candidates.expensively_compute_asset_partitions()
+            if self._currency.is_due(key, slot.partition_key)
+        }
+        return dg.AutomationResult(context, view.get_asset_subset_from_asset_partitions(context.key, due))
+
+
+def up_to_date(benchmark: Benchmark, stages: list[Stage]) -> dg.AutomationCondition[Any] | None:
+    """The condition of every asset; None where people start runs by hand."""
+    if benchmark.automation.mode == "manual":
+        return None
+    condition = dg.AutomationCondition
+    due = Due(Currency(stages, benchmark.store), Window(benchmark.automation))
+    waits = condition.any_deps_match(due & ~condition.will_be_requested())
+    settled = ~condition.in_progress() & ~condition.any_deps_in_progress()
+    return (settled & due & ~waits).with_label("up to date")
+
+
+def condition_sensor(benchmark: Benchmark) -> dg.AutomationConditionSensorDefinition:
+    """The sensor that evaluates the conditions, in the code server, for they look at the store."""
+    return dg.AutomationConditionSensorDefinition(
+        SENSOR,
+        target=dg.AssetSelection.all(include_sources=False),
+        use_user_code_server=True,
+        minimum_interval_seconds=benchmark.automation.every_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Starts runs for whatever is not what its settings and images give.",
+    )

@@ -1,0 +1,140 @@
+"""Which asset partitions are not what they would be now, from the store alone: what automation goes by.
+
+Dagster's own marks look one level down, stop at a hundred partitions on an edge, and compare with the last tick rather
+than with what is stored. Here an asset partition is current when its head is the one that the current benchmark file
+and the current image index give, all the way down. That is a state, not an event: an update that lands while nobody
+looks is seen at the next look, and a rebuild with an equal result changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ad_assets.defs.stages import (
+    MOST_ATTEMPTS,
+    Head,
+    Key,
+    Slot,
+    Stage,
+    Upstream,
+    attempt_path,
+    planned_head,
+)
+from resources.store import ArtifactStore
+
+
+class StoredHeads:
+    """All heads and attempts on record, by one listing a look; what did not change is not read again."""
+
+    def __init__(self, store: ArtifactStore) -> None:
+        self._store = store
+        self._read: dict[str, tuple[str, Any]] = {}
+        self._now: dict[str, str] = {}
+
+    def look(self) -> None:
+        """List again."""
+        self._now = {file.path: file.stamp for prefix in ("heads", "attempts") for file in self._store.files(prefix)}
+        self._read = {path: known for path, known in self._read.items() if path in self._now}
+
+    def read(self, path: str) -> Any:
+        """The JSON value at a path; None where there is none."""
+        stamp = self._now.get(path)
+        if stamp is None:
+            return None
+        known = self._read.get(path)
+        if known is None or known[0] != stamp:
+            try:
+                known = stamp, self._store.read_json(path)
+            except FileNotFoundError:  # replaced or removed since the listing
+                return None
+            self._read[path] = known
+        return known[1]
+
+    def read_head(self, key: Sequence[str], partition: str | None) -> dict[str, Any] | None:
+        """As `ArtifactStore.read_head`."""
+        head: dict[str, Any] | None = self.read(self._store.head_path(key, partition))
+        return head
+
+
+class Currency:
+    """Looks at a store on behalf of automation.
+
+    Args:
+        stages: all stages, upstream first.
+        store: their store.
+    """
+
+    def __init__(self, stages: Sequence[Stage], store: ArtifactStore) -> None:
+        self._stages = {stage.key: stage for stage in stages}
+        self._heads = StoredHeads(store)
+        self._planned: dict[Slot, Head | None] = {}
+        self._due: dict[Slot, bool] = {}
+
+    def look(self) -> None:
+        """See the store as it is now."""
+        self._heads.look()
+        self._planned = {}
+        self._due = {}
+
+    def is_current(self, key: Key, partition: str | None) -> bool:
+        """Whether an asset partition is what it would be."""
+        head, planned = self._head((key, partition)), self._plan((key, partition))
+        return head is not None and head == planned
+
+    def is_due(self, key: Key, partition: str | None) -> bool:
+        """Whether an asset partition should materialize: it is not current, and all it reads is or is due itself.
+
+        What failed stays as it is until what it would be made from changes; so does what was cut off `MOST_ATTEMPTS`
+        times, and what lies below a blocking check that did not pass.
+        """
+        slot = key, partition
+        if slot not in self._due:
+            self._due[slot] = self._decide(slot)
+        return self._due[slot]
+
+    def _decide(self, slot: Slot) -> bool:
+        stage, partition = self._stages[slot[0]], slot[1]
+        if self.is_current(*slot):
+            return False
+        if stage.partitions is None:
+            # Categories that failed are left out; those that are due come first.
+            slots = stage.slots(None)
+            gathered = [s for s in slots if s[1] is not None]
+            ready = not any(self.is_due(*s) for s in slots) and all(self.is_current(*s) for s in slots if s[1] is None)
+            if not ready or (gathered and not any(self.is_current(*s) for s in gathered)):
+                return False
+        elif not all(self._serves(s) for s in stage.slots(partition)):
+            return False
+        planned = self._plan(slot)
+        attempt: Mapping[str, Any] | None = self._heads.read(attempt_path(*slot))
+        if not attempt or not planned or attempt["version"] != planned.version:
+            return True
+        return not attempt["error"] and attempt["count"] < MOST_ATTEMPTS
+
+    def _serves(self, slot: Slot) -> bool:
+        """Whether what reads an asset partition may run: it is current and passed its checks, or is due before."""
+        stored = self._heads.read_head(*slot)
+        if self.is_current(*slot):
+            return not (stored or {}).get("blocked")
+        return self.is_due(*slot)
+
+    def _head(self, slot: Slot) -> Head | None:
+        stored = self._heads.read_head(*slot)
+        return Head(stored["version"], stored["parts"], stored["code_version"]) if stored else None
+
+    def _plan(self, slot: Slot) -> Head | None:
+        if slot in self._planned:
+            return self._planned[slot]
+        stage, partition = self._stages[slot[0]], slot[1]
+        if stage.address is None:
+            head = self._head(slot)
+            planned = head if head and head.code_version == stage.code_version else None
+        elif stage.partitions is None:
+            # As a run would gather it: rows of different settings never stand side by side.
+            known = {s: head for s in stage.slots(None) if self.is_current(*s) and (head := self._head(s))}
+            planned = stage.make_head(None, stage.address(Upstream(known, None))) if known else None
+        else:
+            planned = planned_head(stage, partition, self._heads, self._planned)
+        self._planned[slot] = planned
+        return planned
