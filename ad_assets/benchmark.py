@@ -30,6 +30,9 @@ class Evaluation(BaseModel):
     nominal_false_positive_rate: float = Field(
         0.05, gt=0, lt=1, description="false positive rate that the nominal-only threshold aims at"
     )
+    resolution: Literal["map", "original"] = Field(
+        "map", description="where pixels are compared: masks in the frame of the maps, or maps in that of the images"
+    )
     calibration_images: int = Field(
         64, ge=1, description="most nominal training images scored left-out, for the nominal-only threshold"
     )

@@ -81,6 +81,7 @@ def metrics_stage(
             "fpr_limits": evaluation.fpr_limits,
             "nominal_false_positive_rate": evaluation.nominal_false_positive_rate,
             "geometry": extractor.geometry,
+            "resolution": evaluation.resolution,
             "seed": seed,
             **({"blind": True} if dataset.reader.blind else {}),
         },
@@ -136,7 +137,8 @@ def _read_scores(
     """Stream the maps once: image scores in the order of `truth`, the colour scale, and the pixel metrics."""
     import numpy as np
 
-    comparison = Comparison(truth, ImageFiles(dataset.reader.root), extractor, work.compute.memory_gb)
+    files, original = ImageFiles(dataset.reader.root), evaluation.resolution == "original"
+    comparison = Comparison(truth, files, extractor, work.compute.memory_gb, original=original)
     sample: list[np.ndarray] = []
     for number, (image_ids, maps, image_scores) in enumerate(shards(work.input(score_maps))):
         comparison.add(image_ids, maps, image_scores)

@@ -1,14 +1,15 @@
 """Raw score maps and image scores of every test image, in shards of a few images that a reader can stream.
 
-Beside them lie the scores of nominal training images, each scored without what the state took from that same image, or
-of those that were held out of a training: the only scores that a nominal-only threshold may look at.
+Beside them lie the image scores and the highest map scores of nominal training images, each scored without what the
+state took from that same image, or of those that were held out of a training: the only scores that a nominal-only
+threshold on images or on pixels may look at.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.benchmark import Dataset, Detector, Evaluation
@@ -24,17 +25,27 @@ from resources.store import Artifact
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION = 1
+VERSION = 2
 SHARD_IMAGES = 32
 
 
 @dataclass(frozen=True)
 class ScoreIndex:
-    """What lies in a score-map artifact: image ids in order, and the left-out scores of nominal training images."""
+    """What lies in a score-map artifact beside the maps.
+
+    Args:
+        image_ids: the test images in order.
+        nominal_ids: nominal training images that were scored left-out.
+        nominal_scores: their image scores.
+        nominal_map_maxima: the highest score of each one's map, which an image score need not be: their quantile is a
+            threshold that bounds the part of nominal images with any pixel above it. Of an ensemble upper bounds, from
+            the maxima of its members, which may lie on different pixels.
+    """
 
     image_ids: list[str]
     nominal_ids: list[str]
     nominal_scores: list[float]
+    nominal_map_maxima: list[float]
 
 
 def score_maps_stage(
@@ -86,10 +97,12 @@ def score_maps_stage(
         unseen = train if method.leaves_out else replace(train, image_ids=tuple(method.unseen(learnt)))
         chosen = _calibration_images(unseen, config["calibration_images"])
         nominal: list[float] = []
+        maxima: list[float] = []
         for _, scores in scorer(replace(train, image_ids=tuple(chosen)), left_out=method.leaves_out):
             nominal += scores.image_scores.tolist()
+            maxima += scores.maps.amax(dim=(1, 2)).tolist()
             work.progress("nominal images scored left-out", len(nominal), len(chosen))
-        index = ScoreIndex(list(test.image_ids), chosen, nominal)
+        index = ScoreIndex(list(test.image_ids), chosen, nominal, maxima)
         if seconds and neighbours:
             seconds += seconds_each(work.input(neighbours))
         speed = {
@@ -187,8 +200,14 @@ def ensemble_stage(dataset: Dataset, detector: str, members: dict[str, Stage], e
             return fuse([t["maps"] for t in tensors], [t["image_scores"] for t in tensors], nominal)
 
         seconds = _write_shards(work, indexes[0].image_ids, score)
-        fused = fuse([torch.zeros(len(nominal[0]), 1, 1)] * len(nominal), nominal, nominal)
-        index = ScoreIndex(indexes[0].image_ids, indexes[0].nominal_ids, fused.image_scores.tolist())
+        # Members may have left out different images: only those that all of them scored can be fused.
+        common = [image for image in indexes[0].nominal_ids if all(image in index.nominal_ids for index in indexes)]
+        rows = [[index.nominal_ids.index(image) for image in common] for index in indexes]
+        scores = [values[chosen] for values, chosen in zip(nominal, rows, strict=True)]
+        # A map of one pixel holds the highest score of each: the highest of a mean is at most the mean of the highest.
+        maxima = [torch.tensor(index.nominal_map_maxima)[chosen] for index, chosen in zip(indexes, rows, strict=True)]
+        fused = fuse([values.reshape(-1, 1, 1) for values in maxima], scores, nominal)
+        index = ScoreIndex(indexes[0].image_ids, common, fused.image_scores.tolist(), fused.maps.flatten().tolist())
         return _write_index(work, index, seconds, extractor.input_size)
 
     return _stage(
@@ -253,6 +272,7 @@ def _write_index(work: Work, index: ScoreIndex, seconds: float, map_size: tuple[
             "image_ids": index.image_ids,
             "nominal_ids": index.nominal_ids,
             "nominal_scores": index.nominal_scores,
+            "nominal_map_maxima": index.nominal_map_maxima,
             "shard_images": SHARD_IMAGES,
         },
     )
@@ -266,9 +286,9 @@ def _write_index(work: Work, index: ScoreIndex, seconds: float, map_size: tuple[
 
 
 def read_score_index(artifact: Artifact) -> ScoreIndex:
-    """The image ids and nominal scores of a score-map artifact."""
+    """What lies in a score-map artifact beside the maps."""
     stored = artifact.store.read_json(artifact.at("scores.json"))
-    return ScoreIndex(stored["image_ids"], stored["nominal_ids"], stored["nominal_scores"])
+    return ScoreIndex(**{field.name: stored[field.name] for field in fields(ScoreIndex)})
 
 
 def shards(artifact: Artifact) -> Iterator[tuple[tuple[str, ...], Tensor, Tensor]]:

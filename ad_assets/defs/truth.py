@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import numpy as np
 
 from ad_assets.datasets.files import ImageFiles
+from ad_assets.datasets.frames import unfit_map
 from ad_assets.defs.galleries import read_masks
 from ad_assets.defs.stages import Stage, Work
 from ad_assets.extractor import Extractor
@@ -60,18 +62,20 @@ class Comparison:
 
     `scores` (rows of the truth,) float32, `pixels` and `per_image` hold what was seen so far. Where the truth has its
     regions apart, with saturations, `regions` holds statistics that weigh them so, for each kind of anomaly with all
-    nominal images.
+    nominal images. With `original`, maps are brought to the size of each image, one by one; else masks to that of the
+    maps.
     """
 
-    def __init__(self, truth: Truth, files: ImageFiles, extractor: Extractor, memory_gb: float) -> None:
-        import numpy as np
-
+    def __init__(
+        self, truth: Truth, files: ImageFiles, extractor: Extractor, memory_gb: float, *, original: bool = False
+    ) -> None:
         from ad_assets.metrics.per_image import PerImageOverlap
         from ad_assets.metrics.pixels import PixelStatistics
 
         self._truth = truth
         self._files = files
         self._extractor = extractor
+        self._original = original
         self.scores = np.zeros(len(truth.rows), np.float32)
         kinds = truth.kinds if any(row["mask_saturations"] for row in truth.rows) else ()
         # Exact while all pixels fit an eighth of the budget (kept and sorted, 4 bytes each, with room for the copies).
@@ -82,32 +86,28 @@ class Comparison:
 
     def add(self, image_ids: Sequence[str], maps: Tensor, image_scores: Tensor) -> None:
         """Take in maps (B, H, W) and image scores (B,); each image once."""
-        import numpy as np
-
-        masks = np.zeros(maps.shape, bool)
-        known = np.ones(len(image_ids), bool)
-        for place, image_id in enumerate(image_ids):
+        for image_id, score_map, score in zip(image_ids, maps.numpy(), image_scores.tolist(), strict=True):
             for position in self._truth.positions.get(image_id, []):
-                self.scores[position] = image_scores[place]
-                row = self._truth.rows[position]
-                parts = read_masks(self._files, row, self._extractor)
-                for part in parts:
-                    masks[place] |= part
-                # An anomalous image whose mask is not known says nothing about pixels.
-                known[place] = bool(parts) or not row["label"]
-                self._add_regions(row, maps[place].numpy()[None], parts)
-        if known.any():
-            self.pixels.update(maps.numpy()[known], masks[known])
-            self.per_image.update(maps.numpy()[known], masks[known])
+                self.scores[position] = score
+            if self._truth.positions.get(image_id):
+                # The same image under another name has the same mask, and counts once among pixels.
+                self._add_pixels(self._truth.rows[self._truth.positions[image_id][-1]], score_map)
 
-    def _add_regions(self, row: dict[str, Any], score_map: NDArray[Any], parts: list[NDArray[Any]]) -> None:
+    def _add_pixels(self, row: dict[str, Any], score_map: NDArray[Any]) -> None:
         from ad_assets.metrics.regions import Region
 
+        parts = read_masks(self._files, row, None if self._original else self._extractor)
+        if row["label"] and not parts:
+            return  # an anomalous image whose mask is not known says nothing about pixels
+        if self._original:
+            score_map = unfit_map(score_map, (row["height"], row["width"]), *self._extractor.geometry)
+        mask = functools.reduce(operator.or_, parts, np.zeros(score_map.shape, bool))
+        self.pixels.update(score_map[None], mask[None])
+        self.per_image.update(score_map[None], mask[None])
         for kind, statistics in self.regions.items():
-            if not row["label"] or (row["anomaly_kind"] == kind and parts):
+            if not row["label"] or row["anomaly_kind"] == kind:
                 regions = [Region(*each) for each in zip(parts, row["mask_saturations"], strict=True)]
-                union = functools.reduce(operator.or_, parts) if parts else score_map[0] != score_map[0]
-                statistics.update(score_map, union[None], [regions])
+                statistics.update(score_map[None], mask[None], [regions])
 
     @property
     def has_both(self) -> bool:

@@ -86,11 +86,11 @@ def cell(row: Row | None, *, best: bool = False, categories: int = 0) -> Cell:
         trend=trend,
         best=best,
         part=f"{row['n']} of {categories}" if partial else "",
-        lack=0 if _quantity(metric) else round(100 * min(1.0, max(0.0, (1 - value) / 0.2))),
+        lack=0 if is_quantity(metric) else round(100 * min(1.0, max(0.0, (1 - value) / 0.2))),
     )
 
 
-def _quantity(metric: str) -> bool:
+def is_quantity(metric: str) -> bool:
     """Whether a metric is a count, rate, time or score, not a share of 1."""
     return metric in (*COUNTS, "threshold") or metric.endswith(("second", "seconds"))
 
@@ -100,7 +100,7 @@ def _shown(metric: str, value: float) -> str:
         return f"{value:.0f}"
     if metric == "threshold":
         return f"{value:.4g}"
-    if _quantity(metric):
+    if is_quantity(metric):
         return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
     return percent(value)
 
@@ -178,9 +178,9 @@ def timings(rows: Sequence[Row], detectors: Sequence[str]) -> Table:
     return means(rows, detectors, sorted(metrics, key=rank), TIMING)
 
 
-def matrix(rows: Sequence[Row], metric: str) -> Table:
-    """One metric under the standard protocol, categories x detectors."""
-    table = pivot(rows, metric, STANDARD)
+def matrix(rows: Sequence[Row], metric: str, protocol: str = STANDARD) -> Table:
+    """One metric under one protocol, categories x detectors."""
+    table = pivot(rows, metric, protocol)
     total = len([name for name in table.categories if name != MEAN])
     lines = []
     for category in table.categories:

@@ -1,0 +1,264 @@
+"""``export``: score maps as evaluators read them, and the leaderboard for papers and other tools."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from typing import TYPE_CHECKING, get_args
+
+from ad_assets.benchmark import Benchmark
+from ad_assets.commands.common import Commands
+from ad_assets.config import ConfigError, load_config
+from ad_assets.report.submission import Layout, SubmissionError, Target, encode, folders, targets
+from resources.store import ArtifactStore, CorruptArtifactError
+
+if TYPE_CHECKING:
+    from ad_assets.defs.stages import Stage
+    from resources.store import Artifact
+
+FORMATS = ("csv", "parquet", "latex", "json")
+
+
+def add(commands: Commands) -> None:
+    """Add the command with those below it."""
+    export = commands.add("export", _maps, "write score maps or the leaderboard for other tools")
+    below = export.add_subparsers(required=True, metavar="WHAT")
+
+    text = "score maps of every test image in the layout of a public evaluator"
+    maps = below.add_parser("maps", help=text, description=text, parents=[commands.shared])
+    maps.add_argument("dataset")
+    maps.add_argument("detector")
+    maps.add_argument(
+        "--layout",
+        choices=get_args(Layout),
+        required=True,
+        help="mvtec_ad: MVTec AD's and LOCO's offline evaluators, float32; mvtec_ad_2: its server, float16 with "
+        "maps at a threshold from nominal training images (evaluation.nominal_false_positive_rate)",
+    )
+    maps.add_argument("--category", action="append", help="only this category (may be repeated)")
+    maps.add_argument("--out", required=True, metavar="DIR", help="folder, or s3://bucket/prefix")
+    maps.add_argument("--overwrite", action="store_true", help="replace files of an earlier export")
+    maps.set_defaults(run=_maps)
+
+    text = "tidy rows of the leaderboard, or one metric as a LaTeX table"
+    board = below.add_parser("leaderboard", help=text, description=text, parents=[commands.shared])
+    board.add_argument("dataset", nargs="?", help="only this dataset (default: all that have a leaderboard)")
+    board.add_argument("--format", choices=FORMATS, required=True)
+    board.add_argument("--metric", help="of the LaTeX table (default: image_auroc)")
+    board.add_argument("--protocol", help="of the LaTeX table (default: standard)")
+    board.add_argument("--out", required=True, metavar="FILE", help="file, or - for the standard output")
+    board.set_defaults(run=_leaderboard)
+
+
+def _maps(options: argparse.Namespace) -> int:
+    from ad_assets.defs.images import changed_files
+
+    benchmark, stages = _load(options)
+    dataset = benchmark.datasets[options.dataset]
+    if options.detector not in dataset.detectors:
+        names = ", ".join(dataset.detectors) or "none"
+        raise ConfigError(f"dataset {dataset.name} has no detector {options.detector!r}; it has: {names}")
+    stage = stages[dataset.name, options.detector, "score_maps"]
+    categories = list(dict.fromkeys(options.category or stage.partitions or ()))
+    for category in categories:
+        if category not in (stage.partitions or ()):
+            raise ConfigError(f"no category {category!r}; there are: {', '.join(stage.partitions or ())}")
+    index = stages[dataset.name, "image_index"]
+    changed = changed_files(dataset, benchmark.store)
+    stale = {c: why for c in categories if (why := changed.get(c) or _stale(benchmark.store, index, stage, c))}
+    for category, why in stale.items():
+        print(f"{stage.name} [{category}]: {why}", file=sys.stderr)
+    if stale:
+        print(f"nothing was exported; first run: {_remedy(options, stage, list(stale))}", file=sys.stderr)
+        return 1
+    try:
+        return _write_maps(options, benchmark, index, stage, categories)
+    except (SubmissionError, CorruptArtifactError, OSError) as error:
+        print(f"ad-assets: {error}", file=sys.stderr)
+        return 1
+
+
+def _write_maps(
+    options: argparse.Namespace, benchmark: Benchmark, index: Stage, stage: Stage, categories: list[str]
+) -> int:
+    from ad_assets.defs.score_maps import read_score_index
+
+    out = ArtifactStore(root=options.out)
+    planned: dict[str, tuple[Artifact, list[Target], float | None]] = {}
+    # All that can be refused is, before the first file is written.
+    for category in categories:
+        rows = benchmark.store.read_table(_artifact(benchmark.store, index, category).at("index.parquet"))
+        images = targets(options.layout, category, rows.to_pylist())
+        artifact = _artifact(benchmark.store, stage, category)
+        threshold = None
+        if options.layout == "mvtec_ad_2":
+            maxima = read_score_index(artifact).nominal_map_maxima
+            threshold = _pixel_threshold(maxima, benchmark, f"{stage.name} [{category}]")
+        planned[category] = (artifact, images, threshold)
+        _check_folder(out, options, category, images)
+    for category, (artifact, images, threshold) in planned.items():
+        _write_category(out, benchmark, stage, category, artifact, images, threshold)
+        at = "" if threshold is None else f", pixels above {threshold:.6g} are anomalous"
+        print(f"{category}: {len(images)} maps{at}")
+    print(f"{stage.name}: {sum(len(images) for _, images, _ in planned.values())} maps below {options.out}")
+    return 0
+
+
+def _check_folder(out: ArtifactStore, options: argparse.Namespace, category: str, images: list[Target]) -> None:
+    """Refuse to write over files, and beside those that an evaluator would take for maps of this category."""
+    expected = {path for image in images for path in image.paths}
+    there = {file.path for folder in folders(options.layout, category) for file in out.files(folder)}
+    if foreign := sorted(there - expected):
+        raise SubmissionError(
+            f"{out.location(foreign[0])} lies where the maps of {category} go and is of no test image ({len(foreign)} "
+            "such files): choose another --out, or remove them"
+        )
+    if there and not options.overwrite:
+        first = out.location(min(there))
+        raise SubmissionError(f"{first} exists, {len(there)} files in all: choose another --out, or --overwrite")
+
+
+def _write_category(
+    out: ArtifactStore,
+    benchmark: Benchmark,
+    stage: Stage,
+    category: str,
+    artifact: Artifact,
+    images: list[Target],
+    threshold: float | None,
+) -> None:
+    """Write the files of one category, one image in memory at a time."""
+    from ad_assets.datasets.frames import unfit_map
+    from ad_assets.defs.progress import Progress
+    from ad_assets.defs.score_maps import shards
+
+    extractor = benchmark.extractors[benchmark.datasets[stage.key[0]].detectors[stage.key[1]].extractor]
+    progress = Progress(_StandardError(), f"{stage.name} [{category}]")
+    by_id: dict[str, list[Target]] = {}
+    for image in images:
+        by_id.setdefault(image.image_id, []).append(image)
+    done = 0
+    for image_ids, maps, _ in shards(artifact):
+        for image_id, score_map in zip(image_ids, maps.numpy(), strict=True):
+            for image in by_id.pop(image_id, []):
+                fitted = unfit_map(score_map, image.size, *extractor.geometry)
+                for path, data in encode(image, fitted, threshold).items():
+                    out.write_bytes(path, data)
+                done += 1
+                progress("maps written", done, len(images))
+    if by_id:
+        names = ", ".join(image.path for copies in by_id.values() for image in copies)
+        raise SubmissionError(f"{stage.name} [{category}] has no map of {names}: materialize again with --force")
+    progress.done(f"{done} maps written")
+
+
+def _pixel_threshold(maxima: list[float], benchmark: Benchmark, place: str) -> float:
+    """What the wanted part of nominal images has no pixel above; no test image has a say."""
+    from ad_assets.metrics.thresholds import nominal_quantile
+
+    if not maxima:
+        raise SubmissionError(
+            f"{place}: no nominal training image was scored unseen, so no threshold for the thresholded maps is known: "
+            "a detector that trains needs held_out, such as 0.1; a category needs two training images; a blind setting "
+            "has no nominal ones; --layout mvtec_ad needs no threshold"
+        )
+    return nominal_quantile(maxima, benchmark.evaluation.nominal_false_positive_rate)
+
+
+def _leaderboard(options: argparse.Namespace) -> int:
+    from ad_assets.defs.stages import planned_head, read_head
+    from ad_assets.report import formats
+    from ad_assets.report.leaderboard import STANDARD
+
+    if options.format != "latex" and (options.metric or options.protocol):
+        raise ConfigError(f"--metric and --protocol are of --format latex; {options.format} has all rows")
+    benchmark, stages = _load(options)
+    boards = []
+    for name in [options.dataset] if options.dataset else benchmark.datasets:
+        stage = stages.get((name, "leaderboard"))
+        head = read_head(benchmark.store, stage.key, None) if stage else None
+        if stage is None or head is None:
+            continue
+        if head != planned_head(stage, None, benchmark.store, {}):
+            remedy = _remedy(options, stage, [])
+            print(f"{stage.name} is incomplete or out of date; to renew it: {remedy}", file=sys.stderr)
+        artifact = benchmark.store.artifact(stage.kind, head.version)
+        boards.append(benchmark.store.read_table(artifact.at("leaderboard.parquet")).to_pylist())
+    if not boards:
+        print(f"there is no leaderboard yet; first run: {_command(options, options.dataset)}", file=sys.stderr)
+        return 1
+    if options.format == "latex":
+        wanted = (options.metric or "image_auroc", options.protocol or STANDARD)
+        try:
+            data = "\n".join(formats.to_latex(board, *wanted) for board in boards).encode()
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    else:
+        data = formats.TIDY[options.format]([row for board in boards for row in board])
+    if options.out == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return 0
+    folder, slash, name = options.out.rpartition("/")
+    try:
+        ArtifactStore(root=folder or slash or ".").write_bytes(name, data)
+    except OSError as error:
+        print(f"ad-assets: {options.out} cannot be written: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+class _StandardError:
+    """Progress for people; the standard output is for results."""
+
+    def info(self, line: str) -> None:
+        print(line, file=sys.stderr)
+
+
+def _load(options: argparse.Namespace) -> tuple[Benchmark, dict[tuple[str, ...], Stage]]:
+    """The benchmark of a call and its stages by key."""
+    from ad_assets.defs.lanes import stages_of
+
+    benchmark = load_config(options.config, options.set)
+    if options.dataset and options.dataset not in benchmark.datasets:
+        names = ", ".join(benchmark.datasets)
+        raise ConfigError(f"{benchmark.source} has no dataset {options.dataset!r}; it has: {names}")
+    try:
+        return benchmark, {stage.key: stage for stage in stages_of(benchmark)}
+    except ValueError as error:
+        raise ConfigError(f"{benchmark.source}: {error}") from error
+
+
+def _stale(store: ArtifactStore, index: Stage, stage: Stage, category: str) -> str:
+    """Why a category of an asset is not what the benchmark file says; empty where it is."""
+    from ad_assets.defs.stages import planned_head, read_head
+
+    head, root = read_head(store, stage.key, category), read_head(store, index.key, category)
+    if head is None or root is None:
+        return "never materialized"
+    if root.code_version != index.code_version or head != planned_head(stage, category, store, {}):
+        return "made under another setting, or from other images"
+    return "" if store.artifact(stage.kind, head.version).exists() else "its artifact is gone"
+
+
+def _artifact(store: ArtifactStore, stage: Stage, category: str) -> Artifact:
+    from ad_assets.defs.stages import read_head
+
+    head = read_head(store, stage.key, category)
+    if head is None:
+        raise SubmissionError(f"{stage.name} [{category}] is not materialized")
+    return store.artifact(stage.kind, head.version)
+
+
+def _remedy(options: argparse.Namespace, stage: Stage, categories: list[str]) -> str:
+    """The command that makes an asset what it should be."""
+    chosen = [word for category in categories for word in ("--category", category)]
+    return _command(options, stage.key[0], "--select", f'key:"{stage.name}"', *chosen)
+
+
+def _command(options: argparse.Namespace, dataset: str | None, *more: str) -> str:
+    words = ["ad-assets", "materialize", *([dataset] if dataset else [])]
+    words += ["--config", options.config] if options.config else []
+    words += [word for override in options.set for word in ("--set", override)]
+    return shlex.join([*words, *more])
