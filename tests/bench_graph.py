@@ -15,6 +15,7 @@ from PIL import Image
 from ad_assets.benchmark import Benchmark
 from ad_assets.config import load_config
 from ad_assets.defs.lanes import build_definitions
+from ad_assets.defs.partitions import register_categories
 from ad_assets.defs.plan import _Loading, plan
 from ad_assets.defs.runs import Outcome, execute
 from ad_assets.defs.stages import Stage
@@ -112,6 +113,7 @@ class Bench:
         path.write_text(yaml.safe_dump(self.tree, sort_keys=False))
         self.benchmark = load_config(path, environ={})
         self.definitions, self.stages = build_definitions(self.benchmark)
+        register_categories(self.stages, self.instance)
 
     def set(self, dotted: str, value: Any) -> None:
         """Change one value of the benchmark file."""

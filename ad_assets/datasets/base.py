@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import pyarrow as pa
@@ -45,10 +45,11 @@ _CATEGORY = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True)
 class FileStamp:
-    """What a listing tells without opening a file: size in bytes and a change stamp (mtime or ETag)."""
+    """What a listing tells without opening a file: size in bytes, change stamp (mtime or ETag), seconds since 1970."""
 
     size: int
     stamp: str
+    changed: float | None = field(default=None, compare=False)
 
 
 AnomalyKind = Literal["", "structural", "logical"]

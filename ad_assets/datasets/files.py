@@ -7,7 +7,7 @@ Readers see relative posix paths only, so the same reader runs on a local folder
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from fsspec.core import url_to_fs
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 # The first of these that a file system's listing carries tells one content of a path from the next.
 _STAMP_KEYS = ("ETag", "etag", "md5", "mtime", "LastModified", "last_modified", "updated", "created")
+_END = 1024  # bytes from the end: cameras append notes of their own after the picture
 
 
 class ImageFiles:
@@ -62,6 +63,20 @@ class ImageFiles:
         data: bytes = self._fs.cat_file(f"{self._folder}/{path}")
         return data
 
+    def is_whole(self, path: str, size: int) -> bool:
+        """Whether a file can be complete, by its end: PNG and JPEG say where they end; of others nothing is known.
+
+        Args:
+            path: relative to the root.
+            size: of the file, in bytes.
+        """
+        marks = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
+        mark = marks.get(PurePosixPath(path).suffix.lower())
+        if mark is None:
+            return size > 0
+        end: bytes = self._fs.cat_file(f"{self._folder}/{path}", start=max(0, size - _END), end=size)
+        return mark in end
+
     @property
     def _is_local(self) -> bool:
         return isinstance(self._fs, LocalFileSystem)
@@ -77,7 +92,14 @@ class ImageFiles:
             # A zero-byte key that ends in a slash is how object stores draw an empty folder.
             if info.get("type") == "file" and path and not path.endswith("/") and not _is_clutter(path):
                 stamp = next((str(info[key]) for key in _STAMP_KEYS if info.get(key) is not None), "")
-                yield path, FileStamp(int(info["size"]), stamp)
+                changed = next((info[key] for key in ("LastModified", "mtime") if info.get(key) is not None), None)
+                yield path, FileStamp(int(info["size"]), stamp, _seconds(changed))
+
+
+def _seconds(changed: Any) -> float | None:
+    if hasattr(changed, "timestamp"):
+        return float(changed.timestamp())
+    return float(changed) if isinstance(changed, int | float) else None
 
 
 def _is_clutter(path: str) -> bool:
@@ -103,4 +125,6 @@ def _walk_local(
                 yield from _walk_local(Path(entry.path), f"{prefix}{entry.name}/", above)
             elif entry.is_file():
                 info = entry.stat()
-                yield prefix + entry.name, FileStamp(info.st_size, str(info.st_mtime_ns))
+                # A copy may keep an old change time; that of its inode tells when it came to lie here.
+                changed = max(info.st_mtime, info.st_ctime)
+                yield prefix + entry.name, FileStamp(info.st_size, str(info.st_mtime_ns), changed)

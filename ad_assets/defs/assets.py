@@ -42,7 +42,7 @@ def to_asset(stage: Stage, condition: dg.AutomationCondition[Any] | None = None)
             for check in stage.checks
         ],
     )
-    def body(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult[Any]:
+    def body(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
         compute.apply_threads()
         partition = context.partition_key if stage.partitions is not None else None
         force, verify = (context.run.tags.get(tag) == "true" for tag in (FORCE_TAG, VERIFY_TAG))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ad_assets.defs.partitions import LiveCategories
 from ad_assets.defs.stages import (
     MOST_ATTEMPTS,
     Head,
@@ -97,6 +98,8 @@ class Currency:
         stage, partition = self._stages[slot[0]], slot[1]
         if self.is_current(*slot):
             return False
+        if isinstance(stage.partitions, LiveCategories) and stage.address is None and self._head(slot) is None:
+            return False  # the sensor that watches its folder knows when the first images are whole
         if stage.partitions is None:
             # Categories that failed are left out; those that are due come first.
             slots = stage.slots(None)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ad_assets.benchmark import Dataset, fingerprint
+from ad_assets.benchmark import Dataset, Production, fingerprint
 from ad_assets.datasets import ImageFiles, KnownFile, build_index
 from ad_assets.datasets.base import Candidate, FileStamp
 from ad_assets.datasets.index import ImageIndex
+from ad_assets.datasets.landing import Landing
 from ad_assets.defs.partitions import categories_of
 from ad_assets.defs.progress import Progress
 from ad_assets.defs.stages import Build, Parts, Stage, Work
@@ -24,10 +27,12 @@ def image_index_stage(dataset: Dataset) -> Stage:
         reader = dataset.reader
         reader.prepare(partition)
         listing = ImageFiles(reader.root).listing()
+        if dataset.production:
+            listing = _arrived(dataset, dataset.production, partition, listing, store)
         seen = {} if verify else _read(store, _files_path(reader.root, partition))
         known = {path: KnownFile(**entry) for path, entry in seen.items()}
         index = build_index(reader, partition, known=known, listing=listing, report=progress)
-        stamps = _stamps(reader.assign(sorted(listing)).get(partition, []), listing, reader.tables(partition))
+        stamps = stamps_of(reader.assign(sorted(listing)).get(partition, []), listing, reader.tables(partition))
         seen |= {path: dataclasses.asdict(entry) for path, entry in index.files.items()}
         files = {path: entry for path, entry in seen.items() if path in listing}
         store.write_json(_files_path(reader.root, partition), files)
@@ -52,6 +57,19 @@ def image_index_stage(dataset: Dataset) -> Stage:
         description="Every image of a category by content: split, label, defect type, mask. Its version is the content "
         "of the files, so nothing downstream runs when nothing changed.",
     )
+
+
+def _arrived(
+    dataset: Dataset, production: Production, category: str, listing: dict[str, FileStamp], store: ArtifactStore
+) -> dict[str, FileStamp]:
+    """The files of a listing that are not on their way any more, and the files of other categories."""
+    now = time.time()
+    landing = Landing(production.settle_seconds, production.patience_seconds)
+    resting = landing.resting(listing, now)
+    own = stamps_of(dataset.reader.assign(sorted(resting)).get(category, []), resting, ())
+    known = read_stamps(store, dataset.name, category)
+    halves = landing.incomplete(ImageFiles(dataset.reader.root), {path: resting[path] for path in own}, known, now)
+    return {path: stamp for path, stamp in resting.items() if path not in halves}
 
 
 def index_parts(index: ImageIndex) -> Parts:
@@ -86,8 +104,8 @@ def changed_files(dataset: Dataset, store: ArtifactStore) -> dict[str, str]:
     assigned = dataset.reader.assign(sorted(listing))
     changes: dict[str, str] = {}
     for category in categories:
-        before = _read(store, _stamps_path(dataset.name, category))
-        now = _stamps(assigned.get(category, []), listing, dataset.reader.tables(category))
+        before = read_stamps(store, dataset.name, category)
+        now = stamps_of(assigned.get(category, []), listing, dataset.reader.tables(category))
         if before and before != now:
             added, removed = len(now.keys() - before.keys()), len(before.keys() - now.keys())
             changed = sum(before[path] != now[path] for path in before.keys() & now.keys())
@@ -96,11 +114,17 @@ def changed_files(dataset: Dataset, store: ArtifactStore) -> dict[str, str]:
     return changes
 
 
-def _stamps(
-    candidates: list[Candidate], listing: dict[str, FileStamp], tables: tuple[str, ...]
+def stamps_of(
+    candidates: Sequence[Candidate], listing: Mapping[str, FileStamp], tables: tuple[str, ...]
 ) -> dict[str, list[Any]]:
+    """Path -> [size, stamp] of the files that an index of some candidates is made from, tables among them."""
     paths = sorted({*tables, *(path for c in candidates for path in (c.path, *c.masks))})
     return {path: [listing[path].size, listing[path].stamp] for path in paths if path in listing}
+
+
+def read_stamps(store: ArtifactStore, dataset: str, category: str) -> dict[str, list[Any]]:
+    """The stamps of the files that a category was last indexed from; empty where it never was."""
+    return _read(store, _stamps_path(dataset, category))
 
 
 def _stamps_path(dataset: str, category: str) -> str:

@@ -8,7 +8,10 @@ import dagster as dg
 
 from ad_assets.benchmark import Benchmark, Dataset, Detector
 from ad_assets.defs.assets import to_asset
+from ad_assets.defs.automation import automation_of
+from ad_assets.defs.champion import champion_stage
 from ad_assets.defs.comparison import comparison_stage
+from ad_assets.defs.conditions import up_to_date
 from ad_assets.defs.features import features_stage
 from ad_assets.defs.images import image_index_stage
 from ad_assets.defs.leaderboard import leaderboard_stage
@@ -72,7 +75,24 @@ def _dataset_stages(benchmark: Benchmark, dataset: Dataset) -> list[Stage]:
         )
         for name, study in dataset.studies.items()
     }
-    lanes = [*states.values(), *neighbours.values(), *score_maps.values(), *epochs.values(), *metrics.values()]
+    champions = (
+        [
+            champion_stage(
+                dataset, dataset.detectors[name], dataset.production, states[name], score_maps[name], metrics[name]
+            )
+            for name in (states if dataset.production else ())
+        ]
+        if dataset.production
+        else []
+    )
+    lanes = [
+        *states.values(),
+        *neighbours.values(),
+        *score_maps.values(),
+        *epochs.values(),
+        *metrics.values(),
+        *champions,
+    ]
     stages = [index, *features.values(), *lanes, *studies.values()]
     if metrics:
         leaderboard = leaderboard_stage(dataset, metrics)
@@ -99,8 +119,13 @@ def _check_categories(dataset: Dataset, detector: Detector, index: Stage) -> Non
 def build_definitions(benchmark: Benchmark) -> tuple[dg.Definitions, list[Stage]]:
     """The Dagster definitions of a benchmark, and the stages that they wrap."""
     stages = stages_of(benchmark)
+    condition = up_to_date(benchmark, stages)
+    automation = automation_of(benchmark, stages)
     definitions = dg.Definitions(
-        assets=[to_asset(stage) for stage in stages],
+        assets=[to_asset(stage, condition) for stage in stages],
+        jobs=automation.jobs,
+        sensors=automation.sensors,
+        schedules=automation.schedules,
         loggers={"terminal": terminal_logger},
         resources={"store": benchmark.store, "compute": benchmark.compute},
         # One process a category: torch is imported once, and features read once serve all detectors.

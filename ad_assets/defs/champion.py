@@ -1,0 +1,207 @@
+"""The champion of a lane and category: the state that predictions use, and how it came to be that.
+
+Every new state is a candidate. It is promoted when it passes the gates of the benchmark file (`production`): no metric
+below its floor, none behind the champion's by more than the margin. Otherwise the champion stays, and the asset's check
+says why. What happened is a list in the store, which only grows: promotions by the graph and by hand, and rollbacks. A
+state that was rolled back from is not promoted again by itself.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ad_assets.benchmark import Dataset, Detector, Production
+from ad_assets.defs.stages import Check, Judgement, Parts, Stage, Upstream, Verdict, Work
+from resources.store import ArtifactStore
+
+VERSION = 1
+PROMOTED, BY_HAND, ROLLED_BACK = "promoted", "promoted by hand", "rolled back"
+# Larger is better for all metrics of the standard protocol, which are the ones that gates compare.
+COMPARED = ("image_auroc", "pixel_auroc", "aupro_0.30")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A state with what belongs to it.
+
+    Args:
+        state: address of what was learnt.
+        score_maps: address of its score maps, which hold the scores that set its threshold.
+        metrics: address of its metrics.
+        code_version: of the state's stage, so that a champion of other settings is told from one of these.
+        truth: fingerprint of the test images and labels behind the numbers; others are not comparable.
+        numbers: metrics of the standard protocol.
+    """
+
+    state: str
+    score_maps: str
+    metrics: str
+    code_version: str
+    truth: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One change of champion: who became it, when (ISO 8601, UTC), by what, and why."""
+
+    candidate: Candidate
+    when: str
+    action: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The changes of champion of one lane and category, oldest first, and the states refused by rolling back."""
+
+    entries: tuple[Entry, ...] = ()
+    refused: tuple[str, ...] = ()
+
+    @property
+    def champion(self) -> Candidate | None:
+        """Who is champion."""
+        return self.entries[-1].candidate if self.entries else None
+
+    def with_champion(self, candidate: Candidate, action: str, reason: str) -> Ledger:
+        """The ledger with one more change."""
+        when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        refused = tuple(state for state in self.refused if state != candidate.state)
+        if action == ROLLED_BACK and self.champion:
+            refused = (*refused, self.champion.state)
+        return Ledger((*self.entries, Entry(candidate, when, action, reason)), refused)
+
+
+def champion_stage(
+    dataset: Dataset, detector: Detector, production: Production, state: Stage, score_maps: Stage, metrics: Stage
+) -> Stage:
+    """The asset ``<dataset>/<detector>/champion``."""
+
+    def parts(upstream: Upstream) -> Parts:
+        return {stage.kind: upstream.of(stage).version for stage in (state, score_maps, metrics)}
+
+    def candidate(work: Work) -> Candidate:
+        rows = work.store.read_json(work.input(metrics).at("rows.json"))
+        numbers = {r["metric"]: r["value"] for r in rows if r["protocol"] == "standard" and r["value"] is not None}
+        state_head, maps_head, metrics_head = (work.upstream.of(stage) for stage in (state, score_maps, metrics))
+        return Candidate(
+            state_head.version,
+            maps_head.version,
+            metrics_head.version,
+            state_head.code_version,
+            metrics_head.parts["truth"],
+            numbers,
+        )
+
+    def build(work: Work) -> dict[str, Any]:
+        work.store.write_json(work.artifact.at("candidate.json"), asdict(candidate(work)))
+        return {}
+
+    def judge(work: Work) -> Judgement:
+        ledger = read_ledger(work.store, work.stage.key[0], detector.name, work.partition)
+        challenger = candidate(work)
+        below = below_floors(challenger.numbers, production)
+        behind = behind_champion(challenger, ledger.champion, production)
+        refused = challenger.state in ledger.refused
+        kept = "; ".join([*below, *behind, *(["it was rolled back from"] if refused else [])])
+        if not kept and not _same(ledger.champion, challenger):
+            ledger = ledger.with_champion(challenger, PROMOTED, "passed its gates" if ledger.champion else "the first")
+            write_ledger(work.store, work.stage.key[0], detector.name, work.partition, ledger)
+        verdicts = (
+            Verdict("above_floors", not below, {"why": "; ".join(below) or "no metric is below its floor"}),
+            Verdict("no_worse_than_champion", not behind, {"why": "; ".join(behind) or "no metric fell behind"}),
+        )
+        return Judgement(verdicts, _described(ledger, kept))
+
+    return Stage(
+        key=(dataset.name, detector.name, "champion"),
+        kind="champion",
+        config={"version": VERSION, "floors": production.floors, "margin": production.margin},
+        deps=(state, score_maps, metrics),
+        address=parts,
+        build=build,
+        judge=judge,
+        checks=(
+            Check("above_floors", "No metric of the new state is below the floor that the benchmark file sets."),
+            Check(
+                "no_worse_than_champion", "No metric of the new state is behind the champion's by more than the margin."
+            ),
+        ),
+        partitions=metrics.partitions,
+        group=f"{dataset.name}/{detector.name}",
+        kinds=frozenset({"json"}),
+        description="The state that predictions use. A new one takes its place only if it passes the gates.",
+    )
+
+
+def below_floors(numbers: Mapping[str, float], production: Production) -> list[str]:
+    """The floors that a state misses, in words; a metric that it does not have is below its floor."""
+    found = {metric: numbers.get(metric) for metric in production.floors}
+    return [
+        f"{metric} {'is not known' if value is None else f'{value:.4f}'}, its floor is {production.floors[metric]:g}"
+        for metric, value in found.items()
+        if value is None or value < production.floors[metric]
+    ]
+
+
+def behind_champion(challenger: Candidate, champion: Candidate | None, production: Production) -> list[str]:
+    """Where a state is behind the champion by more than the margin, in words; nowhere on other test images."""
+    if champion is None or champion.state == challenger.state or champion.truth != challenger.truth:
+        return []
+    both = [m for m in COMPARED if m in challenger.numbers and m in champion.numbers]
+    return [
+        f"{metric} {challenger.numbers[metric]:.4f} after {champion.numbers[metric]:.4f}, "
+        f"more than {production.margin:g} behind"
+        for metric in both
+        if challenger.numbers[metric] < champion.numbers[metric] - production.margin
+    ]
+
+
+def ledger_path(dataset: str, detector: str, category: str) -> str:
+    """Where the ledger of a lane and category lies in the store."""
+    return f"champions/{dataset}/{detector}/{category}.json"
+
+
+def read_ledger(store: ArtifactStore, dataset: str, detector: str, category: str) -> Ledger:
+    """The ledger of a lane and category; empty where nothing was ever promoted."""
+    try:
+        stored = store.read_json(ledger_path(dataset, detector, category))
+    except FileNotFoundError:
+        return Ledger()
+    entries = tuple(Entry(**{**entry, "candidate": Candidate(**entry["candidate"])}) for entry in stored["entries"])
+    return Ledger(entries, tuple(stored["refused"]))
+
+
+def write_ledger(store: ArtifactStore, dataset: str, detector: str, category: str, ledger: Ledger) -> None:
+    """Write a ledger, whole."""
+    store.write_json(ledger_path(dataset, detector, category), asdict(ledger))
+
+
+def _same(champion: Candidate | None, challenger: Candidate) -> bool:
+    """Whether a candidate is the champion already, with the same threshold and numbers."""
+    return champion is not None and (champion.state, champion.score_maps, champion.metrics) == (
+        challenger.state,
+        challenger.score_maps,
+        challenger.metrics,
+    )
+
+
+def _described(ledger: Ledger, kept: str) -> dict[str, Any]:
+    if not ledger.entries:
+        return {"champion": "none", "kept_out": kept}
+    last = ledger.entries[-1]
+    return {
+        "champion": last.candidate.state,
+        "since": last.when,
+        "reason": f"{last.action}: {last.reason}",
+        "changes": len(ledger.entries),
+        **({"kept_out": kept} if kept else {}),
+        **{
+            f"champion_{metric}": last.candidate.numbers[metric]
+            for metric in COMPARED
+            if metric in last.candidate.numbers
+        },
+    }
