@@ -1,6 +1,18 @@
 """Readers: from folders of images to image indexes; one module per dataset, registered in `READERS`."""
 
-from ad_assets.datasets import blind, demo, folder, mtd, mvtec_ad
+from ad_assets.datasets import (
+    blind,
+    btad,
+    demo,
+    folder,
+    mtd,
+    mvtec_3d_rgb,
+    mvtec_ad,
+    mvtec_ad_2,
+    mvtec_loco,
+    mvtec_sl,
+    visa,
+)
 from ad_assets.datasets.base import (
     IMAGE_INDEX_SCHEMA,
     READERS,
@@ -36,6 +48,7 @@ __all__ = [
     "Problem",
     "Reader",
     "blind",
+    "btad",
     "build_index",
     "centre_box",
     "decode_mask",
@@ -45,7 +58,12 @@ __all__ = [
     "fit_mask",
     "folder",
     "mtd",
+    "mvtec_3d_rgb",
     "mvtec_ad",
+    "mvtec_ad_2",
+    "mvtec_loco",
+    "mvtec_sl",
     "register_reader",
     "resized_shape",
+    "visa",
 ]

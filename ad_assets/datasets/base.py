@@ -39,8 +39,9 @@ IMAGE_INDEX_SCHEMA = pa.schema(
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 NOMINAL = "good"  # the defect type of every nominal image, whatever its folder is called
+NOMINAL_FOLDERS = frozenset({NOMINAL, "ok", "normal"})
 
-_CATEGORY = re.compile(r"[A-Za-z0-9_-]+")
+CATEGORY_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,7 @@ def checked_keys(categories: Sequence[str], root: str) -> list[str]:
     Raises:
         ValueError: some cannot.
     """
-    wrong = [name for name in categories if not _CATEGORY.fullmatch(name)]
+    wrong = [name for name in categories if not CATEGORY_KEY.fullmatch(name)]
     if wrong:
         raise ValueError(
             f"category names under {root!r} that cannot be keys: {', '.join(map(repr, wrong))}; rename the "

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, field_validator
 
 from ad_assets.datasets.base import NOMINAL, Candidate, Problem, Reader, register_reader
-from ad_assets.datasets.mvtec_ad import count_problem
+from ad_assets.datasets.published import count_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

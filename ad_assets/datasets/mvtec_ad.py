@@ -6,25 +6,12 @@ MVTec (CC BY-NC-SA 4.0) and point `root` at the folder that holds ``bottle``, ``
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar
 
-from pydantic import Field
-
-from ad_assets.datasets.base import Candidate, Problem, register_reader
-from ad_assets.datasets.folder import MVTEC_LAYOUT, MvtecLayout
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-
-class Counts(NamedTuple):
-    """Images of one category as published."""
-
-    train: int
-    good: int
-    anomalous: int
-
+from ad_assets.datasets.base import register_reader
+from ad_assets.datasets.folder import MVTEC_LAYOUT
+from ad_assets.datasets.published import Counts, PublishedLayout
 
 COUNTS = {
     "bottle": Counts(209, 20, 63),
@@ -46,7 +33,7 @@ COUNTS = {
 
 
 @register_reader
-class MvtecAdReader(MvtecLayout):
+class MvtecAdReader(PublishedLayout):
     """Reader of MVTec AD as published."""
 
     name: ClassVar[str] = "mvtec_ad"
@@ -54,34 +41,4 @@ class MvtecAdReader(MvtecLayout):
     paper_dataset: ClassVar[str | None] = "MVTec AD"
     origin: ClassVar[str] = "https://www.mvtec.com/company/research/datasets/mvtec-ad (CC BY-NC-SA 4.0)"
     layout: ClassVar[str] = MVTEC_LAYOUT
-
-    check_counts: bool = Field(
-        True,
-        description="compare the numbers of images with the published ones, which finds broken downloads",
-    )
-
-    def categories(self) -> list[str]:
-        """The 15 published ones."""
-        return list(COUNTS)
-
-    def assign(self, paths: Sequence[str]) -> dict[str, list[Candidate]]:
-        found = super().assign(paths)
-        return {category: found[category] for category in COUNTS if category in found}
-
-    def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
-        problems = super().check_names(category, paths, candidates)
-        if self.check_counts:
-            number = Counter((candidate.split, candidate.label) for candidate in candidates)
-            found = Counts(number["train", 0], number["test", 0], number["test", 1])
-            kinds = ("training", "good test", "anomalous test")
-            for kind, expected, count in zip(kinds, COUNTS[category], found, strict=True):
-                if count != expected:
-                    problems.append(count_problem(category, kind, expected, count))
-        return problems
-
-
-def count_problem(path: str, kind: str, expected: int, found: int) -> Problem:
-    """The problem of a published dataset that lacks images, or has more."""
-    cause = "is the download complete?" if found < expected else "were files added?"
-    remedy = "check_counts: false accepts what is there"
-    return Problem(path, f"expected {expected} {kind} images, found {found}: {cause} ({remedy})")
+    counts: ClassVar[Mapping[str, Counts]] = COUNTS

@@ -9,7 +9,7 @@ from typing import Any
 
 from ad_assets.benchmark import Dataset, Production, fingerprint
 from ad_assets.datasets import ImageFiles, KnownFile, build_index
-from ad_assets.datasets.base import Candidate, FileStamp
+from ad_assets.datasets.base import Candidate, DatasetError, FileStamp
 from ad_assets.datasets.index import ImageIndex
 from ad_assets.datasets.landing import Landing
 from ad_assets.defs.partitions import categories_of
@@ -101,7 +101,10 @@ def changed_files(dataset: Dataset, store: ArtifactStore) -> dict[str, str]:
     except ValueError:
         # Generated datasets make their files on demand; for others the run will say what is missing.
         return dict.fromkeys(categories, "its folder is missing or empty")
-    assigned = dataset.reader.assign(sorted(listing))
+    try:
+        assigned = dataset.reader.assign(sorted(listing))
+    except DatasetError:
+        return dict.fromkeys(categories, "the table that says what its images are cannot be read")
     changes: dict[str, str] = {}
     for category in categories:
         before = read_stamps(store, dataset.name, category)

@@ -52,13 +52,19 @@ def test_the_layout_is_read_from_names():
     }
 
 
-@pytest.mark.parametrize("name", sorted(name for name, reader in READERS.items() if not reader.blind))
+@pytest.mark.parametrize("name", sorted({name for name, reader in READERS.items() if not reader.blind} - {"visa"}))
 def test_assigning_opens_nothing_and_ignores_order(name):
     reader = READERS[name](root="/nowhere")
     mtd = [
         f"MT_{kind}/Imgs/exp{i}_num_{i}.{end}" for kind in ("Free", "Fray") for i in range(7) for end in ("jpg", "png")
     ]
-    paths = [*PATHS, *mtd]
+    other_layouts = [
+        "01/train/ok/0.bmp",
+        "tire/train/good/rgb/0.png",
+        "can/train/good/0.png",
+        "pushpins/test/good/0.png",
+    ]
+    paths = [*PATHS, *mtd, *other_layouts]
     expected = reader.assign(paths)
     assert expected or name == "demo"
     for seed in range(5):
