@@ -85,6 +85,28 @@ def load_config(
     return _Parser(str(path)).benchmark(tree)
 
 
+def load_dataset(reader: str, root: str | None, options: Iterable[str] = ()) -> Dataset:
+    """A dataset without a benchmark file, called like its reader.
+
+    Args:
+        reader: name of the reader.
+        root: its folder; None: its default.
+        options: ``option=value`` texts of its other options; values are YAML.
+
+    Raises:
+        ConfigError: anything is wrong; all faults at once.
+    """
+    section: dict[str, Any] = {"reader": reader, **({} if root is None else {"root": root})}
+    for text in options:
+        key, separator, value = text.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"--set {text}: with --reader, write it as option=value")
+        _assign(section, key.split("."), value, f"--set {key}")
+    if reader not in READERS:
+        raise ConfigError(f"--reader: unknown value {reader!r}; choose from: {', '.join(sorted(READERS))}")
+    return _Parser(f"--reader {reader}").benchmark({"datasets": {reader: section}}).datasets[reader]
+
+
 def find_file(source: str) -> Path:
     """The path of a benchmark file, given as a path or as the name of a shipped one."""
     shipped = CONFIGS / f"{source}.yaml"

@@ -1,4 +1,4 @@
-"""The living graph: images that land, what becomes stale, who becomes champion; driven tick by tick, without a daemon."""
+"""The living graph: images that land, what becomes stale, who becomes champion; tick by tick, without a daemon."""
 
 import datetime
 import os

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
@@ -51,6 +52,9 @@ class FileStamp:
     size: int
     stamp: str
     changed: float | None = field(default=None, compare=False)
+
+
+ProgressReport = Callable[[str, int, int], None]  # what, done, total
 
 
 AnomalyKind = Literal["", "structural", "logical"]
@@ -130,7 +134,8 @@ class Reader(BaseModel, ABC):
     Class facts: `name` in benchmark files, `version` (bumped when the same files would give another index),
     `paper_dataset` (the key of the published tables, where there are any), `blind` (whether it trains on the very
     images it tests, unlabelled), `origin` (where people get it, and under which licence), `layout` (the folders that
-    are expected below the root).
+    are expected below the root), `published_copies` (whether images that lie in train and in test belong to the
+    protocol as published, so that they are told of instead of refused).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -141,6 +146,7 @@ class Reader(BaseModel, ABC):
     blind: ClassVar[bool] = False
     origin: ClassVar[str] = ""
     layout: ClassVar[str] = ""
+    published_copies: ClassVar[bool] = False
 
     root: str = Field(min_length=1, description="folder of the dataset, or an fsspec URL such as s3://bucket/prefix")
     on_problem: Literal["fail", "skip"] = Field(
@@ -160,13 +166,18 @@ class Reader(BaseModel, ABC):
         """The published tables that these options follow the protocol of; None where there are none."""
         return self.paper_dataset
 
-    def prepare(self, category: str | None = None) -> None:
-        """Make the files exist, for datasets that are generated; nothing to do for those that are given.
+    def prepare(self, category: str | None = None, report: ProgressReport | None = None) -> None:
+        """Make the files exist, for datasets that are generated or unpacked; nothing to do for those that are given.
 
         Args:
             category: only this one; None for all.
+            report: called as ``report(what, done, total)`` from time to time.
         """
-        del category
+        del category, report
+
+    def left_out(self) -> dict[str, str]:
+        """Categories that lie there and cannot be measured -> why; `categories` does not name them."""
+        return {}
 
     @abstractmethod
     def categories(self) -> list[str]:

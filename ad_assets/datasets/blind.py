@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from ad_assets.datasets.base import Candidate, Problem, Reader, Saturation, register_reader
+from ad_assets.datasets.base import Candidate, Problem, ProgressReport, Reader, Saturation, register_reader
 
 Setting = Literal["mix", "test", "ano"]
 
@@ -53,13 +53,17 @@ class BlindReader(Reader):
             return None
         return f"MVTec-{self.setting.capitalize()}"
 
-    def prepare(self, category: str | None = None) -> None:
+    def prepare(self, category: str | None = None, report: ProgressReport | None = None) -> None:
         """Make the other dataset's files exist.
 
         Args:
             category: only this one; None for all.
+            report: as the other's.
         """
-        self.of.prepare(category)
+        self.of.prepare(category, report)
+
+    def left_out(self) -> dict[str, str]:
+        return self.of.left_out()
 
     def categories(self) -> list[str]:
         """The other dataset's."""

@@ -21,7 +21,7 @@ from PIL import Image
 from pydantic import Field
 
 from ad_assets.datasets import demo_board, demo_textures
-from ad_assets.datasets.base import NOMINAL, register_reader
+from ad_assets.datasets.base import NOMINAL, ProgressReport, register_reader
 from ad_assets.datasets.demo_defects import Array
 from ad_assets.datasets.folder import MvtecLayout
 
@@ -47,15 +47,17 @@ class DemoReader(MvtecLayout):
         """The four that are generated."""
         return list(DEFECTS)
 
-    def prepare(self, category: str | None = None) -> None:
+    def prepare(self, category: str | None = None, report: ProgressReport | None = None) -> None:
         """Generate what is missing or was made by another version; safe when two processes do so at once.
 
         Args:
             category: only this one; None for all.
+            report: not called; it takes seconds.
 
         Raises:
             ValueError: no such category; the root is not a local folder, or what is there was not generated.
         """
+        del report
         if "://" in self.root:
             raise ValueError(f"datasets.<name>.root of the demo must be a local folder, not {self.root!r}")
         if category is not None and category not in DEFECTS:

@@ -11,22 +11,29 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
 
-from ad_assets.datasets.base import IMAGE_INDEX_SCHEMA, Candidate, DatasetError, FileStamp, Problem, Reader, Saturation
+from ad_assets.datasets.base import (
+    IMAGE_INDEX_SCHEMA,
+    Candidate,
+    DatasetError,
+    FileStamp,
+    Problem,
+    ProgressReport,
+    Reader,
+    Saturation,
+)
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.images import ImageError, decode_mask_with_mode, decode_with_mode
 
 # Decoding is half waiting (disk, object store) and half work outside the interpreter's lock.
 THREADS = 8
 REPORT_EVERY = 100
-
-ProgressReport = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ def build_index(
         DatasetError: no image or no sound training image; with ``on_problem: fail``, also any error found.
         ValueError: the root does not exist or is empty.
     """
-    reader.prepare(category)
+    reader.prepare(category, report)
     files = ImageFiles(reader.root)
     listing = files.listing() if listing is None else listing
     paths = sorted(listing)
@@ -106,7 +113,8 @@ def build_index(
 
     problems = reader.check_names(category, paths, candidates)
     scanned, damaged = _scan(files, listing, candidates, known or {}, report or _no_report)
-    problems += [*damaged, *_size_mismatches(candidates, scanned), *_duplicates(candidates, scanned)]
+    problems += [*damaged, *_size_mismatches(candidates, scanned)]
+    problems += _duplicates(candidates, scanned, published=reader.published_copies)
     saturations = reader.saturations(category)
     problems += _unknown_values(candidates, scanned, saturations)
 
@@ -193,7 +201,7 @@ def _size_mismatches(candidates: Iterable[Candidate], scanned: Mapping[str, Know
     return problems
 
 
-def _duplicates(candidates: Iterable[Candidate], scanned: Mapping[str, KnownFile]) -> list[Problem]:
+def _duplicates(candidates: Iterable[Candidate], scanned: Mapping[str, KnownFile], *, published: bool) -> list[Problem]:
     same: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in sorted(candidates, key=lambda candidate: (candidate.split, candidate.path)):
         if candidate.path in scanned:
@@ -203,7 +211,10 @@ def _duplicates(candidates: Iterable[Candidate], scanned: Mapping[str, KnownFile
         # Unlabelled images train and are tested: that is what a blind setting is.
         train = [candidate for candidate in copies if candidate.split == "train" and candidate.label is not None]
         test = [candidate for candidate in copies if candidate.split == "test"]
-        if train and test:
+        if train and test and published:
+            message = f"the same image tests as {test[0].path}, as published: that test tells nothing"
+            problems += [Problem(candidate.path, message, "warning") for candidate in train]
+        elif train and test:
             message = f"the same image tests as {test[0].path}, so the test would not be one: remove one of them"
             problems += [Problem(candidate.path, message) for candidate in train]
         if len({candidate.label for candidate in test}) > 1:

@@ -25,7 +25,7 @@ def image_index_stage(dataset: Dataset) -> Stage:
 
     def scan(partition: str, store: ArtifactStore, progress: Progress, verify: bool) -> tuple[Parts, Build]:
         reader = dataset.reader
-        reader.prepare(partition)
+        reader.prepare(partition, progress)
         listing = ImageFiles(reader.root).listing()
         if dataset.production:
             listing = _arrived(dataset, dataset.production, partition, listing, store)

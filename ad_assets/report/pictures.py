@@ -135,7 +135,31 @@ def panel(
     if label not in (0, 1):
         raise ValueError(f"a label is 0 (nominal) or 1 (anomalous), not {label}")
     tiles = strip(rgb, mask, score_map, low, high, size=size)
-    return np.concatenate([_caption(tiles.shape[1], score, label, title), tiles], axis=0)
+    caption = _caption(tiles.shape[1], f"{LABEL_NAMES[label]} {score:.4g}", LABEL_COLOURS[label], title)
+    return np.concatenate([caption, tiles], axis=0)
+
+
+def tile(rgb: Rgb, mask: NDArray[Any] | None, *, label: int, title: str, size: int = 160) -> Rgb:
+    """An image in a square of `size` pixels with the outline of its mask, under a caption: label and title.
+
+    Raises:
+        ValueError: image and mask differ in size.
+    """
+    small = _resized(rgb, size)
+    shown = small if mask is None else outline(small, _resized_mask(mask, rgb, small))
+    square = np.full((size, size, 3), GROUND, np.uint8)
+    top, left = (size - shown.shape[0]) // 2, (size - shown.shape[1]) // 2
+    square[top : top + shown.shape[0], left : left + shown.shape[1]] = shown
+    return np.concatenate([_caption(size, LABEL_NAMES[label], LABEL_COLOURS[label], title), square], axis=0)
+
+
+def title_tile(lines: Sequence[str], size: int = 160) -> Rgb:
+    """Lines of text in the frame of a `tile`, each cut to fit; for the head of a row of them."""
+    captions = [_caption(size, line, INK, "") for line in lines]
+    square = np.full((size + CAPTION_HEIGHT, size, 3), GROUND, np.uint8)
+    drawn = np.concatenate(captions, axis=0)[: square.shape[0]] if captions else square[:0]
+    square[: drawn.shape[0]] = drawn
+    return square
 
 
 def contact_sheet(panels: Sequence[Rgb], columns: int) -> Rgb:
@@ -252,15 +276,15 @@ def _resized_mask(mask: NDArray[Any], rgb: Rgb, small: Rgb) -> NDArray[np.bool_]
     return np.asarray(image.resize(target, Image.Resampling.BOX)) > 0
 
 
-def _caption(width: int, score: float, label: int, title: str) -> Rgb:
+def _caption(width: int, head: str, colour: tuple[int, int, int], title: str) -> Rgb:
     from PIL import Image, ImageDraw, ImageFont
 
     image = Image.new("RGB", (width, CAPTION_HEIGHT), (GROUND, GROUND, GROUND))
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(size=12)
-    verdict = f"{LABEL_NAMES[label]} {score:.4g}"
-    draw.text((2, 1), verdict, fill=LABEL_COLOURS[label], font=font)
-    used = int(draw.textlength(verdict, font=font)) + 10
+    head = _shortened(draw, font, head, width - 4)
+    draw.text((2, 1), head, fill=colour, font=font)
+    used = int(draw.textlength(head, font=font)) + 10
     draw.text((used, 1), _shortened(draw, font, title, width - used - 2), fill=INK, font=font)
     return np.asarray(image)
 

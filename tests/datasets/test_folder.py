@@ -64,7 +64,8 @@ def test_assigning_opens_nothing_and_ignores_order(name):
         "can/train/good/0.png",
         "pushpins/test/good/0.png",
     ]
-    paths = [*PATHS, *mtd, *other_layouts]
+    packed = ["scene_01/train/good/01_001_00000.png", "train/cat/00000.png", "test/dog/00001.png"]
+    paths = [*PATHS, *mtd, *other_layouts, *packed]
     expected = reader.assign(paths)
     assert expected or name == "demo"
     for seed in range(5):

@@ -147,3 +147,51 @@ def write_table(path: Path, rows: Sequence[Sequence[str]]) -> Path:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     return path
+
+
+def campus_tree(root: Path) -> Path:
+    """ShanghaiTech Campus in small, its training frames as folders: two scenes, and scene 13 without test clips.
+
+    Frames 4 to 8 of clip 01_0014 are anomalous, and frames 0 and 1 of 02_0003.
+    """
+    for clip, frames in {"01_001": 12, "01_002": 5, "02_001": 6, "13_001": 6}.items():
+        for number in range(frames):
+            write_image(root / "training" / "frames" / clip / f"{number:03d}.jpg")
+    for clip, (frames, anomalous) in {"01_0014": (11, range(4, 9)), "02_0003": (6, range(2))}.items():
+        for number in range(frames):
+            write_image(root / "testing" / "frames" / clip / f"{number:03d}.jpg")
+        labels = np.zeros(frames, np.int8)
+        labels[list(anomalous)] = 1
+        masks = np.zeros((frames, 10, 12), np.uint8)
+        masks[list(anomalous), 2:5, 3:8] = 1
+        for folder, array in (("test_frame_mask", labels), ("test_pixel_mask", masks)):
+            (root / "testing" / folder).mkdir(parents=True, exist_ok=True)
+            np.save(root / "testing" / folder / f"{clip}.npy", array)
+    return root
+
+
+def write_video(path: Path, frames: int, size: tuple[int, int] = (64, 48)) -> Path:
+    """An AVI whose frame `n` is grey of the value ``10 n``; needs PyAV."""
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", format="avi") as container:
+        stream = container.add_stream("mpeg4", rate=24)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for number in range(frames):
+            pixels = np.full((size[1], size[0], 3), 10 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def cifar_tree(root: Path, names: Sequence[str], images: int = 20) -> Path:
+    """The binary version of CIFAR-10 in small: six batches of `images`, which go round the classes."""
+    folder = root / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    (folder / "batches.meta.txt").write_text("\n".join([*names, "", ""]))
+    for number, name in enumerate([*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]):
+        records = np.random.default_rng(number).integers(0, 256, (images, 3073), dtype=np.uint8)
+        records[:, 0] = np.arange(images) % len(names)
+        (folder / name).write_bytes(records.tobytes())
+    return folder

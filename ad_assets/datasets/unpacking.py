@@ -1,0 +1,107 @@
+"""Folders that a reader makes itself from what people download: each is made once, and whole or not at all.
+
+A folder is written under a dotted name, which listings pass over, and renamed when it is complete. A run that was
+interrupted begins it again; processes that want the same folder wait for the one that is at it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+if sys.platform != "win32":
+    import fcntl
+
+MARKER = ".unpacked.json"
+
+
+def make_once(folder: Path, facts: Mapping[str, Any], write: Callable[[Path], list[str]]) -> None:
+    """Make a folder, unless it is there.
+
+    Args:
+        folder: to be made.
+        facts: JSON values that say how; kept in the folder.
+        write: fills the empty folder that it is given, and returns what is worth a warning.
+
+    Raises:
+        ValueError: the folder is there and was not made so.
+    """
+    if is_made(folder, facts):
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder.with_name(f".{folder.name}.lock")):
+        if is_made(folder, facts):
+            return
+        made = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(made, ignore_errors=True)  # of a run that was killed: the lock says that nobody is at it
+        made.mkdir()
+        try:
+            warnings = write(made)
+            (made / MARKER).write_text(json.dumps({"facts": dict(facts), "warnings": warnings}))
+            made.rename(folder)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+
+
+def is_made(folder: Path, facts: Mapping[str, Any]) -> bool:
+    """Whether the folder is there and was made so.
+
+    Raises:
+        ValueError: it is there and was made by others, or in another way.
+    """
+    marker = _marker(folder)
+    if marker is None:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(
+                f"{folder} exists and was not unpacked by ad-assets: move it away, name another root, or set source: "
+                "null to use it as it is"
+            )
+        return False
+    check_facts(folder, facts)
+    return True
+
+
+def check_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+    """That the folder, if it was unpacked at all, was unpacked so.
+
+    Raises:
+        ValueError: it was unpacked in another way.
+    """
+    marker = _marker(folder)
+    if marker is None:
+        return
+    former = marker["facts"]
+    differing = [key for key in facts if former.get(key) != facts[key]]
+    if differing:
+        told = " and ".join(f"{key} {former.get(key)} instead of {facts[key]}" for key in differing)
+        raise ValueError(f"{folder} was unpacked with {told}: name another root, or remove it to unpack it again")
+
+
+def warnings_of(folder: Path) -> list[str]:
+    """What was worth a warning when the folder was made."""
+    marker = _marker(folder)
+    return [] if marker is None else [str(warning) for warning in marker["warnings"]]
+
+
+def _marker(folder: Path) -> dict[str, Any] | None:
+    try:
+        marker = json.loads((folder / MARKER).read_text())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(marker, dict) or not isinstance(marker.get("facts"), dict):
+        return None
+    return marker if isinstance(marker.get("warnings"), list) else None
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other process is here; a killed one is not. Without such locks (Windows) all come in at once."""
+    with path.open("w") as lock:
+        if sys.platform != "win32":
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
