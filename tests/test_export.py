@@ -118,7 +118,7 @@ def test_the_server_gets_maps_and_decisions_at_a_nominal_threshold(
     assert export(folder, "maps", *arguments, "--set", "evaluation.nominal_false_positive_rate=0.2") == 0
     store = ArtifactStore(root=str(folder / "store"))
     artifact = score_maps(store, detector, "bolt")
-    threshold = nominal_quantile(read_score_index(artifact).nominal_map_maxima, 0.2)
+    threshold = nominal_quantile(read_score_index(artifact).nominal.map_maxima, 0.2)
     assert f"bolt: 8 maps, pixels above {threshold:.6g} are anomalous" in capsys.readouterr().out
     expected = set()
     for row in image_rows(store, "bolt"):
@@ -149,16 +149,16 @@ def test_the_nominal_maxima_are_those_of_a_detector_that_never_saw_the_image(ben
     [image_id] = [row["image_id"] for row in image_rows(store, "bolt") if row["path"].endswith("moved.png")]
     # A bank without a coreset that leaves an image out is the bank made without that image.
     now, score = read_shard(score_maps(store, "full", "bolt"), image_id)
-    place = indexes["full"].nominal_ids.index(image_id)
-    assert indexes["full"].nominal_map_maxima[place] == pytest.approx(float(now.max()), rel=1e-4)
-    assert indexes["full"].nominal_scores[place] == pytest.approx(score, rel=1e-4)
+    place = indexes["full"].nominal.image_ids.index(image_id)
+    assert indexes["full"].nominal.map_maxima[place] == pytest.approx(float(now.max()), rel=1e-4)
+    assert indexes["full"].nominal.scores[place] == pytest.approx(score, rel=1e-4)
 
     # Of an ensemble they are the means of the members', in the units of its maps.
     expected = torch.zeros(6)
     for name in ("small", "full"):
-        nominal = torch.tensor(indexes[name].nominal_scores)
-        expected += (torch.tensor(indexes[name].nominal_map_maxima) - nominal.mean()) / nominal.std() / 2
-    assert indexes["both"].nominal_map_maxima == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-4)
+        nominal = torch.tensor(indexes[name].nominal.scores)
+        expected += (torch.tensor(indexes[name].nominal.map_maxima) - nominal.mean()) / nominal.std() / 2
+    assert indexes["both"].nominal.map_maxima == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-4)
 
 
 def test_without_nominal_scores_there_is_no_threshold() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -52,6 +54,14 @@ class Commands:
         command = self._commands.add_parser(name, help=text, description=text, parents=list(parents))
         command.set_defaults(run=run)
         return command
+
+
+class TerminalLog:
+    """What `Progress` says, as lines on stderr: for commands that do without a run."""
+
+    def info(self, message: str) -> None:
+        """Print a message with the time."""
+        print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def _write_maps(
         artifact = _artifact(benchmark.store, stage, category)
         threshold = None
         if options.layout == "mvtec_ad_2":
-            maxima = read_score_index(artifact).nominal_map_maxima
+            maxima = read_score_index(artifact).nominal.map_maxima
             threshold = _pixel_threshold(maxima, benchmark, f"{stage.name} [{category}]")
         planned[category] = (artifact, images, threshold)
         _check_folder(out, options, category, images)

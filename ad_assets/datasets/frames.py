@@ -11,7 +11,9 @@ from ad_assets.datasets.images import Resize, centre_box, resized_shape
 ScoreMap = npt.NDArray[np.float32]
 
 
-def unfit_map(score_map: ScoreMap, size: tuple[int, int], resize: Resize, crop: int | None) -> ScoreMap:
+def unfit_map(
+    score_map: ScoreMap, size: tuple[int, int], resize: Resize, crop: int | None, to: tuple[int, int] | None = None
+) -> ScoreMap:
     """A score map on the pixels of its original image: ``(h, w)`` -> ``(H, W)`` float32.
 
     The map is put back where the crop was taken from. Nothing is known of the margin that the crop cut away: it takes
@@ -24,6 +26,7 @@ def unfit_map(score_map: ScoreMap, size: tuple[int, int], resize: Resize, crop: 
         size: height and width of the original image.
         resize: as the image's.
         crop: as the image's.
+        to: another height and width of the result, as for a smaller picture.
 
     Raises:
         ValueError: the map has another size, or the crop is larger than the resized image.
@@ -38,4 +41,4 @@ def unfit_map(score_map: ScoreMap, size: tuple[int, int], resize: Resize, crop: 
     margins = ((top, h - bottom), (left, w - right))
     frame = np.pad(np.asarray(score_map, np.float32), margins, mode="edge")
     # PIL sums in double precision and rounds once an axis, so a mean of neighbours never rounds beyond them.
-    return np.array(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BILINEAR))
+    return np.array(Image.fromarray(frame).resize((to or size)[::-1], Image.Resampling.BILINEAR))

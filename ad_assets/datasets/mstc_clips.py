@@ -231,7 +231,7 @@ def _decoded(path: Path, choice: Choice) -> Iterator[tuple[int, NDArray[np.uint8
             declared = stream.frames
             for count, frame in enumerate(container.decode(stream), start=1):
                 if choice.takes(count - 1):
-                    yield count - 1, frame.to_ndarray(format="rgb24")
+                    yield count - 1, frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
     except av.FFmpegError as error:
         raise ValueError(f"{path}: cannot be decoded ({error}): copy it again") from None
     if count < max(1, _DECODED_SHARE * declared):

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ad_assets.benchmark import Dataset, fingerprint
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.images import decode_rgb
+from ad_assets.defs.images import images_part
 from ad_assets.defs.stages import Parts, Stage, Upstream, Work
 from ad_assets.extractor import Extractor
 from ad_assets.methods import Features
 from resources.backbones import load_backbone
+from resources.compute import Compute
 from resources.store import ArtifactStore
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 VERSION = 1
+Image = TypeVar("Image")
+Decoded = TypeVar("Decoded")
 
 
 def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extractor, precision: str) -> Stage:
@@ -32,7 +36,7 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
     def parts(upstream: Upstream) -> Parts:
         images = upstream.of(index).parts
         # Labels and masks are not read here: relabelling an image changes nothing.
-        return {split: fingerprint([address, images[split]]) for split in ("train", "test")}
+        return {split: _part(address, images[split]) for split in ("train", "test")}
 
     def build(work: Work) -> dict[str, Any]:
         rows = work.input(index).store.read_table(work.input(index).at("index.parquet")).to_pylist()
@@ -70,6 +74,15 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
     )
 
 
+def _part(address: str, images: str) -> str:
+    return fingerprint([address, images])
+
+
+def train_part(address: str, image_ids: Sequence[str]) -> str:
+    """The ``train`` part of the head of features whose training images are these."""
+    return _part(address, images_part(image_ids))
+
+
 def feature_path(address: str, image_id: str) -> str:
     """Where the features of one image lie."""
     return f"features/{address}/{image_id[:2]}/{image_id}.safetensors"
@@ -92,7 +105,7 @@ def _extract(work: Work, dataset: Dataset, extractor: Extractor, address: str, p
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         done = 0
-        for batch in _batches(pool, decode, list(paths), compute.batch_size):
+        for batch in decoded_batches(pool, decode, list(paths), compute.batch_size):
             started = time.perf_counter()
             taps = backbone.extract(torch.stack([pixels for _, pixels in batch]))
             seconds = (time.perf_counter() - started) / len(batch)
@@ -106,7 +119,9 @@ def _extract(work: Work, dataset: Dataset, extractor: Extractor, address: str, p
     return shapes
 
 
-def _batches(pool: ThreadPoolExecutor, decode: Any, images: list[str], size: int) -> Iterator[list[Any]]:
+def decoded_batches(
+    pool: ThreadPoolExecutor, decode: Callable[[Image], Decoded], images: Iterable[Image], size: int
+) -> Iterator[list[Decoded]]:
     """Decoded batches in order; at most two batches are decoded ahead of the backbone."""
     waiting = iter(images)
     ahead = [pool.submit(decode, image) for image in islice(waiting, 2 * size)]
@@ -146,16 +161,31 @@ _CACHE = _Cache()
 def read_features(work: Work, features: Stage, split: str, layers: tuple[int, ...] | None) -> Features:
     """The stored features of one split, in the order of image ids; `layers` as a method has them, from 1."""
     index = work.store.read_json(work.input(features).at("features.json"))
-    address = index["extractor"]
+    return stored_features(work.store, work.compute, index["extractor"], index[split], layers)
+
+
+def stored_features(
+    store: ArtifactStore, compute: Compute, address: str, image_ids: Sequence[str], layers: tuple[int, ...] | None
+) -> Features:
+    """The stored features of some images, in their order; `address` is the fingerprint of the extractor's stage."""
 
     def load(image_ids: Sequence[str], positions: tuple[int, ...] | None) -> list[Tensor]:
-        import torch
+        images = _load_images(store, [feature_path(address, image) for image in image_ids], compute.memory_gb)
+        return stacked(images, positions)
 
-        images = _load_images(work.store, [feature_path(address, image) for image in image_ids], work.compute.memory_gb)
-        return [torch.stack([image[level] for image in images]) for level in positions or range(len(images[0]))]
+    return Features(tuple(image_ids), load, compute.batch_size, positions_of(layers))
 
-    positions = tuple(layer - 1 for layer in layers) if layers else None
-    return Features(tuple(index[split]), load, work.compute.batch_size, positions)
+
+def stacked(images: Sequence[list[Tensor]], positions: tuple[int, ...] | None) -> list[Tensor]:
+    """Taps ``(C, h, w)`` of single images as a batch: those at `positions`, from 0; None: all."""
+    import torch
+
+    return [torch.stack([image[level] for image in images]) for level in positions or range(len(images[0]))]
+
+
+def positions_of(layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """Taps as `Features` counts them, from 0, of layers as methods name them, from 1."""
+    return tuple(layer - 1 for layer in layers) if layers else None
 
 
 def _load_images(store: ArtifactStore, paths: list[str], memory_gb: float) -> list[list[Tensor]]:

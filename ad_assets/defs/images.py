@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ad_assets.benchmark import Dataset, Production, fingerprint
@@ -20,8 +20,8 @@ from resources.store import ArtifactStore
 VERSION = 2
 
 
-def image_index_stage(dataset: Dataset) -> Stage:
-    """The asset ``<dataset>/image_index``."""
+def image_index_stage(dataset: Dataset, categories: tuple[str, ...] | None = None) -> Stage:
+    """The asset ``<dataset>/image_index``; without `categories`, those that the dataset's reader finds."""
 
     def scan(partition: str, store: ArtifactStore, progress: Progress, verify: bool) -> tuple[Parts, Build]:
         reader = dataset.reader
@@ -51,7 +51,7 @@ def image_index_stage(dataset: Dataset) -> Stage:
         config={"version": VERSION, **dataset.reader.index_config()},
         deps=(),
         scan=scan,
-        partitions=categories_of(dataset),
+        partitions=categories or categories_of(dataset),
         group=f"{dataset.name}/images",
         kinds=frozenset({"parquet"}),
         description="Every image of a category by content: split, label, defect type, mask. Its version is the content "
@@ -79,13 +79,18 @@ def index_parts(index: ImageIndex) -> Parts:
     covers labels, defect types and masks of the test images; ``all`` the whole table.
     """
     rows = index.table.to_pylist()
-    ids = {split: sorted({row["image_id"] for row in rows if row["split"] == split}) for split in ("train", "test")}
+    ids = {split: [row["image_id"] for row in rows if row["split"] == split] for split in ("train", "test")}
     truth = sorted(_truth(row) for row in rows if row["split"] == "test")
     return {
-        **{split: fingerprint(images) for split, images in ids.items()},
+        **{split: images_part(image_ids) for split, image_ids in ids.items()},
         "truth": fingerprint(truth),
         "all": fingerprint([rows, list(map(str, index.problems))]),
     }
+
+
+def images_part(image_ids: Iterable[str]) -> str:
+    """The fingerprint of a set of images."""
+    return fingerprint(sorted(set(image_ids)))
 
 
 def _truth(row: dict[str, Any]) -> list[Any]:

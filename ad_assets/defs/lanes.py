@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import dagster as dg
 
@@ -24,6 +25,29 @@ from ad_assets.defs.score_maps import ensemble_stage, score_maps_stage
 from ad_assets.defs.stages import Stage
 from ad_assets.defs.studies import study_stage
 from ad_assets.defs.terminal import terminal_logger
+
+
+@dataclass(frozen=True)
+class ScoringStages:
+    """The stages of a lane from what its method learnt to its scores."""
+
+    features: Stage
+    state: Stage
+    neighbours: Stage | None
+    score_maps: Stage
+
+
+def scoring_stages(benchmark: Benchmark, dataset: Dataset, detector: Detector, features: Stage) -> ScoringStages:
+    """The stages by which a lane with a method of its own scores.
+
+    Raises:
+        TypeError: the lane is an ensemble.
+    """
+    state = state_stage(dataset, detector, features)
+    neighbours = neighbours_stage(dataset, detector, state, features)
+    extractor = benchmark.extractors[detector.extractor]
+    score_maps = score_maps_stage(dataset, detector, state, features, neighbours, extractor, benchmark.evaluation)
+    return ScoringStages(features, state, neighbours, score_maps)
 
 
 def stages_of(benchmark: Benchmark) -> list[Stage]:
@@ -56,13 +80,10 @@ def _dataset_stages(benchmark: Benchmark, dataset: Dataset) -> list[Stage]:
             score_maps[name] = ensemble_stage(dataset, name, members, extractor)
         else:
             shared = features[detector.extractor]
-            states[name] = state_stage(dataset, detector, shared)
-            found = neighbours_stage(dataset, detector, states[name], shared)
-            if found:
-                neighbours[name] = found
-            score_maps[name] = score_maps_stage(
-                dataset, detector, states[name], shared, found, extractor, benchmark.evaluation
-            )
+            lane = scoring_stages(benchmark, dataset, detector, shared)
+            states[name], score_maps[name] = lane.state, lane.score_maps
+            if lane.neighbours:
+                neighbours[name] = lane.neighbours
             kept = oracle_epochs_stage(dataset, detector, index, states[name], shared, extractor)
             if kept:
                 epochs[name] = kept

@@ -53,7 +53,7 @@ def metrics_stage(
         truth = Truth.of(work, index)
         rows = _Rows(seed)
         scores, colour_scale, curves = _read_scores(rows, work, score_maps, truth, dataset, extractor, evaluation)
-        nominal = read_score_index(work.input(score_maps)).nominal_scores
+        nominal = read_score_index(work.input(score_maps)).nominal.scores
         threshold = _image_rows(rows, scores, truth, nominal, evaluation, curves)
         if epochs:
             for row in read_best(work, epochs, detector.method_for(work.partition)):

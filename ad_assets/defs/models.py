@@ -11,8 +11,10 @@ from ad_assets.defs.checkpoints import StoreCheckpoints
 from ad_assets.defs.features import read_features
 from ad_assets.defs.stages import Parts, Stage, Upstream, Work, read_head
 from ad_assets.methods import Method, Runtime, State
+from ad_assets.methods.base import ProgressReport
 from ad_assets.report import pictures
 from ad_assets.report.curves import plot_uri
+from resources.compute import Compute
 from resources.store import Artifact
 
 if TYPE_CHECKING:
@@ -118,7 +120,12 @@ def _pictures(maps: dict[str, Tensor]) -> str:
 
 def runtime(work: Work) -> Runtime:
     """The device, budget and progress that a method gets."""
-    return Runtime(work.compute.torch_device(), work.compute.memory_gb, work.progress, work.compute.precision)
+    return runtime_on(work.compute, work.progress)
+
+
+def runtime_on(compute: Compute, report: ProgressReport) -> Runtime:
+    """The same without a build."""
+    return Runtime(compute.torch_device(), compute.memory_gb, report, compute.precision)
 
 
 def read_state(artifact: Artifact, method: Method[Any]) -> State:

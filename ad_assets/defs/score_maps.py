@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.benchmark import Dataset, Detector, Evaluation
@@ -20,6 +20,7 @@ from ad_assets.defs.stages import Parts, Stage, Upstream, Work
 from ad_assets.extractor import Extractor
 from ad_assets.methods import Features, Matches, MatchingMethod, Method, Runtime, ScoreMaps, State
 from ad_assets.methods.matching import Found
+from ad_assets.methods.nominal import NominalScores
 from resources.store import Artifact
 
 if TYPE_CHECKING:
@@ -35,17 +36,11 @@ class ScoreIndex:
 
     Args:
         image_ids: the test images in order.
-        nominal_ids: nominal training images that were scored left-out.
-        nominal_scores: their image scores.
-        nominal_map_maxima: the highest score of each one's map, which an image score need not be: their quantile is a
-            threshold that bounds the part of nominal images with any pixel above it. Of an ensemble upper bounds, from
-            the maxima of its members, which may lie on different pixels.
+        nominal: nominal training images that were scored left-out.
     """
 
     image_ids: list[str]
-    nominal_ids: list[str]
-    nominal_scores: list[float]
-    nominal_map_maxima: list[float]
+    nominal: NominalScores
 
 
 def score_maps_stage(
@@ -67,8 +62,7 @@ def score_maps_stage(
         "version": VERSION,
         **shared,
         "map_size": extractor.input_size,
-        # Of a blind setting nobody knows which images are nominal.
-        "calibration_images": 0 if dataset.reader.blind else evaluation.calibration_images,
+        "calibration_images": calibration_images(dataset, evaluation),
     }
 
     def parts(upstream: Upstream) -> Parts:
@@ -94,15 +88,7 @@ def score_maps_stage(
             )
 
         seconds = _write_shards(work, test.image_ids, score)
-        unseen = train if method.leaves_out else replace(train, image_ids=tuple(method.unseen(learnt)))
-        chosen = _calibration_images(unseen, config["calibration_images"])
-        nominal: list[float] = []
-        maxima: list[float] = []
-        for _, scores in scorer(replace(train, image_ids=tuple(chosen)), left_out=method.leaves_out):
-            nominal += scores.image_scores.tolist()
-            maxima += scores.maps.amax(dim=(1, 2)).tolist()
-            work.progress("nominal images scored left-out", len(nominal), len(chosen))
-        index = ScoreIndex(list(test.image_ids), chosen, nominal, maxima)
+        index = ScoreIndex(list(test.image_ids), scorer.nominal(train, config["calibration_images"]))
         if seconds and neighbours:
             seconds += seconds_each(work.input(neighbours))
         speed = {
@@ -116,8 +102,28 @@ def score_maps_stage(
     return _stage(dataset, detector.name, config, deps, parts, build, what, categories)
 
 
+def calibration_images(dataset: Dataset, evaluation: Evaluation) -> int:
+    """Most nominal images to be scored left-out; of a blind setting nobody knows which images are nominal."""
+    return 0 if dataset.reader.blind else evaluation.calibration_images
+
+
+def _no_lap(step: str) -> None:
+    del step
+
+
 class Scorer:
-    """A method with what it has learnt, ready to score images."""
+    """A method with what it has learnt, ready to score images.
+
+    Args:
+        method: the configured method.
+        state: as it was stored.
+        train: the features it was fitted on.
+        matches: what was kept of matching images with the state; None: nothing.
+        map_size: height and width of the maps.
+        tools: device and memory budget.
+        lap: called with the name of each step of scoring a batch, at its end: ``match`` and then ``post`` of methods
+            that match first, else ``score``.
+    """
 
     def __init__(
         self,
@@ -127,32 +133,56 @@ class Scorer:
         matches: Matches | None,
         map_size: tuple[int, int],
         tools: Runtime,
+        lap: Callable[[str], None] = _no_lap,
     ) -> None:
         self._method, self._matches, self._map_size, self._tools = method, matches, map_size, tools
+        self._learnt, self._lap = state, lap
         if isinstance(method, MatchingMethod):
             self._state = method.complete(state, train, tools, matches).to(tools.device)
         else:
             self._state = method.complete(state, train, tools).to(tools.device)
 
-    def __call__(self, images: Features, *, left_out: bool = False) -> Iterator[tuple[tuple[str, ...], ScoreMaps]]:
-        """Yield ``(image ids, scores)`` batch by batch; `left_out` as methods have it."""
+    def __call__(
+        self, images: Features, *, left_out: bool = False, new: bool = False
+    ) -> Iterator[tuple[tuple[str, ...], ScoreMaps]]:
+        """Yield ``(image ids, scores)`` batch by batch; `left_out` as methods have it, `new`: no match was kept."""
         method, tools = self._method, self._tools
         if not isinstance(method, MatchingMethod):
             for ids, taps in images.batches():
-                yield ids, method.score(self._state, taps, self._map_size, tools, image_ids=ids, left_out=left_out)
+                scores = method.score(self._state, taps, self._map_size, tools, image_ids=ids, left_out=left_out)
+                self._lap("score")
+                yield ids, scores
             return
-        for ids, found in self._found(method, images, left_out):
+        for ids, found in self._found(method, images, left_out or new, left_out):
+            self._lap("match")
             taps = images.load(ids, images.layers)
-            yield (
-                ids,
-                method.score(self._state, taps, self._map_size, tools, image_ids=ids, left_out=left_out, found=found),
+            scores = method.score(
+                self._state, taps, self._map_size, tools, image_ids=ids, left_out=left_out, found=found
             )
+            self._lap("post")
+            yield ids, scores
+
+    def nominal(self, train: Features, most: int) -> NominalScores:
+        """Scores of nominal images for a threshold, at most so many, without what the state took from them.
+
+        None where the method can neither leave out an image nor has held out any.
+        """
+        method = self._method
+        unseen = train if method.leaves_out else replace(train, image_ids=tuple(method.unseen(self._learnt)))
+        chosen = _calibration_images(unseen, most)
+        scores: list[float] = []
+        maxima: list[float] = []
+        for _, scored in self(replace(train, image_ids=tuple(chosen)), left_out=method.leaves_out):
+            scores += scored.image_scores.tolist()
+            maxima += scored.maps.amax(dim=(1, 2)).tolist()
+            self._tools.report("nominal images scored left-out", len(scores), len(chosen))
+        return NominalScores(chosen, scores, maxima)
 
     def _found(
-        self, method: MatchingMethod[Any], images: Features, left_out: bool
+        self, method: MatchingMethod[Any], images: Features, now: bool, left_out: bool
     ) -> Iterator[tuple[tuple[str, ...], Found]]:
         """What was kept, or else what is found now; what a left-out image finds is never kept."""
-        if self._matches is None or left_out:
+        if self._matches is None or now:
             yield from method.match(self._state, images, self._tools, left_out=left_out)
             return
         for ids in images.id_batches():
@@ -188,11 +218,11 @@ def ensemble_stage(dataset: Dataset, detector: str, members: dict[str, Stage], e
     def build(work: Work) -> dict[str, Any]:
         import torch
 
-        from ad_assets.methods.ensemble import fuse
+        from ad_assets.methods.ensemble import fuse, fuse_nominal
 
         inputs = [work.input(stage) for stage in members.values()]
         indexes = [read_score_index(artifact) for artifact in inputs]
-        nominal = [torch.tensor(index.nominal_scores) for index in indexes]
+        nominal = [torch.tensor(index.nominal.scores) for index in indexes]
 
         def score(number: int, image_ids: Sequence[str]) -> ScoreMaps:
             del image_ids  # members share the canonical order of test images, hence the shards
@@ -200,14 +230,7 @@ def ensemble_stage(dataset: Dataset, detector: str, members: dict[str, Stage], e
             return fuse([t["maps"] for t in tensors], [t["image_scores"] for t in tensors], nominal)
 
         seconds = _write_shards(work, indexes[0].image_ids, score)
-        # Members may have left out different images: only those that all of them scored can be fused.
-        common = [image for image in indexes[0].nominal_ids if all(image in index.nominal_ids for index in indexes)]
-        rows = [[index.nominal_ids.index(image) for image in common] for index in indexes]
-        scores = [values[chosen] for values, chosen in zip(nominal, rows, strict=True)]
-        # A map of one pixel holds the highest score of each: the highest of a mean is at most the mean of the highest.
-        maxima = [torch.tensor(index.nominal_map_maxima)[chosen] for index, chosen in zip(indexes, rows, strict=True)]
-        fused = fuse([values.reshape(-1, 1, 1) for values in maxima], scores, nominal)
-        index = ScoreIndex(indexes[0].image_ids, common, fused.image_scores.tolist(), fused.maps.flatten().tolist())
+        index = ScoreIndex(indexes[0].image_ids, fuse_nominal([index.nominal for index in indexes]))
         return _write_index(work, index, seconds, extractor.input_size)
 
     return _stage(
@@ -270,15 +293,13 @@ def _write_index(work: Work, index: ScoreIndex, seconds: float, map_size: tuple[
         work.artifact.at("scores.json"),
         {
             "image_ids": index.image_ids,
-            "nominal_ids": index.nominal_ids,
-            "nominal_scores": index.nominal_scores,
-            "nominal_map_maxima": index.nominal_map_maxima,
+            "nominal": asdict(index.nominal),
             "shard_images": SHARD_IMAGES,
         },
     )
     return {
         "test_images": len(index.image_ids),
-        "nominal_images": len(index.nominal_ids),
+        "nominal_images": len(index.nominal.image_ids),
         "map_height": map_size[0],
         "map_width": map_size[1],
         **({"score_images_per_second": 1 / seconds} if seconds else {}),
@@ -288,7 +309,7 @@ def _write_index(work: Work, index: ScoreIndex, seconds: float, map_size: tuple[
 def read_score_index(artifact: Artifact) -> ScoreIndex:
     """What lies in a score-map artifact beside the maps."""
     stored = artifact.store.read_json(artifact.at("scores.json"))
-    return ScoreIndex(**{field.name: stored[field.name] for field in fields(ScoreIndex)})
+    return ScoreIndex(stored["image_ids"], NominalScores(**stored["nominal"]))
 
 
 def shards(artifact: Artifact) -> Iterator[tuple[tuple[str, ...], Tensor, Tensor]]:

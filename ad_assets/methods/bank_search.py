@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -101,6 +102,25 @@ class AllPairs:
         known = [image_id for image_id in ids if image_id in self.position]
         numbers = [self.position[image_id] for image_id in known]
         return known, {"distances": self._distances[numbers], "rows": self._rows[numbers]}
+
+
+@cache
+def _kept_codes() -> MutableMapping[Tensor, dict[tuple[int, ...], QuantisedIndex]]:
+    """Codes by the bank that they are of, by identity; they go when it goes."""
+    from torch.utils.weak import WeakIdKeyDictionary
+
+    return WeakIdKeyDictionary()
+
+
+def codes_of(rows: Tensor, lists: int, subquantisers: int, bits: int, seed: int) -> QuantisedIndex:
+    """The product codes of a bank, made once for all batches that are sought in it."""
+    from ad_assets.kernels.quantised import build
+
+    kept = _kept_codes().setdefault(rows, {})
+    settings = (lists, subquantisers, bits, seed)
+    if settings not in kept:
+        kept[settings] = build(rows, lists=lists, subquantisers=subquantisers, bits=bits, seed=seed)
+    return kept[settings]
 
 
 def by_image(ids: Sequence[str], found: Found) -> dict[str, Found]:

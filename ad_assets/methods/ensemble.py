@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ad_assets.methods.base import ScoreMaps
+from ad_assets.methods.nominal import NominalScores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,3 +75,26 @@ def fuse(maps: Sequence[Tensor], image_scores: Sequence[Tensor], nominal_scores:
         fused_maps += (maps[number].double().cpu() - centre) / spread
         fused_scores += (image_scores[number].double().cpu() - centre) / spread
     return ScoreMaps((fused_maps / len(maps)).float(), (fused_scores / len(maps)).float())
+
+
+def fuse_nominal(members: Sequence[NominalScores]) -> NominalScores:
+    """The ensemble's own scores of the nominal images that all its members have scored.
+
+    Args:
+        members: one entry a member; each may have left out other images.
+
+    Raises:
+        ValueError: as `fuse`.
+    """
+    import torch
+
+    common = [image for image in members[0].image_ids if all(image in member.image_ids for member in members)]
+    rows = [[member.image_ids.index(image) for image in common] for member in members]
+    scales = [torch.tensor(member.scores) for member in members]
+    scores = [values[chosen] for values, chosen in zip(scales, rows, strict=True)]
+    # A map of one pixel holds the highest score of each: the highest of a mean is at most the mean of the highest.
+    maxima = [
+        torch.tensor(member.map_maxima)[chosen].reshape(-1, 1, 1) for member, chosen in zip(members, rows, strict=True)
+    ]
+    fused = fuse(maxima, scores, scales)
+    return NominalScores(common, fused.image_scores.tolist(), fused.maps.flatten().tolist())

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from ad_assets.methods.bank_search import AllPairs, BankSearch, by_image, together
+from ad_assets.methods.bank_search import AllPairs, BankSearch, by_image, codes_of, together
 from ad_assets.methods.base import (
     Features,
     Runtime,
@@ -294,9 +294,7 @@ class PatchBank(MatchingMethod[MemoryBank]):
     def _search(self, state: MemoryBank, runtime: Runtime) -> BankSearch:
         if self.search == "exact":
             return BankSearch(state, self.depth(state), runtime)
-        from ad_assets.kernels.quantised import build
-
-        codes = build(state.rows, lists=self.lists, subquantisers=self.subquantisers, bits=self.bits, seed=self.seed)
+        codes = codes_of(state.rows, self.lists, self.subquantisers, self.bits, self.seed)
         return BankSearch(state, self.depth(state), runtime, codes, self.probes)
 
     def score(

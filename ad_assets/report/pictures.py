@@ -202,6 +202,15 @@ def to_jpeg(rgb: Rgb, quality: int = 85, max_bytes: int | None = None) -> bytes:
         image = image.resize((width, height), Image.Resampling.LANCZOS)
 
 
+def to_png(rgb: Rgb) -> bytes:
+    """The picture as PNG."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def data_uri(jpeg: bytes) -> str:
     """A JPEG as a ``data:`` address, for HTML and markdown that must not load anything."""
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"

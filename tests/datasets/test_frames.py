@@ -90,3 +90,9 @@ def test_a_map_of_another_geometry_is_refused():
         ValueError, match=r"shape \(8, 8\) for an image of 30 x 40, which resize 16 and crop 10 make 10"
     ):
         unfit_map(np.zeros((8, 8), np.float32), (30, 40), 16, 10)
+
+
+def test_a_map_goes_to_a_smaller_picture_of_its_image():
+    score_map = np.arange(12, dtype=np.float32).reshape(3, 4)
+    assert unfit_map(score_map, (30, 40), (3, 4), None, (6, 8)).shape == (6, 8)
+    assert np.array_equal(unfit_map(score_map, (30, 40), (3, 4), None, (3, 4)), score_map)

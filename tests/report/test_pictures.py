@@ -153,3 +153,8 @@ def test_jpeg_keeps_what_fits_and_refuses_what_cannot():
     prefix, _, body = pictures.data_uri(jpeg).partition(",")
     assert prefix == "data:image/jpeg;base64"
     assert base64.b64decode(body) == jpeg
+
+
+def test_png_keeps_every_pixel():
+    noise = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    assert np.array_equal(decoded(pictures.to_png(noise)), noise)

@@ -1,0 +1,78 @@
+"""``latency``: how long an image takes, by step."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ad_assets.commands.common import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    latency = commands.add(
+        "latency", _latency, "how long detectors take for an image: median and 95th percentile by step", commands.shared
+    )
+    latency.add_argument("dataset", nargs="?", help="may be left out where the benchmark file has one")
+    latency.add_argument(
+        "--detector", action="append", help="only this lane (may be repeated; default: all of the dataset)"
+    )
+    latency.add_argument("--category", help="of which images are taken (default: the first)")
+    latency.add_argument(
+        "--batch", action="append", type=_number, help="images a batch (may be repeated; default: 1 and 32)"
+    )
+    latency.add_argument(
+        "--images", type=_number, default=32, help="at least so many images are timed a batch size (default: 32)"
+    )
+    latency.add_argument("--out", metavar="FILE", help="write the figures as JSON too")
+
+
+def _latency(options: argparse.Namespace) -> int:
+    from ad_assets.latency import TOTAL, StepLatency, machine, measure, sample_images
+    from ad_assets.prediction import DetectorError, load_detector
+    from ad_assets.prediction.lookup import Lookup
+    from resources.store import ArtifactStore
+
+    lookup = Lookup.of(options.config, options.set)
+    dataset = lookup.dataset(options.dataset)
+    lanes = [lookup.detector(dataset, name).name for name in options.detector or dataset.detectors]
+    category = options.category or next(iter(lookup.categories(dataset)), None)
+    category = lookup.category(dataset, category)
+    images = sample_images(lookup.benchmark, dataset, category, options.images)
+    rows: list[StepLatency] = []
+    setting: dict[str, object] = {}
+    status = 0
+    width = max(map(len, ("detector", *lanes)))
+    for lane in lanes:
+        try:
+            detector = load_detector(dataset.name, lane, category, options.config, options.set)
+        except DetectorError as error:
+            print(f"FAILED {error}", file=sys.stderr)
+            status = 1
+            continue
+        if not setting:
+            setting = {"dataset": dataset.name, **machine(detector)}
+            print(", ".join(f"{name} {value}" for name, value in setting.items()))
+            print(f"{'detector':<{width}}  {'batch':>5}  {'step':<8}  {'p50 ms':>9}  {'p95 ms':>9}  images/s")
+        for batch_size in options.batch or (1, 32):
+            print(f"{dataset.name}/{lane} [{category}]: batches of {batch_size}", file=sys.stderr)
+            for row in measure(detector, images, batch_size, options.images):
+                rows.append(row)
+                rate = f"{1e3 / row.p50_ms:8.1f}" if row.step == TOTAL else ""
+                print(
+                    f"{lane:<{width}}  {batch_size:>5}  {row.step:<8}  {row.p50_ms:>9.3f}  {row.p95_ms:>9.3f}  {rate}",
+                    flush=True,
+                )
+    if options.out:
+        target = Path(options.out)
+        store = ArtifactStore(root=str(target.parent))
+        store.write_json(target.name, {**setting, "category": category, "rows": [vars(row) for row in rows]})
+    return status
+
+
+def _number(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is below 1")
+    return number

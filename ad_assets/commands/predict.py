@@ -1,0 +1,107 @@
+"""``predict``: scores, decisions and heat maps of new images."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ad_assets.commands.common import Commands, TerminalLog
+from ad_assets.config import ConfigError
+
+if TYPE_CHECKING:
+    from ad_assets.datasets.images import ImageError
+    from ad_assets.defs.progress import Progress
+    from ad_assets.prediction import Predictor
+    from ad_assets.prediction.files import PredictionWriter, Row
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    predict = commands.add(
+        "predict", _predict, "score new images with what a detector has learnt; runs nothing else", commands.shared
+    )
+    predict.add_argument("--dataset", help="which of the benchmark file; may be left out where there is one")
+    predict.add_argument("--detector", help="which lane of the dataset; may be left out where there is one")
+    predict.add_argument("--category", help="may be left out where there is one")
+    predict.add_argument(
+        "images", nargs="+", metavar="IMAGES", help="files, folders (with all below them), or - for a list on stdin"
+    )
+    predict.add_argument("--out", metavar="DIR", help="where predictions.parquet, .json and heat maps go")
+    predict.add_argument(
+        "--raw-maps", action="store_true", help="write the maps too: .npy, float32, in the detector's frame"
+    )
+    predict.add_argument(
+        "--allow-stale", action="store_true", help="use what was made under another setting or of other images too"
+    )
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from ad_assets.defs.progress import Progress
+    from ad_assets.prediction import load_detector
+    from ad_assets.prediction.files import PredictionWriter, image_paths, result_names
+
+    if options.raw_maps and not options.out:
+        raise ConfigError("--raw-maps: say with --out where to")
+    named = [entry for name in options.images for entry in (_from_stdin() if name == "-" else [name])]
+    paths = image_paths(named, options.out)
+    if not paths:
+        raise ConfigError(f"no image in {', '.join(named) or 'the list on stdin'}")
+    progress = Progress(TerminalLog(), "predict")
+    names = (options.dataset, options.detector, options.category)
+    stale: bool = options.allow_stale
+    detector = load_detector(*names, options.config, options.set, allow_stale=stale, report=progress)
+    progress.done(f"{detector.dataset}/{detector.detector} [{detector.category}] loaded")
+    for reason in detector.stale:
+        print(f"STALE {reason}", file=sys.stderr)
+    writer = None
+    if options.out:
+        writer = PredictionWriter(options.out, detector, result_names(paths), raw_maps=options.raw_maps)
+    started = time.perf_counter()
+    rows = _rows(detector, paths, writer, progress)
+    if writer:
+        writer.finish(rows)
+    words = [row.decision for row in rows]
+    counts = ", ".join(f"{words.count(word)} {word}" for word in ("anomalous", "nominal", "failed") if word in words)
+    seconds = time.perf_counter() - started
+    print(f"{len(paths)} images{f': {counts}' if counts else ''}; {seconds:.1f} s", file=sys.stderr)
+    if writer:
+        print(f"written to {options.out}", file=sys.stderr)
+    return 1 if "failed" in words else 0
+
+
+def _rows(detector: Predictor, paths: Sequence[str], writer: PredictionWriter | None, progress: Progress) -> list[Row]:
+    """Predict all images and print a line each; an image that cannot be read does not keep the others from it."""
+    from ad_assets.prediction.files import failed_row, row_of
+
+    rows: dict[str, Row] = {}
+    width = max(len("image"), *map(len, paths))
+    print(f"{'image':<{width}}  {'score':>12}  {'threshold':>12}  decision", flush=True)
+
+    def note(row: Row) -> None:
+        rows[row.image] = row
+        print(f"{row.image:<{width}}  {_number(row.score)}  {_number(row.threshold)}  {row.decision}", flush=True)
+        progress("images", len(rows), len(paths))
+
+    def failed(error: ImageError) -> None:
+        print(f"FAILED {error}", file=sys.stderr)
+        note(failed_row(error))
+
+    try:
+        for prediction, rgb in detector.predict_pictures(paths, failed=failed):
+            note(writer.add(prediction, rgb) if writer else row_of(prediction))
+    except ConfigError:
+        raise
+    except ValueError as error:  # such as features that hold NaN
+        raise ConfigError(f"{detector.dataset}/{detector.detector} [{detector.category}]: {error}") from error
+    return [rows[path] for path in paths]
+
+
+def _from_stdin() -> list[str]:
+    return [line.rstrip("\n") for line in sys.stdin if line.strip()]
+
+
+def _number(value: float | None) -> str:
+    return f"{'-' if value is None else format(value, '.6g'):>12}"

@@ -1,0 +1,193 @@
+"""Images to predict as a command line names them, and what is written of each: picture, map, tables.
+
+Every file is written under a temporary name and renamed, and the tables last: what an interrupted run leaves is whole.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ad_assets.config import ConfigError
+from ad_assets.datasets.base import is_image
+from ad_assets.datasets.files import ImageFiles
+from ad_assets.datasets.images import ImageError, RgbImage
+from ad_assets.prediction.predictor import Prediction, Predictor
+from ad_assets.report import pictures
+from resources.store import ArtifactStore
+
+PICTURES = "pictures"
+PICTURE_SIDE = 1024  # pixels; a larger image is shown smaller
+
+
+def image_paths(named: Iterable[str], out: str | None = None) -> list[str]:
+    """Files as they are named, and the images in named folders, at any depth; each once, folders in order of paths.
+
+    Args:
+        named: files and folders; what is not there counts as a file, which then cannot be read.
+        out: folder of the results, whose pictures are no images to predict.
+    """
+    drawn = Path(out, PICTURES).resolve() if out else None
+    found: dict[str, None] = {}
+    for name in named:
+        if Path(name).is_dir():
+            listed = ImageFiles(name).listing() if any(Path(name).iterdir()) else {}
+            paths = (str(Path(name, path)) for path in listed if is_image(path))
+            found |= dict.fromkeys(path for path in paths if not (drawn and Path(path).resolve().is_relative_to(drawn)))
+        else:
+            found[name] = None
+    return list(found)
+
+
+def result_names(paths: Sequence[str]) -> dict[str, str]:
+    """Path -> name of its results, without suffix: the path below the folder that all have in common.
+
+    Suffixes of images stay where names would clash without them.
+    """
+    whole = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 - resolve would follow links to other names
+    common = os.path.commonpath([path.parent for path in whole]) if whole else ""
+    names = [path.relative_to(common).as_posix() for path in whole]
+    short = [str(Path(name).with_suffix("")) for name in names]
+    return dict(zip(paths, short if len(set(short)) == len(set(names)) else names, strict=True))
+
+
+# As Row has them; spelt out, because a column without any value must have its type too.
+_SCHEMA = [
+    ("image", "string"),
+    ("score", "float64"),
+    ("threshold", "float64"),
+    ("anomalous", "bool"),
+    ("height", "int32"),
+    ("width", "int32"),
+    ("seconds", "float64"),
+    ("picture", "string"),
+    ("raw_map", "string"),
+    ("error", "string"),
+]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the tables say of one image; `error` in place of a score where it could not be read."""
+
+    image: str
+    score: float | None = None
+    threshold: float | None = None
+    anomalous: bool | None = None
+    height: int | None = None
+    width: int | None = None
+    seconds: float | None = None
+    picture: str | None = None
+    raw_map: str | None = None
+    error: str | None = None
+
+    @property
+    def decision(self) -> str:
+        """In a word."""
+        if self.error is not None:
+            return "failed"
+        return {None: "-", False: "nominal", True: "anomalous"}[self.anomalous]
+
+
+class PredictionWriter:
+    """Writes the results of one detector below a folder.
+
+    Args:
+        folder: local folder or ``s3://bucket/prefix``.
+        detector: whose predictions they are.
+        names: `result_names` of the images.
+        raw_maps: whether maps are written too, as ``.npy`` files, float32 in the frame of the detector.
+    """
+
+    def __init__(self, folder: str, detector: Predictor, names: dict[str, str], *, raw_maps: bool = False) -> None:
+        self._store = ArtifactStore(root=folder)
+        self._detector, self._names, self._raw_maps = detector, names, raw_maps
+
+    def add(self, prediction: Prediction, rgb: RgbImage) -> Row:
+        """Write the picture, and the map if asked for, of one image ``(H, W, 3)`` uint8.
+
+        Raises:
+            ConfigError: the folder cannot be written.
+        """
+        picture = f"{PICTURES}/{self._names[prediction.name]}.png"
+        self._write(picture, pictures.to_png(self._picture(prediction, rgb)))
+        raw_map = f"maps/{self._names[prediction.name]}.npy" if self._raw_maps else None
+        if raw_map:
+            buffer = io.BytesIO()
+            np.save(buffer, prediction.score_map, allow_pickle=False)
+            self._write(raw_map, buffer.getvalue())
+        return row_of(prediction, picture, raw_map)
+
+    def finish(self, rows: Sequence[Row]) -> None:
+        """Write the tables: ``predictions.parquet``, and ``predictions.json``, which names the detector too.
+
+        Raises:
+            ConfigError: the folder cannot be written.
+        """
+        detector = self._detector
+        told = {
+            "dataset": detector.dataset,
+            "detector": detector.detector,
+            "category": detector.category,
+            "versions": detector.versions,
+            "threshold": detector.threshold,
+            "predictions": [vars(row) for row in rows],
+        }
+        self._write("predictions.parquet", _parquet(rows))
+        self._write("predictions.json", json.dumps(told, indent=1).encode())
+
+    def _write(self, path: str, data: bytes) -> None:
+        try:
+            self._store.write_bytes(path, data)
+        except OSError as error:
+            raise ConfigError(f"{self._store.location(path)} cannot be written: {error.strerror or error}") from error
+
+    def _picture(self, prediction: Prediction, rgb: RgbImage) -> RgbImage:
+        """The heat map over the whole image; without a scale of the category, from its own lowest to highest score."""
+        from PIL import Image
+
+        height, width = prediction.shape
+        scale = min(1.0, PICTURE_SIDE / max(height, width))
+        size = max(1, round(height * scale)), max(1, round(width * scale))
+        if size != prediction.shape:
+            rgb = np.asarray(Image.fromarray(rgb).resize(size[::-1], Image.Resampling.LANCZOS))
+        score_map = prediction.full_map(size)
+        low, high = self._detector.colour_scale or (float(score_map.min()), float(score_map.max()))
+        return pictures.overlay(rgb, score_map, low, high)
+
+
+def row_of(prediction: Prediction, picture: str | None = None, raw_map: str | None = None) -> Row:
+    """The row of an image that was scored."""
+    height, width = prediction.shape
+    return Row(
+        prediction.name,
+        prediction.score,
+        prediction.threshold,
+        prediction.anomalous,
+        height,
+        width,
+        prediction.seconds,
+        picture,
+        raw_map,
+    )
+
+
+def failed_row(error: ImageError) -> Row:
+    """The row of an image that could not be read."""
+    return Row(error.path, error=error.message)
+
+
+def _parquet(rows: Sequence[Row]) -> bytes:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    sink = pa.BufferOutputStream()
+    parquet.write_table(pa.Table.from_pylist([vars(row) for row in rows], schema=pa.schema(_SCHEMA)), sink)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data

@@ -1,0 +1,223 @@
+"""What a lane has learnt, from the store to a `Predictor`: which artifact, whether it suits the benchmark file, and how
+far its nominal scores go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ad_assets.benchmark import Benchmark, Dataset, Detector
+from ad_assets.defs.features import stored_features, train_part
+from ad_assets.defs.lanes import ScoringStages
+from ad_assets.defs.models import read_state, runtime_on
+from ad_assets.defs.neighbours import read_matches
+from ad_assets.defs.score_maps import Scorer, calibration_images, read_score_index
+from ad_assets.defs.stages import Head, Slot, Upstream, planned_head, read_head
+from ad_assets.methods import Features, Matches
+from ad_assets.methods.nominal import NominalScores
+from ad_assets.prediction.lookup import DetectorError, Lookup
+from ad_assets.prediction.predictor import Laps, Member, Predictor
+from resources.store import Artifact, ArtifactStore
+
+Report = Callable[[str, int, int], None]
+
+
+def _no_report(what: str, done: int, total: int) -> None:
+    del what, done, total
+
+
+def load_detector(
+    dataset: str | None,
+    lane: str | None,
+    category: str | None,
+    config: str | Path | Benchmark | None = None,
+    overrides: Iterable[str] = (),
+    *,
+    version: str | Mapping[str, str] | None = None,
+    allow_stale: bool = False,
+    report: Report = _no_report,
+) -> Predictor:
+    """Load what a lane has learnt, ready to score images.
+
+    Of the store it needs the state, the features of the images that it was fitted on (some methods read them back), and
+    the scores of nominal images. Where these were not kept for this state they are worked out again, as the graph does.
+
+    Args:
+        dataset: its name in the benchmark file; None: the only one.
+        lane: a detector of the dataset; None: the only one.
+        category: None: the only one.
+        config: a benchmark file, as `load_config` takes it, or a loaded one.
+        overrides: ``dotted.key=value`` texts.
+        version: address of the state to load in place of the one that the lane has now; of an ensemble, by the names of
+            its members. It may have learnt other images than are there now, but must be of the current settings.
+        allow_stale: take what was made under another setting or of other images too. Scores are then made with the
+            current settings. Features of another extractor are refused all the same.
+        report: called as ``report(what, done, total)`` from time to time.
+
+    Raises:
+        ConfigError: the benchmark file is wrong.
+        DetectorError: there is no such lane, it was never materialized, it is out of date, or it cannot be loaded.
+    """
+    lookup = Lookup.of(config, overrides)
+    found = lookup.dataset(dataset)
+    detector, known = lookup.detector(found, lane), lookup.category(found, category)
+    loader = _Loader(lookup, found, known, allow_stale, report)
+    try:
+        return loader.predictor(detector, version)
+    except DetectorError:
+        raise
+    except (ValueError, OSError, RuntimeError, TypeError, KeyError) as error:
+        raise DetectorError(f"{found.name}/{detector.name} [{known}] cannot be loaded: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Learnt:
+    """A state in the store: its artifact, its address, the images it was fitted on."""
+
+    artifact: Artifact
+    version: str
+    images: list[str]
+
+
+class _Loader:
+    def __init__(self, lookup: Lookup, dataset: Dataset, category: str, allow_stale: bool, report: Report) -> None:
+        self._lookup, self._dataset, self._category = lookup, dataset, category
+        self._benchmark = lookup.benchmark
+        self._store: ArtifactStore = lookup.benchmark.store
+        self._allow_stale, self._report = allow_stale, report
+        self._stale: list[str] = []
+
+    def predictor(self, detector: Detector, version: str | Mapping[str, str] | None) -> Predictor:
+        compute = self._benchmark.compute
+        compute.apply_threads()
+        laps = Laps(compute.torch_device())
+        lanes = [self._dataset.detectors[name] for name in detector.members or (detector.name,)]
+        versions = self._versions(detector, version)
+        members = [self._member(lane, versions.get(lane.name), laps) for lane in lanes]
+        place = (self._dataset.name, detector.name, self._category)
+        threshold, colours = self._threshold(members), self._colour_scale(detector)
+        return Predictor(place, members, threshold, compute, laps, colours, tuple(self._stale))
+
+    def _versions(self, detector: Detector, version: str | Mapping[str, str] | None) -> Mapping[str, str]:
+        if version is None:
+            return {}
+        versions = {detector.name: version} if isinstance(version, str) else version
+        unknown = set(versions) - set(detector.members or (detector.name,))
+        if unknown:
+            names = ", ".join(detector.members or (detector.name,))
+            raise DetectorError(
+                f"{self._place(detector)} has no member {', '.join(sorted(unknown))}: give versions of {names}"
+            )
+        return versions
+
+    def _member(self, detector: Detector, version: str | None, laps: Laps) -> Member:
+        stages = self._lookup.stages(self._dataset, detector, self._category)
+        learnt = self._learnt(detector, stages, version)
+        compute, extractor = self._benchmark.compute, self._benchmark.extractors[detector.extractor]
+        method = detector.method_for(self._category)
+        state = read_state(learnt.artifact, method)
+        train = stored_features(self._store, compute, stages.features.code_version, learnt.images, method.layers)
+        tools = runtime_on(compute, self._report)
+        matches = self._matches(stages, learnt)
+        scorer = Scorer(method, state, train, matches, extractor.input_size, tools, laps)
+        nominal = self._nominal(stages, learnt, scorer, train)
+        return Member(detector.name, learnt.version, extractor, method.layers, scorer, nominal)
+
+    def _learnt(self, detector: Detector, stages: ScoringStages, version: str | None) -> _Learnt:
+        """The state to load, if it suits the benchmark file.
+
+        Raises:
+            DetectorError: it does not, or is not there.
+        """
+        place, stage = self._place(detector), stages.state
+        remedy = f"run: {self._lookup.command(self._dataset, detector, self._category)}"
+        address = version
+        if address is None:
+            head = read_head(self._store, stage.key, self._category)
+            if head is None:
+                raise DetectorError(f"{place} was never materialized in {self._store.root}; {remedy}")
+            address = head.version
+        artifact = self._store.artifact(stage.kind, address)
+        if not artifact.exists():
+            raise DetectorError(f"{place}: the store has no {stage.kind} {address}; {remedy}")
+        train = self._store.read_json(artifact.at("train.json"))
+        if train["features"] != stages.features.code_version:
+            raise DetectorError(
+                f"{place} was made from features of another extractor (or backbone precision); {remedy}"
+            )
+        learnt = _Learnt(artifact, address, train["images"])
+        reason = self._stale_reason(stages, learnt, current=version is None)
+        if reason and not self._allow_stale:
+            raise DetectorError(f"{place} {reason}; {remedy}, or allow what is stale")
+        if reason:
+            self._stale.append(f"{place} {reason}")
+        return learnt
+
+    def _stale_reason(self, stages: ScoringStages, learnt: _Learnt, *, current: bool) -> str:
+        """Why a state is out of date; empty where it is not. Only the current one must be of the current images."""
+        train = train_part(stages.features.code_version, learnt.images)
+        if stages.state.make_head(self._category, {"train": train}).version != learnt.version:
+            return "was made under another setting of the benchmark file"
+        planned = planned_head(stages.state, self._category, self._store, {})
+        if current and planned and planned.version != learnt.version:
+            return "was made of other training images than its image index has now"
+        return ""
+
+    def _downstream(self, stages: ScoringStages, learnt: _Learnt) -> Upstream | None:
+        """What neighbours and score maps of a state would read now; None where there are no features."""
+        features = read_head(self._store, stages.features.key, self._category)
+        if features is None:
+            return None
+        state = Head(learnt.version, {}, stages.state.code_version)
+        heads: dict[Slot, Head] = {
+            (stages.state.key, self._category): state,
+            (stages.features.key, self._category): features,
+        }
+        reads = Upstream(heads, self._category)
+        if stages.neighbours and stages.neighbours.address:
+            head = stages.neighbours.make_head(self._category, stages.neighbours.address(reads))
+            reads = Upstream({**heads, (stages.neighbours.key, self._category): head}, self._category)
+        return reads
+
+    def _matches(self, stages: ScoringStages, learnt: _Learnt) -> Matches | None:
+        """What was kept of the images that the state learnt, if it was."""
+        reads = self._downstream(stages, learnt)
+        if stages.neighbours is None or reads is None:
+            return None
+        # Features that have moved on since may lack an image that the state learnt.
+        same = reads.of(stages.features).parts["train"] == train_part(stages.features.code_version, learnt.images)
+        artifact = self._store.artifact(stages.neighbours.kind, reads.of(stages.neighbours).version)
+        return read_matches(artifact) if same and artifact.exists() else None
+
+    def _nominal(self, stages: ScoringStages, learnt: _Learnt, scorer: Scorer, train: Features) -> NominalScores:
+        reads, stage = self._downstream(stages, learnt), stages.score_maps
+        if reads and stage.address:
+            head = stage.make_head(self._category, stage.address(reads))
+            artifact = self._store.artifact(stage.kind, head.version)
+            if artifact.exists():
+                return read_score_index(artifact).nominal
+        return scorer.nominal(train, calibration_images(self._dataset, self._benchmark.evaluation))
+
+    def _threshold(self, members: list[Member]) -> float | None:
+        from ad_assets.metrics.thresholds import nominal_quantile
+
+        nominal = members[0].nominal
+        if len(members) > 1:
+            from ad_assets.methods.ensemble import fuse_nominal
+
+            nominal = fuse_nominal([member.nominal for member in members])
+        rate = self._benchmark.evaluation.nominal_false_positive_rate
+        return nominal_quantile(nominal.scores, rate) if nominal.scores else None
+
+    def _colour_scale(self, detector: Detector) -> tuple[float, float] | None:
+        """That of the last metrics, whatever they were made of: it is for pictures alone."""
+        head = read_head(self._store, (self._dataset.name, detector.name, "metrics"), self._category)
+        artifact = self._store.artifact("metrics", head.version) if head else None
+        if artifact is None or not artifact.exists():
+            return None
+        low, high = self._store.read_json(artifact.at("images.json"))["colour_scale"]
+        return float(low), float(high)
+
+    def _place(self, detector: Detector) -> str:
+        return f"{self._dataset.name}/{detector.name} [{self._category}]"
