@@ -93,7 +93,7 @@ def test_every_figure_of_the_row(store: Path, detector: str) -> None:
         for path in row["mask_paths"]:
             mask = Image.open(IMAGES / path).convert("L").point(lambda value: 255 * (value > 127))
             masks[place] = np.asarray(mask.resize(maps.shape[:0:-1], Image.Resampling.NEAREST)) > 0
-    figures = image_figures(scores.astype(np.float64), labels, stored["nominal_scores"])
+    figures = image_figures(scores.astype(np.float64), labels, stored["nominal"]["scores"])
     figures |= pixel_figures(maps, masks)
     assert figures.keys() == rows.keys()
     for key, expected in figures.items():
