@@ -4,8 +4,8 @@ import datetime
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -100,9 +100,12 @@ class Line(Bench):
 
 
 @pytest.fixture
-def line(tmp_path: Path) -> Iterator[Line]:
+def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Line:
+    """Its runs live at the time of the last look of the sensor."""
     write_dataset(tmp_path / "images")
-    return Line(tmp_path, dg.DagsterInstance.ephemeral())
+    line = Line(tmp_path, dg.DagsterInstance.ephemeral())
+    monkeypatch.setattr("ad_assets.defs.images.time", SimpleNamespace(time=lambda: time.time() + line.ahead))
+    return line
 
 
 @pytest.fixture
@@ -140,8 +143,9 @@ def test_images_that_land_update_their_category_once(running: Line) -> None:
 
 
 def test_an_upload_is_left_in_peace_until_it_rests(running: Line) -> None:
-    running.ahead = 0.0
     path = running.land("bolt", "new.png", 7000)
+    now = time.time() + running.ahead
+    os.utime(path, (now, now))
     answer = running.tick(5)
     assert not answer.run_requests
     assert "an upload goes on, 1 files" in str(answer.skip_reason)
@@ -155,7 +159,23 @@ def test_an_upload_is_left_in_peace_until_it_rests(running: Line) -> None:
     assert "nut/train/good/half.png is incomplete" in str(answer.skip_reason)
     (running.images / "nut/train/good/half.png").write_bytes(data)
     assert running.carry_out(running.tick(60)) == ["nut"]
-    assert path.exists()
+
+
+def test_a_file_that_stays_half_is_recorded_and_left_out(running: Line) -> None:
+    running.set("datasets.parts.on_problem", "skip")
+    running.carry_out(running.tick())
+    data = running.land("nut", "half.png", 7001).read_bytes()
+    (running.images / "nut/train/good/half.png").write_bytes(data[: len(data) // 2])
+    running.land("nut", "whole.png", 7002)
+    assert "half.png is incomplete" in str(running.tick().skip_reason)
+    assert running.carry_out(running.tick(700)) == ["nut"]
+    assert not running.tick().run_requests
+    head = running.benchmark.store.read_head(("parts", "image_index"), "nut")
+    assert head is not None
+    artifact = running.benchmark.store.artifact("image_index", head["version"])
+    paths = running.benchmark.store.read_table(artifact.at("index.parquet")).column("path").to_pylist()
+    assert "nut/train/good/whole.png" in paths
+    assert "nut/train/good/half.png" not in paths
 
 
 def test_nothing_twice_and_nothing_missed_across_restarts(running: Line) -> None:

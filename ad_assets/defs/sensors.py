@@ -126,7 +126,11 @@ class Watch:
         busy = self._names(path for path in listing if path not in resting)
         requests: list[dg.RunRequest] = []
         after: dict[str, Seen] = {}
-        for category in sorted(stamps):
+        for category in sorted(stamps.keys() | busy.keys()):
+            if category not in stamps:
+                after |= {category: seen[category]} if category in seen else {}
+                self._pass_over(f"{category}: an upload goes on, all its files changed just now")
+                continue
             entry = seen.get(category) or self._first(category, stamps[category])
             after[category], request = self._decide(category, entry, stamps[category], resting, busy.get(category, 0))
             requests += [request] if request else []
@@ -135,7 +139,7 @@ class Watch:
         changes: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
         if new := sorted(after.keys() - known):
             changes.append(partitions.build_add_request(new))
-        if gone := sorted(known - after.keys() - busy.keys()):
+        if gone := sorted(known - stamps.keys() - busy.keys()):
             changes.append(partitions.build_delete_request(gone))
         reasons = [
             *self._passed_over[:SHOWN],
