@@ -161,7 +161,10 @@ class Watch:
         busy: int,
     ) -> tuple[Seen, dg.RunRequest | None]:
         files = fingerprint(stamps)
+        going_on = f"{category}: an upload goes on, {busy} files changed just now"
         if entry.files == files and not entry.run_key:
+            if busy:
+                self._pass_over(going_on)
             return replace(entry, waiting_since=0.0), None
         if entry.files == files:
             if fingerprint(read_stamps(self._store, self._dataset.name, category)) == files:
@@ -170,7 +173,7 @@ class Watch:
         waited = self._now - entry.waiting_since if entry.waiting_since else 0.0
         waiting = replace(entry, waiting_since=entry.waiting_since or self._now)
         if busy and waited < self._patience:
-            self._pass_over(f"{category}: an upload goes on, {busy} files changed just now")
+            self._pass_over(going_on)
             return waiting, None
         known = read_stamps(self._store, self._dataset.name, category)
         halves = self._landing.incomplete(self._files, {path: resting[path] for path in stamps}, known, self._now)
