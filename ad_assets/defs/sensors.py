@@ -162,9 +162,9 @@ class Watch:
     ) -> tuple[Seen, dg.RunRequest | None]:
         files = fingerprint(stamps)
         going_on = f"{category}: an upload goes on, {busy} files changed just now"
+        if entry.files == files and busy:
+            self._pass_over(going_on)
         if entry.files == files and not entry.run_key:
-            if busy:
-                self._pass_over(going_on)
             return replace(entry, waiting_since=0.0), None
         if entry.files == files:
             if fingerprint(read_stamps(self._store, self._dataset.name, category)) == files:
