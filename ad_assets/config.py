@@ -200,6 +200,9 @@ class _Parser(Checker):
         lanes = self.mapping(options.pop("detectors", {}), f"{path}.detectors")
         studied = self.mapping(options.pop("studies", {}), f"{path}.studies")
         production = options.pop("production", None)
+        if production is not None:
+            # One broken file is no reason to stop a line.
+            options = {"on_problem": "skip", **options}
         detectors: dict[str, Detector] = {}
         for lane, entry in lanes.items():
             if not self.name(lane, f"{path}.detectors"):

@@ -30,6 +30,7 @@ from ad_assets.datasets.base import (
 )
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.images import ImageError, decode_mask_with_mode, decode_with_mode
+from ad_assets.datasets.looks import look_at
 
 # Decoding is half waiting (disk, object store) and half work outside the interpreter's lock.
 THREADS = 8
@@ -49,6 +50,8 @@ class KnownFile:
         mode: PIL mode.
         area: of a mask, how many pixels are anomalous; None for an image.
         value: of a mask, its strongest pixel, by which some datasets tell the kind of a region.
+        brightness: of an image, where asked for: as `Looks` has it.
+        thumbnail: as brightness.
     """
 
     size: int
@@ -59,6 +62,8 @@ class KnownFile:
     mode: str
     area: int | None = None
     value: int | None = None
+    brightness: float | None = None
+    thumbnail: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ def build_index(
     known: Mapping[str, KnownFile] | None = None,
     listing: Mapping[str, FileStamp] | None = None,
     report: ProgressReport | None = None,
+    looks: bool = False,
 ) -> ImageIndex:
     """Index one category: prepare it, then hash, decode and check its images and masks.
 
@@ -94,6 +100,7 @@ def build_index(
         known: files of an earlier scan; those with the same size and stamp are not opened again.
         listing: a listing just made of the reader's root; made here if None.
         report: called as ``report(what, done, total)`` from time to time.
+        looks: take a glance at every image, for those who compare newcomers with what is there.
 
     Raises:
         DatasetError: no image or no sound training image; with ``on_problem: fail``, also any error found.
@@ -112,7 +119,7 @@ def build_index(
         raise DatasetError(where, [Problem(category, message)])
 
     problems = reader.check_names(category, paths, candidates)
-    scanned, damaged = _scan(files, listing, candidates, known or {}, report or _no_report)
+    scanned, damaged = _scan(files, listing, candidates, known or {}, report or _no_report, looks=looks)
     problems += [*damaged, *_size_mismatches(candidates, scanned)]
     problems += _duplicates(candidates, scanned, published=reader.published_copies)
     saturations = reader.saturations(category)
@@ -141,14 +148,20 @@ def _scan(
     candidates: Sequence[Candidate],
     known: Mapping[str, KnownFile],
     report: ProgressReport,
+    *,
+    looks: bool,
 ) -> tuple[dict[str, KnownFile], list[Problem]]:
     is_mask = {candidate.path: False for candidate in candidates}
     is_mask |= {mask: True for candidate in candidates for mask in candidate.masks}
-    scanned = {path: known[path] for path, mask in is_mask.items() if _unchanged(known.get(path), listing[path], mask)}
+    scanned = {
+        path: known[path]
+        for path, mask in is_mask.items()
+        if _unchanged(known.get(path), listing[path], mask) and (mask or not looks or known[path].thumbnail)
+    }
     unread = sorted(set(is_mask) - set(scanned))
     problems = []
     with ThreadPoolExecutor(THREADS) as pool:
-        inspect = partial(_inspect, files)
+        inspect = partial(_inspect, files, looks)
         results = pool.map(inspect, unread, [listing[path] for path in unread], [is_mask[path] for path in unread])
         for done, (path, result) in enumerate(zip(unread, results, strict=True), start=1):
             if isinstance(result, Problem):
@@ -170,10 +183,10 @@ def _unchanged(known: KnownFile | None, stamp: FileStamp, mask: bool) -> bool:
     )
 
 
-def _inspect(files: ImageFiles, path: str, stamp: FileStamp, mask: bool) -> KnownFile | Problem:
+def _inspect(files: ImageFiles, looks: bool, path: str, stamp: FileStamp, mask: bool) -> KnownFile | Problem:
     try:
         data = files.read(path)
-        area = value = None
+        area = value = glance = None
         if mask:
             pixels, mode, value = decode_mask_with_mode(data, path)
             area = int(pixels.sum())
@@ -181,11 +194,14 @@ def _inspect(files: ImageFiles, path: str, stamp: FileStamp, mask: bool) -> Know
         else:
             rgb, mode = decode_with_mode(data, path)
             height, width = rgb.shape[:2]
+            glance = look_at(rgb) if looks else None
     except ImageError as error:
         return Problem(path, error.message)
     except OSError as error:
         return Problem(path, f"cannot be read ({error}): check that it still exists and its permissions")
-    return KnownFile(stamp.size, stamp.stamp, hashlib.sha256(data).hexdigest(), width, height, mode, area, value)
+    digest = hashlib.sha256(data).hexdigest()
+    seen = (glance.brightness, glance.thumbnail) if glance else (None, None)
+    return KnownFile(stamp.size, stamp.stamp, digest, width, height, mode, area, value, *seen)
 
 
 def _size_mismatches(candidates: Iterable[Candidate], scanned: Mapping[str, KnownFile]) -> list[Problem]:

@@ -9,11 +9,10 @@ import dagster as dg
 
 from ad_assets.benchmark import Benchmark, Dataset
 from ad_assets.defs.conditions import condition_sensor
+from ad_assets.defs.models import STATES
 from ad_assets.defs.sensors import landing_job, landing_sensor
 from ad_assets.defs.stages import FORCE_TAG, VERIFY_TAG, Stage, read_head
 from resources.store import ArtifactStore
-
-STATES = ("memory_bank", "template_set", "trained_model")
 
 
 @dataclass

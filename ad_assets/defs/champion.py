@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ad_assets.benchmark import Dataset, Detector, Production
+from ad_assets.benchmark import Benchmark, Dataset, Detector, Production
 from ad_assets.defs.stages import Check, Judgement, Parts, Stage, Upstream, Verdict, Work
+from ad_assets.extractor import Extractor
+from ad_assets.methods import METHODS
 from resources.store import ArtifactStore
 
 VERSION = 1
@@ -31,7 +33,7 @@ class Candidate:
         state: address of what was learnt.
         score_maps: address of its score maps, which hold the scores that set its threshold.
         metrics: address of its metrics.
-        code_version: of the state's stage, so that a champion of other settings is told from one of these.
+        settings: method, its values and extractor as they were, so that a champion outlives a changed benchmark file.
         truth: fingerprint of the test images and labels behind the numbers; others are not comparable.
         numbers: metrics of the standard protocol.
     """
@@ -39,7 +41,7 @@ class Candidate:
     state: str
     score_maps: str
     metrics: str
-    code_version: str
+    settings: Mapping[str, Any]
     truth: str
     numbers: Mapping[str, float] = field(default_factory=dict)
 
@@ -76,9 +78,15 @@ class Ledger:
 
 
 def champion_stage(
-    dataset: Dataset, detector: Detector, production: Production, state: Stage, score_maps: Stage, metrics: Stage
+    dataset: Dataset,
+    detector: Detector,
+    extractor: Extractor,
+    state: Stage,
+    score_maps: Stage,
+    metrics: Stage,
 ) -> Stage:
-    """The asset ``<dataset>/<detector>/champion``."""
+    """The asset ``<dataset>/<detector>/champion`` of a production dataset; by its gates, or by none."""
+    production = dataset.production or Production()
 
     def parts(upstream: Upstream) -> Parts:
         return {stage.kind: upstream.of(stage).version for stage in (state, score_maps, metrics)}
@@ -91,7 +99,7 @@ def champion_stage(
             state_head.version,
             maps_head.version,
             metrics_head.version,
-            state_head.code_version,
+            settings_of(detector, extractor, work.partition),
             metrics_head.parts["truth"],
             numbers,
         )
@@ -135,6 +143,26 @@ def champion_stage(
         kinds=frozenset({"json"}),
         description="The state that predictions use. A new one takes its place only if it passes the gates.",
     )
+
+
+def settings_of(detector: Detector, extractor: Extractor, category: str) -> dict[str, Any]:
+    """What a lane is, as JSON values."""
+    method = detector.method_for(category)
+    # What was written, not the defaults: with these spelt out a method may take settings for contradictory.
+    values = method.model_dump(mode="json", exclude_unset=True)
+    return {"method": method.name, "values": values, "extractor": extractor.model_dump(mode="json", exclude_unset=True)}
+
+
+def as_promoted(benchmark: Benchmark, detector: Detector, champion: Candidate) -> tuple[Benchmark, Detector]:
+    """A benchmark and a lane of it with the settings that a champion was made with.
+
+    Raises:
+        ValueError: this release cannot have these settings any more.
+    """
+    settings = champion.settings
+    method = METHODS[settings["method"]].model_validate(settings["values"])
+    extractors = {**benchmark.extractors, detector.extractor: Extractor.model_validate(settings["extractor"])}
+    return replace(benchmark, extractors=extractors), replace(detector, method=method, categories={})
 
 
 def below_floors(numbers: Mapping[str, float], production: Production) -> list[str]:

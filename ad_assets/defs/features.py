@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import dagster as dg
+
 from ad_assets.benchmark import Dataset, fingerprint
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.images import decode_rgb
 from ad_assets.defs.images import images_part
-from ad_assets.defs.stages import Parts, Stage, Upstream, Work
+from ad_assets.defs.stages import Check, Judgement, Parts, Stage, Upstream, Verdict, Work
 from ad_assets.extractor import Extractor
 from ad_assets.methods import Features
 from resources.backbones import load_backbone
@@ -24,14 +26,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VERSION = 1
+NOT_FINITE = "another compute.precision, or other weights; the images themselves were read"
+FINITE = Check("finite", "All features are finite numbers.", blocking=True)
 Image = TypeVar("Image")
 Decoded = TypeVar("Decoded")
 
 
 def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extractor, precision: str) -> Stage:
     """The asset ``<dataset>/features/<extractor>``."""
-    config = {"version": VERSION, "extractor": extractor.identity(), "precision": precision}
-    address = fingerprint(config)
+    config = _config(extractor, precision)
+    address = features_address(extractor, precision)
 
     def parts(upstream: Upstream) -> Parts:
         images = upstream.of(index).parts
@@ -44,7 +48,11 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
         prefix = f"features/{address}"
         stored = {file.path for file in work.store.files(prefix)}
         missing = [image for image in sorted(paths) if work.force or feature_path(address, image) not in stored]
-        shapes = _extract(work, dataset, extractor, address, {image: paths[image] for image in missing})
+        shapes, odd = _extract(work, dataset, extractor, address, {image: paths[image] for image in missing})
+        if odd and not dataset.production:
+            raise dg.Failure(
+                f"features that are not finite, of {', '.join(odd[:10])}: {NOT_FINITE}", allow_retries=False
+            )
         splits = {
             split: sorted({row["image_id"] for row in rows if row["split"] == split}) for split in ("train", "test")
         }
@@ -57,7 +65,12 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
             "backbone": f"{extractor.backbone} ({extractor.weights})",
             "taps": ", ".join(extractor.taps),
             **({"tap_shapes": shapes} if shapes else {}),
+            **({"not_finite": odd} if odd else {}),
         }
+
+    def judge(work: Work) -> Judgement:
+        odd = work.artifact.record()["metadata"].get("not_finite", [])
+        return Judgement((Verdict("finite", not odd, {"images": "\n".join(odd[:20]) or "all", "remedy": NOT_FINITE}),))
 
     return Stage(
         key=(dataset.name, "features", name),
@@ -66,12 +79,23 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
         deps=(index,),
         address=parts,
         build=build,
+        judge=judge if dataset.production else None,
+        checks=(FINITE,) if dataset.production else (),
         partitions=index.partitions,
         group=f"{dataset.name}/features",
         kinds=frozenset({"torch", "safetensors"}),
         description=f"Features of {extractor.backbone} ({extractor.weights} weights) at {', '.join(extractor.taps)}, "
         "one file an image, addressed by the image's content and the extractor's settings.",
     )
+
+
+def _config(extractor: Extractor, precision: str) -> dict[str, Any]:
+    return {"version": VERSION, "extractor": extractor.identity(), "precision": precision}
+
+
+def features_address(extractor: Extractor, precision: str) -> str:
+    """Under which the features of all images lie; the code version of their asset."""
+    return fingerprint(_config(extractor, precision))
 
 
 def _part(address: str, images: str) -> str:
@@ -88,16 +112,19 @@ def feature_path(address: str, image_id: str) -> str:
     return f"features/{address}/{image_id[:2]}/{image_id}.safetensors"
 
 
-def _extract(work: Work, dataset: Dataset, extractor: Extractor, address: str, paths: dict[str, str]) -> str:
-    """Run the backbone over images and store each one's taps; returns the shapes of the taps."""
+def _extract(
+    work: Work, dataset: Dataset, extractor: Extractor, address: str, paths: dict[str, str]
+) -> tuple[str, list[str]]:
+    """Run the backbone over images and store each one's taps; returns their shapes, and the paths of odd images."""
     if not paths:
-        return ""
+        return "", []
     import torch
 
     compute = work.compute
     backbone = load_backbone(extractor, compute)
     files = ImageFiles(dataset.reader.root)
     shapes = ""
+    odd: list[str] = []
 
     def decode(image_id: str) -> tuple[str, Tensor]:
         path = paths[image_id]
@@ -111,12 +138,19 @@ def _extract(work: Work, dataset: Dataset, extractor: Extractor, address: str, p
             seconds = (time.perf_counter() - started) / len(batch)
             shapes = "; ".join("x".join(map(str, tap.shape[1:])) for tap in taps)
             for row, (image_id, _) in enumerate(batch):
-                # Cloned: a slice would drag the whole batch into the file's buffer.
-                tensors = {f"tap{level}": tap[row].clone() for level, tap in enumerate(taps)}
-                work.store.write_tensors(feature_path(address, image_id), tensors, {"seconds": f"{seconds:.6f}"})
+                write_features(work.store, address, image_id, [tap[row] for tap in taps], seconds)
+                if not all(bool(torch.isfinite(tap[row]).all()) for tap in taps):
+                    odd.append(paths[image_id])
             done += len(batch)
             work.progress("images through the backbone", done, len(paths))
-    return shapes
+    return shapes, odd
+
+
+def write_features(store: ArtifactStore, address: str, image_id: str, taps: Sequence[Tensor], seconds: float) -> None:
+    """Store the taps of one image, each (C, H, W), and the seconds that it took."""
+    # Cloned: a slice would drag the whole batch into the file's buffer.
+    tensors = {f"tap{level}": tap.clone() for level, tap in enumerate(taps)}
+    store.write_tensors(feature_path(address, image_id), tensors, {"seconds": f"{seconds:.6f}"})
 
 
 def decoded_batches(

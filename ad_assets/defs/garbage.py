@@ -1,9 +1,9 @@
 """What the store holds that nothing refers to: no current benchmark file, no recorded materialization.
 
 An artifact is referred to when the head of any asset partition points to it (heads are the store's record of
-materializations, of all benchmark files that share it), or when the current benchmark file would make it: a setting
-put back finds its artifacts. A feature file is referred to by the images of a kept feature index, the rows of one
-variant by the kept studies that show them.
+materializations, of all benchmark files that share it), when it was ever champion, or when the current benchmark file
+would make it: a setting put back finds its artifacts. A feature file is referred to by the images of a kept feature
+index or of a champion, the rows of one variant by the kept studies that show them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 
 from ad_assets.defs.features import feature_path
+from ad_assets.defs.models import STATES
 from ad_assets.defs.stages import Head, Slot, Stage, planned_head
 from resources.store import ArtifactStore, StoredFile
 
@@ -34,6 +35,9 @@ def unreferenced(store: ArtifactStore, stages: Sequence[Stage], *, older_than: f
             if head:
                 versions.add(head.version)
                 kept |= _planned_features(store, stage, partition, memory)
+    champions = _champions(store)
+    versions |= {version for version, _ in champions}
+    kept |= {path for _, paths in champions for path in paths}
     files = store.files()
     rows: set[str] = set()
     for file in files:
@@ -47,6 +51,23 @@ def unreferenced(store: ArtifactStore, stages: Sequence[Stage], *, older_than: f
     return [
         file for file in files if now - file.changed >= older_than and not _is_referenced(file.path, versions, kept)
     ]
+
+
+def _champions(store: ArtifactStore) -> list[tuple[str, set[str]]]:
+    """(address, feature files) of all that was ever champion and what belongs to it: a rollback needs them whole."""
+    found: list[tuple[str, set[str]]] = []
+    for file in store.files("champions"):
+        for entry in store.read_json(file.path)["entries"]:
+            candidate = entry["candidate"]
+            found += [(candidate[part], set()) for part in ("score_maps", "metrics")]
+            state = next((kind for kind in STATES if store.exists(_train_path(kind, candidate["state"]))), None)
+            train = store.read_json(_train_path(state, candidate["state"])) if state else {"images": []}
+            found.append((candidate["state"], {feature_path(train["features"], image) for image in train["images"]}))
+    return found
+
+
+def _train_path(kind: str, version: str) -> str:
+    return f"artifacts/{kind}/{version}/train.json"
 
 
 def _is_referenced(path: str, versions: set[str], kept: set[str]) -> bool:

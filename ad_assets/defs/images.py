@@ -5,23 +5,37 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ad_assets.benchmark import Dataset, Production, fingerprint
 from ad_assets.datasets import ImageFiles, KnownFile, build_index
 from ad_assets.datasets.base import Candidate, DatasetError, FileStamp
 from ad_assets.datasets.index import ImageIndex
 from ad_assets.datasets.landing import Landing
+from ad_assets.defs.admissions import Admissions, decision_stamp, read_admissions
 from ad_assets.defs.partitions import categories_of
 from ad_assets.defs.progress import Progress
-from ad_assets.defs.stages import Build, Parts, Stage, Work
+from ad_assets.defs.stages import Build, Check, Judgement, Parts, Stage, Verdict, Work
 from resources.store import ArtifactStore
 
+if TYPE_CHECKING:
+    from ad_assets.defs.quarantine import Gate
+
 VERSION = 2
+CHECKS = (
+    Check("images_readable", "Every image and mask in the folder could be read; those that could not are left out."),
+    Check("newcomers_nominal", "No new training image is held back and waits for a person to decide."),
+)
 
 
-def image_index_stage(dataset: Dataset, categories: tuple[str, ...] | None = None) -> Stage:
-    """The asset ``<dataset>/image_index``; without `categories`, those that the dataset's reader finds."""
+def image_index_stage(dataset: Dataset, categories: tuple[str, ...] | None = None, gate: Gate | None = None) -> Stage:
+    """The asset ``<dataset>/image_index``.
+
+    Args:
+        dataset: the dataset.
+        categories: in place of those that its reader finds.
+        gate: judges newcomers, where there are any.
+    """
 
     def scan(partition: str, store: ArtifactStore, progress: Progress, verify: bool) -> tuple[Parts, Build]:
         reader = dataset.reader
@@ -31,19 +45,45 @@ def image_index_stage(dataset: Dataset, categories: tuple[str, ...] | None = Non
             listing = _arrived(dataset, dataset.production, partition, listing, store)
         seen = {} if verify else _read(store, _files_path(reader.root, partition))
         known = {path: KnownFile(**entry) for path, entry in seen.items()}
-        index = build_index(reader, partition, known=known, listing=listing, report=progress)
+        index = build_index(reader, partition, known=known, listing=listing, report=progress, looks=gate is not None)
         stamps = stamps_of(reader.assign(sorted(listing)).get(partition, []), listing, reader.tables(partition))
         seen |= {path: dataclasses.asdict(entry) for path, entry in index.files.items()}
+        held, sheet = Admissions(), ""
+        if gate:
+            stamps |= decision_stamp(store, dataset.name, partition)
+            index, held, sheet = gate.sift(index, partition, progress)
         files = {path: entry for path, entry in seen.items() if path in listing}
         store.write_json(_files_path(reader.root, partition), files)
         store.write_json(_stamps_path(dataset.name, partition), stamps)
 
         def build(work: Work) -> dict[str, Any]:
             work.store.write_table(work.artifact.at("index.parquet"), index.table)
-            work.store.write_json(work.artifact.at("problems.json"), list(map(str, index.problems)))
-            return _summary(index)
+            problems = [dataclasses.asdict(problem) for problem in index.problems]
+            work.store.write_json(work.artifact.at("problems.json"), problems)
+            return {
+                **_summary(index),
+                **({"held_back": len(held.held)} if gate else {}),
+                **({"held": {"md": sheet}} if sheet else {}),
+            }
 
         return index_parts(index), build
+
+    def judge(work: Work) -> Judgement:
+        problems = work.store.read_json(work.artifact.at("problems.json"))
+        waiting = read_admissions(work.store, dataset.name, work.partition).held
+        broken = [f"{each['path']}: {each['message']}" for each in problems if each["severity"] == "error"]
+        listed = "\n".join(f"- {held.path}: {'; '.join(held.reasons)}" for held in list(waiting.values())[:20])
+        remedy = f"ad-assets quarantine {dataset.name} {work.partition}"
+        return Judgement(
+            (
+                Verdict("images_readable", not broken, {"left_out": "\n".join(broken[:20]) or "none"}),
+                Verdict(
+                    "newcomers_nominal",
+                    not waiting,
+                    {"held_back": {"md": listed or "none"}, **({"to_decide": remedy} if waiting else {})},
+                ),
+            )
+        )
 
     return Stage(
         key=(dataset.name, "image_index"),
@@ -51,6 +91,8 @@ def image_index_stage(dataset: Dataset, categories: tuple[str, ...] | None = Non
         config={"version": VERSION, **dataset.reader.index_config()},
         deps=(),
         scan=scan,
+        checks=CHECKS if gate else (),
+        judge=judge if gate else None,
         partitions=categories or categories_of(dataset),
         group=f"{dataset.name}/images",
         kinds=frozenset({"parquet"}),
@@ -114,6 +156,8 @@ def changed_files(dataset: Dataset, store: ArtifactStore) -> dict[str, str]:
     for category in categories:
         before = read_stamps(store, dataset.name, category)
         now = stamps_of(assigned.get(category, []), listing, dataset.reader.tables(category))
+        if dataset.production:
+            now |= decision_stamp(store, dataset.name, category)
         if before and before != now:
             added, removed = len(now.keys() - before.keys()), len(before.keys() - now.keys())
             changed = sum(before[path] != now[path] for path in before.keys() & now.keys())

@@ -20,6 +20,7 @@ from ad_assets.defs.metrics import metrics_stage
 from ad_assets.defs.models import state_stage
 from ad_assets.defs.neighbours import neighbours_stage
 from ad_assets.defs.oracle_epochs import oracle_epochs_stage
+from ad_assets.defs.quarantine import Gate
 from ad_assets.defs.report import report_stage
 from ad_assets.defs.score_maps import ensemble_stage, score_maps_stage
 from ad_assets.defs.stages import Stage
@@ -62,7 +63,8 @@ def stages_of(benchmark: Benchmark) -> list[Stage]:
 
 
 def _dataset_stages(benchmark: Benchmark, dataset: Dataset) -> list[Stage]:
-    index = image_index_stage(dataset)
+    gate = Gate(benchmark, dataset, dataset.production) if dataset.production else None
+    index = image_index_stage(dataset, gate=gate)
     features = {
         name: features_stage(dataset, index, name, benchmark.extractors[name], benchmark.compute.precision)
         for name in dataset.extractors
@@ -96,16 +98,11 @@ def _dataset_stages(benchmark: Benchmark, dataset: Dataset) -> list[Stage]:
         )
         for name, study in dataset.studies.items()
     }
-    champions = (
-        [
-            champion_stage(
-                dataset, dataset.detectors[name], dataset.production, states[name], score_maps[name], metrics[name]
-            )
-            for name in (states if dataset.production else ())
-        ]
-        if dataset.production
-        else []
-    )
+    champions = []
+    for name in states if dataset.production else ():
+        detector = dataset.detectors[name]
+        extractor = benchmark.extractors[detector.extractor]
+        champions.append(champion_stage(dataset, detector, extractor, states[name], score_maps[name], metrics[name]))
     lanes = [
         *states.values(),
         *neighbours.values(),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 VERSION = 2
 PICTURE_SIDE = 160
+STATES = ("memory_bank", "template_set", "trained_model")  # what a state is called, by what it is in the field
 
 
 def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:

@@ -18,6 +18,7 @@ import dagster as dg
 from ad_assets.benchmark import Benchmark, Dataset, Production, fingerprint
 from ad_assets.datasets import FileStamp, ImageFiles
 from ad_assets.datasets.landing import Landing
+from ad_assets.defs.admissions import decision_stamp, decisions_path
 from ad_assets.defs.conditions import Window
 from ad_assets.defs.images import read_stamps, stamps_of
 from ad_assets.defs.stages import Stage
@@ -176,7 +177,8 @@ class Watch:
             self._pass_over(going_on)
             return waiting, None
         known = read_stamps(self._store, self._dataset.name, category)
-        halves = self._landing.incomplete(self._files, {path: resting[path] for path in stamps}, known, self._now)
+        files_now = {path: resting[path] for path in stamps if path in resting}
+        halves = self._landing.incomplete(self._files, files_now, known, self._now)
         if halves and waited < self._patience:
             self._pass_over(f"{category}: {halves[0]} is incomplete, waiting for the rest of it")
             return waiting, None
@@ -209,7 +211,13 @@ class Watch:
     def _stamps(self, listing: Mapping[str, FileStamp]) -> dict[str, dict[str, list[object]]]:
         assigned = self._dataset.reader.assign(sorted(listing))
         tables = self._dataset.reader.tables
-        return {name: stamps_of(found, listing, tables(name)) for name, found in assigned.items()}
+        stamps = {name: stamps_of(found, listing, tables(name)) for name, found in assigned.items()}
+        # People decide seldom: one listing tells on which categories they ever did.
+        decided = {file.path for file in self._store.files(f"decisions/{self._dataset.name}")}
+        for name in stamps:
+            if decisions_path(self._dataset.name, name) in decided:
+                stamps[name] |= decision_stamp(self._store, self._dataset.name, name)
+        return stamps
 
     def _names(self, paths: Iterable[str]) -> dict[str, int]:
         """How many of some files belong to each category."""

@@ -4,10 +4,11 @@ far its nominal scores go."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ad_assets.benchmark import Benchmark, Dataset, Detector
+from ad_assets.defs.champion import as_promoted, read_ledger
 from ad_assets.defs.features import stored_features, train_part
 from ad_assets.defs.lanes import ScoringStages
 from ad_assets.defs.models import read_state, runtime_on
@@ -40,8 +41,10 @@ def load_detector(
 ) -> Predictor:
     """Load what a lane has learnt, ready to score images.
 
-    Of the store it needs the state, the features of the images that it was fitted on (some methods read them back), and
-    the scores of nominal images. Where these were not kept for this state they are worked out again, as the graph does.
+    Where images go on landing (`production`) that is the champion, with the settings that it was promoted with, unless
+    another version is asked for. Of the store it needs the state, the features of the images that it was fitted on
+    (some methods read them back), and the scores of nominal images. Where these were not kept for this state they are
+    worked out again, as the graph does.
 
     Args:
         dataset: its name in the benchmark file; None: the only one.
@@ -62,13 +65,31 @@ def load_detector(
     lookup = Lookup.of(config, overrides)
     found = lookup.dataset(dataset)
     detector, known = lookup.detector(found, lane), lookup.category(found, category)
-    loader = _Loader(lookup, found, known, allow_stale, report)
     try:
-        return loader.predictor(detector, version)
+        if version is None and found.production and detector.method:
+            lookup, detector, version = _champion(lookup, found, detector, known)
+        return _Loader(lookup, found, known, allow_stale, report).predictor(detector, version)
     except DetectorError:
         raise
     except (ValueError, OSError, RuntimeError, TypeError, KeyError) as error:
         raise DetectorError(f"{found.name}/{detector.name} [{known}] cannot be loaded: {error}") from error
+
+
+def _champion(lookup: Lookup, dataset: Dataset, detector: Detector, category: str) -> tuple[Lookup, Detector, str]:
+    """What leads to the champion of a lane.
+
+    Raises:
+        DetectorError: there is none.
+    """
+    champion = read_ledger(lookup.benchmark.store, dataset.name, detector.name, category).champion
+    if champion is None:
+        command = lookup.command(dataset, detector, category)
+        raise DetectorError(
+            f"{dataset.name}/{detector.name} [{category}] has no champion; run: {command}, and see with `ad-assets "
+            f"history {dataset.name} {detector.name} {category}` whether it passed its gates"
+        )
+    benchmark, lane = as_promoted(lookup.benchmark, detector, champion)
+    return replace(lookup, benchmark=benchmark), lane, champion.state
 
 
 @dataclass(frozen=True)
@@ -92,12 +113,13 @@ class _Loader:
         compute = self._benchmark.compute
         compute.apply_threads()
         laps = Laps(compute.torch_device())
-        lanes = [self._dataset.detectors[name] for name in detector.members or (detector.name,)]
+        lanes = [self._dataset.detectors[name] for name in detector.members] or [detector]
         versions = self._versions(detector, version)
         members = [self._member(lane, versions.get(lane.name), laps) for lane in lanes]
         place = (self._dataset.name, detector.name, self._category)
-        threshold, colours = self._threshold(members), self._colour_scale(detector)
-        return Predictor(place, members, threshold, compute, laps, colours, tuple(self._stale))
+        nominal = self._fused_nominal(members)
+        threshold, colours = self._threshold(nominal), self._colour_scale(detector)
+        return Predictor(place, members, threshold, nominal, compute, laps, colours, tuple(self._stale))
 
     def _versions(self, detector: Detector, version: str | Mapping[str, str] | None) -> Mapping[str, str]:
         if version is None:
@@ -199,14 +221,16 @@ class _Loader:
                 return read_score_index(artifact).nominal
         return scorer.nominal(train, calibration_images(self._dataset, self._benchmark.evaluation))
 
-    def _threshold(self, members: list[Member]) -> float | None:
+    def _fused_nominal(self, members: list[Member]) -> NominalScores:
+        if len(members) == 1:
+            return members[0].nominal
+        from ad_assets.methods.ensemble import fuse_nominal
+
+        return fuse_nominal([member.nominal for member in members])
+
+    def _threshold(self, nominal: NominalScores) -> float | None:
         from ad_assets.metrics.thresholds import nominal_quantile
 
-        nominal = members[0].nominal
-        if len(members) > 1:
-            from ad_assets.methods.ensemble import fuse_nominal
-
-            nominal = fuse_nominal([member.nominal for member in members])
         rate = self._benchmark.evaluation.nominal_false_positive_rate
         return nominal_quantile(nominal.scores, rate) if nominal.scores else None
 

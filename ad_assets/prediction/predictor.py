@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Image = str | Path | bytes | NDArray[np.uint8]
+Keep = Callable[[Extractor, str, "Sequence[Tensor]", float], None]
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,7 @@ class Predictor:
         category: the category.
         versions: address of what each member learnt, by its lane; one but for ensembles.
         threshold: as `Prediction` has it.
+        nominal: the left-out scores of nominal images behind the threshold.
         compute: where it runs.
         colour_scale: lowest and highest score of the category's pictures in the report; None before it had metrics.
         stale: how what was loaded differs from what the benchmark file says, where that was allowed.
@@ -158,6 +160,7 @@ class Predictor:
         place: tuple[str, str, str],
         members: Sequence[Member],
         threshold: float | None,
+        nominal: NominalScores,
         compute: Compute,
         laps: Laps,
         colour_scale: tuple[float, float] | None = None,
@@ -166,6 +169,7 @@ class Predictor:
         self.dataset, self.detector, self.category = place
         self.versions = {member.lane: member.version for member in members}
         self.threshold = threshold
+        self.nominal = nominal
         self.compute = compute
         self.colour_scale = colour_scale
         self.stale = stale
@@ -213,8 +217,16 @@ class Predictor:
         *,
         batch_size: int | None = None,
         failed: Callable[[ImageError], None] | None = None,
+        keep: Keep | None = None,
     ) -> Iterator[tuple[Prediction, RgbImage]]:
-        """As `predict_batch`, each with the decoded image ``(H, W, 3)`` uint8."""
+        """As `predict_batch`, each with the decoded image ``(H, W, 3)`` uint8.
+
+        Args:
+            images: as `predict` takes them.
+            batch_size: as `predict_batch` has it.
+            failed: as `predict_batch` has it.
+            keep: called with the extractor, the image's id, its taps and the seconds they took, of every image.
+        """
         with ThreadPoolExecutor(max_workers=4) as pool:
             numbered = enumerate(images, start=1)
             batches = decoded_batches(pool, self._decode, numbered, batch_size or self.compute.batch_size)
@@ -225,7 +237,7 @@ class Predictor:
                     if batch is None:
                         return
                     good = [image for image in batch if image.error is None]
-                    predictions = self._predict(good) if good else []
+                    predictions = self._predict(good, keep) if good else []
                 for error in (image.error for image in batch if image.error):
                     if failed is None:
                         raise error
@@ -241,13 +253,18 @@ class Predictor:
         except ImageError as error:
             return _Decoded(name, error=error)
 
-    def _predict(self, batch: Sequence[_Decoded]) -> list[Prediction]:
+    def _predict(self, batch: Sequence[_Decoded], keep: Keep | None) -> list[Prediction]:
         import torch
 
         self._laps("decode")
         taps: dict[Extractor, list[Tensor]] = {}
         for number, (extractor, backbone) in enumerate(zip(self._extractors, self._backbones, strict=True)):
+            started = time.perf_counter()
             taps[extractor] = backbone.extract(torch.stack([image.inputs[number] for image in batch]))
+            seconds_each = (time.perf_counter() - started) / len(batch)
+            for row, image in enumerate(batch if keep else ()):
+                if keep:
+                    keep(extractor, image.image_id, [tap[row] for tap in taps[extractor]], seconds_each)
         self._laps("backbone")
         ids = [image.image_id for image in batch]
         scores = self._fused([self._score(member, ids, taps[member.extractor]) for member in self._members])

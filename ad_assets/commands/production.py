@@ -1,0 +1,197 @@
+"""``history``, ``promote``, ``rollback`` and ``quarantine``: what people decide where images go on landing."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from typing import TYPE_CHECKING
+
+from ad_assets.benchmark import Benchmark
+from ad_assets.commands.common import Commands
+from ad_assets.config import ConfigError, load_config
+
+if TYPE_CHECKING:
+    from ad_assets.defs.champion import Candidate, Ledger
+
+
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    place = argparse.ArgumentParser(add_help=False)
+    place.add_argument("dataset", help="a production dataset of the benchmark file")
+    lane = argparse.ArgumentParser(add_help=False)
+    lane.add_argument("detector", help="one of its lanes")
+    lane.add_argument("category", help="one of its categories")
+    shared = commands.shared
+    commands.add("history", _history, "who was champion, since when and why", shared, place, lane)
+    promote = commands.add("promote", _promote, "make the newest state champion, gates or not", shared, place, lane)
+    promote.add_argument("--reason", required=True, help="why, for those who read the history")
+    rollback = commands.add("rollback", _rollback, "make an earlier champion champion again", shared, place, lane)
+    rollback.add_argument("--to", metavar="STATE", help="the beginning of its address (default: the one before)")
+    rollback.add_argument("--reason", required=True, help="why, for those who read the history")
+    quarantine = commands.add(
+        "quarantine", _quarantine, "new images that were held back: list them, admit or reject them", shared, place
+    )
+    quarantine.add_argument("category", nargs="?", help="only this category")
+    decision = quarantine.add_mutually_exclusive_group()
+    decision.add_argument("--admit", nargs="+", metavar="IMAGE", help="train on these; all: all that are held")
+    decision.add_argument("--reject", nargs="+", metavar="IMAGE", help="never train on these; any training image")
+
+
+def _history(options: argparse.Namespace) -> int:
+    ledger = _ledger(_load(options), options)
+    for entry in ledger.entries:
+        numbers = ", ".join(f"{metric} {entry.candidate.numbers[metric]:.4f}" for metric in _shown(entry.candidate))
+        told = f"{entry.action}: {entry.reason}{f'  ({numbers})' if numbers else ''}"
+        print(f"{entry.when}  {entry.candidate.state}  {told}")
+    if not ledger.entries:
+        print("no state was ever promoted")
+    return 0
+
+
+def _promote(options: argparse.Namespace) -> int:
+    from ad_assets.defs.champion import BY_HAND, Candidate, write_ledger
+
+    benchmark = _load(options)
+    ledger = _ledger(benchmark, options)
+    head = benchmark.store.read_head((options.dataset, options.detector, "champion"), options.category)
+    if head is None:
+        raise ConfigError(
+            f"{options.dataset}/{options.detector} [{options.category}] has no state to promote: materialize it first"
+        )
+    path = benchmark.store.artifact("champion", head["version"]).at("candidate.json")
+    newest = Candidate(**benchmark.store.read_json(path))
+    if ledger.champion and ledger.champion.state == newest.state:
+        print(f"{newest.state} is champion already")
+        return 0
+    after = ledger.with_champion(newest, BY_HAND, options.reason)
+    write_ledger(benchmark.store, options.dataset, options.detector, options.category, after)
+    print(f"champion: {newest.state}")
+    return 0
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    from ad_assets.defs.champion import ROLLED_BACK, write_ledger
+
+    benchmark = _load(options)
+    ledger = _ledger(benchmark, options)
+    champion = ledger.champion
+    earlier = [entry.candidate for entry in ledger.entries if champion and entry.candidate.state != champion.state]
+    if options.to:
+        earlier = [candidate for candidate in earlier if candidate.state.startswith(options.to)]
+    if not earlier:
+        wanted = f" whose address begins with {options.to}" if options.to else ""
+        raise ConfigError(f"there is no earlier champion{wanted}: see ad-assets history")
+    back = earlier[-1]
+    kind = _kind(benchmark, options)
+    if not benchmark.store.artifact(kind, back.state).exists():
+        raise ConfigError(f"{back.state} is not in the store any more: it cannot be champion again")
+    after = ledger.with_champion(back, ROLLED_BACK, options.reason)
+    write_ledger(benchmark.store, options.dataset, options.detector, options.category, after)
+    print(f"champion: {back.state}")
+    return 0
+
+
+def _quarantine(options: argparse.Namespace) -> int:
+    benchmark = _load(options)
+    categories = benchmark.datasets[options.dataset].reader.categories()
+    if options.category is not None and options.category not in categories:
+        raise ConfigError(f"no category {options.category!r}; there are: {', '.join(categories)}")
+    if options.admit or options.reject:
+        return _decide(benchmark, options)
+    waiting = sum(
+        _list_held(benchmark, options.dataset, each)
+        for each in ([options.category] if options.category else categories)
+    )
+    print(f"{waiting} images wait for a decision", file=sys.stderr)
+    return 0
+
+
+def _list_held(benchmark: Benchmark, dataset: str, category: str) -> int:
+    from ad_assets.defs.admissions import read_admissions, read_decisions
+
+    decisions = read_decisions(benchmark.store, dataset, category)
+    held = read_admissions(benchmark.store, dataset, category).held
+    waiting = {image: entry for image, entry in held.items() if image not in decisions}
+    for image, entry in waiting.items():
+        print(f"{category}  {image[:12]}  {entry.path}  since {entry.since}")
+        for reason in entry.reasons:
+            print(f"    {reason}")
+    return len(waiting)
+
+
+def _decide(benchmark: Benchmark, options: argparse.Namespace) -> int:
+    from ad_assets.defs.admissions import decide, read_admissions
+
+    dataset, category = options.dataset, options.category
+    if category is None:
+        raise ConfigError("name the category of the images to decide on")
+    known = {image: held.path for image, held in read_admissions(benchmark.store, dataset, category).held.items()}
+    if options.reject:
+        known = {**_training_images(benchmark, dataset, category), **known}
+    chosen = list(known) if options.admit == ["all"] else _find(options.admit or options.reject, known)
+    decide(benchmark.store, dataset, category, chosen, "admit" if options.admit else "reject")
+    for image in chosen:
+        print(f"{'admitted' if options.admit else 'rejected'}  {known[image]}")
+    print(f"the next look at {dataset} [{category}] takes it up, or: ad-assets materialize", file=sys.stderr)
+    return 0
+
+
+def _find(wanted: list[str], known: dict[str, str]) -> list[str]:
+    """Image ids by path, file name, or beginning of the id.
+
+    Raises:
+        ConfigError: one names none, or several.
+    """
+    chosen = []
+    for name in wanted:
+        by_id = [image for image in known if re.fullmatch(r"[0-9a-f]{6,64}", name) and image.startswith(name)]
+        found = by_id or [image for image, path in known.items() if path == name or path.endswith(f"/{name}")]
+        if len(found) != 1:
+            listed = ", ".join(sorted(known.values())[:10]) or "none"
+            raise ConfigError(f"{name!r} names {len(found)} of the images that can be decided on; they are: {listed}")
+        chosen += found
+    return chosen
+
+
+def _training_images(benchmark: Benchmark, dataset: str, category: str) -> dict[str, str]:
+    head = benchmark.store.read_head((dataset, "image_index"), category)
+    if head is None:
+        return {}
+    table = benchmark.store.read_table(benchmark.store.artifact("image_index", head["version"]).at("index.parquet"))
+    return {row["image_id"]: row["path"] for row in table.to_pylist() if row["split"] == "train"}
+
+
+def _load(options: argparse.Namespace) -> Benchmark:
+    benchmark = load_config(options.config, options.set)
+    dataset = benchmark.datasets.get(options.dataset)
+    lines = [name for name, each in benchmark.datasets.items() if each.production]
+    if dataset is None or not dataset.production:
+        raise ConfigError(
+            f"{benchmark.source} has no production dataset {options.dataset!r} (a dataset with the section "
+            f"production); it has: {', '.join(lines) or 'none'}"
+        )
+    detector = getattr(options, "detector", None)
+    lanes = [name for name, lane in dataset.detectors.items() if lane.method]
+    if detector is not None and detector not in lanes:
+        raise ConfigError(f"{options.dataset} has no lane {detector!r}; it has: {', '.join(lanes)}")
+    return benchmark
+
+
+def _ledger(benchmark: Benchmark, options: argparse.Namespace) -> Ledger:
+    from ad_assets.defs.champion import read_ledger
+
+    categories = benchmark.datasets[options.dataset].reader.categories()
+    if options.category not in categories:
+        raise ConfigError(f"no category {options.category!r}; there are: {', '.join(categories)}")
+    return read_ledger(benchmark.store, options.dataset, options.detector, options.category)
+
+
+def _kind(benchmark: Benchmark, options: argparse.Namespace) -> str:
+    return benchmark.datasets[options.dataset].detectors[options.detector].method_for(options.category).state_asset
+
+
+def _shown(candidate: Candidate) -> list[str]:
+    from ad_assets.defs.champion import COMPARED
+
+    return [metric for metric in COMPARED if metric in candidate.numbers]

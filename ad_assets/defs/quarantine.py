@@ -1,0 +1,190 @@
+"""Newcomers that do not look nominal are held back for a person to decide; what was admitted stays admitted.
+
+The first images of a category are taken as they are: somebody chose them. After that a new image in the training folder
+is held if it is of another size than the admitted ones, darker or brighter than any, a copy of a test image, or if the
+champion of the gatekeeper scores it as no nominal image. Held images are in no index, hence in no bank; they are listed
+with their reasons and pictures. A person admits or rejects them; a decision holds whatever the detector says later.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ad_assets.benchmark import Benchmark, Dataset, Production
+from ad_assets.config import ConfigError
+from ad_assets.datasets import ImageFiles, KnownFile
+from ad_assets.datasets.base import Problem
+from ad_assets.datasets.index import ImageIndex
+from ad_assets.datasets.looks import copies
+from ad_assets.defs.admissions import Admissions, Held, read_admissions, read_decisions, write_admissions
+from ad_assets.defs.champion import read_ledger
+from ad_assets.defs.features import feature_path, features_address, write_features
+from ad_assets.defs.progress import Progress
+from ad_assets.report import pictures
+
+if TYPE_CHECKING:
+    from ad_assets.prediction import Predictor
+
+BRIGHTNESS_ROOM = 0.25  # of the range of admitted images, and BRIGHTNESS_LEVELS, that a newcomer may be beyond it
+BRIGHTNESS_LEVELS = 8.0
+SHOWN = 12
+
+
+class Gate:
+    """Judges the newcomers of a production dataset.
+
+    Args:
+        benchmark: for the detector and the store.
+        dataset: the dataset.
+        production: its section of the benchmark file.
+    """
+
+    def __init__(self, benchmark: Benchmark, dataset: Dataset, production: Production) -> None:
+        self._benchmark, self._dataset, self._production = benchmark, dataset, production
+        self._store = benchmark.store
+
+    def sift(self, index: ImageIndex, category: str, progress: Progress) -> tuple[ImageIndex, Admissions, str]:
+        """The index without what is held or rejected, who is held, and a picture of these (Markdown; may be empty)."""
+        decisions = read_decisions(self._store, self._dataset.name, category)
+        before = read_admissions(self._store, self._dataset.name, category)
+        rows = index.table.to_pylist()
+        train = {row["image_id"]: row for row in rows if row["split"] == "train"}
+        admitted = {image for image in before.admitted if image in train}
+        admitted |= {image for image in train if decisions.get(image) == "admit"}
+        admitted -= {image for image, decision in decisions.items() if decision == "reject"}
+        held = {
+            i: h for i, h in before.held.items() if i in train and i not in admitted and decisions.get(i) != "reject"
+        }
+        new = [i for i in train if i not in admitted and i not in held and decisions.get(i) != "reject"]
+        sheet = ""
+        if before.admitted:
+            found, sheet = self._judge(index, [train[image] for image in new], admitted, category, progress)
+            held |= found
+        admitted |= set(new) - held.keys()
+        after = Admissions(tuple(sorted(admitted)), held)
+        write_admissions(self._store, self._dataset.name, category, after)
+        out = {row["path"] for image, row in train.items() if image not in admitted}
+        kept = index.table.filter([row["path"] not in out for row in rows])
+        held_back = tuple(
+            Problem(entry.path, f"held back: {'; '.join(entry.reasons)}", "warning") for entry in held.values()
+        )
+        return replace(index, table=kept, problems=(*index.problems, *held_back)), after, sheet
+
+    def _judge(
+        self, index: ImageIndex, rows: Sequence[dict[str, Any]], admitted: set[str], category: str, progress: Progress
+    ) -> tuple[dict[str, Held], str]:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        if not rows:
+            return {}, ""
+        reasons = {row["image_id"]: self._glance(index, row, admitted) for row in rows}
+        try:
+            scored, sheet = self._score(rows, category, progress)
+        except ConfigError as error:
+            # Nobody is admitted unseen: a person decides, or mends what keeps the detector from judging.
+            scored, sheet = {}, ""
+            for told in reasons.values():
+                told.append(f"{self._production.gatekeeper} could not judge it: {error}")
+        held = {}
+        for row in rows:
+            image = row["image_id"]
+            score, threshold = scored.get(image, (None, None))
+            told = list(reasons[image])
+            if score is not None and threshold is not None and score > threshold:
+                told.append(
+                    f"{self._production.gatekeeper} scores it {score:.4g}, nominal images up to {threshold:.4g}"
+                )
+            if told:
+                held[image] = Held(row["path"], tuple(told), now, score, threshold)
+        return held, sheet if held else ""
+
+    def _glance(self, index: ImageIndex, row: dict[str, Any], admitted: set[str]) -> list[str]:
+        """What is odd about an image before any detector sees it."""
+        rows = index.table.to_pylist()
+        of_train = [other for other in rows if other["split"] == "train" and other["image_id"] in admitted]
+        of_test = [other for other in rows if other["split"] == "test"]
+        found: list[str] = []
+        sizes = {(other["width"], other["height"]) for other in of_train}
+        if sizes and (row["width"], row["height"]) not in sizes:
+            known = ", ".join(f"{width} x {height}" for width, height in sorted(sizes)[:3])
+            found.append(f"{row['width']} x {row['height']} pixels, the others have {known}")
+        seen = [index.files[other["path"]].brightness or 0.0 for other in of_train]
+        own = _brightness(index.files[row["path"]])
+        if seen:
+            room = BRIGHTNESS_ROOM * (max(seen) - min(seen)) + BRIGHTNESS_LEVELS
+            if not min(seen) - room <= own <= max(seen) + room:
+                found.append(f"mean grey {own:.0f}, the others have {min(seen):.0f} to {max(seen):.0f}")
+        thumbnails = [index.files[other["path"]].thumbnail or "" for other in of_test]
+        same = copies(index.files[row["path"]].thumbnail or "", thumbnails)
+        return [*found, *(f"a copy of the test image {of_test[place]['path']}" for place in same[:1])]
+
+    def _score(
+        self, rows: Sequence[dict[str, Any]], category: str, progress: Progress
+    ) -> tuple[dict[str, tuple[float, float]], str]:
+        """Scores and threshold of newcomers by the champion of the gatekeeper; none where there is none yet.
+
+        Their features go where the features asset will look for them: no image passes the backbone twice.
+
+        Raises:
+            DetectorError: the champion cannot be loaded.
+        """
+        lane = self._production.gatekeeper
+        if lane is None or read_ledger(self._store, self._dataset.name, lane, category).champion is None:
+            return {}, ""
+        from ad_assets.prediction import load_detector
+
+        detector = load_detector(self._dataset.name, lane, category, self._benchmark)
+        threshold = suspicion_threshold(detector, self._production.suspicious_rate)
+        if threshold is None:
+            return {}, ""
+        files = ImageFiles(self._dataset.reader.root)
+        found: dict[str, tuple[float, float]] = {}
+        panels: list[Any] = []
+        for number, row in enumerate(rows):
+            prediction, rgb = next(detector.predict_pictures([files.read(row["path"])], keep=self._keep))
+            found[row["image_id"]] = prediction.score, threshold
+            if prediction.score > threshold and len(panels) < SHOWN:
+                low, high = detector.colour_scale or (
+                    float(prediction.score_map.min()),
+                    float(prediction.score_map.max()),
+                )
+                panels.append(
+                    pictures.panel(
+                        rgb,
+                        None,
+                        prediction.full_map(),
+                        low,
+                        high,
+                        score=prediction.score,
+                        label=0,
+                        title=row["path"].rpartition("/")[2],
+                        size=128,
+                    )
+                )
+            progress("newcomers judged", number + 1, len(rows))
+        sheet = (
+            pictures.data_uri(pictures.to_jpeg(pictures.contact_sheet(panels, 2), max_bytes=60_000)) if panels else ""
+        )
+        return found, f"![held back]({sheet})" if sheet else ""
+
+    def _keep(self, extractor: Any, image_id: str, taps: Sequence[Any], seconds: float) -> None:
+        address = features_address(extractor, self._benchmark.compute.precision)
+        if not self._store.exists(feature_path(address, image_id)):
+            write_features(self._store, address, image_id, taps, seconds)
+
+
+def suspicion_threshold(detector: Predictor, rate: float) -> float | None:
+    """The score above which a newcomer is held: at most `rate` of nominal images lie above, as far as few can tell.
+
+    Few images promise no small rate: then the score must stand out of theirs too, by the fence of `outlier_fence`.
+    """
+    from ad_assets.metrics.thresholds import nominal_quantile, outlier_fence
+
+    scores = detector.nominal.scores
+    return max(nominal_quantile(scores, rate), outlier_fence(scores)) if scores else None
+
+
+def _brightness(file: KnownFile) -> float:
+    return file.brightness if file.brightness is not None else 0.0
