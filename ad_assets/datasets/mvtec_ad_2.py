@@ -1,16 +1,21 @@
 """MVTec AD 2: Heckler-Kram, Neudeck, Scheler, König, Steger, "The MVTec AD 2 Dataset", 2025: 8 scenarios.
 
-Tests on ``test_public``. The images of ``test_private`` and ``test_private_mixed`` have no labels here: only MVTec's
-server can score them (https://benchmark.mvtec.com), so they are not read.
+Tests on ``test_public``, or on ``test_private`` or ``test_private_mixed``, whose images have no labels: only MVTec's
+server can score them (https://benchmark.mvtec.com), from maps that `ad-assets export maps` writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+import re
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
-from ad_assets.datasets.base import register_reader
+from pydantic import Field
+
+from ad_assets.datasets.base import Candidate, Problem, is_image, register_reader
 from ad_assets.datasets.published import Counts, WithValidation
+
+UNLABELLED = "unlabelled"
 
 
 @register_reader
@@ -23,7 +28,8 @@ class MvtecAd2Reader(WithValidation):
     layout: ClassVar[str] = """\
 <object>/{train,validation}/good/NNN_regular.png
 <object>/test_public/{good,bad}/NNN_<lighting>.png
-<object>/test_public/ground_truth/bad/NNN_<lighting>_mask.png"""
+<object>/test_public/ground_truth/bad/NNN_<lighting>_mask.png
+<object>/{test_private,test_private_mixed}/NNN_<lighting>.png"""
     image_place: ClassVar[str] = "test_public/{type}/{name}.png"
     mask_place: ClassVar[str] = "test_public/ground_truth/{type}/{name}_mask.png"
     counts: ClassVar[Mapping[str, Counts]] = {
@@ -46,6 +52,24 @@ class MvtecAd2Reader(WithValidation):
         "wallplugs": 33,
         "walnuts": 48,
     }
+
+    split: Literal["public", "private", "private_mixed"] = Field("public", description="which images test")
+
+    def assign(self, paths: Sequence[str]) -> dict[str, list[Candidate]]:
+        found = super().assign(paths)
+        if self.split == "public":
+            return found
+        place = re.compile(rf"([^/]+)/test_{self.split}/[^/]+")
+        train = {name: [each for each in own if each.split == "train"] for name, own in found.items()}
+        for path in sorted(paths):
+            match = place.fullmatch(path)
+            if match and match[1] in train and is_image(path):
+                train[match[1]].append(Candidate(path, "test", None, UNLABELLED))
+        return train
+
+    def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
+        # Counts are published of what is labelled; masks belong to it too.
+        return super().check_names(category, paths, candidates) if self.split == "public" else []
 
     def _as_mvtec(self, parts: list[str]) -> list[str]:
         if parts[1:2] != ["test_public"]:

@@ -201,10 +201,12 @@ def _summary(index: ImageIndex) -> dict[str, Any]:
     rows = index.table.to_pylist()
     test = [row for row in rows if row["split"] == "test"]
     types = sorted({row["defect_type"] for row in test if row["label"]})
+    unlabelled = sum(row["label"] is None for row in test)
     summary: dict[str, Any] = {
         "train_images": len(rows) - len(test),
-        "test_nominal": sum(not row["label"] for row in test),
-        "test_anomalous": sum(row["label"] for row in test),
+        "test_nominal": sum(row["label"] == 0 for row in test),
+        "test_anomalous": sum(row["label"] == 1 for row in test),
+        **({"test_unlabelled": unlabelled} if unlabelled else {}),
         "defect_types": ", ".join(f"{t} {sum(row['defect_type'] == t for row in test)}" for t in types) or "none",
         "modes": ", ".join(sorted({row["mode"] for row in rows})),
         "bytes": sum(row["bytes"] for row in rows),

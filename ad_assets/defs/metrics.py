@@ -211,8 +211,11 @@ def _image_rows(
         threshold = thresholds.nominal_quantile(nominal, evaluation.nominal_false_positive_rate)
     else:  # a blind setting, or one training image, which cannot be scored left-out
         protocol, threshold = "outlier_threshold", thresholds.outlier_fence(scores)
-    alarms, misses = thresholds.errors_at(scores, labels, threshold, inclusive=False)
-    _decision_rows(rows, protocol, threshold, alarms, misses, truth)
+    if truth.labelled:
+        alarms, misses = thresholds.errors_at(scores, labels, threshold, inclusive=False)
+        _decision_rows(rows, protocol, threshold, alarms, misses, truth)
+    else:
+        rows.add(protocol, "threshold", threshold, n)
     return threshold
 
 
@@ -255,7 +258,7 @@ def _contact_sheet(
     extractor: Extractor,
 ) -> str:
     """The worst errors and some hits as one small picture, for the UI."""
-    chosen = choose_gallery(scores, truth.labels, threshold, misses=3, false_alarms=3, hits=4)
+    chosen = choose_gallery(scores, truth.labels, threshold, misses=3, false_alarms=3, hits=4) if truth.labelled else []
     rows = [truth.rows[position] for position in chosen] or truth.rows[:4]
     panels = [
         pictures.panel(
@@ -264,7 +267,7 @@ def _contact_sheet(
             picture.score_map,
             *colour_scale,
             score=picture.score,
-            label=picture.row["label"],
+            label=picture.row["label"] or 0,
             title=picture.row["defect_type"],
             size=96,
         )

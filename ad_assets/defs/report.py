@@ -103,6 +103,8 @@ def _gallery(
 ) -> list[GalleryItem]:
     summary = work.store.read_json(work.input(metrics, category).at("images.json"))
     style = benchmark.report
+    if any(image["label"] is None for image in summary["images"]):
+        return []  # nobody knows what is a hit
     chosen = choose_gallery(
         [image["score"] for image in summary["images"]],
         [image["label"] for image in summary["images"]],

@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 
 
 class Truth:
-    """The test rows of an image index, found by image id. One image may lie in the test set under several names."""
+    """The test rows of an image index, found by image id. One image may lie in the test set under several names.
+
+    Where nobody knows the labels (`labelled` is false), as of images for a server, they stand as 0 and measure nothing.
+    """
 
     def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
         self.rows = sorted(rows, key=lambda row: (row["image_id"], row["path"]))
-        self.labels = [int(row["label"]) for row in self.rows]
+        self.labelled = all(row["label"] is not None for row in self.rows)
+        self.labels = [int(row["label"] or 0) for row in self.rows]
         self.positions: dict[str, list[int]] = {}
         for position, row in enumerate(self.rows):
             self.positions.setdefault(row["image_id"], []).append(position)
@@ -96,6 +100,8 @@ class Comparison:
     def _add_pixels(self, row: dict[str, Any], score_map: NDArray[Any]) -> None:
         from ad_assets.metrics.regions import Region
 
+        if row["label"] is None:
+            return
         parts = read_masks(self._files, row, None if self._original else self._extractor)
         if row["label"] and not parts:
             return  # an anomalous image whose mask is not known says nothing about pixels
