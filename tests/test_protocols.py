@@ -12,11 +12,12 @@ from ad_assets.benchmark import Benchmark
 from ad_assets.cli import main
 from ad_assets.config import load_config
 from ad_assets.datasets import ImageFiles
+from ad_assets.datasets.cifar10 import CLASSES
 from ad_assets.datasets.frames import unfit_map
 from ad_assets.datasets.images import decode_mask, fit_mask
 from ad_assets.defs.score_maps import shards
 from resources.store import Artifact
-from tests.datasets.trees import loco_tree, mvtec_ad_2_tree
+from tests.datasets.trees import cifar_tree, loco_tree, mvtec_ad_2_tree
 
 CATEGORY = "pushpins"
 BANK = {"method": "patchcore", "extractor": "lite0", "pooling": "concat", "coreset_ratio": 1.0}
@@ -149,3 +150,32 @@ def test_images_for_a_server_are_scored_and_exported_without_labels(tmp_path: Pa
     assert [path.stem for path in maps] == ["000_regular", "001_regular"]
     assert tifffile.imread(maps[0]).dtype == np.float16
     assert tifffile.imread(maps[0]).shape == (10, 12)
+
+
+def test_one_class_of_cifar_through_both_detectors(tmp_path: Path) -> None:
+    source = cifar_tree(tmp_path / "source", CLASSES, images=40)
+    detectors = {
+        "simplenet": {"method": "simplenet", "extractor": "lite0", "preset": "quick", "epochs": 2, "oracle_every": 1},
+        "bank": BANK,
+    }
+    dataset = {"reader": "cifar10_one_class", "source": str(source), "detectors": detectors}
+    benchmark = materialize(tmp_path, dataset, "cat")
+    for lane in detectors:
+        measured = benchmark.store.read_json(artifact(benchmark, (lane, "metrics"), "cat").at("rows.json"))
+        found = {(row["protocol"], row["metric"]): row for row in measured}
+        assert 0 <= found["standard", "image_auroc"]["value"] <= 1
+        assert found["standard", "pixel_auroc"]["value"] is None
+        test = [row for row, *_ in scored(benchmark, "cat")]
+        assert {row["label"] for row in test} == {0, 1}
+        assert all((row["label"] == 0) == (row["defect_type"] == "good") for row in test)
+    # Another class tests the same images: their features are there.
+    before = len(benchmark.store.files("features"))
+    assert main(["materialize", "set", "--category", "dog", "--config", str(tmp_path / "bench.yaml")]) == 0
+    train = sum(row["split"] == "train" for row in index_rows(benchmark, "dog"))
+    assert len(benchmark.store.files("features")) == before + train
+
+
+def index_rows(benchmark: Benchmark, category: str) -> list[dict[str, Any]]:
+    table = benchmark.store.read_table(artifact(benchmark, ("image_index",), category).at("index.parquet"))
+    rows_: list[dict[str, Any]] = table.to_pylist()
+    return rows_
