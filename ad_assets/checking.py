@@ -14,6 +14,10 @@ NAME_PATTERN = r"^[a-z0-9_]+$"
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
+class ConfigError(ValueError):
+    """The benchmark file is wrong; the message lists every fault with its key path and the remedy."""
+
+
 class Checker:
     """`faults` holds what was found, each with the path of its key and the remedy."""
 

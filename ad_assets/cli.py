@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ad_assets.commands import data, export, graph, latency, predict, production, upkeep
+from ad_assets.commands import data, export, graph, latency, predict, production, table, upkeep
 from ad_assets.commands.common import Commands
 from ad_assets.config import ConfigError
 
@@ -13,7 +13,7 @@ from ad_assets.config import ConfigError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 1 something failed, 2 the call or the file is wrong."""
     commands = Commands(__doc__)
-    for module in (graph, predict, latency, production, data, export, upkeep):
+    for module in (graph, table, predict, latency, production, data, export, upkeep):
         module.add(commands)
     options = commands.parser.parse_args(arguments)
     try:

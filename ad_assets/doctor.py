@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from ad_assets.benchmark import Benchmark
+from ad_assets.extractor import Extractor
 from resources.backbones import load_backbone
 
 PROBE = "doctor/probe.txt"
@@ -26,7 +29,7 @@ def examine(benchmark: Benchmark) -> list[Finding]:
         Finding("benchmark file", True, benchmark.source),
         _store(benchmark),
         _device(benchmark),
-        *(_weights(benchmark, name) for name in benchmark.extractors),
+        *(weights(benchmark, name) for name in benchmark.extractors),
         *(_data(benchmark, name) for name in benchmark.datasets),
     ]
 
@@ -50,7 +53,8 @@ def _device(benchmark: Benchmark) -> Finding:
     return Finding("device", True, f"{device}, {benchmark.compute.precision}, budget {benchmark.compute.memory_gb} GB")
 
 
-def _weights(benchmark: Benchmark, name: str) -> Finding:
+def weights(benchmark: Benchmark, name: str) -> Finding:
+    """Whether the backbone of an extractor can be loaded."""
     extractor = benchmark.extractors[name]
     try:
         load_backbone(extractor, benchmark.compute)
@@ -59,6 +63,20 @@ def _weights(benchmark: Benchmark, name: str) -> Finding:
     return Finding(
         f"extractor {name}", True, f"{extractor.backbone}, {extractor.weights} weights, taps {extractor.taps}"
     )
+
+
+def cached_weights(extractor: Extractor) -> bool:
+    """Whether weights lie on this machine, from names alone: loads nothing and asks no hub."""
+    if extractor.weights == "hub":
+        folder = hub_cache() / f"models--timm--{extractor.backbone}" / "snapshots"
+        return any(folder.glob("*/*.safetensors")) or any(folder.glob("*/*.bin"))
+    return True  # a benchmark file whose weights are files or packages does not load without them
+
+
+def hub_cache() -> Path:
+    """Hugging Face's cache, where its own variables say."""
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
 
 
 def _data(benchmark: Benchmark, name: str) -> Finding:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from ad_assets.benchmark import fingerprint
-from ad_assets.config import ConfigError, find_file, load_config
+from ad_assets.config import ConfigError, find_file, load_config, suited
 from ad_assets.defs.lanes import build_definitions
 from tests.bench_graph import config_tree, write_dataset
 from tests.shipped import NAMES, shipped
@@ -162,6 +162,19 @@ def test_variants_of_a_study_differ_from_its_base_in_what_they_name(tree: dict[s
     assert (last.method_for("bolt").sigma, last.method_for("bolt").neighbours) == (8.0, 3)
     assert (last.method_for("nut").sigma, last.method_for("nut").neighbours) == (8.0, 1)
     assert [v.detector.method_for("nut").seed for v in studies["named"].variants] == [0, 5]
+
+
+def test_overrides_go_to_the_files_that_have_what_they_name() -> None:
+    overrides = [
+        "datasets.mtd.root=/a",
+        "datasets.parts.root=/b",
+        "extractors.wrn50.resize=1",
+        "extractors.lite0.resize=1",
+    ]
+    variables = {"AD_ASSETS__DATASETS__PARTS__ROOT": "/b", "AD_ASSETS__STORE__ROOT": "s", "HOME": "h"}
+    found, environ = suited("mtd_papers", [*overrides, "store.root=x"], variables)
+    assert found == [overrides[0], overrides[2], "store.root=x"]
+    assert environ == {"AD_ASSETS__STORE__ROOT": "s", "HOME": "h"}
 
 
 def test_a_fingerprint_follows_values_and_nothing_else() -> None:

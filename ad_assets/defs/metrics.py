@@ -18,7 +18,7 @@ from ad_assets.defs.galleries import read_pictures
 from ad_assets.defs.oracle_epochs import read_best
 from ad_assets.defs.score_maps import read_score_index, shards
 from ad_assets.defs.stages import Parts, Stage, Upstream, Work
-from ad_assets.defs.truth import FPR_LIMIT, Comparison, Truth
+from ad_assets.defs.truth import FPR_LIMIT, Comparison, Truth, kinds_apart
 from ad_assets.extractor import Extractor
 from ad_assets.report import pictures
 from ad_assets.report.gallery import choose_gallery
@@ -198,7 +198,8 @@ def _image_rows(
         low, high = uncertainty.auroc_interval(scores, labels, INTERVAL)
         rows.add("interval_95", "image_auroc_low", low, n)
         rows.add("interval_95", "image_auroc_high", high, n)
-        _kind_rows(rows, scores, truth)
+        for metric, value, count in kinds_apart(truth, scores):
+            rows.add("standard", metric, value, count)
         curves["image_roc"] = _points(ranking.roc_curve_points(scores, labels))
         curves["image_pr"] = _points(ranking.pr_curve_points(scores, labels))
         best, alarms, misses = thresholds.f1_optimal(scores, labels)
@@ -217,19 +218,6 @@ def _image_rows(
     else:
         rows.add(protocol, "threshold", threshold, n)
     return threshold
-
-
-def _kind_rows(rows: _Rows, scores: np.ndarray, truth: Truth) -> None:
-    """Image AUROC of each kind of anomaly against all nominal images, and their mean, as MVTec LOCO AD has it."""
-    from ad_assets.metrics import ranking
-
-    values = []
-    for kind in truth.kinds:
-        kept = truth.subset(kind)
-        values.append(ranking.auroc(scores[kept], [truth.labels[i] for i in kept]))
-        rows.add("standard", f"image_auroc_{kind}", values[-1], len(kept))
-    if values:
-        rows.add("standard", "image_auroc_kinds", sum(values) / len(values), len(values))
 
 
 def _decision_rows(rows: _Rows, protocol: str, threshold: float, alarms: int, misses: int, truth: Truth) -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.benchmark import Benchmark, Dataset, Production
-from ad_assets.config import ConfigError
+from ad_assets.checking import ConfigError
 from ad_assets.datasets import ImageFiles, KnownFile
 from ad_assets.datasets.base import Problem
 from ad_assets.datasets.index import ImageIndex

@@ -131,5 +131,24 @@ def quality(truth: Truth, comparison: Comparison) -> Iterator[tuple[str, str, fl
     for defect in sorted({row["defect_type"] for row in truth.rows if row["label"]}) if both else ():
         kept = [i for i, row in enumerate(truth.rows) if not row["label"] or row["defect_type"] == defect]
         yield "image_auroc", defect, ranking.auroc(scores[kept], [labels[i] for i in kept]), len(kept)
+    if both:
+        for metric, value, n in kinds_apart(truth, scores):
+            yield metric, "", value, n
     yield "pixel_auroc", "", statistics.pixel_auroc() if comparison.has_both else None, statistics.pixels
     yield f"aupro_{FPR_LIMIT:.2f}", "", statistics.aupro(FPR_LIMIT) if comparison.has_both else None, statistics.pixels
+
+
+def kinds_apart(truth: Truth, scores: NDArray[Any]) -> list[tuple[str, float, int]]:
+    """Metric, value, n: image AUROC of each kind of anomaly against all nominal images, and the mean of the kinds.
+
+    As MVTec LOCO AD has it; nothing where the dataset does not tell kinds.
+    """
+    from ad_assets.metrics import ranking
+
+    found = []
+    for kind in truth.kinds:
+        kept = truth.subset(kind)
+        found.append((f"image_auroc_{kind}", ranking.auroc(scores[kept], [truth.labels[i] for i in kept]), len(kept)))
+    if found:
+        found.append(("image_auroc_kinds", sum(value for _, value, _ in found) / len(found), len(found)))
+    return found

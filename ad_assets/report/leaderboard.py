@@ -96,7 +96,7 @@ def build(
             if protocol == INTERVAL and complete and detector in (intervals or {}):
                 mean = _end_of_interval(metric, measured, (intervals or {})[detector])
             for row in [*group, *([mean] if mean else [])]:
-                paper_value = _paper_value(printed, row["category"], covered, dataset)
+                paper_value = published_beside(printed, row["category"], covered, dataset)
                 made.append(_with_paper(row, system, dataset, paper_value))
     return sorted(
         made,
@@ -164,7 +164,7 @@ def text_table(rows: Sequence[Row], width: int = 110) -> str:
         for detector in table.detectors
     ]
     names = ["", *table.categories]
-    blocks = [f"{rows[0]['dataset']}: image AUROC, {unit}", *_columns(names, columns, width)]
+    blocks = [f"{rows[0]['dataset']}: image AUROC, {unit}", *aligned(names, columns, width)]
     means = [("image AUROC", "image_auroc"), ("pixel AUROC", "pixel_auroc"), ("AUPRO 0.30", "aupro_0.30")]
     columns = [
         [title, *(_beside_paper(pivot(rows, metric).cell(detector, MEAN)) for detector in detectors)]
@@ -177,7 +177,7 @@ def text_table(rows: Sequence[Row], width: int = 110) -> str:
     total = len(set().union(*covered.values()))
     if any(len(own) < total for own in covered.values()):
         columns.append(["categories", *(f"{len(covered[detector])} of {total}" for detector in detectors)])
-    blocks += [f"means over categories, {unit}", *_columns(["", *detectors], columns, width)]
+    blocks += [f"means over categories, {unit}", *aligned(["", *detectors], columns, width)]
     blocks += ["\n".join(lines) for lines in [certainty(rows)] if lines]
     for protocol, title in (
         (NOMINAL, "threshold from nominal training images"),
@@ -186,7 +186,7 @@ def text_table(rows: Sequence[Row], width: int = 110) -> str:
     ):
         columns = _decisions(rows, detectors, protocol)
         if columns:
-            blocks += [title, *_columns(["", *detectors], columns, width)]
+            blocks += [title, *aligned(["", *detectors], columns, width)]
     chosen = [detector for detector in detectors if pivot(rows, "image_auroc", BEST_EPOCH).cell(detector, MEAN)]
     if chosen:
         columns = [
@@ -194,7 +194,7 @@ def text_table(rows: Sequence[Row], width: int = 110) -> str:
             for title, metric in means
         ]
         title = f"ORACLE epoch, chosen on test labels as the papers do: beside theirs, not a result; {unit}"
-        blocks += [title, *_columns(["", *chosen], columns, width)]
+        blocks += [title, *aligned(["", *chosen], columns, width)]
     return "\n\n".join(blocks)
 
 
@@ -253,7 +253,7 @@ def _count(value: float | None) -> str:
     return "–" if value is None else f"{value:.0f}"
 
 
-def _columns(names: list[str], columns: list[list[str]], width: int) -> list[str]:
+def aligned(names: list[str], columns: list[list[str]], width: int) -> list[str]:
     """Aligned blocks of text: `names` on the left of each, as many columns as fit into `width`."""
     left = max(map(len, names))
     blocks: list[list[str]] = []
@@ -365,7 +365,7 @@ def certainty(rows: Sequence[Row], most: int = 12) -> list[str]:
     return [*lines, *([f"  ... and {len(sure) - most} more"] if len(sure) > most else [])]
 
 
-def _paper_value(printed: Mapping[str, float], category: str, covered: set[str], dataset: str) -> float | None:
+def published_beside(printed: Mapping[str, float], category: str, covered: set[str], dataset: str) -> float | None:
     """The published number to compare with, None where none covers the same categories."""
     if category != MEAN:
         return printed.get(category)

@@ -26,7 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 TABLES = Path(__file__).with_name("numbered_tables.json")
 
 Paper = Literal["hetmm", "simplenet", "fod", "patchcore", "patchcluster"]
-By = Literal["mean", "category", "defect_type"]
+By = Literal["mean", "category", "kind"]
+KINDS = ("structural", "logical")
 Printed = dict[str, float]
 Texts = Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -43,20 +44,13 @@ class _Part(_Model):
 
 
 class _Broken(_Part):
-    """Broken down by category, by defect type, or not.
+    """Broken down by category, by kind of anomaly, or not.
 
-    By ``defect_type``, the metric is image AUROC of one defect type against all nominal test images, and printed
-    numbers are by the paper's defect type, or ``mean``.
+    By ``kind``, the metric is image AUROC of one kind against all nominal test images, and printed numbers are those of
+    `KINDS` and their ``mean``.
     """
 
     by: By = "mean"
-    defect_types: dict[str, str] = Field({}, description="the paper's name -> the dataset's")
-
-    @model_validator(mode="after")
-    def _types_where_asked(self) -> Self:
-        if bool(self.defect_types) != (self.by == "defect_type"):
-            raise ValueError("defect_types: give them with by: defect_type, and only there")
-        return self
 
 
 class Systems(_Broken):
@@ -83,7 +77,7 @@ class Counts(_Part):
 class StudyRow(_Model):
     """One line: a variant of the study, or None where it has none, and what the paper prints.
 
-    `paper` is by metric, or by the paper's defect type in a part by ``defect_type``; `spread` is over draws.
+    `paper` is by metric, or by kind of anomaly in a part by ``kind``; `spread` is over draws.
     """
 
     variant: str | None

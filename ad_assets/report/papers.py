@@ -137,5 +137,10 @@ def _spelling(system: str, dataset: str) -> str:
     raise ValueError(f"{system} has no published numbers for {dataset!r}; it has: {', '.join(names)}")
 
 
+def same_dataset(one: str | None, other: str) -> bool:
+    """Whether two spellings name one dataset; None names none."""
+    return one is not None and _plain(one) == _plain(other)
+
+
 def _plain(dataset: str) -> str:
     return re.sub(r"[^a-z0-9]", "", dataset.lower())

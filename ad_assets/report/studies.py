@@ -11,6 +11,7 @@ import numpy as np
 from ad_assets.report.pictures import figure_uri
 
 QUALITY = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_0.30": "AUPRO 0.30"}
+KINDS = {f"image_auroc_{kind}": kind for kind in ("structural", "logical")} | {"image_auroc_kinds": "mean of kinds"}
 SPEED = {
     "score_images_per_second": "images/s scored",
     "images_per_second": "with backbone",
@@ -79,6 +80,7 @@ def table(summary: Summary, *, defects: bool = False) -> tuple[list[str], list[l
         defects: a column of image AUROC for every defect type too.
     """
     columns = [(metric, "", f"{name}, %") for metric, name in QUALITY.items()]
+    columns += [(metric, "", f"{name}, %") for metric, name in KINDS.items()]
     columns += [("image_auroc", defect, defect) for defect in (summary.defects if defects else ())]
     columns += [(metric, "", name) for metric, name in SPEED.items()]
     shown = [column for column in columns if any(summary.column(*column[:2]))]

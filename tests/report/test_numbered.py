@@ -4,6 +4,7 @@ import pytest
 
 from ad_assets.report import papers
 from ad_assets.report.numbered import (
+    KINDS,
     Counts,
     Detectors,
     Images,
@@ -74,7 +75,7 @@ def test_every_system_has_numbers_for_the_dataset_and_some_metric():
         match part:
             case Systems():
                 assert set(part.metrics) <= QUALITY
-                wanted = set(part.defect_types) if part.by == "defect_type" else {"mean"}
+                wanted = {*KINDS, "mean"} if part.by == "kind" else {"mean"}
                 for system in part.systems:
                     numbers = papers.published(system, part.paper_dataset)
                     assert set(part.metrics) & set(numbers), (table, system)
@@ -92,8 +93,8 @@ def test_inline_numbers_are_under_the_part_s_metrics():
         rows = part.rows.values() if isinstance(part, Study | Detectors) else ()
         for row in rows:
             known = set(part.metrics)
-            if isinstance(part, Study) and part.by == "defect_type":
-                known = {*part.defect_types, "mean"}
+            if isinstance(part, Study) and part.by == "kind":
+                known = {*KINDS, "mean"}
             assert set(row.paper) <= known, table
             assert all(metric not in QUALITY or 10 < value <= 100 for metric, value in row.paper.items()), table
         allowed = {"speed": COSTS, "curves": CURVES, "study": QUALITY | {"images_per_second"}}.get(part.kind)
@@ -165,7 +166,7 @@ def test_wrong_entries_and_unknown_ids_are_named():
     part = {"kind": "study", "benchmark": "mtd", "dataset": "mtd", "study": "s", "metrics": ["image_auroc"]}
     with pytest.raises(ValueError, match=r"hetmm/4: parts\.0\.study\.variants: Extra inputs"):
         parse({"hetmm/4": {"title": "MTD", "parts": [{**part, "variants": []}]}})
-    with pytest.raises(ValueError, match=r"hetmm/4: parts\.0\.study: .*defect_types: give them with"):
+    with pytest.raises(ValueError, match=r"hetmm/4: parts\.0\.study\.by: Input should be 'mean', 'category' or 'kind'"):
         parse({"hetmm/4": {"title": "MTD", "parts": [{**part, "by": "defect_type"}]}})
     with pytest.raises(ValueError, match=r"spade/1: paper: Input should be 'hetmm'"):
         parse({"spade/1": {"title": "x", "missing": "Y."}})
