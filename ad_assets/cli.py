@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from ad_assets.commands import data, export, graph, latency, predict, production, table, upkeep
 from ad_assets.commands.common import Commands
 from ad_assets.config import ConfigError
+from ad_assets.storage import StorageError
+from resources.disk import NoSpaceError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"ad-assets: {error}", file=sys.stderr)
         return 2
+    except (StorageError, NoSpaceError) as error:
+        print(f"ad-assets: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(
             "ad-assets: interrupted; what is finished is kept, run the command again to go on",

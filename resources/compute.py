@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Literal
 
 import dagster as dg
 from pydantic import ConfigDict, Field, field_validator
+
+_GPUS = ("nvidia[0-9]*", "dxg", "kfd")  # as drivers name them: NVIDIA's, that of Windows below WSL, AMD's
 
 
 class Compute(dg.ConfigurableResource):
@@ -53,6 +56,12 @@ class Compute(dg.ConfigurableResource):
                 "Write device: auto or cpu, or install a CUDA build of torch and its driver"
             )
         return f"cuda:{number}"
+
+    def may_use_gpu(self) -> bool:
+        """Whether runs may use a GPU, as far as the system tells without torch, which takes seconds to import."""
+        if self.device == "auto":
+            return any(next(Path("/dev").glob(name), None) for name in _GPUS)
+        return self.device != "cpu"
 
     def apply_threads(self) -> None:
         """Set the number of CPU threads of this process, unless it is 0."""

@@ -7,17 +7,17 @@ Layout under the root (a local folder or ``s3://bucket/prefix``)::
     heads/<asset key>/<partition>.json                 which version an asset's partition has now
 
 A file is complete or absent: local files are written under a temporary name and renamed, object stores put whole
-objects. An artifact exists once its ``artifact.json`` does.
+objects. An artifact exists once its ``artifact.json`` does. Every request is made again while it fails for a reason
+that may pass (`ad_assets.storage`).
 """
 
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +25,14 @@ import dagster as dg
 import fsspec
 from pydantic import ConfigDict, Field, PrivateAttr
 
+from ad_assets.storage import find_files, retried
+from resources.disk import map_tensors, prune_empty_folders, write_whole
+
 if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
 MARKER = "artifact.json"
-TEMPORARY = ".tmp"
 
 
 class CorruptArtifactError(ValueError):
@@ -53,6 +55,8 @@ class ArtifactStore(dg.ConfigurableResource):
     Raises:
         FileNotFoundError: a path to read does not exist.
         CorruptArtifactError: it exists but cannot be read.
+        NoSpaceError: there is no room for what is written.
+        StorageError: the store does not answer, whatever the number of tries.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -73,8 +77,9 @@ class ArtifactStore(dg.ConfigurableResource):
             if "://" in self.root and not self.root.startswith("file://"):
                 # A cached listing would hide what another process has written.
                 options.setdefault("use_listings_cache", False)
-            self._fs, base = fsspec.core.url_to_fs(self.root, **options)
+            fs, base = fsspec.core.url_to_fs(self.root, **options)
             self._base = base.rstrip("/")
+            self._fs = fs  # last: another thread takes it for a sign that all is set
         return self._fs, self._base
 
     @property
@@ -102,25 +107,29 @@ class ArtifactStore(dg.ConfigurableResource):
     def exists(self, path: str) -> bool:
         """Whether a complete file lies at `path`."""
         fs, base = self._open()
-        return bool(fs.isfile(f"{base}/{path}"))
+        try:
+            # Not isfile, which takes a request that failed for a file that is absent.
+            info = retried(lambda: fs.info(f"{base}/{path}"), self.location(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return bool(info["type"] == "file")
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a file in one step."""
         fs, base = self._open()
+        place = self.location(path)
         if self.is_local:
-            with self._renamed(path) as temporary, temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            # Absent is a folder that another process has emptied and removed since it was made.
+            retried(lambda: write_whole(Path(base, path), data), place, also=(FileNotFoundError, FileExistsError))
         else:
-            fs.pipe_file(f"{base}/{path}", data)
+            retried(lambda: fs.pipe_file(f"{base}/{path}", data), place)
         self._bytes_written += len(data)
 
     def read_bytes(self, path: str) -> bytes:
         """Read a whole file."""
         fs, base = self._open()
         try:
-            data: bytes = fs.cat_file(f"{base}/{path}")
+            data: bytes = retried(lambda: fs.cat_file(f"{base}/{path}"), self.location(path))
         except FileNotFoundError as error:
             raise self._missing(path) from error
         self._bytes_read += len(data)
@@ -175,21 +184,25 @@ class ArtifactStore(dg.ConfigurableResource):
 
     def read_tensors(self, path: str) -> dict[str, Tensor]:
         """Read named tensors; on a local disk they are mapped, not copied, until used."""
+        return self.read_noted_tensors(path)[0]
+
+    def read_noted_tensors(self, path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Named tensors with the notes of the same file, even while another process replaces it."""
         from safetensors import SafetensorError
-        from safetensors.torch import load, load_file
+        from safetensors.torch import load
 
         try:
             if not self.is_local:
-                tensors: dict[str, Tensor] = load(self.read_bytes(path))
-                return tensors
-            _, base = self._open()
-            tensors = load_file(f"{base}/{path}")
+                data = self.read_bytes(path)
+                return load(data), _notes(data)
+            base = self._open()[1]
+            tensors, notes = retried(lambda: map_tensors(Path(base, path)), self.location(path))
         except FileNotFoundError as error:
             raise self._missing(path) from error
         except SafetensorError as error:
             raise self._corrupt(path, error) from error
         self._bytes_read += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        return tensors
+        return tensors, notes
 
     def check_tensors(self, path: str) -> None:
         """Read every byte of a tensor file, which `read_tensors` leaves to whoever uses them."""
@@ -205,40 +218,40 @@ class ArtifactStore(dg.ConfigurableResource):
 
     def read_notes(self, path: str) -> dict[str, str]:
         """The text notes in the header of a tensor file; the tensors are not read from a local disk."""
-        if self.is_local:
-            from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
 
-            _, base = self._open()
-            try:
-                with safe_open(f"{base}/{path}", framework="pt") as file:
-                    return dict(file.metadata() or {})
-            except SafetensorError as error:
-                raise self._corrupt(path, error) from error
         fs, base = self._open()
-        # The first 8 bytes give the length of the JSON header (safetensors format).
-        length = int.from_bytes(fs.cat_file(f"{base}/{path}", start=0, end=8), "little")
-        header = json.loads(fs.cat_file(f"{base}/{path}", start=8, end=8 + length))
-        return dict(header.get("__metadata__", {}))
+
+        def header() -> bytes:
+            # The first 8 bytes give the length of the JSON header (safetensors format).
+            length: bytes = fs.cat_file(f"{base}/{path}", start=0, end=8)
+            return length + bytes(fs.cat_file(f"{base}/{path}", start=8, end=8 + int.from_bytes(length, "little")))
+
+        try:
+            if self.is_local:
+                return retried(lambda: map_tensors(Path(base, path), notes_only=True), self.location(path))[1]
+            return _notes(retried(header, self.location(path)))
+        except FileNotFoundError as error:
+            raise self._missing(path) from error
+        except SafetensorError as error:
+            raise self._corrupt(path, error) from error
 
     def delete(self, paths: Iterable[str]) -> None:
         """Delete files; absent ones are passed over, and emptied local folders go too."""
         fs, base = self._open()
         for path in paths:
             try:
-                fs.rm_file(f"{base}/{path}")
+                retried(partial(fs.rm_file, f"{base}/{path}"), self.location(path))
             except FileNotFoundError:
                 continue
             if self.is_local:
-                _prune_empty_folders(Path(base, path).parent, Path(base))
+                prune_empty_folders(Path(base, path).parent, Path(base))
 
     def files(self, prefix: str = "") -> list[StoredFile]:
         """All files under a prefix (temporary ones too), sorted by path, from one listing."""
         fs, base = self._open()
         start = f"{base}/{prefix}".rstrip("/")
-        try:
-            listing = fs.find(start, detail=True)
-        except FileNotFoundError:
-            return []
+        listing = retried(lambda: find_files(fs, start), self.location(prefix))
         found = [
             StoredFile(path[len(base) + 1 :], int(info["size"]), _changed(info), _stamp(info))
             for path, info in listing.items()
@@ -272,10 +285,6 @@ class ArtifactStore(dg.ConfigurableResource):
         self.write_json(self.head_path(key, partition), head)
 
     # -- inside ----------------------------------------------------------------------------------------------------
-
-    def _renamed(self, path: str) -> _Renamed:
-        _, base = self._open()
-        return _Renamed(Path(base, path))
 
     def _missing(self, path: str) -> FileNotFoundError:
         return FileNotFoundError(f"{self.location(path)} is not in the store: materialize again with --force")
@@ -313,6 +322,8 @@ class Artifact:
                     read(file.path)
             except CorruptArtifactError:
                 return True
+            except FileNotFoundError:  # a checkpoint of another process, which has finished
+                continue
         return False
 
     def commit(self, record: dict[str, Any]) -> None:
@@ -325,22 +336,8 @@ class Artifact:
         return record
 
 
-class _Renamed:
-    """Gives a temporary path beside the target; renames it on success, removes it on failure."""
-
-    def __init__(self, target: Path) -> None:
-        self._target = target
-        self._temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}{TEMPORARY}")
-
-    def __enter__(self) -> Path:
-        self._target.parent.mkdir(parents=True, exist_ok=True)
-        return self._temporary
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if error is None:
-            self._temporary.replace(self._target)
-        else:
-            self._temporary.unlink(missing_ok=True)
+def _notes(data: bytes) -> dict[str, str]:
+    return dict(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {}))
 
 
 def _changed(info: dict[str, Any]) -> float:
@@ -351,12 +348,3 @@ def _changed(info: dict[str, Any]) -> float:
 def _stamp(info: dict[str, Any]) -> str:
     # A file is replaced, never written again: locally by another inode.
     return str(info.get("ETag") or f"{info.get('ino')}-{info.get('mtime')}-{info['size']}")
-
-
-def _prune_empty_folders(folder: Path, top: Path) -> None:
-    while folder != top:
-        try:
-            folder.rmdir()
-        except OSError:
-            return
-        folder = folder.parent

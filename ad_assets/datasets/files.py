@@ -7,6 +7,7 @@ Readers see relative posix paths only, so the same reader runs on a local folder
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from ad_assets.datasets.base import FileStamp
+from ad_assets.storage import find_files, retried
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,8 +46,11 @@ class ImageFiles:
 
         Raises:
             ValueError: the root does not exist or holds no file.
+            StorageError: its storage does not answer.
         """
-        found = dict(_walk_local(Path(self._folder)) if self._is_local else self._walk_remote())
+        walk = partial(_walk_local, Path(self._folder)) if self._is_local else self._walk_remote
+        # Absent is an upload that was renamed, or a folder removed, while it was listed.
+        found = retried(lambda: dict(walk()), self.root, also=(FileNotFoundError,))
         if not found:
             state = "is empty" if self._fs.exists(self._folder) else "does not exist"
             raise ValueError(
@@ -58,10 +63,9 @@ class ImageFiles:
         """All bytes of one file.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: it cannot be read; `StorageError` if its storage does not answer.
         """
-        data: bytes = self._fs.cat_file(f"{self._folder}/{path}")
-        return data
+        return self._cat(path)
 
     def is_whole(self, path: str, size: int) -> bool:
         """Whether a file can be complete, by its end: PNG and JPEG say where they end; of others nothing is known.
@@ -74,8 +78,12 @@ class ImageFiles:
         mark = marks.get(PurePosixPath(path).suffix.lower())
         if mark is None:
             return size > 0
-        end: bytes = self._fs.cat_file(f"{self._folder}/{path}", start=max(0, size - _END), end=size)
-        return mark in end
+        return mark in self._cat(path, start=max(0, size - _END), end=size)
+
+    def _cat(self, path: str, **part: int) -> bytes:
+        name = f"{self._folder}/{path}"
+        data: bytes = retried(lambda: self._fs.cat_file(name, **part), f"{self.root.rstrip('/')}/{path}")
+        return data
 
     @property
     def _is_local(self) -> bool:
@@ -83,11 +91,7 @@ class ImageFiles:
 
     def _walk_remote(self) -> Iterator[tuple[str, FileStamp]]:
         self._fs.invalidate_cache()  # a sensor lists again and again, and must see what is new
-        try:
-            infos: dict[str, dict[str, Any]] = self._fs.find(self._folder, detail=True)
-        except FileNotFoundError:  # no such bucket
-            return
-        for name, info in infos.items():
+        for name, info in find_files(self._fs, self._folder).items():
             path = name[len(self._folder) :].lstrip("/")
             # A zero-byte key that ends in a slash is how object stores draw an empty folder.
             if info.get("type") == "file" and path and not path.endswith("/") and not _is_clutter(path):

@@ -31,6 +31,7 @@ from ad_assets.datasets.base import (
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.images import ImageError, decode_mask_with_mode, decode_with_mode
 from ad_assets.datasets.looks import look_at
+from ad_assets.storage import StorageError
 
 # Decoding is half waiting (disk, object store) and half work outside the interpreter's lock.
 THREADS = 8
@@ -197,6 +198,8 @@ def _inspect(files: ImageFiles, looks: bool, path: str, stamp: FileStamp, mask: 
             glance = look_at(rgb) if looks else None
     except ImageError as error:
         return Problem(path, error.message)
+    except StorageError:
+        raise  # not the image's fault: no index without it
     except OSError as error:
         return Problem(path, f"cannot be read ({error}): check that it still exists and its permissions")
     digest = hashlib.sha256(data).hexdigest()

@@ -32,6 +32,7 @@ from ad_assets.datasets.base import (
     Reader,
 )
 from ad_assets.datasets.files import ImageFiles
+from ad_assets.storage import StorageError
 
 ANOMALY = "anomaly"  # the defect type where the table tells none
 _LABELS: dict[str, Literal[0, 1]] = {
@@ -80,6 +81,8 @@ def read_file(root: str, path: str) -> bytes:
             return ImageFiles(root).read(_relative(path))
         folder, _, name = path.replace("\\", "/").rpartition("/")
         return ImageFiles(folder or "/").read(name)
+    except StorageError:
+        raise
     except OSError:
         message = f"cannot be read: paths are relative to the dataset's root ({root}), unless absolute or URLs"
         raise DatasetError("manifest", [Problem(path, message)]) from None

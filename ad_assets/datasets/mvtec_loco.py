@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from ad_assets.datasets.base import AnomalyKind, DatasetError, Problem, Saturation, register_reader
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.published import Counts, WithValidation
+from ad_assets.storage import StorageError
 
 _KINDS: dict[str, AnomalyKind] = {"logical_anomalies": "logical", "structural_anomalies": "structural"}
 
@@ -59,6 +60,8 @@ class MvtecLocoReader(WithValidation):
         (path,) = self.tables(category)
         try:
             return _saturations(json.loads(ImageFiles(self.root).read(path)))
+        except StorageError:
+            raise
         except FileNotFoundError:
             message = "is missing: it says how much of each defect must be found; copy it from the archive"
         except (OSError, ValueError, TypeError, LookupError) as error:

@@ -42,9 +42,12 @@ class StoreCheckpoints(Checkpoints):
         Raises:
             CorruptArtifactError: it cannot be read.
         """
-        if not self._store.exists(self._path):
+        try:
+            # In one go: another process that trains the same may replace or clear it meanwhile.
+            tensors, notes = self._store.read_noted_tensors(self._path)
+        except FileNotFoundError:
             return None
-        return self._store.read_tensors(self._path), json.loads(self._store.read_notes(self._path)["info"])
+        return tensors, json.loads(notes["info"])
 
     def save(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Replace the checkpoint; its values lie in the header of the tensors, so that both are of one moment."""

@@ -11,17 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ad_assets.defs.attempts import MOST_ATTEMPTS, attempt_path
 from ad_assets.defs.partitions import LiveCategories
-from ad_assets.defs.stages import (
-    MOST_ATTEMPTS,
-    Head,
-    Key,
-    Slot,
-    Stage,
-    Upstream,
-    attempt_path,
-    planned_head,
-)
+from ad_assets.defs.stages import Head, Key, Slot, Stage, Upstream, planned_head
 from resources.store import ArtifactStore
 
 

@@ -15,7 +15,7 @@ from ad_assets.benchmark import Dataset, fingerprint
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.images import decode_rgb
 from ad_assets.defs.images import images_part
-from ad_assets.defs.stages import Check, Judgement, Parts, Stage, Upstream, Verdict, Work
+from ad_assets.defs.stages import GPU, Check, Judgement, Parts, Stage, Upstream, Verdict, Work
 from ad_assets.extractor import Extractor
 from ad_assets.methods import Features
 from resources.backbones import load_backbone
@@ -50,9 +50,7 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
         missing = [image for image in sorted(paths) if work.force or feature_path(address, image) not in stored]
         shapes, odd = _extract(work, dataset, extractor, address, {image: paths[image] for image in missing})
         if odd and not dataset.production:
-            raise dg.Failure(
-                f"features that are not finite, of {', '.join(odd[:10])}: {NOT_FINITE}", allow_retries=False
-            )
+            raise dg.Failure(f"features of {odd[0]} and others are not finite: {NOT_FINITE}", allow_retries=False)
         splits = {
             split: sorted({row["image_id"] for row in rows if row["split"] == split}) for split in ("train", "test")
         }
@@ -82,6 +80,7 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
         judge=judge if dataset.production else None,
         checks=(FINITE,) if dataset.production else (),
         partitions=index.partitions,
+        pool=GPU,
         group=f"{dataset.name}/features",
         kinds=frozenset({"torch", "safetensors"}),
         description=f"Features of {extractor.backbone} ({extractor.weights} weights) at {', '.join(extractor.taps)}, "

@@ -140,7 +140,8 @@ def build_definitions(benchmark: Benchmark) -> tuple[dg.Definitions, list[Stage]
     condition = up_to_date(benchmark, stages)
     automation = automation_of(benchmark, stages)
     definitions = dg.Definitions(
-        assets=[to_asset(stage, condition) for stage in stages],
+        # One at a time on the accelerator, which each would fill; without one, categories run side by side.
+        assets=[to_asset(stage, condition, pooled=benchmark.compute.may_use_gpu()) for stage in stages],
         jobs=automation.jobs,
         sensors=automation.sensors,
         schedules=automation.schedules,

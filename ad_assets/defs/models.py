@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ad_assets.benchmark import Dataset, Detector
 from ad_assets.defs.checkpoints import StoreCheckpoints
 from ad_assets.defs.features import read_features
-from ad_assets.defs.stages import Parts, Stage, Upstream, Work, read_head
+from ad_assets.defs.stages import GPU, Parts, Stage, Upstream, Work, read_head
 from ad_assets.methods import Method, Runtime, State
 from ad_assets.methods.base import ProgressReport
 from ad_assets.report import pictures
@@ -80,6 +80,7 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
         address=parts,
         build=build,
         partitions=features.partitions,
+        pool=GPU,
         group=f"{dataset.name}/{detector.name}",
         kinds=frozenset({"torch", "safetensors"}),
         description=f"What {config['method']} learnt from the nominal training images.",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ad_assets.benchmark import Dataset, Detector, fingerprint
 from ad_assets.defs.features import read_features
 from ad_assets.defs.models import read_state, runtime
-from ad_assets.defs.stages import Parts, Stage, Upstream, Work
+from ad_assets.defs.stages import GPU, Parts, Stage, Upstream, Work
 from ad_assets.methods import Features, Matches, MatchingMethod, Method, State
 from ad_assets.methods.bank_search import by_image, together
 from ad_assets.methods.matching import Found
@@ -55,6 +55,7 @@ def neighbours_stage(dataset: Dataset, detector: Detector, state: Stage, feature
         address=parts,
         build=build,
         partitions=features.partitions,
+        pool=GPU,
         group=f"{dataset.name}/{detector.name}",
         kinds=frozenset({"torch", "safetensors"}),
         description="The nearest rows of the memory bank for every patch: distances and row numbers, nearest first.",

@@ -16,7 +16,7 @@ from ad_assets.defs.checkpoints import epoch_path, kept_epochs
 from ad_assets.defs.features import read_features
 from ad_assets.defs.models import read_state, runtime
 from ad_assets.defs.score_maps import Scorer
-from ad_assets.defs.stages import Parts, Stage, Upstream, Work
+from ad_assets.defs.stages import GPU, Parts, Stage, Upstream, Work
 from ad_assets.defs.truth import Comparison, Truth, quality
 from ad_assets.extractor import Extractor
 from ad_assets.methods.trained import Network, TrainedMethod
@@ -82,6 +82,7 @@ def oracle_epochs_stage(
         address=parts,
         build=build,
         partitions=features.partitions,
+        pool=GPU,
         group=f"{dataset.name}/{detector.name}",
         kinds=frozenset({"python"}),
         description="The test set after every kept epoch, measured with its labels: what a choice of the best epoch, "

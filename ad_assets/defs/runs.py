@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import dagster as dg
 from ad_assets.defs.plan import Step
 from ad_assets.defs.stages import FORCE_TAG
 from ad_assets.defs.terminal import TERMINAL_RUN_CONFIG
+from resources.disk import write_whole
 
 PROCESS_TAG = "ad_assets/process"
 
@@ -33,10 +33,11 @@ def open_instance() -> dg.DagsterInstance:
     home.mkdir(parents=True, exist_ok=True)
     shipped = Path(__file__).parents[2] / "dagster.yaml"
     if shipped.is_file() and not (home / "dagster.yaml").is_file():
-        shutil.copyfile(shipped, home / "dagster.yaml")
+        write_whole(home / "dagster.yaml", shipped.read_bytes())  # whole: another command may be reading it
     os.environ["DAGSTER_HOME"] = str(home)
     instance = dg.DagsterInstance.get()
     _close_runs_of_dead_processes(instance)
+    _free_slots_of_finished_runs(instance)
     return instance
 
 
@@ -105,3 +106,16 @@ def _close_runs_of_dead_processes(instance: dg.DagsterInstance) -> None:
         host, _, pid = run.tags.get(PROCESS_TAG, "").rpartition(":")
         if host == socket.gethostname() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists():
             instance.report_run_failed(run, f"process {pid} ended before the run did")
+
+
+def _free_slots_of_finished_runs(instance: dg.DagsterInstance) -> None:
+    """A run that was killed, or stopped with Ctrl-C, keeps its slots of pools; without a daemon the next would wait."""
+    storage = instance.event_log_storage
+    if not storage.supports_global_concurrency_limits:
+        return
+    for pool in storage.get_concurrency_keys():
+        info = storage.get_concurrency_info(pool)
+        for run_id in info.active_run_ids | info.pending_run_ids:
+            run = instance.get_run_by_id(run_id)
+            if run is None or run.is_finished:
+                storage.free_concurrency_slots_for_run(run_id)

@@ -16,7 +16,7 @@ from ad_assets.benchmark import Dataset, Detector, Evaluation
 from ad_assets.defs.features import read_features
 from ad_assets.defs.models import read_state, runtime
 from ad_assets.defs.neighbours import read_matches
-from ad_assets.defs.stages import Parts, Stage, Upstream, Work
+from ad_assets.defs.stages import GPU, Parts, Stage, Upstream, Work
 from ad_assets.extractor import Extractor
 from ad_assets.methods import Features, Matches, MatchingMethod, Method, Runtime, ScoreMaps, State
 from ad_assets.methods.matching import Found
@@ -262,6 +262,7 @@ def _stage(
         address=parts,
         build=build,
         partitions=deps[0].partitions,
+        pool=GPU,
         group=f"{dataset.name}/{detector}",
         kinds=frozenset({"torch", "safetensors"}),
         description=f"{what} Float32, higher is more anomalous; neither clamped nor normalised.",

@@ -12,21 +12,21 @@ own stale marks follow the same arithmetic.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import dagster as dg
 
 from ad_assets.benchmark import fingerprint
+from ad_assets.defs.attempts import attempted
 from ad_assets.defs.progress import Progress
 from resources.compute import Compute
 from resources.store import Artifact, ArtifactStore
 
 FORCE_TAG = "ad_assets/force"
 VERIFY_TAG = "ad_assets/verify"
-MOST_ATTEMPTS = 3  # builds of one address that were cut off before automation gives up
+GPU = "gpu"  # the pool of stages that use the accelerator
 
 Key = tuple[str, ...]
 Slot = tuple[Key, str | None]
@@ -140,7 +140,7 @@ class Stage:
         partitions: the categories; None for an asset over all categories. `LiveCategories` come and go.
         checks: what each materialization is asked.
         judge: answers `checks`, and does what follows from the answers; called whether the artifact was built or found.
-        pool: the Dagster pool whose slots its runs take.
+        pool: the Dagster pool whose slots it takes, on machines that have what the pool stands for.
         group: group in the UI.
         kinds: marks in the UI.
         description: one paragraph for the UI.
@@ -261,29 +261,6 @@ def current_upstream(stage: Stage, partition: str | None, store: ArtifactStore) 
     return Upstream(heads, partition), left_out
 
 
-def attempt_path(key: Key, partition: str | None) -> str:
-    """Where a build leaves word of itself until it succeeds, so that automation does not try for ever."""
-    return "/".join(["attempts", *key, f"{partition or '_'}.json"])
-
-
-@contextmanager
-def attempted(store: ArtifactStore, stage: Stage, partition: str | None, head: Head) -> Iterator[None]:
-    """Keep account of a build: an attempt that failed or was cut off stays on record, with the address it was for."""
-    path = attempt_path(stage.key, partition)
-    try:
-        before = store.read_json(path)
-    except FileNotFoundError:
-        before = {"version": head.version, "count": 0}
-    count = before["count"] + 1 if before["version"] == head.version else 1
-    store.write_json(path, {"version": head.version, "count": count, "error": ""})
-    try:
-        yield
-    except Exception as error:
-        store.write_json(path, {"version": head.version, "count": count, "error": f"{type(error).__name__}: {error}"})
-        raise
-    store.delete([path])
-
-
 def materialize(
     stage: Stage,
     partition: str | None,
@@ -293,6 +270,7 @@ def materialize(
     *,
     force: bool = False,
     verify: bool = False,
+    again: bool = False,
 ) -> dg.MaterializeResult[Any]:
     """Find or build one asset partition and point its head at it.
 
@@ -304,6 +282,7 @@ def materialize(
         log: where progress is told.
         force: build even what is there.
         verify: believe no change stamp and no marker: read what is there, and build what is damaged again.
+        again: this repeats what failed a moment ago, and is no attempt of its own.
 
     Raises:
         UpstreamError: something it reads is missing or was made under another setting.
@@ -317,9 +296,9 @@ def materialize(
     found = artifact.exists() and not force and not (verify and artifact.damaged())
     work = Work(stage, upstream, store, compute, progress, artifact, force or verify)
     if not found:
-        with attempted(store, stage, partition, head):
+        with attempted(store, stage.key, partition, head.version, again=again):
             metadata = build(work)
-        artifact.commit({"asset": stage.name, "metadata": metadata, "seconds": time.perf_counter() - started})
+            artifact.commit({"asset": stage.name, "metadata": metadata, "seconds": time.perf_counter() - started})
     metadata = artifact.record()["metadata"]
     judgement = stage.judge(work) if stage.judge else Judgement()
     blocking = {check.name for check in stage.checks if check.blocking}
@@ -327,12 +306,7 @@ def materialize(
     store.write_head(
         stage.key,
         partition,
-        {
-            "version": head.version,
-            "parts": head.parts,
-            "code_version": head.code_version,
-            **({"blocked": blocked} if blocked else {}),
-        },
+        {**asdict(head), **({"blocked": blocked} if blocked else {})},
     )
     seconds = time.perf_counter() - started
     progress.done("found, nothing to compute" if found else f"built in {seconds:.1f} s")

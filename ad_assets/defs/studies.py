@@ -22,7 +22,7 @@ from ad_assets.defs.features import read_features
 from ad_assets.defs.models import read_state, runtime, state_stage
 from ad_assets.defs.neighbours import neighbours_stage, read_matches
 from ad_assets.defs.score_maps import Scorer, seconds_each
-from ad_assets.defs.stages import Head, Parts, Stage, Upstream, Work
+from ad_assets.defs.stages import GPU, Head, Parts, Stage, Upstream, Work
 from ad_assets.defs.truth import Comparison, Truth, quality
 from ad_assets.extractor import Extractor
 from ad_assets.methods import Matches, Method, State
@@ -108,6 +108,7 @@ def study_stage(
         address=parts,
         build=build,
         partitions=index.partitions,
+        pool=GPU,
         group=f"{dataset.name}/studies",
         kinds=frozenset({"parquet"}),
         description=f"{study.base} with other settings: {'; '.join(settings)}. Nothing is chosen from it.",

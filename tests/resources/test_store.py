@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -129,3 +130,45 @@ def test_a_killed_writer_leaves_only_whole_files(tmp_path: Path) -> None:
         assert tensor.shape == (200_000,)
         assert (tensor == tensor[0]).all()
     shutil.rmtree(tmp_path)
+
+
+def test_writing_beside_a_process_that_removes_empty_folders(tmp_path: Path) -> None:
+    one, two = (ArtifactStore(root=str(tmp_path / "store")) for _ in range(2))
+    failed: list[BaseException] = []
+
+    def busy(store: ArtifactStore, name: str) -> None:
+        try:
+            for _ in range(300):
+                store.write_bytes(f"attempts/parts/small/{name}", b"1")
+                store.delete([f"attempts/parts/small/{name}"])
+        except BaseException as error:
+            failed.append(error)
+            raise
+
+    threads = [threading.Thread(target=busy, args=each) for each in ((one, "bolt"), (two, "nut"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+
+
+def test_tensors_and_notes_are_of_one_moment(tmp_path: Path) -> None:
+    store, stop = ArtifactStore(root=str(tmp_path)), threading.Event()
+
+    def replace() -> None:
+        step = 0
+        while not stop.is_set():
+            step += 1
+            store.write_tensors("checkpoint", {"step": torch.tensor(step)}, {"step": str(step)})
+
+    store.write_tensors("checkpoint", {"step": torch.tensor(0)}, {"step": "0"})
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        for _ in range(300):
+            tensors, notes = store.read_noted_tensors("checkpoint")
+            assert int(tensors["step"]) == int(notes["step"])
+    finally:
+        stop.set()
+        writer.join()

@@ -1,0 +1,70 @@
+"""What becomes of builds that fail: which are repeated within a run, and which automation tries again.
+
+A build that fails for a reason that may pass is repeated twice in its run, after pauses, and then left for the next run
+of automation, a few times. One that fails for any other reason fails at once, and automation leaves it alone until what
+it would be made from changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import dagster as dg
+
+from ad_assets.storage import StorageError, may_pass
+from resources.disk import NoSpaceError
+from resources.store import ArtifactStore
+
+MOST_ATTEMPTS = 3  # runs that did not finish a build of one address before automation gives up
+REPEATS = dg.RetryPolicy(
+    max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
+)  # seconds: 10, 30
+
+
+def mends_itself(error: BaseException) -> bool:
+    """Whether repeating a build a little later may help: storage that does not answer, memory that others hold."""
+    return (
+        isinstance(error, StorageError | MemoryError)
+        or may_pass(error)
+        or type(error).__name__ == "OutOfMemoryError"  # torch's, which is not worth importing torch for
+    )
+
+
+def attempt_path(key: Sequence[str], partition: str | None) -> str:
+    """Where a build leaves word of itself until it succeeds, so that automation does not try for ever."""
+    return "/".join(["attempts", *key, f"{partition or '_'}.json"])
+
+
+@contextmanager
+def attempted(
+    store: ArtifactStore, key: Sequence[str], partition: str | None, version: str, *, again: bool = False
+) -> Iterator[None]:
+    """Keep account of a build: an attempt that failed or was cut off stays on record, with the address it was for.
+
+    Its error is left out where the build itself is not to blame: then it counts as one that was cut off.
+
+    Args:
+        store: where the record lies.
+        key: the asset.
+        partition: its category.
+        version: the address.
+        again: whether this repeats, within a run, an attempt on record.
+    """
+    path = attempt_path(key, partition)
+    try:
+        before = store.read_json(path)
+    except FileNotFoundError:
+        before = {"version": "", "count": 0}
+    count = before["count"] if before["version"] == version else 0
+    count = max(1, count + (not again))
+    store.write_json(path, {"version": version, "count": count, "error": ""})
+    try:
+        yield
+    except Exception as error:
+        if not (mends_itself(error) or isinstance(error, NoSpaceError)):
+            told = f"{type(error).__name__}: {error}"
+            with suppress(OSError):  # what the build said matters more
+                store.write_json(path, {"version": version, "count": count, "error": told})
+        raise
+    store.delete([path])

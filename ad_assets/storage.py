@@ -1,0 +1,124 @@
+"""Requests to disks, network shares and object stores: tried again when they fail for a reason that may pass.
+
+A time-out, a lost connection, a server that is busy: these pass. A missing file, a permission, a full disk or a damaged
+file do not, and are told at once. Only requests that may be made twice belong here: reads, listings, writes of whole
+files, and deletions of what may be absent already.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import itertools
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from fsspec.asyn import AsyncFileSystem
+from fsspec.spec import AbstractFileSystem
+
+T = TypeVar("T")
+
+RETRIES = 5
+FIRST_PAUSE = 0.2  # seconds, then twice as long each time: 6 s in all, what passes later is for the asset to repeat
+_LOG = logging.getLogger(__name__)
+
+# s3fs says EBUSY for SlowDown and 503, EREMOTEIO for 500; network shares say the others.
+_ERRNOS = {
+    getattr(errno, name)
+    for name in (
+        *("EIO", "ETIMEDOUT", "ESTALE", "EAGAIN", "EBUSY", "EREMOTEIO", "ECONNRESET", "ECONNREFUSED", "ECONNABORTED"),
+        *("EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENETRESET", "ENOBUFS", "ESHUTDOWN"),
+    )
+    if hasattr(errno, name)
+}
+_STATUSES = {408, 425, 429, 500, 502, 503, 504}
+# Of botocore and aiohttp, which are there only with the extra s3 and derive from neither OSError.
+_NAMES = {"HTTPClientError", "ConnectionError", "ClientConnectionError", "ClientPayloadError", "ResponseParserError"}
+
+
+class StorageError(OSError):
+    """Storage did not answer in several tries; the message names the place and what to do."""
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same request may succeed a little later."""
+    if isinstance(error, TimeoutError | ConnectionError | http.client.IncompleteRead):
+        return True
+    status = _status(error) or _status(error.__cause__)
+    number = getattr(error, "errno", None)
+    if number == errno.EIO and status:  # s3fs says EIO for every answer that it does not know
+        return status in _STATUSES
+    return number in _ERRNOS or status in _STATUSES or any(kind.__name__ in _NAMES for kind in type(error).__mro__)
+
+
+def _status(error: BaseException | None) -> int | None:
+    """The HTTP status of an error of botocore, aiohttp, gcsfs or adlfs."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    told = (response, *(getattr(error, name, None) for name in ("status", "status_code", "code")))
+    return next((value for value in told if isinstance(value, int)), None)
+
+
+def retried(request: Callable[[], T], place: str, also: tuple[type[Exception], ...] = ()) -> T:
+    """The answer to a request; it is made again, after growing pauses, while it fails for a reason that may pass.
+
+    Args:
+        request: may be made any number of times.
+        place: file, folder or URL that it is about, for people.
+        also: other errors that may pass here.
+
+    Raises:
+        StorageError: the last try failed for such a reason too.
+        Exception: whatever else the request raises, at once.
+    """
+    started = time.monotonic()
+    for number in itertools.count(1):
+        try:
+            return request()
+        except Exception as error:
+            if not (may_pass(error) or isinstance(error, also)):
+                raise
+            cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            if number > RETRIES:
+                raise StorageError(
+                    f"{place}: {cause}, in each of {number} tries within {time.monotonic() - started:.0f} s. See that "
+                    "the disk, share or server is there and answers, then run again: what is finished is kept"
+                ) from error
+        # Jittered: processes that failed together do not come back together.
+        pause = FIRST_PAUSE * 2 ** (number - 1) * random.uniform(0.5, 1.5)  # noqa: S311 - not secret
+        _LOG.warning("%s: %s; trying again in %.1f s (%d of %d)", place, cause, pause, number, RETRIES)
+        time.sleep(pause)
+    raise AssertionError("unreachable")
+
+
+def find_files(fs: AbstractFileSystem, folder: str) -> dict[str, dict[str, Any]]:
+    """Path -> info of every file below a folder, empty if there is none; what cannot be listed is an error.
+
+    fsspec's own walk takes a folder that cannot be listed for an empty one: images would vanish from a data set, and
+    what only a hidden file refers to would be collected.
+    """
+    if getattr(type(fs), "_find", None) is AsyncFileSystem._find or type(fs).find is AbstractFileSystem.find:
+        return dict(_walk(fs, folder))
+    try:
+        found: dict[str, dict[str, Any]] = fs.find(folder, detail=True)  # an object store's: one listing for all
+    except FileNotFoundError:  # no such bucket
+        return {}
+    return found
+
+
+def _walk(fs: AbstractFileSystem, folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        entries = fs.ls(folder, detail=True)
+    except FileNotFoundError:  # never there, or removed since the folder above was listed
+        return
+    for info in entries:
+        name = info["name"].rstrip("/")
+        if info["type"] == "directory":
+            if name != folder:
+                yield from _walk(fs, name)
+        else:
+            yield name, info

@@ -1,0 +1,73 @@
+"""Files of a local disk or network share: written whole or not at all, folders that come and go with them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TEMPORARY = ".tmp"
+
+
+class NoSpaceError(OSError):
+    """A disk or a quota is full; the message says how much is free and what to do."""
+
+
+def write_whole(target: Path, data: bytes) -> None:
+    """Write a file under a temporary name and rename it, so that nobody ever sees a part of it.
+
+    Raises:
+        FileNotFoundError: another process removed the folder, which was empty, at that very moment.
+        NoSpaceError: the disk is full.
+        OSError: anything else; in any case what was there before is still there, and nothing else.
+    """
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}{TEMPORARY}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_space(error, target, len(data)) from error
+        raise
+
+
+def _no_space(error: OSError, target: Path, size: int) -> NoSpaceError:
+    free = shutil.disk_usage(next(folder for folder in target.absolute().parents if folder.exists())).free
+    return NoSpaceError(
+        f"{target} ({size / 1e6:,.1f} MB) cannot be written: {error.strerror}, {free / 1e6:,.1f} MB are free there. "
+        "Make room, remove what nothing refers to (ad-assets gc --delete), or set another store.root; then run again: "
+        "what is finished is kept"
+    )
+
+
+def map_tensors(path: Path, *, notes_only: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file, mapped until they are used, and the notes in its header."""
+    from safetensors import safe_open
+
+    # Opened twice: safetensors takes whatever keeps it from opening a file for its absence.
+    with path.open("rb"), safe_open(path, framework="pt") as file:
+        tensors = {} if notes_only else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, dict(file.metadata() or {})
+
+
+def prune_empty_folders(folder: Path, top: Path) -> None:
+    """Remove a folder and those above it, up to `top`, as far as they are empty."""
+    while folder != top:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent
