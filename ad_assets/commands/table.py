@@ -116,13 +116,17 @@ class _Graphs:
             self._applied |= set(overrides)
             try:
                 loaded = load_config(source, overrides, environ, bundled=self._options.bundled)
-                self._opened[source] = Graph.of(loaded), ""
-            except ValueError as error:
+            except ConfigError as error:
                 # One file of many that an override does not suit keeps no list from being printed.
                 if self._options.config or not (self._options.list or _wrong_as_shipped(source)):
                     raise ConfigError(str(error)) from error
                 head, *faults = map(str.strip, str(error).splitlines())
                 self._opened[source] = None, "; ".join(faults) or head
+                return self._opened[source]
+            try:
+                self._opened[source] = Graph.of(loaded), ""
+            except ValueError as error:  # the categories lie in a folder that is not there
+                self._opened[source] = None, str(error)
         return self._opened[source]
 
     def check(self, parts: list[_Computed]) -> None:
