@@ -8,7 +8,8 @@ looks is seen at the next look, and a rebuild with an equal result changes nothi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ad_assets.defs.attempts import MOST_ATTEMPTS, attempt_path
@@ -25,10 +26,15 @@ class StoredHeads:
         self._read: dict[str, tuple[str, Any]] = {}
         self._now: dict[str, str] = {}
 
-    def look(self) -> None:
-        """List again."""
+    def look(self, slots: Iterable[Slot] = ()) -> None:
+        """List again; from an object store, read at once what is new of some heads, else when they are asked for."""
         self._now = {file.path: file.stamp for prefix in ("heads", "attempts") for file in self._store.files(prefix)}
-        self._read = {path: known for path, known in self._read.items() if path in self._now}
+        self._read = {path: known for path, known in self._read.items() if self._now.get(path) == known[0]}
+        if self._store.is_local:
+            return
+        paths = {self._store.head_path(*slot) for slot in slots}
+        with ThreadPoolExecutor(max_workers=16) as pool:
+            list(pool.map(self.read, sorted(paths & self._now.keys() - self._read.keys())))
 
     def read(self, path: str) -> Any:
         """The JSON value at a path; None where there is none."""
@@ -66,7 +72,7 @@ class Currency:
 
     def look(self) -> None:
         """See the store as it is now."""
-        self._heads.look()
+        self._heads.look((stage.key, name) for stage in self._stages.values() for name in stage.partitions or (None,))
         self._planned = {}
         self._due = {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.benchmark import Dataset, Production, fingerprint
@@ -140,9 +140,9 @@ def _truth(row: dict[str, Any]) -> list[Any]:
     return [*told, *([row["anomaly_kind"], row["mask_saturations"]] if row["anomaly_kind"] else [])]
 
 
-def changed_files(dataset: Dataset, store: ArtifactStore) -> dict[str, str]:
+def changed_files(dataset: Dataset, store: ArtifactStore, wanted: Collection[str] | None = None) -> dict[str, str]:
     """Category -> what changed in its folder since it was indexed, in words; from one listing, opening nothing."""
-    categories = dataset.reader.categories()
+    categories = dataset.reader.categories() if wanted is None else wanted
     try:
         listing = ImageFiles(dataset.reader.root).listing()
     except ValueError:

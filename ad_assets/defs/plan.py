@@ -6,20 +6,29 @@ cost nothing: whether an artifact is already in the store is known beforehand an
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import dagster as dg
-
-# Internal to Dagster: the only interface to stale marks by partition (the public one ignores partitions).
-from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.definitions.data_version import StaleStatus
 from dagster._core.loader import LoadingContext
 
 from ad_assets.benchmark import Benchmark
 from ad_assets.defs.comparison import COMPARISONS
+from ad_assets.defs.currency import StoredHeads
 from ad_assets.defs.images import changed_files
-from ad_assets.defs.stages import Head, Slot, Stage, UpstreamError, current_upstream, planned_head, read_head
+from ad_assets.defs.marks import StaleMarks
+from ad_assets.defs.stages import (
+    Head,
+    HeadReader,
+    Slot,
+    Stage,
+    UpstreamError,
+    current_upstream,
+    planned_head,
+    read_head,
+)
 from resources.store import ArtifactStore
 
 Action = Literal["compute", "reuse", "scan"]
@@ -66,10 +75,12 @@ def plan(
         force: take every selected asset partition, stale or not.
     """
     graph = definitions.resolve_asset_graph()
-    resolver = CachingStaleStatusResolver(instance, graph, _Loading(instance))
+    marks = StaleMarks(instance, graph, _Loading(instance), categories)
     needed, below = _wanted(stages, selected)
     chosen = {stage.key for stage in stages if selected is None or dg.AssetKey(list(stage.key)) in selected}
-    files = _FileChanges(benchmark, store)
+    files = _FileChanges(benchmark, store, categories)
+    heads = StoredHeads(store)
+    heads.look(_read_slots(stages, categories))
     memory: dict[Slot, Head | None] = {}
     scanned: set[tuple[str, str | None]] = set()
     steps: dict[Slot, Step] = {}
@@ -79,7 +90,7 @@ def plan(
         for partition in stage.partitions if stage.partitions is not None else (None,):
             if categories is not None and partition is not None and partition not in categories:
                 continue
-            if stage.key not in needed and _lacks(stage, partition, steps, store):
+            if stage.key not in needed and _lacks(stage, partition, steps, heads):
                 continue
             slot = (stage.key, partition)
             reason = "forced" if force and stage.key in chosen else ""
@@ -87,8 +98,8 @@ def plan(
             reason = reason or next(
                 (f"{'/'.join(up[0][1:])} is rebuilt" for up in stage.slots(partition) if up in steps), ""
             )
-            reason = reason or _dagster_reason(resolver, stage, partition)
-            reason = reason or _store_reason(stage, partition, store)
+            reason = reason or _dagster_reason(marks, stage, partition)
+            reason = reason or _store_reason(stage, partition, store, heads)
             if not reason:
                 continue
             action: Action = "scan" if stage.address is None else "compute"
@@ -97,7 +108,7 @@ def plan(
                 # What follows an image index that is scanned again can be told only afterwards.
                 scanned |= {(dataset, partition), (dataset, None), (COMPARISONS, None)}
             elif (dataset, partition) not in scanned and not force:
-                head = planned_head(stage, partition, store, memory)
+                head = planned_head(stage, partition, heads, memory)
                 if head and store.artifact(stage.kind, head.version).exists():
                     action = "reuse"
             steps[slot] = Step(stage, partition, reason, action)
@@ -118,6 +129,15 @@ class _Loading(LoadingContext):
     @property
     def loaders(self) -> dict[Any, Any]:
         return self._loaders
+
+
+def _read_slots(stages: Sequence[Stage], categories: Collection[str] | None) -> Iterator[Slot]:
+    """The asset partitions whose heads a plan may read."""
+    for stage in stages:
+        if stage.partitions is None:
+            yield from [(stage.key, None), *stage.slots(None)]
+        else:
+            yield from ((stage.key, name) for name in stage.partitions if categories is None or name in categories)
 
 
 def _wanted(
@@ -142,7 +162,7 @@ def _wanted(
     return wanted, below
 
 
-def _lacks(stage: Stage, partition: str | None, steps: dict[Slot, Step], store: ArtifactStore) -> bool:
+def _lacks(stage: Stage, partition: str | None, steps: dict[Slot, Step], heads: HeadReader) -> bool:
     """Whether a stage below the selection could not run: it reads what is not there and nobody asked for.
 
     A report lacks its leaderboard, an ensemble another member. Of categories a leaderboard needs some one.
@@ -150,7 +170,7 @@ def _lacks(stage: Stage, partition: str | None, steps: dict[Slot, Step], store: 
     by_key = {dep.key: dep for dep in stage.deps}
 
     def there(slot: Slot) -> bool:
-        head = read_head(store, *slot)
+        head = read_head(heads, *slot)
         return slot in steps or (head is not None and head.code_version == by_key[slot[0]].code_version)
 
     slots = stage.slots(partition)
@@ -162,26 +182,28 @@ def _lacks(stage: Stage, partition: str | None, steps: dict[Slot, Step], store: 
 class _FileChanges:
     """Compares one listing of each dataset with what its image indexes were made from."""
 
-    def __init__(self, benchmark: Benchmark, store: ArtifactStore) -> None:
+    def __init__(self, benchmark: Benchmark, store: ArtifactStore, categories: Collection[str] | None) -> None:
         self._benchmark = benchmark
         self._store = store
+        self._categories = categories
         self._changes: dict[str, dict[str, str]] = {}
 
     def reason(self, stage: Stage, partition: str | None) -> str:
         name = stage.key[0]
         if name not in self._changes:
-            self._changes[name] = changed_files(self._benchmark.datasets[name], self._store)
+            wanted = [each for each in stage.partitions or () if self._categories is None or each in self._categories]
+            self._changes[name] = changed_files(self._benchmark.datasets[name], self._store, wanted)
         return self._changes[name].get(partition or "", "")
 
 
-def _dagster_reason(resolver: CachingStaleStatusResolver, stage: Stage, partition: str | None) -> str:
+def _dagster_reason(marks: StaleMarks, stage: Stage, partition: str | None) -> str:
     key = dg.AssetKey(list(stage.key))
-    status = resolver.get_status(key, partition)
+    status = marks.get_status(key, partition)
     if status is StaleStatus.FRESH:
         return ""
     if status is StaleStatus.MISSING:
         return "never materialized"
-    causes = resolver.get_stale_causes(key, partition)
+    causes = marks.get_stale_causes(key, partition)
     return "; ".join(
         dict.fromkeys(
             f"{cause.dependency.asset_key.to_user_string()} {cause.reason}" if cause.dependency else cause.reason
@@ -190,14 +212,14 @@ def _dagster_reason(resolver: CachingStaleStatusResolver, stage: Stage, partitio
     )
 
 
-def _store_reason(stage: Stage, partition: str | None, store: ArtifactStore) -> str:
+def _store_reason(stage: Stage, partition: str | None, store: ArtifactStore, heads: HeadReader) -> str:
     """Why the store disagrees with Dagster's record, as when another instance wrote to it; empty where it agrees."""
-    head = read_head(store, stage.key, partition)
+    head = read_head(heads, stage.key, partition)
     if head is None:
         return "not in this store"
     if stage.address is not None:
         try:
-            upstream, _ = current_upstream(stage, partition, store)
+            upstream, _ = current_upstream(stage, partition, heads)
         except UpstreamError as error:
             return str(error.description)
         if head != stage.make_head(partition, stage.address(upstream)):

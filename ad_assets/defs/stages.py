@@ -228,7 +228,7 @@ class UpstreamError(dg.Failure):
     """What the asset reads is not there, or is not what the benchmark file says."""
 
 
-def current_upstream(stage: Stage, partition: str | None, store: ArtifactStore) -> tuple[Upstream, list[str]]:
+def current_upstream(stage: Stage, partition: str | None, store: HeadReader) -> tuple[Upstream, list[str]]:
     """The heads that a partition would read now, and what an asset over all categories has to leave out.
 
     Raises:
