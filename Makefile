@@ -20,6 +20,11 @@ $(VENV)/installed: pyproject.toml
 	.venv-s3/bin/pip install --quiet --disable-pip-version-check 'moto[server]>=5.1'
 	touch $@
 
+# What the deployments to several machines need, for their tests.
+$(VENV)/deploy: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[celery,postgres]'
+	touch $@
+
 demo: install
 	@$(BIN)/ad-assets demo
 
@@ -27,7 +32,7 @@ test: install .venv-s3/installed
 	$(BIN)/python -m pytest -m "not slow and not real"
 
 # Slow and real-data checks too: crash test, Magnetic Tile Defects (AD_ASSETS_MTD=/path/to/mtd).
-verify: install .venv-s3/installed
+verify: install .venv-s3/installed $(VENV)/deploy
 	$(BIN)/python -m pytest
 
 check: install

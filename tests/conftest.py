@@ -50,9 +50,14 @@ def s3_endpoint() -> Iterator[str]:
 @pytest.fixture
 def s3_store(s3_endpoint: str) -> ArtifactStore:
     """An empty store in a bucket of its own."""
+    return new_s3_store(s3_endpoint)
+
+
+def new_s3_store(endpoint: str) -> ArtifactStore:
+    """The same, for fixtures of a wider scope."""
     import s3fs
 
-    options = {"endpoint_url": s3_endpoint, "key": "test", "secret": "test"}
+    options = {"endpoint_url": endpoint, "key": "test", "secret": "test"}
     bucket = f"bucket-{time.time_ns()}"
     s3fs.S3FileSystem(**options).mkdir(bucket)
     return ArtifactStore(root=f"s3://{bucket}/prefix", storage_options=options)
