@@ -25,6 +25,11 @@ class CountingFileSystem:
         self.requests: Counter[str] = Counter()
         self.reads: Counter[str] = Counter()
 
+    def find(self, path: str, **named: Any) -> Any:
+        """One listing, as an object store gives it."""
+        self.requests["find"] += 1
+        return self._inner.find(path, **named)
+
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._inner, name)
         if not callable(value):
@@ -76,14 +81,14 @@ def test_a_tick_of_the_sensor_lists_once_and_reads_what_changed(
 ) -> None:
     graph = current(tmp_path, categories)
     first, store = counted(graph, lambda: graph.tick(None))
-    assert store.requests == {"cat_file": categories}  # what was indexed, once
+    assert store.requests == {"cat_file": categories, "find": 1}  # what was indexed, once; where people decided
     listings.clear()
     second, store = counted(graph, lambda: graph.tick(first.cursor))
-    assert (store.requests, len(listings)) == ({}, 1)
+    assert (store.requests, len(listings)) == ({"find": 1}, 1)
     graph.land(graph.images / "c001" / "train" / "good" / "new.png")
     third, store = counted(graph, lambda: graph.tick(second.cursor))
     assert [request.partition_key for request in third.run_requests or ()] == ["c001"]
-    assert store.requests == {"cat_file": 1}
+    assert store.requests == {"cat_file": 1, "find": 1}
 
 
 @pytest.mark.parametrize("categories", [FEW, MANY])
