@@ -79,7 +79,8 @@ class Gate:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         if not rows:
             return {}, ""
-        reasons = {row["image_id"]: self._glance(index, row, admitted) for row in rows}
+        company = _Company(index, admitted)
+        reasons = {row["image_id"]: company.objections(row) for row in rows}
         try:
             scored, sheet = self._score(rows, category, progress)
         except ConfigError as error:
@@ -99,26 +100,6 @@ class Gate:
             if told:
                 held[image] = Held(row["path"], tuple(told), now, score, threshold)
         return held, sheet if held else ""
-
-    def _glance(self, index: ImageIndex, row: dict[str, Any], admitted: set[str]) -> list[str]:
-        """What is odd about an image before any detector sees it."""
-        rows = index.table.to_pylist()
-        of_train = [other for other in rows if other["split"] == "train" and other["image_id"] in admitted]
-        of_test = [other for other in rows if other["split"] == "test"]
-        found: list[str] = []
-        sizes = {(other["width"], other["height"]) for other in of_train}
-        if sizes and (row["width"], row["height"]) not in sizes:
-            known = ", ".join(f"{width} x {height}" for width, height in sorted(sizes)[:3])
-            found.append(f"{row['width']} x {row['height']} pixels, the others have {known}")
-        seen = [index.files[other["path"]].brightness or 0.0 for other in of_train]
-        own = _brightness(index.files[row["path"]])
-        if seen:
-            room = BRIGHTNESS_ROOM * (max(seen) - min(seen)) + BRIGHTNESS_LEVELS
-            if not min(seen) - room <= own <= max(seen) + room:
-                found.append(f"mean grey {own:.0f}, the others have {min(seen):.0f} to {max(seen):.0f}")
-        thumbnails = [index.files[other["path"]].thumbnail or "" for other in of_test]
-        same = copies(index.files[row["path"]].thumbnail or "", thumbnails)
-        return [*found, *(f"a copy of the test image {of_test[place]['path']}" for place in same[:1])]
 
     def _score(
         self, rows: Sequence[dict[str, Any]], category: str, progress: Progress
@@ -142,8 +123,9 @@ class Gate:
         files = ImageFiles(self._dataset.reader.root)
         found: dict[str, tuple[float, float]] = {}
         panels: list[Any] = []
-        for number, row in enumerate(rows):
-            prediction, rgb = next(detector.predict_pictures([files.read(row["path"])], keep=self._keep))
+        images = (files.read(row["path"]) for row in rows)
+        predictions = detector.predict_pictures(images, keep=self._keep)
+        for number, (row, (prediction, rgb)) in enumerate(zip(rows, predictions, strict=True)):
             found[row["image_id"]] = prediction.score, threshold
             if prediction.score > threshold and len(panels) < SHOWN:
                 low, high = detector.colour_scale or (
@@ -175,6 +157,42 @@ class Gate:
             write_features(self._store, address, image_id, taps, seconds)
 
 
+class _Company:
+    """The admitted images of a category and its test images, at a glance.
+
+    Args:
+        index: with the looks of every image.
+        admitted: ids of the admitted training images.
+    """
+
+    def __init__(self, index: ImageIndex, admitted: set[str]) -> None:
+        rows = index.table.to_pylist()
+        train = [row for row in rows if row["split"] == "train" and row["image_id"] in admitted]
+        self._files = index.files
+        self._sizes = {(row["width"], row["height"]) for row in train}
+        grey = [self._looks(row).brightness or 0.0 for row in train]
+        room = BRIGHTNESS_ROOM * (max(grey) - min(grey)) + BRIGHTNESS_LEVELS if grey else 0.0
+        self._grey = (min(grey), max(grey)) if grey else (0.0, 255.0)
+        self._allowed = self._grey[0] - room, self._grey[1] + room
+        self._tests = [row["path"] for row in rows if row["split"] == "test"]
+        self._thumbnails = [index.files[path].thumbnail or "" for path in self._tests]
+
+    def objections(self, row: dict[str, Any]) -> list[str]:
+        """What is odd about an image before any detector sees it."""
+        found: list[str] = []
+        if self._sizes and (row["width"], row["height"]) not in self._sizes:
+            known = ", ".join(f"{width} x {height}" for width, height in sorted(self._sizes)[:3])
+            found.append(f"{row['width']} x {row['height']} pixels, the others have {known}")
+        grey, (low, high) = self._looks(row).brightness or 0.0, self._allowed
+        if not low <= grey <= high:
+            found.append(f"mean grey {grey:.0f}, the others have {self._grey[0]:.0f} to {self._grey[1]:.0f}")
+        same = copies(self._looks(row).thumbnail or "", self._thumbnails)
+        return [*found, *(f"a copy of the test image {self._tests[place]}" for place in same[:1])]
+
+    def _looks(self, row: dict[str, Any]) -> KnownFile:
+        return self._files[row["path"]]
+
+
 def suspicion_threshold(detector: Predictor, rate: float) -> float | None:
     """The score above which a newcomer is held: at most `rate` of nominal images lie above, as far as few can tell.
 
@@ -184,7 +202,3 @@ def suspicion_threshold(detector: Predictor, rate: float) -> float | None:
 
     scores = detector.nominal.scores
     return max(nominal_quantile(scores, rate), outlier_fence(scores)) if scores else None
-
-
-def _brightness(file: KnownFile) -> float:
-    return file.brightness if file.brightness is not None else 0.0
