@@ -4,6 +4,7 @@ import datetime
 import os
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from ad_assets.config import ConfigError
 from ad_assets.defs.automation import updated_lanes
 from ad_assets.defs.champion import Candidate, Ledger, read_ledger
 from ad_assets.defs.conditions import Window
+from ad_assets.defs.currency import Currency
 from ad_assets.defs.sensors import MOST_TRIES, RUN_KEY_TAG, Watch
 from tests.bench_graph import Bench, draw_image, write_dataset, write_image
 
@@ -280,6 +282,23 @@ def test_an_update_between_a_run_and_the_next_tick_is_not_lost(running: Line) ->
     ).success
     asked = running.requested()
     assert asked == {(name, "bolt") for name in CATEGORY - {"parts/image_index"}}
+
+
+def test_what_a_run_makes_while_conditions_look_is_not_due(running: Line, monkeypatch: Any) -> None:
+    running.set("datasets.parts.detectors.small.coreset_ratio", 0.2)
+    lane = [dg.AssetKey(name.split("/")) for name in LANE]
+    look, looks = Currency.look, []
+
+    def look_and_be_overtaken(currency: Currency) -> None:
+        look(currency)
+        looks.append(all(currency.is_due(tuple(key.path), "bolt") for key in lane))
+        if len(looks) == 1:
+            with ThreadPoolExecutor() as pool:  # conditions are evaluated in an event loop, runs have their own
+                pool.submit(running.run, selected=lane).result()
+
+    monkeypatch.setattr(Currency, "look", look_and_be_overtaken)
+    assert {name for name, _ in running.requested()} <= {"parts/leaderboard"}
+    assert looks[0]
 
 
 def test_what_failed_waits_for_a_cause(running: Line, monkeypatch: Any) -> None:

@@ -75,6 +75,8 @@ def test_a_defective_newcomer_is_held_back_and_good_ones_are_not(guarded: Line, 
     held = held_back(guarded, "bolt")
     assert set(held) == {"bad.png"}
     assert "small scores it" in held["bad.png"][0]
+    [picture] = guarded.benchmark.store.files("held/parts/bolt")
+    assert Image.open(Path(guarded.benchmark.store.root) / picture.path).size[0] > 300  # the image and its heat map
     assert {f"good{number}.png" for number in range(5)} <= training_images(guarded, "bolt")
     assert "bad.png" not in training_images(guarded, "bolt")
     # Its features were made once, by the gatekeeper, whoever needs them later.

@@ -2,12 +2,6 @@
 
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +10,8 @@ import pytest
 import yaml
 
 from tests.bench_graph import config_tree, write_dataset
+from tests.dev_server import DevServer
 
-REPOSITORY = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 PATIENCE = 120_000  # milliseconds: a run worker imports torch on two shared cores
@@ -28,59 +22,13 @@ pytestmark = [
 ]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
     """`make dev` on a small benchmark, on loopback."""
     write_dataset(tmp_path / "images")
     (tmp_path / "bench.yaml").write_text(yaml.safe_dump(config_tree(tmp_path)))
-    port = free_port()
-    environ = {
-        **os.environ,
-        "AD_ASSETS_CONFIG": str(tmp_path / "bench.yaml"),
-        "DAGSTER_HOME": str(tmp_path / "home"),
-        "PORT": str(port),
-        "PYTHONWARNINGS": "ignore",
-    }
-    log = (tmp_path / "dev.log").open("wb")
-
-    def own_group() -> None:
-        # Started from a script, SIGINT may be ignored; Dagster needs it to shut down.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.setsid()
-
-    server = subprocess.Popen(
-        ["make", "dev"],
-        cwd=REPOSITORY,
-        env=environ,
-        stdout=log,
-        stderr=log,
-        preexec_fn=own_group,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{url}/server_info", timeout=2).close()  # noqa: S310 - loopback
-                break
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                assert server.poll() is None, (tmp_path / "dev.log").read_text()
-                time.sleep(0.5)
-        else:
-            pytest.fail((tmp_path / "dev.log").read_text())
-        yield url
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-        log.close()
+    with DevServer(tmp_path) as server:
+        yield server.url
 
 
 @pytest.fixture

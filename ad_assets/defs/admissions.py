@@ -72,5 +72,10 @@ def write_admissions(store: ArtifactStore, dataset: str, category: str, admissio
     store.write_json(_admissions_path(dataset, category), asdict(admissions))
 
 
+def held_picture_path(dataset: str, category: str, image: str) -> str:
+    """Where the picture of a held image lies, for who decides; only one that a detector scored has one."""
+    return f"held/{dataset}/{category}/{image}.jpg"
+
+
 def _admissions_path(dataset: str, category: str) -> str:
     return f"admissions/{dataset}/{category}.json"

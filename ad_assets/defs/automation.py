@@ -9,6 +9,7 @@ import dagster as dg
 
 from ad_assets.benchmark import Benchmark, Dataset
 from ad_assets.defs.conditions import condition_sensor
+from ad_assets.defs.cut_off import cut_off_sensor
 from ad_assets.defs.models import STATES
 from ad_assets.defs.sensors import landing_job, landing_sensor
 from ad_assets.defs.stages import FORCE_TAG, VERIFY_TAG, Stage, read_head
@@ -29,7 +30,7 @@ def automation_of(benchmark: Benchmark, stages: Sequence[Stage]) -> AutomationDe
     made = AutomationDefinitions()
     automatic = benchmark.automation.mode != "manual"
     if automatic:
-        made.sensors.append(condition_sensor(benchmark))
+        made.sensors += [condition_sensor(benchmark), cut_off_sensor(benchmark.automation.every_seconds)]
     for dataset in benchmark.datasets.values():
         watched = automatic and dataset.production
         if not (watched or benchmark.automation.retrain or benchmark.automation.verify):

@@ -12,6 +12,8 @@ from typing import Any
 
 import dagster as dg
 from croniter import croniter
+from dagster._core.asset_graph_view.entity_subset import EntitySubset
+from dagster._core.definitions.events import AssetKeyPartitionKey
 
 from ad_assets.benchmark import Automation, Benchmark
 from ad_assets.defs.currency import Currency
@@ -51,6 +53,7 @@ class Due(dg.AutomationCondition[dg.AssetKey]):
         self._currency = currency
         self._window = window
         self._looked: datetime.datetime | None = None
+        self._event: int | None = None
 
     @property
     def name(self) -> str:
@@ -66,18 +69,33 @@ class Due(dg.AutomationCondition[dg.AssetKey]):
         """The due partitions among the candidates."""
         view = context.asset_graph_view
         if self._looked != context.evaluation_time:  # one look for all assets of a tick
-            self._currency.look()
+            self._look(view.instance)
             self._looked = context.evaluation_time
         candidates = context.candidate_subset
         if candidates.is_empty or not self._window.is_open(context.evaluation_time.timestamp()):
             return dg.AutomationResult(context, context.get_empty_subset())
-        key = tuple(context.key.path)
-        due = {
+        due = self._among(candidates)
+        if due and self._last_event(view.instance) != self._event:
+            # A run went on since the look. What it has made is not in progress any more, and not due.
+            self._look(view.instance)
+            due = self._among(candidates)
+        return dg.AutomationResult(context, view.get_asset_subset_from_asset_partitions(context.key, due))
+
+    def _among(self, candidates: EntitySubset[dg.AssetKey]) -> set[AssetKeyPartitionKey]:
+        key = tuple(candidates.key.path)
+        return {
             slot
             for slot in candidates.expensively_compute_asset_partitions()
             if self._currency.is_due(key, slot.partition_key)
         }
-        return dg.AutomationResult(context, view.get_asset_subset_from_asset_partitions(context.key, due))
+
+    def _look(self, instance: dg.DagsterInstance) -> None:
+        self._event = self._last_event(instance)
+        self._currency.look()
+
+    @staticmethod
+    def _last_event(instance: dg.DagsterInstance) -> int | None:
+        return instance.event_log_storage.get_maximum_record_id()
 
 
 def up_to_date(benchmark: Benchmark, stages: list[Stage]) -> dg.AutomationCondition[Any] | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 from ad_assets.defs.features import feature_path
 from ad_assets.defs.models import STATES
@@ -38,6 +39,7 @@ def unreferenced(store: ArtifactStore, stages: Sequence[Stage], *, older_than: f
     champions = _champions(store)
     versions |= {version for version, _ in champions}
     kept |= {path for _, paths in champions for path in paths}
+    held = _held_images(store)
     files = store.files()
     rows: set[str] = set()
     for file in files:
@@ -49,7 +51,9 @@ def unreferenced(store: ArtifactStore, stages: Sequence[Stage], *, older_than: f
     versions |= rows
     now = time.time()
     return [
-        file for file in files if now - file.changed >= older_than and not _is_referenced(file.path, versions, kept)
+        file
+        for file in files
+        if now - file.changed >= older_than and not _is_referenced(file.path, versions, kept, held)
     ]
 
 
@@ -66,18 +70,23 @@ def _champions(store: ArtifactStore) -> list[tuple[str, set[str]]]:
     return found
 
 
+def _held_images(store: ArtifactStore) -> set[str]:
+    """Ids of images that wait for a person: whoever admits one wants its features."""
+    return {image for file in store.files("admissions") for image in store.read_json(file.path)["held"]}
+
+
 def _train_path(kind: str, version: str) -> str:
     return f"artifacts/{kind}/{version}/train.json"
 
 
-def _is_referenced(path: str, versions: set[str], kept: set[str]) -> bool:
+def _is_referenced(path: str, versions: set[str], kept: set[str], held: set[str]) -> bool:
     parts = path.split("/")
     if path.endswith(".tmp"):
         return False
     if parts[0] == "artifacts":
         return parts[2] in versions
     if parts[0] == "features":
-        return path in kept
+        return path in kept or PurePosixPath(path).stem in held
     # Heads, scans, generated images and whatever a user keeps beside them are not ours to collect.
     return True
 

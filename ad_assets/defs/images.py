@@ -12,7 +12,7 @@ from ad_assets.datasets import ImageFiles, KnownFile, build_index
 from ad_assets.datasets.base import Candidate, DatasetError, FileStamp
 from ad_assets.datasets.index import ImageIndex
 from ad_assets.datasets.landing import Landing
-from ad_assets.defs.admissions import Admissions, decision_stamp, read_admissions
+from ad_assets.defs.admissions import Admissions, decision_stamp, held_picture_path, read_admissions
 from ad_assets.defs.partitions import categories_of
 from ad_assets.defs.progress import Progress
 from ad_assets.defs.stages import Build, Check, Judgement, Parts, Stage, Verdict, Work
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ad_assets.defs.quarantine import Gate
 
 VERSION = 2
+PICTURES = 8
 CHECKS = (
     Check("images_readable", "Every image and mask in the folder could be read; those that could not are left out."),
     Check("newcomers_nominal", "No new training image is held back and waits for a person to decide."),
@@ -48,10 +49,10 @@ def image_index_stage(dataset: Dataset, categories: tuple[str, ...] | None = Non
         index = build_index(reader, partition, known=known, listing=listing, report=progress, looks=gate is not None)
         stamps = stamps_of(reader.assign(sorted(listing)).get(partition, []), listing, reader.tables(partition))
         seen |= {path: dataclasses.asdict(entry) for path, entry in index.files.items()}
-        held, sheet = Admissions(), ""
+        held = Admissions()
         if gate:
             stamps |= decision_stamp(store, dataset.name, partition)
-            index, held, sheet = gate.sift(index, partition, progress)
+            index, held = gate.sift(index, partition, progress)
         files = {path: entry for path, entry in seen.items() if path in listing}
         store.write_json(_files_path(reader.root, partition), files)
         store.write_json(_stamps_path(dataset.name, partition), stamps)
@@ -63,7 +64,6 @@ def image_index_stage(dataset: Dataset, categories: tuple[str, ...] | None = Non
             return {
                 **_summary(index),
                 **({"held_back": len(held.held)} if gate else {}),
-                **({"held": {"md": sheet}} if sheet else {}),
             }
 
         return index_parts(index), build
@@ -71,8 +71,9 @@ def image_index_stage(dataset: Dataset, categories: tuple[str, ...] | None = Non
     def judge(work: Work) -> Judgement:
         problems = work.store.read_json(work.artifact.at("problems.json"))
         waiting = read_admissions(work.store, dataset.name, work.partition).held
+        shown = _held_pictures(work.store, dataset.name, work.partition, waiting)
         broken = [f"{each['path']}: {each['message']}" for each in problems if each["severity"] == "error"]
-        listed = "\n".join(f"- {held.path}: {'; '.join(held.reasons)}" for held in list(waiting.values())[:20])
+        listed = "\n".join(f"{held.path}: {'; '.join(held.reasons)}" for held in list(waiting.values())[:20])
         remedy = f"ad-assets quarantine {dataset.name} {work.partition}"
         return Judgement(
             (
@@ -80,7 +81,11 @@ def image_index_stage(dataset: Dataset, categories: tuple[str, ...] | None = Non
                 Verdict(
                     "newcomers_nominal",
                     not waiting,
-                    {"held_back": {"md": listed or "none"}, **({"to_decide": remedy} if waiting else {})},
+                    {
+                        "held_back": listed or "none",
+                        **({"pictures": {"md": shown}} if shown else {}),
+                        **({"to_decide": remedy} if waiting else {}),
+                    },
                 ),
             )
         )
@@ -195,6 +200,15 @@ def _read(store: ArtifactStore, path: str) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     return scan
+
+
+def _held_pictures(store: ArtifactStore, dataset: str, category: str, waiting: Iterable[str]) -> str:
+    """The pictures of held images as Markdown, the first few; empty where none has one."""
+    from ad_assets.report.pictures import data_uri
+
+    kept = {file.path for file in store.files(f"held/{dataset}/{category}")}
+    paths = [path for image in waiting if (path := held_picture_path(dataset, category, image)) in kept]
+    return "\n\n".join(f"![held back]({data_uri(store.read_bytes(path))})" for path in paths[:PICTURES])
 
 
 def _summary(index: ImageIndex) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -137,9 +138,17 @@ def _check_categories(dataset: Dataset, detector: Detector, index: Stage) -> Non
 def build_definitions(benchmark: Benchmark) -> tuple[dg.Definitions, list[Stage]]:
     """The Dagster definitions of a benchmark, and the stages that they wrap."""
     stages = stages_of(benchmark)
+    with warnings.catch_warnings():
+        # Partitioned checks and conditions that look at the store are told to be new in Dagster: at every command.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        return _define(benchmark, stages), stages
+
+
+def _define(benchmark: Benchmark, stages: list[Stage]) -> dg.Definitions:
     condition = up_to_date(benchmark, stages)
     automation = automation_of(benchmark, stages)
-    definitions = dg.Definitions(
+    return dg.Definitions(
         # One at a time on the accelerator, which each would fill; without one, categories run side by side.
         assets=[to_asset(stage, condition, pooled=benchmark.compute.may_use_gpu()) for stage in stages],
         jobs=automation.jobs,
@@ -150,4 +159,3 @@ def build_definitions(benchmark: Benchmark) -> tuple[dg.Definitions, list[Stage]
         # One process a category: torch is imported once, and features read once serve all detectors.
         executor=dg.in_process_executor,
     )
-    return definitions, stages

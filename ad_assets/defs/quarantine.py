@@ -19,7 +19,14 @@ from ad_assets.datasets import ImageFiles, KnownFile
 from ad_assets.datasets.base import Problem
 from ad_assets.datasets.index import ImageIndex
 from ad_assets.datasets.looks import copies
-from ad_assets.defs.admissions import Admissions, Held, read_admissions, read_decisions, write_admissions
+from ad_assets.defs.admissions import (
+    Admissions,
+    Held,
+    held_picture_path,
+    read_admissions,
+    read_decisions,
+    write_admissions,
+)
 from ad_assets.defs.champion import read_ledger
 from ad_assets.defs.features import feature_path, features_address, write_features
 from ad_assets.defs.progress import Progress
@@ -30,7 +37,7 @@ if TYPE_CHECKING:
 
 BRIGHTNESS_ROOM = 0.25  # of the range of admitted images, and BRIGHTNESS_LEVELS, that a newcomer may be beyond it
 BRIGHTNESS_LEVELS = 8.0
-SHOWN = 12
+PICTURE_BYTES = 12_000
 
 
 class Gate:
@@ -46,8 +53,8 @@ class Gate:
         self._benchmark, self._dataset, self._production = benchmark, dataset, production
         self._store = benchmark.store
 
-    def sift(self, index: ImageIndex, category: str, progress: Progress) -> tuple[ImageIndex, Admissions, str]:
-        """The index without what is held or rejected, who is held, and a picture of these (Markdown; may be empty)."""
+    def sift(self, index: ImageIndex, category: str, progress: Progress) -> tuple[ImageIndex, Admissions]:
+        """The index without what is held or rejected, and who is held."""
         decisions = read_decisions(self._store, self._dataset.name, category)
         before = read_admissions(self._store, self._dataset.name, category)
         rows = index.table.to_pylist()
@@ -59,10 +66,8 @@ class Gate:
             i: h for i, h in before.held.items() if i in train and i not in admitted and decisions.get(i) != "reject"
         }
         new = [i for i in train if i not in admitted and i not in held and decisions.get(i) != "reject"]
-        sheet = ""
         if before.admitted:
-            found, sheet = self._judge(index, [train[image] for image in new], admitted, category, progress)
-            held |= found
+            held |= self._judge(index, [train[image] for image in new], admitted, category, progress)
         admitted |= set(new) - held.keys()
         after = Admissions(tuple(sorted(admitted)), held)
         write_admissions(self._store, self._dataset.name, category, after)
@@ -71,21 +76,21 @@ class Gate:
         held_back = tuple(
             Problem(entry.path, f"held back: {'; '.join(entry.reasons)}", "warning") for entry in held.values()
         )
-        return replace(index, table=kept, problems=(*index.problems, *held_back)), after, sheet
+        return replace(index, table=kept, problems=(*index.problems, *held_back)), after
 
     def _judge(
         self, index: ImageIndex, rows: Sequence[dict[str, Any]], admitted: set[str], category: str, progress: Progress
-    ) -> tuple[dict[str, Held], str]:
+    ) -> dict[str, Held]:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         if not rows:
-            return {}, ""
+            return {}
         company = _Company(index, admitted)
         reasons = {row["image_id"]: company.objections(row) for row in rows}
         try:
-            scored, sheet = self._score(rows, category, progress)
+            scored = self._score(rows, category, progress)
         except ConfigError as error:
             # Nobody is admitted unseen: a person decides, or mends what keeps the detector from judging.
-            scored, sheet = {}, ""
+            scored = {}
             for told in reasons.values():
                 told.append(f"{self._production.gatekeeper} could not judge it: {error}")
         held = {}
@@ -99,57 +104,43 @@ class Gate:
                 )
             if told:
                 held[image] = Held(row["path"], tuple(told), now, score, threshold)
-        return held, sheet if held else ""
+        return held
 
     def _score(
         self, rows: Sequence[dict[str, Any]], category: str, progress: Progress
-    ) -> tuple[dict[str, tuple[float, float]], str]:
+    ) -> dict[str, tuple[float, float]]:
         """Scores and threshold of newcomers by the champion of the gatekeeper; none where there is none yet.
 
-        Their features go where the features asset will look for them: no image passes the backbone twice.
+        Their features go where the features asset will look for them: no image passes the backbone twice. Of those
+        above the threshold a picture is kept for who decides.
 
         Raises:
             DetectorError: the champion cannot be loaded.
         """
         lane = self._production.gatekeeper
         if lane is None or read_ledger(self._store, self._dataset.name, lane, category).champion is None:
-            return {}, ""
+            return {}
         from ad_assets.prediction import load_detector
 
         detector = load_detector(self._dataset.name, lane, category, self._benchmark)
         threshold = suspicion_threshold(detector, self._production.suspicious_rate)
         if threshold is None:
-            return {}, ""
+            return {}
         files = ImageFiles(self._dataset.reader.root)
         found: dict[str, tuple[float, float]] = {}
-        panels: list[Any] = []
         images = (files.read(row["path"]) for row in rows)
         predictions = detector.predict_pictures(images, keep=self._keep)
         for number, (row, (prediction, rgb)) in enumerate(zip(rows, predictions, strict=True)):
             found[row["image_id"]] = prediction.score, threshold
-            if prediction.score > threshold and len(panels) < SHOWN:
-                low, high = detector.colour_scale or (
-                    float(prediction.score_map.min()),
-                    float(prediction.score_map.max()),
-                )
-                panels.append(
-                    pictures.panel(
-                        rgb,
-                        None,
-                        prediction.full_map(),
-                        low,
-                        high,
-                        score=prediction.score,
-                        label=0,
-                        title=row["path"].rpartition("/")[2],
-                        size=128,
-                    )
-                )
+            if prediction.score > threshold:
+                full = prediction.full_map()
+                low, high = detector.colour_scale or (float(full.min()), float(full.max()))
+                name = row["path"].rpartition("/")[2]
+                panel = pictures.panel(rgb, None, full, low, high, score=prediction.score, label=1, title=name)
+                path = held_picture_path(self._dataset.name, category, row["image_id"])
+                self._store.write_bytes(path, pictures.to_jpeg(panel, max_bytes=PICTURE_BYTES))
             progress("newcomers judged", number + 1, len(rows))
-        sheet = (
-            pictures.data_uri(pictures.to_jpeg(pictures.contact_sheet(panels, 2), max_bytes=60_000)) if panels else ""
-        )
-        return found, f"![held back]({sheet})" if sheet else ""
+        return found
 
     def _keep(self, extractor: Any, image_id: str, taps: Sequence[Any], seconds: float) -> None:
         address = features_address(extractor, self._benchmark.compute.precision)
