@@ -56,9 +56,11 @@ def test_no_label_reaches_a_detector(blind: Bench) -> None:
     quality = {detector: rows(blind, detector) for detector in LANES}
     assert {protocol for found in quality.values() for protocol, _ in found} == {
         "standard",
+        "interval_95",
         "oracle_f1",
         "oracle_threshold",
         "outlier_threshold",
+        "per_image_fpr",
     }  # no threshold from nominal images: nobody knows which they are
     test = blind.images / "bolt" / "test"
     (test / "good").rename(test / "aside")
