@@ -14,8 +14,9 @@ that may pass (`ad_assets.storage`).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -184,25 +185,32 @@ class ArtifactStore(dg.ConfigurableResource):
 
     def read_tensors(self, path: str) -> dict[str, Tensor]:
         """Read named tensors; on a local disk they are mapped, not copied, until used."""
-        return self.read_noted_tensors(path)[0]
+        if not self.is_local:
+            return self.read_noted_tensors(path)[0]
+        with self._told_apart(path):
+            tensors, _ = retried(lambda: map_tensors(Path(self._open()[1], path)), self.location(path))
+        self._bytes_read += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        return tensors
 
     def read_noted_tensors(self, path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Named tensors with the notes of the same file, even while another process replaces it."""
-        from safetensors import SafetensorError
+        """Named tensors with the notes of the same file, read at once: another process may replace it meanwhile."""
         from safetensors.torch import load
 
+        with self._told_apart(path):
+            data = self.read_bytes(path)
+            return load(data), _notes(data)
+
+    @contextmanager
+    def _told_apart(self, path: str) -> Iterator[None]:
+        """A tensor file that is missing and one that is damaged are two errors."""
+        from safetensors import SafetensorError
+
         try:
-            if not self.is_local:
-                data = self.read_bytes(path)
-                return load(data), _notes(data)
-            base = self._open()[1]
-            tensors, notes = retried(lambda: map_tensors(Path(base, path)), self.location(path))
+            yield
         except FileNotFoundError as error:
             raise self._missing(path) from error
         except SafetensorError as error:
             raise self._corrupt(path, error) from error
-        self._bytes_read += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        return tensors, notes
 
     def check_tensors(self, path: str) -> None:
         """Read every byte of a tensor file, which `read_tensors` leaves to whoever uses them."""
@@ -218,8 +226,6 @@ class ArtifactStore(dg.ConfigurableResource):
 
     def read_notes(self, path: str) -> dict[str, str]:
         """The text notes in the header of a tensor file; the tensors are not read from a local disk."""
-        from safetensors import SafetensorError
-
         fs, base = self._open()
 
         def header() -> bytes:
@@ -227,14 +233,10 @@ class ArtifactStore(dg.ConfigurableResource):
             length: bytes = fs.cat_file(f"{base}/{path}", start=0, end=8)
             return length + bytes(fs.cat_file(f"{base}/{path}", start=8, end=8 + int.from_bytes(length, "little")))
 
-        try:
+        with self._told_apart(path):
             if self.is_local:
                 return retried(lambda: map_tensors(Path(base, path), notes_only=True), self.location(path))[1]
             return _notes(retried(header, self.location(path)))
-        except FileNotFoundError as error:
-            raise self._missing(path) from error
-        except SafetensorError as error:
-            raise self._corrupt(path, error) from error
 
     def delete(self, paths: Iterable[str]) -> None:
         """Delete files; absent ones are passed over, and emptied local folders go too."""
