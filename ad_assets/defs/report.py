@@ -16,7 +16,7 @@ from ad_assets.report import html, pictures
 from ad_assets.report.gallery import GalleryItem, choose_gallery
 from resources.store import ArtifactStore
 
-VERSION = 1
+VERSION = 2
 
 
 def report_stage(

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.report import comparison, papers, studies, tables
+from ad_assets.report.certainty import certainty
 from ad_assets.report.charts import HEIGHT, WIDTH, Chart, charts
 from ad_assets.report.gallery import VERDICTS, GalleryItem
-from ad_assets.report.leaderboard import MEAN, NOMINAL, OUTLIER, STANDARD, Row, pivot
+from ad_assets.report.leaderboard import INTERVAL, MEAN, NOMINAL, OUTLIER, STANDARD, Row, pivot
 from ad_assets.report.pictures import data_uri, jpeg_size
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ def render(report: ReportInput) -> str:
         detectors=detectors,
         compared=tables.means(rows, detectors, tables.COMPARED, STANDARD),
         further=tables.further(rows, detectors),
+        intervals=tables.means(rows, detectors, ["image_auroc_low", "image_auroc_high"], INTERVAL),
+        certainty=certainty(rows),
         decisions=tables.means(rows, detectors, tables.DECIDED, NOMINAL),
         outliers=tables.means(rows, detectors, tables.DECIDED, OUTLIER),
         oracles=tables.oracles(rows, detectors),

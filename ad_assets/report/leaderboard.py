@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.report import papers as paper_tables
+from ad_assets.report.certainty import certainty
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ad_assets.metrics.uncertainty import Interval, Pair
+    from ad_assets.metrics.uncertainty import Interval
 
 Row = dict[str, Any]
 
@@ -29,7 +30,6 @@ TIMING = "timing"
 ORACLE_PREFIX = "oracle_"
 BEST_EPOCH = "oracle_best_epoch"  # the protocol of the papers that train
 INTERVAL = "interval_95"
-SURE = 0.05  # the adjusted p below which a difference is called one
 COLUMNS = (
     "dataset",
     "category",
@@ -328,41 +328,6 @@ def _end_of_interval(metric: str, rows: list[Row], interval: Interval) -> Row:
     parts = "\n".join(f"{row['category']} {row['fingerprint']}" for row in rows)
     shared = {"category": MEAN, "n": len(rows), "fingerprint": hashlib.sha256(parts.encode()).hexdigest()}
     return {**rows[0], **shared, "value": value, "aggregate": "interval of the mean"}
-
-
-def compared_pairs(rows: Sequence[Row]) -> list[Pair]:
-    """All pairs of detectors by image AUROC, category by category."""
-    from ad_assets.metrics.uncertainty import paired_comparison
-
-    values: dict[str, dict[str, float]] = {}
-    for row in rows:
-        if (row["protocol"], row["metric"]) == (STANDARD, "image_auroc") and row["category"] != MEAN:
-            values.setdefault(row["detector"], {}).update(
-                {row["category"]: row["value"]} if row["value"] is not None else {}
-            )
-    return paired_comparison(values)
-
-
-def certainty(rows: Sequence[Row], most: int = 12) -> list[str]:
-    """What differences of image AUROC are more than chance, in lines for people; none where nothing is compared."""
-    pairs = [pair for pair in compared_pairs(rows) if pair.categories > 1]
-    if not pairs:
-        return []
-    test = f"  Wilcoxon's signed ranks over categories, {len(pairs)} pairs, Holm's adjustment"
-    sure = sorted((pair for pair in pairs if pair.adjusted_p <= SURE), key=lambda pair: pair.adjusted_p)
-    if not sure:
-        least = min(pair.smallest_p for pair in pairs)
-        few = (
-            f" ({pairs[0].categories} categories cannot go below p = {least:.2g})" if least > SURE / len(pairs) else ""
-        )
-        return [f"no difference in image AUROC is sure at p = {SURE}{few}", test]
-    lines = [f"differences in image AUROC that are sure at p = {SURE}", test]
-    for pair in sure[:most]:
-        better, worse = (pair.first, pair.second) if pair.mean_difference >= 0 else (pair.second, pair.first)
-        lines.append(
-            f"  {better} over {worse}: {100 * abs(pair.mean_difference):.1f} points, p = {pair.adjusted_p:.2g}"
-        )
-    return [*lines, *([f"  ... and {len(sure) - most} more"] if len(sure) > most else [])]
 
 
 def published_beside(printed: Mapping[str, float], category: str, covered: set[str], dataset: str) -> float | None:

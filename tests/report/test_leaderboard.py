@@ -4,7 +4,9 @@ import itertools
 
 import pytest
 
+from ad_assets.metrics.uncertainty import Interval
 from ad_assets.report import papers
+from ad_assets.report.certainty import certainty
 from ad_assets.report.leaderboard import build, percent, pivot, signed_percent, text_table
 
 
@@ -276,3 +278,31 @@ def test_numbers_as_text():
     assert signed_percent(0.0123) == "+1.2"
     assert signed_percent(-0.0004) == "0.0"
     assert signed_percent(None) == ""
+
+
+def test_intervals_of_means_are_not_means_of_ends():
+    ends = [
+        row(c, f"image_auroc_{end}", value, protocol="interval_95")
+        for c in "ab"
+        for end, value in (("low", 0.8), ("high", 0.9))
+    ]
+    rows = build(
+        [row("a", "image_auroc", 0.85), row("b", "image_auroc", 0.85), *ends], {}, {"pc": Interval(0.82, 0.88)}
+    )
+    low, high = (mean_of(rows, f"image_auroc_{end}", "interval_95") for end in ("low", "high"))
+    assert (low["value"], high["value"], low["n"]) == (0.82, 0.88, 2)
+    assert "[82.0, 88.0]" in text_table(rows)
+    without = build([row("a", "image_auroc", 0.85), *ends[:2]], {})
+    assert mean_of(without, "image_auroc_low", "interval_95") is None
+
+
+def test_only_differences_that_chance_does_not_explain_are_called_sure():
+    names = [f"c{number}" for number in range(8)]
+    better = [row(name, "image_auroc", 0.9 + number / 100, detector="good") for number, name in enumerate(names)]
+    worse = [row(name, "image_auroc", 0.8 + number / 200, detector="poor") for number, name in enumerate(names)]
+    told = certainty(build([*better, *worse], {}))
+    assert told[0] == "differences in image AUROC that are sure at p = 0.05"
+    assert told[2].strip().startswith("good over poor: 11.8 points, p = 0.0078")  # 2 / 2^8
+    few = certainty(build([*better[:4], *worse[:4]], {}))
+    assert few[0] == "no difference in image AUROC is sure at p = 0.05 (4 categories cannot go below p = 0.12)"
+    assert certainty(build(better, {})) == []
