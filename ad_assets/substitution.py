@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ad_assets.extractor import Extractor, tap_table
+from ad_assets.extractor import tap_table
 
 BACKBONE = "tf_efficientnet_lite0"
 _KEPT = ("resize", "crop", "interpolation", "pre_activation")
@@ -33,11 +33,6 @@ def bundled(section: Mapping[str, Any]) -> dict[str, Any]:
         return dict(section)
     kept = {key: section[key] for key in _KEPT if key in section}
     return {"backbone": BACKBONE, "weights": "bundled", "taps": [stages[step] for step in reductions], **kept}
-
-
-def describe(extractors: Mapping[str, Extractor]) -> str:
-    """The backbones of some extractors, once each, as a line under a table names them."""
-    return ", ".join(dict.fromkeys(f"{e.backbone} ({e.weights} weights)" for e in extractors.values()))
 
 
 def _reductions(backbone: str, taps: Sequence[str]) -> tuple[int, ...]:

@@ -50,7 +50,7 @@ def _history(options: argparse.Namespace) -> int:
 
 
 def _promote(options: argparse.Namespace) -> int:
-    from ad_assets.defs.champion import BY_HAND, Candidate, write_ledger
+    from ad_assets.defs.champion import BY_HAND, Candidate
 
     benchmark = _load(options)
     ledger = _ledger(benchmark, options)
@@ -64,14 +64,11 @@ def _promote(options: argparse.Namespace) -> int:
     if ledger.champion and ledger.champion.state == newest.state:
         print(f"{newest.state} is champion already")
         return 0
-    after = ledger.with_champion(newest, BY_HAND, options.reason)
-    write_ledger(benchmark.store, options.dataset, options.detector, options.category, after)
-    print(f"champion: {newest.state}")
-    return 0
+    return _crown(benchmark, options, ledger.with_champion(newest, BY_HAND, options.reason))
 
 
 def _rollback(options: argparse.Namespace) -> int:
-    from ad_assets.defs.champion import ROLLED_BACK, write_ledger
+    from ad_assets.defs.champion import ROLLED_BACK
 
     benchmark = _load(options)
     ledger = _ledger(benchmark, options)
@@ -86,9 +83,16 @@ def _rollback(options: argparse.Namespace) -> int:
     kind = _kind(benchmark, options)
     if not benchmark.store.artifact(kind, back.state).exists():
         raise ConfigError(f"{back.state} is not in the store any more: it cannot be champion again")
-    after = ledger.with_champion(back, ROLLED_BACK, options.reason)
-    write_ledger(benchmark.store, options.dataset, options.detector, options.category, after)
-    print(f"champion: {back.state}")
+    return _crown(benchmark, options, ledger.with_champion(back, ROLLED_BACK, options.reason))
+
+
+def _crown(benchmark: Benchmark, options: argparse.Namespace, ledger: Ledger) -> int:
+    """Write a ledger with a new champion, and say who it is."""
+    from ad_assets.defs.champion import write_ledger
+
+    write_ledger(benchmark.store, options.dataset, options.detector, options.category, ledger)
+    if ledger.champion:
+        print(f"champion: {ledger.champion.state}")
     return 0
 
 

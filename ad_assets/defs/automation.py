@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import dagster as dg
@@ -55,15 +55,7 @@ def _retraining(
 ) -> dg.ScheduleDefinition:
     """Fit afresh, on all images, what images that landed since have only updated."""
 
-    @dg.schedule(
-        name=f"{dataset.name}_retraining",
-        job=job,
-        cron_schedule=cron,
-        execution_timezone=benchmark.automation.timezone,
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Fits afresh what was only updated as images landed, and measures it again.",
-    )
-    def schedule(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    def requests(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         updated = list(updated_lanes(dataset, stages, benchmark.store))
         if not updated:
             yield dg.SkipReason("every state was fitted on all its images")
@@ -75,7 +67,8 @@ def _retraining(
                 tags={FORCE_TAG: "true"},
             )
 
-    return schedule
+    text = "Fits afresh what was only updated as images landed, and measures it again."
+    return _schedule(f"{dataset.name}_retraining", benchmark, job, cron, text, requests)
 
 
 def _verification(
@@ -88,15 +81,7 @@ def _verification(
     """Read every image and every artifact again, and make damaged ones anew."""
     [index] = [stage for stage in stages if stage.key == (dataset.name, "image_index")]
 
-    @dg.schedule(
-        name=f"{dataset.name}_verification",
-        job=job,
-        cron_schedule=cron,
-        execution_timezone=benchmark.automation.timezone,
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Reads every image and artifact again, makes damaged ones anew, and answers all checks.",
-    )
-    def schedule(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+    def requests(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         for category in index.partitions or ():
             yield dg.RunRequest(
                 run_key=f"{context.scheduled_execution_time.isoformat()}:{category}",
@@ -104,7 +89,27 @@ def _verification(
                 tags={VERIFY_TAG: "true"},
             )
 
-    return schedule
+    text = "Reads every image and artifact again, makes damaged ones anew, and answers all checks."
+    return _schedule(f"{dataset.name}_verification", benchmark, job, cron, text, requests)
+
+
+def _schedule(
+    name: str,
+    benchmark: Benchmark,
+    job: dg.UnresolvedAssetJobDefinition,
+    cron: str,
+    description: str,
+    requests: Callable[[dg.ScheduleEvaluationContext], Iterator[dg.RunRequest | dg.SkipReason]],
+) -> dg.ScheduleDefinition:
+    decorate = dg.schedule(
+        name=name,
+        job=job,
+        cron_schedule=cron,
+        execution_timezone=benchmark.automation.timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=description,
+    )
+    return decorate(requests)
 
 
 def updated_lanes(dataset: Dataset, stages: Sequence[Stage], store: ArtifactStore) -> Iterator[tuple[str, str]]:

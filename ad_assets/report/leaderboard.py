@@ -310,7 +310,6 @@ def _mean_row(metric: str, rows: list[Row]) -> Row | None:
     else:
         aggregate, value = "mean", math.fsum(values) / len(values)
     seeds = {row["seed"] for row in rows}
-    parts = "\n".join(f"{row['category']} {row['fingerprint']}" for row in rows)
     return {
         **rows[0],
         "category": MEAN,
@@ -318,15 +317,19 @@ def _mean_row(metric: str, rows: list[Row]) -> Row | None:
         "n": len(rows),
         "seconds": math.fsum(row["seconds"] or 0.0 for row in rows),
         "seed": seeds.pop() if len(seeds) == 1 else None,
-        "fingerprint": hashlib.sha256(parts.encode()).hexdigest(),
+        "fingerprint": _joint_fingerprint(rows),
         "aggregate": aggregate,
     }
 
 
+def _joint_fingerprint(rows: list[Row]) -> str:
+    parts = "\n".join(f"{row['category']} {row['fingerprint']}" for row in rows)
+    return hashlib.sha256(parts.encode()).hexdigest()
+
+
 def _end_of_interval(metric: str, rows: list[Row], interval: Interval) -> Row:
     value = interval.low if metric.endswith("_low") else interval.high
-    parts = "\n".join(f"{row['category']} {row['fingerprint']}" for row in rows)
-    shared = {"category": MEAN, "n": len(rows), "fingerprint": hashlib.sha256(parts.encode()).hexdigest()}
+    shared = {"category": MEAN, "n": len(rows), "fingerprint": _joint_fingerprint(rows)}
     return {**rows[0], **shared, "value": value, "aggregate": "interval of the mean"}
 
 
