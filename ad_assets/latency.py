@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ad_assets.benchmark import Benchmark, Dataset
+from ad_assets.datasets.contents import ChangedFileError, read_image
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.defs.stages import read_head
 from ad_assets.prediction import DetectorError, Predictor
@@ -57,11 +58,13 @@ def sample_images(benchmark: Benchmark, dataset: Dataset, category: str, most: i
     if artifact is None or not artifact.exists():
         raise DetectorError(f"{dataset.name}/image_index [{category}] is not materialized in {benchmark.store.root}")
     rows = benchmark.store.read_table(artifact.at("index.parquet")).to_pylist()
-    paths = [row["path"] for row in rows if row["split"] == "test"] or [row["path"] for row in rows]
-    count = min(most, len(paths))
+    rows = [row for row in rows if row["split"] == "test"] or rows
+    count = min(most, len(rows))
     files = ImageFiles(dataset.reader.root)
     try:
-        return [files.read(paths[number * len(paths) // count]) for number in range(count)]
+        return [read_image(files, rows[number * len(rows) // count]) for number in range(count)]
+    except ChangedFileError as error:
+        raise DetectorError(f"{dataset.name} [{category}]: {error}") from error
     except OSError as error:
         raise DetectorError(f"{dataset.name}: its images are not in {dataset.reader.root!r}: {error}") from error
 

@@ -26,6 +26,8 @@ from ad_assets.datasets import (
     build_index,
     decode_mask,
     decode_rgb,
+    read_image,
+    read_masks,
 )
 from ad_assets.datasets.blind import BlindReader
 from ad_assets.datasets.index import ImageIndex
@@ -298,8 +300,10 @@ def _sample_row(reader: Reader, overview: Overview, index: ImageIndex) -> list[R
         name = Path(row["path"]).stem
         title = f"{row['defect_type'] if row['label'] else row['split']} {name}"
         try:
-            rgb = decode_rgb(files.read(row["path"]), row["path"])
-            masks = [decode_mask(files.read(path), path) for path in row["mask_paths"]]
+            rgb = decode_rgb(read_image(files, row), row["path"])
+            masks = [
+                decode_mask(data, path) for data, path in zip(read_masks(files, row), row["mask_paths"], strict=True)
+            ]
         except (ImageError, OSError) as error:  # it changed since it was indexed
             print(_plain(f"left out of the sheet: {error}"), file=sys.stderr)
             continue

@@ -25,6 +25,7 @@ from ad_assets.datasets.base import (
     Reader,
     register_reader,
 )
+from ad_assets.datasets.contents import ChangedFileError, read_image, read_masks
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.images import (
     ImageError,
@@ -41,6 +42,7 @@ __all__ = [
     "IMAGE_INDEX_SCHEMA",
     "READERS",
     "Candidate",
+    "ChangedFileError",
     "DatasetError",
     "FileStamp",
     "ImageError",
@@ -67,6 +69,8 @@ __all__ = [
     "mvtec_ad_2",
     "mvtec_loco",
     "mvtec_sl",
+    "read_image",
+    "read_masks",
     "register_reader",
     "resized_shape",
     "visa",

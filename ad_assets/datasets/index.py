@@ -9,7 +9,6 @@ Empty masks are legal: a public dataset has some, and a crop can empty any. Such
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from ad_assets.datasets.base import (
     Reader,
     Saturation,
 )
+from ad_assets.datasets.contents import content_id, joint_id
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.images import ImageError, decode_mask_with_mode, decode_with_mode
 from ad_assets.datasets.looks import look_at
@@ -202,7 +202,7 @@ def _inspect(files: ImageFiles, looks: bool, path: str, stamp: FileStamp, mask: 
         raise  # not the image's fault: no index without it
     except OSError as error:
         return Problem(path, f"cannot be read ({error}): check that it still exists and its permissions")
-    digest = hashlib.sha256(data).hexdigest()
+    digest = content_id(data)
     seen = (glance.brightness, glance.thumbnail) if glance else (None, None)
     return KnownFile(stamp.size, stamp.stamp, digest, width, height, mode, area, value, *seen)
 
@@ -278,7 +278,7 @@ def _table(
                 "anomaly_kind": candidate.kind,
                 "mask_paths": list(candidate.masks),
                 "mask_saturations": [_saturation(mask, saturations) for mask in masks] if saturations else [],
-                "mask_id": _mask_id(masks),
+                "mask_id": joint_id([mask.sha256 for mask in masks]),
                 "width": image.width,
                 "height": image.height,
                 "mode": image.mode,
@@ -291,9 +291,3 @@ def _table(
 def _saturation(mask: KnownFile, saturations: Mapping[int, Saturation]) -> float:
     saturation = saturations.get(mask.value or 0)
     return saturation.part_of(mask.area or 0) if saturation else 1.0
-
-
-def _mask_id(masks: Sequence[KnownFile]) -> str:
-    if len(masks) < 2:
-        return "".join(mask.sha256 for mask in masks)
-    return hashlib.sha256("".join(mask.sha256 for mask in masks).encode()).hexdigest()

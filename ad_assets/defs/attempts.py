@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 
 import dagster as dg
 
+from ad_assets.datasets.contents import ChangedFileError
 from ad_assets.storage import StorageError, may_pass
 from resources.disk import NoSpaceError
 from resources.store import ArtifactStore
@@ -62,7 +63,7 @@ def attempted(
     try:
         yield
     except Exception as error:
-        if not (mends_itself(error) or isinstance(error, NoSpaceError)):
+        if not (mends_itself(error) or isinstance(error, NoSpaceError | ChangedFileError)):
             told = f"{type(error).__name__}: {error}"
             with suppress(OSError):  # what the build said matters more
                 store.write_json(path, {"version": version, "count": count, "error": told})

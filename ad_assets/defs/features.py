@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import dagster as dg
 
 from ad_assets.benchmark import Dataset, fingerprint
+from ad_assets.datasets.contents import read_image
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.images import decode_rgb
 from ad_assets.defs.images import images_part
@@ -44,20 +45,20 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
 
     def build(work: Work) -> dict[str, Any]:
         rows = work.input(index).store.read_table(work.input(index).at("index.parquet")).to_pylist()
-        paths = {row["image_id"]: row["path"] for row in rows}
+        images = {row["image_id"]: row for row in rows}
         prefix = f"features/{address}"
         stored = {file.path for file in work.store.files(prefix)}
-        missing = [image for image in sorted(paths) if work.force or feature_path(address, image) not in stored]
-        shapes, odd = _extract(work, dataset, extractor, address, {image: paths[image] for image in missing})
+        missing = [image for image in sorted(images) if work.force or feature_path(address, image) not in stored]
+        shapes, odd = _extract(work, dataset, extractor, address, {image: images[image] for image in missing})
         if odd and not dataset.production:
             raise dg.Failure(f"features of {odd[0]} and others are not finite: {NOT_FINITE}", allow_retries=False)
         splits = {
             split: sorted({row["image_id"] for row in rows if row["split"] == split}) for split in ("train", "test")
         }
         work.store.write_json(work.artifact.at("features.json"), {"extractor": address, **splits})
-        some = [float(work.store.read_notes(feature_path(address, image))["seconds"]) for image in sorted(paths)[:200]]
+        some = [float(work.store.read_notes(feature_path(address, image))["seconds"]) for image in sorted(images)[:200]]
         return {
-            "images": len(paths),
+            "images": len(images),
             "extracted": len(missing),
             "images_per_second": len(some) / sum(some) if some and sum(some) else 0.0,
             "backbone": f"{extractor.backbone} ({extractor.weights})",
@@ -112,10 +113,10 @@ def feature_path(address: str, image_id: str) -> str:
 
 
 def _extract(
-    work: Work, dataset: Dataset, extractor: Extractor, address: str, paths: dict[str, str]
+    work: Work, dataset: Dataset, extractor: Extractor, address: str, rows: dict[str, dict[str, Any]]
 ) -> tuple[str, list[str]]:
     """Run the backbone over images and store each one's taps; returns their shapes, and the paths of odd images."""
-    if not paths:
+    if not rows:
         return "", []
     import torch
 
@@ -126,12 +127,12 @@ def _extract(
     odd: list[str] = []
 
     def decode(image_id: str) -> tuple[str, Tensor]:
-        path = paths[image_id]
-        return image_id, backbone.preprocess(decode_rgb(files.read(path), path))
+        row = rows[image_id]
+        return image_id, backbone.preprocess(decode_rgb(read_image(files, row), row["path"]))
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         done = 0
-        for batch in decoded_batches(pool, decode, list(paths), compute.batch_size):
+        for batch in decoded_batches(pool, decode, list(rows), compute.batch_size):
             started = time.perf_counter()
             taps = backbone.extract(torch.stack([pixels for _, pixels in batch]))
             seconds = (time.perf_counter() - started) / len(batch)
@@ -139,9 +140,9 @@ def _extract(
             for row, (image_id, _) in enumerate(batch):
                 write_features(work.store, address, image_id, [tap[row] for tap in taps], seconds)
                 if not all(bool(torch.isfinite(tap[row]).all()) for tap in taps):
-                    odd.append(paths[image_id])
+                    odd.append(rows[image_id]["path"])
             done += len(batch)
-            work.progress("images through the backbone", done, len(paths))
+            work.progress("images through the backbone", done, len(rows))
     return shapes, odd
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.benchmark import Dataset
+from ad_assets.datasets import contents
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.images import decode_mask, decode_rgb, fit_image, fit_mask
 from ad_assets.defs.score_maps import read_shard
@@ -42,8 +43,12 @@ def read_masks(files: ImageFiles, row: dict[str, Any], extractor: Extractor | No
     """The masks of an image, one a region where its dataset has them apart, in the frame of an extractor.
 
     Without an extractor in that of the file.
+
+    Raises:
+        ChangedFileError: a mask is not the one that was indexed.
     """
-    masks = [decode_mask(files.read(path), path) for path in row["mask_paths"]]
+    found = zip(contents.read_masks(files, row), row["mask_paths"], strict=True)
+    masks = [decode_mask(data, path) for data, path in found]
     return [fit_mask(mask, extractor.resize, extractor.crop) for mask in masks] if extractor else masks
 
 
@@ -59,7 +64,7 @@ def read_pictures(
     """Read images, masks and maps of some rows of an image index, one by one."""
     files = ImageFiles(dataset.reader.root)
     for row in rows:
-        rgb = decode_rgb(files.read(row["path"]), row["path"])
+        rgb = decode_rgb(contents.read_image(files, row), row["path"])
         score_map, score = read_shard(score_maps, row["image_id"])
         yield Picture(
             row,

@@ -6,7 +6,7 @@ whichever benchmark file on the same store ran last.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from ad_assets.benchmark import Benchmark, Dataset
 from ad_assets.datasets import ImageFiles
-from ad_assets.datasets.images import decode_mask
+from ad_assets.defs.galleries import read_masks
 from ad_assets.defs.lanes import stages_of
 from ad_assets.defs.stages import Head, Key, Slot, Stage, planned_head, read_head
 from ad_assets.report import papers
@@ -160,10 +160,10 @@ class Graph:
             "anomalous_pixel_percent": 100 * marked / pixels if pixels else None,
         }
 
-    def _marked(self, files: ImageFiles, row: Mapping[str, Any]) -> int:
+    def _marked(self, files: ImageFiles, row: dict[str, Any]) -> int:
         """Anomalous pixels of an image in the frame of its file; a mask is read once for all settings."""
         if row["mask_id"] not in self._areas:
-            masks = [decode_mask(files.read(path), path) for path in row["mask_paths"]]
+            masks = read_masks(files, row, None)
             union = np.logical_or.reduce(masks) if masks else np.zeros((1, 1), bool)
             self._areas[row["mask_id"]] = (int(union.sum()), union.size)
         area, of = self._areas[row["mask_id"]]

@@ -17,6 +17,7 @@ from ad_assets.benchmark import Benchmark, Dataset, Production
 from ad_assets.checking import ConfigError
 from ad_assets.datasets import ImageFiles, KnownFile
 from ad_assets.datasets.base import Problem
+from ad_assets.datasets.contents import read_image
 from ad_assets.datasets.index import ImageIndex
 from ad_assets.datasets.looks import copies
 from ad_assets.defs.admissions import (
@@ -128,7 +129,7 @@ class Gate:
             return {}
         files = ImageFiles(self._dataset.reader.root)
         found: dict[str, tuple[float, float]] = {}
-        images = (files.read(row["path"]) for row in rows)
+        images = (read_image(files, row) for row in rows)
         predictions = detector.predict_pictures(images, keep=self._keep)
         for number, (row, (prediction, rgb)) in enumerate(zip(rows, predictions, strict=True)):
             found[row["image_id"]] = prediction.score, threshold
