@@ -9,20 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from ad_assets.datasets import Reader
 from ad_assets.extractor import Extractor
 from ad_assets.methods import Method
 from ad_assets.methods.base import Stage as MethodStage
+from ad_assets.settings import Settings
 from resources.compute import Compute
 from resources.store import ArtifactStore
 
 
-class Evaluation(BaseModel):
+class Evaluation(Settings):
     """How score maps become metrics."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     fpr_limits: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         (0.3, 0.05), description="AUPRO integration limits"
@@ -34,31 +33,32 @@ class Evaluation(BaseModel):
         "map", description="where pixels are compared: masks in the frame of the maps, or maps in that of the images"
     )
     calibration_images: int = Field(
-        64, ge=1, description="most nominal training images scored left-out, for the nominal-only threshold"
+        64,
+        ge=1,
+        le=1_000_000,
+        description="most nominal training images scored left-out, for the nominal-only threshold",
     )
 
 
-class ReportStyle(BaseModel):
+class ReportStyle(Settings):
     """How many pictures the report shows for each category and detector."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     false_alarms: int = Field(3, ge=0, le=50)
     misses: int = Field(3, ge=0, le=50)
     hits: int = Field(3, ge=0, le=50)
 
 
-class Production(BaseModel):
+class Production(Settings):
     """A dataset whose nominal images go on landing: what is watched, held back and promoted.
 
     `gatekeeper` is the detector that judges newcomers; without one none is held back for how it looks to a detector.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    settle_seconds: float = Field(20.0, ge=0, description="an upload is over when its files rest for so long")
+    settle_seconds: float = Field(
+        20.0, ge=0, le=86_400, description="an upload is over when its files rest for so long"
+    )
     patience_seconds: float = Field(
-        600.0, ge=0, description="a file that stays incomplete for longer is taken for broken"
+        600.0, ge=0, le=604_800, description="a file that stays incomplete for longer is taken for broken"
     )
     gatekeeper: str | None = Field(None, description="detector whose champion judges new nominal images")
     suspicious_rate: float = Field(
@@ -67,13 +67,11 @@ class Production(BaseModel):
     floors: dict[str, float] = Field(
         default_factory=dict, description="metric -> least value of a state that may be promoted"
     )
-    margin: float = Field(0.02, ge=0, description="by how much a metric may fall behind the champion's")
+    margin: float = Field(0.02, ge=0, le=1, description="by how much a metric may fall behind the champion's")
 
 
-class Automation(BaseModel):
+class Automation(Settings):
     """When the graph brings itself up to date; `manual` leaves that to people."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: Literal["manual", "eager", "nightly"] = Field(
         "manual", description="by hand, at once, or in a window at night"
@@ -82,7 +80,7 @@ class Automation(BaseModel):
     nightly_hours: float = Field(4.0, gt=0, le=24, description="how long the nightly window stays open")
     retrain: str | None = Field(None, description="cron: fit afresh what was only updated since; null: never")
     verify: str | None = Field(None, description="cron: read every image and artifact again; null: never")
-    every_seconds: int = Field(30, ge=1, description="seconds between two looks at folders and assets")
+    every_seconds: int = Field(30, ge=1, le=86_400, description="seconds between two looks at folders and assets")
     timezone: str = Field("UTC", description="of the cron times")
 
     @field_validator("nightly", "retrain", "verify")
@@ -90,7 +88,8 @@ class Automation(BaseModel):
     def _is_cron(cls, value: str | None) -> str | None:
         from croniter import croniter
 
-        if value is not None and not croniter.is_valid(value):
+        # With seconds or years, which croniter knows too, Dagster refuses it.
+        if value is not None and not (croniter.is_valid(value) and len(croniter.expand(value)[0]) == 5):
             raise ValueError(f"{value!r} is no cron time such as '0 2 * * *' (minute hour day month weekday)")
         return value
 

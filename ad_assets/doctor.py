@@ -50,7 +50,7 @@ def _device(benchmark: Benchmark) -> Finding:
         device = benchmark.compute.torch_device()
     except RuntimeError as error:
         return Finding("device", False, str(error))
-    return Finding("device", True, f"{device}, {benchmark.compute.precision}, budget {benchmark.compute.memory_gb} GB")
+    return Finding("device", True, f"{device}, budget {benchmark.compute.memory_gb} GB")
 
 
 def weights(benchmark: Benchmark, name: str) -> Finding:
@@ -61,7 +61,9 @@ def weights(benchmark: Benchmark, name: str) -> Finding:
     except (OSError, ValueError, RuntimeError) as error:
         return Finding(f"extractor {name}", False, str(error))
     return Finding(
-        f"extractor {name}", True, f"{extractor.backbone}, {extractor.weights} weights, taps {extractor.taps}"
+        f"extractor {name}",
+        True,
+        f"{extractor.backbone}, {extractor.weights} weights, taps {extractor.taps}, {extractor.precision}",
     )
 
 

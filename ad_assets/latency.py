@@ -120,7 +120,7 @@ def machine(detector: Predictor) -> dict[str, Any]:
     return {
         "device": device,
         **({} if device == "cpu" else {"device_name": torch.cuda.get_device_name(device)}),
-        "precision": detector.compute.precision,
+        "precision": ", ".join(detector.precisions),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "warm_up_batches": WARM_UP_BATCHES,

@@ -52,7 +52,10 @@ class SectionParser(Checker):
         sections = tree.get("extractors")
         self.extractor_names = {name: name for name in sections} if isinstance(sections, Mapping) else {}
         for name, section in self.named(tree, "extractors"):
-            extractor = self.model(Extractor, section, f"extractors.{name}")
+            options = self.mapping(section, f"extractors.{name}")
+            if compute:
+                options.setdefault("precision", compute.precision)
+            extractor = self.model(Extractor, options, f"extractors.{name}")
             if extractor:
                 self.extractors[name] = extractor
         datasets: dict[str, Dataset] = {}

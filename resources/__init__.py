@@ -1,1 +1,1 @@
-"""Dagster resources: the artifact store, backbones and compute settings."""
+"""What runs are handed as Dagster resources (the artifact store, compute settings), and what these lead to."""

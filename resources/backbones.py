@@ -6,7 +6,7 @@ import json
 from collections import OrderedDict
 from contextlib import nullcontext
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ad_assets.extractor import Extractor
     from resources.compute import Compute
 
-Precision = Literal["float32", "bfloat16"]
 MAX_LOADED = 2
 
 __all__ = ["Backbone", "MissingWeights", "load_backbone"]
@@ -34,9 +33,9 @@ class Backbone:
 
     Args:
         model: a timm model with its weights.
-        extractor: the taps and the transform.
+        extractor: the taps, the transform, and the precision (bfloat16 by autocast: weights and batch norms stay
+            float32).
         device: torch device name.
-        precision: float32, or bfloat16 by autocast (weights and batch norms stay float32).
 
     Attributes:
         tap_shapes: ``(C, h, w)`` of each tap.
@@ -46,18 +45,18 @@ class Backbone:
         ValueError: a tap is not there, or gives no ``(B, C, h, w)`` map.
     """
 
-    def __init__(self, model: nn.Module, extractor: Extractor, device: str, precision: Precision) -> None:
+    def __init__(self, model: nn.Module, extractor: Extractor, device: str) -> None:
         import torch
 
         self.extractor = extractor
         self.device = torch.device(device)
-        self.precision = precision
+        self.precision = extractor.precision
         self.images_seen = 0
         self._lock = Lock()
         self._caught: dict[str, Tensor] = {}
         # Measured on a CPU (2 cores, batch 16, 224 px), ms an image: lite0 17 -> 10, resnet18 13 -> 9.
         # On CUDA the layout is for tensor cores, which float32 does not use here.
-        channels_last = self.device.type == "cpu" or precision == "bfloat16"
+        channels_last = self.device.type == "cpu" or self.precision == "bfloat16"
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self.model = model.eval().requires_grad_(False).to(self.device, memory_format=self._layout)  # type: ignore[call-overload]
         modules = dict(model.named_modules())
@@ -75,14 +74,14 @@ class Backbone:
                 modules[tap].register_forward_hook(self._catch_output(tap))
 
     @classmethod
-    def load(cls, extractor: Extractor, *, device: str = "cpu", precision: Precision = "float32") -> Backbone:
+    def load(cls, extractor: Extractor, *, device: str = "cpu") -> Backbone:
         """Build the network and load its weights.
 
         Raises:
             MissingWeights: the weights cannot be had or do not fit the architecture.
             ValueError: timm has no such model, or a tap is wrong.
         """
-        return cls(build_model(extractor), extractor, device, precision)
+        return cls(build_model(extractor), extractor, device)
 
     def preprocess(self, rgb: RgbImage) -> Tensor:
         """Resize, crop and normalise one image: ``(H, W, 3)`` uint8 -> ``(3, h, w)`` float32. Thread safe."""
@@ -232,10 +231,10 @@ def load_backbone(extractor: Extractor, compute: Compute) -> Backbone:
         RuntimeError: the device is not there.
     """
     device = compute.torch_device()
-    key = json.dumps([extractor.identity(), device, compute.precision], sort_keys=True)
+    key = json.dumps([extractor.identity(), device], sort_keys=True)
     with _LOADING:
         if key not in _LOADED:
-            _LOADED[key] = Backbone.load(extractor, device=device, precision=compute.precision)
+            _LOADED[key] = Backbone.load(extractor, device=device)
         _LOADED.move_to_end(key)
         while len(_LOADED) > MAX_LOADED:
             _LOADED.popitem(last=False)

@@ -1,4 +1,4 @@
-"""Where numerics run: the ``compute:`` section of the benchmark file, which is a Dagster resource too."""
+"""Where numerics run: the ``compute:`` section of the benchmark file, which runs get as a resource (`fixed.py`)."""
 
 from __future__ import annotations
 
@@ -6,32 +6,30 @@ import re
 from pathlib import Path
 from typing import Literal
 
-import dagster as dg
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from ad_assets.settings import Settings
 
 _GPUS = ("nvidia[0-9]*", "dxg", "kfd")  # as drivers name them: NVIDIA's, that of Windows below WSL, AMD's
 
 
-class Compute(dg.ConfigurableResource):
-    """Device, precision, batch size, memory budget and threads. Only `precision` may change a number."""
-
-    model_config = ConfigDict(extra="forbid")
+class Compute(Settings):
+    """Device, batch size, memory budget and threads, which change no number, and the precision of extractors."""
 
     device: str = Field("auto", description="auto (cuda where there is one), cpu, cuda or cuda:<number>")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="arithmetic of the backbone and of products in training; features and weights are float32 either "
-        "way; bfloat16 moves features of EfficientNet-Lite0 by 5 % (L2)",
+        description="precision of the extractors that name none; see there",
     )
-    batch_size: int = Field(16, ge=1, description="images a batch")
-    memory_gb: float = Field(4.0, gt=0, description="budget in GB for temporary tensors")
-    checkpoint_steps: int = Field(100, ge=1, description="steps of a training between two checkpoints")
-    threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves torch's own choice")
+    batch_size: int = Field(16, ge=1, le=65_536, description="images a batch")
+    memory_gb: float = Field(4.0, gt=0, le=1e6, description="budget in GB for temporary tensors")
+    checkpoint_steps: int = Field(100, ge=1, le=1e9, description="steps of a training between two checkpoints")
+    threads: int = Field(0, ge=0, le=4096, description="CPU threads of torch; 0 leaves torch's own choice")
 
     @field_validator("device")
     @classmethod
     def _known_device(cls, device: str) -> str:
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", device):
             raise ValueError(f"unknown device {device!r}; allowed: auto, cpu, cuda, cuda:<number>")
         return device
 

@@ -22,10 +22,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import dagster as dg
 import fsspec
-from pydantic import ConfigDict, Field, PrivateAttr
+from pydantic import Field, PrivateAttr, field_validator
 
+from ad_assets.settings import Settings, without_password, without_secrets
 from ad_assets.storage import find_files, retried
 from resources.disk import map_tensors, prune_empty_folders, write_whole
 
@@ -50,7 +50,7 @@ class StoredFile:
     stamp: str = ""
 
 
-class ArtifactStore(dg.ConfigurableResource):
+class ArtifactStore(Settings):
     """Reads and writes tensors, tables, JSON and bytes by path relative to the root.
 
     Raises:
@@ -60,12 +60,22 @@ class ArtifactStore(dg.ConfigurableResource):
         StorageError: the store does not answer, whatever the number of tries.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
     root: str = Field(default=".ad_assets", min_length=1, description="local folder or s3://bucket/prefix")
     storage_options: dict[str, Any] = Field(
-        default_factory=dict, description="options of the fsspec file system, such as endpoint_url"
+        default_factory=dict,
+        repr=False,
+        description="options of the fsspec file system, such as endpoint_url; no secrets",
     )
+
+    @field_validator("root")
+    @classmethod
+    def _no_password(cls, root: str) -> str:
+        return without_password(root)
+
+    @field_validator("storage_options")
+    @classmethod
+    def _no_secrets(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return without_secrets(options)
 
     _fs: Any = PrivateAttr(default=None)
     _base: str = PrivateAttr(default="")

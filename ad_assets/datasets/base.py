@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, field_validator
+
+from ad_assets.settings import Settings, without_password
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -128,7 +130,7 @@ class DatasetError(ValueError):
         self.problems = tuple(problems)
 
 
-class Reader(BaseModel, ABC):
+class Reader(Settings, ABC):
     """A configured dataset.
 
     Class facts: `name` in benchmark files, `version` (bumped when the same files would give another index),
@@ -137,8 +139,6 @@ class Reader(BaseModel, ABC):
     are expected below the root), `published_copies` (whether images that lie in train and in test belong to the
     protocol as published, so that they are told of instead of refused).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str]
     version: ClassVar[int]
@@ -152,6 +152,11 @@ class Reader(BaseModel, ABC):
     on_problem: Literal["fail", "skip"] = Field(
         "fail", description="fail: bad files stop the index; skip: they are left out and recorded"
     )
+
+    @field_validator("root")
+    @classmethod
+    def _no_password(cls, root: str) -> str:
+        return without_password(root)
 
     def index_config(self) -> dict[str, Any]:
         """Every option that can change the index, as JSON values, with the reader's name and version."""

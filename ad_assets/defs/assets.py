@@ -46,7 +46,9 @@ def to_asset(
             for check in stage.checks
         ],
     )
-    def body(context: dg.AssetExecutionContext, store: ArtifactStore, compute: Compute) -> dg.MaterializeResult:
+    def body(
+        context: dg.AssetExecutionContext, store: dg.ResourceParam[ArtifactStore], compute: dg.ResourceParam[Compute]
+    ) -> dg.MaterializeResult:
         compute.apply_threads()
         partition = context.partition_key if stage.partitions is not None else None
         force, verify = (context.run.tags.get(tag) == "true" for tag in (FORCE_TAG, VERIFY_TAG))

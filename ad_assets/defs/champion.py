@@ -161,7 +161,9 @@ def as_promoted(benchmark: Benchmark, detector: Detector, champion: Candidate) -
     """
     settings = champion.settings
     method = METHODS[settings["method"]].model_validate(settings["values"])
-    extractors = {**benchmark.extractors, detector.extractor: Extractor.model_validate(settings["extractor"])}
+    # Champions of before the precision was the extractor's had that of the benchmark file.
+    extractor = Extractor.model_validate({"precision": benchmark.compute.precision, **settings["extractor"]})
+    extractors = {**benchmark.extractors, detector.extractor: extractor}
     return replace(benchmark, extractors=extractors), replace(detector, method=method, categories={})
 
 

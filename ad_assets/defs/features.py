@@ -33,10 +33,10 @@ Image = TypeVar("Image")
 Decoded = TypeVar("Decoded")
 
 
-def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extractor, precision: str) -> Stage:
+def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extractor) -> Stage:
     """The asset ``<dataset>/features/<extractor>``."""
-    config = _config(extractor, precision)
-    address = features_address(extractor, precision)
+    config = _config(extractor)
+    address = features_address(extractor)
 
     def parts(upstream: Upstream) -> Parts:
         images = upstream.of(index).parts
@@ -89,13 +89,15 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
     )
 
 
-def _config(extractor: Extractor, precision: str) -> dict[str, Any]:
-    return {"version": VERSION, "extractor": extractor.identity(), "precision": precision}
+def _config(extractor: Extractor) -> dict[str, Any]:
+    identity = extractor.identity()
+    # Beside the others, where it has always been: so features made before stay found.
+    return {"version": VERSION, "precision": identity.pop("precision"), "extractor": identity}
 
 
-def features_address(extractor: Extractor, precision: str) -> str:
+def features_address(extractor: Extractor) -> str:
     """Under which the features of all images lie; the code version of their asset."""
-    return fingerprint(_config(extractor, precision))
+    return fingerprint(_config(extractor))
 
 
 def _part(address: str, images: str) -> str:

@@ -27,6 +27,7 @@ from ad_assets.defs.score_maps import ensemble_stage, score_maps_stage
 from ad_assets.defs.stages import Stage
 from ad_assets.defs.studies import study_stage
 from ad_assets.defs.terminal import terminal_logger
+from resources.fixed import fixed_resource
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,7 @@ def stages_of(benchmark: Benchmark) -> list[Stage]:
 def _dataset_stages(benchmark: Benchmark, dataset: Dataset) -> list[Stage]:
     gate = Gate(benchmark, dataset, dataset.production) if dataset.production else None
     index = image_index_stage(dataset, gate=gate)
-    features = {
-        name: features_stage(dataset, index, name, benchmark.extractors[name], benchmark.compute.precision)
-        for name in dataset.extractors
-    }
+    features = {name: features_stage(dataset, index, name, benchmark.extractors[name]) for name in dataset.extractors}
     states: dict[str, Stage] = {}
     neighbours: dict[str, Stage] = {}
     score_maps: dict[str, Stage] = {}
@@ -155,7 +153,10 @@ def _define(benchmark: Benchmark, stages: list[Stage]) -> dg.Definitions:
         sensors=automation.sensors,
         schedules=automation.schedules,
         loggers={"terminal": terminal_logger},
-        resources={"store": benchmark.store, "compute": benchmark.compute},
+        resources={
+            "store": fixed_resource(benchmark.store, "Where artifacts lie: the section `store` of the benchmark file."),
+            "compute": fixed_resource(benchmark.compute, "Device, memory and threads: its section `compute`."),
+        },
         # One process a category: torch is imported once, and features read once serve all detectors.
         executor=dg.in_process_executor,
     )

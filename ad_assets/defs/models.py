@@ -44,7 +44,7 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
         earlier, before = _earlier(work, features)
         new = [image for image in train.image_ids if image not in before]
         checkpoints = StoreCheckpoints.of(work, work.artifact)
-        tools = replace(runtime(work), checkpoints=checkpoints)
+        tools = replace(runtime(work), checkpoints=checkpoints, precision=features.config["precision"])
         started = time.perf_counter()
         # An update can add images; what an image that is gone has left behind takes a fit of the others.
         updates = method.updatable and new and before <= set(train.image_ids) and not work.force
@@ -127,7 +127,7 @@ def runtime(work: Work) -> Runtime:
 
 def runtime_on(compute: Compute, report: ProgressReport) -> Runtime:
     """The same without a build."""
-    return Runtime(compute.torch_device(), compute.memory_gb, report, compute.precision)
+    return Runtime(compute.torch_device(), compute.memory_gb, report)
 
 
 def read_state(artifact: Artifact, method: Method[Any]) -> State:

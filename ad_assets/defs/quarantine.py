@@ -144,7 +144,7 @@ class Gate:
         return found
 
     def _keep(self, extractor: Any, image_id: str, taps: Sequence[Any], seconds: float) -> None:
-        address = features_address(extractor, self._benchmark.compute.precision)
+        address = features_address(extractor)
         if not self._store.exists(feature_path(address, image_id)):
             write_features(self._store, address, image_id, taps, seconds)
 

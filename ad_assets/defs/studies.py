@@ -179,7 +179,9 @@ class _Bench:
         if self._last is None or self._last[0] != key:
             started = time.perf_counter()
             stored = self._stored(lane.state, method) if as_a_lane else None
-            learnt = stored or method.fit(drawn, replace(tools, checkpoints=checkpoints))
+            learnt = stored or method.fit(
+                drawn, replace(tools, checkpoints=checkpoints, precision=lane.features.config["precision"])
+            )
             self._last = key, learnt, 0.0 if stored else time.perf_counter() - started
         _, learnt, fit_seconds = self._last
         matches, matching = self._matches(lane) if as_a_lane else (None, 0.0)

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from ad_assets.methods.state import State
+from ad_assets.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -169,7 +170,7 @@ def check_finite(*tensors: Tensor) -> None:
 StateT = TypeVar("StateT", bound=State)
 
 
-class Method(BaseModel, ABC, Generic[StateT]):
+class Method(Settings, ABC, Generic[StateT]):
     """A configured detector.
 
     Class facts: `name` in benchmark files, `version` (bumped when the numbers change), `update_reads` (for people: what
@@ -177,15 +178,14 @@ class Method(BaseModel, ABC, Generic[StateT]):
     values, for ``preset:`` in benchmark files; a preset may hold ``categories``, values for single categories).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+    largest: ClassVar[float] = 1_000_000
     name: ClassVar[str]
     version: ClassVar[int]
     update_reads: ClassVar[str] = "on the new images alone"
     state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]]
     state_type: ClassVar[type[State]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    seed: int = fit_field(0, ge=0, description="seed of every random choice of the fit")
+    seed: int = fit_field(0, ge=0, le=2**53, description="seed of every random choice of the fit")
     layers: tuple[int, ...] | None = fit_field(
         None, min_length=1, description="taps of the extractor that are read, by position from 1; null: all"
     )

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from ad_assets.methods.base import ScoreMaps
 from ad_assets.methods.nominal import NominalScores
+from ad_assets.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,10 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Ensemble(BaseModel):
+class Ensemble(Settings):
     """A lane of the benchmark file that fuses other lanes of the same dataset."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str] = "ensemble"
     version: ClassVar[int] = 1

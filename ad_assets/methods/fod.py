@@ -74,7 +74,9 @@ class Fod(TrainedMethod):
     optimisation: Literal["two_phase", "direct"] = fit_field("two_phase", description="table 10")
     divergence_weight: float = fit_field(0.5, ge=0, description="lambda 1")
     entropy_weight: float = fit_field(0.5, ge=0, description="lambda 2; 0: no entropy constraint (table 4)")
-    sigma_base: float = fit_field(3.0, gt=1, description="sigma of targets: base^sigmoid(slope z) - 1, in cells")
+    sigma_base: float = fit_field(
+        3.0, gt=1, le=1000, description="sigma of targets: base^sigmoid(slope z) - 1, in cells"
+    )
     sigma_slope: float = fit_field(5.0, gt=0, description="slope in it")
     reference: Literal["mean", "nearest", "coreset", "prototype", "codebook"] = fit_field(
         "mean", description="reference features (table 15)"
@@ -91,8 +93,10 @@ class Fod(TrainedMethod):
         None, description="branches that the weight comes from; null: inter, or the one that there is"
     )
     printed_weight: bool = score_field(False, description="equation 12 as printed")
-    image_sigma: float = score_field(4.0, ge=0, description="Gaussian in pixels ahead of the image score; 0: none")
-    sigma: float = score_field(0.0, ge=0, description="Gaussian smoothing of maps in pixels; 0: none")
+    image_sigma: float = score_field(
+        4.0, ge=0, le=1000, description="Gaussian in pixels ahead of the image score; 0: none"
+    )
+    sigma: float = score_field(0.0, ge=0, le=1000, description="Gaussian smoothing of maps in pixels; 0: none")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

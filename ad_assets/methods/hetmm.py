@@ -94,10 +94,10 @@ class Hetmm(Method[TemplateSet]):
     weights: tuple[Weight, ...] | None = score_field(None, description="a layer each: its weight; null: 1")
     align_corners: bool = score_field(True, description="how layers are resized to the image")
     image_score: Literal["max", "mean_of_max_pool"] = score_field("max", description="of the blurred map")
-    image_sigma: float = score_field(6.8, ge=0, description="Gaussian blur ahead of the image score; 0: none")
+    image_sigma: float = score_field(6.8, ge=0, le=1000, description="Gaussian blur ahead of the image score; 0: none")
     image_blur_size: int | None = score_field(None, ge=1, description="side of that kernel; null: ends at 4 sigma")
     image_pool: int | None = score_field(None, ge=1, description="side of the pools of mean_of_max_pool")
-    map_sigma: float = score_field(0.0, ge=0, description="Gaussian blur of maps; 0: none")
+    map_sigma: float = score_field(0.0, ge=0, le=1000, description="Gaussian blur of maps; 0: none")
     map_blur_size: int | None = score_field(None, ge=1, description="side of that kernel; null: ends at 4 sigma")
     border: Literal["reflect", "zero"] = score_field("reflect", description="what a blur finds outside the map")
     screening: Literal["float32", "bfloat16"] = score_field(

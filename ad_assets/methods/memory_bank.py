@@ -100,7 +100,7 @@ class PatchBank(MatchingMethod[MemoryBank]):
     bits: int = match_field(8, ge=1, le=16, description="of each code (ivfpq)")
     probes: int = match_field(1, ge=1, description="lists that a patch is sought in (ivfpq)")
 
-    sigma: float = score_field(4.0, ge=0, description="Gaussian smoothing of maps in pixels; 0: none")
+    sigma: float = score_field(4.0, ge=0, le=1000, description="Gaussian smoothing of maps in pixels; 0: none")
 
     @model_validator(mode="after")
     def _no_idle_options(self) -> Self:

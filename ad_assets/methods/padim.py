@@ -66,7 +66,7 @@ class Padim(Method[Gaussians]):
     channels: int | None = fit_field(100, ge=1, description="channels kept, drawn with the seed; null: all")
 
     ridge: float = score_field(0.01, gt=0, description="added to the diagonal of covariances")
-    sigma: float = score_field(4.0, ge=0, description="Gaussian smoothing of maps in pixels; 0: none")
+    sigma: float = score_field(4.0, ge=0, le=1000, description="Gaussian smoothing of maps in pixels; 0: none")
 
     @property
     def updatable(self) -> bool:

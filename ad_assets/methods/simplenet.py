@@ -89,7 +89,7 @@ class SimpleNet(TrainedMethod):
     decoupled_decay: bool = fit_field(True, description="the adaptor's as AdamW has it; else as Adam")
     discriminator_weight_decay: float = fit_field(1e-5, ge=0, description="of the discriminator, as Adam has it")
 
-    sigma: float = score_field(4.0, ge=0, description="Gaussian smoothing of maps in pixels; 0: none")
+    sigma: float = score_field(4.0, ge=0, le=1000, description="Gaussian smoothing of maps in pixels; 0: none")
 
     @model_validator(mode="after")
     def _no_idle_options(self) -> Self:

@@ -71,7 +71,7 @@ class Spade(Method[Pyramids]):
     pixel_neighbours: int = score_field(1, ge=1, description="a pixel scores the mean distance to so many vectors")
     exclude_same_image: bool = score_field(True, description="an image that was trained on is not compared with itself")
     squared: bool = score_field(False, description="squared distances in the image score")
-    sigma: float = score_field(4.0, ge=0, description="Gaussian smoothing of maps in pixels; 0: none")
+    sigma: float = score_field(4.0, ge=0, le=1000, description="Gaussian smoothing of maps in pixels; 0: none")
 
     @property
     def updatable(self) -> bool:

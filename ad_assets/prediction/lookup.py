@@ -88,8 +88,7 @@ class Lookup:
         """The stages of a lane that is no ensemble, as the graph has them, for one category."""
         index = image_index_stage(dataset, (category,))
         name = detector.extractor
-        precision = self.benchmark.compute.precision
-        features = features_stage(dataset, index, name, self.benchmark.extractors[name], precision)
+        features = features_stage(dataset, index, name, self.benchmark.extractors[name])
         return scoring_stages(self.benchmark, dataset, detector, features)
 
     def command(self, dataset: Dataset, detector: Detector, category: str) -> str:

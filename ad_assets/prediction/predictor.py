@@ -151,6 +151,7 @@ class Predictor:
         threshold: as `Prediction` has it.
         nominal: the left-out scores of nominal images behind the threshold.
         compute: where it runs.
+        precisions: of its backbones, each once.
         colour_scale: lowest and highest score of the category's pictures in the report; None before it had metrics.
         stale: how what was loaded differs from what the benchmark file says, where that was allowed.
     """
@@ -177,6 +178,7 @@ class Predictor:
         self._laps = laps
         # Members on one extractor share its features.
         self._extractors = list(dict.fromkeys(member.extractor for member in members))
+        self.precisions = sorted({extractor.precision for extractor in self._extractors})
         self._backbones = [load_backbone(extractor, compute) for extractor in self._extractors]
         self._lock = Lock()
 

@@ -128,7 +128,7 @@ def test_layers_that_work_in_place_do_not_reach_a_tap() -> None:
     # The sum with the shortcut and the ReLU after bn2 overwrite its output.
     extractor = _resnet(taps=["layer1.0.bn2", "layer2"])
     model = _trained_looking(build_model(extractor))
-    backbone = Backbone(model, extractor, "cpu", "float32")
+    backbone = Backbone(model, extractor, "cpu")
     batch = _batch(2)
     with torch.inference_mode():
         x = model.maxpool(model.act1(model.bn1(model.conv1(batch))))
@@ -141,7 +141,7 @@ def test_layers_that_work_in_place_do_not_reach_a_tap() -> None:
 @pytest.mark.parametrize("taps", [["act1", "layer2"], ["layer1", "layer2.0"]])
 def test_pre_activation_is_the_input_of_the_last_relu(taps: list[str]) -> None:
     plain, before = (
-        Backbone(_trained_looking(build_model(extractor)), extractor, "cpu", "float32")
+        Backbone(_trained_looking(build_model(extractor)), extractor, "cpu")
         for extractor in (_resnet(taps=taps, pre_activation=flag) for flag in (False, True))
     )
     batch = _batch(2)
@@ -158,7 +158,7 @@ def test_pre_activation_of_a_linear_block_is_its_output(lite: Backbone) -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_same_bits_in_any_batch(precision: Any) -> None:
-    backbone = Backbone.load(_lite(), precision=precision)
+    backbone = Backbone.load(_lite(precision=precision))
     batch = _batch(7)
     together = backbone.extract(batch)
     for size in (1, 3, 4):
@@ -168,7 +168,7 @@ def test_same_bits_in_any_batch(precision: Any) -> None:
 
 
 def test_bfloat16_is_near_float32(lite: Backbone) -> None:
-    half = Backbone.load(_lite(), precision="bfloat16")
+    half = Backbone.load(_lite(precision="bfloat16"))
     for exact, rounded in zip(lite.extract(_batch(3)), half.extract(_batch(3)), strict=True):
         assert rounded.dtype == torch.float32
         # 8 bits a number through a dozen layers; 0.06 measured on photographs.
@@ -319,7 +319,7 @@ def test_a_tap_that_is_never_called() -> None:
 
     extractor = _resnet(backbone="idle", taps=["used", "idle"])
     with pytest.raises(ValueError, match="never calls idle"):
-        Backbone(Idle(), extractor, "cpu", "float32")
+        Backbone(Idle(), extractor, "cpu")
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (2, 3, 64, 32), (0, 3, 64, 64)])
@@ -337,7 +337,7 @@ class TestSharing:
         compute = Compute(device="cpu")
         shared = load_backbone(_resnet(), compute)
         assert load_backbone(_resnet(taps=["/4", "/8"]), Compute(device="cpu", batch_size=3)) is shared
-        assert load_backbone(_resnet(), Compute(device="cpu", precision="bfloat16")) is not shared
+        assert load_backbone(_resnet(precision="bfloat16"), Compute(device="cpu")) is not shared
 
     def test_the_last_two_are_kept(self) -> None:
         compute = Compute(device="cpu")

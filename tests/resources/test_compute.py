@@ -53,7 +53,7 @@ def test_threads() -> None:
 
 def test_an_asset_gets_it_as_a_resource() -> None:
     @dg.asset
-    def batch(compute: Compute) -> int:
+    def batch(compute: dg.ResourceParam[Compute]) -> int:
         return compute.batch_size
 
     result = dg.materialize([batch], resources={"compute": Compute(batch_size=5)})

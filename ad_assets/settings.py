@@ -1,0 +1,103 @@
+"""What all models of the benchmark file share: no key that nobody reads, no number that is none."""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Iterator
+from typing import Any, ClassVar, get_args
+from urllib.parse import urlsplit
+
+from annotated_types import Le, Lt
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+_SECRET = re.compile(
+    r"secret|token|passw|passphrase|credential|signature|auth|cookie|headers|sas$|_sas|account_key|access_key|api_?key"
+    r"|private|customer_?key|connection_string|session_id",
+    re.IGNORECASE,
+)
+
+
+class Settings(BaseModel):
+    """A frozen section: unknown keys, NaN and infinity, absurd numbers, and true for 1 are refused.
+
+    Class fact: `largest`, of numbers whose field names no limit of its own. The default is what JSON keeps exactly.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    largest: ClassVar[float] = 2**53
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if any(isinstance(number, bool) for number in _numbers(value)) and not _takes_truth(annotation):
+            raise ValueError("true and false are no numbers and no names (a name of this spelling: in quotes)")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _no_absurd_number(cls, value: Any, info: ValidationInfo) -> Any:
+        own = any(isinstance(limit, Le | Lt) for limit in cls.model_fields[str(info.field_name)].metadata)
+        if not own and any(abs(number) > cls.largest for number in _numbers(value)):
+            raise ValueError(f"numbers go up to {cls.largest:,.0f} here")
+        return value
+
+
+def without_password(url: str) -> str:
+    """A path or URL as it is.
+
+    Raises:
+        ValueError: it carries a password, which would be shown wherever the place is.
+    """
+    try:
+        secret = "://" in url and bool(urlsplit(url).password)
+    except ValueError as error:
+        raise ValueError(f"no valid URL: {error}") from error
+    if secret:
+        raise ValueError(
+            "a URL with a password in it is shown wherever this place is: leave it out, and keep the password where "
+            "the file system's own client looks for it, such as environment variables or ~/.netrc"
+        )
+    return url
+
+
+def without_secrets(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of an fsspec file system as they are.
+
+    Raises:
+        ValueError: the name of one, at any depth, is that of a secret, or its value is a URL with a password.
+    """
+    for name, value in options.items():
+        if _SECRET.search(str(name)) or str(name).lower() == "key":
+            raise ValueError(
+                f"{name} is a secret, and a benchmark file is read by many: leave it out, and keep secrets where the "
+                "file system's own client looks for them, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the "
+                "environment, ~/.aws/credentials (AWS_PROFILE), or the role of the machine"
+            )
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(each, dict):
+                without_secrets(each)
+            elif isinstance(each, str):
+                without_password(each)
+    return options
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """The numbers and truth values in a value of JSON."""
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _numbers(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _numbers(each)
+
+
+def _takes_truth(annotation: Any) -> bool:
+    """Whether a field may hold true or false."""
+    if annotation in (bool, Any) or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return True
+    return any(_takes_truth(each) for each in get_args(annotation) if not isinstance(each, types.EllipsisType | str))
