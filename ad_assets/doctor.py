@@ -37,10 +37,17 @@ def examine(benchmark: Benchmark) -> list[Finding]:
 def _store(benchmark: Benchmark) -> Finding:
     store = benchmark.store
     try:
-        store.write_text(PROBE, "written by ad-assets doctor")
+        keeps_apart = store.can_update(PROBE)
         store.delete([PROBE])
     except (OSError, ValueError, ImportError) as error:
         return Finding("store", False, f"{store.root} cannot be written: {error}; set store.root to a place that can")
+    if not keeps_apart:
+        return Finding(
+            "store",
+            False,
+            f"{store.root}: the server overwrites what a condition (If-Match, If-None-Match) protects, so decisions of "
+            "two people at once would be lost; use a release of it that honours conditional writes",
+        )
     free = f", {shutil.disk_usage(store.root).free / 1e9:.0f} GB free" if store.is_local else ""
     return Finding("store", True, f"{store.root}, {store.usage() / 1e6:.0f} MB used{free}")
 

@@ -28,6 +28,7 @@ from pydantic import Field, PrivateAttr, field_validator
 from ad_assets.settings import Settings, without_password, without_secrets
 from ad_assets.storage import find_files, retried
 from resources.disk import map_tensors, prune_empty_folders, write_whole
+from resources.exchange import Change, SwapFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -157,6 +158,23 @@ class ArtifactStore(Settings):
             return json.loads(data)
         except ValueError as error:
             raise self._corrupt(path, error) from error
+
+    def update(self, path: str, change: Change) -> None:
+        """Replace a file by what `change` makes of it; of several processes that do so at once, none undoes another.
+
+        Args:
+            path: the file.
+            change: from the content, None where there is no file, to the new one. Called again on what another process
+                has written meanwhile; the same content is not written.
+
+        Raises:
+            StorageError: others were faster for too long, or the file system cannot write on a condition.
+        """
+        self._bytes_written += SwapFile(*self._open(), path, self.location(path)).update(change)
+
+    def can_update(self, path: str) -> bool:
+        """Whether the store keeps two who update a file apart; tries it, and leaves a file at `path`."""
+        return SwapFile(*self._open(), path, self.location(path)).try_conditions()
 
     def write_text(self, path: str, text: str) -> None:
         """Write UTF-8 text."""
