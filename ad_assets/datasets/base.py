@@ -8,6 +8,8 @@ works wherever fsspec does.
 
 from __future__ import annotations
 
+import datetime
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -47,13 +49,51 @@ NOMINAL_FOLDERS = frozenset({NOMINAL, "ok", "normal"})
 CATEGORY_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
+# What the listing of a file system or object store may carry. Keys that follow from the content, or count its versions,
+# say enough; of the others all are taken, since each alone can be set or kept by who copies a file.
+_CONTENT_KEYS = ("ETag", "etag", "md5", "generation", "version_id")
+_CHANGE_KEYS = ("mtime", "ctime", "ino", "LastModified", "last_modified", "updated", "created")
+
+
 @dataclass(frozen=True)
 class FileStamp:
-    """What a listing tells without opening a file: size in bytes, change stamp (mtime or ETag), seconds since 1970."""
+    """What a listing tells without opening a file.
+
+    Args:
+        size: bytes.
+        stamp: tells one content of a path from the next; empty where nothing does.
+        changed: when it last changed or came to lie here, in seconds since 1970; None where nobody says.
+        arrived: the same without what whoever wrote it claims; None where nobody else says.
+    """
 
     size: int
     stamp: str
     changed: float | None = field(default=None, compare=False)
+    arrived: float | None = field(default=None, compare=False)
+
+    @classmethod
+    def of_local(cls, info: os.stat_result) -> FileStamp:
+        """That of a local file.
+
+        Tools that keep the modification time of what they replace (``rsync -t``, ``cp -p``, restored backups) cannot
+        keep the change time of the inode, or take another inode.
+
+        Args:
+            info: of the file, links followed.
+        """
+        stamp = f"{info.st_mtime_ns}-{info.st_ctime_ns}-{info.st_ino}"
+        return cls(info.st_size, stamp, max(info.st_mtime, info.st_ctime), info.st_ctime)
+
+    @classmethod
+    def of_remote(cls, info: Mapping[str, Any]) -> FileStamp:
+        """That of a file of which an fsspec file system says `info`."""
+        told = {key: str(info[key]) for key in _CONTENT_KEYS if info.get(key) is not None}
+        told = told or {key: str(info[key]) for key in _CHANGE_KEYS if info.get(key) is not None}
+        changed = next((info[key] for key in ("LastModified", "mtime") if info.get(key) is not None), None)
+        seconds = changed.timestamp() if isinstance(changed, datetime.datetime) else changed
+        return cls(
+            int(info["size"]), "-".join(told.values()), float(seconds) if isinstance(seconds, int | float) else None
+        )
 
 
 ProgressReport = Callable[[str, int, int], None]  # what, done, total

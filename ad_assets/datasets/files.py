@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 # What desktops and archivers leave behind; names with a leading dot are passed over too.
 _CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-# The first of these that a file system's listing carries tells one content of a path from the next.
-_STAMP_KEYS = ("ETag", "etag", "md5", "mtime", "LastModified", "last_modified", "updated", "created")
 _END = 1024  # bytes from the end: cameras append notes of their own after the picture
 
 
@@ -95,15 +93,7 @@ class ImageFiles:
             path = name[len(self._folder) :].lstrip("/")
             # A zero-byte key that ends in a slash is how object stores draw an empty folder.
             if info.get("type") == "file" and path and not path.endswith("/") and not _is_clutter(path):
-                stamp = next((str(info[key]) for key in _STAMP_KEYS if info.get(key) is not None), "")
-                changed = next((info[key] for key in ("LastModified", "mtime") if info.get(key) is not None), None)
-                yield path, FileStamp(int(info["size"]), stamp, _seconds(changed))
-
-
-def _seconds(changed: Any) -> float | None:
-    if hasattr(changed, "timestamp"):
-        return float(changed.timestamp())
-    return float(changed) if isinstance(changed, int | float) else None
+                yield path, FileStamp.of_remote(info)
 
 
 def _is_clutter(path: str) -> bool:
@@ -128,7 +118,4 @@ def _walk_local(
             if entry.is_dir():
                 yield from _walk_local(Path(entry.path), f"{prefix}{entry.name}/", above)
             elif entry.is_file():
-                info = entry.stat()
-                # A copy may keep an old change time; that of its inode tells when it came to lie here.
-                changed = max(info.st_mtime, info.st_ctime)
-                yield prefix + entry.name, FileStamp(info.st_size, str(info.st_mtime_ns), changed)
+                yield prefix + entry.name, FileStamp.of_local(entry.stat())

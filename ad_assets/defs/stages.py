@@ -280,7 +280,7 @@ def materialize(
         store: where artifacts and heads lie.
         compute: what builds run on.
         log: where progress is told.
-        force: build even what is there.
+        force: believe no change stamp, and build even what is there.
         verify: believe no change stamp and no marker: read what is there, and build what is damaged again.
         again: this repeats what failed a moment ago, and is no attempt of its own.
 
@@ -290,7 +290,7 @@ def materialize(
     upstream, left_out = current_upstream(stage, partition, store)
     progress = Progress(log, f"{stage.name}{f' [{partition}]' if partition else ''}")
     started = time.perf_counter()
-    parts, build = _address(stage, upstream, store, progress, verify=verify)
+    parts, build = _address(stage, upstream, store, progress, verify=verify or force)
     head = stage.make_head(partition, parts)
     artifact = store.artifact(stage.kind, head.version)
     found = artifact.exists() and not force and not (verify and artifact.damaged())

@@ -1,8 +1,12 @@
 """One listing of a folder: local, linked, or any other fsspec file system."""
 
+import datetime
+import os
+
 import fsspec
 import pytest
 
+from ad_assets.datasets import FileStamp
 from ad_assets.datasets.files import ImageFiles
 
 
@@ -31,6 +35,35 @@ def test_a_changed_file_changes_its_stamp_and_no_other(tmp_path):
     assert files.read("a.png") == b"new"
     assert before["a.png"] != after["a.png"]
     assert before["b.png"] == after["b.png"]
+
+
+def test_a_file_replaced_by_one_of_the_same_size_and_time_has_another_stamp(tmp_path):
+    touch(tmp_path / "a.png", b"old")
+    files, kept = ImageFiles(str(tmp_path)), (tmp_path / "a.png").stat()
+    times = (kept.st_atime_ns, kept.st_mtime_ns)
+    stamps = [files.listing()["a.png"]]
+    touch(tmp_path / "a.png", b"new")  # as rsync --inplace -t, or cp -p over it
+    os.utime(tmp_path / "a.png", ns=times)
+    stamps.append(files.listing()["a.png"])
+    touch(tmp_path / "b.tmp", b"too")  # as rsync -t, or a restored backup, under a temporary name
+    os.utime(tmp_path / "b.tmp", ns=times)
+    (tmp_path / "b.tmp").rename(tmp_path / "a.png")
+    stamps.append(files.listing()["a.png"])
+    assert {stamp.size for stamp in stamps} == {3}
+    assert {(tmp_path / "a.png").stat().st_mtime_ns} == {kept.st_mtime_ns}
+    assert len({stamp.stamp for stamp in stamps}) == 3
+
+
+def test_remote_stamps_take_what_follows_from_the_content_or_else_all_times():
+    written = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
+    stored = {"size": 7, "ETag": "abc", "LastModified": written}
+    assert FileStamp.of_remote(stored) == FileStamp.of_remote({**stored, "LastModified": written.replace(month=2)})
+    assert FileStamp.of_remote(stored) != FileStamp.of_remote({**stored, "ETag": "abd"})
+    assert FileStamp.of_remote(stored).changed == written.timestamp()
+    told = {"size": 7, "mtime": 5.0, "ino": 3, "created": 1.0}
+    others = [{**told, key: 9} for key in told]
+    assert len({FileStamp.of_remote(info) for info in (told, *others)}) == 5
+    assert FileStamp.of_remote({"size": 7}).stamp == ""  # nothing tells of a change: read each time
 
 
 def test_links_are_followed_and_loops_end(tmp_path):
