@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 import pyarrow as pa
 from pydantic import Field, field_validator
 
+from ad_assets.datasets.names import CATEGORY_KEY, CATEGORY_RULE, plain, plain_name
 from ad_assets.settings import Settings, without_password
 
 if TYPE_CHECKING:
@@ -41,12 +41,6 @@ IMAGE_INDEX_SCHEMA = pa.schema(
         ("bytes", pa.int64()),
     ]
 )
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
-NOMINAL = "good"  # the defect type of every nominal image, whatever its folder is called
-NOMINAL_FOLDERS = frozenset({NOMINAL, "ok", "normal"})
-
-CATEGORY_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 # What the listing of a file system or object store may carry. Keys that follow from the content, or count its versions,
@@ -149,7 +143,7 @@ class Problem:
     severity: Literal["error", "warning"] = "error"
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.message}"
+        return f"{plain_name(self.path)}: {plain(self.message)}"
 
 
 class DatasetError(ValueError):
@@ -157,17 +151,29 @@ class DatasetError(ValueError):
 
     Args:
         head: what was being read.
-        problems: everything found, listed up to `SHOWN` lines.
+        problems: everything found, listed up to `SHOWN` lines or `LENGTH` characters.
     """
 
     SHOWN: ClassVar[int] = 20
+    LENGTH: ClassVar[int] = 1800
 
     def __init__(self, head: str, problems: Sequence[Problem]) -> None:
-        lines = [f"  {problem}" for problem in problems[: self.SHOWN]]
-        if len(problems) > self.SHOWN:
-            lines.append(f"  ... and {len(problems) - self.SHOWN} more")
-        super().__init__("\n".join([head, *lines]))
+        lines = [shortened(plain(head), 400)]
+        for problem in problems[: self.SHOWN]:
+            line = f"  {shortened(str(problem), 600)}"
+            if sum(map(len, lines)) + len(line) > self.LENGTH:
+                break
+            lines.append(line)
+        if len(problems) >= len(lines):
+            lines.append(f"  ... and {len(problems) - len(lines) + 1} more")
+        super().__init__("\n".join(lines))
         self.problems = tuple(problems)
+
+
+def shortened(text: str, length: int) -> str:
+    """The text, or if it is longer than that its beginning and its end: a name may be longer than any sentence."""
+    half = length // 2
+    return text if len(text) <= length else f"{text[:half]} ... {text[-half:]}"
 
 
 class Reader(Settings, ABC):
@@ -224,6 +230,16 @@ class Reader(Settings, ABC):
         """Categories that lie there and cannot be measured -> why; `categories` does not name them."""
         return {}
 
+    def misfits(self, paths: Sequence[str]) -> list[Problem]:
+        """What lies below the root and belongs to no category, though somebody may take it for one: errors for folders
+        whose names nearly fit or cannot be keys, warnings for other folders of images.
+
+        Args:
+            paths: relative posix paths of one listing.
+        """
+        del paths
+        return []
+
     @abstractmethod
     def categories(self) -> list[str]:
         """Sorted or published order; without touching the disk where the dataset's categories are known.
@@ -262,6 +278,15 @@ class Reader(Settings, ABC):
         del category
         return {}
 
+    def paths_by_category(self, paths: Sequence[str]) -> dict[str, list[str]]:
+        """What `check_names` needs to see of each category; unless a reader knows better, all of it.
+
+        Args:
+            paths: relative posix paths of one listing.
+        """
+        everything = list(paths)
+        return dict.fromkeys(self.assign(paths), everything)
+
     def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
         """What names alone show to be wrong: masks without image, images without mask, counts.
 
@@ -274,11 +299,6 @@ class Reader(Settings, ABC):
         return []
 
 
-def is_image(path: str) -> bool:
-    """Whether the name says image."""
-    return path.lower().endswith(IMAGE_SUFFIXES)
-
-
 def checked_keys(categories: Sequence[str], root: str) -> list[str]:
     """The names, if each can be a partition key.
 
@@ -287,9 +307,10 @@ def checked_keys(categories: Sequence[str], root: str) -> list[str]:
     """
     wrong = [name for name in categories if not CATEGORY_KEY.fullmatch(name)]
     if wrong:
+        shown = ", ".join(repr(shortened(name, 120)) for name in wrong[:5])
         raise ValueError(
-            f"category names under {root!r} that cannot be keys: {', '.join(map(repr, wrong))}; rename the "
-            "folders with letters, digits, _ and - only (one category alone: set datasets.<name>.category)"
+            f"category names under {root!r} that cannot be keys: {shown}{' and others' if wrong[5:] else ''}; rename "
+            f"the folders with {CATEGORY_RULE} (one category alone: set datasets.<name>.category)"
         )
     return list(categories)
 

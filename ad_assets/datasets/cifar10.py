@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, model_validator
 
-from ad_assets.datasets.base import NOMINAL, Candidate, Problem, ProgressReport, Reader, is_image, register_reader
+from ad_assets.datasets.base import Candidate, Problem, ProgressReport, Reader, register_reader
+from ad_assets.datasets.names import NOMINAL, is_image
 from ad_assets.datasets.published import count_problem
 from ad_assets.datasets.unpacking import make_once
 

@@ -21,9 +21,10 @@ from PIL import Image
 from pydantic import Field
 
 from ad_assets.datasets import demo_board, demo_textures
-from ad_assets.datasets.base import NOMINAL, ProgressReport, register_reader
+from ad_assets.datasets.base import ProgressReport, register_reader
 from ad_assets.datasets.demo_defects import Array
 from ad_assets.datasets.folder import MvtecLayout
+from ad_assets.datasets.names import NOMINAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,21 +7,17 @@ Readers see relative posix paths only, so the same reader runs on a local folder
 from __future__ import annotations
 
 import os
+import posixpath
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from ad_assets.datasets.base import FileStamp
+from ad_assets.datasets.listing import Listing, is_clutter, walk_local
 from ad_assets.storage import find_files, retried
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-# What desktops and archivers leave behind; names with a leading dot are passed over too.
-_CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 _END = 1024  # bytes from the end: cameras append notes of their own after the picture
 
 
@@ -37,25 +33,23 @@ class ImageFiles:
         self._fs, folder = url_to_fs(root)
         self._folder = str(folder).rstrip("/")
 
-    def listing(self) -> dict[str, FileStamp]:
-        """Relative posix path -> size and stamp of every file, in one walk, sorted by path.
-
-        Links are followed. Dotted names, ``Thumbs.db``, ``desktop.ini`` and ``__MACOSX`` are left out.
+    def listing(self) -> Listing:
+        """Every file below the root, in one walk.
 
         Raises:
             ValueError: the root does not exist or holds no file.
             StorageError: its storage does not answer.
         """
-        walk = partial(_walk_local, Path(self._folder)) if self._is_local else self._walk_remote
+        walk = partial(walk_local, Path(self._folder)) if self._is_local else self._walk_remote
         # Absent is an upload that was renamed, or a folder removed, while it was listed.
-        found = retried(lambda: dict(walk()), self.root, also=(FileNotFoundError,))
+        found = retried(walk, self.root, also=(FileNotFoundError,))
         if not found:
             state = "is empty" if self._fs.exists(self._folder) else "does not exist"
             raise ValueError(
                 f"the dataset folder {self.root!r} {state}: put the images there, or name their folder in "
                 "the benchmark file or with --set datasets.<name>.root=/path"
             )
-        return dict(sorted(found.items()))
+        return found
 
     def read(self, path: str) -> bytes:
         """All bytes of one file.
@@ -64,6 +58,25 @@ class ImageFiles:
             OSError: it cannot be read; `StorageError` if its storage does not answer.
         """
         return self._cat(path)
+
+    def relative(self, path: str) -> str | None:
+        """An absolute path or URL as listings have it; None: it does not lie below the root.
+
+        Args:
+            path: need not exist.
+        """
+        path = path.replace("\\", "/")
+        for root in (self.root, f"file://{self._folder}", self._folder, os.path.realpath(self._folder)):
+            below = path.removeprefix(root.rstrip("/") + "/")
+            if below != path:
+                return posixpath.normpath(below)
+        if not self._is_local or "://" in path:
+            return None
+        # By another way, such as a link to the folder above.
+        whole = Path(path).expanduser()
+        folder = os.path.realpath(whole.parent)
+        root = os.path.realpath(self._folder)
+        return posixpath.relpath(f"{folder}/{whole.name}", root) if f"{folder}/".startswith(f"{root}/") else None
 
     def is_whole(self, path: str, size: int) -> bool:
         """Whether a file can be complete, by its end: PNG and JPEG say where they end; of others nothing is known.
@@ -87,35 +100,19 @@ class ImageFiles:
     def _is_local(self) -> bool:
         return isinstance(self._fs, LocalFileSystem)
 
-    def _walk_remote(self) -> Iterator[tuple[str, FileStamp]]:
+    def _walk_remote(self) -> Listing:
         self._fs.invalidate_cache()  # a sensor lists again and again, and must see what is new
+        files: dict[str, FileStamp] = {}
+        passed_over: set[str] = set()
         for name, info in find_files(self._fs, self._folder).items():
             path = name[len(self._folder) :].lstrip("/")
             # A zero-byte key that ends in a slash is how object stores draw an empty folder.
-            if info.get("type") == "file" and path and not path.endswith("/") and not _is_clutter(path):
-                yield path, FileStamp.of_remote(info)
-
-
-def _is_clutter(path: str) -> bool:
-    return any(part.startswith(".") or part.lower() in _CLUTTER for part in path.split("/"))
-
-
-def _walk_local(
-    folder: Path, prefix: str = "", above: tuple[tuple[int, int], ...] = ()
-) -> Iterator[tuple[str, FileStamp]]:
-    # fsspec neither enters a linked folder nor stamps a linked file by its target; dataset folders are full
-    # of links.
-    if not folder.is_dir():
-        return
-    stat = folder.stat()
-    if (stat.st_dev, stat.st_ino) in above:  # a link to a folder above: a loop
-        return
-    above = (*above, (stat.st_dev, stat.st_ino))
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if _is_clutter(entry.name):
+            if info.get("type") != "file" or not path or path.endswith("/"):
                 continue
-            if entry.is_dir():
-                yield from _walk_local(Path(entry.path), f"{prefix}{entry.name}/", above)
-            elif entry.is_file():
-                yield prefix + entry.name, FileStamp.of_local(entry.stat())
+            parts = path.split("/")
+            clutter = next((place for place, part in enumerate(parts) if is_clutter(part)), None)
+            if clutter is not None:
+                passed_over.add("/".join(parts[: clutter + 1]))
+                continue
+            files[path] = FileStamp.of_remote(info)
+        return Listing(files, passed_over)

@@ -30,6 +30,7 @@ from ad_assets.datasets.base import (
 from ad_assets.datasets.contents import content_id, joint_id
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.images import ImageError, decode_mask_with_mode, decode_with_mode
+from ad_assets.datasets.listing import broken_links, unreadable
 from ad_assets.datasets.looks import look_at
 from ad_assets.storage import StorageError
 
@@ -115,11 +116,17 @@ def build_index(
     assigned = reader.assign(paths)
     candidates = assigned.get(category, [])
     if not candidates:
-        found = ", ".join(sorted(assigned) or sorted({path.split("/")[0] for path in paths})[:10])
+        named = [problem for problem in reader.check_names(category, paths, []) if problem.severity == "error"]
+        if named:  # such as all that a manifest names
+            raise DatasetError(where, named)
+        found = ", ".join((sorted(assigned) or sorted({path.split("/")[0] for path in paths}))[:10])
         message = f"no images; the folder holds {found}: correct datasets.<name>.root, or the category"
         raise DatasetError(where, [Problem(category, message)])
 
     problems = reader.check_names(category, paths, candidates)
+    if broken := broken_links(listing):
+        own = set(reader.paths_by_category(paths).get(category, ()))
+        problems += [problem for problem in broken if problem.path in own]
     scanned, damaged = _scan(files, listing, candidates, known or {}, report or _no_report, looks=looks)
     problems += [*damaged, *_size_mismatches(candidates, scanned)]
     problems += _duplicates(candidates, scanned, published=reader.published_copies)
@@ -185,6 +192,8 @@ def _unchanged(known: KnownFile | None, stamp: FileStamp, mask: bool) -> bool:
 
 
 def _inspect(files: ImageFiles, looks: bool, path: str, stamp: FileStamp, mask: bool) -> KnownFile | Problem:
+    if wrong := unreadable(path, stamp):
+        return Problem(path, wrong)
     try:
         data = files.read(path)
         area = value = glance = None

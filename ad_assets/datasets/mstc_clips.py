@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ad_assets.datasets.base import NOMINAL, ProgressReport
+from ad_assets.datasets.base import ProgressReport
 from ad_assets.datasets.images import ImageError, decode_rgb
+from ad_assets.datasets.names import NOMINAL
 
 ANOMALOUS = "anomalous"
 VIDEOS, TRAIN_FRAMES = "training/videos", "training/frames"

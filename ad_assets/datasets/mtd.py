@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
-from ad_assets.datasets.base import NOMINAL, Candidate, Problem, Reader, register_reader
+from ad_assets.datasets.base import Candidate, Problem, Reader, register_reader
+from ad_assets.datasets.names import NOMINAL
 from ad_assets.datasets.published import count_problem
 
 if TYPE_CHECKING:

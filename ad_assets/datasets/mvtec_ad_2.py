@@ -12,7 +12,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ad_assets.datasets.base import Candidate, Problem, is_image, register_reader
+from ad_assets.datasets.base import Candidate, Problem, register_reader
+from ad_assets.datasets.names import is_image
 from ad_assets.datasets.published import Counts, WithValidation
 
 UNLABELLED = "unlabelled"

@@ -66,6 +66,7 @@ class PublishedLayout(Published, MvtecLayout):
 class WithValidation(PublishedLayout):
     """A dataset with nominal images to validate on, which the papers' detectors have no use for."""
 
+    more_folders: ClassVar[tuple[str, ...]] = ("validation",)
     validation_counts: ClassVar[Mapping[str, int]]
 
     validation: Literal["leave_out", "train"] = Field(

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from ad_assets.datasets.base import Candidate, DatasetError, Problem, is_image, register_reader
-from ad_assets.datasets.manifest import Entry, assigned, manifest_problems, read_manifest
+from ad_assets.datasets.base import Candidate, DatasetError, Problem, register_reader
+from ad_assets.datasets.manifest import Manifest, assigned, manifest_problems, read_manifest
+from ad_assets.datasets.names import is_image
 from ad_assets.datasets.published import Counts, Published
 
 SPLIT = "split_csv/1cls.csv"
@@ -54,11 +55,11 @@ split_csv/1cls.csv
                 "MVTec AD is read by reader: folder"
             )
             raise DatasetError(f"visa dataset at {self.root!r}", [Problem(SPLIT, message)])
-        found = assigned(self._entries(), paths)
+        found = assigned(self._manifest().entries, paths)
         return {category: found[category] for category in self.counts if category in found}
 
     def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
-        entries = [entry for entry in self._entries() if entry.category == category]
+        entries = self._manifest().by_category.get(category, ())
         named = {path for entry in entries for path in (entry.candidate.path, *entry.candidate.masks)}
         strangers = {
             f"{category}/Data/Images/": f"not named in {SPLIT}: remove it",
@@ -75,5 +76,5 @@ split_csv/1cls.csv
             *self._count_problems(category, candidates),
         ]
 
-    def _entries(self) -> list[Entry]:
+    def _manifest(self) -> Manifest:
         return read_manifest(self.root, SPLIT, own_name="", renamed=_RENAMED)

@@ -43,7 +43,7 @@ def image_index_stage(dataset: Dataset, categories: tuple[str, ...] | None = Non
         reader.prepare(partition, progress)
         listing = ImageFiles(reader.root).listing()
         if dataset.production:
-            listing = _arrived(dataset, dataset.production, partition, listing, store)
+            listing = listing.only(_arrived(dataset, dataset.production, partition, listing, store).__contains__)
         seen = {} if verify else _read(store, _files_path(reader.root, partition))
         known = {path: KnownFile(**entry) for path, entry in seen.items()}
         index = build_index(reader, partition, known=known, listing=listing, report=progress, looks=gate is not None)

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from ad_assets.config import ConfigError
-from ad_assets.datasets.base import is_image
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.images import ImageError, RgbImage
+from ad_assets.datasets.names import is_image
 from ad_assets.prediction.predictor import Prediction, Predictor
 from ad_assets.report import pictures
 from resources.store import ArtifactStore

@@ -25,6 +25,26 @@ def test_a_listing_is_relative_sorted_and_without_clutter(tmp_path):
     assert {stamp.size for stamp in listing.values()} == {1}
 
 
+def test_thumbnails_of_network_storages_are_passed_over_and_counted(tmp_path):
+    clutter = ("@eaDir/1.png/SYNOPHOTO_THUMB_M.png", "@EADIR/2.png", ".@__thumb/1.png", ".thumbnails/1.png")
+    more = ("#recycle/0.png", "Thumbs.db", "._1.png", ".AppleDouble/1.png", "__MACOSX/1.png", "@Recycle/1.png")
+    memory = fsspec.filesystem("memory")
+    try:
+        for name in ("good/1.png", *(f"good/{name}" for name in (*clutter, *more)), "$RECYCLE.BIN/1.png", ".git/x"):
+            touch(tmp_path / name)
+            memory.pipe(f"/bucket/{name}", b"x")
+        for root in (str(tmp_path), "memory://bucket"):
+            listing = ImageFiles(root).listing()
+            assert list(listing) == ["good/1.png"]
+            assert listing.clutter_beside(["good/1.png"]) == (
+                "#recycle 1, @EADIR 1, @Recycle 1, @eaDir 1, Thumbs.db 1, __MACOSX 1, names with a leading dot 4"
+            )
+            assert listing.clutter_beside(["other/1.png"]) == ""
+            assert listing.folders() == {"good"}
+    finally:
+        memory.rm("/bucket", recursive=True)
+
+
 def test_a_changed_file_changes_its_stamp_and_no_other(tmp_path):
     touch(tmp_path / "a.png", b"old")
     touch(tmp_path / "b.png")
@@ -75,7 +95,7 @@ def test_links_are_followed_and_loops_end(tmp_path):
     (root / "broken.png").symlink_to(tmp_path / "nowhere")
     (root / "a" / "loop").symlink_to(root)
     listing = ImageFiles(str(root)).listing()
-    assert list(listing) == ["a/0.png", "file.png", "linked/1.png"]
+    assert list(listing) == ["a/0.png", "broken.png", "file.png", "linked/1.png"]
     assert listing["file.png"] == listing["linked/1.png"]
     assert listing["file.png"].size == 5
 

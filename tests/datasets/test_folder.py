@@ -1,11 +1,14 @@
 """The MVTec AD layout from names alone, and the published counts."""
 
+import shutil
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from ad_assets.datasets import READERS
 from ad_assets.datasets.base import Candidate
+from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.folder import FolderReader
 from ad_assets.datasets.mvtec_ad import COUNTS, MvtecAdReader
 from tests.datasets.trees import mvtec_tree, write_image
@@ -132,14 +135,145 @@ def test_a_root_that_is_a_category(tmp_path):
     assert candidate.path == "train/good/1.png"
 
 
-def test_categories_are_found_and_bad_names_refused(tmp_path):
+def test_categories_are_found_and_bad_names_left_out_and_told(tmp_path):
     for name in ("b_2", "a-1"):
         mvtec_tree(tmp_path, name)
     (tmp_path / "notes").mkdir()
     assert FolderReader(root=str(tmp_path)).categories() == ["a-1", "b_2"]
-    write_image(tmp_path / "my parts" / "train" / "good" / "0.png")
-    with pytest.raises(ValueError, match=r"'my parts'; rename the folders"):
-        FolderReader(root=str(tmp_path)).categories()
+    for name in ("my parts", "p" * 101, "teil\n"):
+        write_image(tmp_path / name / "train" / "good" / "0.png")
+    reader = FolderReader(root=str(tmp_path))
+    paths = list(ImageFiles(reader.root).listing())
+    assert reader.categories() == sorted(reader.assign(paths)) == ["a-1", "b_2"]
+    problems = reader.misfits(paths)
+    assert [problem.path for problem in problems] == ["my parts", "p" * 101, "teil\n"]
+    assert {problem.severity for problem in problems} == {"error"}
+    assert "1 image (0.png) not read: its name cannot be a category's (letters, digits" in problems[0].message
+    assert "\n" not in str(problems[2])
+    for name in ("a-1", "b_2"):
+        shutil.rmtree(tmp_path / name)
+    with pytest.raises(ValueError, match=r"no category under .*\n  my parts: 1 image"):
+        reader.categories()
+
+
+@pytest.mark.parametrize(
+    ("parts", "split", "label"),
+    [
+        (("Train", "Good"), "train", 0),
+        (("TRAIN ", "OK"), "train", 0),
+        (("test", "Normal"), "test", 0),
+        (("Test", "nominal"), "test", 0),
+        (("TEST", "Crack"), "test", 1),
+        (("test", "NOK"), "test", 1),
+        (("test", "not good"), "test", 1),
+        (("test", "abnormal"), "test", 1),
+        (("test", "wood"), "test", 1),
+    ],
+)
+def test_names_of_splits_and_nominal_folders_are_known_in_any_case(parts, split, label):
+    path = "/".join(("c", *parts, "0.png"))
+    (candidate,) = FolderReader(root="/nowhere").assign([path])["c"]
+    assert (candidate.path, candidate.split, candidate.label) == (path, split, label)
+    (flat,) = FolderReader(root="/nowhere", category="c").assign([path.removeprefix("c/")])["c"]
+    assert (flat.split, flat.label) == (split, label)
+    assert MvtecAdReader(root="/nowhere").assign([path.replace("c/", "bottle/", 1)])["bottle"][0].label == label
+
+
+@pytest.mark.parametrize(
+    "folder", ["goods", "god", "OK (2)", "Good images", "good_1", "defect-free", "normla", "nomal"]
+)
+def test_near_misses_of_nominal_folders_are_errors_and_no_defects(folder):
+    paths = ["c/train/good/0.png", "c/test/crack/0.png", f"c/test/{folder}/1.png", f"c/test/{folder}/2.png"]
+    reader = FolderReader(root="/nowhere")
+    candidates = reader.assign(paths)["c"]
+    assert [candidate.path for candidate in candidates] == ["c/test/crack/0.png", "c/train/good/0.png"]
+    [error] = [each for each in reader.check_names("c", paths, candidates) if each.severity == "error"]
+    assert error.path == f"c/test/{folder}"
+    assert "2 images (1.png, 2.png), nominal or not? Rename the folder to" in error.message
+
+
+@pytest.mark.parametrize(
+    ("folder", "meant"),
+    [
+        ("Training", "train"),
+        ("train_2", "train"),
+        ("tset", "test"),
+        ("Ground Truth", "ground_truth"),
+        ("masks", "ground_"),
+    ],
+)
+def test_near_misses_of_splits_are_errors_that_offer_the_known_names(folder, meant):
+    rest = ["c/train/good/0.png"] if meant != "train" else ["c/test/good/0.png"]
+    paths = [*rest, f"c/{folder}/good/1.png"]
+    for reader, own in (
+        (FolderReader(root="/nowhere"), paths),
+        (FolderReader(root="/nowhere", category="c"), [path.removeprefix("c/") for path in paths]),
+        (MvtecAdReader(root="/nowhere", check_counts=False), [path.replace("c/", "bottle/", 1) for path in paths]),
+    ):
+        [(category, candidates)] = reader.assign(own).items()
+        [error] = reader.check_names(category, own, candidates)
+        assert error.severity == "error"
+        assert error.path.endswith(folder)
+        assert f"1 image (1.png) not read: is it {meant}" in error.message
+    # Where no other folder makes it a category, the whole of it is told.
+    [problem] = FolderReader(root="/nowhere").misfits(["b/train/good/0.png", f"c/{folder}/good/1.png"])
+    assert (problem.path, problem.severity) == (f"c/{folder}", "error")
+
+
+def test_what_lies_among_images_and_is_not_read_is_counted_and_named():
+    paths = [
+        "c/train/good/0.png",
+        *(f"c/train/good/{i}.heic" for i in range(5)),
+        "c/train/good/0.json",
+        "c/test/hole/film.MP4",
+        "c/ground_truth/hole/readme.txt",
+        "c/validation/good/1.png",
+        "c/preview.png",
+        "notes/figure.png",
+        "loose.png",
+    ]
+    reader = FolderReader(root="/nowhere")
+    told = [
+        (p.path, p.severity, p.message.split(":")[0]) for p in reader.check_names("c", paths, reader.assign(paths)["c"])
+    ]
+    assert sorted(told) == [
+        ("c", "warning", "1 image (preview.png) not read"),
+        ("c/ground_truth/hole", "warning", "1 file (readme.txt) not read"),
+        ("c/test/hole", "error", "1 file (film.MP4) of a format that is not read (.mp4)"),
+        ("c/train/good", "error", "5 files (0.heic, 1.heic, 2.heic, ...) of a format that is not read (.heic)"),
+        ("c/train/good", "warning", "1 file (0.json) not read"),
+        ("c/validation", "warning", "1 image (1.png) not read"),
+    ]
+    assert [(p.path, p.severity) for p in reader.misfits(paths)] == [("/nowhere", "warning"), ("notes", "warning")]
+
+
+def test_every_format_that_is_decoded_is_listed():
+    suffixes = [
+        "png",
+        "PNG",
+        "apng",
+        "jpg",
+        "jpeg",
+        "jpe",
+        "jfif",
+        "jp2",
+        "j2k",
+        "bmp",
+        "dib",
+        "tif",
+        "tiff",
+        "webp",
+        "gif",
+        "avif",
+        "tga",
+        "pgm",
+        "ppm",
+        "pbm",
+        "pnm",
+        "mpo",
+    ]
+    paths = [f"c/train/good/{number}.{suffix}" for number, suffix in enumerate(suffixes)]
+    assert len(FolderReader(root="/nowhere").assign(paths)["c"]) == len(suffixes)
 
 
 def test_a_folder_of_another_layout_says_what_was_expected(tmp_path):

@@ -148,7 +148,8 @@ def test_all_wrong_rows_are_told_together(root: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("images.csv", b"image_path;split;label\n", r"images\.csv: lacks image_path, split, label: it has no rows"),
+        ("images.csv", b"image_path;split;label\n", r"lacks image_path, split, label: its columns are image_path;s"),
+        ("images.csv", b"image_path,split,label\n", r"images\.csv: has no rows"),
         (
             "images.csv",
             b"image_path;split;label\na;b;c\n",

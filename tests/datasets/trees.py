@@ -13,7 +13,7 @@ from PIL import Image
 def write_image(path: Path, size: tuple[int, int] = (12, 10), content: str | None = None) -> Path:
     """An RGB image of (width, height) whose pixels follow from `content`, by default from the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    seed = hashlib.sha256((content or str(path)).encode()).digest()
+    seed = hashlib.sha256((content or str(path)).encode(errors="surrogateescape")).digest()
     rng = np.random.default_rng(list(seed))
     Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path)
     return path
