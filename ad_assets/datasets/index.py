@@ -116,12 +116,10 @@ def build_index(
     assigned = reader.assign(paths)
     candidates = assigned.get(category, [])
     if not candidates:
-        named = [problem for problem in reader.check_names(category, paths, []) if problem.severity == "error"]
-        if named:  # such as all that a manifest names
-            raise DatasetError(where, named)
         found = ", ".join((sorted(assigned) or sorted({path.split("/")[0] for path in paths}))[:10])
         message = f"no images; the folder holds {found}: correct datasets.<name>.root, or the category"
-        raise DatasetError(where, [Problem(category, message)])
+        named = [problem for problem in reader.check_names(category, paths, []) if problem.severity == "error"]
+        raise DatasetError(where, [Problem(category, message), *named])
 
     problems = reader.check_names(category, paths, candidates)
     if broken := broken_links(listing):
