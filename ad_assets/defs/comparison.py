@@ -11,6 +11,7 @@ from ad_assets.benchmark import Comparison
 from ad_assets.defs.leaderboard import read_board
 from ad_assets.defs.stages import Parts, Stage, Upstream, Work
 from ad_assets.report import comparison, html
+from ad_assets.report.markdown import fenced
 from resources.store import ArtifactStore
 
 COMPARISONS = "comparisons"
@@ -41,7 +42,7 @@ def comparison_stage(compared: Comparison, leaderboards: Mapping[str, Stage]) ->
         page = work.artifact.at("comparison.html")
         work.store.write_text(page, html.render_comparison(compared.name, table))
         return {
-            "table": {"md": f"```\n{text}\n```"},
+            "table": {"md": fenced(text)},
             **{f"{detector}_leads": count for detector, count in table.leads().items()},
             "report": {"path": work.store.location(page)},
         }

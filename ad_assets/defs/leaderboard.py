@@ -10,6 +10,7 @@ import pyarrow as pa
 from ad_assets.benchmark import Dataset
 from ad_assets.defs.stages import Parts, Stage, Upstream, Work
 from ad_assets.report import leaderboard, papers
+from ad_assets.report.markdown import fenced
 from resources.store import ArtifactStore
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage]) -> Stage:
             for row in board
             if row["category"] == leaderboard.MEAN and row["protocol"] == leaderboard.STANDARD
         }
-        return {"rows": len(board), "table": {"md": f"```\n{text}\n```"}, **means}
+        return {"rows": len(board), "table": {"md": fenced(text)}, **means}
 
     return Stage(
         key=(dataset.name, "leaderboard"),

@@ -28,6 +28,7 @@ from ad_assets.extractor import Extractor
 from ad_assets.methods import Matches, Method, State
 from ad_assets.methods.base import Checkpoints
 from ad_assets.methods.base import Stage as MethodStage
+from ad_assets.report.markdown import escaped, fenced
 from ad_assets.report.studies import plot_uri, summarise, text_table
 
 VERSION = 2
@@ -96,8 +97,8 @@ def study_stage(
         return {
             "variants": len(study.variants),
             "draws": study.draws,
-            "table": {"md": f"```\n{text_table(summary, defects=True)}\n```"},
-            "plot": {"md": f"![{study.name}]({plot_uri(study.name, summary)})"},
+            "table": {"md": fenced(text_table(summary, defects=True))},
+            "plot": {"md": f"![{escaped(study.name)}]({plot_uri(study.name, summary)})"},
         }
 
     return Stage(

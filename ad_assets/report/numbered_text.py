@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ad_assets.report.leaderboard import aligned
+from ad_assets.report.markdown import escaped
 from ad_assets.report.numbered_cells import Block, Cell
 
 FORMATS = ("text", "markdown", "csv")
@@ -39,7 +40,11 @@ def render(page: Page, form: str = "text", width: int = WIDTH) -> str:
     below = [*([legend] if (legend := _legend(page.blocks)) else []), *_partial(page.blocks), *page.remarks]
     if form == "markdown":
         return "\n\n".join(
-            [f"## {page.name}: {page.title}", *map(_markdown, page.blocks), "\n".join(f"- {x}" for x in below)]
+            [
+                f"## {escaped(f'{page.name}: {page.title}')}",
+                *map(_markdown, page.blocks),
+                "\n".join(f"- {escaped(line)}" for line in below),
+            ]
         )
     texts = [f"{page.name}: {page.title}", *(_text(block, width) for block in page.blocks), "\n".join(below)]
     return "\n\n".join(text for text in texts if text)
@@ -115,12 +120,12 @@ def _text(block: Block, width: int) -> str:
 
 def _markdown(block: Block) -> str:
     rows = [
-        [block.corner, *block.columns],
+        [escaped(name) for name in (block.corner, *block.columns)],
         ["---", *["---:"] * len(block.columns)],
-        *([name, *map(cell_text, cells)] for name, cells in block.lines),
+        *([escaped(name), *map(cell_text, cells)] for name, cells in block.lines),
     ]
-    table = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows)
-    return f"**{block.title}**\n\n{table}" if block.title else table
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"**{escaped(block.title)}**\n\n{table}" if block.title else table
 
 
 def _csv(page: Page) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ad_assets.report.markdown import one_line
 from ad_assets.report.pictures import figure_uri
 
 QUALITY = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_0.30": "AUPRO 0.30"}
@@ -81,7 +82,7 @@ def table(summary: Summary, *, defects: bool = False) -> tuple[list[str], list[l
     """
     columns = [(metric, "", f"{name}, %") for metric, name in QUALITY.items()]
     columns += [(metric, "", f"{name}, %") for metric, name in KINDS.items()]
-    columns += [("image_auroc", defect, defect) for defect in (summary.defects if defects else ())]
+    columns += [("image_auroc", defect, one_line(defect)) for defect in (summary.defects if defects else ())]
     columns += [(metric, "", name) for metric, name in SPEED.items()]
     shown = [column for column in columns if any(summary.column(*column[:2]))]
     rows = [
