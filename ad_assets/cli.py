@@ -10,6 +10,7 @@ from ad_assets.commands.common import Commands
 from ad_assets.config import ConfigError
 from ad_assets.storage import StorageError
 from resources.disk import NoSpaceError
+from resources.store import CorruptArtifactError, MissingFileError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"ad-assets: {error}", file=sys.stderr)
         return 2
-    except (StorageError, NoSpaceError) as error:
+    except (StorageError, NoSpaceError, CorruptArtifactError, MissingFileError) as error:
         print(f"ad-assets: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -8,10 +8,6 @@ import shutil
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 TEMPORARY = ".tmp"
 
@@ -20,8 +16,11 @@ class NoSpaceError(OSError):
     """A disk or a quota is full; the message says how much is free and what to do."""
 
 
-def write_whole(target: Path, data: bytes) -> None:
+def write_whole(target: Path, data: bytes) -> os.stat_result:
     """Write a file under a temporary name and rename it, so that nobody ever sees a part of it.
+
+    Returns:
+        What the disk says of it, inode and times, which tell whether it was replaced since.
 
     Raises:
         FileNotFoundError: another process removed the folder, which was empty, at that very moment.
@@ -35,6 +34,7 @@ def write_whole(target: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+            status = os.fstat(file.fileno())
         temporary.replace(target)
     except BaseException as error:
         with suppress(OSError):
@@ -42,6 +42,7 @@ def write_whole(target: Path, data: bytes) -> None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_space(error, target, len(data)) from error
         raise
+    return status
 
 
 def _no_space(error: OSError, target: Path, size: int) -> NoSpaceError:
@@ -51,16 +52,6 @@ def _no_space(error: OSError, target: Path, size: int) -> NoSpaceError:
         "Make room, remove what nothing refers to (ad-assets gc --delete), or set another store.root; then run again: "
         "what is finished is kept"
     )
-
-
-def map_tensors(path: Path, *, notes_only: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a file, mapped until they are used, and the notes in its header."""
-    from safetensors import safe_open
-
-    # Opened twice: safetensors takes whatever keeps it from opening a file for its absence.
-    with path.open("rb"), safe_open(path, framework="pt") as file:
-        tensors = {} if notes_only else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tensors, dict(file.metadata() or {})
 
 
 def prune_empty_folders(folder: Path, top: Path) -> None:

@@ -8,18 +8,22 @@ Layout under the root (a local folder or ``s3://bucket/prefix``)::
 
 A file is complete or absent: local files are written under a temporary name and renamed, object stores put whole
 objects. An artifact exists once its ``artifact.json`` does. Every request is made again while it fails for a reason
-that may pass (`ad_assets.storage`).
+that may pass (`ad_assets.storage`). Disks and people change files all the same: what is read is compared with its
+checksum (`resources.checksums`), mapped files when a process first reads them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -27,18 +31,35 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from ad_assets.settings import Settings, without_password, without_secrets
 from ad_assets.storage import find_files, retried
-from resources.disk import map_tensors, prune_empty_folders, write_whole
+from resources.artifact import Artifact, WrittenFile
+from resources.checksums import (
+    KEY,
+    CorruptArtifactError,
+    DamagedError,
+    plain_checksum,
+    seal_tensors,
+    tensors_checksum,
+    unsealed_notes,
+)
+from resources.disk import prune_empty_folders, write_whole
 from resources.exchange import Change, SwapFile
+from resources.layout import ARTIFACTS, TENSORS, artifact_folder
+from resources.records import read_record, recall, write_record
+from resources.tensor_files import checksum_of, map_tensors, notes_of, verify, without_checksum
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-MARKER = "artifact.json"
+__all__ = ["Artifact", "ArtifactStore", "CorruptArtifactError", "MissingFileError", "StoredFile"]
+
+HEAD = ("version", "parts", "code_version")  # what a head must have
+REMEDY = "`ad-assets materialize --verify` makes it anew"
+_LOG = logging.getLogger(__name__)
 
 
-class CorruptArtifactError(ValueError):
-    """A stored file cannot be read back; the message names it and the remedy."""
+class MissingFileError(FileNotFoundError):
+    """A file is not in the store; the message names it and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +103,8 @@ class ArtifactStore(Settings):
     _base: str = PrivateAttr(default="")
     _bytes_written: int = PrivateAttr(default=0)
     _bytes_read: int = PrivateAttr(default=0)
+    _records: dict[str, dict[str, Any]] = PrivateAttr(default_factory=dict)
+    _written: dict[str, WrittenFile] = PrivateAttr(default_factory=dict)
 
     def _open(self) -> tuple[Any, str]:
         if self._fs is None:
@@ -126,19 +149,34 @@ class ArtifactStore(Settings):
             return False
         return bool(info["type"] == "file")
 
+    def local_path(self, path: str) -> Path:
+        """Where a path of a local store lies."""
+        return Path(self._open()[1], path)
+
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a file in one step."""
+        self._put(path, data, plain_checksum(path, data) if artifact_folder(path) else "")
+
+    def _put(self, path: str, data: bytes, checksum: str) -> None:
         fs, base = self._open()
-        place = self.location(path)
+        place, stamp = self.location(path), ""
         if self.is_local:
             # Absent is a folder that another process has emptied and removed since it was made.
-            retried(lambda: write_whole(Path(base, path), data), place, also=(FileNotFoundError, FileExistsError))
+            passing = (FileNotFoundError, FileExistsError)
+            stamp = _stamp_of(retried(lambda: write_whole(Path(base, path), data), place, also=passing))
         else:
             retried(lambda: fs.pipe_file(f"{base}/{path}", data), place)
         self._bytes_written += len(data)
+        if artifact_folder(path):
+            self._written[path] = WrittenFile(len(data), checksum, stamp)
 
     def read_bytes(self, path: str) -> bytes:
-        """Read a whole file."""
+        """Read a whole file; one of an artifact is compared with the artifact's record."""
+        folder = artifact_folder(path)
+        return Artifact(self, folder).read(path) if folder else self.fetch(path)
+
+    def fetch(self, path: str) -> bytes:
+        """The bytes of a file, compared with nothing."""
         fs, base = self._open()
         try:
             data: bytes = retried(lambda: fs.cat_file(f"{base}/{path}"), self.location(path))
@@ -156,8 +194,8 @@ class ArtifactStore(Settings):
         data = self.read_bytes(path)
         try:
             return json.loads(data)
-        except ValueError as error:
-            raise self._corrupt(path, error) from error
+        except (ValueError, RecursionError) as error:
+            raise self.corrupt(path, error) from error
 
     def update(self, path: str, change: Change) -> None:
         """Replace a file by what `change` makes of it; of several processes that do so at once, none undoes another.
@@ -182,7 +220,10 @@ class ArtifactStore(Settings):
 
     def read_text(self, path: str) -> str:
         """Read UTF-8 text."""
-        return self.read_bytes(path).decode()
+        try:
+            return self.read_bytes(path).decode()
+        except UnicodeDecodeError as error:
+            raise self.corrupt(path, error) from error
 
     def write_table(self, path: str, table: pa.Table) -> None:
         """Write a Parquet table."""
@@ -201,22 +242,24 @@ class ArtifactStore(Settings):
         data = self.read_bytes(path)
         try:
             return parquet.read_table(pa.BufferReader(data))
-        except pa.ArrowInvalid as error:
-            raise self._corrupt(path, error) from error
+        except (pa.ArrowException, OSError) as error:  # of bytes at hand: no disk is to blame
+            raise self.corrupt(path, error) from error
 
     def write_tensors(self, path: str, tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:
         """Write named tensors as safetensors, with small text notes in the header."""
         from safetensors.torch import save
 
         ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        self.write_bytes(path, save(ready, metadata=notes))
+        self._put(path, *seal_tensors(path, save(ready, metadata=unsealed_notes(notes or {}))))
 
     def read_tensors(self, path: str) -> dict[str, Tensor]:
         """Read named tensors; on a local disk they are mapped, not copied, until used."""
         if not self.is_local:
             return self.read_noted_tensors(path)[0]
+        place = self.local_path(path)
         with self._told_apart(path):
-            tensors, _ = retried(lambda: map_tensors(Path(self._open()[1], path)), self.location(path))
+            retried(lambda: verify(place, path), self.location(path))
+            tensors, _ = retried(lambda: map_tensors(place), self.location(path))
         self._bytes_read += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         return tensors
 
@@ -225,8 +268,9 @@ class ArtifactStore(Settings):
         from safetensors.torch import load
 
         with self._told_apart(path):
-            data = self.read_bytes(path)
-            return load(data), _notes(data)
+            data = self.fetch(path)
+            tensors_checksum(path, BytesIO(data))
+            return load(data), without_checksum(notes_of(data))
 
     @contextmanager
     def _told_apart(self, path: str) -> Iterator[None]:
@@ -237,13 +281,20 @@ class ArtifactStore(Settings):
             yield
         except FileNotFoundError as error:
             raise self._missing(path) from error
-        except SafetensorError as error:
-            raise self._corrupt(path, error) from error
+        except (SafetensorError, DamagedError) as error:
+            raise self.corrupt(path, error) from error
 
-    def check_tensors(self, path: str) -> None:
-        """Read every byte of a tensor file, which `read_tensors` leaves to whoever uses them."""
-        for tensor in self.read_tensors(path).values():
-            tensor.clone()
+    def holds_tensors(self, path: str) -> bool:
+        """Whether a whole tensor file lies at a path, as an interrupted build leaves; a damaged one is deleted."""
+        try:
+            self.checksum(path)
+        except FileNotFoundError:
+            return False
+        except CorruptArtifactError as error:
+            _LOG.warning("%s", error)
+            self.delete([path])
+            return False
+        return True
 
     def read_many_tensors(self, paths: Sequence[str]) -> list[dict[str, Tensor]]:
         """Read several tensor files at once, in order; hides the latency of an object store."""
@@ -253,7 +304,10 @@ class ArtifactStore(Settings):
             return list(pool.map(self.read_tensors, paths))
 
     def read_notes(self, path: str) -> dict[str, str]:
-        """The text notes in the header of a tensor file; the tensors are not read from a local disk."""
+        """The text notes in the header of a tensor file, whose tensors are not read, nor compared with the checksum."""
+        return without_checksum(self._all_notes(path))
+
+    def _all_notes(self, path: str) -> dict[str, str]:
         fs, base = self._open()
 
         def header() -> bytes:
@@ -264,7 +318,7 @@ class ArtifactStore(Settings):
         with self._told_apart(path):
             if self.is_local:
                 return retried(lambda: map_tensors(Path(base, path), notes_only=True), self.location(path))[1]
-            return _notes(retried(header, self.location(path)))
+            return notes_of(retried(header, self.location(path)))
 
     def delete(self, paths: Iterable[str]) -> None:
         """Delete files; absent ones are passed over, and emptied local folders go too."""
@@ -292,82 +346,87 @@ class ArtifactStore(Settings):
         """Bytes stored under a prefix."""
         return sum(file.size for file in self.files(prefix))
 
-    # -- artifacts and heads -------------------------------------------------------------------------------------
+    # -- checksums -----------------------------------------------------------------------------------------------
+
+    def checksum(self, path: str) -> str:
+        """The checksum of a file, whose every byte is read.
+
+        Raises:
+            CorruptArtifactError: a tensor file that is damaged, or another's.
+        """
+        from safetensors.torch import load
+
+        if not path.endswith(TENSORS):
+            return plain_checksum(path, self.fetch(path))
+        with self._told_apart(path):
+            # Loaded or mapped too: a file that carries no checksum is at least as long as its header says.
+            if not self.is_local:
+                data = self.fetch(path)
+                load(data)
+                return tensors_checksum(path, BytesIO(data))
+            place = self.local_path(path)
+            retried(lambda: map_tensors(place, notes_only=True), self.location(path))
+            return retried(lambda: checksum_of(place, path), self.location(path))
+
+    def told_checksum(self, path: str) -> str:
+        """The same as far as possible without reading tensors: what a tensor file says of itself."""
+        return (self._all_notes(path).get(KEY) if path.endswith(TENSORS) else None) or self.checksum(path)
+
+    def written(self, folder: str) -> dict[str, WrittenFile]:
+        """Path -> what this object wrote into the folder of an artifact since it was last asked."""
+        paths = [path for path in list(self._written) if path.startswith(f"{folder}/")]
+        return {path: self._written.pop(path) for path in paths}
+
+    # -- records, artifacts and heads ----------------------------------------------------------------------------
 
     def artifact(self, kind: str, version: str) -> Artifact:
         """The artifact of one kind with one fingerprint, present or not."""
-        return Artifact(self, f"artifacts/{kind}/{version}")
+        return Artifact(self, f"{ARTIFACTS}/{kind}/{version}")
+
+    def remembered_record(self, path: str) -> Mapping[str, Any]:
+        """The record of an artifact, read once; empty where there is none yet."""
+        if path not in self._records:
+            try:
+                self._records[path] = read_record(self, path)
+            except FileNotFoundError:
+                return {}
+        return self._records[path]
+
+    def forget_record(self, path: str) -> None:
+        """Read the record of an artifact again when it is next asked for."""
+        self._records.pop(path, None)
 
     def head_path(self, key: Sequence[str], partition: str | None) -> str:
         """Where the head of an asset's partition lies."""
         return "/".join(["heads", *key, f"{partition or '_'}.json"])
 
     def read_head(self, key: Sequence[str], partition: str | None) -> dict[str, Any] | None:
-        """What an asset's partition is now, or None when it was never materialized."""
-        try:
-            head: dict[str, Any] = self.read_json(self.head_path(key, partition))
-        except FileNotFoundError:
-            return None
-        return head
+        """What an asset's partition is now, or None when it was never materialized, or its head is damaged."""
+        return recall(self, self.head_path(key, partition), *HEAD)
 
     def write_head(self, key: Sequence[str], partition: str | None, head: dict[str, Any]) -> None:
         """Record what an asset's partition is now."""
-        self.write_json(self.head_path(key, partition), head)
+        write_record(self, self.head_path(key, partition), head)
 
-    # -- inside ----------------------------------------------------------------------------------------------------
+    @contextmanager
+    def understood(self, path: str) -> Iterator[None]:
+        """What is not as its reader expects it, as after somebody has edited a file, is told as damage of that file."""
+        try:
+            yield
+        except CorruptArtifactError:
+            raise
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+            told = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise self.corrupt(path, told) from error
 
-    def _missing(self, path: str) -> FileNotFoundError:
-        return FileNotFoundError(f"{self.location(path)} is not in the store: materialize again with --force")
+    # -- errors --------------------------------------------------------------------------------------------------
 
-    def _corrupt(self, path: str, error: Exception) -> CorruptArtifactError:
-        return CorruptArtifactError(f"{self.location(path)} cannot be read ({error}): materialize again with --force")
+    def corrupt(self, path: str, why: object, remedy: str = "") -> CorruptArtifactError:
+        """The error that tells of a damaged file."""
+        return CorruptArtifactError(f"{self.location(path)} is damaged ({why}): {remedy or REMEDY}")
 
-
-@dataclass(frozen=True)
-class Artifact:
-    """A folder of files that counts as existing once it is committed."""
-
-    store: ArtifactStore
-    path: str
-
-    def at(self, name: str) -> str:
-        """The store path of one file of the artifact."""
-        return f"{self.path}/{name}"
-
-    def exists(self) -> bool:
-        """Whether the artifact was committed."""
-        return self.store.exists(self.at(MARKER))
-
-    def damaged(self) -> bool:
-        """Whether a file of the artifact cannot be read back; reads them all."""
-        readers = {
-            ".json": self.store.read_json,
-            ".parquet": self.store.read_table,
-            ".safetensors": self.store.check_tensors,
-        }
-        for file in self.store.files(self.path):
-            read = readers.get(PurePosixPath(file.path).suffix)
-            try:
-                if read:
-                    read(file.path)
-            except CorruptArtifactError:
-                return True
-            except FileNotFoundError:  # a checkpoint of another process, which has finished
-                continue
-        return False
-
-    def commit(self, record: dict[str, Any]) -> None:
-        """Make the artifact exist, with a record of what it is."""
-        self.store.write_json(self.at(MARKER), record)
-
-    def record(self) -> dict[str, Any]:
-        """What was recorded at the commit."""
-        record: dict[str, Any] = self.store.read_json(self.at(MARKER))
-        return record
-
-
-def _notes(data: bytes) -> dict[str, str]:
-    return dict(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {}))
+    def _missing(self, path: str) -> MissingFileError:
+        return MissingFileError(f"{self.location(path)} is not in the store: {REMEDY}")
 
 
 def _changed(info: dict[str, Any]) -> float:
@@ -378,3 +437,8 @@ def _changed(info: dict[str, Any]) -> float:
 def _stamp(info: dict[str, Any]) -> str:
     # A file is replaced, never written again: locally by another inode.
     return str(info.get("ETag") or f"{info.get('ino')}-{info.get('mtime')}-{info['size']}")
+
+
+def _stamp_of(status: os.stat_result) -> str:
+    """The stamp that a listing of a local disk will give a file."""
+    return _stamp({"ino": status.st_ino, "mtime": status.st_mtime, "size": status.st_size})

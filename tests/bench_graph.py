@@ -137,8 +137,8 @@ class Bench:
 
     def outcome(self, **options: Any) -> Outcome:
         """Carry out the plan; returns what became of it."""
-        force = bool(options.get("force"))
-        return execute(self._steps(**options), self.definitions, self.instance, force=force)
+        force, verify = bool(options.get("force")), bool(options.get("verify"))
+        return execute(self._steps(**options), self.definitions, self.instance, force=force, verify=verify)
 
     def materialize_all(self, category: str) -> tuple[set[Slot], set[Slot]]:
         """What "Materialize all" does in the UI for one partition: run every asset, whatever its state."""

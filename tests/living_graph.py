@@ -24,7 +24,7 @@ from PIL import Image
 from ad_assets.benchmark import fingerprint
 from ad_assets.datasets import ImageFiles
 from ad_assets.defs.conditions import SENSOR
-from ad_assets.defs.images import _stamps_path, stamps_of
+from ad_assets.defs.images import stamps_of, stamps_path
 from ad_assets.defs.sensors import Watch
 from ad_assets.defs.stages import Head, Slot, Stage, Upstream
 from tests.bench_graph import Bench
@@ -104,7 +104,7 @@ class LivingGraph(Bench):
         assigned = reader.assign(sorted(listing))
         for name in categories:
             stamps = stamps_of(assigned[name], listing, reader.tables(name))
-            self.benchmark.store.write_json(_stamps_path("parts", name), stamps)
+            self.benchmark.store.write_json(stamps_path("parts", name), stamps)
 
     def index_again(self, category: str) -> None:
         """Leave an image index with other training images, as a run that takes new ones up does."""

@@ -75,7 +75,7 @@ class Session:
     steps: list[Step]
 
 
-def open_session(options: argparse.Namespace, *, force: bool = False) -> Session:
+def open_session(options: argparse.Namespace, *, force: bool = False, verify: bool = False) -> Session:
     """Load the benchmark file of the call and plan what it selects.
 
     Raises:
@@ -120,5 +120,6 @@ def open_session(options: argparse.Namespace, *, force: bool = False) -> Session
         selected=selected,
         categories=options.category,
         force=force,
+        verify=verify,
     )
     return Session(benchmark, stages, definitions, instance, steps)

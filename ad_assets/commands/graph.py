@@ -12,11 +12,15 @@ from ad_assets.commands.common import Commands, open_session
 def add(commands: Commands) -> None:
     """Add the commands."""
     demo = commands.add("demo", _materialize, "materialize the embedded demo and print its leaderboard")
-    demo.set_defaults(config="demo", set=[], dataset=None, category=None, select=None, force=False)
+    demo.set_defaults(config="demo", set=[], dataset=None, category=None, select=None, force=False, verify=False)
     materialize = commands.add(
         "materialize", _materialize, "bring what is stale up to date", commands.shared, commands.scope
     )
-    materialize.add_argument("--force", action="store_true", help="build again even what is up to date")
+    again = materialize.add_mutually_exclusive_group()
+    again.add_argument("--force", action="store_true", help="build again even what is up to date")
+    again.add_argument(
+        "--verify", action="store_true", help="read every image and stored file again, make anew what is damaged"
+    )
     commands.add("status", _status, "what is stale, why, and what would run", commands.shared, commands.scope)
 
 
@@ -27,7 +31,7 @@ def _materialize(options: argparse.Namespace) -> int:
     from ad_assets.defs.runs import execute
 
     started = time.perf_counter()
-    session = open_session(options, force=options.force)
+    session = open_session(options, force=options.force, verify=options.verify)
     status = 0
     if session.steps:
         outcome = execute(
@@ -35,6 +39,7 @@ def _materialize(options: argparse.Namespace) -> int:
             session.definitions,
             session.instance,
             force=options.force,
+            verify=options.verify,
             before=lambda title: print(f"== {title}", file=sys.stderr),
         )
         for failure in outcome.failures:

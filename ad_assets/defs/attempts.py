@@ -15,8 +15,10 @@ import dagster as dg
 from ad_assets.datasets.contents import ChangedFileError
 from ad_assets.storage import StorageError, may_pass
 from resources.disk import NoSpaceError
+from resources.records import recall, write_record
 from resources.store import ArtifactStore
 
+ATTEMPT = ("version", "count", "error")  # what the record of an attempt must have
 MOST_ATTEMPTS = 3  # runs that did not finish a build of one address before automation gives up
 REPEATS = dg.RetryPolicy(
     max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
@@ -53,19 +55,16 @@ def attempted(
         again: whether this repeats, within a run, an attempt on record.
     """
     path = attempt_path(key, partition)
-    try:
-        before = store.read_json(path)
-    except FileNotFoundError:
-        before = {"version": "", "count": 0}
+    before = recall(store, path, *ATTEMPT) or {"version": "", "count": 0}
     count = before["count"] if before["version"] == version else 0
     count = max(1, count + (not again))
-    store.write_json(path, {"version": version, "count": count, "error": ""})
+    write_record(store, path, {"version": version, "count": count, "error": ""})
     try:
         yield
     except Exception as error:
         if not (mends_itself(error) or isinstance(error, NoSpaceError | ChangedFileError)):
             told = f"{type(error).__name__}: {error}"
             with suppress(OSError):  # what the build said matters more
-                store.write_json(path, {"version": version, "count": count, "error": told})
+                write_record(store, path, {"version": version, "count": count, "error": told})
         raise
     store.delete([path])

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.defs.stages import Work
 from ad_assets.methods.base import Checkpoints
-from resources.store import Artifact, ArtifactStore
+from resources.layout import CHECKPOINT
+from resources.store import Artifact, ArtifactStore, CorruptArtifactError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-NAME = "checkpoint.safetensors"
+_LOG = logging.getLogger(__name__)
 
 
 class StoreCheckpoints(Checkpoints):
@@ -26,7 +28,7 @@ class StoreCheckpoints(Checkpoints):
 
     def __init__(self, store: ArtifactStore, artifact: Artifact, every: int) -> None:
         super().__init__(every)
-        self._store, self._artifact, self._path = store, artifact, artifact.at(NAME)
+        self._store, self._artifact, self._path = store, artifact, artifact.at(CHECKPOINT)
 
     @classmethod
     def of(cls, work: Work, artifact: Artifact) -> StoreCheckpoints:
@@ -37,17 +39,16 @@ class StoreCheckpoints(Checkpoints):
         return checkpoints
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The last checkpoint, or None.
-
-        Raises:
-            CorruptArtifactError: it cannot be read.
-        """
+        """The last checkpoint, or None; a damaged one is as if absent."""
         try:
             # In one go: another process that trains the same may replace or clear it meanwhile.
             tensors, notes = self._store.read_noted_tensors(self._path)
+            return tensors, json.loads(notes["info"])
         except FileNotFoundError:
             return None
-        return tensors, json.loads(notes["info"])
+        except (CorruptArtifactError, KeyError, ValueError) as error:
+            _LOG.warning("%s; the training begins anew", error)
+            return None
 
     def save(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Replace the checkpoint; its values lie in the header of the tensors, so that both are of one moment."""

@@ -8,14 +8,19 @@ looks is seen at the next look, and a rebuild with an equal result changes nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ad_assets.defs.attempts import MOST_ATTEMPTS, attempt_path
+from ad_assets.defs.attempts import ATTEMPT, MOST_ATTEMPTS, attempt_path
 from ad_assets.defs.partitions import LiveCategories
-from ad_assets.defs.stages import Head, Key, Slot, Stage, Upstream, planned_head
-from resources.store import ArtifactStore
+from ad_assets.defs.stages import Head, Key, Slot, Stage, Upstream, as_head, planned_head
+from resources.contents import Contents, head_damage
+from resources.records import read_record, warn
+from resources.store import HEAD, ArtifactStore, CorruptArtifactError
+
+LOOK_SECONDS = 600.0  # between two looks of automation at the sizes of all files, which cost more than one at all heads
 
 
 class StoredHeads:
@@ -25,11 +30,13 @@ class StoredHeads:
         self._store = store
         self._read: dict[str, tuple[str, Any]] = {}
         self._now: dict[str, str] = {}
+        self._damaged: set[str] = set()
 
     def look(self, slots: Iterable[Slot] = ()) -> None:
         """List again; from an object store, read at once what is new of some heads, else when they are asked for."""
         self._now = {file.path: file.stamp for prefix in ("heads", "attempts") for file in self._store.files(prefix)}
         self._read = {path: known for path, known in self._read.items() if self._now.get(path) == known[0]}
+        self._damaged &= self._read.keys()
         if self._store.is_local:
             return
         paths = {self._store.head_path(*slot) for slot in slots}
@@ -37,16 +44,20 @@ class StoredHeads:
             list(pool.map(self.read, sorted(paths & self._now.keys() - self._read.keys())))
 
     def read(self, path: str) -> Any:
-        """The JSON value at a path; None where there is none."""
+        """The record at a path; None where there is none, or a damaged one."""
         stamp = self._now.get(path)
         if stamp is None:
             return None
         known = self._read.get(path)
         if known is None or known[0] != stamp:
             try:
-                known = stamp, self._store.read_json(path)
+                known = stamp, read_record(self._store, path, *(HEAD if path.startswith("heads/") else ATTEMPT))
             except FileNotFoundError:  # replaced or removed since the listing
                 return None
+            except CorruptArtifactError as error:
+                warn(error)
+                known = stamp, None
+                self._damaged.add(path)
             self._read[path] = known
         return known[1]
 
@@ -54,6 +65,16 @@ class StoredHeads:
         """As `ArtifactStore.read_head`."""
         head: dict[str, Any] | None = self.read(self._store.head_path(key, partition))
         return head
+
+    def has_damaged_head(self, slot: Slot) -> bool:
+        """Whether an asset partition has a head that cannot be read."""
+        path = self._store.head_path(*slot)
+        self.read(path)
+        return path in self._damaged
+
+    def stamp(self, slot: Slot) -> str | None:
+        """What changes when the head of an asset partition is written; None where there is none."""
+        return self._now.get(self._store.head_path(*slot))
 
 
 class Currency:
@@ -66,20 +87,37 @@ class Currency:
 
     def __init__(self, stages: Sequence[Stage], store: ArtifactStore) -> None:
         self._stages = {stage.key: stage for stage in stages}
+        self._store = store
         self._heads = StoredHeads(store)
+        self._damaged: dict[Slot, str | None] = {}
+        self._looked = -LOOK_SECONDS
         self._planned: dict[Slot, Head | None] = {}
         self._due: dict[Slot, bool] = {}
 
     def look(self) -> None:
         """See the store as it is now."""
-        self._heads.look((stage.key, name) for stage in self._stages.values() for name in stage.partitions or (None,))
+        self._heads.look(self._slots())
+        # As long as something is damaged each look sees whether it is mended: a head may come back as it was.
+        if self._damaged or time.monotonic() - self._looked >= LOOK_SECONDS:
+            contents = Contents(self._store)
+            self._damaged = {
+                slot: self._heads.stamp(slot)
+                for slot in self._slots()
+                if head_damage(contents, self._heads.read_head(*slot))
+            }
+            self._looked = time.monotonic()
         self._planned = {}
         self._due = {}
 
+    def _slots(self) -> Iterator[Slot]:
+        return ((stage.key, name) for stage in self._stages.values() for name in stage.partitions or (None,))
+
     def is_current(self, key: Key, partition: str | None) -> bool:
-        """Whether an asset partition is what it would be."""
-        head, planned = self._head((key, partition)), self._plan((key, partition))
-        return head is not None and head == planned
+        """Whether an asset partition is what it would be, and its files are there."""
+        slot = key, partition
+        head, planned = self._head(slot), self._plan(slot)
+        damaged = slot in self._damaged and self._damaged[slot] == self._heads.stamp(slot)
+        return head is not None and head == planned and not damaged
 
     def is_due(self, key: Key, partition: str | None) -> bool:
         """Whether an asset partition should materialize: it is not current, and all it reads is or is due itself.
@@ -97,7 +135,8 @@ class Currency:
         if self.is_current(*slot):
             return False
         if isinstance(stage.partitions, LiveCategories) and stage.address is None and self._head(slot) is None:
-            return False  # the sensor that watches its folder knows when the first images are whole
+            # The sensor that watches its folder knows when the first images are whole; it does not look at heads.
+            return self._heads.has_damaged_head(slot)
         if stage.partitions is None:
             # Categories that failed are left out; those that are due come first.
             slots = stage.slots(None)
@@ -121,8 +160,7 @@ class Currency:
         return self.is_due(*slot)
 
     def _head(self, slot: Slot) -> Head | None:
-        stored = self._heads.read_head(*slot)
-        return Head(stored["version"], stored["parts"], stored["code_version"]) if stored else None
+        return as_head(self._heads.read_head(*slot))
 
     def _plan(self, slot: Slot) -> Head | None:
         if slot in self._planned:

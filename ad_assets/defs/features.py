@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +21,7 @@ from ad_assets.extractor import Extractor
 from ad_assets.methods import Features
 from resources.backbones import load_backbone
 from resources.compute import Compute
-from resources.store import ArtifactStore
+from resources.store import Artifact, ArtifactStore
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,9 +46,9 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
     def build(work: Work) -> dict[str, Any]:
         rows = work.input(index).store.read_table(work.input(index).at("index.parquet")).to_pylist()
         images = {row["image_id"]: row for row in rows}
-        prefix = f"features/{address}"
-        stored = {file.path for file in work.store.files(prefix)}
-        missing = [image for image in sorted(images) if work.force or feature_path(address, image) not in stored]
+        wanted = {feature_path(address, image) for image in images}
+        stored = set() if work.force else _sound(work.store, f"features/{address}", wanted)
+        missing = [image for image in sorted(images) if feature_path(address, image) not in stored]
         shapes, odd = _extract(work, dataset, extractor, address, {image: images[image] for image in missing})
         if odd and not dataset.production:
             raise dg.Failure(f"features of {odd[0]} and others are not finite: {NOT_FINITE}", allow_retries=False)
@@ -67,6 +67,9 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
             **({"not_finite": odd} if odd else {}),
         }
 
+    def files(artifact: Artifact) -> list[str]:
+        return sorted(features_of(artifact.store.read_json(artifact.at("features.json"))))
+
     def judge(work: Work) -> Judgement:
         odd = work.artifact.record()["metadata"].get("not_finite", [])
         return Judgement((Verdict("finite", not odd, {"images": "\n".join(odd[:20]) or "all", "remedy": NOT_FINITE}),))
@@ -78,6 +81,7 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
         deps=(index,),
         address=parts,
         build=build,
+        beside=files,
         judge=judge if dataset.production else None,
         checks=(FINITE,) if dataset.production else (),
         partitions=index.partitions,
@@ -112,6 +116,19 @@ def train_part(address: str, image_ids: Sequence[str]) -> str:
 def feature_path(address: str, image_id: str) -> str:
     """Where the features of one image lie."""
     return f"features/{address}/{image_id[:2]}/{image_id}.safetensors"
+
+
+def features_of(index: Mapping[str, Any]) -> set[str]:
+    """The paths of the features that a feature index lists."""
+    return {feature_path(index["extractor"], image) for split in ("train", "test") for image in index[split]}
+
+
+def _sound(store: ArtifactStore, prefix: str, wanted: set[str]) -> set[str]:
+    """Those of some features that are stored; all of an extractor have one size, what has another is looked into."""
+    files = store.files(prefix)
+    usual = max(Counter(file.size for file in files).items(), key=lambda item: item[1], default=(0, 0))[0]
+    own = [file for file in files if file.path in wanted]
+    return {file.path for file in own if (usual and file.size == usual) or store.holds_tensors(file.path)}
 
 
 def _extract(
@@ -152,7 +169,8 @@ def write_features(store: ArtifactStore, address: str, image_id: str, taps: Sequ
     """Store the taps of one image, each (C, H, W), and the seconds that it took."""
     # Cloned: a slice would drag the whole batch into the file's buffer.
     tensors = {f"tap{level}": tap.clone() for level, tap in enumerate(taps)}
-    store.write_tensors(feature_path(address, image_id), tensors, {"seconds": f"{seconds:.6f}"})
+    # Of one length, so that all features of an extractor are files of one size.
+    store.write_tensors(feature_path(address, image_id), tensors, {"seconds": f"{seconds:013.6f}"})
 
 
 def decoded_batches(
@@ -196,8 +214,10 @@ _CACHE = _Cache()
 
 def read_features(work: Work, features: Stage, split: str, layers: tuple[int, ...] | None) -> Features:
     """The stored features of one split, in the order of image ids; `layers` as a method has them, from 1."""
-    index = work.store.read_json(work.input(features).at("features.json"))
-    return stored_features(work.store, work.compute, index["extractor"], index[split], layers)
+    path = work.input(features).at("features.json")
+    with work.store.understood(path):
+        index = work.store.read_json(path)
+        return stored_features(work.store, work.compute, index["extractor"], index[split], layers)
 
 
 def stored_features(

@@ -12,10 +12,12 @@ import time
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from ad_assets.defs.features import feature_path
+from ad_assets.defs.features import feature_path, features_of
 from ad_assets.defs.models import STATES
 from ad_assets.defs.stages import Head, Slot, Stage, planned_head
-from resources.store import ArtifactStore, StoredFile
+from resources.layout import artifact_folder
+from resources.records import read_record
+from resources.store import HEAD, ArtifactStore, StoredFile
 
 
 def unreferenced(store: ArtifactStore, stages: Sequence[Stage], *, older_than: float) -> list[StoredFile]:
@@ -28,7 +30,8 @@ def unreferenced(store: ArtifactStore, stages: Sequence[Stage], *, older_than: f
     """
     kept: set[str] = set()
     heads = [file.path for file in store.files("heads")]
-    versions = {store.read_json(path)["version"] for path in heads}
+    # A damaged one is refused: what it refers to would go.
+    versions = {read_record(store, path, *HEAD)["version"] for path in heads}
     memory: dict[Slot, Head | None] = {}
     for stage in stages:
         for partition in stage.partitions if stage.partitions is not None else (None,):
@@ -44,9 +47,9 @@ def unreferenced(store: ArtifactStore, stages: Sequence[Stage], *, older_than: f
     rows: set[str] = set()
     for file in files:
         parts = file.path.split("/")
-        if parts[0] == "artifacts" and parts[2] in versions and parts[-1] == "features.json":
-            kept |= _features_of(store.read_json(file.path))
-        elif parts[:2] == ["artifacts", "study"] and parts[2] in versions and parts[-1] == "rows.parquet":
+        if artifact_folder(file.path) and parts[2] in versions and parts[-1] == "features.json":
+            kept |= features_of(store.read_json(file.path))
+        elif parts[:2] == ["artifacts", "study"] and parts[-1] == "rows.parquet" and parts[2] in versions:
             rows |= set(store.read_table(file.path).column("fingerprint").to_pylist())
     versions |= rows
     now = time.time()
@@ -83,17 +86,12 @@ def _is_referenced(path: str, versions: set[str], kept: set[str], held: set[str]
     parts = path.split("/")
     if path.endswith(".tmp"):
         return False
-    if parts[0] == "artifacts":
+    if artifact_folder(path):
         return parts[2] in versions
     if parts[0] == "features":
         return path in kept or PurePosixPath(path).stem in held
     # Heads, scans, generated images and whatever a user keeps beside them are not ours to collect.
     return True
-
-
-def _features_of(index: dict[str, list[str] | str]) -> set[str]:
-    address = str(index["extractor"])
-    return {feature_path(address, image) for split in ("train", "test") for image in index[split]}
 
 
 def _planned_features(

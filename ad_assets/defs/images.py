@@ -16,6 +16,7 @@ from ad_assets.defs.admissions import Admissions, decision_stamp, held_picture_p
 from ad_assets.defs.partitions import categories_of
 from ad_assets.defs.progress import Progress
 from ad_assets.defs.stages import Build, Check, Judgement, Parts, Stage, Verdict, Work
+from resources.records import recall, write_record
 from resources.store import ArtifactStore
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 VERSION = 2
 PICTURES = 8
+UNKNOWN = "there is no record of the files that it was made from"
 CHECKS = (
     Check("images_readable", "Every image and mask in the folder could be read; those that could not are left out."),
     Check("newcomers_nominal", "No new training image is held back and waits for a person to decide."),
@@ -44,7 +46,7 @@ def image_index_stage(dataset: Dataset, categories: tuple[str, ...] | None = Non
         listing = ImageFiles(reader.root).listing()
         if dataset.production:
             listing = listing.only(_arrived(dataset, dataset.production, partition, listing, store).__contains__)
-        seen = {} if verify else _read(store, _files_path(reader.root, partition))
+        seen = {} if verify else recall(store, _files_path(reader.root, partition)) or {}
         known = {path: KnownFile(**entry) for path, entry in seen.items()}
         index = build_index(reader, partition, known=known, listing=listing, report=progress, looks=gate is not None)
         stamps = stamps_of(reader.assign(sorted(listing)).get(partition, []), listing, reader.tables(partition))
@@ -54,8 +56,8 @@ def image_index_stage(dataset: Dataset, categories: tuple[str, ...] | None = Non
             stamps |= decision_stamp(store, dataset.name, partition)
             index, held = gate.sift(index, partition, progress)
         files = {path: entry for path, entry in seen.items() if path in listing}
-        store.write_json(_files_path(reader.root, partition), files)
-        store.write_json(_stamps_path(dataset.name, partition), stamps)
+        write_record(store, _files_path(reader.root, partition), files)
+        write_record(store, stamps_path(dataset.name, partition), stamps)
 
         def build(work: Work) -> dict[str, Any]:
             work.store.write_table(work.artifact.at("index.parquet"), index.table)
@@ -168,6 +170,8 @@ def changed_files(dataset: Dataset, store: ArtifactStore, wanted: Collection[str
             changed = sum(before[path] != now[path] for path in before.keys() & now.keys())
             counts = {"added": added, "removed": removed, "changed": changed}
             changes[category] = "files " + ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        elif not before:
+            changes[category] = UNKNOWN
     return changes
 
 
@@ -181,10 +185,10 @@ def stamps_of(
 
 def read_stamps(store: ArtifactStore, dataset: str, category: str) -> dict[str, list[Any]]:
     """The stamps of the files that a category was last indexed from; empty where it never was."""
-    return _read(store, _stamps_path(dataset, category))
+    return recall(store, stamps_path(dataset, category)) or {}
 
 
-def _stamps_path(dataset: str, category: str) -> str:
+def stamps_path(dataset: str, category: str) -> str:
     """Size and stamp of the files of a category, as it was indexed."""
     return f"scans/{dataset}/{category}.json"
 
@@ -192,14 +196,6 @@ def _stamps_path(dataset: str, category: str) -> str:
 def _files_path(root: str, category: str) -> str:
     """What is known of the files of a category, for every dataset that reads the same folder."""
     return f"known_files/{fingerprint([VERSION, root])}/{category}.json"
-
-
-def _read(store: ArtifactStore, path: str) -> dict[str, Any]:
-    try:
-        scan: dict[str, Any] = store.read_json(path)
-    except FileNotFoundError:
-        return {}
-    return scan
 
 
 def _held_pictures(store: ArtifactStore, dataset: str, category: str, waiting: Iterable[str]) -> str:

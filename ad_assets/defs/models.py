@@ -132,5 +132,6 @@ def runtime_on(compute: Compute, report: ProgressReport) -> Runtime:
 
 def read_state(artifact: Artifact, method: Method[Any]) -> State:
     """What a detector has learnt, from the artifact of its state stage."""
-    tensors = artifact.store.read_tensors(artifact.at("state.safetensors"))
-    return method.state_type.from_parts(tensors, artifact.store.read_json(artifact.at("state.json")))
+    tensors, info = artifact.at("state.safetensors"), artifact.at("state.json")
+    with artifact.store.understood(info):
+        return method.state_type.from_parts(artifact.store.read_tensors(tensors), artifact.store.read_json(info))

@@ -77,7 +77,8 @@ def _write(work: Work, method: MatchingMethod[Any], state: State, images: Featur
     """Match all images and store what they found, shard by shard; shards of an interrupted run are kept."""
     artifact, ids, tools = work.artifact, images.image_ids, runtime(work)
     shards = dict(enumerate(ids[first : first + SHARD_IMAGES] for first in range(0, len(ids), SHARD_IMAGES)))
-    missing = {n: own for n, own in shards.items() if work.force or not work.store.exists(_shard_path(artifact, n))}
+    stored = set() if work.force else {n for n in shards if work.store.holds_tensors(_shard_path(artifact, n))}
+    missing = {number: own for number, own in shards.items() if number not in stored}
     wanted = tuple(image_id for own in missing.values() for image_id in own)
     waiting = list(missing)
     pending: dict[str, Found] = {}
@@ -100,9 +101,11 @@ def _write(work: Work, method: MatchingMethod[Any], state: State, images: Featur
 
 def read_matches(artifact: Artifact) -> Matches:
     """What was found, by image id."""
-    stored = artifact.store.read_json(artifact.at("images.json"))
-    ids, size = stored["image_ids"], stored["shard_images"]
-    position = {image_id: number for number, image_id in enumerate(ids)}
+    path = artifact.at("images.json")
+    with artifact.store.understood(path):
+        stored = artifact.store.read_json(path)
+        ids, size = stored["image_ids"], stored["shard_images"]
+        position = {image_id: number for number, image_id in enumerate(ids)}
 
     def load(image_ids: Sequence[str]) -> dict[str, Tensor]:
         import torch

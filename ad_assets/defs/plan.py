@@ -17,7 +17,7 @@ from dagster._core.loader import LoadingContext
 from ad_assets.benchmark import Benchmark
 from ad_assets.defs.comparison import COMPARISONS
 from ad_assets.defs.currency import StoredHeads
-from ad_assets.defs.images import changed_files
+from ad_assets.defs.images import UNKNOWN, changed_files
 from ad_assets.defs.marks import StaleMarks
 from ad_assets.defs.stages import (
     Head,
@@ -29,6 +29,8 @@ from ad_assets.defs.stages import (
     planned_head,
     read_head,
 )
+from resources.contents import Contents, head_damage
+from resources.layout import MARKER
 from resources.store import ArtifactStore
 
 Action = Literal["compute", "reuse", "scan"]
@@ -61,6 +63,7 @@ def plan(
     selected: Collection[dg.AssetKey] | None = None,
     categories: Collection[str] | None = None,
     force: bool = False,
+    verify: bool = False,
 ) -> list[Step]:
     """The steps that bring the selected assets up to date, upstream first.
 
@@ -73,6 +76,7 @@ def plan(
         selected: asset keys to bring up to date, with what they need; None for all.
         categories: only these partitions; None for all.
         force: take every selected asset partition, stale or not.
+        verify: the same; what is found sound is not built again.
     """
     graph = definitions.resolve_asset_graph()
     marks = StaleMarks(instance, graph, _Loading(instance), categories)
@@ -81,6 +85,7 @@ def plan(
     files = _FileChanges(benchmark, store, categories)
     heads = StoredHeads(store)
     heads.look(_read_slots(stages, categories))
+    contents = Contents(store, whole=categories is None)
     memory: dict[Slot, Head | None] = {}
     scanned: set[tuple[str, str | None]] = set()
     steps: dict[Slot, Step] = {}
@@ -93,13 +98,14 @@ def plan(
             if stage.key not in needed and _lacks(stage, partition, steps, heads):
                 continue
             slot = (stage.key, partition)
-            reason = "forced" if force and stage.key in chosen else ""
-            reason = reason or (files.reason(stage, partition) if stage.address is None else "")
+            reason = ("forced" if force else "verified" if verify else "") if stage.key in chosen else ""
+            reason = reason or (files.reason(stage, partition, heads) if stage.address is None else "")
             reason = reason or next(
                 (f"{'/'.join(up[0][1:])} is rebuilt" for up in stage.slots(partition) if up in steps), ""
             )
             reason = reason or _dagster_reason(marks, stage, partition)
-            reason = reason or _store_reason(stage, partition, store, heads)
+            spoilt = head_damage(contents, heads.read_head(*slot))
+            reason = reason or _store_reason(stage, partition, heads, contents) or spoilt
             if not reason:
                 continue
             action: Action = "scan" if stage.address is None else "compute"
@@ -109,7 +115,7 @@ def plan(
                 scanned |= {(dataset, partition), (dataset, None), (COMPARISONS, None)}
             elif (dataset, partition) not in scanned and not force:
                 head = planned_head(stage, partition, heads, memory)
-                if head and store.artifact(stage.kind, head.version).exists():
+                if head and _has_artifact(contents, stage, head) and not (spoilt and head == read_head(heads, *slot)):
                     action = "reuse"
             steps[slot] = Step(stage, partition, reason, action)
     return list(steps.values())
@@ -188,12 +194,13 @@ class _FileChanges:
         self._categories = categories
         self._changes: dict[str, dict[str, str]] = {}
 
-    def reason(self, stage: Stage, partition: str | None) -> str:
+    def reason(self, stage: Stage, partition: str | None, heads: HeadReader) -> str:
         name = stage.key[0]
         if name not in self._changes:
             wanted = [each for each in stage.partitions or () if self._categories is None or each in self._categories]
             self._changes[name] = changed_files(self._benchmark.datasets[name], self._store, wanted)
-        return self._changes[name].get(partition or "", "")
+        told = self._changes[name].get(partition or "", "")
+        return told if told != UNKNOWN or read_head(heads, stage.key, partition) else ""
 
 
 def _dagster_reason(marks: StaleMarks, stage: Stage, partition: str | None) -> str:
@@ -212,11 +219,11 @@ def _dagster_reason(marks: StaleMarks, stage: Stage, partition: str | None) -> s
     )
 
 
-def _store_reason(stage: Stage, partition: str | None, store: ArtifactStore, heads: HeadReader) -> str:
+def _store_reason(stage: Stage, partition: str | None, heads: StoredHeads, contents: Contents) -> str:
     """Why the store disagrees with Dagster's record, as when another instance wrote to it; empty where it agrees."""
     head = read_head(heads, stage.key, partition)
     if head is None:
-        return "not in this store"
+        return "its head is damaged" if heads.has_damaged_head((stage.key, partition)) else "not in this store"
     if stage.address is not None:
         try:
             upstream, _ = current_upstream(stage, partition, heads)
@@ -224,4 +231,8 @@ def _store_reason(stage: Stage, partition: str | None, store: ArtifactStore, hea
             return str(error.description)
         if head != stage.make_head(partition, stage.address(upstream)):
             return "made from something else"
-    return "" if store.artifact(stage.kind, head.version).exists() else "its artifact is gone"
+    return "" if _has_artifact(contents, stage, head) else "its artifact is gone"
+
+
+def _has_artifact(contents: Contents, stage: Stage, head: Head) -> bool:
+    return contents.size(contents.store.artifact(stage.kind, head.version).at(MARKER)) is not None

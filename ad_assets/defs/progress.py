@@ -37,5 +37,5 @@ class Progress:
         self._log.info(f"{self._title}: {what} {done}/{total}, {rate:.1f}/s{left}")
 
     def done(self, outcome: str) -> None:
-        """Log how it ended."""
+        """Log how it ended, or what happened on the way."""
         self._log.info(f"{self._title}: {outcome}")

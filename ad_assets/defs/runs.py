@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 
 from ad_assets.defs.plan import Step
-from ad_assets.defs.stages import FORCE_TAG
+from ad_assets.defs.stages import FORCE_TAG, VERIFY_TAG
 from ad_assets.defs.terminal import TERMINAL_RUN_CONFIG
 from resources.disk import write_whole
 
@@ -47,6 +47,7 @@ def execute(
     instance: dg.DagsterInstance,
     *,
     force: bool = False,
+    verify: bool = False,
     before: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Run a plan; a failing category does not keep the others from running.
@@ -56,6 +57,7 @@ def execute(
         definitions: the definitions that the plan was made for.
         instance: where runs and materializations are recorded.
         force: build artifacts even if the store has them.
+        verify: read images and artifacts again, and build what is damaged.
         before: called with a title before each run.
     """
     job = definitions.resolve_implicit_global_asset_job_def()
@@ -67,7 +69,8 @@ def execute(
     for (dataset, partition), members in groups.items():
         title = f"{dataset} [{partition}]" if partition else dataset
         before(f"{title}: {len(members)} assets")
-        tags = {PROCESS_TAG: _process_name(os.getpid()), **({FORCE_TAG: "true"} if force else {})}
+        asked = {FORCE_TAG: force, VERIFY_TAG: verify}
+        tags = {PROCESS_TAG: _process_name(os.getpid()), **{tag: "true" for tag, wanted in asked.items() if wanted}}
         result = job.execute_in_process(
             run_config=TERMINAL_RUN_CONFIG,
             instance=instance,

@@ -279,7 +279,7 @@ def _write_shards(work: Work, image_ids: Sequence[str], score: Callable[[int, Se
     spent, scored = 0.0, 0
     for number, first in enumerate(range(0, len(image_ids), SHARD_IMAGES)):
         path = _shard_path(work.artifact, number)
-        if not work.force and work.store.exists(path):
+        if not work.force and work.store.holds_tensors(path):
             continue
         ids = image_ids[first : first + SHARD_IMAGES]
         started = time.perf_counter()
@@ -309,8 +309,10 @@ def _write_index(work: Work, index: ScoreIndex, seconds: float, map_size: tuple[
 
 def read_score_index(artifact: Artifact) -> ScoreIndex:
     """What lies in a score-map artifact beside the maps."""
-    stored = artifact.store.read_json(artifact.at("scores.json"))
-    return ScoreIndex(stored["image_ids"], NominalScores(**stored["nominal"]))
+    path = artifact.at("scores.json")
+    with artifact.store.understood(path):
+        stored = artifact.store.read_json(path)
+        return ScoreIndex(stored["image_ids"], NominalScores(**stored["nominal"]))
 
 
 def shards(artifact: Artifact) -> Iterator[tuple[tuple[str, ...], Tensor, Tensor]]:

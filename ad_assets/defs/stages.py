@@ -22,6 +22,8 @@ from ad_assets.benchmark import fingerprint
 from ad_assets.defs.attempts import attempted
 from ad_assets.defs.progress import Progress
 from resources.compute import Compute
+from resources.contents import Contents
+from resources.layout import MARKER
 from resources.store import Artifact, ArtifactStore
 
 FORCE_TAG = "ad_assets/force"
@@ -140,6 +142,8 @@ class Stage:
         partitions: the categories; None for an asset over all categories. `LiveCategories` come and go.
         checks: what each materialization is asked.
         judge: answers `checks`, and does what follows from the answers; called whether the artifact was built or found.
+        beside: paths of files elsewhere in the store that an artifact rests on, which are told and made anew like its
+            own.
         pool: the Dagster pool whose slots it takes, on machines that have what the pool stands for.
         group: group in the UI.
         kinds: marks in the UI.
@@ -160,6 +164,7 @@ class Stage:
     scan: Callable[[str, ArtifactStore, Progress, bool], tuple[Parts, Build]] | None = None
     checks: tuple[Check, ...] = ()
     judge: Callable[[Work], Judgement] | None = None
+    beside: Callable[[Artifact], Sequence[str]] | None = None
     pool: str | None = None
 
     @property
@@ -193,8 +198,23 @@ class HeadReader(Protocol):
 
 def read_head(store: HeadReader, key: Key, partition: str | None) -> Head | None:
     """What an asset's partition is now, or None."""
-    stored = store.read_head(key, partition)
+    return as_head(store.read_head(key, partition))
+
+
+def as_head(stored: Mapping[str, Any] | None) -> Head | None:
+    """A head as it is stored, with what else is told there left out."""
     return Head(stored["version"], stored["parts"], stored["code_version"]) if stored else None
+
+
+def stored_head(head: Head, files: Mapping[str, int], blocked: Sequence[str] = ()) -> dict[str, Any]:
+    """A head as it is stored.
+
+    Args:
+        head: the head.
+        files: path -> size of all that the artifact consists of, so that a look can tell what is damaged.
+        blocked: the blocking checks that did not pass.
+    """
+    return {**asdict(head), "files": dict(files), **({"blocked": list(blocked)} if blocked else {})}
 
 
 def planned_head(
@@ -293,24 +313,32 @@ def materialize(
     parts, build = _address(stage, upstream, store, progress, verify=verify or force)
     head = stage.make_head(partition, parts)
     artifact = store.artifact(stage.kind, head.version)
-    found = artifact.exists() and not force and not (verify and artifact.damaged())
-    work = Work(stage, upstream, store, compute, progress, artifact, force or verify)
+    damaged = None if force else artifact.damaged(deep=verify)
+    if damaged:
+        _clear_away(damaged, artifact, progress)
+    found = damaged == []
+    work = Work(stage, upstream, store, compute, progress, artifact, force)
+    record = artifact.record() if found else {}
     if not found:
         with attempted(store, stage.key, partition, head.version, again=again):
             metadata = build(work)
-            artifact.commit({"asset": stage.name, "metadata": metadata, "seconds": time.perf_counter() - started})
-    metadata = artifact.record()["metadata"]
+            told = {"asset": stage.name, "metadata": metadata, "seconds": time.perf_counter() - started}
+            record = artifact.commit(told, _beside(stage, artifact))
+    elif verify and "files" not in record:
+        record = artifact.commit(record, _beside(stage, artifact))  # from before there were checksums
+    metadata = record["metadata"]
     judgement = stage.judge(work) if stage.judge else Judgement()
     blocking = {check.name for check in stage.checks if check.blocking}
     blocked = [verdict.check for verdict in judgement.verdicts if not verdict.passed and verdict.check in blocking]
-    store.write_head(
-        stage.key,
-        partition,
-        {**asdict(head), **({"blocked": blocked} if blocked else {})},
-    )
+    store.write_head(stage.key, partition, stored_head(head, artifact.sizes(record), blocked))
     seconds = time.perf_counter() - started
     progress.done("found, nothing to compute" if found else f"built in {seconds:.1f} s")
-    metadata = {**metadata, **judgement.metadata, **({"left_out": "; ".join(left_out)} if left_out else {})}
+    metadata = {
+        **metadata,
+        **judgement.metadata,
+        **({"left_out": "; ".join(left_out)} if left_out else {}),
+        **({"were_damaged": "; ".join(damaged[:20])} if damaged else {}),
+    }
     return dg.MaterializeResult(
         data_version=dg.DataVersion(head.version),
         metadata={
@@ -328,6 +356,20 @@ def materialize(
             for verdict in judgement.verdicts
         ],
     )
+
+
+def _beside(stage: Stage, artifact: Artifact) -> dict[str, int]:
+    """Path -> size of what an artifact rests on elsewhere in the store."""
+    contents = Contents(artifact.store, whole=False)
+    sizes = {path: contents.size(path) for path in (stage.beside(artifact) if stage.beside else ())}
+    return {path: size for path, size in sizes.items() if size is not None}
+
+
+def _clear_away(damaged: Sequence[str], artifact: Artifact, progress: Progress) -> None:
+    """Delete what is damaged, so that no build takes it for what an interrupted one has left."""
+    progress.done(f"damaged or gone, made anew: {'; '.join(damaged[:5])}{' ...' if len(damaged) > 5 else ''}")
+    # The record first: the artifact is absent until all of it is there again.
+    artifact.store.delete([artifact.at(MARKER), *damaged])
 
 
 def _address(

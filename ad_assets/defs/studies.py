@@ -30,6 +30,7 @@ from ad_assets.methods.base import Checkpoints
 from ad_assets.methods.base import Stage as MethodStage
 from ad_assets.report.markdown import escaped, fenced
 from ad_assets.report.studies import plot_uri, summarise, text_table
+from resources.layout import MARKER
 
 VERSION = 2
 ROWS = "study_rows"
@@ -81,14 +82,14 @@ def study_stage(
             }
             address = fingerprint(read)
             stored = work.store.artifact(ROWS, address)
-            if stored.exists() and not work.force:
+            if not work.force and stored.is_sound():
                 measured = work.store.read_json(stored.at("rows.json"))
             else:
                 checkpoints = StoreCheckpoints.of(work, stored)
                 measured = bench.measure(variant, lanes[variant.name], extractors[name], seed, checkpoints)
                 work.store.write_json(stored.at("rows.json"), measured)
-                stored.commit({"study": work.stage.name})
                 checkpoints.clear()
+                stored.commit({"study": work.stage.name, "metadata": {}})
             place = {"study": study.name, "category": work.partition, "variant": variant.name, "draw": draw}
             rows += [{**place, **row, "fingerprint": address} for row in measured]
             work.progress("variants measured", done + 1, len(runs))
@@ -223,7 +224,7 @@ class _Bench:
     def _stored(self, state: Stage, method: Method[Any]) -> State | None:
         """What a lane with the same settings has learnt already."""
         artifact = self._work.store.artifact(state.kind, self._head(state, self._work.upstream).version)
-        return read_state(artifact, method) if artifact.exists() else None
+        return read_state(artifact, method) if artifact.is_sound() else None
 
     def _matches(self, lane: _Lane) -> tuple[Matches | None, float]:
         """What the images have found in a stored state, found now if no lane has; and the seconds an image took."""
@@ -231,11 +232,13 @@ class _Bench:
         if stage is None or stage.build is None:
             return None, 0.0
         state = self._head(lane.state, work.upstream)
-        if not work.store.artifact(lane.state.kind, state.version).exists():
+        if not work.store.artifact(lane.state.kind, state.version).is_sound():
             return None, 0.0
         upstream = Upstream({**work.upstream.heads, (lane.state.key, work.partition): state}, work.partition)
         artifact = work.store.artifact(stage.kind, self._head(stage, upstream).version)
-        if not artifact.exists():
+        damaged = artifact.damaged(deep=True)
+        if damaged is None or damaged:
+            work.store.delete([artifact.at(MARKER), *(damaged or [])])
             metadata = stage.build(replace(work, stage=stage, upstream=upstream, artifact=artifact, force=False))
             artifact.commit({"study": work.stage.name, "metadata": metadata})
         return read_matches(artifact), seconds_each(artifact)

@@ -66,14 +66,17 @@ def test_an_artifact_exists_once_it_is_committed(store: ArtifactStore) -> None:
     assert not artifact.exists()
     artifact.commit({"asset": "x"})
     assert store.artifact("memory_bank", "abc").exists()
-    assert artifact.record() == {"asset": "x"}
+    record = artifact.record()
+    [(name, (size, checksum))] = record.pop("files").items()
+    assert (name, record) == ("state.safetensors", {"asset": "x"})
+    assert (size, checksum) == (store.usage(artifact.at(name)), store.checksum(artifact.at(name)))
 
 
 def test_another_process_sees_what_was_written(store: ArtifactStore) -> None:
     assert store.read_head(("demo", "image_index"), "brick") is None
     other = ArtifactStore(root=store.root, storage_options=store.storage_options)
-    other.write_head(("demo", "image_index"), "brick", {"version": "1"})
-    assert store.read_head(("demo", "image_index"), "brick") == {"version": "1"}
+    other.write_head(("demo", "image_index"), "brick", {"version": "1", "parts": {}, "code_version": "2"})
+    assert store.read_head(("demo", "image_index"), "brick") == {"version": "1", "parts": {}, "code_version": "2"}
 
 
 def test_what_is_absent_or_broken_is_named(store: ArtifactStore) -> None:
@@ -82,7 +85,7 @@ def test_what_is_absent_or_broken_is_named(store: ArtifactStore) -> None:
             read("no/such.file")
     store.write_bytes("bad/file", b"neither one nor the other")
     for read in (store.read_json, store.read_tensors, store.read_table):
-        with pytest.raises(CorruptArtifactError, match=r"bad/file cannot be read .*: materialize again with --force"):
+        with pytest.raises(CorruptArtifactError, match=r"bad/file is damaged .*: `ad-assets materialize --verify`"):
             read("bad/file")
     with pytest.raises(ValueError, match="JSON"):
         store.write_json("bad/nan", float("nan"))

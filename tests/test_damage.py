@@ -1,0 +1,254 @@
+"""Promise: what a disk or a hand has changed in the store is told by name and made anew; no number changes in silence.
+
+Every kind of stored file of a small whole graph is damaged in every way, without Dagster, with a stub for a backbone.
+"""
+
+import logging
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pytest
+import torch
+
+from ad_assets.benchmark import Benchmark
+from ad_assets.defs import features
+from ad_assets.defs.currency import Currency
+from ad_assets.defs.images import UNKNOWN, changed_files
+from ad_assets.defs.stages import Slot, Stage, materialize
+from resources import records
+from resources.artifact import Artifact
+from resources.layout import artifact_folder
+from resources.records import recall
+from resources.store import ArtifactStore, CorruptArtifactError, MissingFileError
+from tests.bench_graph import Bench, write_dataset
+
+LOG = logging.getLogger(__name__)
+RECORDS = ("heads", "scans", "known_files")
+
+
+class StubBackbone:
+    """Two taps of pooled pixels."""
+
+    def preprocess(self, rgb: np.ndarray) -> torch.Tensor:
+        """The pixels, as fractions."""
+        return torch.from_numpy(np.asarray(rgb, np.float32) / 255).permute(2, 0, 1).contiguous()
+
+    def extract(self, batch: torch.Tensor) -> list[torch.Tensor]:
+        """One tap finer than the other."""
+        return [torch.nn.functional.avg_pool2d(batch, size) for size in (8, 16)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stub_backbone() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "load_backbone", lambda *_: StubBackbone())
+        patch.setattr("resources.artifact.PAUSES", (0.0, 0.0))
+        yield
+
+
+class Whole:
+    """A store in which all of a benchmark is materialized, and a copy of it."""
+
+    def __init__(self, folder: Path) -> None:
+        write_dataset(folder / "images")
+        bench = Bench(folder, dg.DagsterInstance.ephemeral())
+        del bench.tree["datasets"]["parts"]["detectors"]["full"]
+        bench.tree["datasets"]["parts"]["studies"] = {"sizes": {"base": "small", "vary": {"coreset_ratio": [0.1, 0.5]}}}
+        bench.reload()
+        self.benchmark: Benchmark = bench.benchmark
+        self.stages: list[Stage] = bench.stages
+        self.store: ArtifactStore = self.benchmark.store
+        self.root = Path(self.store.root)
+        self.run()
+        self._copy = folder / "copy"
+        shutil.copytree(self.root, self._copy)
+        self.results = self.numbers()
+
+    def slots(self) -> list[tuple[Stage, str | None]]:
+        return [(stage, name) for stage in self.stages for name in stage.partitions or (None,)]
+
+    def run(self, **options: bool) -> set[str]:
+        """Materialize everything in order; returns the kinds of what was built."""
+        built = set()
+        for stage, partition in self.slots():
+            result = materialize(stage, partition, self.store, self.benchmark.compute, LOG, **options)
+            assert result.metadata
+            if not result.metadata["reused"].value:
+                built.add(stage.kind)
+        return built
+
+    def due(self) -> set[Slot]:
+        currency = Currency(self.stages, self.store)
+        currency.look()
+        return {(stage.key, name) for stage, name in self.slots() if currency.is_due(stage.key, name)}
+
+    def numbers(self) -> dict[str, Any]:
+        """Every result that does not tell of time, read as the graph reads it."""
+        found: dict[str, Any] = {}
+        for stage, partition in self.slots():
+            head = self.store.read_head(stage.key, partition)
+            assert head, stage.name
+            artifact = self.store.artifact(stage.kind, head["version"])
+            assert artifact.damaged(deep=True) == [], stage.name
+            found[f"{stage.name} {partition}"] = head["version"], contents(artifact)
+        return found
+
+    def restore(self) -> None:
+        shutil.rmtree(self.root)
+        shutil.copytree(self._copy, self.root)
+
+    def sibling(self, path: str) -> Path | None:
+        """The same file of the other category, or of another image."""
+        own = self.root / path
+        return next((p for p in sorted(self._copy.rglob("*")) if self.is_sibling(p.relative_to(self._copy), own)), None)
+
+    def is_sibling(self, other: Path, own: Path) -> bool:
+        path = own.relative_to(self.root)
+        if path.parts[0] == "features":
+            return other.parts[0] == "features" and other.suffix == path.suffix and other != path
+        if path.parts[0] == "artifacts":
+            same = other.parts[:2] == path.parts[:2] and other.parts[3:] == path.parts[3:]
+            return same and other != path
+        return other.parts[:-1] == path.parts[:-1] and other != path
+
+
+def contents(artifact: Artifact) -> dict[str, Any]:
+    """What the files of an artifact say, as far as it is the same in each run."""
+    found: dict[str, Any] = {}
+    for file in artifact.store.files(artifact.path):
+        name = file.path.rpartition("/")[2]
+        if name.endswith(".safetensors"):
+            found[name] = {key: value.tolist() for key, value in artifact.store.read_tensors(file.path).items()}
+        elif name == "rows.json":
+            found[name] = [
+                row
+                for row in artifact.store.read_json(file.path)
+                if "seconds" not in row["metric"] and "per_second" not in row["metric"]
+            ]
+        elif name in ("index.parquet",):
+            found[name] = artifact.store.read_table(file.path).to_pylist()
+        elif name in ("images.json", "scores.json", "train.json", "features.json"):
+            found[name] = artifact.store.read_json(file.path)
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    return Whole(tmp_path_factory.mktemp("whole"))
+
+
+def empty(path: Path, sibling: Path | None) -> bool:
+    path.write_bytes(b"")
+    return True
+
+
+def cut(path: Path, sibling: Path | None) -> bool:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+    return True
+
+
+def flip(path: Path, sibling: Path | None) -> bool:
+    data = bytearray(path.read_bytes())
+    place = random.Random(path.name).randrange(len(data))  # noqa: S311 - repeatable, not secret
+    data[place] ^= 1 << len(data) % 7
+    path.write_bytes(data)
+    return True
+
+
+def remove(path: Path, sibling: Path | None) -> bool:
+    path.unlink()
+    return True
+
+
+def swap(path: Path, sibling: Path | None) -> bool:
+    if sibling is None or sibling.read_bytes() == path.read_bytes():
+        return False
+    path.write_bytes(sibling.read_bytes())
+    return True
+
+
+WAYS = (empty, cut, flip, remove, swap)
+Way = Callable[[Path, Path | None], bool]
+
+
+def victims(whole: Whole) -> list[str]:
+    """One stored file of every kind: of the first category, or of all."""
+    found: dict[object, str] = {}
+    own = {head["version"] for stage, name in whole.slots() if name != "nut" and (head := read(whole, stage, name))}
+    for file in whole.store.files():
+        parts = file.path.split("/")
+        if parts[0] == "artifacts":
+            if parts[2] in own or parts[1] == "study_rows":
+                found.setdefault((parts[1], parts[3]), file.path)
+        elif parts[-1] != "nut.json":
+            found.setdefault("features" if parts[0] == "features" else file.path, file.path)
+    return list(found.values())
+
+
+def read(whole: Whole, stage: Stage, partition: str | None) -> dict[str, Any] | None:
+    return whole.store.read_head(stage.key, partition)
+
+
+def told_when_read(store: ArtifactStore, path: str) -> str:
+    """What reading a file as the graph does says of it."""
+    readers = {".json": store.read_json, ".parquet": store.read_table, ".safetensors": store.read_tensors}
+    folder = artifact_folder(path)
+    try:
+        if path.endswith("/artifact.json") and folder:
+            Artifact(store, folder).record()
+        else:
+            readers.get(Path(path).suffix, store.read_bytes)(path)
+    except (CorruptArtifactError, MissingFileError) as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_damage_is_silent(whole: Whole, way: Way, caplog: pytest.LogCaptureFixture) -> None:
+    whole.restore()
+    records._TOLD.clear()
+    dataset = whole.benchmark.datasets["parts"]
+    for path in victims(whole):
+        place = whole.root / path
+        before = place.read_bytes()
+        record = recall(whole.store, path) if path.split("/")[0] in RECORDS else None
+        if not way(place, whole.sibling(path)):
+            continue
+        store = ArtifactStore(root=str(whole.root))  # as another process: it remembers no record
+        if record:
+            now = recall(store, path)
+            assert now in (None, record), path
+            assert way is remove or now == record or path in caplog.text, path
+            if now is None and path.startswith("heads/"):
+                assert whole.due(), path
+            if now is None and path.startswith("scans/"):
+                assert changed_files(dataset, store) == {"bolt": UNKNOWN}
+        else:
+            error = told_when_read(store, path)
+            assert path in error, path
+            assert "`ad-assets materialize --verify`" in error
+            if way not in (flip, swap) and "/study_rows/" not in path:
+                assert whole.due(), path  # by names and sizes alone
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(before)
+    assert not whole.due()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("share", range(3))
+def test_all_damage_is_mended(whole: Whole, way: Way, share: int) -> None:
+    whole.restore()
+    for path in victims(whole)[share::3]:
+        way(whole.root / path, whole.sibling(path))
+    # What is cut or gone is due without being read.
+    whole.run(verify=way in (flip, swap))
+    assert whole.numbers() == whole.results
+    assert not whole.due()
+    assert changed_files(whole.benchmark.datasets["parts"], whole.store) == {}
+    assert whole.run(verify=True) == set()
