@@ -9,16 +9,15 @@ from __future__ import annotations
 import os
 import posixpath
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from ad_assets.datasets.base import FileStamp
+from ad_assets.datasets.endings import is_whole
 from ad_assets.datasets.listing import Listing, is_clutter, walk_local
 from ad_assets.storage import find_files, retried
-
-_END = 1024  # bytes from the end: cameras append notes of their own after the picture
 
 
 class ImageFiles:
@@ -79,17 +78,13 @@ class ImageFiles:
         return posixpath.relpath(f"{folder}/{whole.name}", root) if f"{folder}/".startswith(f"{root}/") else None
 
     def is_whole(self, path: str, size: int) -> bool:
-        """Whether a file can be complete, by its end: PNG and JPEG say where they end; of others nothing is known.
+        """Whether a file can be complete, as far as it says itself where it ends: see `ad_assets.datasets.endings`.
 
         Args:
             path: relative to the root.
             size: of the file, in bytes.
         """
-        marks = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
-        mark = marks.get(PurePosixPath(path).suffix.lower())
-        if mark is None:
-            return size > 0
-        return mark in self._cat(path, start=max(0, size - _END), end=size)
+        return is_whole(lambda start, end: self._cat(path, start=start, end=end), size)
 
     def _cat(self, path: str, **part: int) -> bytes:
         name = f"{self._folder}/{path}"
