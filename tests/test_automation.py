@@ -441,3 +441,38 @@ def test_faults_of_the_automation_section_are_told(line: Line, section: dict[str
     line.tree["automation"] = section
     with pytest.raises(ConfigError, match=says):
         line.reload()
+
+
+def test_admitted_images_that_are_dated_in_the_future_stay(running: Line) -> None:
+    def indexed() -> set[str]:
+        head = running.benchmark.store.read_head(("parts", "image_index"), "bolt")
+        assert head is not None
+        artifact = running.benchmark.store.artifact("image_index", head["version"])
+        return {row["path"] for row in running.benchmark.store.read_table(artifact.at("index.parquet")).to_pylist()}
+
+    before = indexed()
+    future = time.time() + 365 * 86_400
+    for path in sorted((running.images / "bolt/train/good").iterdir())[:4]:
+        os.utime(path, (future, future))
+    running.land("bolt", "new.png", 7000)
+    # At once: a run that would do without them refuses.
+    running.ahead = 0
+    job = running.definitions.resolve_implicit_global_asset_job_def()
+    result = job.execute_in_process(
+        asset_selection=[dg.AssetKey(["parts", "image_index"])],
+        partition_key="bolt",
+        instance=running.instance,
+        raise_on_error=False,
+    )
+    [failure] = result.filter_events(lambda event: event.is_step_failure)
+    assert "4 files that it was indexed from are on their way" in str(failure.step_failure_data.error)
+    assert indexed() == before
+    # When they rest by the file system's own clock, they are as admitted as before.
+    assert running.carry_out(running.tick()) == ["bolt"]
+    assert indexed() == before | {"bolt/train/good/new.png"}
+    head = running.benchmark.store.read_head(("parts", "image_index"), "bolt")
+    problems = running.benchmark.store.read_json(
+        running.benchmark.store.artifact("image_index", head["version"]).at("problems.json")
+    )
+    assert len([each for each in problems if "in the future" in each["message"]]) == 4
+    assert not running.tick().run_requests

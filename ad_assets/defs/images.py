@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ad_assets.benchmark import Dataset, Production, fingerprint
 from ad_assets.datasets import ImageFiles, KnownFile, build_index
-from ad_assets.datasets.base import Candidate, DatasetError, FileStamp
+from ad_assets.datasets.base import Candidate, DatasetError, FileStamp, Problem
 from ad_assets.datasets.index import ImageIndex
-from ad_assets.datasets.landing import Landing
 from ad_assets.defs.admissions import Admissions, decision_stamp, held_picture_path, read_admissions
+from ad_assets.defs.arrivals import Watched
 from ad_assets.defs.partitions import categories_of
 from ad_assets.defs.progress import Progress
 from ad_assets.defs.stages import Build, Check, Judgement, Parts, Stage, Verdict, Work
@@ -43,12 +43,14 @@ def image_index_stage(dataset: Dataset, categories: tuple[str, ...] | None = Non
     def scan(partition: str, store: ArtifactStore, progress: Progress, verify: bool) -> tuple[Parts, Build]:
         reader = dataset.reader
         reader.prepare(partition, progress)
-        listing = ImageFiles(reader.root).listing()
+        listing, warnings = ImageFiles(reader.root).listing(), list[Problem]()
         if dataset.production:
-            listing = listing.only(_arrived(dataset, dataset.production, partition, listing, store).__contains__)
+            resting, warnings = _arrived(dataset, dataset.production, partition, listing, store)
+            listing = listing.only(resting.__contains__)
         seen = {} if verify else recall(store, _files_path(reader.root, partition)) or {}
         known = {path: KnownFile(**entry) for path, entry in seen.items()}
         index = build_index(reader, partition, known=known, listing=listing, report=progress, looks=gate is not None)
+        index = dataclasses.replace(index, problems=(*index.problems, *warnings))
         stamps = stamps_of(reader.assign(sorted(listing)).get(partition, []), listing, reader.tables(partition))
         seen |= {path: dataclasses.asdict(entry) for path, entry in index.files.items()}
         held = Admissions()
@@ -109,16 +111,32 @@ def image_index_stage(dataset: Dataset, categories: tuple[str, ...] | None = Non
 
 
 def _arrived(
-    dataset: Dataset, production: Production, category: str, listing: dict[str, FileStamp], store: ArtifactStore
-) -> dict[str, FileStamp]:
-    """The files of a listing that are not on their way any more, and the files of other categories."""
+    dataset: Dataset, production: Production, category: str, listing: Mapping[str, FileStamp], store: ArtifactStore
+) -> tuple[dict[str, FileStamp], list[Problem]]:
+    """The files of a listing that are not on their way any more, and the files of other categories; with warnings.
+
+    Raises:
+        DatasetError: files that were indexed are on their way again, so that an index without them would be smaller; or
+            all files of the category are.
+    """
     now = time.time()
-    landing = Landing(production.settle_seconds, production.patience_seconds)
-    resting = landing.resting(listing, now)
-    own = stamps_of(dataset.reader.assign(sorted(resting)).get(category, []), resting, ())
-    known = read_stamps(store, dataset.name, category)
-    halves = landing.incomplete(ImageFiles(dataset.reader.root), {path: resting[path] for path in own}, known, now)
-    return {path: stamp for path, stamp in resting.items() if path not in halves}
+    watched = Watched(dataset, production, store, lambda each: read_stamps(store, dataset.name, each))
+    arrivals = watched.look(listing, now)
+    own = stamps_of(dataset.reader.assign(sorted(listing)).get(category, []), listing, ())
+    halves = watched.incomplete(own, arrivals, category, now)
+    left_out = {path for path in own if path in halves or path in arrivals.moving}
+    told = [
+        Problem(path, "not taken, an upload goes on: it is new or changed, and incomplete or not at rest", "warning")
+        for path in sorted(left_out)
+    ]
+    missed = left_out & read_stamps(store, dataset.name, category).keys()
+    if left_out and (missed or len(left_out) == len(own)):
+        which = f"{len(missed)} files that it was indexed from are" if missed else "all its files are"
+        where = f"{dataset.name} [{category}]: {which} on their way"
+        remedy = f"wait until they rest for {production.settle_seconds:g} s (production.settle_seconds), then run again"
+        raise DatasetError(f"{where}; {remedy}", [each for each in told if not missed or each.path in missed])
+    resting = {path: stamp for path, stamp in arrivals.resting.items() if path not in left_out}
+    return resting, [*told, *(each for each in arrivals.warnings() if each.path in own and each.path in resting)]
 
 
 def index_parts(index: ImageIndex) -> Parts:

@@ -17,8 +17,8 @@ import dagster as dg
 
 from ad_assets.benchmark import Benchmark, Dataset, Production, fingerprint
 from ad_assets.datasets import FileStamp, ImageFiles
-from ad_assets.datasets.landing import Landing
 from ad_assets.defs.admissions import decision_stamp, decisions_path
+from ad_assets.defs.arrivals import Arrivals, Watched
 from ad_assets.defs.conditions import Window
 from ad_assets.defs.images import read_stamps, stamps_of
 from ad_assets.defs.stages import Stage
@@ -106,7 +106,7 @@ class Watch:
         now: float,
     ) -> None:
         self._dataset = dataset
-        self._landing = Landing(production.settle_seconds, production.patience_seconds)
+        self._watched = Watched(dataset, production, store, lambda each: read_stamps(store, dataset.name, each))
         self._patience = production.patience_seconds
         self._store = store
         self._instance = instance
@@ -122,9 +122,12 @@ class Watch:
         except ValueError as error:
             # An empty folder, or a share that is not mounted: nothing that is known is forgotten for it.
             return dg.SensorResult(skip_reason=str(error), cursor=cursor)
-        resting = self._landing.resting(listing, self._now)
-        stamps = self._stamps(resting)
-        busy = self._names(path for path in listing if path not in resting)
+        arrivals = self._watched.look(listing, self._now)
+        stamps = self._stamps(arrivals.resting)
+        busy = self._names(arrivals.moving)
+        if ahead := sorted(arrivals.ahead.keys() & arrivals.moving.keys()):
+            others = f" and {len(ahead) - 1} more" if len(ahead) > 1 else ""
+            self._pass_over(f"{ahead[0]}{others}: dated in the future, taken once seen unchanged for a while")
         requests: list[dg.RunRequest] = []
         after: dict[str, Seen] = {}
         for category in sorted(stamps.keys() | busy.keys()):
@@ -133,7 +136,7 @@ class Watch:
                 self._pass_over(f"{category}: an upload goes on, all its files changed just now")
                 continue
             entry = seen.get(category) or self._first(category, stamps[category])
-            after[category], request = self._decide(category, entry, stamps[category], resting, busy.get(category, 0))
+            after[category], request = self._decide(category, entry, stamps[category], arrivals, busy.get(category, 0))
             requests += [request] if request else []
         known = set(self._instance.get_dynamic_partitions(self._dataset.name))
         partitions = dg.DynamicPartitionsDefinition(name=self._dataset.name)
@@ -158,7 +161,7 @@ class Watch:
         category: str,
         entry: Seen,
         stamps: Mapping[str, Sequence[object]],
-        resting: Mapping[str, FileStamp],
+        arrivals: Arrivals,
         busy: int,
     ) -> tuple[Seen, dg.RunRequest | None]:
         files = fingerprint(stamps)
@@ -176,9 +179,7 @@ class Watch:
         if busy and waited < self._patience:
             self._pass_over(going_on)
             return waiting, None
-        known = read_stamps(self._store, self._dataset.name, category)
-        files_now = {path: resting[path] for path in stamps if path in resting}
-        halves = self._landing.incomplete(self._files, files_now, known, self._now)
+        halves = self._watched.incomplete(stamps, arrivals, category, self._now)
         if halves and waited < self._patience:
             self._pass_over(f"{category}: {halves[0]} is incomplete, waiting for the rest of it")
             return waiting, None
