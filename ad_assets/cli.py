@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ad_assets.commands import data, export, graph, latency, predict, production, table, upkeep
 from ad_assets.commands.common import Commands
 from ad_assets.config import ConfigError
+from ad_assets.interrupts import INTERRUPTED, run_interruptibly
 from ad_assets.storage import StorageError
 from resources.disk import NoSpaceError
 from resources.store import CorruptArtifactError, MissingFileError
 
+_NOBODY_READS = 141  # as of a process that SIGPIPE ends
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 done, 1 something failed, 2 the call or the file is wrong."""
+    """Run a command; returns the exit status: 0 done, 1 something failed, 2 the call or the file is wrong.
+
+    Without arguments those of this process, which then ends promptly when it is interrupted.
+    """
+    if arguments is None:
+        return run_interruptibly(lambda: _run(sys.argv[1:]))
+    return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        try:
+            return _carry_out(arguments)
+        finally:
+            sys.stdout.flush()  # a reader that has gone is met here, not when the interpreter ends
+    except BrokenPipeError:
+        if not _without_readers():
+            raise
+        return _NOBODY_READS
+
+
+def _carry_out(arguments: Sequence[str]) -> int:
     commands = Commands(__doc__)
     for module in (graph, table, predict, latency, production, data, export, upkeep):
         module.add(commands)
@@ -28,11 +55,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ad-assets: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            "ad-assets: interrupted; what is finished is kept, run the command again to go on",
-            file=sys.stderr,
-        )
+        print(INTERRUPTED, file=sys.stderr)
         return 130
+
+
+def _without_readers() -> bool:
+    """Whether nobody reads what is printed any more, as after ``| head``; then nothing more is printed."""
+    closed = []
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # a stream without a file
+            asked = select.poll()
+            asked.register(stream.fileno(), 0)
+            closed += [stream.fileno() for _, state in asked.poll(0) if state & select.POLLERR]
+    for descriptor in closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    return bool(closed)
 
 
 if __name__ == "__main__":

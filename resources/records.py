@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from resources.checksums import CorruptArtifactError, DamagedError, opened_record, sealed_record
@@ -43,7 +43,35 @@ def read_record(store: ArtifactStore, path: str, *names: str, remedy: str = "") 
         FileNotFoundError: there is none.
         CorruptArtifactError: it is damaged, or was written for another path.
     """
-    data = store.fetch(path)
+    return _opened(store, path, store.fetch(path), names, remedy)
+
+
+def update_record(
+    store: ArtifactStore, path: str, change: Callable[[dict[str, Any] | None], dict[str, Any]], *names: str
+) -> None:
+    """Change a record that several processes change; none undoes what another does.
+
+    Args:
+        store: where it lies.
+        path: its path.
+        change: from the record, None where there is none or a damaged one, to the new one; called again on what another
+            process has written meanwhile.
+        names: what it must have.
+    """
+
+    def changed(data: bytes | None) -> bytes:
+        before = None
+        if data is not None:
+            try:
+                before = _opened(store, path, data, names, "")
+            except CorruptArtifactError as error:
+                warn(error)
+        return encoded(path, change(before))
+
+    store.update(path, changed)
+
+
+def _opened(store: ArtifactStore, path: str, data: bytes, names: Sequence[str], remedy: str) -> dict[str, Any]:
     try:
         record = opened_record(path, json.loads(data))
         absent = [name for name in names if name not in record]

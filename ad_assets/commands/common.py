@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ad_assets.benchmark import Benchmark
 from ad_assets.config import ConfigError, load_config
@@ -21,6 +21,37 @@ if TYPE_CHECKING:
 Run = Callable[[argparse.Namespace], int]
 
 
+class _Once(argparse.Action):
+    """An option with one value: a second one is refused, for the last would win in silence."""
+
+    def __call__(self, _: object, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        given = namespace.__dict__.setdefault("options_given", set())
+        if option and self.dest in given:
+            raise argparse.ArgumentError(self, "given twice; it takes one value")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
+class Overrides(argparse.Action):
+    """An option for ``KEY=VALUE`` texts, which may be repeated for other keys."""
+
+    def __call__(self, _: object, namespace: argparse.Namespace, values: Any, __: str | None = None) -> None:
+        before = getattr(namespace, self.dest)
+        key = values.partition("=")[0]
+        for other in (text.partition("=")[0] for text in before):
+            if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}."):
+                raise argparse.ArgumentError(self, f"{key} is set twice, by {other} too")
+        setattr(namespace, self.dest, [*before, values])
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose options say all that they are given, or refuse it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.register("action", None, _Once)
+
+
 class Commands:
     """The parser of ``ad-assets``, to which each module of this package adds its commands.
 
@@ -28,20 +59,20 @@ class Commands:
     """
 
     def __init__(self, description: str | None) -> None:
-        self.parser = argparse.ArgumentParser(prog="ad-assets", description=description)
+        self.parser = Parser(prog="ad-assets", description=description)
         self._commands = self.parser.add_subparsers(required=True, metavar="COMMAND")
-        self.shared = argparse.ArgumentParser(add_help=False)
+        self.shared = Parser(add_help=False)
         self.shared.add_argument(
             "--config", help="benchmark file, or the name of a shipped one (default: AD_ASSETS_CONFIG, demo)"
         )
         self.shared.add_argument(
             "--set",
-            action="append",
+            action=Overrides,
             default=[],
             metavar="KEY=VALUE",
             help="override a value, such as datasets.mtd.root=/data",
         )
-        self.scope = argparse.ArgumentParser(add_help=False)
+        self.scope = Parser(add_help=False)
         self.scope.add_argument("dataset", nargs="?", help="only this dataset of the benchmark file")
         self.scope.add_argument("--category", action="append", help="only this category (may be repeated)")
         self.scope.add_argument(
@@ -49,7 +80,7 @@ class Commands:
             help="Dagster asset selection, such as 'key:\"demo/patchcore_1/*\"'; with what it needs and feeds",
         )
 
-    def add(self, name: str, run: Run, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    def add(self, name: str, run: Run, text: str, *parents: Parser) -> Parser:
         """A command that `run` carries out; `parents` are options that it shares with others."""
         command = self._commands.add_parser(name, help=text, description=text, parents=list(parents))
         command.set_defaults(run=run)

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ad_assets.benchmark import Benchmark
-from ad_assets.commands.common import Commands
+from ad_assets.commands.common import Commands, Parser
 from ad_assets.config import ConfigError, load_config
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Add the commands."""
-    place = argparse.ArgumentParser(add_help=False)
+    place = Parser(add_help=False)
     place.add_argument("dataset", help="a production dataset of the benchmark file")
-    lane = argparse.ArgumentParser(add_help=False)
+    lane = Parser(add_help=False)
     lane.add_argument("detector", help="one of its lanes")
     lane.add_argument("category", help="one of its categories")
     shared = commands.shared
@@ -34,8 +34,16 @@ def add(commands: Commands) -> None:
     )
     quarantine.add_argument("category", nargs="?", help="only this category")
     decision = quarantine.add_mutually_exclusive_group()
-    decision.add_argument("--admit", nargs="+", metavar="IMAGE", help="train on these; all: all that are held")
-    decision.add_argument("--reject", nargs="+", metavar="IMAGE", help="never train on these; any training image")
+    decision.add_argument(
+        "--admit",
+        nargs="+",
+        action="extend",
+        metavar="IMAGE",
+        help="train on these, even if they were rejected before; all: all that wait for a decision",
+    )
+    decision.add_argument(
+        "--reject", nargs="+", action="extend", metavar="IMAGE", help="never train on these; any training image"
+    )
 
 
 def _history(options: argparse.Namespace) -> int:
@@ -64,7 +72,7 @@ def _promote(options: argparse.Namespace) -> int:
     if ledger.champion and ledger.champion.state == newest.state:
         print(f"{newest.state} is champion already")
         return 0
-    return _crown(benchmark, options, ledger.with_champion(newest, BY_HAND, options.reason))
+    return _crown(benchmark, options, ledger, ledger.with_champion(newest, BY_HAND, options.reason))
 
 
 def _rollback(options: argparse.Namespace) -> int:
@@ -83,14 +91,24 @@ def _rollback(options: argparse.Namespace) -> int:
     kind = _kind(benchmark, options)
     if not benchmark.store.artifact(kind, back.state).exists():
         raise ConfigError(f"{back.state} is not in the store any more: it cannot be champion again")
-    return _crown(benchmark, options, ledger.with_champion(back, ROLLED_BACK, options.reason))
+    return _crown(benchmark, options, ledger, ledger.with_champion(back, ROLLED_BACK, options.reason))
 
 
-def _crown(benchmark: Benchmark, options: argparse.Namespace, ledger: Ledger) -> int:
-    """Write a ledger with a new champion, and say who it is."""
-    from ad_assets.defs.champion import write_ledger
+def _crown(benchmark: Benchmark, options: argparse.Namespace, seen: Ledger, ledger: Ledger) -> int:
+    """Write a ledger with a new champion, and say who it is.
 
-    write_ledger(benchmark.store, options.dataset, options.detector, options.category, ledger)
+    Raises:
+        ConfigError: it is not the ledger any more that was seen: a second rollback at once would undo the first.
+    """
+    from ad_assets.defs.champion import update_ledger
+
+    def change(now: Ledger) -> Ledger:
+        if now != seen:
+            told = f"{now.entries[-1].action}: {now.entries[-1].reason}" if now.entries else "its ledger is gone"
+            raise ConfigError(f"the champion has changed just now ({told}): see ad-assets history, and decide again")
+        return ledger
+
+    update_ledger(benchmark.store, options.dataset, options.detector, options.category, change)
     if ledger.champion:
         print(f"champion: {ledger.champion.state}")
     return 0
@@ -133,10 +151,21 @@ def _decide(benchmark: Benchmark, options: argparse.Namespace) -> int:
     known = {image: held.path for image, held in read_admissions(benchmark.store, dataset, category).held.items()}
     if options.reject:
         known = {**_training_images(benchmark, dataset, category), **known}
-    chosen = list(known) if options.admit == ["all"] else _find(options.admit or options.reject, known)
-    decide(benchmark.store, dataset, category, chosen, "admit" if options.admit else "reject")
-    for image in chosen:
-        print(f"{'admitted' if options.admit else 'rejected'}  {known[image]}")
+    every = options.admit is not None and "all" in options.admit
+    if every and options.admit != ["all"]:
+        raise ConfigError("--admit: give either all, or images by name")
+    chosen = list(known) if every else _find(options.admit or options.reject, known)
+    recorded = decide(
+        benchmark.store, dataset, category, chosen, "admit" if options.admit else "reject", undecided_only=every
+    )
+    for image, before in recorded.items():
+        told = {"admit": "  (was admitted)", "reject": "  (was rejected)", None: ""}[before]
+        print(f"{'admitted' if options.admit else 'rejected'}  {known[image]}{told}")
+    if len(recorded) < len(chosen):
+        print(
+            f"{len(chosen) - len(recorded)} were decided on before, which stands until it is taken back by name",
+            file=sys.stderr,
+        )
     print(f"the next look at {dataset} [{category}] takes it up, or: ad-assets materialize", file=sys.stderr)
     return 0
 

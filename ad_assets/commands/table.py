@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ad_assets.commands.common import Commands
+from ad_assets.commands.common import Commands, Overrides
 from ad_assets.config import ConfigError, load_config, suited
 from ad_assets.report.leaderboard import STANDARD
 from ad_assets.report.numbered import NumberedTable, Part, Systems, numbered_table, numbered_tables
@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
     command.add_argument("--config", help="benchmark file in place of the shipped ones, with the same names in it")
     command.add_argument(
         "--set",
-        action="append",
+        action=Overrides,
         default=[],
         metavar="KEY=VALUE",
         help="override a value, such as datasets.mtd.root=/data, in each benchmark file that has it",

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import dagster as dg
 
 from ad_assets.datasets.contents import ChangedFileError
+from ad_assets.interrupts import when_interrupted
 from ad_assets.storage import StorageError, may_pass
 from resources.disk import NoSpaceError
-from resources.records import recall, write_record
+from resources.records import update_record, write_record
 from resources.store import ArtifactStore
 
 ATTEMPT = ("version", "count", "error")  # what the record of an attempt must have
@@ -55,16 +57,38 @@ def attempted(
         again: whether this repeats, within a run, an attempt on record.
     """
     path = attempt_path(key, partition)
-    before = recall(store, path, *ATTEMPT) or {"version": "", "count": 0}
-    count = before["count"] if before["version"] == version else 0
-    count = max(1, count + (not again))
-    write_record(store, path, {"version": version, "count": count, "error": ""})
-    try:
-        yield
-    except Exception as error:
-        if not (mends_itself(error) or isinstance(error, NoSpaceError | ChangedFileError)):
-            told = f"{type(error).__name__}: {error}"
-            with suppress(OSError):  # what the build said matters more
-                write_record(store, path, {"version": version, "count": count, "error": told})
-        raise
+    before: dict[str, Any] | None = None
+
+    def begun(record: dict[str, Any] | None) -> dict[str, Any]:
+        nonlocal before
+        before = record
+        count = record["count"] if record and record["version"] == version else 0
+        return {"version": version, "count": max(1, count + (not again)), "error": ""}
+
+    def failed(record: dict[str, Any] | None) -> dict[str, Any]:
+        if record and record["version"] != version:  # another process builds another address by now
+            return record
+        return {"version": version, "count": record["count"] if record else 1, "error": told}
+
+    update_record(store, path, begun, *ATTEMPT)
+    with when_interrupted(lambda: _put_back(store, path, before)):
+        try:
+            yield
+        except Exception as error:
+            if not (mends_itself(error) or isinstance(error, NoSpaceError | ChangedFileError)):
+                told = f"{type(error).__name__}: {error}"
+                with suppress(OSError):  # what the build said matters more
+                    update_record(store, path, failed, *ATTEMPT)
+            raise
+        except BaseException:
+            _put_back(store, path, before)
+            raise
     store.delete([path])
+
+
+def _put_back(store: ArtifactStore, path: str, before: dict[str, Any] | None) -> None:
+    """Whoever interrupts a build says nothing about it: it is neither failed nor cut off."""
+    if before:
+        write_record(store, path, before)
+    else:
+        store.delete([path])

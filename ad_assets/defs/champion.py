@@ -9,11 +9,12 @@ state that was rolled back from is not promoted again by itself.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ad_assets.benchmark import Benchmark, Dataset, Detector, Production
+from ad_assets.defs.lasting import LastingRecord
 from ad_assets.defs.stages import Check, Judgement, Parts, Stage, Upstream, Verdict, Work
 from ad_assets.extractor import Extractor
 from ad_assets.methods import METHODS
@@ -77,6 +78,9 @@ class Ledger:
         return Ledger((*self.entries, Entry(candidate, when, action, reason)), refused)
 
 
+LEDGER: LastingRecord[Ledger] = LastingRecord(Ledger, Ledger, "who was champion and why, by which predictions are made")
+
+
 def champion_stage(
     dataset: Dataset,
     detector: Detector,
@@ -109,15 +113,21 @@ def champion_stage(
         return {}
 
     def judge(work: Work) -> Judgement:
-        ledger = read_ledger(work.store, work.stage.key[0], detector.name, work.partition)
         challenger = candidate(work)
         below = below_floors(challenger.numbers, production)
-        behind = behind_champion(challenger, ledger.champion, production)
-        refused = challenger.state in ledger.refused
-        kept = "; ".join([*below, *behind, *(["it was rolled back from"] if refused else [])])
-        if not kept and not _same(ledger.champion, challenger):
-            ledger = ledger.with_champion(challenger, PROMOTED, "passed its gates" if ledger.champion else "the first")
-            write_ledger(work.store, work.stage.key[0], detector.name, work.partition, ledger)
+        behind: list[str] = []
+        kept = ""
+
+        def change(before: Ledger) -> Ledger:
+            nonlocal behind, kept
+            behind = behind_champion(challenger, before.champion, production)
+            refused = challenger.state in before.refused
+            kept = "; ".join([*below, *behind, *(["it was rolled back from"] if refused else [])])
+            if kept or _same(before.champion, challenger):
+                return before
+            return before.with_champion(challenger, PROMOTED, "passed its gates" if before.champion else "the first")
+
+        ledger = update_ledger(work.store, work.stage.key[0], detector.name, work.partition, change)
         verdicts = (
             Verdict("above_floors", not below, {"why": "; ".join(below) or "no metric is below its floor"}),
             Verdict("no_worse_than_champion", not behind, {"why": "; ".join(behind) or "no metric fell behind"}),
@@ -196,18 +206,23 @@ def ledger_path(dataset: str, detector: str, category: str) -> str:
 
 
 def read_ledger(store: ArtifactStore, dataset: str, detector: str, category: str) -> Ledger:
-    """The ledger of a lane and category; empty where nothing was ever promoted."""
-    try:
-        stored = store.read_json(ledger_path(dataset, detector, category))
-    except FileNotFoundError:
-        return Ledger()
-    entries = tuple(Entry(**{**entry, "candidate": Candidate(**entry["candidate"])}) for entry in stored["entries"])
-    return Ledger(entries, tuple(stored["refused"]))
+    """The ledger of a lane and category; empty where nothing was ever promoted.
+
+    Raises:
+        DamagedRecordError: it cannot be read.
+    """
+    return LEDGER.read(store, ledger_path(dataset, detector, category))
 
 
-def write_ledger(store: ArtifactStore, dataset: str, detector: str, category: str, ledger: Ledger) -> None:
-    """Write a ledger, whole."""
-    store.write_json(ledger_path(dataset, detector, category), asdict(ledger))
+def update_ledger(
+    store: ArtifactStore, dataset: str, detector: str, category: str, change: Callable[[Ledger], Ledger]
+) -> Ledger:
+    """Change a ledger; `change` is called again if another process was faster, on what that has written.
+
+    Raises:
+        DamagedRecordError: it cannot be read; it stays as it is.
+    """
+    return LEDGER.update(store, ledger_path(dataset, detector, category), change)
 
 
 def _same(champion: Candidate | None, challenger: Candidate) -> bool:

@@ -12,6 +12,8 @@ import time
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from ad_assets.defs.admissions import ADMISSIONS
+from ad_assets.defs.champion import LEDGER
 from ad_assets.defs.features import feature_path, features_of
 from ad_assets.defs.models import STATES
 from ad_assets.defs.stages import Head, Slot, Stage, planned_head
@@ -64,18 +66,18 @@ def _champions(store: ArtifactStore) -> list[tuple[str, set[str]]]:
     """(address, feature files) of all that was ever champion and what belongs to it: a rollback needs them whole."""
     found: list[tuple[str, set[str]]] = []
     for file in store.files("champions"):
-        for entry in store.read_json(file.path)["entries"]:
-            candidate = entry["candidate"]
-            found += [(candidate[part], set()) for part in ("score_maps", "metrics")]
-            state = next((kind for kind in STATES if store.exists(_train_path(kind, candidate["state"]))), None)
-            train = store.read_json(_train_path(state, candidate["state"])) if state else {"images": []}
-            found.append((candidate["state"], {feature_path(train["features"], image) for image in train["images"]}))
+        for entry in LEDGER.read(store, file.path).entries:
+            candidate = entry.candidate
+            found += [(candidate.score_maps, set()), (candidate.metrics, set())]
+            state = next((kind for kind in STATES if store.exists(_train_path(kind, candidate.state))), None)
+            train = store.read_json(_train_path(state, candidate.state)) if state else {"images": []}
+            found.append((candidate.state, {feature_path(train["features"], image) for image in train["images"]}))
     return found
 
 
 def _held_images(store: ArtifactStore) -> set[str]:
     """Ids of images that wait for a person: whoever admits one wants its features."""
-    return {image for file in store.files("admissions") for image in store.read_json(file.path)["held"]}
+    return {image for file in store.files("admissions") for image in ADMISSIONS.read(store, file.path).held}
 
 
 def _train_path(kind: str, version: str) -> str:

@@ -24,9 +24,8 @@ from ad_assets.defs.admissions import (
     Admissions,
     Held,
     held_picture_path,
-    read_admissions,
     read_decisions,
-    write_admissions,
+    update_admissions,
 )
 from ad_assets.defs.champion import read_ledger
 from ad_assets.defs.features import feature_path, features_address, write_features
@@ -57,25 +56,30 @@ class Gate:
     def sift(self, index: ImageIndex, category: str, progress: Progress) -> tuple[ImageIndex, Admissions]:
         """The index without what is held or rejected, and who is held."""
         decisions = read_decisions(self._store, self._dataset.name, category)
-        before = read_admissions(self._store, self._dataset.name, category)
         rows = index.table.to_pylist()
         train = {row["image_id"]: row for row in rows if row["split"] == "train"}
-        admitted = {image for image in before.admitted if image in train}
-        admitted |= {image for image in train if decisions.get(image) == "admit"}
-        admitted -= {image for image, decision in decisions.items() if decision == "reject"}
-        held = {
-            i: h for i, h in before.held.items() if i in train and i not in admitted and decisions.get(i) != "reject"
-        }
-        new = [i for i in train if i not in admitted and i not in held and decisions.get(i) != "reject"]
-        if before.admitted:
-            held |= self._judge(index, [train[image] for image in new], admitted, category, progress)
-        admitted |= set(new) - held.keys()
-        after = Admissions(tuple(sorted(admitted)), held)
-        write_admissions(self._store, self._dataset.name, category, after)
+        rejected = {image for image, decision in decisions.items() if decision == "reject"}
+        judged: dict[str, Held | None] = {}  # newcomer -> why it is held, None: it is not
+
+        def change(before: Admissions) -> Admissions:
+            admitted = {image for image in before.admitted if image in train}
+            admitted |= {image for image in train if decisions.get(image) == "admit"}
+            admitted -= rejected
+            held = {i: h for i, h in before.held.items() if i in train and i not in admitted | rejected}
+            new = [i for i in train if i not in admitted | held.keys() | rejected]
+            if before.admitted:
+                fresh = [train[image] for image in new if image not in judged]
+                found = self._judge(index, fresh, admitted, category, progress)
+                judged.update({row["image_id"]: found.get(row["image_id"]) for row in fresh})
+                held |= {image: why for image in new if (why := judged[image])}
+            return Admissions(tuple(sorted(admitted | (set(new) - held.keys()))), held)
+
+        after = update_admissions(self._store, self._dataset.name, category, change)
+        admitted = set(after.admitted)
         out = {row["path"] for image, row in train.items() if image not in admitted}
         kept = index.table.filter([row["path"] not in out for row in rows])
         held_back = tuple(
-            Problem(entry.path, f"held back: {'; '.join(entry.reasons)}", "warning") for entry in held.values()
+            Problem(entry.path, f"held back: {'; '.join(entry.reasons)}", "warning") for entry in after.held.values()
         )
         return replace(index, table=kept, problems=(*index.problems, *held_back)), after
 

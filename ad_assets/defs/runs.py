@@ -6,16 +6,22 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
+import filelock
 
 from ad_assets.defs.plan import Step
+from ad_assets.defs.sensors import UNFINISHED
 from ad_assets.defs.stages import FORCE_TAG, VERIFY_TAG
 from ad_assets.defs.terminal import TERMINAL_RUN_CONFIG
+from ad_assets.interrupts import when_interrupted
 from resources.disk import write_whole
 
 PROCESS_TAG = "ad_assets/process"
+LOCK = ".ad_assets.lock"
+_INTERRUPTS = ("KeyboardInterrupt", "DagsterExecutionInterruptedError")
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,9 @@ def open_instance() -> dg.DagsterInstance:
     if shipped.is_file() and not (home / "dagster.yaml").is_file():
         write_whole(home / "dagster.yaml", shipped.read_bytes())  # whole: another command may be reading it
     os.environ["DAGSTER_HOME"] = str(home)
-    instance = dg.DagsterInstance.get()
+    # Dagster makes its tables when it first opens a home; two processes that do so at once fail.
+    with filelock.FileLock(home / LOCK):
+        instance = dg.DagsterInstance.get()
     _close_runs_of_dead_processes(instance)
     _free_slots_of_finished_runs(instance)
     return instance
@@ -59,6 +67,9 @@ def execute(
         force: build artifacts even if the store has them.
         verify: read images and artifacts again, and build what is damaged.
         before: called with a title before each run.
+
+    Raises:
+        KeyboardInterrupt: somebody interrupted a step; what follows it is not begun.
     """
     job = definitions.resolve_implicit_global_asset_job_def()
     groups: dict[tuple[str, str | None], list[Step]] = {}
@@ -71,18 +82,21 @@ def execute(
         before(f"{title}: {len(members)} assets")
         asked = {FORCE_TAG: force, VERIFY_TAG: verify}
         tags = {PROCESS_TAG: _process_name(os.getpid()), **{tag: "true" for tag, wanted in asked.items() if wanted}}
-        result = job.execute_in_process(
-            run_config=TERMINAL_RUN_CONFIG,
-            instance=instance,
-            partition_key=partition,
-            asset_selection=[dg.AssetKey(list(step.stage.key)) for step in members],
-            tags=tags,
-            raise_on_error=False,
-        )
+        with when_interrupted(partial(_cancel_runs_of_this_process, instance)):
+            result = job.execute_in_process(
+                run_config=TERMINAL_RUN_CONFIG,
+                instance=instance,
+                partition_key=partition,
+                asset_selection=[dg.AssetKey(list(step.stage.key)) for step in members],
+                tags=tags,
+                raise_on_error=False,
+            )
         for event in result.get_asset_materialization_events():
             reused = event.step_materialization_data.materialization.metadata["reused"].value
             found, built = (found + 1, built) if reused else (found, built + 1)
         failed = result.filter_events(lambda event: event.is_step_failure)
+        if any(e.step_failure_data.error and e.step_failure_data.error.cls_name in _INTERRUPTS for e in failed):
+            raise KeyboardInterrupt
         failures += [f"{title} {event.step_key}: {_message(event)}" for event in failed]
         if not result.success and not failed:
             failures.append(f"{title}: the run failed; see it in the Dagster UI")
@@ -101,6 +115,12 @@ def _message(event: dg.DagsterEvent) -> str:
 
 def _process_name(pid: int) -> str:
     return f"{socket.gethostname()}:{pid}"
+
+
+def _cancel_runs_of_this_process(instance: dg.DagsterInstance) -> None:
+    mine = dg.RunsFilter(tags={PROCESS_TAG: _process_name(os.getpid())}, statuses=list(UNFINISHED))
+    for run in instance.get_runs(mine):
+        instance.report_run_canceled(run, "interrupted in the terminal")
 
 
 def _close_runs_of_dead_processes(instance: dg.DagsterInstance) -> None:
