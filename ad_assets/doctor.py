@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from ad_assets.benchmark import Benchmark
 from ad_assets.extractor import Extractor
 from resources.backbones import load_backbone
+from resources.contents import Contents, head_damage
+from resources.records import read_record
+from resources.store import CorruptArtifactError
 
 PROBE = "doctor/probe.txt"
+RECORDS = ("heads/", "attempts/", "scans/", "known_files/")
+DECISIONS = ("admissions/", "decisions/", "champions/")
+SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,7 @@ def examine(benchmark: Benchmark) -> list[Finding]:
     return [
         Finding("benchmark file", True, benchmark.source),
         _store(benchmark),
+        _stored_files(benchmark),
         _device(benchmark),
         *(weights(benchmark, name) for name in benchmark.extractors),
         *(_data(benchmark, name) for name in benchmark.datasets),
@@ -50,6 +58,34 @@ def _store(benchmark: Benchmark) -> Finding:
         )
     free = f", {shutil.disk_usage(store.root).free / 1e9:.0f} GB free" if store.is_local else ""
     return Finding("store", True, f"{store.root}, {store.usage() / 1e6:.0f} MB used{free}")
+
+
+def _stored_files(benchmark: Benchmark) -> Finding:
+    """Whether the records in the store can be read, and what they list has its size; `--verify` reads all of it."""
+    store, contents = benchmark.store, Contents(benchmark.store)
+
+    def look(path: str) -> str:
+        try:
+            if path.startswith(DECISIONS):
+                store.read_json(path)
+                return ""
+            damage = head_damage(contents, read_record(store, path))
+        except FileNotFoundError:  # replaced or removed since the listing
+            return ""
+        except CorruptArtifactError as error:
+            lost = f"{store.location(path)} is damaged: it says what people decided, so restore it from a backup"
+            return lost if path.startswith(DECISIONS) else str(error)
+        return f"{path.removeprefix('heads/')}: {damage}; `ad-assets materialize` makes it anew" if damage else ""
+
+    try:
+        paths = [file.path for prefix in (*RECORDS, *DECISIONS) for file in store.files(prefix)]
+        with ThreadPoolExecutor(max_workers=1 if store.is_local else 16) as pool:
+            found = [told for told in pool.map(look, [path for path in paths if path.endswith(".json")]) if told]
+    except (OSError, ValueError, ImportError) as error:
+        return Finding("stored files", False, str(error))
+    more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    told = "; ".join(found[:SHOWN]) + more
+    return Finding("stored files", not found, told or f"{len(paths)} records can be read, what they list is there")
 
 
 def _device(benchmark: Benchmark) -> Finding:

@@ -72,7 +72,9 @@ def make_flaky(monkeypatch: pytest.MonkeyPatch, fs: fsspec.AbstractFileSystem, f
     for module, name in (
         (resources.store, "write_whole"),
         (resources.store, "map_tensors"),
-        (ad_assets.datasets.files, "_walk_local"),
+        (resources.store, "verify"),
+        (resources.store, "checksum_of"),
+        (ad_assets.datasets.files, "walk_local"),
     ):
         monkeypatch.setattr(module, name, faults.around(getattr(module, name)))
     monkeypatch.setattr(ad_assets.storage, "FIRST_PAUSE", 0.001)

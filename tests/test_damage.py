@@ -3,8 +3,10 @@
 Every kind of stored file of a small whole graph is damaged in every way, without Dagster, with a stub for a backbone.
 """
 
+import json
 import logging
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +17,11 @@ import numpy as np
 import pytest
 import torch
 
+from ad_assets import doctor
 from ad_assets.benchmark import Benchmark
 from ad_assets.defs import features
 from ad_assets.defs.currency import Currency
+from ad_assets.defs.garbage import unreferenced
 from ad_assets.defs.images import UNKNOWN, changed_files
 from ad_assets.defs.stages import Slot, Stage, materialize
 from resources import records
@@ -28,6 +32,7 @@ from resources.store import ArtifactStore, CorruptArtifactError, MissingFileErro
 from tests.bench_graph import Bench, write_dataset
 
 LOG = logging.getLogger(__name__)
+OF_CHECKSUMS = ("checksum", "files", "beside")
 RECORDS = ("heads", "scans", "known_files")
 
 
@@ -238,6 +243,44 @@ def test_no_damage_is_silent(whole: Whole, way: Way, caplog: pytest.LogCaptureFi
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(before)
     assert not whole.due()
+
+
+def test_the_doctor_names_what_is_damaged_and_the_remedy(whole: Whole) -> None:
+    whole.restore()
+    assert doctor._stored_files(whole.benchmark).healthy
+    head, bank = (next(path for path in victims(whole) if text in path) for text in ("heads/parts/small", "state.safe"))
+    empty(whole.root / head, None)
+    found = doctor._stored_files(whole.benchmark)
+    assert not found.healthy
+    assert f"{head} is damaged (it is empty): `ad-assets materialize --verify`" in found.message
+    whole.restore()
+    cut(whole.root / bank, None)
+    found = doctor._stored_files(whole.benchmark)
+    assert re.search(r"parts/small/memory_bank/bolt.*: state.safetensors is damaged \(.* bytes of .*\)", found.message)
+
+
+def test_a_damaged_head_keeps_garbage_from_being_collected(whole: Whole) -> None:
+    whole.restore()
+    assert unreferenced(whole.store, whole.stages, older_than=0) == []
+    (whole.root / "artifacts" / "stray").write_text("not ours")
+    assert unreferenced(whole.store, whole.stages, older_than=0) == []
+    empty(whole.root / "heads/parts/small/metrics/bolt.json", None)
+    with pytest.raises(CorruptArtifactError, match=r"metrics/bolt\.json is damaged"):
+        unreferenced(whole.store, whole.stages, older_than=0)
+
+
+def test_a_store_from_before_there_were_checksums_is_read_and_verify_adds_them(whole: Whole) -> None:
+    whole.restore()
+    for path in [*whole.root.rglob("artifact.json"), *(whole.root / "heads").rglob("*.json")]:
+        old = {key: value for key, value in json.loads(path.read_text()).items() if key not in OF_CHECKSUMS}
+        path.write_text(json.dumps(old))
+    assert not whole.due()
+    assert whole.run() == set()
+    assert whole.run(verify=True) == set()
+    assert whole.numbers() == whole.results
+    bank = next(path for path in victims(whole) if path.endswith("state.json"))
+    flip(whole.root / bank, None)
+    assert whole.run(verify=True) == {"memory_bank"}
 
 
 @pytest.mark.parametrize("way", WAYS)
