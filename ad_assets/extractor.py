@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ad_assets.datasets.images import Interpolation
+from ad_assets.datasets.geometry import Interpolation
 from ad_assets.settings import Settings
 
 Side = Annotated[int, Field(ge=1, le=16_384)]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ad_assets.datasets.images import RgbImage, fit_image
+from ad_assets.datasets.geometry import fit_image
+from ad_assets.datasets.images import RgbImage
 from resources.weights import MissingWeights, build_model
 
 if TYPE_CHECKING:

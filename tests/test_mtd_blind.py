@@ -9,7 +9,7 @@ import torch
 from sklearn.neighbors import LocalOutlierFactor
 
 from ad_assets.config import load_config
-from ad_assets.datasets import build_index, decode_rgb
+from ad_assets.datasets import Decoding, build_index
 from ad_assets.datasets.blind import BlindReader
 from ad_assets.datasets.mtd import CATEGORY, MtdReader
 from ad_assets.methods import METHODS, Runtime
@@ -43,7 +43,7 @@ def test_factors_of_real_patches_are_those_of_scikit_learn() -> None:
     benchmark = load_config("mtd_blind", [f"datasets.mtd.root={IMAGES}"], environ={})
     backbone = load_backbone(benchmark.extractors["lite0"], benchmark.compute)
     paths = sorted(IMAGES.glob("MT_*/Imgs/*.jpg"))[::50]
-    pixels = torch.stack([backbone.preprocess(decode_rgb(path.read_bytes(), path.name)) for path in paths])
+    pixels = torch.stack([backbone.preprocess(Decoding().rgb(path.read_bytes(), path.name)) for path in paths])
     taps = backbone.extract(pixels)
     features = tap_features(taps)
     lane = benchmark.datasets["mtd_test"].detectors["patchcore_lof"].method_for(CATEGORY)

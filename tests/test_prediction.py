@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from ad_assets.datasets.images import ImageError, decode_rgb
+from ad_assets.datasets.decoding import Decoding
+from ad_assets.datasets.images import ImageError
 from ad_assets.defs.score_maps import shards
 from ad_assets.prediction import DetectorError, Prediction, Predictor, load_detector
 from tests.bench_graph import Bench, draw_image, write_dataset, write_image
@@ -116,7 +117,7 @@ def test_blind_lanes_recognise_what_they_have_learnt(built: Bench, lane: str) ->
     assert detector.threshold is None
     assert_equal(list(detector.predict_batch(files)), maps, scores)
     # The same pixels in another file are an image that it has not seen: its patches lie in the bank.
-    stranger = detector.predict(decode_rgb(files[0].read_bytes(), "") + np.uint8(0))
+    stranger = detector.predict(Decoding().rgb(files[0].read_bytes(), "") + np.uint8(0))
     assert stranger.score < float(scores[0])
 
 
@@ -137,7 +138,7 @@ def test_order_batches_and_company_change_nothing(built: Bench, detector: Predic
 
 def test_an_image_comes_as_path_bytes_or_pixels(built: Bench, detector: Predictor) -> None:
     path = next(iter(paths(built).values()))
-    pixels = decode_rgb(path.read_bytes(), "")
+    pixels = Decoding().rgb(path.read_bytes(), "")
     ways: list[Any] = [path, str(path), path.read_bytes(), pixels, np.asfortranarray(pixels)]
     predictions = [detector.predict(image) for image in ways]
     assert len({p.score for p in predictions}) == 1

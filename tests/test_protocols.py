@@ -13,8 +13,9 @@ from ad_assets.cli import main
 from ad_assets.config import load_config
 from ad_assets.datasets import ImageFiles
 from ad_assets.datasets.cifar10 import CLASSES
+from ad_assets.datasets.decoding import Decoding
 from ad_assets.datasets.frames import unfit_map
-from ad_assets.datasets.images import decode_mask, fit_mask
+from ad_assets.datasets.geometry import fit_mask
 from ad_assets.defs.score_maps import shards
 from resources.store import Artifact
 from tests.datasets.trees import cifar_tree, loco_tree, mvtec_ad_2_tree
@@ -110,7 +111,7 @@ def test_loco_has_kinds_and_saturated_regions(tmp_path: Path, resolution: str) -
     kinds: dict[str, list[Any]] = {"structural": [], "logical": []}
     scores: dict[str, list[float]] = {"": [], "structural": [], "logical": []}
     for row, score_map, score in scored(benchmark, CATEGORY):
-        masks = [decode_mask(files.read(path), path) for path in row["mask_paths"]]
+        masks = [Decoding().mask(files.read(path), path).anomalous for path in row["mask_paths"]]
         if resolution == "original":
             score_map = unfit_map(score_map, (row["height"], row["width"]), (32, 48), None)
         else:

@@ -24,8 +24,6 @@ from ad_assets.datasets import (
     Problem,
     Reader,
     build_index,
-    decode_mask,
-    decode_rgb,
     read_image,
     read_masks,
 )
@@ -300,10 +298,9 @@ def _sample_row(reader: Reader, overview: Overview, index: ImageIndex) -> list[R
         name = Path(row["path"]).stem
         title = f"{row['defect_type'] if row['label'] else row['split']} {name}"
         try:
-            rgb = decode_rgb(read_image(files, row), row["path"])
-            masks = [
-                decode_mask(data, path) for data, path in zip(read_masks(files, row), row["mask_paths"], strict=True)
-            ]
+            rgb = reader.decoding.of(row["image_id"]).rgb(read_image(files, row), row["path"])
+            read = zip(read_masks(files, row), row["mask_paths"], strict=True)
+            masks = [reader.decoding.mask(data, path).anomalous for data, path in read]
         except (ImageError, OSError) as error:  # it changed since it was indexed
             print(_plain(f"left out of the sheet: {error}"), file=sys.stderr)
             continue

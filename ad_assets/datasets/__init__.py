@@ -26,17 +26,12 @@ from ad_assets.datasets.base import (
     register_reader,
 )
 from ad_assets.datasets.contents import ChangedFileError, read_image, read_masks
+from ad_assets.datasets.decoding import Decoding
 from ad_assets.datasets.files import ImageFiles
-from ad_assets.datasets.images import (
-    ImageError,
-    centre_box,
-    decode_mask,
-    decode_rgb,
-    fit_image,
-    fit_mask,
-    resized_shape,
-)
-from ad_assets.datasets.index import ImageIndex, KnownFile, build_index
+from ad_assets.datasets.geometry import centre_box, fit_image, fit_mask, resized_shape
+from ad_assets.datasets.images import ImageError
+from ad_assets.datasets.index import ImageIndex, build_index
+from ad_assets.datasets.scanning import KnownFile
 
 __all__ = [
     "IMAGE_INDEX_SCHEMA",
@@ -44,6 +39,7 @@ __all__ = [
     "Candidate",
     "ChangedFileError",
     "DatasetError",
+    "Decoding",
     "FileStamp",
     "ImageError",
     "ImageFiles",
@@ -56,8 +52,6 @@ __all__ = [
     "build_index",
     "centre_box",
     "cifar10",
-    "decode_mask",
-    "decode_rgb",
     "demo",
     "fit_image",
     "fit_mask",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 import pyarrow as pa
 from pydantic import Field, field_validator
 
+from ad_assets.datasets.decoding import Decoding
 from ad_assets.datasets.names import CATEGORY_KEY, CATEGORY_RULE, plain, plain_name
 from ad_assets.settings import Settings, without_password
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 IMAGE_INDEX_SCHEMA = pa.schema(
     [
-        ("image_id", pa.string()),  # sha256 of the file's bytes
+        ("image_id", pa.string()),  # sha256 of the file's bytes, and how they are decoded: see `decoding`
         ("path", pa.string()),  # relative to the dataset's root, posix
         ("split", pa.string()),  # train | test
         ("label", pa.int8()),  # 0 nominal, 1 anomalous; null: unknown, as of training images of blind settings
@@ -34,7 +35,7 @@ IMAGE_INDEX_SCHEMA = pa.schema(
         ("anomaly_kind", pa.string()),  # structural | logical; "" where the dataset does not tell
         ("mask_paths", pa.list_(pa.string())),  # relative; one a region where the dataset has them apart, else one
         ("mask_saturations", pa.list_(pa.float64())),  # part of each region that covers it; empty where all of it does
-        ("mask_id", pa.string()),  # sha256 of the mask's bytes, or of those of all masks; "" where there is none
+        ("mask_id", pa.string()),  # as image_id, of the mask, or of all masks together; "" where there is none
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("mode", pa.string()),  # PIL mode of the file
@@ -183,7 +184,8 @@ class Reader(Settings, ABC):
     `paper_dataset` (the key of the published tables, where there are any), `blind` (whether it trains on the very
     images it tests, unlabelled), `origin` (where people get it, and under which licence), `layout` (the folders that
     are expected below the root), `published_copies` (whether images that lie in train and in test belong to the
-    protocol as published, so that they are told of instead of refused).
+    protocol as published, so that they are told of instead of refused), `decodes` (how its files become
+    pixels).
     """
 
     name: ClassVar[str]
@@ -193,6 +195,7 @@ class Reader(Settings, ABC):
     origin: ClassVar[str] = ""
     layout: ClassVar[str] = ""
     published_copies: ClassVar[bool] = False
+    decodes: ClassVar[Decoding] = Decoding()
 
     root: str = Field(min_length=1, description="folder of the dataset, or an fsspec URL such as s3://bucket/prefix")
     on_problem: Literal["fail", "skip"] = Field(
@@ -216,6 +219,11 @@ class Reader(Settings, ABC):
     def compared_with(self) -> str | None:
         """The published tables that these options follow the protocol of; None where there are none."""
         return self.paper_dataset
+
+    @property
+    def decoding(self) -> Decoding:
+        """How its files become pixels; the bit depth of deep images is known once they are indexed."""
+        return self.decodes
 
     def prepare(self, category: str | None = None, report: ProgressReport | None = None) -> None:
         """Make the files exist, for datasets that are generated or unpacked; nothing to do for those that are given.

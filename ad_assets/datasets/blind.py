@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, SerializeAsAny, model_validator
 
 from ad_assets.datasets.base import Candidate, Problem, ProgressReport, Reader, Saturation, register_reader
+from ad_assets.datasets.decoding import Decoding
 
 Setting = Literal["mix", "test", "ano"]
 
@@ -52,6 +53,11 @@ class BlindReader(Reader):
         if self.of.compared_with != "MVTec AD":
             return None
         return f"MVTec-{self.setting.capitalize()}"
+
+    @property
+    def decoding(self) -> Decoding:
+        """The other reader's."""
+        return self.of.decoding
 
     def prepare(self, category: str | None = None, report: ProgressReport | None = None) -> None:
         """Make the other dataset's files exist.

@@ -6,11 +6,11 @@ it here, so that nothing is ever stored or shown under the hash of other bytes.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ad_assets.datasets.files import ImageFiles
+from ad_assets.datasets.identity import content_id, content_of, joint_id
 from ad_assets.datasets.images import ImageError
 
 _SHOWN = 12  # digits of a hash in messages
@@ -19,16 +19,6 @@ _REMEDY = "index it again with ad-assets materialize; if that finds nothing to d
 
 class ChangedFileError(ImageError):
     """A file that is not what the index says of it; the message names it and the remedy."""
-
-
-def content_id(data: bytes) -> str:
-    """The sha256 of some bytes, hexadecimal: the id of an image or a mask."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def joint_id(ids: Sequence[str]) -> str:
-    """The id of all masks of an image; of one mask its own, of none ""."""
-    return "".join(ids) if len(ids) < 2 else content_id("".join(ids).encode())
 
 
 def read_image(files: ImageFiles, row: Mapping[str, Any]) -> bytes:
@@ -51,7 +41,7 @@ def read_masks(files: ImageFiles, row: Mapping[str, Any]) -> list[bytes]:
 
 
 def _read(files: ImageFiles, paths: Sequence[str], indexed: str) -> list[bytes]:
-    contents = []
+    contents, indexed = [], content_of(indexed)
     for path in paths:
         try:
             contents.append(files.read(path))

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from pydantic import Field
 
 from ad_assets.datasets.base import AnomalyKind, Candidate, Problem, Reader, register_reader
+from ad_assets.datasets.decoding_options import DecodingOptions
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.manifest import Manifest, ManifestOption, assigned, manifest_problems, read_manifest
 from ad_assets.datasets.names import (
@@ -193,7 +194,7 @@ class MvtecLayout(Reader):
 
 
 @register_reader
-class FolderReader(ManifestOption, MvtecLayout):
+class FolderReader(DecodingOptions, ManifestOption, MvtecLayout):
     """Reader of the layout above, or of a manifest; the categories are those found."""
 
     name: ClassVar[str] = "folder"

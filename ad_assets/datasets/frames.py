@@ -1,4 +1,4 @@
-"""From the frame that a detector saw back to that of the original image: the inverse of `images.fit_image`."""
+"""From the frame that a detector saw back to that of the original image: the inverse of `geometry.fit_image`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ad_assets.datasets.images import Resize, centre_box, resized_shape
+from ad_assets.datasets.geometry import Resize, centre_box, resized_shape
 
 ScoreMap = npt.NDArray[np.float32]
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -27,45 +25,14 @@ from ad_assets.datasets.base import (
     Reader,
     Saturation,
 )
-from ad_assets.datasets.contents import content_id, joint_id
+from ad_assets.datasets.decoding import Decoding, beyond_depth
+from ad_assets.datasets.deep import found_depth
 from ad_assets.datasets.files import ImageFiles
-from ad_assets.datasets.images import ImageError, decode_mask_with_mode, decode_with_mode
-from ad_assets.datasets.listing import broken_links, unreadable
-from ad_assets.datasets.looks import look_at
-from ad_assets.storage import StorageError
-
-# Decoding is half waiting (disk, object store) and half work outside the interpreter's lock.
-THREADS = 8
-REPORT_EVERY = 100
-
-
-@dataclass(frozen=True)
-class KnownFile:
-    """What a scan learnt of one sound file; plain JSON values.
-
-    Args:
-        size: bytes.
-        stamp: the listing's change stamp.
-        sha256: of the bytes, hexadecimal.
-        width: pixels.
-        height: pixels.
-        mode: PIL mode.
-        area: of a mask, how many pixels are anomalous; None for an image.
-        value: of a mask, its strongest pixel, by which some datasets tell the kind of a region.
-        brightness: of an image, where asked for: as `Looks` has it.
-        thumbnail: as brightness.
-    """
-
-    size: int
-    stamp: str
-    sha256: str
-    width: int
-    height: int
-    mode: str
-    area: int | None = None
-    value: int | None = None
-    brightness: float | None = None
-    thumbnail: str | None = None
+from ad_assets.datasets.identity import image_id, joint_id
+from ad_assets.datasets.listing import broken_links
+from ad_assets.datasets.oddities import oddities
+from ad_assets.datasets.orientation import UPRIGHT
+from ad_assets.datasets.scanning import KnownFile, Scan
 
 
 @dataclass(frozen=True)
@@ -91,6 +58,7 @@ def build_index(
     listing: Mapping[str, FileStamp] | None = None,
     report: ProgressReport | None = None,
     looks: bool = False,
+    bit_depth: int | None = None,
 ) -> ImageIndex:
     """Index one category: prepare it, then hash, decode and check its images and masks.
 
@@ -103,6 +71,8 @@ def build_index(
         listing: a listing just made of the reader's root; made here if None.
         report: called as ``report(what, done, total)`` from time to time.
         looks: take a glance at every image, for those who compare newcomers with what is there.
+        bit_depth: of pixels of more than 8 bits, where it was settled before and the reader does not declare another:
+            images that go beyond it are problems. None: it is found.
 
     Raises:
         DatasetError: no image or no sound training image; with ``on_problem: fail``, also any error found.
@@ -125,8 +95,12 @@ def build_index(
     if broken := broken_links(listing):
         own = set(reader.paths_by_category(paths).get(category, ()))
         problems += [problem for problem in broken if problem.path in own]
-    scanned, damaged = _scan(files, listing, candidates, known or {}, report or _no_report, looks=looks)
-    problems += [*damaged, *_size_mismatches(candidates, scanned)]
+    scan = Scan(files, listing, reader.decoding, report or _no_report, looks)
+    scanned, damaged = scan.run(candidates, known or {})
+    decoding = _settled(reader.decoding, candidates, scanned, bit_depth)
+    if decoding.bit_depth and looks:  # looks of deep images follow the depth of all
+        scanned, damaged = replace(scan, decoding=decoding).run(candidates, scanned)
+    problems += [*damaged, *_size_mismatches(candidates, scanned), *_beyond(candidates, scanned, decoding)]
     problems += _duplicates(candidates, scanned, published=reader.published_copies)
     saturations = reader.saturations(category)
     problems += _unknown_values(candidates, scanned, saturations)
@@ -136,82 +110,35 @@ def build_index(
     no_train = not any(candidate.split == "train" for candidate in kept)
     if no_train:
         problems.append(Problem(category, "no training images: a detector learns from nominal ones in train"))
+    problems += oddities(kept, scanned, decoding)
     problems.sort(key=lambda problem: (problem.severity, problem.path, problem.message))
     errors = [problem for problem in problems if problem.severity == "error"]
     if no_train or (errors and reader.on_problem == "fail"):
         remedy = "mend them, or set on_problem: skip to leave these files out"
         raise DatasetError(f"{where}: {len(errors)} problem(s); {remedy}", errors)
-    return ImageIndex(_table(kept, scanned, saturations), tuple(problems), scanned)
+    return ImageIndex(_table(kept, scanned, decoding, saturations), tuple(problems), scanned)
 
 
 def _no_report(what: str, done: int, total: int) -> None:
     del what, done, total
 
 
-def _scan(
-    files: ImageFiles,
-    listing: Mapping[str, FileStamp],
-    candidates: Sequence[Candidate],
-    known: Mapping[str, KnownFile],
-    report: ProgressReport,
-    *,
-    looks: bool,
-) -> tuple[dict[str, KnownFile], list[Problem]]:
-    is_mask = {candidate.path: False for candidate in candidates}
-    is_mask |= {mask: True for candidate in candidates for mask in candidate.masks}
-    scanned = {
-        path: known[path]
-        for path, mask in is_mask.items()
-        if _unchanged(known.get(path), listing[path], mask) and (mask or not looks or known[path].thumbnail)
-    }
-    unread = sorted(set(is_mask) - set(scanned))
-    problems = []
-    with ThreadPoolExecutor(THREADS) as pool:
-        inspect = partial(_inspect, files, looks)
-        results = pool.map(inspect, unread, [listing[path] for path in unread], [is_mask[path] for path in unread])
-        for done, (path, result) in enumerate(zip(unread, results, strict=True), start=1):
-            if isinstance(result, Problem):
-                problems.append(result)
-            else:
-                scanned[path] = result
-            if done % REPORT_EVERY == 0 or done == len(unread):
-                report("images and masks read", done, len(unread))
-    return scanned, problems
+def _settled(
+    decoding: Decoding, candidates: Iterable[Candidate], scanned: Mapping[str, KnownFile], before: int | None
+) -> Decoding:
+    """The rules with the bit depth of a category: declared, settled before, or the deepest of its images."""
+    depth = decoding.bit_depth or before
+    if depth is None:
+        images = (scanned[candidate.path] for candidate in candidates if candidate.path in scanned)
+        depth = max((found_depth(i.largest, i.told_depth) for i in images if i.largest is not None), default=None)
+    return replace(decoding, bit_depth=depth)
 
 
-def _unchanged(known: KnownFile | None, stamp: FileStamp, mask: bool) -> bool:
-    # A file system without stamps tells nothing of a change, so its files are read each time.
-    return (
-        known is not None
-        and bool(stamp.stamp)
-        and (known.size, known.stamp) == (stamp.size, stamp.stamp)
-        and (known.area is not None) == mask
-    )
-
-
-def _inspect(files: ImageFiles, looks: bool, path: str, stamp: FileStamp, mask: bool) -> KnownFile | Problem:
-    if wrong := unreadable(path, stamp):
-        return Problem(path, wrong)
-    try:
-        data = files.read(path)
-        area = value = glance = None
-        if mask:
-            pixels, mode, value = decode_mask_with_mode(data, path)
-            area = int(pixels.sum())
-            height, width = pixels.shape
-        else:
-            rgb, mode = decode_with_mode(data, path)
-            height, width = rgb.shape[:2]
-            glance = look_at(rgb) if looks else None
-    except ImageError as error:
-        return Problem(path, error.message)
-    except StorageError:
-        raise  # not the image's fault: no index without it
-    except OSError as error:
-        return Problem(path, f"cannot be read ({error}): check that it still exists and its permissions")
-    digest = content_id(data)
-    seen = (glance.brightness, glance.thumbnail) if glance else (None, None)
-    return KnownFile(stamp.size, stamp.stamp, digest, width, height, mode, area, value, *seen)
+def _beyond(candidates: Iterable[Candidate], scanned: Mapping[str, KnownFile], decoding: Decoding) -> list[Problem]:
+    depth = decoding.bit_depth or 0
+    paths = {candidate.path for candidate in candidates if candidate.path in scanned}
+    largest = {path: scanned[path].largest or 0 for path in sorted(paths)}
+    return [Problem(path, beyond_depth(value, depth)) for path, value in largest.items() if value >> depth and depth]
 
 
 def _size_mismatches(candidates: Iterable[Candidate], scanned: Mapping[str, KnownFile]) -> list[Problem]:
@@ -223,6 +150,11 @@ def _size_mismatches(candidates: Iterable[Candidate], scanned: Mapping[str, Know
                 f"mask of {mask.width} x {mask.height} for the image {candidate.path} of {image.width} x "
                 f"{image.height}: they must have the same size"
             )
+            if {image.orientation, mask.orientation} != {UPRIGHT}:
+                message += (
+                    f", after each is turned as its own EXIF orientation says (image {image.orientation}, mask "
+                    f"{mask.orientation}; 1 is upright): save both upright, without the tag"
+                )
             problems.append(Problem(path, message))
     return problems
 
@@ -270,14 +202,17 @@ def _unknown_values(
 
 
 def _table(
-    candidates: Iterable[Candidate], scanned: Mapping[str, KnownFile], saturations: Mapping[int, Saturation]
+    candidates: Iterable[Candidate],
+    scanned: Mapping[str, KnownFile],
+    decoding: Decoding,
+    saturations: Mapping[int, Saturation],
 ) -> pa.Table:
     rows = []
     for candidate in sorted(candidates, key=lambda candidate: (candidate.split, candidate.path)):
         image, masks = scanned[candidate.path], [scanned[path] for path in candidate.masks]
         rows.append(
             {
-                "image_id": image.sha256,
+                "image_id": _image_id(image, decoding),
                 "path": candidate.path,
                 "split": candidate.split,
                 "label": candidate.label,
@@ -285,7 +220,7 @@ def _table(
                 "anomaly_kind": candidate.kind,
                 "mask_paths": list(candidate.masks),
                 "mask_saturations": [_saturation(mask, saturations) for mask in masks] if saturations else [],
-                "mask_id": joint_id([mask.sha256 for mask in masks]),
+                "mask_id": _mask_id(masks, decoding),
                 "width": image.width,
                 "height": image.height,
                 "mode": image.mode,
@@ -298,3 +233,13 @@ def _table(
 def _saturation(mask: KnownFile, saturations: Mapping[int, Saturation]) -> float:
     saturation = saturations.get(mask.value or 0)
     return saturation.part_of(mask.area or 0) if saturation else 1.0
+
+
+def _image_id(image: KnownFile, decoding: Decoding) -> str:
+    depth = decoding.bit_depth if image.largest is not None else None
+    return image_id(image.sha256, depth, turned=decoding.turn and image.orientation != UPRIGHT)
+
+
+def _mask_id(masks: Sequence[KnownFile], decoding: Decoding) -> str:
+    joint = joint_id([mask.sha256 for mask in masks])
+    return decoding.mask_id(joint, turned=any(mask.orientation != UPRIGHT for mask in masks)) if masks else ""

@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from ad_assets.datasets.base import Candidate, Problem, ProgressReport, register_reader
+from ad_assets.datasets.decoding import PUBLISHED, Decoding
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.folder import MvtecLayout
 from ad_assets.datasets.mstc_clips import Choice, Scene, scenes, unpack
@@ -39,6 +40,7 @@ class MstcReader(MvtecLayout):
     name: ClassVar[str] = "mstc"
     version: ClassVar[int] = 1
     paper_dataset: ClassVar[str | None] = "mSTC"
+    decodes: ClassVar[Decoding] = PUBLISHED
     origin: ClassVar[str] = "https://svip-lab.github.io/dataset/campus_dataset.html (cite Luo et al. 2017)"
     layout: ClassVar[str] = """\
 in source, as published:

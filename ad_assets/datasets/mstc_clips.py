@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ad_assets.datasets.base import ProgressReport
-from ad_assets.datasets.images import ImageError, decode_rgb
+from ad_assets.datasets.decoding import PUBLISHED
+from ad_assets.datasets.images import ImageError
 from ad_assets.datasets.names import NOMINAL
 
 ANOMALOUS = "anomalous"
@@ -192,7 +193,7 @@ def _sound(path: Path) -> tuple[bytes, tuple[int, int]]:
     """Bytes of an image, and its height and width: a damaged one is told while its source is still at hand."""
     try:
         data = path.read_bytes()
-        rgb = decode_rgb(data, str(path))
+        rgb = PUBLISHED.rgb(data, str(path))
     except ImageError as error:
         raise ValueError(str(error)) from None
     return data, (rgb.shape[0], rgb.shape[1])

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, field_validator
 
 from ad_assets.datasets.base import Candidate, Problem, Reader, register_reader
+from ad_assets.datasets.decoding import PUBLISHED, Decoding
 from ad_assets.datasets.names import NOMINAL
 from ad_assets.datasets.published import count_problem
 
@@ -55,6 +56,7 @@ class MtdReader(Reader):
     name: ClassVar[str] = "mtd"
     version: ClassVar[int] = 1
     paper_dataset: ClassVar[str | None] = "MTD"
+    decodes: ClassVar[Decoding] = PUBLISHED  # drawn masks have grey edges: above 127 is anomalous
     origin: ClassVar[str] = (
         "https://github.com/abin24/Magnetic-tile-defect-datasets. (research use; cite Huang et al. 2018)"
     )

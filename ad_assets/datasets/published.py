@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from ad_assets.datasets.base import Candidate, Problem, Reader
+from ad_assets.datasets.decoding import PUBLISHED, Decoding
 from ad_assets.datasets.folder import MvtecLayout
 
 
@@ -24,6 +25,7 @@ class Published(Reader):
     """A dataset whose categories, and the number of images of each, are known."""
 
     counts: ClassVar[Mapping[str, Counts]]
+    decodes: ClassVar[Decoding] = PUBLISHED
 
     check_counts: bool = Field(
         True,

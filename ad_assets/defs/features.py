@@ -14,7 +14,6 @@ import dagster as dg
 from ad_assets.benchmark import Dataset, fingerprint
 from ad_assets.datasets.contents import read_image
 from ad_assets.datasets.files import ImageFiles
-from ad_assets.datasets.images import decode_rgb
 from ad_assets.defs.images import images_part
 from ad_assets.defs.stages import GPU, Check, Judgement, Parts, Stage, Upstream, Verdict, Work
 from ad_assets.extractor import Extractor
@@ -141,13 +140,13 @@ def _extract(
 
     compute = work.compute
     backbone = load_backbone(extractor, compute)
-    files = ImageFiles(dataset.reader.root)
+    files, decoding = ImageFiles(dataset.reader.root), dataset.reader.decoding.of(*rows)
     shapes = ""
     odd: list[str] = []
 
     def decode(image_id: str) -> tuple[str, Tensor]:
         row = rows[image_id]
-        return image_id, backbone.preprocess(decode_rgb(read_image(files, row), row["path"]))
+        return image_id, backbone.preprocess(decoding.rgb(read_image(files, row), row["path"]))
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         done = 0

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ad_assets.benchmark import Dataset
 from ad_assets.datasets import contents
+from ad_assets.datasets.base import Reader
 from ad_assets.datasets.files import ImageFiles
-from ad_assets.datasets.images import decode_mask, decode_rgb, fit_image, fit_mask
+from ad_assets.datasets.geometry import fit_image, fit_mask
+from ad_assets.datasets.masks import MaskPixels
 from ad_assets.defs.score_maps import read_shard
 from ad_assets.extractor import Extractor
 from resources.store import Artifact
@@ -39,22 +41,20 @@ class Picture:
     score_map: NDArray[Any]
 
 
-def read_masks(files: ImageFiles, row: dict[str, Any], extractor: Extractor | None) -> list[NDArray[Any]]:
-    """The masks of an image, one a region where its dataset has them apart, in the frame of an extractor.
-
-    Without an extractor in that of the file.
+def read_masks(reader: Reader, row: dict[str, Any]) -> list[MaskPixels]:
+    """The masks of an image in the frame of the file, one a region where its dataset has them apart.
 
     Raises:
         ChangedFileError: a mask is not the one that was indexed.
     """
-    found = zip(contents.read_masks(files, row), row["mask_paths"], strict=True)
-    masks = [decode_mask(data, path) for data, path in found]
-    return [fit_mask(mask, extractor.resize, extractor.crop) for mask in masks] if extractor else masks
+    read = zip(contents.read_masks(ImageFiles(reader.root), row), row["mask_paths"], strict=True)
+    return [reader.decoding.mask(data, path) for data, path in read]
 
 
-def read_mask(files: ImageFiles, row: dict[str, Any], extractor: Extractor) -> NDArray[Any] | None:
+def read_mask(reader: Reader, row: dict[str, Any], extractor: Extractor) -> NDArray[Any] | None:
     """All that is anomalous in an image, in the frame of an extractor; None where it has no mask."""
-    masks = read_masks(files, row, extractor)
+    shrink = reader.decoding.masks.shrink
+    masks = [fit_mask(mask.anomalous, *extractor.geometry, shrink) for mask in read_masks(reader, row)]
     return functools.reduce(operator.or_, masks) if masks else None
 
 
@@ -64,12 +64,12 @@ def read_pictures(
     """Read images, masks and maps of some rows of an image index, one by one."""
     files = ImageFiles(dataset.reader.root)
     for row in rows:
-        rgb = decode_rgb(contents.read_image(files, row), row["path"])
+        rgb = dataset.reader.decoding.of(row["image_id"]).rgb(contents.read_image(files, row), row["path"])
         score_map, score = read_shard(score_maps, row["image_id"])
         yield Picture(
             row,
             score,
             fit_image(rgb, extractor.resize, extractor.crop, extractor.interpolation),
-            read_mask(files, row, extractor),
+            read_mask(dataset.reader, row, extractor),
             score_map.numpy(),
         )

@@ -22,7 +22,7 @@ from resources.store import ArtifactStore
 if TYPE_CHECKING:
     from ad_assets.defs.quarantine import Gate
 
-VERSION = 2
+VERSION = 3
 PICTURES = 8
 UNKNOWN = "there is no record of the files that it was made from"
 CHECKS = (

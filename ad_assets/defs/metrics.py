@@ -13,7 +13,6 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.benchmark import Dataset, Detector, Evaluation
-from ad_assets.datasets.files import ImageFiles
 from ad_assets.defs.galleries import read_pictures
 from ad_assets.defs.oracle_epochs import read_best
 from ad_assets.defs.score_maps import read_score_index, shards
@@ -26,7 +25,7 @@ from ad_assets.report.gallery import choose_gallery
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 2
+VERSION = 3
 INTERVAL = 0.95
 SHEET_BYTES = 60_000
 # Every n-th pixel of a map in both directions is enough for the ends of a colour scale.
@@ -137,8 +136,8 @@ def _read_scores(
     """Stream the maps once: image scores in the order of `truth`, the colour scale, and the pixel metrics."""
     import numpy as np
 
-    files, original = ImageFiles(dataset.reader.root), evaluation.resolution == "original"
-    comparison = Comparison(truth, files, extractor, work.compute.memory_gb, original=original)
+    original = evaluation.resolution == "original"
+    comparison = Comparison(truth, dataset.reader, extractor, work.compute.memory_gb, original=original)
     sample: list[np.ndarray] = []
     for number, (image_ids, maps, image_scores) in enumerate(shards(work.input(score_maps))):
         comparison.add(image_ids, maps, image_scores)
@@ -152,6 +151,8 @@ def _read_scores(
 def _pixel_rows(rows: _Rows, comparison: Comparison, evaluation: Evaluation) -> dict[str, Any]:
     statistics = comparison.pixels
     n = statistics.pixels
+    if comparison.vanished:
+        rows.add("standard", "regions_vanished", comparison.vanished, statistics.components)
     if not comparison.has_both:
         for metric in ("pixel_auroc", "pixel_ap", *(f"aupro_{limit:.2f}" for limit in evaluation.fpr_limits)):
             rows.add("standard", metric, None, n)

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 from ad_assets.benchmark import Dataset, Detector
-from ad_assets.datasets.files import ImageFiles
 from ad_assets.defs.checkpoints import epoch_path, kept_epochs
 from ad_assets.defs.features import read_features
 from ad_assets.defs.models import read_state, runtime
@@ -22,7 +21,7 @@ from ad_assets.extractor import Extractor
 from ad_assets.methods.trained import Network, TrainedMethod
 from ad_assets.report.curves import plot_uri
 
-VERSION = 1
+VERSION = 2
 
 Row = dict[str, Any]
 
@@ -44,7 +43,7 @@ def oracle_epochs_stage(
 
     def build(work: Work) -> dict[str, Any]:
         method = detector.method_for(work.partition)
-        truth, files = Truth.of(work, index), ImageFiles(dataset.reader.root)
+        truth = Truth.of(work, index)
         train, test = (read_features(work, features, split, method.layers) for split in ("train", "test"))
         learnt, artifact = read_state(work.input(state), method), work.input(state)
         epochs = kept_epochs(artifact)
@@ -54,7 +53,7 @@ def oracle_epochs_stage(
         for done, epoch in enumerate(epochs):
             weights = work.store.read_tensors(epoch_path(artifact, epoch))
             scorer = Scorer(method, replace(learnt, weights=weights), train, None, extractor.input_size, runtime(work))
-            comparison = Comparison(truth, files, extractor, work.compute.memory_gb)
+            comparison = Comparison(truth, dataset.reader, extractor, work.compute.memory_gb)
             for ids, result in scorer(test):
                 comparison.add(ids, result.maps, result.image_scores)
             rows += [

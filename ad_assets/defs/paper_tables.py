@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ad_assets.benchmark import Benchmark, Dataset
-from ad_assets.datasets import ImageFiles
+from ad_assets.datasets import ImageFiles, Reader
 from ad_assets.defs.galleries import read_masks
 from ad_assets.defs.lanes import stages_of
 from ad_assets.defs.stages import Head, Key, Slot, Stage, planned_head, read_head
@@ -151,8 +151,7 @@ class Graph:
         seen = [row for row in rows if row["split"] == "test" or not dataset.reader.blind]
         anomalous = sum(bool(row["label"]) for row in seen)
         pixels = sum(row["width"] * row["height"] for row in seen)
-        files = ImageFiles(dataset.reader.root)
-        marked = sum(self._marked(files, row) for row in seen if row["label"])
+        marked = sum(self._marked(dataset.reader, row) for row in seen if row["label"])
         return {
             "nominal_images": len(seen) - anomalous,
             "anomalous_images": anomalous,
@@ -160,10 +159,10 @@ class Graph:
             "anomalous_pixel_percent": 100 * marked / pixels if pixels else None,
         }
 
-    def _marked(self, files: ImageFiles, row: dict[str, Any]) -> int:
+    def _marked(self, reader: Reader, row: dict[str, Any]) -> int:
         """Anomalous pixels of an image in the frame of its file; a mask is read once for all settings."""
         if row["mask_id"] not in self._areas:
-            masks = read_masks(files, row, None)
+            masks = [mask.anomalous for mask in read_masks(reader, row)]
             union = np.logical_or.reduce(masks) if masks else np.zeros((1, 1), bool)
             self._areas[row["mask_id"]] = (int(union.sum()), union.size)
         area, of = self._areas[row["mask_id"]]

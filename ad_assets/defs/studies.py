@@ -15,7 +15,6 @@ import dagster as dg
 import pyarrow as pa
 
 from ad_assets.benchmark import Dataset, Study, Variant, fingerprint
-from ad_assets.datasets.files import ImageFiles
 from ad_assets.defs.checkpoints import StoreCheckpoints
 from ad_assets.defs.draws import Draw, draw_contaminated, draw_few
 from ad_assets.defs.features import read_features
@@ -32,7 +31,7 @@ from ad_assets.report.markdown import escaped, fenced
 from ad_assets.report.studies import plot_uri, summarise, text_table
 from resources.layout import MARKER
 
-VERSION = 2
+VERSION = 3
 ROWS = "study_rows"
 _SPLITS = ("train", "test")
 _STAGES: tuple[MethodStage, ...] = ("fit", "match", "score")
@@ -160,7 +159,7 @@ class _Bench:
         self._work = work
         self._truth = truth
         self._most_contaminated = most_contaminated
-        self._files = ImageFiles(dataset.reader.root)
+        self._reader = dataset.reader
         self._last: tuple[str, State, float] | None = None
 
     def measure(
@@ -189,7 +188,7 @@ class _Bench:
         matches, matching = self._matches(lane) if as_a_lane else (None, 0.0)
         scorer = Scorer(method, learnt, drawn, matches, extractor.input_size, tools)
         truth = Truth(row for row in self._truth.rows if row["image_id"] not in draw.withheld)
-        comparison = Comparison(truth, self._files, extractor, work.compute.memory_gb)
+        comparison = Comparison(truth, self._reader, extractor, work.compute.memory_gb)
         test = read_features(work, lane.features, "test", method.layers)
         tested = tuple(image_id for image_id in test.image_ids if image_id not in draw.withheld)
         seconds, images = 0.0, 0

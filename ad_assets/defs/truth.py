@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import numpy as np
 
-from ad_assets.datasets.files import ImageFiles
+from ad_assets.datasets.base import Reader
 from ad_assets.datasets.frames import unfit_map
+from ad_assets.datasets.geometry import fit_mask, fit_regions
 from ad_assets.defs.galleries import read_masks
 from ad_assets.defs.stages import Stage, Work
 from ad_assets.extractor import Extractor
@@ -67,19 +68,20 @@ class Comparison:
     `scores` (rows of the truth,) float32, `pixels` and `per_image` hold what was seen so far. Where the truth has its
     regions apart, with saturations, `regions` holds statistics that weigh them so, for each kind of anomaly with all
     nominal images. With `original`, maps are brought to the size of each image, one by one; else masks to that of the
-    maps.
+    maps, as the dataset's rule for masks has it; `vanished` counts the regions that this leaves without a pixel.
     """
 
     def __init__(
-        self, truth: Truth, files: ImageFiles, extractor: Extractor, memory_gb: float, *, original: bool = False
+        self, truth: Truth, reader: Reader, extractor: Extractor, memory_gb: float, *, original: bool = False
     ) -> None:
         from ad_assets.metrics.per_image import PerImageOverlap
         from ad_assets.metrics.pixels import PixelStatistics
 
         self._truth = truth
-        self._files = files
+        self._reader = reader
         self._extractor = extractor
         self._original = original
+        self.vanished = 0
         self.scores = np.zeros(len(truth.rows), np.float32)
         kinds = truth.kinds if any(row["mask_saturations"] for row in truth.rows) else ()
         # Exact while all pixels fit an eighth of the budget (kept and sorted, 4 bytes each, with room for the copies).
@@ -102,18 +104,34 @@ class Comparison:
 
         if row["label"] is None:
             return
-        parts = read_masks(self._files, row, None if self._original else self._extractor)
-        if row["label"] and not parts:
+        if row["label"] and not row["mask_paths"]:
             return  # an anomalous image whose mask is not known says nothing about pixels
+        parts, ignored = self._masks(row)
         if self._original:
             score_map = unfit_map(score_map, (row["height"], row["width"]), *self._extractor.geometry)
         mask = functools.reduce(operator.or_, parts, np.zeros(score_map.shape, bool))
-        self.pixels.update(score_map[None], mask[None])
-        self.per_image.update(score_map[None], mask[None])
+        out = None if ignored is None else ignored[None] & ~mask[None]
+        self.pixels.update(score_map[None], mask[None], ignored=out)
+        self.per_image.update(score_map[None], mask[None], ignored=out)
         for kind, statistics in self.regions.items():
             if not row["label"] or row["anomaly_kind"] == kind:
                 regions = [Region(*each) for each in zip(parts, row["mask_saturations"], strict=True)]
-                statistics.update(score_map[None], mask[None], [regions])
+                statistics.update(score_map[None], mask[None], [regions], ignored=out)
+
+    def _masks(self, row: dict[str, Any]) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
+        """The masks of an image in the frame of the scores, and which pixels no metric counts, if any."""
+        found = read_masks(self._reader, row)
+        hidden = [mask.ignored for mask in found if mask.ignored is not None]
+        ignored = functools.reduce(operator.or_, hidden) if hidden else None
+        if self._original:
+            return [mask.anomalous for mask in found], ignored
+        shrink = self._reader.decoding.masks.shrink
+        parts = []
+        for mask in found:
+            part, vanished = fit_regions(mask.anomalous, *self._extractor.geometry, shrink)
+            parts.append(part)
+            self.vanished += vanished
+        return parts, None if ignored is None else fit_mask(ignored, *self._extractor.geometry)
 
     @property
     def has_both(self) -> bool:

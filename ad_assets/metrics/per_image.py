@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ad_assets.metrics.components import component_weights
 from ad_assets.metrics.levels import Levels
-from ad_assets.metrics.pixels import checked_limit, checked_maps
+from ad_assets.metrics.pixels import checked_ignored, checked_limit, checked_maps
 
 
 class PerImageOverlap:
@@ -33,22 +33,24 @@ class PerImageOverlap:
         self._fpr_limit = checked_limit(fpr_limit)
         self._areas: list[float] = []
 
-    def update(self, maps: ArrayLike, masks: ArrayLike) -> None:
+    def update(self, maps: ArrayLike, masks: ArrayLike, *, ignored: NDArray[np.bool_] | None = None) -> None:
         """Take in a batch of images; nothing changes if it is refused.
 
         Args:
             maps: (B, H, W) scores, any float type, taken as float32; higher is more anomalous.
             masks: (B, H, W) bool or 0/1; images without anomalous or without normal pixels have no curve and are
                 left out.
+            ignored: (B, H, W), pixels that count nowhere, none of them anomalous.
 
         Raises:
             ValueError: as `PixelStatistics.update`.
         """
-        for values, mask in zip(*checked_maps(maps, masks), strict=True):
-            if mask.any() and not mask.all():
-                scores = values.ravel().astype(np.float32)
+        values, anomalous = checked_maps(maps, masks)
+        for score_map, mask, hidden in zip(values, anomalous, checked_ignored(ignored, anomalous), strict=True):
+            if mask.any() and not (mask | hidden).all():
+                scores = score_map.ravel().astype(np.float32)
                 pixels, weights, _ = component_weights(mask[None])
-                levels = Levels.of_scores(np.sort(scores), scores[pixels], weights)
+                levels = Levels.of_scores(np.sort(scores[~hidden.ravel()]), scores[pixels], weights)
                 self._areas.append(levels.aupro(self._fpr_limit))
 
     def merge(self, other: PerImageOverlap) -> None:

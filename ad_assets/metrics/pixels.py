@@ -45,7 +45,14 @@ class PixelStatistics:
         self._histogram: ScoreHistogram | None = None
         self._levels: Levels | None = None
 
-    def update(self, maps: ArrayLike, masks: ArrayLike, regions: Sequence[Sequence[Region]] | None = None) -> None:
+    def update(
+        self,
+        maps: ArrayLike,
+        masks: ArrayLike,
+        regions: Sequence[Sequence[Region]] | None = None,
+        *,
+        ignored: NDArray[np.bool_] | None = None,
+    ) -> None:
         """Take in a batch of images; nothing changes if it is refused.
 
         Args:
@@ -53,19 +60,21 @@ class PixelStatistics:
             masks: (B, H, W) bool or 0/1; an image without anomalous pixels contributes normal ones.
             regions: the regions of each image, of which its mask is the union; they take the place of the connected
                 components, which makes `aupro` the area under saturated overlap.
+            ignored: (B, H, W), pixels that count nowhere, none of them anomalous.
 
         Raises:
-            ValueError: shapes differ, masks hold other values, scores that are not finite, or regions that do not make
-                up the masks, with their image.
+            ValueError: shapes differ, masks hold other values, scores that are not finite, pixels both anomalous and
+                ignored, or regions that do not make up the masks, with their image.
         """
         scores, anomalous = checked_maps(maps, masks)
+        hidden = checked_ignored(ignored, anomalous)
         if regions is not None:
             check_regions(anomalous, regions)
         self._levels = None
         if self._histogram is None and self._pixels + scores.size > self._exact_pixels:
             sample = scores.ravel()[::SAMPLE_STRIDE]
             self._fold(sample, sample[anomalous.ravel()[::SAMPLE_STRIDE]])
-        self._pixels += scores.size
+        self._pixels += scores.size - int(hidden.sum())
         images = max(1, GROUP_PIXELS // max(1, scores[:1].size))
         for first in range(0, len(scores), images):
             part = slice(first, first + images)
@@ -77,7 +86,7 @@ class PixelStatistics:
             )
             self._components += components
             self._anomalous_pixels += len(pixels)
-            self._add(group, group[pixels], weights)
+            self._add(group[~hidden[part].ravel()] if hidden[part].any() else group, group[pixels], weights)
 
     def merge(self, other: PixelStatistics) -> None:
         """Take in the images of another state, which stays as it is."""
@@ -212,6 +221,21 @@ def checked_maps(maps: ArrayLike, masks: ArrayLike) -> tuple[NDArray[Any], NDArr
         if values.size and not (values.min() >= -largest and values.max() <= largest):
             raise ValueError(f"maps[{image}] holds NaN, infinity or a number beyond float32")
     return scores, anomalous
+
+
+def checked_ignored(ignored: NDArray[np.bool_] | None, anomalous: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels that count nowhere, (B, H, W) bool.
+
+    Raises:
+        ValueError: another shape than the masks, or some of them anomalous.
+    """
+    if ignored is None:
+        return np.broadcast_to(np.False_, anomalous.shape)
+    if ignored.shape != anomalous.shape or ignored.dtype != np.bool_:
+        raise ValueError(f"ignored must be bool of shape {anomalous.shape}, got {ignored.dtype} of {ignored.shape}")
+    if (ignored & anomalous).any():
+        raise ValueError("a pixel is both anomalous and ignored")
+    return ignored
 
 
 def _sample(parts: list[NDArray[Any]]) -> NDArray[np.float32]:

@@ -116,10 +116,12 @@ class _Loader:
         lanes = [self._dataset.detectors[name] for name in detector.members] or [detector]
         versions = self._versions(detector, version)
         members = [self._member(lane, versions.get(lane.name), laps) for lane in lanes]
+        # New images are decoded as those were that the state learnt, whatever the index says by now.
+        decoding = self._dataset.reader.decoding.of(*(image for member in members for image in member.images))
         place = (self._dataset.name, detector.name, self._category)
         nominal = self._fused_nominal(members)
         threshold, colours = self._threshold(nominal), self._colour_scale(detector)
-        return Predictor(place, members, threshold, nominal, compute, laps, colours, tuple(self._stale))
+        return Predictor(place, members, threshold, nominal, decoding, compute, laps, colours, tuple(self._stale))
 
     def _versions(self, detector: Detector, version: str | Mapping[str, str] | None) -> Mapping[str, str]:
         if version is None:
@@ -144,7 +146,7 @@ class _Loader:
         matches = self._matches(stages, learnt)
         scorer = Scorer(method, state, train, matches, extractor.input_size, tools, laps)
         nominal = self._nominal(stages, learnt, scorer, train)
-        return Member(detector.name, learnt.version, extractor, method.layers, scorer, nominal)
+        return Member(detector.name, learnt.version, learnt.images, extractor, method.layers, scorer, nominal)
 
     def _learnt(self, detector: Detector, stages: ScoringStages, version: str | None) -> _Learnt:
         """The state to load, if it suits the benchmark file.

@@ -1,7 +1,7 @@
 """A loaded detector: from the bytes of an image to its score, its map and a decision.
 
-An image passes `decode_rgb`, the extractor's `Backbone` and `Scorer`, as it would in the graph; its features stay in
-memory. What the graph does over a test set is done here for a batch, whose size changes no score.
+An image passes the dataset's `Decoding`, the extractor's `Backbone` and `Scorer`, as it would in the graph; its
+features stay in memory. What the graph does over a test set is done here for a batch, whose size changes no score.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ad_assets.datasets.decoding import Decoding
 from ad_assets.datasets.frames import unfit_map
-from ad_assets.datasets.images import ImageError, RgbImage, decode_rgb
+from ad_assets.datasets.images import ImageError, RgbImage
 from ad_assets.defs.features import decoded_batches, positions_of, stacked
 from ad_assets.defs.score_maps import Scorer
 from ad_assets.extractor import Extractor
@@ -115,6 +116,7 @@ class Member:
     Args:
         lane: its name.
         version: address of what it learnt.
+        images: ids of the images that it learnt from.
         extractor: where it has its features from.
         layers: taps that it reads, from 1; None: all.
         scorer: the method with what it learnt; its `lap` is that of the predictor.
@@ -123,6 +125,7 @@ class Member:
 
     lane: str
     version: str
+    images: Sequence[str]
     extractor: Extractor
     layers: tuple[int, ...] | None
     scorer: Scorer
@@ -162,6 +165,7 @@ class Predictor:
         members: Sequence[Member],
         threshold: float | None,
         nominal: NominalScores,
+        decoding: Decoding,
         compute: Compute,
         laps: Laps,
         colour_scale: tuple[float, float] | None = None,
@@ -172,6 +176,7 @@ class Predictor:
         self.threshold = threshold
         self.nominal = nominal
         self.compute = compute
+        self._decoding = decoding
         self.colour_scale = colour_scale
         self.stale = stale
         self._members = tuple(members)
@@ -250,7 +255,7 @@ class Predictor:
         number, image = numbered
         name = str(image) if isinstance(image, (str, Path)) else f"image {number}"
         try:
-            image_id, rgb = _read(image, name)
+            image_id, rgb = _read(image, name, self._decoding)
             return _Decoded(name, image_id, rgb, tuple(backbone.preprocess(rgb) for backbone in self._backbones))
         except ImageError as error:
             return _Decoded(name, error=error)
@@ -312,11 +317,11 @@ class Predictor:
         return fused
 
 
-def _read(image: Any, name: str) -> tuple[str, RgbImage]:
+def _read(image: Any, name: str, decoding: Decoding) -> tuple[str, RgbImage]:
     """An image's id and pixels.
 
-    The id is the content of the file, by which blind settings recognise an image that they have learnt; pixels alone
-    are never recognised.
+    The id is the content of the file and how it is decoded, by which blind settings recognise an image that they have
+    learnt; pixels alone are never recognised.
 
     Raises:
         ImageError: it cannot be read.
@@ -332,4 +337,4 @@ def _read(image: Any, name: str) -> tuple[str, RgbImage]:
         data = image if isinstance(image, bytes) else Path(image).read_bytes()
     except OSError as error:
         raise ImageError(name, f"cannot be read: {error.strerror or error}") from error
-    return hashlib.sha256(data).hexdigest(), decode_rgb(data, name)
+    return decoding.identified(data, name)

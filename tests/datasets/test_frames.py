@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ad_assets.datasets.frames import unfit_map
-from ad_assets.datasets.images import centre_box, fit_mask, resized_shape
+from ad_assets.datasets.geometry import centre_box, fit_mask, resized_shape
 
 
 def axis_weights(old: int, new: int) -> np.ndarray:

@@ -39,7 +39,9 @@ def test_an_index_holds_what_lies_there(tmp_path):
     Image.new("L", (12, 10), 7).save(folder / "train" / "good" / "grey.png")
     index = build_index(FolderReader(root=str(tmp_path)), "bottle")
     assert index.table.schema == IMAGE_INDEX_SCHEMA
-    assert index.problems == ()
+    assert [(problem.path, problem.severity) for problem in index.problems] == [
+        ("bottle/ground_truth/crack/wide.png", "warning")  # legal, and worth a look
+    ]
     rows = index.table.to_pylist()
     assert [(row["split"], row["path"]) for row in rows] == sorted((row["split"], row["path"]) for row in rows)
     assert len(rows) == 4 + 1 + 2 + 2 * 2 + 1

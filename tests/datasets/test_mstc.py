@@ -12,8 +12,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from ad_assets.datasets import DatasetError, build_index, mstc_clips
+from ad_assets.datasets.decoding import Decoding
 from ad_assets.datasets.folder import FolderReader
-from ad_assets.datasets.images import decode_mask
 from ad_assets.datasets.mstc import MstcReader
 from tests.datasets.trees import campus_tree, write_image, write_video
 
@@ -52,7 +52,7 @@ def test_every_fifth_frame_of_a_scene_is_indexed(tmp_path):
     assert not (root / "scene_02").exists()  # each scene when it is asked for
     unpacked = root / "scene_01/test/anomalous/01_0014_00005.jpg"
     assert unpacked.read_bytes() == (source / "testing/frames/01_0014/005.jpg").read_bytes()
-    mask = decode_mask((root / rows[0]["mask_paths"][0]).read_bytes(), "mask")
+    mask = Decoding().mask((root / rows[0]["mask_paths"][0]).read_bytes(), "mask").anomalous
     assert np.array_equal(mask, np.load(source / "testing/test_pixel_mask/01_0014.npy")[5] != 0)
     assert build_index(FolderReader(root=str(root)), "scene_01").table == index.table
 
@@ -170,9 +170,10 @@ def test_masks_that_disagree_are_a_warning_and_the_frame_mask_decides(tmp_path):
     labels = {row["path"][-9:-4]: row["label"] for row in index.table.to_pylist() if row["split"] == "test"}
     assert labels == {"00000": 0, "00005": 0, "00010": 1}
     messages = [problem.message for problem in index.problems if problem.severity == "warning"]
-    assert len(messages) == len(index.problems) == 2
+    assert len(messages) == len(index.problems) == 3
     assert "1 test frame(s) such as 01_0014_00005: nominal by the frame mask" in messages[0]
     assert "1 test frame(s) such as 01_0014_00010: anomalous by the frame mask" in messages[1]
+    assert "its mask is empty" in messages[2]
 
 
 def _save(path: str, make):

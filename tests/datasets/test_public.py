@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ad_assets.benchmark import Dataset
 from ad_assets.datasets import READERS, DatasetError, ImageIndex, build_index
-from ad_assets.datasets.images import decode_mask
+from ad_assets.datasets.decoding import Decoding
 from ad_assets.datasets.mvtec_sl import PROXY, MvtecSlReader
 from ad_assets.datasets.published import Published, WithValidation
 from ad_assets.defs.images import changed_files
@@ -71,7 +71,7 @@ def test_a_small_release_is_indexed(tmp_path: Path, name: str, found: dict) -> N
     for row in index.table.to_pylist():
         assert bool(row["mask_paths"]) == bool(row["mask_id"]) == (row["label"] == 1)
         for path in row["mask_paths"]:
-            assert decode_mask((root / path).read_bytes(), path).sum() == 15
+            assert Decoding().mask((root / path).read_bytes(), path).anomalous.sum() == 15
     reader = READERS[name]
     assert reader.origin
     assert reader.layout

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import OPTICS
 
-from ad_assets.datasets.images import decode_rgb
+from ad_assets.datasets.decoding import Decoding
 from ad_assets.extractor import Extractor
 from ad_assets.kernels.optics import optics_labels
 from resources.backbones import load_backbone
@@ -131,7 +131,7 @@ def test_real_features() -> None:
     backbone = load_backbone(extractor, Compute(device="cpu"))
     files = sorted((IMAGES / "MT_Free").rglob("*.jpg"))[:120]
     assert len(files) == 120
-    images = [backbone.preprocess(decode_rgb(file.read_bytes(), str(file))) for file in files]
+    images = [backbone.preprocess(Decoding().rgb(file.read_bytes(), str(file))) for file in files]
     batches = [backbone.extract(torch.stack(images[first : first + 16])) for first in range(0, 120, 16)]
     generator = torch.Generator().manual_seed(0)
     counts = []

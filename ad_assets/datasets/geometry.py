@@ -1,0 +1,123 @@
+"""The one geometry that images and masks follow, so that a mask always lies on its image pixel for pixel.
+
+It rounds as torchvision's ``Resize`` and ``CenterCrop`` do, so inputs match those of published models.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ad_assets.datasets.images import RgbImage
+
+Mask = npt.NDArray[np.bool_]
+Resize = int | tuple[int, int]
+Interpolation = Literal["bilinear", "bicubic", "lanczos"]
+# Which pixels of a smaller frame a region covers: those whose centre it holds (nearest), of regions that hold no centre
+# those that they touch (regions), or for all regions those that they touch (any_pixel).
+Shrink = Literal["nearest", "regions", "any_pixel"]
+
+_RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+Pixels = TypeVar("Pixels", bound=npt.NDArray[Any])
+
+
+def resized_shape(h: int, w: int, resize: Resize) -> tuple[int, int]:
+    """Height and width after resizing: an int sets the shorter side (the longer rounds down), a pair both."""
+    if isinstance(resize, tuple):
+        return resize
+    if h <= w:
+        return resize, resize * w // h
+    return resize * h // w, resize
+
+
+def centre_box(h: int, w: int, crop: int | None) -> tuple[int, int, int, int]:
+    """Top, left, bottom, right of the centred square of side `crop`; None keeps all.
+
+    Raises:
+        ValueError: the crop is larger than the image.
+    """
+    if crop is None:
+        return 0, 0, h, w
+    if crop > min(h, w):
+        raise ValueError(f"crop {crop} is larger than the resized image ({h} x {w}): make resize at least {crop}")
+    top, left = round((h - crop) / 2), round((w - crop) / 2)  # half to even, as torchvision rounds
+    return top, left, top + crop, left + crop
+
+
+def fit_image(rgb: RgbImage, resize: Resize, crop: int | None, interpolation: Interpolation = "bilinear") -> RgbImage:
+    """Resize with antialiasing, then crop: ``(H, W, 3)`` uint8 -> ``(h, w, 3)`` uint8.
+
+    Args:
+        rgb: a decoded image.
+        resize: new shorter side, or exact (height, width).
+        crop: side of the centred square, or None.
+        interpolation: PIL's filter of that name.
+
+    Raises:
+        ValueError: the crop is larger than the resized image.
+    """
+    h, w = resized_shape(rgb.shape[0], rgb.shape[1], resize)
+    box = centre_box(h, w, crop)
+    resized = Image.fromarray(rgb).resize((w, h), _RESAMPLING[interpolation])
+    return _cropped(np.asarray(resized), box)
+
+
+def fit_mask(mask: Mask, resize: Resize, crop: int | None, shrink: Shrink = "nearest") -> Mask:
+    """Resize, then crop, as `fit_image` does: ``(H, W)`` bool -> ``(h, w)``.
+
+    Args:
+        mask: a decoded mask, of its image's size.
+        resize: as the image's.
+        crop: as the image's.
+        shrink: see `Shrink`.
+
+    Raises:
+        ValueError: the crop is larger than the resized mask.
+    """
+    return fit_regions(mask, resize, crop, shrink)[0]
+
+
+def fit_regions(mask: Mask, resize: Resize, crop: int | None, shrink: Shrink) -> tuple[Mask, int]:
+    """`fit_mask`, and how many connected regions of the mask have no pixel left: too small, or cropped away."""
+    old_h, old_w = mask.shape
+    h, w = resized_shape(old_h, old_w, resize)
+    top, left, bottom, right = box = centre_box(h, w, crop)
+    rows, columns = _nearest(old_h, h), _nearest(old_w, w)
+    resized: Mask = mask[rows[:, None], columns]
+    whole = (top, left, bottom, right) == (0, 0, h, w)
+    if not mask.any() or (whole and h >= old_h and w >= old_w):  # every pixel is still there
+        return _cropped(resized, box), 0
+    from scipy import ndimage
+
+    regions, count = ndimage.label(mask, np.ones((3, 3)))
+    sampled = regions[rows[:, None], columns]
+    left_over = [_cropped(sampled, box).ravel()]
+    if shrink != "nearest":
+        missing = np.ones(count + 1, np.bool_)
+        missing[0] = False
+        if shrink == "regions":
+            missing[np.unique(sampled)] = False
+        old_y, old_x = np.nonzero(missing[regions])
+        y, x = _nearest(h, old_h)[old_y], _nearest(w, old_w)[old_x]  # the pixel that holds the centre of the old one
+        resized[y, x] = True
+        inside = (y >= top) & (y < bottom) & (x >= left) & (x < right)
+        left_over.append(regions[old_y[inside], old_x[inside]])
+    present = np.unique(np.concatenate(left_over))
+    return _cropped(resized, box), count - int((present > 0).sum())
+
+
+def _nearest(old: int, new: int) -> npt.NDArray[np.intp]:
+    # floor((i + 1/2) old / new) in integers: no rounding can move a mask by a pixel.
+    return (2 * np.arange(new, dtype=np.intp) + 1) * old // (2 * new)
+
+
+def _cropped(pixels: Pixels, box: tuple[int, int, int, int]) -> Pixels:
+    top, left, bottom, right = box
+    return np.ascontiguousarray(pixels[top:bottom, left:right])  # type: ignore[return-value]
