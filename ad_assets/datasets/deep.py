@@ -8,20 +8,20 @@ else the smallest of `DEPTHS` that holds the largest value.
 from __future__ import annotations
 
 import io
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from ad_assets.datasets.images import RefusedPixels
-from ad_assets.datasets.orientation import known_orientation, turned
 
 DEPTHS = (8, 10, 12, 14, 16)
 _GREY = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
-_BITS, _PHOTOMETRIC, _MAX_VALUE, _ORIENTATION = 258, 262, 281, 274  # tags of TIFF
+_BITS, _PHOTOMETRIC, _MAX_VALUE = 258, 262, 281  # tags of TIFF
 _WHITE_IS_ZERO = 0
 _TOP = 65535
 # These decoders spread what they read over 16 bits, whatever the depth of the file.
@@ -95,7 +95,13 @@ def _is_deep_colour(image: Image.Image) -> bool:
         return False
     if image.format == "TIFF":
         return max(_numbers(image.tag_v2.get(_BITS)), default=0) > 8  # type: ignore[attr-defined]
-    return image.format == "PNG" and any(";16" in str(tile[3]) for tile in image.tile)  # type: ignore[attr-defined]
+    return image.format == "PNG" and ";16" in _raw_mode(image)
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How Pillow's decoder takes apart the pixels of a file, such as ``RGB;16B``."""
+    args: Any = image.tile[0].args if image.tile else ""  # type: ignore[attr-defined]
+    return str(args[0] if isinstance(args, tuple) else args)
 
 
 def _told(image: Image.Image) -> tuple[int, bool]:
@@ -116,33 +122,42 @@ def _numbers(tag: Any) -> list[int]:
 
 
 def _colours(image: Image.Image, data: bytes) -> NDArray[np.uint16]:
-    """``(H, W, 3)`` uint16; grey with alpha is repeated, alpha dropped."""
-    values = _png(data) if image.format == "PNG" else _tiff(image, data)
-    if values.dtype != np.uint16 or values.shape[:2] != (image.height, image.width) or values.shape[2] > 4:
-        raise RefusedPixels(f"pixels {values.shape} of {values.dtype}: save it as 8 bit RGB or 16 bit grey")
-    return np.repeat(values[..., :1], 3, axis=2) if values.shape[2] < 3 else np.ascontiguousarray(values[..., :3])
+    """``(H, W, 3)`` uint16; grey with alpha is repeated, alpha dropped.
+
+    Pillow decodes such files to the upper bytes, and to the lower ones when told that bytes lie the other way round.
+    """
+    raw = _raw_mode(image)
+    swapped = _SWAPPED.get(raw)
+    if swapped is None:
+        raise RefusedPixels(f"pixels of 16 bits arranged as {raw or 'nothing known'}: save it as RGB of 8 or 16 bits")
+    high = np.array(image)
+    with Image.open(io.BytesIO(data), formats=[str(image.format)]) as again:
+        again._mode = swapped.mode or again.mode
+        again.tile = [tile._replace(args=_with_raw_mode(tile.args, swapped.raw)) for tile in again.tile]
+        low = np.array(again)
+    if swapped.mode:  # upper and lower byte of grey, upper and lower byte of alpha
+        grey = low[..., 0].astype(np.uint16) << 8 | low[..., 1]
+        return np.repeat(grey[..., None], 3, axis=2)
+    return high[..., :3].astype(np.uint16) << 8 | low[..., :3]
 
 
-def _png(data: bytes) -> NDArray[Any]:
-    import torch
-    from torchvision.io import ImageReadMode, decode_png
-
-    decoded = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED)
-    values: NDArray[Any] = decoded.permute(1, 2, 0).numpy()
-    return values
+class _Swapped(NamedTuple):
+    raw: str
+    mode: str = ""  # that Pillow has to take the image for
 
 
-def _tiff(image: Image.Image, data: bytes) -> NDArray[Any]:
-    from tifffile import TiffFile
+def _other(order: str) -> str:
+    return {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}[order]
 
-    if image.mode == "CMYK":
-        raise RefusedPixels("16-bit CMYK: save it as RGB")
-    with TiffFile(io.BytesIO(data)) as file:
-        page: Any = file.pages[0]
-        values: NDArray[Any] = page.asarray()
-        how = known_orientation(image.tag_v2.get(_ORIENTATION))  # type: ignore[attr-defined]
-    # Pillow turns what it decodes of a TIFF; here it decodes nothing.
-    return turned(np.moveaxis(values, 0, 2) if page.axes == "SYX" else values, how)
+
+_SWAPPED = {
+    **{f"{m};16{order}": _Swapped(f"{m};16{_other(order)}") for m in ("RGB", "RGBA", "RGBX") for order in "LBN"},
+    "LA;16B": _Swapped("RGBA", "RGBA"),
+}
+
+
+def _with_raw_mode(args: Any, raw: str) -> Any:
+    return (raw, *args[1:]) if isinstance(args, tuple) else raw
 
 
 @lru_cache(maxsize=16)

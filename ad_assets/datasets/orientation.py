@@ -24,15 +24,11 @@ _TURNS = {
 
 
 def orientation(image: Image.Image) -> int:
-    """The orientation that an opened file, not yet decoded, still has to be turned by: 1 is not at all.
+    """The orientation that an opened file still has to be turned by: 1 is not at all.
 
     Of TIFF it is 1, as Pillow turns those while it decodes.
     """
-    return UPRIGHT if image.format == "TIFF" else known_orientation(image.getexif().get(ExifTags.Base.Orientation))
-
-
-def known_orientation(tag: Any) -> int:
-    """The value of an orientation tag; 1 where it is none of 1..8."""
+    tag: Any = UPRIGHT if image.format == "TIFF" else image.getexif().get(ExifTags.Base.Orientation)
     return tag if isinstance(tag, int) and tag in _TURNS else UPRIGHT
 
 

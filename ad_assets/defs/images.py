@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from ad_assets.benchmark import Dataset, Production, fingerprint
 from ad_assets.datasets import ImageFiles, KnownFile, build_index
 from ad_assets.datasets.base import Candidate, DatasetError, FileStamp, Problem
+from ad_assets.datasets.identity import depth_of
 from ad_assets.datasets.index import ImageIndex
 from ad_assets.defs.admissions import Admissions, decision_stamp, held_picture_path, read_admissions
 from ad_assets.defs.arrivals import Watched
 from ad_assets.defs.partitions import categories_of
 from ad_assets.defs.progress import Progress
-from ad_assets.defs.stages import Build, Check, Judgement, Parts, Stage, Verdict, Work
+from ad_assets.defs.stages import Build, Check, Judgement, Parts, Stage, Verdict, Work, read_head
 from resources.records import recall, write_record
 from resources.store import ArtifactStore
 
@@ -49,7 +50,11 @@ def image_index_stage(dataset: Dataset, categories: tuple[str, ...] | None = Non
             listing = listing.only(resting.__contains__)
         seen = {} if verify else recall(store, _files_path(reader.root, partition)) or {}
         known = {path: KnownFile(**entry) for path, entry in seen.items()}
-        index = build_index(reader, partition, known=known, listing=listing, report=progress, looks=gate is not None)
+        # A champion goes on with the depth that it learnt at: an image beyond it is a problem of that image.
+        depth = _recorded_depth(store, dataset.name, partition) if dataset.production else None
+        index = build_index(
+            reader, partition, known=known, listing=listing, report=progress, looks=gate is not None, bit_depth=depth
+        )
         index = dataclasses.replace(index, problems=(*index.problems, *warnings))
         stamps = stamps_of(reader.assign(sorted(listing)).get(partition, []), listing, reader.tables(partition))
         seen |= {path: dataclasses.asdict(entry) for path, entry in index.files.items()}
@@ -108,6 +113,16 @@ def image_index_stage(dataset: Dataset, categories: tuple[str, ...] | None = Non
         description="Every image of a category by content: split, label, defect type, mask. Its version is the content "
         "of the files, so nothing downstream runs when nothing changed.",
     )
+
+
+def _recorded_depth(store: ArtifactStore, dataset: str, category: str) -> int | None:
+    """The bit depth that a category was last indexed with; None where it has no deep images or no index."""
+    head = read_head(store, (dataset, "image_index"), category)
+    artifact = store.artifact("image_index", head.version) if head else None
+    if artifact is None or not artifact.exists():
+        return None
+    ids = store.read_table(artifact.at("index.parquet")).column("image_id").to_pylist()
+    return max((depth for image in ids if (depth := depth_of(image))), default=None)
 
 
 def _arrived(

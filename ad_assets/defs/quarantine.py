@@ -18,6 +18,7 @@ from ad_assets.checking import ConfigError
 from ad_assets.datasets import ImageFiles, KnownFile
 from ad_assets.datasets.base import Problem
 from ad_assets.datasets.contents import read_image
+from ad_assets.datasets.identity import content_of
 from ad_assets.datasets.index import ImageIndex
 from ad_assets.datasets.looks import copies
 from ad_assets.defs.admissions import (
@@ -57,7 +58,8 @@ class Gate:
         """The index without what is held or rejected, and who is held."""
         decisions = read_decisions(self._store, self._dataset.name, category)
         rows = index.table.to_pylist()
-        train = {row["image_id"]: row for row in rows if row["split"] == "train"}
+        # People decide on a file: what they said of it stands, however it is decoded later.
+        train = {content_of(row["image_id"]): row for row in rows if row["split"] == "train"}
         rejected = {image for image, decision in decisions.items() if decision == "reject"}
         judged: dict[str, Held | None] = {}  # newcomer -> why it is held, None: it is not
 
@@ -70,7 +72,7 @@ class Gate:
             if before.admitted:
                 fresh = [train[image] for image in new if image not in judged]
                 found = self._judge(index, fresh, admitted, category, progress)
-                judged.update({row["image_id"]: found.get(row["image_id"]) for row in fresh})
+                judged.update({image: found.get(image) for image in new if image not in judged})
                 held |= {image: why for image in new if (why := judged[image])}
             return Admissions(tuple(sorted(admitted | (set(new) - held.keys()))), held)
 
@@ -90,7 +92,7 @@ class Gate:
         if not rows:
             return {}
         company = _Company(index, admitted)
-        reasons = {row["image_id"]: company.objections(row) for row in rows}
+        reasons = {content_of(row["image_id"]): company.objections(row) for row in rows}
         try:
             scored = self._score(rows, category, progress)
         except ConfigError as error:
@@ -100,7 +102,7 @@ class Gate:
                 told.append(f"{self._production.gatekeeper} could not judge it: {error}")
         held = {}
         for row in rows:
-            image = row["image_id"]
+            image = content_of(row["image_id"])
             score, threshold = scored.get(image, (None, None))
             told = list(reasons[image])
             if score is not None and threshold is not None and score > threshold:
@@ -136,13 +138,14 @@ class Gate:
         images = (read_image(files, row) for row in rows)
         predictions = detector.predict_pictures(images, keep=self._keep)
         for number, (row, (prediction, rgb)) in enumerate(zip(rows, predictions, strict=True)):
-            found[row["image_id"]] = prediction.score, threshold
+            image = content_of(row["image_id"])
+            found[image] = prediction.score, threshold
             if prediction.score > threshold:
                 full = prediction.full_map()
                 low, high = detector.colour_scale or (float(full.min()), float(full.max()))
                 name = row["path"].rpartition("/")[2]
                 panel = pictures.panel(rgb, None, full, low, high, score=prediction.score, label=1, title=name)
-                path = held_picture_path(self._dataset.name, category, row["image_id"])
+                path = held_picture_path(self._dataset.name, category, image)
                 self._store.write_bytes(path, pictures.to_jpeg(panel, max_bytes=PICTURE_BYTES))
             progress("newcomers judged", number + 1, len(rows))
         return found
@@ -158,12 +161,12 @@ class _Company:
 
     Args:
         index: with the looks of every image.
-        admitted: ids of the admitted training images.
+        admitted: contents of the admitted training images.
     """
 
     def __init__(self, index: ImageIndex, admitted: set[str]) -> None:
         rows = index.table.to_pylist()
-        train = [row for row in rows if row["split"] == "train" and row["image_id"] in admitted]
+        train = [row for row in rows if row["split"] == "train" and content_of(row["image_id"]) in admitted]
         self._files = index.files
         self._sizes = {(row["width"], row["height"]) for row in train}
         grey = [self._looks(row).brightness or 0.0 for row in train]

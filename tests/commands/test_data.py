@@ -57,7 +57,7 @@ def test_broken_files_fail_their_category_with_every_problem(config: Path, capsy
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "FAIL  bolt: 4 train, 2 good and 3 anomalous test images"  # those that are sound
     assert lines[2].startswith("      error  bolt/test/crack/000.png: has no mask: expected ground_truth/crack")
-    assert lines[3].startswith("      error  bolt/train/good/000.png: not an image that Pillow can read")
+    assert lines[3].startswith("      error  bolt/train/good/000.png: not an image of a known format")
     assert lines[4].startswith("      warning  bolt/train/good/again.png: the same image as bolt/train/good/001.png")
     assert lines[5].startswith("ok    nut")
     assert lines[-1] == "1 of 2 categories are sound"

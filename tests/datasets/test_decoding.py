@@ -9,7 +9,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from ad_assets.datasets.decoding import PUBLISHED, Decoding, content_of, depth_of
+from ad_assets.datasets.decoding import PUBLISHED, Decoding
+from ad_assets.datasets.identity import content_of, depth_of
 from ad_assets.datasets.images import ImageError
 from tests.datasets.test_images import encoded
 
@@ -52,10 +53,18 @@ def test_deep_colours_keep_their_range_too(channels):
     expected = (colours.astype(int) * 255 + 2047) // 4095
     assert np.array_equal(Decoding(bit_depth=12).rgb(deep_png(values), "x"), expected)
     if channels > 2:
-        for options in ({"photometric": "rgb"}, {"photometric": "rgb", "compression": "zlib"}):
-            assert np.array_equal(Decoding(bit_depth=12).rgb(tiff(values, **options), "x"), expected)
+        for order in "<>":
+            for options in (
+                {},
+                {"compression": "zlib"},
+                {"compression": "zlib", "predictor": True},
+                {"rowsperstrip": 2},
+            ):
+                data = tiff(values, photometric="rgb", byteorder=order, **options)
+                assert np.array_equal(Decoding(bit_depth=12).rgb(data, "x"), expected)
         apart = tiff(np.moveaxis(values, 2, 0), photometric="rgb", planarconfig="separate")
-        assert np.array_equal(Decoding(bit_depth=12).rgb(apart, "x"), expected)
+        with pytest.raises(ImageError, match="of 16 bits arranged as"):
+            Decoding(bit_depth=12).rgb(apart, "x")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
