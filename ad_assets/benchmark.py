@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import zoneinfo
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, field_validator
@@ -19,12 +20,14 @@ from ad_assets.settings import Settings
 from resources.compute import Compute
 from resources.store import ArtifactStore
 
+SHOWN_NAMES = 20
+
 
 class Evaluation(Settings):
     """How score maps become metrics."""
 
     fpr_limits: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        (0.3, 0.05), description="AUPRO integration limits"
+        (0.3, 0.05), min_length=1, max_length=20, description="AUPRO integration limits"
     )
     nominal_false_positive_rate: float = Field(
         0.05, gt=0, lt=1, description="false positive rate that the nominal-only threshold aims at"
@@ -38,6 +41,18 @@ class Evaluation(Settings):
         le=1_000_000,
         description="most nominal training images scored left-out, for the nominal-only threshold",
     )
+
+    @field_validator("fpr_limits")
+    @classmethod
+    def _apart(cls, limits: tuple[float, ...]) -> tuple[float, ...]:
+        if len({f"{limit:.2f}" for limit in limits}) < len(limits) or min(limits) < 0.005:
+            raise ValueError("limits have two decimals, from 0.01 on, and each is another")
+        return limits
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics of the standard protocol, all from 0 to 1 and the larger the better."""
+        return ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", *(f"aupro_{x:.2f}" for x in self.fpr_limits))
 
 
 class ReportStyle(Settings):
@@ -64,7 +79,7 @@ class Production(Settings):
     suspicious_rate: float = Field(
         0.01, gt=0, lt=1, description="share of good newcomers that the gatekeeper may hold back"
     )
-    floors: dict[str, float] = Field(
+    floors: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         default_factory=dict, description="metric -> least value of a state that may be promoted"
     )
     margin: float = Field(0.02, ge=0, le=1, description="by how much a metric may fall behind the champion's")
@@ -105,7 +120,8 @@ class Automation(Settings):
 class Detector:
     """One lane: a configured method on an extractor, or an ensemble of other lanes (`members`).
 
-    `categories` holds the method of every category that has values of its own.
+    `categories` holds the method of every category that has values of its own, `written` names those of the file: a
+    preset may name more than a copy of its dataset holds.
     """
 
     name: str
@@ -114,6 +130,7 @@ class Detector:
     extractor: str
     paper: str | None
     categories: Mapping[str, Method[Any]] = field(default_factory=dict)
+    written: tuple[str, ...] = ()
 
     def method_for(self, category: str) -> Method[Any]:
         """The configured method of one category.
@@ -190,6 +207,23 @@ class Dataset:
         """Names of the extractors in use, each once, in the order of the detectors and studies."""
         studied = [variant.detector for study in self.studies.values() for variant in study.variants]
         return list(dict.fromkeys(d.extractor for d in [*self.detectors.values(), *studied]))
+
+    def unknown_categories(self, known: Sequence[str]) -> list[str]:
+        """The categories that detectors and variants have values for and that are none of the known ones, in words."""
+        path = f"datasets.{self.name}"
+        told = [(f"detectors.{d.name}", name) for d in self.detectors.values() for name in d.written]
+        for study in self.studies.values():
+            of_base = self.detectors[study.base].written
+            own = ((v.name, name) for v in study.variants for name in v.detector.written if name not in of_base)
+            told += [(f"studies.{study.name}.{variant}", name) for variant, name in own]
+        names = ", ".join(known[:SHOWN_NAMES]) + (", ..." if len(known) > SHOWN_NAMES else "")
+        return [
+            f"{path}.{place}.categories: no category {name}; "
+            + "".join(f"did you mean {close!r}? " for close in get_close_matches(name, known, n=1))
+            + f"choose from: {names or 'none'}"
+            for place, name in told
+            if name not in known
+        ]
 
 
 @dataclass(frozen=True)

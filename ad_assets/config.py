@@ -2,7 +2,8 @@
 
 A value comes from, weakest first: the file (``AD_ASSETS_CONFIG`` or ``--config``; a path, or the name of a file in
 ``ad_assets/configs``), the environment (``AD_ASSETS__COMPUTE__BATCH_SIZE=8``), the command line
-(``--set compute.batch_size=8``). Relative paths are relative to the working directory.
+(``--set compute.batch_size=8``). Relative paths are relative to the working directory. In the environment and on the
+command line a list, a mapping and a quoted text are YAML, and any other value is taken as it stands, ``#`` and all.
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ad_assets import substitution
 from ad_assets.benchmark import Benchmark, Dataset
-from ad_assets.checking import ConfigError
+from ad_assets.checking import ConfigError, shown
 from ad_assets.datasets import READERS
 from ad_assets.sections import SectionParser
+from ad_assets.yaml_tree import MOST_DEPTH, decoded, read_tree, read_value
 
 __all__ = ["CONFIGS", "ConfigError", "find_file", "load_config", "load_dataset", "suited"]
 
@@ -54,7 +54,7 @@ def load_config(
     for text in overrides:
         key, separator, value = text.partition("=")
         if not separator or not key:
-            raise ConfigError(f"--set {text}: write it as dotted.key=value")
+            raise ConfigError(f"--set {shown(text)}: write it as dotted.key=value")
         _assign(tree, key.split("."), value, f"--set {key}")
     extractors = tree.get("extractors")
     if bundled and isinstance(extractors, dict):
@@ -80,10 +80,10 @@ def load_dataset(reader: str, root: str | None, options: Iterable[str] = ()) -> 
     for text in options:
         key, separator, value = text.partition("=")
         if not separator or not key:
-            raise ConfigError(f"--set {text}: with --reader, write it as option=value")
+            raise ConfigError(f"--set {shown(text)}: with --reader, write it as option=value")
         _assign(section, key.split("."), value, f"--set {key}")
     if reader not in READERS:
-        raise ConfigError(f"--reader: unknown value {reader!r}; choose from: {', '.join(sorted(READERS))}")
+        raise ConfigError(f"--reader: unknown value {shown(reader)}; choose from: {', '.join(sorted(READERS))}")
     return SectionParser(f"--reader {reader}").benchmark({"datasets": {reader: section}}).datasets[reader]
 
 
@@ -91,10 +91,13 @@ def find_file(source: str) -> Path:
     """The path of a benchmark file, given as a path or as the name of a shipped one."""
     shipped = CONFIGS / f"{source}.yaml"
     for path in (Path(source), shipped):
-        if path.is_file():
-            return path
+        try:
+            if path.is_file():
+                return path
+        except OSError:  # such as a name that is too long
+            continue
     names = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
-    raise ConfigError(f"no benchmark file {source!r}: give a path, or one of the shipped names: {names}")
+    raise ConfigError(f"no benchmark file {shown(source)}: give a path, or one of the shipped names: {names}")
 
 
 def suited(
@@ -118,36 +121,25 @@ def suited(
     return [text for text in overrides if has([*text.partition("=")[0].split("."), ""])], variables
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML without silently overwritten duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise ConfigError(f"{key.start_mark.name}:{key.start_mark.line + 1}: duplicate key {key.value!r}")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        # The loader is a SafeLoader; it only adds the check for duplicate keys.
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    tree = read_tree(decoded(data, str(path)), str(path))
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping with the keys datasets, extractors, ...")
     return tree
 
 
 def _assign(tree: dict[str, Any], keys: list[str], text: str, origin: str) -> None:
+    if len(keys) > MOST_DEPTH:
+        raise ConfigError(f"{origin[:100]} ...: nested too deeply (at most {MOST_DEPTH} levels)")
     node = tree
     for key in keys[:-1]:
-        node = node.setdefault(key, {})
+        if node.get(key) is None:
+            node[key] = {}
+        node = node[key]
         if not isinstance(node, dict):
             raise ConfigError(f"{origin}: {key!r} is a value, not a section")
-    try:
-        node[keys[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: the value {text!r} is not valid YAML") from error
+    node[keys[-1]] = read_value(text, origin)

@@ -125,7 +125,8 @@ def hub_cache() -> Path:
 
 
 def _data(benchmark: Benchmark, name: str) -> Finding:
-    reader = benchmark.datasets[name].reader
+    dataset = benchmark.datasets[name]
+    reader = dataset.reader
     try:
         reader.prepare()
         categories = reader.categories()
@@ -141,5 +142,8 @@ def _data(benchmark: Benchmark, name: str) -> Finding:
             False,
             f"{reader.root} holds no images of: {', '.join(empty)}; is it the right folder?",
         )
+    unknown = dataset.unknown_categories(categories)
+    if unknown:
+        return Finding(f"dataset {name}", False, "; ".join(unknown))
     images = sum(len(assigned[category]) for category in categories)
     return Finding(f"dataset {name}", True, f"{len(categories)} categories, {images} images in {reader.root}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import product
-from typing import Any
+from math import prod
+from typing import Any, TypeGuard
 
 from ad_assets.benchmark import (
     Automation,
@@ -18,8 +19,9 @@ from ad_assets.benchmark import (
     Study,
     Variant,
 )
-from ad_assets.checking import Checker, ConfigError
+from ad_assets.checking import Checker, ConfigError, key_text, shown, told
 from ad_assets.datasets import READERS, Reader
+from ad_assets.datasets.base import CATEGORY_KEY
 from ad_assets.datasets.blind import BlindReader
 from ad_assets.extractor import Extractor
 from ad_assets.methods import METHODS, Method
@@ -28,6 +30,9 @@ from ad_assets.report.papers import systems
 from resources.compute import Compute
 from resources.store import ArtifactStore
 
+MOST_VARIANTS = 1000
+MOST_NAME = 300  # characters of a variant's name
+
 
 class SectionParser(Checker):
     """Turns the tree of a benchmark file into models, collecting every fault before it gives up."""
@@ -35,6 +40,7 @@ class SectionParser(Checker):
     def __init__(self, source: str) -> None:
         super().__init__()
         self.source = source
+        self.evaluation: Evaluation | None = None
         self.extractors: dict[str, Extractor] = {}
         self.extractor_names: dict[str, str] = {}  # those with faults too, so that a lane on one is no second fault
 
@@ -46,7 +52,7 @@ class SectionParser(Checker):
         )
         store = self.model(ArtifactStore, tree.get("store"), "store")
         compute = self.model(Compute, tree.get("compute"), "compute")
-        evaluation = self.model(Evaluation, tree.get("evaluation"), "evaluation")
+        self.evaluation = evaluation = self.model(Evaluation, tree.get("evaluation"), "evaluation")
         report = self.model(ReportStyle, tree.get("report"), "report")
         automation = self.model(Automation, tree.get("automation"), "automation")
         sections = tree.get("extractors")
@@ -69,7 +75,7 @@ class SectionParser(Checker):
         if not datasets and not self.faults:
             self.faults.append("datasets: name at least one dataset")
         if self.faults or not (store and compute and evaluation and report and automation):
-            raise ConfigError("\n  ".join([f"{self.source} has {len(self.faults)} fault(s):", *self.faults]))
+            raise ConfigError(told(self.source, self.faults))
         return Benchmark(
             self.source, store, compute, evaluation, report, self.extractors, datasets, comparisons, automation
         )
@@ -77,9 +83,11 @@ class SectionParser(Checker):
     def _dataset(self, name: str, section: object, earlier: Mapping[str, Dataset]) -> Dataset | None:
         path = f"datasets.{name}"
         options = self.mapping(section, path)
-        lanes = self.mapping(options.pop("detectors", {}), f"{path}.detectors")
-        studied = self.mapping(options.pop("studies", {}), f"{path}.studies")
+        lanes = self.section(options, "detectors", path)
+        studied = self.section(options, "studies", path)
         production = options.pop("production", None)
+        if production is None and isinstance(section, Mapping) and "production" in section:
+            self.faults.append(f"{path}.production: is empty: write {{}} for its defaults, or leave it out")
         if production is not None:
             # One broken file is no reason to stop a line.
             options = {"on_problem": "skip", **options}
@@ -93,7 +101,9 @@ class SectionParser(Checker):
             if detector:
                 detectors[lane] = detector
         for detector in detectors.values():
-            frames = {self.extractors[detectors[m].extractor].geometry for m in detector.members if m in detectors}
+            # An extractor with faults of its own has no frame to compare.
+            used = {detectors[member].extractor for member in detector.members if member in detectors}
+            frames = {self.extractors[name].geometry for name in used if name in self.extractors}
             if len(frames) > 1:
                 self.faults.append(
                     f"{path}.detectors.{detector.name}.members: the extractors resize and crop differently, so their "
@@ -125,6 +135,9 @@ class SectionParser(Checker):
         if line.gatekeeper is not None:
             lanes = {name: name for name, detector in detectors.items() if detector.method}
             self.choice(line.gatekeeper, lanes, f"{path}.gatekeeper")
+        metrics = {name: name for name in self.evaluation.metrics} if self.evaluation else line.floors
+        for metric in line.floors:
+            self.choice(metric, metrics, f"{path}.floors")
         return line
 
     def _reader(self, options: dict[str, Any], path: str, earlier: Mapping[str, Dataset]) -> Reader | None:
@@ -144,7 +157,7 @@ class SectionParser(Checker):
         self.only(options, ("datasets",), f"{path}.")
         named = options.get("datasets")
         if not isinstance(named, list) or not named:
-            self.faults.append(f"{path}.datasets: a list of datasets above (got {named!r})")
+            self.faults.append(f"{path}.datasets: a list of datasets above (got {shown(named)})")
             named = []
         with_lanes = {dataset.name: dataset.name for dataset in datasets.values() if dataset.detectors}
         known = [self.choice(dataset, with_lanes, f"{path}.datasets") for dataset in named]
@@ -163,8 +176,8 @@ class SectionParser(Checker):
         methods = {lane: lane for lane, detector in detectors.items() if detector.method}
         base = self.choice(options.get("base"), methods, f"{path}.base")
         draws = options.get("draws", 1)
-        if not isinstance(draws, int) or not 1 <= draws <= 1000:
-            self.faults.append(f"{path}.draws: a number of repetitions from 1 to 1000 (got {draws!r})")
+        if not _is_whole(draws) or not 1 <= draws <= 1000:
+            self.faults.append(f"{path}.draws: a number of repetitions from 1 to 1000 (got {shown(draws)})")
         if ("vary" in options) == ("variants" in options):
             self.faults.append(f"{path}: give vary (lists of values, all combinations) or variants (named settings)")
             return None
@@ -173,13 +186,18 @@ class SectionParser(Checker):
             return None
         variants = []
         for variant, own in settings.items():
-            place = f"{path}.{variant}"
+            place = f"{path}.{key_text(variant)}"
+            if not variant.isprintable() or not 0 < len(variant) <= MOST_NAME:
+                self.faults.append(f"{place}: a variant's name is up to {MOST_NAME} characters that can be seen")
+                continue
             over = dict(own)
             images, share = over.pop("train_images", None), over.pop("contamination", None)
-            if images is not None and (not isinstance(images, int) or images < 1):
-                self.faults.append(f"{place}: train_images is a number of images from 1 on (got {images!r})")
-            if share is not None and (not isinstance(share, int | float) or not 0 <= share < 1):
-                self.faults.append(f"{place}: contamination is a part of the training images below 1 (got {share!r})")
+            if images is not None and (not _is_whole(images) or images < 1):
+                self.faults.append(f"{place}: train_images is a number of images from 1 on (got {shown(images)})")
+            if share is not None and not ((_is_whole(share) or isinstance(share, float)) and 0 <= share < 1):
+                self.faults.append(
+                    f"{place}: contamination is a part of the training images below 1 (got {shown(share)})"
+                )
                 share = None
             if images is not None and share is not None:
                 self.faults.append(f"{place}: train_images and contamination both draw training images; give one")
@@ -192,14 +210,22 @@ class SectionParser(Checker):
         """Name -> what differs from the base."""
         if "variants" in options:
             named = self.mapping(options["variants"], f"{path}.variants")
-            return {str(name): self.mapping(own, f"{path}.variants.{name}") for name, own in named.items()}
+            return {name: self.mapping(own, f"{path}.variants.{key_text(name)}") for name, own in named.items()}
         lists = self.mapping(options["vary"], f"{path}.vary")
         for key, values in lists.items():
             if not isinstance(values, list) or not values:
-                self.faults.append(f"{path}.vary.{key}: a list of values (got {values!r})")
+                self.faults.append(f"{path}.vary.{key_text(key)}: a list of values (got {shown(values)})")
                 return {}
+        count = prod(len(values) for values in lists.values())
+        if count > MOST_VARIANTS:
+            self.faults.append(f"{path}.vary: {count:,} combinations, at most {MOST_VARIANTS:,} are measured")
+            return {}
         combined = [dict(zip(lists, values, strict=True)) for values in product(*lists.values())]
-        return {", ".join(f"{key}={_plain(value)}" for key, value in own.items()): own for own in combined}
+        variants = {", ".join(f"{key}={_plain(value)}" for key, value in own.items()): own for own in combined}
+        if len(variants) < len(combined):
+            self.faults.append(f"{path}.vary: two combinations have one name, such as a value that is listed twice")
+            return {}
+        return variants
 
     def _detector(
         self,
@@ -221,7 +247,7 @@ class SectionParser(Checker):
             for member in ensemble.members if ensemble else ():
                 if member not in earlier or earlier[member].members:
                     self.faults.append(
-                        f"{path}.members: {member!r} is not a detector above this one; choose from: "
+                        f"{path}.members: {shown(member)} is not a detector above this one; choose from: "
                         + (", ".join(n for n, d in earlier.items() if not d.members) or "none")
                     )
                     return None
@@ -235,6 +261,7 @@ class SectionParser(Checker):
         method_type = self.choice(method, choices, f"{path}.method")
         if not method_type or not extractor:
             return None
+        written = tuple(options["categories"]) if isinstance(options.get("categories"), Mapping) else ()
         values, by_category = self._preset(method_type, options, path)
         taps = len(self.extractors[extractor].taps) if extractor in self.extractors else None
         configured = self._method(method_type, values, path, taps)
@@ -246,7 +273,7 @@ class SectionParser(Checker):
             for category, own in by_category.items()
         }
         own_methods = {category: own for category, own in categories.items() if own}
-        return Detector(name, configured, (), extractor, paper, own_methods)
+        return Detector(name, configured, (), extractor, paper, own_methods, written)
 
     def _preset(
         self, method_type: type[Method[Any]], options: dict[str, Any], path: str
@@ -256,8 +283,12 @@ class SectionParser(Checker):
         if "preset" in options:
             preset = dict(self.choice(options.pop("preset"), method_type.presets, f"{path}.preset") or {})
         by_category = {name: dict(values) for name, values in preset.pop("categories", {}).items()}
-        for category, own in self.mapping(options.pop("categories", {}), f"{path}.categories").items():
-            written = self.mapping(own, f"{path}.categories.{category}")
+        for category, own in self.section(options, "categories", path).items():
+            place = f"{path}.categories.{key_text(category)}"
+            if not CATEGORY_KEY.fullmatch(category):
+                self.faults.append(f"{place}: categories are named by letters, digits, _ and - only")
+                continue
+            written = self.mapping(own, place)
             by_category[category] = {**by_category.get(category, {}), **written}
         return {**preset, **options}, by_category
 
@@ -277,6 +308,11 @@ class SectionParser(Checker):
             self.faults.append(f"{path}.{error}")
             return None
         return method
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number; true is none."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _plain(value: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +127,8 @@ def open_session(options: argparse.Namespace, *, force: bool = False, verify: bo
         definitions, stages = build_definitions(benchmark)
     except ValueError as error:
         raise ConfigError(f"{benchmark.source}: {error}") from error
+    for fault in _unknown_categories(benchmark, stages):
+        print(f"FAULT {fault}", file=sys.stderr)
     selected = {dg.AssetKey(list(s.key)) for s in stages if options.dataset in (None, s.key[0])}
     if options.select:
         try:
@@ -154,3 +156,11 @@ def open_session(options: argparse.Namespace, *, force: bool = False, verify: bo
         verify=verify,
     )
     return Session(benchmark, stages, definitions, instance, steps)
+
+
+def _unknown_categories(benchmark: Benchmark, stages: list[Stage]) -> Iterator[str]:
+    """What the file says of categories that a watched folder does not hold; of other datasets it is refused."""
+    for stage in stages:
+        dataset = benchmark.datasets.get(stage.key[0])
+        if dataset and dataset.production and stage.kind == "image_index" and stage.partitions:
+            yield from dataset.unknown_categories(stage.partitions)

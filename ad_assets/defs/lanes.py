@@ -67,6 +67,10 @@ def stages_of(benchmark: Benchmark) -> list[Stage]:
 def _dataset_stages(benchmark: Benchmark, dataset: Dataset) -> list[Stage]:
     gate = Gate(benchmark, dataset, dataset.production) if dataset.production else None
     index = image_index_stage(dataset, gate=gate)
+    # Where folders come and go, a line goes on without one that is gone: `doctor`, `status` and `materialize` tell it.
+    unknown = [] if dataset.production else dataset.unknown_categories(index.partitions or ())
+    if unknown:
+        raise ValueError("; ".join(unknown))
     features = {name: features_stage(dataset, index, name, benchmark.extractors[name]) for name in dataset.extractors}
     states: dict[str, Stage] = {}
     neighbours: dict[str, Stage] = {}
@@ -74,7 +78,6 @@ def _dataset_stages(benchmark: Benchmark, dataset: Dataset) -> list[Stage]:
     epochs: dict[str, Stage] = {}
     metrics: dict[str, Stage] = {}
     for name, detector in dataset.detectors.items():
-        _check_categories(dataset, detector, index)
         extractor = benchmark.extractors[detector.extractor]
         if detector.method is None:
             members = {member: score_maps[member] for member in detector.members}
@@ -119,18 +122,6 @@ def _dataset_stages(benchmark: Benchmark, dataset: Dataset) -> list[Stage]:
 
 def _learnt(detector: str, *stages: Mapping[str, Stage]) -> tuple[Stage, ...]:
     return tuple(by_detector[detector] for by_detector in stages if detector in by_detector)
-
-
-def _check_categories(dataset: Dataset, detector: Detector, index: Stage) -> None:
-    # A preset may name more categories than a copy of its dataset holds.
-    presets = type(detector.method).presets.values() if detector.method else ()
-    published = {category for preset in presets for category in preset.get("categories", {})}
-    unknown = set(detector.categories) - set(index.partitions or ()) - published
-    if unknown:
-        raise ValueError(
-            f"datasets.{dataset.name}.detectors.{detector.name}.categories: no category {', '.join(sorted(unknown))}; "
-            f"choose from: {', '.join(index.partitions or ())}"
-        )
 
 
 def build_definitions(benchmark: Benchmark) -> tuple[dg.Definitions, list[Stage]]:
