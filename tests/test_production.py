@@ -136,7 +136,7 @@ def test_predictions_use_the_champion_with_its_own_settings(guarded: Line, call:
     assert first.versions == {"small": champion.state}
 
     # A state that fails its gates changes nothing for predictions, whatever the benchmark file says by now.
-    guarded.set("datasets.parts.production.floors", {"image_auroc": 1.01})
+    guarded.set("datasets.parts.production.floors", {"pixel_ap": 1.0})
     guarded.set("datasets.parts.detectors.small.coreset_ratio", 0.5)
     guarded.settle()
     after = load_detector("parts", "small", "bolt", config)
@@ -170,7 +170,7 @@ def test_without_a_champion_there_is_no_prediction(guarded: Line, call: Run, cap
         "pooling": "concat",
         "coreset_ratio": 1.0,
     }
-    guarded.set("datasets.parts.production.floors", {"image_auroc": 1.01})
+    guarded.set("datasets.parts.production.floors", {"pixel_ap": 1.0})
     with pytest.raises(DetectorError, match="has no champion"):
         load_detector("parts", "full", "bolt", guarded.folder / "bench.yaml")
     assert call("rollback", "parts", "full", "bolt", "--reason", "x") == 2
