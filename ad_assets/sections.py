@@ -21,8 +21,8 @@ from ad_assets.benchmark import (
 )
 from ad_assets.checking import Checker, ConfigError, key_text, shown, told
 from ad_assets.datasets import READERS, Reader
-from ad_assets.datasets.base import CATEGORY_KEY
 from ad_assets.datasets.blind import BlindReader
+from ad_assets.datasets.names import CATEGORY_KEY
 from ad_assets.extractor import Extractor
 from ad_assets.methods import METHODS, Method
 from ad_assets.methods.ensemble import Ensemble
