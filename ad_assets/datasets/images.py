@@ -28,6 +28,8 @@ _WITHOUT_RANGE = {
 # Pillow's buffer (4 bytes a colour pixel), its conversion to RGB, the array, and the file's own depth.
 _BYTES_A_PIXEL = 12
 _MEMORY_GB = 4.0
+# The best that PNG does is 8,450 pixels a byte, of one colour and one bit.
+_LARGE, _PIXELS_A_BYTE = 10_000_000, 20_000
 _LONGEST = 300  # characters of a decoder's own message
 
 
@@ -98,7 +100,7 @@ def opened(data: bytes, path: str) -> Iterator[Image.Image]:
     try:
         with (
             Image.open(io.BytesIO(data), formats=_formats(path)) as image,
-            ROOM.hold(image.width * image.height * _BYTES_A_PIXEL),
+            ROOM.hold(_plausible(image, len(data)) * _BYTES_A_PIXEL),
         ):
             yield image
     except UnidentifiedImageError:
@@ -113,6 +115,18 @@ def opened(data: bytes, path: str) -> Iterator[Image.Image]:
     except Exception as error:  # noqa: BLE001 - decoders tell of damage by exceptions of any kind
         told = (str(error) or type(error).__name__)[:_LONGEST]
         raise ImageError(path, f"cannot be decoded ({told}): copy it again, convert it or remove it") from None
+
+
+def _plausible(image: Image.Image, size: int) -> int:
+    """Pixels of an opened file, if so many bytes can hold them: a damaged header claims any number.
+
+    Raises:
+        RefusedPixels: they cannot.
+    """
+    pixels = image.width * image.height
+    if pixels > _LARGE and pixels > _PIXELS_A_BYTE * size:
+        raise RefusedPixels(f"{size} bytes cannot be an image of {image.width} x {image.height}: copy it again")
+    return pixels
 
 
 def frame_count(image: Image.Image) -> int:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import dagster as dg
 
 from ad_assets.benchmark import fingerprint
+from ad_assets.datasets.images import ROOM
 from ad_assets.defs.attempts import attempted
 from ad_assets.defs.progress import Progress
 from resources.compute import Compute
@@ -307,6 +308,7 @@ def materialize(
     Raises:
         UpstreamError: something it reads is missing or was made under another setting.
     """
+    ROOM.limit(compute.memory_gb)
     upstream, left_out = current_upstream(stage, partition, store)
     progress = Progress(log, f"{stage.name}{f' [{partition}]' if partition else ''}")
     started = time.perf_counter()

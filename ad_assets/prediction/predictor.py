@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ad_assets.datasets.decoding import Decoding
 from ad_assets.datasets.frames import unfit_map
-from ad_assets.datasets.images import ImageError, RgbImage
+from ad_assets.datasets.images import ROOM, ImageError, RgbImage
 from ad_assets.defs.features import decoded_batches, positions_of, stacked
 from ad_assets.defs.score_maps import Scorer
 from ad_assets.extractor import Extractor
@@ -176,6 +176,7 @@ class Predictor:
         self.threshold = threshold
         self.nominal = nominal
         self.compute = compute
+        ROOM.limit(compute.memory_gb)
         self._decoding = decoding
         self.colour_scale = colour_scale
         self.stale = stale
