@@ -72,7 +72,7 @@ class Checker:
                 else:
                     message = fault["msg"].removeprefix("Value error, ")
                     # Nobody needs a whole section again, and options of a store are nobody's business.
-                    hidden = not fault["loc"] or "storage_options" in place
+                    hidden = not fault["loc"] or "storage_options" in place or "://" in str(fault["input"])
                     got = "" if hidden else f" (got {shown(fault['input'])})"
                     self.faults.append(f"{place}: {message}{got}")
             return None
