@@ -6,13 +6,15 @@ import argparse
 import sys
 import time
 
-from ad_assets.commands.common import Commands, open_session
+from ad_assets.commands.common import Commands, Session, open_session
 
 
 def add(commands: Commands) -> None:
     """Add the commands."""
     demo = commands.add("demo", _materialize, "materialize the embedded demo and print its leaderboard")
-    demo.set_defaults(config="demo", set=[], dataset=None, category=None, select=None, force=False, verify=False)
+    demo.set_defaults(
+        config="demo", set=[], dataset=None, category=None, select=None, force=False, verify=False, new_store=False
+    )
     materialize = commands.add(
         "materialize", _materialize, "bring what is stale up to date", commands.shared, commands.scope
     )
@@ -20,6 +22,9 @@ def add(commands: Commands) -> None:
     again.add_argument("--force", action="store_true", help="build again even what is up to date")
     again.add_argument(
         "--verify", action="store_true", help="read every image and stored file again, make anew what is damaged"
+    )
+    materialize.add_argument(
+        "--new-store", action="store_true", help="let production datasets begin anew on this store: nobody is held back"
     )
     commands.add("status", _status, "what is stale, why, and what would run", commands.shared, commands.scope)
 
@@ -32,6 +37,8 @@ def _materialize(options: argparse.Namespace) -> int:
 
     started = time.perf_counter()
     session = open_session(options, force=options.force, verify=options.verify)
+    if options.new_store:
+        _begin_anew(session, options.dataset)
     status = 0
     if session.steps:
         outcome = execute(
@@ -62,6 +69,14 @@ def _materialize(options: argparse.Namespace) -> int:
     print(f"UI:     {config}make dev   (then open http://127.0.0.1:3000)")
     print(f"{counts}, {time.perf_counter() - started:.1f} s")
     return status
+
+
+def _begin_anew(session: Session, only: str | None) -> None:
+    from ad_assets.defs.identity import begin_anew
+
+    for name, dataset in session.benchmark.datasets.items():
+        if dataset.production and only in (None, name):
+            begin_anew(dataset, session.benchmark.store, session.instance)
 
 
 def _status(options: argparse.Namespace) -> int:

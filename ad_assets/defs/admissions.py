@@ -116,6 +116,11 @@ def update_admissions(
     return ADMISSIONS.update(store, _admissions_path(dataset, category), change)
 
 
+def has_admissions(store: ArtifactStore, dataset: str, category: str) -> bool:
+    """Whether the training images of a category were ever judged."""
+    return store.exists(_admissions_path(dataset, category))
+
+
 def held_picture_path(dataset: str, category: str, image: str) -> str:
     """Where the picture of a held image lies, for who decides; only one that a detector scored has one."""
     return f"held/{dataset}/{category}/{image}.jpg"

@@ -54,6 +54,8 @@ def to_asset(
         force, verify = (context.run.tags.get(tag) == "true" for tag in (FORCE_TAG, VERIFY_TAG))
         repeats = context.retry_number
         try:
+            if stage.admit:
+                stage.admit(store, context.instance)
             return materialize(
                 stage, partition, store, compute, context.log, force=force, verify=verify, again=repeats > 0
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.benchmark import Dataset, Production, fingerprint
@@ -14,6 +15,7 @@ from ad_assets.datasets.identity import depth_of
 from ad_assets.datasets.index import ImageIndex
 from ad_assets.defs.admissions import Admissions, decision_stamp, held_picture_path, read_admissions
 from ad_assets.defs.arrivals import Watched
+from ad_assets.defs.identity import check_store
 from ad_assets.defs.partitions import categories_of
 from ad_assets.defs.progress import Progress
 from ad_assets.defs.stages import Build, Check, Judgement, Parts, Stage, Verdict, Work, read_head
@@ -107,6 +109,7 @@ def image_index_stage(dataset: Dataset, categories: tuple[str, ...] | None = Non
         scan=scan,
         checks=CHECKS if gate else (),
         judge=judge if gate else None,
+        admit=partial(check_store, dataset) if dataset.production else None,
         partitions=categories or categories_of(dataset),
         group=f"{dataset.name}/images",
         kinds=frozenset({"parquet"}),

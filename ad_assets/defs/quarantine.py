@@ -24,12 +24,14 @@ from ad_assets.datasets.looks import copies
 from ad_assets.defs.admissions import (
     Admissions,
     Held,
+    has_admissions,
     held_picture_path,
     read_decisions,
     update_admissions,
 )
 from ad_assets.defs.champion import read_ledger
 from ad_assets.defs.features import feature_path, features_address, write_features
+from ad_assets.defs.identity import REMEDY
 from ad_assets.defs.progress import Progress
 from ad_assets.report import pictures
 
@@ -57,6 +59,12 @@ class Gate:
     def sift(self, index: ImageIndex, category: str, progress: Progress) -> tuple[ImageIndex, Admissions]:
         """The index without what is held or rejected, and who is held."""
         decisions = read_decisions(self._store, self._dataset.name, category)
+        if not has_admissions(self._store, self._dataset.name, category) and self._was_judged(category):
+            raise ConfigError(
+                f"{self._dataset.name} [{category}]: nobody knows any more who was admitted and who is held "
+                f"back, for its admissions are gone from the store {self._store.root!r}, and it was indexed before: "
+                f"restore them; {REMEDY}"
+            )
         rows = index.table.to_pylist()
         # People decide on a file: what they said of it stands, however it is decoded later.
         train = {content_of(row["image_id"]): row for row in rows if row["split"] == "train"}
@@ -84,6 +92,17 @@ class Gate:
             Problem(entry.path, f"held back: {'; '.join(entry.reasons)}", "warning") for entry in after.held.values()
         )
         return replace(index, table=kept, problems=(*index.problems, *held_back)), after
+
+    def _was_judged(self, category: str) -> bool:
+        """Whether an index was made behind this gate, or a detector of the category was ever champion."""
+        head = self._store.read_head((self._dataset.name, "image_index"), category)
+        if head is None:
+            return False
+        artifact = self._store.artifact("image_index", head["version"])
+        if not artifact.exists() or "held_back" in artifact.record()["metadata"]:
+            return True
+        lanes = (name for name, lane in self._dataset.detectors.items() if lane.method)
+        return any(read_ledger(self._store, self._dataset.name, lane, category).champion for lane in lanes)
 
     def _judge(
         self, index: ImageIndex, rows: Sequence[dict[str, Any]], admitted: set[str], category: str, progress: Progress

@@ -145,6 +145,7 @@ class Stage:
         judge: answers `checks`, and does what follows from the answers; called whether the artifact was built or found.
         beside: paths of files elsewhere in the store that an artifact rests on, which are told and made anew like its
             own.
+        admit: refuses, by an error, a store that the stage must not run on.
         pool: the Dagster pool whose slots it takes, on machines that have what the pool stands for.
         group: group in the UI.
         kinds: marks in the UI.
@@ -167,6 +168,7 @@ class Stage:
     judge: Callable[[Work], Judgement] | None = None
     beside: Callable[[Artifact], Sequence[str]] | None = None
     pool: str | None = None
+    admit: Callable[[ArtifactStore, dg.DagsterInstance], None] | None = None
 
     @property
     def name(self) -> str:

@@ -1,0 +1,91 @@
+"""A production dataset knows its store: on another one, or an empty one, its quarantine would be open.
+
+The store has an identity marker. What id a dataset's store has is remembered in the Dagster instance and, where the
+folder of the images is local and can be written, beside the images.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+import dagster as dg
+
+from ad_assets.benchmark import Dataset
+from ad_assets.checking import ConfigError
+from ad_assets.defs.admissions import has_admissions, update_admissions
+from resources.disk import write_whole
+from resources.records import read_record, write_record
+from resources.store import ArtifactStore
+
+MARKER = "store.json"
+BESIDE = ".ad_assets_store.json"
+REMEDY = "if its quarantine and champions may begin anew, run ad-assets materialize --new-store"
+
+
+def check_store(dataset: Dataset, store: ArtifactStore, instance: dg.DagsterInstance) -> None:
+    """See that the store is the one that a production dataset knew; the first is taken as it is.
+
+    Raises:
+        ConfigError: it is another, or has no marker.
+    """
+    known = _of_instance(dataset, instance) or _beside(dataset).get(dataset.name)
+    own = _store_id(store)
+    if known and own != known:
+        found = f"has the id {own[:8]}" if own else "has no marker: it is empty, not mounted, or another folder"
+        raise ConfigError(
+            f"{dataset.name}: the store at {store.root!r} {found}; its own has the id {known[:8]}. Mount it, or "
+            f"correct store.root; {REMEDY}"
+        )
+    if not known or not _of_instance(dataset, instance):
+        adopt_store(dataset, store, instance)
+
+
+def adopt_store(dataset: Dataset, store: ArtifactStore, instance: dg.DagsterInstance) -> None:
+    """Make a store the one that a production dataset knows."""
+    own = _store_id(store)
+    if not own:
+        own = uuid.uuid4().hex
+        write_record(store, MARKER, {"id": own})
+    instance.run_storage.set_cursor_values({_cursor(dataset): own})
+    root = dataset.reader.root
+    if "://" not in root:
+        with suppress(OSError):  # a share that can only be read: the instance remembers
+            folder = Path(root).expanduser()
+            if folder.is_dir():
+                write_whole(folder / BESIDE, json.dumps({**_beside(dataset), dataset.name: own}).encode())
+
+
+def begin_anew(dataset: Dataset, store: ArtifactStore, instance: dg.DagsterInstance) -> None:
+    """Take a store as the dataset's own, and its categories without admissions as new."""
+    adopt_store(dataset, store, instance)
+    prefix = f"heads/{dataset.name}/image_index"
+    for file in store.files(prefix):
+        category = Path(file.path).stem
+        if not has_admissions(store, dataset.name, category):
+            update_admissions(store, dataset.name, category, lambda none: none)
+
+
+def _store_id(store: ArtifactStore) -> str:
+    try:
+        return str(read_record(store, MARKER, "id")["id"])
+    except FileNotFoundError:
+        return ""
+
+
+def _cursor(dataset: Dataset) -> str:
+    return f"ad_assets/store/{dataset.name}"
+
+
+def _of_instance(dataset: Dataset, instance: dg.DagsterInstance) -> str:
+    return instance.run_storage.get_cursor_values({_cursor(dataset)}).get(_cursor(dataset), "")
+
+
+def _beside(dataset: Dataset) -> dict[str, str]:
+    try:
+        found = json.loads((Path(dataset.reader.root).expanduser() / BESIDE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
