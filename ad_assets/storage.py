@@ -112,7 +112,8 @@ def find_files(fs: AbstractFileSystem, folder: str) -> dict[str, dict[str, Any]]
 
 def _walk(fs: AbstractFileSystem, folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        entries = fs.ls(folder, detail=True)
+        # Folder by folder: a walk over thousands would hardly get through in one go.
+        entries = retried(lambda: fs.ls(folder, detail=True), folder)
     except FileNotFoundError:  # never there, or removed since the folder above was listed
         return
     for info in entries:
