@@ -9,7 +9,8 @@ import dagster as dg
 import pytest
 
 from ad_assets.defs.currency import Currency
-from resources.store import MARKER, ArtifactStore
+from resources.layout import MARKER
+from resources.store import ArtifactStore
 from tests.bench_graph import Bench, Slot, write_dataset
 from tests.conftest import new_s3_store
 from tests.deployment import DEPLOY, Deployment, need_packages, postgres, redis, wait_until

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from ad_assets.defs import checkpoints
-from ad_assets.defs.checkpoints import NAME, StoreCheckpoints
+from ad_assets.defs.checkpoints import StoreCheckpoints
 from ad_assets.methods import simplenet
 from ad_assets.methods.training import Training
+from resources.layout import CHECKPOINT
 from tests.bench_graph import Bench, draw_image, write_image
 
 CATEGORIES = ("bolt", "nut")
@@ -87,13 +88,13 @@ def test_a_killed_training_goes_on_where_it_was(
     trained.run(selected=selected, categories=["bolt"])
     expected, info, artifact = model(trained, detector)
     store = trained.benchmark.store
-    assert not store.exists(artifact.at(NAME))  # what is finished needs no checkpoint
+    assert not store.exists(artifact.at(CHECKPOINT))  # what is finished needs no checkpoint
     store.delete([file.path for file in store.files(artifact.path)])
 
     steps = count_steps(8)
     assert "Killed" in trained.outcome(selected=selected, categories=["bolt"]).failures[0]
     assert len(steps) == 8
-    assert store.exists(artifact.at(NAME))
+    assert store.exists(artifact.at(CHECKPOINT))
     from ad_assets.defs.garbage import unreferenced
 
     assert unreferenced(store, trained.stages, older_than=0) == []  # the next run needs the checkpoint
@@ -239,7 +240,9 @@ def test_a_study_trains_every_variant_and_a_kill_loses_little(
     steps = count_steps(None)
     trained.run(selected=study, categories=["bolt"])
     assert len(steps) == STEPS - 6  # the lane's own setting is never trained again
-    assert not [file for file in trained.benchmark.store.files("artifacts/study_rows") if file.path.endswith(NAME)]
+    assert not [
+        file for file in trained.benchmark.store.files("artifacts/study_rows") if file.path.endswith(CHECKPOINT)
+    ]
 
 
 def test_checkpoints_are_whole_or_absent(trained: Bench) -> None:
@@ -252,7 +255,7 @@ def test_checkpoints_are_whole_or_absent(trained: Bench) -> None:
     assert found is not None
     assert torch.equal(found[0]["a"], torch.zeros(3))
     assert found[1] == {"history": {"losses": {"loss": [0.1, 0.2]}}}
-    store.write_bytes(store.artifact("trained_model", "abc").at(NAME), b"half")
+    store.write_bytes(store.artifact("trained_model", "abc").at(CHECKPOINT), b"half")
     with pytest.raises(ValueError, match=r"checkpoint.safetensors cannot be read .* --force"):
         checkpoint.load()
     checkpoint.clear()
