@@ -3,27 +3,34 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export DAGSTER_HOME ?= $(CURDIR)/.dagster_home
+# The releases that are installed; `make install CONSTRAINTS=` takes the newest that pyproject.toml admits.
+CONSTRAINTS ?= constraints.txt
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: install demo test verify check bench dev clean
+.PHONY: install lock demo test verify check bench dev clean
 
 install: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(PIP) $(addprefix -c ,$(CONSTRAINTS)) -e '.[dev]'
 	touch $@
 
 # The S3 test server pins another botocore than s3fs does: it lives in an environment of its own.
-.venv-s3/installed:
+.venv-s3/installed: tests/s3_server.txt
 	$(PYTHON) -m venv .venv-s3
-	.venv-s3/bin/pip install --quiet --disable-pip-version-check 'moto[server]>=5.1'
+	.venv-s3/bin/pip install --quiet --disable-pip-version-check -c tests/s3_server.txt 'moto[server]'
 	touch $@
 
-# What the deployments to several machines need, for their tests.
-$(VENV)/deploy: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[celery,postgres]'
+# What the deployments to several machines need, for their tests: with the release of Dagster that they are for.
+$(VENV)/deploy: $(VENV)/installed deploy/constraints.txt
+	$(PIP) -c deploy/constraints.txt -e '.[celery,postgres]'
 	touch $@
+
+# The pins anew, of the newest releases that the bounds in pyproject.toml admit; nothing is installed.
+lock: install
+	$(BIN)/python .ci/lock.py
 
 demo: install
 	@$(BIN)/ad-assets demo
@@ -46,7 +53,7 @@ bench: install
 
 dev: install
 	@mkdir -p $(DAGSTER_HOME) && { [ -f $(DAGSTER_HOME)/dagster.yaml ] || cp dagster.yaml $(DAGSTER_HOME)/; }
-	$(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $${PORT:-3000}
+	$(BIN)/python -m ad_assets.ui.dev -w workspace.yaml -h 127.0.0.1 -p $${PORT:-3000}
 
 clean:
 	rm -rf $(VENV) .venv-s3 .ad_assets .dagster_home

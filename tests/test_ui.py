@@ -2,10 +2,13 @@
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 import yaml
 
@@ -22,13 +25,50 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
+# What a page can send to another origin without being allowed to: only its effects can tell that it was served.
+ATTACKS = """<iframe src="UI/overview"></iframe><script>
+const mutation = "UI/graphql?query=" + encodeURIComponent(`mutation { reportRunlessAssetEvents(eventParams: {
+    eventType: ASSET_MATERIALIZATION, assetKey: {path: ["parts", "image_index"]}, partitionKeys: ["bolt"]}
+) { __typename } }`);
+const picture = new Image(), socket = new WebSocket("UI/graphql".replace("http", "ws"), "graphql-ws");
+Promise.allSettled([
+    fetch(mutation, {mode: "no-cors"}),
+    fetch(mutation, {mode: "no-cors", method: "POST"}),
+    fetch("UI/report_asset_materialization/parts/image_index?partition=bolt", {mode: "no-cors", method: "POST"}),
+    new Promise(done => { picture.onload = picture.onerror = done; picture.src = mutation; }),
+    new Promise(done => { socket.onopen = () => done("opened"); socket.onerror = () => done("refused"); }),
+]).then(ends => { document.title = "socket " + ends[4].value; });
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevServer]:
     """`make dev` on a small benchmark, on loopback."""
-    write_dataset(tmp_path / "images")
-    (tmp_path / "bench.yaml").write_text(yaml.safe_dump(config_tree(tmp_path)))
-    with DevServer(tmp_path) as server:
-        yield server.url
+    folder = tmp_path_factory.mktemp("ui")
+    write_dataset(folder / "images")
+    (folder / "bench.yaml").write_text(yaml.safe_dump(config_tree(folder)))
+    with DevServer(folder) as started:
+        yield started
+
+
+@pytest.fixture
+def foreign_page(server: DevServer) -> Iterator[str]:
+    """The address of a page of somebody else, which attacks the UI."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(ATTACKS.replace("UI", server.url).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://localhost:{http.server_port}"
+        http.shutdown()
 
 
 @pytest.fixture
@@ -44,7 +84,20 @@ def page(tmp_path: Path) -> Iterator[Any]:
         browser.close()
 
 
-def test_a_category_is_materialized_from_the_page(address: str, page: Any, tmp_path: Path) -> None:
+def test_a_foreign_page_in_the_same_browser_changes_nothing(server: DevServer, page: Any, foreign_page: str) -> None:
+    page.goto(foreign_page)
+    page.wait_for_function("document.title != ''")
+    assert page.title() == "socket refused"
+    [frame] = page.frames[1:]
+    assert "a page of another site" in (frame.text_content("body") or "")
+    index = dg.AssetKey(["parts", "image_index"])
+    assert not server.instance.fetch_materializations(index, limit=1).records
+
+
+def test_a_category_is_materialized_from_the_page(server: DevServer, page: Any, tmp_path: Path) -> None:
+    address = server.url
+    received: list[str] = []
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: received.append(str(frame))))
     shots = Path(os.environ.get("AD_ASSETS_SCREENSHOTS", tmp_path))
 
     # The graph shows, with its groups open.
@@ -54,6 +107,7 @@ def test_a_category_is_materialized_from_the_page(address: str, page: Any, tmp_p
     for asset in ("lite0", "memory_bank", "score_maps", "metrics", "leaderboard", "report"):
         page.get_by_text(asset, exact=True).first.wait_for()
     page.screenshot(path=str(shots / "graph.png"))
+    assert any("connection_ack" in frame for frame in received)  # subscriptions pass the guard
 
     # One category, from the page: Materialize all, choose the partition, launch.
     page.get_by_role("button", name="Materialize all").click()

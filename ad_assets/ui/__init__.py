@@ -1,0 +1,1 @@
+"""Dagster's web server for people's browsers: who may ask, and how it is started."""

@@ -1,0 +1,45 @@
+"""``python -m ad_assets.ui.dev``: ``dagster dev`` with all its options, its web server behind the guard.
+
+Dagster starts the web server and the daemon as processes of their own, by the names of their modules. The first one is
+replaced by ours; a third one, which some later release may start, is refused rather than left without a guard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dagster._cli import dev
+
+SERVER, DAEMON = "dagster_webserver", "dagster._daemon"
+GUARDED = "ad_assets.ui.webserver"
+
+
+def main() -> None:
+    """Run until stopped."""
+    start = vars(dev)["open_ipc_subprocess"]
+
+    def guarded(command: Sequence[str], **options: Any) -> Any:
+        return start(guarded_command(command), **options)
+
+    vars(dev)["open_ipc_subprocess"] = guarded
+    dev.dev_command()
+
+
+def guarded_command(command: Sequence[str]) -> list[str]:
+    """The command line of a process of ``dagster dev``, with the guard where it serves the UI.
+
+    Raises:
+        RuntimeError: neither the web server nor the daemon.
+
+    >>> guarded_command(["python", "-m", "dagster_webserver", "--port", "3000"])
+    ['python', '-m', 'ad_assets.ui.webserver', '--port', '3000']
+    """
+    python, option, module, *arguments = command
+    if option != "-m" or module not in (SERVER, DAEMON):
+        raise RuntimeError(f"this release of Dagster starts {' '.join(command[:3])}, which no guard is known for")
+    return [python, option, GUARDED if module == SERVER else module, *arguments]
+
+
+if __name__ == "__main__":
+    main()
