@@ -152,7 +152,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="exclude_same_image"):
         SimpleNet(exclude_same_image=True)
     with pytest.raises(ValueError, match="lower the learning rate"):
-        SimpleNet(**SMALL, discriminator_lr=1e30).fit(features(), RUNTIME)
+        SimpleNet(**SMALL).model_copy(update={"discriminator_lr": 1e30}).fit(features(), RUNTIME)
     with pytest.raises(ValueError, match="train split is empty"):
         method.fit(replace(features(), image_ids=()), RUNTIME)
 
