@@ -191,7 +191,7 @@ def victims(whole: Whole) -> list[str]:
         if parts[0] == "artifacts":
             if parts[2] in own or parts[1] == "study_rows":
                 found.setdefault((parts[1], parts[3]), file.path)
-        elif parts[-1] != "nut.json":
+        elif parts[0] in ("features", *RECORDS) and parts[-1] != "nut.json":
             found.setdefault("features" if parts[0] == "features" else file.path, file.path)
     return list(found.values())
 
