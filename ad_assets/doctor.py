@@ -131,8 +131,10 @@ def _data(benchmark: Benchmark, name: str) -> Finding:
         reader.prepare()
         categories = reader.categories()
         from ad_assets.datasets import ImageFiles
+        from ad_assets.datasets.looking import misfits
 
-        assigned = reader.assign(sorted(ImageFiles(reader.root).listing()))
+        listing = ImageFiles(reader.root).listing()
+        assigned = reader.assign(sorted(listing))
     except (OSError, ValueError) as error:
         return Finding(f"dataset {name}", False, str(error))
     empty = [category for category in categories if not assigned.get(category)]
@@ -145,5 +147,9 @@ def _data(benchmark: Benchmark, name: str) -> Finding:
     unknown = dataset.unknown_categories(categories)
     if unknown:
         return Finding(f"dataset {name}", False, "; ".join(unknown))
+    wrong = [str(problem) for problem in misfits(reader, listing) if problem.severity == "error"]
+    if wrong:
+        more = f"\n  and {len(wrong) - 5} more" if wrong[5:] else ""
+        return Finding(f"dataset {name}", False, "left out " + "\n  left out ".join(wrong[:5]) + more)
     images = sum(len(assigned[category]) for category in categories)
     return Finding(f"dataset {name}", True, f"{len(categories)} categories, {images} images in {reader.root}")

@@ -152,7 +152,8 @@ def test_names_of_results_are_those_of_the_images(tmp_path: Path) -> None:
         write = tmp_path / name
         write.parent.mkdir(parents=True, exist_ok=True)
         write.write_bytes(b"")
-    found = image_paths([str(tmp_path / "b"), str(tmp_path / "a"), str(tmp_path / "a/1.png"), "gone"])
+    found, others = image_paths([str(tmp_path / "b"), str(tmp_path / "a"), str(tmp_path / "a/1.png"), "gone"])
+    assert [Path(path).name for path in others] == ["note.txt", ".hidden"]
     assert [Path(path).name for path in found] == ["2.png", "1.jpg", "1.png", "gone"]
     assert list(result_names(found[:2]).values()) == ["b/c/2", "a/1"]
     assert list(result_names(found[:3]).values()) == ["b/c/2.png", "a/1.jpg", "a/1.png"]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.benchmark import Benchmark
 from ad_assets.config import ConfigError, load_config
+from ad_assets.datasets.names import plain
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ad_assets.defs.plan import Step
     from ad_assets.defs.stages import Stage
 
+SHOWN = 10
 Run = Callable[[argparse.Namespace], int]
 
 
@@ -97,13 +99,30 @@ class TerminalLog:
 
 @dataclass(frozen=True)
 class Session:
-    """A loaded benchmark with its graph and the plan for what the call selects."""
+    """A loaded benchmark with its graph and the plan for what the call selects.
+
+    `unseen` are the selected datasets whose folder cannot be seen, with the reason: nothing of them is planned.
+    """
 
     benchmark: Benchmark
     stages: list[Stage]
     definitions: dg.Definitions
     instance: dg.DagsterInstance
     steps: list[Step]
+    unseen: dict[str, str]
+
+    def warn(self) -> None:
+        """Say on stderr which folders cannot be seen, and what lies beside the categories and is left out."""
+        from ad_assets.datasets.looking import misfits
+
+        for name, reason in self.unseen.items():
+            print(plain(f"FAILED {name}: {reason}"), file=sys.stderr)
+        for name in dict.fromkeys(stage.key[0] for stage in self.stages if stage.kind == "image_index"):
+            problems = [] if name in self.unseen else misfits(self.benchmark.datasets[name].reader)
+            for problem in problems[:SHOWN]:
+                print(f"LEFT OUT {name}: {problem}", file=sys.stderr)
+            if len(problems) > SHOWN:
+                print(f"LEFT OUT {name}: {len(problems) - SHOWN} more; see `ad-assets data check`", file=sys.stderr)
 
 
 def open_session(options: argparse.Namespace, *, force: bool = False, verify: bool = False) -> Session:
@@ -129,6 +148,7 @@ def open_session(options: argparse.Namespace, *, force: bool = False, verify: bo
         raise ConfigError(f"{benchmark.source}: {error}") from error
     for fault in _unknown_categories(benchmark, stages):
         print(f"FAULT {fault}", file=sys.stderr)
+    unseen = _unseen(benchmark, stages, options.dataset)
     selected = {dg.AssetKey(list(s.key)) for s in stages if options.dataset in (None, s.key[0])}
     if options.select:
         try:
@@ -141,7 +161,9 @@ def open_session(options: argparse.Namespace, *, force: bool = False, verify: bo
     known = {category for s in stages if dg.AssetKey(list(s.key)) in selected for category in s.partitions or ()}
     for category in options.category or ():
         if category not in known:
-            raise ConfigError(f"no category {category!r}; there are: {', '.join(sorted(known))}")
+            names = ", ".join(sorted(known)) or "none"
+            reasons = "".join(f"; {name}: {reason}" for name, reason in unseen.items())
+            raise ConfigError(f"no category {category!r}; there are: {names}{reasons}")
     instance = open_instance()
     register_categories(stages, instance)
     steps = plan(
@@ -155,7 +177,8 @@ def open_session(options: argparse.Namespace, *, force: bool = False, verify: bo
         force=force,
         verify=verify,
     )
-    return Session(benchmark, stages, definitions, instance, steps)
+    steps = [step for step in steps if step.stage.key[0] not in unseen]
+    return Session(benchmark, stages, definitions, instance, steps, unseen)
 
 
 def _unknown_categories(benchmark: Benchmark, stages: list[Stage]) -> Iterator[str]:
@@ -164,3 +187,23 @@ def _unknown_categories(benchmark: Benchmark, stages: list[Stage]) -> Iterator[s
         dataset = benchmark.datasets.get(stage.key[0])
         if dataset and dataset.production and stage.kind == "image_index" and stage.partitions:
             yield from dataset.unknown_categories(stage.partitions)
+
+
+def _unseen(benchmark: Benchmark, stages: Sequence[Stage], only: str | None) -> dict[str, str]:
+    """Dataset -> why its folder cannot be seen, where it cannot."""
+    from ad_assets.defs.partitions import why_unseen
+
+    partitions = {stage.key[0]: stage.partitions for stage in stages if stage.kind == "image_index"}
+    found: dict[str, str] = {}
+    for name, dataset in benchmark.datasets.items():
+        if only in (None, name):
+            if name in partitions:
+                reason = why_unseen(partitions[name])
+            else:
+                try:
+                    dataset.reader.categories()
+                    reason = "its folder could not be seen a moment ago: run again"
+                except (ValueError, OSError) as error:
+                    reason = str(error)
+            found |= {name: reason} if reason else {}
+    return found

@@ -39,7 +39,8 @@ def _materialize(options: argparse.Namespace) -> int:
     session = open_session(options, force=options.force, verify=options.verify)
     if options.new_store:
         _begin_anew(session, options.dataset)
-    status = 0
+    session.warn()
+    status = 1 if session.unseen else 0
     if session.steps:
         outcome = execute(
             session.steps,
@@ -51,10 +52,12 @@ def _materialize(options: argparse.Namespace) -> int:
         )
         for failure in outcome.failures:
             print(f"FAILED {failure}", file=sys.stderr)
-        status = 1 if outcome.failures else 0
+        for waiting in outcome.waiting:
+            print(f"WAITING {waiting}", file=sys.stderr)
+        status = 1 if outcome.failures else status
         counts = f"{outcome.built} built, {outcome.found} found in the store, {len(outcome.failures)} failed"
     else:
-        counts = "everything is up to date, nothing to run"
+        counts = "nothing to run" if session.unseen else "everything is up to date, nothing to run"
     for name in session.benchmark.datasets:
         if options.dataset in (None, name):
             text = leaderboard_text(session.benchmark.store, session.stages, name)
@@ -81,9 +84,10 @@ def _begin_anew(session: Session, only: str | None) -> None:
 
 def _status(options: argparse.Namespace) -> int:
     session = open_session(options)
+    session.warn()
     if not session.steps:
-        print("everything is up to date")
-        return 0
+        print("nothing would run" if session.unseen else "everything is up to date")
+        return 1 if session.unseen else 0
     width = max(len(step.stage.name) for step in session.steps)
     places = max(len(step.partition or "") for step in session.steps)
     for step in session.steps:
@@ -91,4 +95,4 @@ def _status(options: argparse.Namespace) -> int:
     computed = sum(step.action != "reuse" for step in session.steps)
     reused = len(session.steps) - computed
     print(f"{len(session.steps)} would run: {computed} to compute or scan, {reused} in the store already")
-    return 0
+    return 1 if session.unseen else 0

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 from ad_assets.commands.common import Commands, TerminalLog
 from ad_assets.config import ConfigError
+from ad_assets.datasets.base import shortened
+from ad_assets.datasets.names import plain_name
+from ad_assets.datasets.strays import counted
 
 if TYPE_CHECKING:
     from ad_assets.datasets.images import ImageError
@@ -46,9 +49,12 @@ def _predict(options: argparse.Namespace) -> int:
     if options.raw_maps and not options.out:
         raise ConfigError("--raw-maps: say with --out where to")
     named = [entry for name in options.images for entry in (_from_stdin() if name == "-" else [name])]
-    paths = image_paths(named, options.out)
+    paths, others = image_paths(named, options.out)
     if not paths:
-        raise ConfigError(f"no image in {', '.join(named) or 'the list on stdin'}")
+        held = f" (only {counted(others, 'other file')})" if others else ""
+        raise ConfigError(plain_name(f"no image in {shortened(', '.join(named), 300) or 'the list on stdin'}{held}"))
+    if others:
+        print(plain_name(f"{counted(others, 'file')} not read: no image by name, or passed over"), file=sys.stderr)
     progress = Progress(TerminalLog(), "predict")
     names = (options.dataset, options.detector, options.category)
     stale: bool = options.allow_stale
@@ -77,16 +83,19 @@ def _rows(detector: Predictor, paths: Sequence[str], writer: PredictionWriter | 
     from ad_assets.prediction.files import failed_row, row_of
 
     rows: dict[str, Row] = {}
-    width = max(len("image"), *map(len, paths))
+    width = max(len("image"), *(len(plain_name(path)) for path in paths))
     print(f"{'image':<{width}}  {'score':>12}  {'threshold':>12}  decision", flush=True)
 
     def note(row: Row) -> None:
         rows[row.image] = row
-        print(f"{row.image:<{width}}  {_number(row.score)}  {_number(row.threshold)}  {row.decision}", flush=True)
+        print(
+            f"{plain_name(row.image):<{width}}  {_number(row.score)}  {_number(row.threshold)}  {row.decision}",
+            flush=True,
+        )
         progress("images", len(rows), len(paths))
 
     def failed(error: ImageError) -> None:
-        print(f"FAILED {error}", file=sys.stderr)
+        print(plain_name(f"FAILED {error}"), file=sys.stderr)
         note(failed_row(error))
 
     try:
@@ -100,7 +109,9 @@ def _rows(detector: Predictor, paths: Sequence[str], writer: PredictionWriter | 
 
 
 def _from_stdin() -> list[str]:
-    return [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    # Lists made on Windows end their lines with two characters, and may begin with a mark.
+    lines = (line.removeprefix("\ufeff").rstrip("\r\n") for line in sys.stdin)
+    return [line for line in lines if line.strip()]
 
 
 def _number(value: float | None) -> str:

@@ -25,6 +25,8 @@ from ad_assets.settings import Settings, without_password
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ad_assets.datasets.listing import Listing
+
 IMAGE_INDEX_SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),  # sha256 of the file's bytes, and how they are decoded: see `decoding`
@@ -237,6 +239,16 @@ class Reader(Settings, ABC):
     def left_out(self) -> dict[str, str]:
         """Categories that lie there and cannot be measured -> why; `categories` does not name them."""
         return {}
+
+    def stands(self, category: str, listing: Listing) -> bool:
+        """Whether a category that has no image may be there all the same: its folder is.
+
+        Args:
+            category: a name that may have been one of the dataset's.
+            listing: one of the root.
+        """
+        del category, listing
+        return False
 
     def misfits(self, paths: Sequence[str]) -> list[Problem]:
         """What lies below the root and belongs to no category, though somebody may take it for one: errors for folders

@@ -14,12 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
 from ad_assets.datasets.base import Candidate, Problem, ProgressReport, Reader, Saturation, register_reader
 from ad_assets.datasets.decoding import Decoding
+
+if TYPE_CHECKING:
+    from ad_assets.datasets.listing import Listing
 
 Setting = Literal["mix", "test", "ano"]
 
@@ -82,6 +85,15 @@ class BlindReader(Reader):
             unlabelled = [Candidate(candidate.path, "train", None, "") for candidate in chosen]
             assigned[category] = [*unlabelled, *chosen]
         return assigned
+
+    def paths_by_category(self, paths: Sequence[str]) -> dict[str, list[str]]:
+        return self.of.paths_by_category(paths)
+
+    def stands(self, category: str, listing: Listing) -> bool:
+        return self.of.stands(category, listing)
+
+    def misfits(self, paths: Sequence[str]) -> list[Problem]:
+        return self.of.misfits(paths)
 
     def tables(self, category: str) -> tuple[str, ...]:
         return self.of.tables(category)

@@ -42,6 +42,8 @@ from ad_assets.datasets.strays import counted, misplaced, unread
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ad_assets.datasets.listing import Listing
+
 SHOWN = 5
 MVTEC_LAYOUT = """\
 <category>/train/good/NAME.png
@@ -253,6 +255,12 @@ class FolderReader(DecodingOptions, ManifestOption, MvtecLayout):
             ]
             for category, own in self._manifest().by_category.items()
         }
+
+    def stands(self, category: str, listing: Listing) -> bool:
+        if self.manifest:
+            return False  # the table was read, and does not name it
+        # A root that is a category goes with the folders of its splits.
+        return category in listing.folders() or (category == self._own_name() and any(map(known, listing.folders())))
 
     def misfits(self, paths: Sequence[str]) -> list[Problem]:
         if self.manifest:

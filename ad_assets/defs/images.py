@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 VERSION = 3
 PICTURES = 8
+ON_THEIR_WAY = "on_their_way"  # metadata: files that were not taken, because they changed just now or lack their ends
 UNKNOWN = "there is no record of the files that it was made from"
 CHECKS = (
     Check("images_readable", "Every image and mask in the folder could be read; those that could not are left out."),
@@ -34,7 +35,7 @@ CHECKS = (
 )
 
 
-def image_index_stage(dataset: Dataset, categories: tuple[str, ...] | None = None, gate: Gate | None = None) -> Stage:
+def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None, gate: Gate | None = None) -> Stage:
     """The asset ``<dataset>/image_index``.
 
     Args:
@@ -46,7 +47,8 @@ def image_index_stage(dataset: Dataset, categories: tuple[str, ...] | None = Non
     def scan(partition: str, store: ArtifactStore, progress: Progress, verify: bool) -> tuple[Parts, Build]:
         reader = dataset.reader
         reader.prepare(partition, progress)
-        listing, warnings = ImageFiles(reader.root).listing(), list[Problem]()
+        listing = everything = ImageFiles(reader.root).listing()
+        warnings: list[Problem] = []
         if dataset.production:
             resting, warnings = _arrived(dataset, dataset.production, partition, listing, store)
             listing = listing.only(resting.__contains__)
@@ -60,6 +62,9 @@ def image_index_stage(dataset: Dataset, categories: tuple[str, ...] | None = Non
         index = dataclasses.replace(index, problems=(*index.problems, *warnings))
         stamps = stamps_of(reader.assign(sorted(listing)).get(partition, []), listing, reader.tables(partition))
         seen |= {path: dataclasses.asdict(entry) for path, entry in index.files.items()}
+        own = stamps_of(reader.assign(sorted(everything)).get(partition, []), everything, ())
+        on_their_way = len(own.keys() - listing.keys())
+        passed_over = everything.clutter_beside(own)
         held = Admissions()
         if gate:
             stamps |= decision_stamp(store, dataset.name, partition)
@@ -74,6 +79,8 @@ def image_index_stage(dataset: Dataset, categories: tuple[str, ...] | None = Non
             work.store.write_json(work.artifact.at("problems.json"), problems)
             return {
                 **_summary(index),
+                **({ON_THEIR_WAY: on_their_way} if on_their_way else {}),
+                **({"passed_over": passed_over} if passed_over else {}),
                 **({"held_back": len(held.held)} if gate else {}),
             }
 
@@ -110,7 +117,7 @@ def image_index_stage(dataset: Dataset, categories: tuple[str, ...] | None = Non
         checks=CHECKS if gate else (),
         judge=judge if gate else None,
         admit=partial(check_store, dataset) if dataset.production else None,
-        partitions=categories or categories_of(dataset),
+        partitions=categories_of(dataset) if categories is None else categories,
         group=f"{dataset.name}/images",
         kinds=frozenset({"parquet"}),
         description="Every image of a category by content: split, label, defect type, mask. Its version is the content "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -21,6 +22,7 @@ from ad_assets.defs.metrics import metrics_stage
 from ad_assets.defs.models import state_stage
 from ad_assets.defs.neighbours import neighbours_stage
 from ad_assets.defs.oracle_epochs import oracle_epochs_stage
+from ad_assets.defs.partitions import categories_of, why_unseen
 from ad_assets.defs.quarantine import Gate
 from ad_assets.defs.report import report_stage
 from ad_assets.defs.score_maps import ensemble_stage, score_maps_stage
@@ -28,6 +30,8 @@ from ad_assets.defs.stages import Stage
 from ad_assets.defs.studies import study_stage
 from ad_assets.defs.terminal import terminal_logger
 from resources.fixed import fixed_resource
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,22 +57,35 @@ def scoring_stages(benchmark: Benchmark, dataset: Dataset, detector: Detector, f
     return ScoringStages(features, state, neighbours, score_maps)
 
 
-def stages_of(benchmark: Benchmark) -> list[Stage]:
+def stages_of(benchmark: Benchmark, *, unseen: Collection[str] = ()) -> list[Stage]:
     """All stages of a benchmark, upstream first.
 
+    Args:
+        benchmark: the checked benchmark file.
+        unseen: datasets whose folders need not be seen: their categories are those that the store knows. Without any,
+            the dataset has no stages, and a comparison that needs it is left out too.
+
     Raises:
-        ValueError: the categories of a dataset cannot be told, because its folder is missing or empty.
+        ValueError: the categories of another dataset cannot be told, because its folder is missing or empty.
+        OSError: as before, because it cannot be read.
     """
-    stages = [stage for dataset in benchmark.datasets.values() for stage in _dataset_stages(benchmark, dataset)]
+    stages: list[Stage] = []
+    for dataset in benchmark.datasets.values():
+        categories = categories_of(dataset, benchmark.store if dataset.name in unseen else None)
+        if dataset.production or categories:
+            stages += _dataset_stages(benchmark, dataset, categories)
     leaderboards = {stage.key[0]: stage for stage in stages if stage.kind == "leaderboard"}
-    return [*stages, *(comparison_stage(each, leaderboards) for each in benchmark.comparisons.values())]
+    compared = [each for each in benchmark.comparisons.values() if leaderboards.keys() >= set(each.datasets)]
+    return [*stages, *(comparison_stage(each, leaderboards) for each in compared)]
 
 
-def _dataset_stages(benchmark: Benchmark, dataset: Dataset) -> list[Stage]:
+def _dataset_stages(benchmark: Benchmark, dataset: Dataset, categories: Sequence[str]) -> list[Stage]:
     gate = Gate(benchmark, dataset, dataset.production) if dataset.production else None
-    index = image_index_stage(dataset, gate=gate)
+    index = image_index_stage(dataset, categories, gate)
     # Where folders come and go, a line goes on without one that is gone: `doctor`, `status` and `materialize` tell it.
-    unknown = [] if dataset.production else dataset.unknown_categories(index.partitions or ())
+    unknown = (
+        [] if dataset.production or why_unseen(index.partitions) else dataset.unknown_categories(index.partitions or ())
+    )
     if unknown:
         raise ValueError("; ".join(unknown))
     features = {name: features_stage(dataset, index, name, benchmark.extractors[name]) for name in dataset.extractors}
@@ -126,7 +143,10 @@ def _learnt(detector: str, *stages: Mapping[str, Stage]) -> tuple[Stage, ...]:
 
 def build_definitions(benchmark: Benchmark) -> tuple[dg.Definitions, list[Stage]]:
     """The Dagster definitions of a benchmark, and the stages that they wrap."""
-    stages = stages_of(benchmark)
+    stages = stages_of(benchmark, unseen=benchmark.datasets)
+    for stage in stages:
+        if stage.kind == "image_index" and (reason := why_unseen(stage.partitions)):
+            _LOG.warning("%s: %s", stage.key[0], reason)
     with warnings.catch_warnings():
         # Partitioned checks and conditions that look at the store are told to be new in Dagster: at every command.
         warnings.simplefilter("ignore", dg.BetaWarning)

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
 from typing import Any, overload
 
 import dagster as dg
 
 from ad_assets.benchmark import Dataset
-from ad_assets.datasets import Reader
+from ad_assets.datasets import ImageFiles, Reader
+from ad_assets.datasets.names import CATEGORY_KEY
 from ad_assets.defs.stages import Stage
+from resources.store import ArtifactStore
 
 # One look at the folder serves all that a tick or a plan asks of it.
 REMEMBERED_SECONDS = 5.0
 
 
 class LiveCategories(Sequence[str]):
-    """The categories that a dataset's folder holds now.
+    """The categories that a dataset's folder holds now; those of before where it cannot be seen now.
 
     Args:
         dataset: name of the dataset, and of its dynamic partitions.
-        reader: lists the folder; an empty or missing one has no categories.
+        reader: lists the folder.
     """
 
     def __init__(self, dataset: str, reader: Reader) -> None:
         self.dataset = dataset
+        self.unseen = ""  # why the last look saw nothing: no root, an empty one, a wrong row of a manifest
         self._reader = reader
         self._known: tuple[str, ...] = ()
         self._looked = -REMEMBERED_SECONDS
@@ -33,9 +37,17 @@ class LiveCategories(Sequence[str]):
     def now(self) -> tuple[str, ...]:
         """The categories, from a listing at most `REMEMBERED_SECONDS` old."""
         if time.monotonic() - self._looked >= REMEMBERED_SECONDS:
-            self._known = _categories(self._reader)
+            try:
+                self._known, self.unseen = tuple(self._reader.categories()), ""
+            except (ValueError, OSError) as error:
+                self.unseen = str(error)
             self._looked = time.monotonic()
         return self._known
+
+    def gone(self, known: Iterable[str]) -> list[str]:
+        """Those of some categories that are seen to be gone: the root is there, and their folders are not."""
+        missing = set(known) - set(self.now())
+        return gone(self._reader, missing) if missing and not self.unseen else []
 
     @overload
     def __getitem__(self, place: int) -> str: ...
@@ -51,13 +63,59 @@ class LiveCategories(Sequence[str]):
         return iter(self.now())
 
 
-def categories_of(dataset: Dataset) -> Sequence[str]:
+class StoredCategories(tuple[str, ...]):
+    """The categories of a dataset whose folder cannot be seen: those that the store knows.
+
+    `unseen` says why.
+    """
+
+    unseen: str
+
+    @classmethod
+    def of(cls, store: ArtifactStore, dataset: str, unseen: str) -> StoredCategories:
+        """Those that have an image index in a store."""
+        paths = (PurePosixPath(file.path) for file in store.files(f"heads/{dataset}/image_index"))
+        found = cls(sorted({path.stem for path in paths if CATEGORY_KEY.fullmatch(path.stem)}))
+        found.unseen = unseen
+        return found
+
+
+def categories_of(dataset: Dataset, store: ArtifactStore | None = None) -> Sequence[str]:
     """The categories of a dataset.
 
+    Args:
+        dataset: the dataset.
+        store: tells those of a folder that cannot be seen; None: nobody does.
+
     Raises:
-        ValueError: they cannot be told, because its folder is missing or empty.
+        ValueError: they cannot be told, because its folder is missing or empty, and nobody else tells them.
+        OSError: as before, because it cannot be read.
     """
-    return LiveCategories(dataset.name, dataset.reader) if dataset.production else tuple(dataset.reader.categories())
+    if dataset.production:
+        return LiveCategories(dataset.name, dataset.reader)
+    try:
+        return tuple(dataset.reader.categories())
+    except (ValueError, OSError) as error:
+        if store is None:
+            raise
+        return StoredCategories.of(store, dataset.name, str(error))
+
+
+def why_unseen(partitions: Sequence[str] | None) -> str:
+    """Why the folder that categories come from cannot be seen; empty: it can."""
+    if isinstance(partitions, LiveCategories):
+        partitions.now()
+        return partitions.unseen
+    return partitions.unseen if isinstance(partitions, StoredCategories) else ""
+
+
+def gone(reader: Reader, missing: Collection[str]) -> list[str]:
+    """Those of some categories without images whose folders are not there, while the root is; sorted."""
+    try:
+        listing = ImageFiles(reader.root).listing()
+    except (ValueError, OSError):
+        return []
+    return sorted(name for name in missing if not reader.stands(name, listing))
 
 
 def partitions_of(stage: Stage) -> dg.PartitionsDefinition[Any] | None:
@@ -70,17 +128,10 @@ def partitions_of(stage: Stage) -> dg.PartitionsDefinition[Any] | None:
 
 
 def register_categories(stages: Sequence[Stage], instance: dg.DagsterInstance) -> None:
-    """Make the live categories known to a Dagster instance, and forget those that are gone."""
+    """Make the live categories known to a Dagster instance, and forget those that are seen to be gone."""
     live = {p.dataset: p for p in (stage.partitions for stage in stages) if isinstance(p, LiveCategories)}
     for dataset, categories in live.items():
         before = set(instance.get_dynamic_partitions(dataset))
         instance.add_dynamic_partitions(dataset, [name for name in categories if name not in before])
-        for name in before - set(categories):
+        for name in categories.gone(before):
             instance.delete_dynamic_partition(dataset, name)
-
-
-def _categories(reader: Reader) -> tuple[str, ...]:
-    try:
-        return tuple(reader.categories())
-    except ValueError:  # a line whose folder is still empty
-        return ()

@@ -12,6 +12,7 @@ from pathlib import Path
 import dagster as dg
 import filelock
 
+from ad_assets.defs.images import ON_THEIR_WAY
 from ad_assets.defs.plan import Step
 from ad_assets.defs.sensors import UNFINISHED
 from ad_assets.defs.stages import FORCE_TAG, VERIFY_TAG
@@ -26,11 +27,15 @@ _INTERRUPTS = ("KeyboardInterrupt", "DagsterExecutionInterruptedError")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a plan: asset partitions built, found in the store, and failed with their messages."""
+    """What became of a plan: asset partitions built, found in the store, and failed with their messages.
+
+    `waiting` tells of the files that were not taken, because they are on their way.
+    """
 
     built: int
     found: int
     failures: tuple[str, ...]
+    waiting: tuple[str, ...] = ()
 
 
 def open_instance() -> dg.DagsterInstance:
@@ -77,6 +82,7 @@ def execute(
         groups.setdefault((step.stage.key[0], step.partition), []).append(step)
     built = found = 0
     failures: list[str] = []
+    waiting: list[str] = []
     for (dataset, partition), members in groups.items():
         title = f"{dataset} [{partition}]" if partition else dataset
         before(f"{title}: {len(members)} assets")
@@ -92,7 +98,11 @@ def execute(
                 raise_on_error=False,
             )
         for event in result.get_asset_materialization_events():
-            reused = event.step_materialization_data.materialization.metadata["reused"].value
+            metadata = event.step_materialization_data.materialization.metadata
+            reused = metadata["reused"].value
+            if ON_THEIR_WAY in metadata:
+                told = "files were not taken: they changed just now, or are not whole; run again when they rest"
+                waiting.append(f"{title}: {metadata[ON_THEIR_WAY].value} {told}")
             found, built = (found + 1, built) if reused else (found, built + 1)
         failed = result.filter_events(lambda event: event.is_step_failure)
         if any(e.step_failure_data.error and e.step_failure_data.error.cls_name in _INTERRUPTS for e in failed):
@@ -100,7 +110,7 @@ def execute(
         failures += [f"{title} {event.step_key}: {_message(event)}" for event in failed]
         if not result.success and not failed:
             failures.append(f"{title}: the run failed; see it in the Dagster UI")
-    return Outcome(built, found, tuple(failures))
+    return Outcome(built, found, tuple(failures), tuple(waiting))
 
 
 def _message(event: dg.DagsterEvent) -> str:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 import dagster as dg
 
 from ad_assets.benchmark import Benchmark, Dataset, Production, fingerprint
-from ad_assets.datasets import FileStamp, ImageFiles
+from ad_assets.datasets import DatasetError, FileStamp, ImageFiles
 from ad_assets.defs.admissions import decision_stamp, decisions_path
 from ad_assets.defs.arrivals import Arrivals, Watched
 from ad_assets.defs.conditions import Window
@@ -116,6 +116,12 @@ class Watch:
 
     def look(self, cursor: str | None) -> dg.SensorResult:
         """What the sensor answers, given its cursor."""
+        try:
+            return self._look(cursor)
+        except (DatasetError, OSError) as error:  # a wrong row of a manifest, a folder that may not be read
+            return dg.SensorResult(skip_reason=f"nothing is changed: {error}", cursor=cursor)
+
+    def _look(self, cursor: str | None) -> dg.SensorResult:
         seen = {name: Seen(**entry) for name, entry in json.loads(cursor or "{}").items()}
         try:
             listing = self._files.listing()
@@ -143,8 +149,16 @@ class Watch:
         changes: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
         if new := sorted(after.keys() - known):
             changes.append(partitions.build_add_request(new))
-        if gone := sorted(known - stamps.keys() - busy.keys()):
+        missing = sorted(known - stamps.keys() - busy.keys())
+        standing = [name for name in missing if self._dataset.reader.stands(name, listing)]
+        for name in standing:
+            after |= {name: seen[name]} if name in seen else {}
+            self._pass_over(f"{name}: no image of it can be read, its folder is there: it stays as it is")
+        if gone := sorted(set(missing) - set(standing)):
             changes.append(partitions.build_delete_request(gone))
+        for misfit in self._dataset.reader.misfits(sorted(listing)):
+            if misfit.severity == "error":
+                self._pass_over(f"left out {misfit}")
         reasons = [
             *self._passed_over[:SHOWN],
             *([f"and {len(self._passed_over) - SHOWN} more"] if len(self._passed_over) > SHOWN else []),

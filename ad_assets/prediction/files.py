@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from ad_assets.config import ConfigError
-from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.images import ImageError, RgbImage
-from ad_assets.datasets.names import is_image
+from ad_assets.datasets.listing import walk_local
+from ad_assets.datasets.names import is_foreign, is_image, plain, plain_name
 from ad_assets.prediction.predictor import Prediction, Predictor
 from ad_assets.report import pictures
 from resources.store import ArtifactStore
@@ -26,8 +26,10 @@ PICTURES = "pictures"
 PICTURE_SIDE = 1024  # pixels; a larger image is shown smaller
 
 
-def image_paths(named: Iterable[str], out: str | None = None) -> list[str]:
-    """Files as they are named, and the images in named folders, at any depth; each once, folders in order of paths.
+def image_paths(named: Iterable[str], out: str | None = None) -> tuple[list[str], list[str]]:
+    """Files as they are named, and the pictures in named folders, at any depth; each once, folders in order of paths.
+
+    Pictures of formats that are not read are among them, so that they fail by name. Second, what else the folders hold.
 
     Args:
         named: files and folders; what is not there counts as a file, which then cannot be read.
@@ -35,14 +37,26 @@ def image_paths(named: Iterable[str], out: str | None = None) -> list[str]:
     """
     drawn = Path(out, PICTURES).resolve() if out else None
     found: dict[str, None] = {}
+    others: list[str] = []
     for name in named:
         if Path(name).is_dir():
-            listed = ImageFiles(name).listing() if any(Path(name).iterdir()) else {}
-            paths = (str(Path(name, path)) for path in listed if is_image(path))
-            found |= dict.fromkeys(path for path in paths if not (drawn and Path(path).resolve().is_relative_to(drawn)))
+            try:
+                listed = walk_local(Path(name))
+            except OSError as error:
+                raise ConfigError(
+                    f"{plain_name(name)}: its files cannot be listed ({error.strerror or error})"
+                ) from None
+            for path in listed:
+                whole = str(Path(name, path))
+                if is_image(path) or is_foreign(path):
+                    if not (drawn and Path(whole).resolve().is_relative_to(drawn)):
+                        found[whole] = None
+                elif not out or not Path(whole).resolve().is_relative_to(Path(out).resolve()):
+                    others.append(whole)
+            others += [str(Path(name, path)) for path in listed.passed_over]
         else:
             found[name] = None
-    return list(found)
+    return list(found), others
 
 
 def result_names(paths: Sequence[str]) -> dict[str, str]:
@@ -180,7 +194,7 @@ def row_of(prediction: Prediction, picture: str | None = None, raw_map: str | No
 
 def failed_row(error: ImageError) -> Row:
     """The row of an image that could not be read."""
-    return Row(error.path, error=error.message)
+    return Row(error.path, error=plain(error.message))
 
 
 def _parquet(rows: Sequence[Row]) -> bytes:
@@ -188,6 +202,12 @@ def _parquet(rows: Sequence[Row]) -> bytes:
     from pyarrow import parquet
 
     sink = pa.BufferOutputStream()
-    parquet.write_table(pa.Table.from_pylist([vars(row) for row in rows], schema=pa.schema(_SCHEMA)), sink)
+    named = [vars(row) | {name: _text(getattr(row, name)) for name in ("image", "picture", "raw_map")} for row in rows]
+    parquet.write_table(pa.Table.from_pylist(named, schema=pa.schema(_SCHEMA)), sink)
     data: bytes = sink.getvalue().to_pybytes()
     return data
+
+
+def _text(name: str | None) -> str | None:
+    """A name as a table can hold it: bytes that are no text as escapes."""
+    return None if name is None else name.encode("utf-8", "backslashreplace").decode()
