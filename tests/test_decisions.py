@@ -1,0 +1,59 @@
+"""What people decided stands until it is taken back by name, and is never taken for absent."""
+
+from pathlib import Path
+
+import pytest
+
+from ad_assets.defs.admissions import decide, decisions_path, read_admissions, read_decisions
+from ad_assets.defs.champion import Candidate, Ledger, ledger_path, read_ledger, update_ledger
+from ad_assets.defs.lasting import DamagedRecordError
+from resources.store import ArtifactStore
+
+FIRST, SECOND, THIRD = ("a" * 64, "b" * 64, "c" * 64)
+
+
+def test_all_leaves_alone_what_was_decided(tmp_path: Path) -> None:
+    store = ArtifactStore(root=str(tmp_path))
+    decide(store, "parts", "bolt", [FIRST, SECOND], "reject")
+    held = [FIRST, SECOND, THIRD]
+    assert decide(store, "parts", "bolt", held, "admit", undecided_only=True) == {THIRD: None}
+    assert read_decisions(store, "parts", "bolt") == {FIRST: "reject", SECOND: "reject", THIRD: "admit"}
+    assert decide(store, "parts", "bolt", [FIRST], "admit") == {FIRST: "reject"}
+    assert read_decisions(store, "parts", "bolt")[FIRST] == "admit"
+
+
+def test_ledger_entries_of_earlier_releases_stay(tmp_path: Path) -> None:
+    store = ArtifactStore(root=str(tmp_path))
+    old = {"state": "s", "score_maps": "m", "metrics": "x", "settings": {}, "truth": "t", "numbers": {"aupro_0.30": 1}}
+    entry = {"candidate": old, "when": "2026-01-01T00:00:00+00:00", "action": "promoted", "reason": "the first"}
+    store.write_json(ledger_path("parts", "small", "bolt"), {"entries": [entry], "refused": []})
+    newer = Candidate("n", "m", "x", {}, "t")
+
+    def promote(ledger: Ledger) -> Ledger:
+        return ledger.with_champion(newer, "promoted", "")
+
+    update_ledger(store, "parts", "small", "bolt", promote)
+    states = [each.candidate.state for each in read_ledger(store, "parts", "small", "bolt").entries]
+    assert states == ["s", "n"]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a', b"[]", b'{"%s": "Reject"}' % FIRST.encode(), b'{"x.png": "reject"}'])
+def test_damaged_decisions_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    store = ArtifactStore(root=str(tmp_path))
+    path = decisions_path("parts", "bolt")
+    store.write_bytes(path, content)
+    for use in (read_decisions, lambda *place: decide(*place, [FIRST], "admit")):
+        with pytest.raises(DamagedRecordError, match=r"decisions/parts/bolt\.json cannot be read.*from a backup"):
+            use(store, "parts", "bolt")
+    assert store.read_bytes(path) == content
+
+
+@pytest.mark.parametrize("content", [b"", b'{"admitted": [], "held": {"x": 1}}'])
+def test_damaged_admissions_and_ledgers_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    store = ArtifactStore(root=str(tmp_path))
+    store.write_bytes("admissions/parts/bolt.json", content)
+    with pytest.raises(DamagedRecordError, match=r"admissions/parts/bolt\.json"):
+        read_admissions(store, "parts", "bolt")
+    store.write_bytes(ledger_path("parts", "small", "bolt"), b'{"entries": [{}], "refused": []}')
+    with pytest.raises(DamagedRecordError, match=r"champions/parts/small/bolt\.json.*entries\.0"):
+        read_ledger(store, "parts", "small", "bolt")
