@@ -94,10 +94,13 @@ def test_a_broken_dataset_does_not_keep_another_from_its_run(
     said = capsys.readouterr()
     assert "FAILED gone: the dataset folder" in said.err
     assert "is empty" in said.err
-    assert main(["status", "gone", "--config", str(path)]) == 1
+    assert main(["status", "--config", str(path)]) == 1
     assert "up to date" not in capsys.readouterr().out
-    assert main(["materialize", "gone", "--category", "bolt", "--config", str(path)]) == 2
-    assert "there are: none; gone: the dataset folder" in capsys.readouterr().err
+    assert main(["materialize", "--category", "screw", "--config", str(path)]) == 2
+    assert "there are: bolt; gone: the dataset folder" in capsys.readouterr().err
+    for command in ("status", "materialize"):  # nothing can be done
+        assert main([command, "gone", "--config", str(path)]) == 2
+        assert "ad-assets: gone: the dataset folder" in capsys.readouterr().err
 
 
 def test_what_a_folder_to_predict_holds_is_scored_or_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

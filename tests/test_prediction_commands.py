@@ -60,7 +60,7 @@ def test_a_folder_is_predicted_and_written(config: Path, inbox: Path, tmp_path: 
     assert re.search(r"spoilt\.png +\d\S+ +\d\S+  anomalous\n", said.out)
     assert re.search(r"broken\.png +- +-  failed\n", said.out)
     assert "FAILED" in said.err
-    assert "broken.png: not an image that Pillow can read" in said.err
+    assert "broken.png: not an image of a known format" in said.err
     assert re.search(r"4 images: \d anomalous, \d nominal, 1 failed", said.err)
 
     rows = pq.read_table(out / "predictions.parquet").to_pylist()

@@ -149,6 +149,8 @@ def open_session(options: argparse.Namespace, *, force: bool = False, verify: bo
     for fault in _unknown_categories(benchmark, stages):
         print(f"FAULT {fault}", file=sys.stderr)
     unseen = _unseen(benchmark, stages, options.dataset)
+    if unseen and len(unseen) == len([name for name in benchmark.datasets if options.dataset in (None, name)]):
+        raise ConfigError("; ".join(f"{name}: {reason}" for name, reason in unseen.items()))  # nothing can be done
     selected = {dg.AssetKey(list(s.key)) for s in stages if options.dataset in (None, s.key[0])}
     if options.select:
         try:

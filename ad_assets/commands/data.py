@@ -10,7 +10,7 @@ import csv
 import functools
 import operator
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from ad_assets.commands.common import Commands
 from ad_assets.config import ConfigError, load_config, load_dataset
 from ad_assets.datasets import (
     DatasetError,
+    FileStamp,
     ImageError,
     ImageFiles,
     Problem,
@@ -29,6 +30,9 @@ from ad_assets.datasets import (
 )
 from ad_assets.datasets.blind import BlindReader
 from ad_assets.datasets.index import ImageIndex
+from ad_assets.datasets.listing import Listing
+from ad_assets.datasets.looking import misfits
+from ad_assets.datasets.names import is_image, plain_name
 from ad_assets.datasets.overview import Overview
 from ad_assets.defs.progress import Progress
 
@@ -92,7 +96,7 @@ def _check(options: argparse.Namespace) -> int:
                 if told
                 else "cannot be indexed"
             )
-            print(f"{'FAIL' if errors else 'ok  '}  {category}: {counts}")
+            print(f"{'FAIL' if errors else 'ok  '}  {plain_name(category)}: {counts}")
             lacks = [Problem(category, text, "warning") for text in told.lacks()] if told else []
             _print_problems([*problems, *lacks])
             total, sound, failed = total + 1, sound + (not errors), failed or errors
@@ -111,7 +115,7 @@ def _describe(options: argparse.Namespace) -> int:
             if category is None:
                 _print_failed_dataset(dataset.reader, problems)
             elif index is None:
-                print(f"FAIL  {category}: cannot be indexed")
+                print(f"FAIL  {plain_name(category)}: cannot be indexed")
                 _print_problems(problems)
             if index is None or category is None:
                 status = 1
@@ -159,26 +163,60 @@ def _indexes(
         raise ConfigError(f"{dataset.name}: {told}; there are: {', '.join(known)}")
     for category, reason in () if wanted else reader.left_out().items():
         print(f"left out  {category}: {reason}")
-    for category in wanted or known:
-        progress = Progress(_Stderr(), f"{dataset.name} [{category}]")
-        try:
-            reader.prepare(category, progress)
-        except (ValueError, OSError) as error:
-            yield category, None, [Problem(category, str(error))]
-            continue
-        try:
-            listing = ImageFiles(reader.root).listing()
-        except (ValueError, OSError, ImportError) as error:
+    failed = _prepared(dataset, reader, wanted or known)
+    try:
+        listing = ImageFiles(reader.root).listing()
+        paths = reader.paths_by_category(list(listing))
+    except (ValueError, OSError, ImportError) as error:
+        if len(failed) < len(wanted or known):
             yield None, None, [Problem(dataset.name, str(error))]
             return
+        listing, paths = Listing({}), {}
+    for misfit in () if wanted else _misfits(reader, listing):
+        yield misfit.path, None, [misfit]
+    for category in wanted or known:
+        if category in failed:
+            yield category, None, [Problem(category, failed[category])]
+            continue
+        # Of thousands of categories each sees its own files only.
+        own = {path: listing[path] for path in paths.get(category, listing)}
+        index, problems = _index(dataset, reader, category, own)
+        yield category, index, problems
+
+
+def _prepared(dataset: Dataset, reader: Reader, categories: Sequence[str]) -> dict[str, str]:
+    """Make the files of categories exist; returns those that cannot be made, with the reason."""
+    failed = {}
+    for category in categories:
         try:
-            index = build_index(reader, category, listing=listing, report=progress)
-        except DatasetError as error:
-            yield category, None, error.problems
+            reader.prepare(category, Progress(_Stderr(), f"{dataset.name} [{category}]"))
         except (ValueError, OSError) as error:
-            yield category, None, [Problem(category, str(error))]
-        else:
-            yield category, index, index.problems
+            failed[category] = str(error)
+    return failed
+
+
+def _misfits(reader: Reader, listing: Listing) -> list[Problem]:
+    """What belongs to no category and fails the check; what need not is printed."""
+    problems = misfits(reader, listing)
+    for problem in problems:
+        if problem.severity == "warning":
+            print(f"left out  {problem}")
+    if passed_over := listing.clutter_beside(path for path in listing if is_image(path)):
+        print(_plain(f"passed over beside images: {passed_over}"))
+    return [problem for problem in problems if problem.severity == "error"]
+
+
+def _index(
+    dataset: Dataset, reader: Reader, category: str, listing: Mapping[str, FileStamp]
+) -> tuple[ImageIndex | None, Sequence[Problem]]:
+    progress = Progress(_Stderr(), f"{dataset.name} [{category}]")
+    try:
+        index = build_index(reader, category, listing=listing, report=progress)
+    except DatasetError as error:
+        return None, error.problems
+    except (ValueError, OSError) as error:
+        return None, [Problem(category, str(error))]
+    return index, index.problems
 
 
 class _Stderr:

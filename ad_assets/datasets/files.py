@@ -72,7 +72,7 @@ class ImageFiles:
         if not self._is_local or "://" in path:
             return None
         # By another way, such as a link to the folder above.
-        whole = Path(path).expanduser()
+        whole = Path(os.path.expanduser(path))  # noqa: PTH111 - that of Path fails on names of nobody
         folder = os.path.realpath(whole.parent)
         root = os.path.realpath(self._folder)
         return posixpath.relpath(f"{folder}/{whole.name}", root) if f"{folder}/".startswith(f"{root}/") else None

@@ -162,6 +162,31 @@ def test_what_cannot_be_described_is_told(config: Path, capsys: Any) -> None:
     assert lines[-1].startswith("nut")
 
 
+def test_what_lies_beside_the_categories_fails_the_check_by_name(
+    config: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ad_assets.datasets import ImageFiles
+
+    images = config.parent / "images"
+    for name in ("nut (copy)/train/good", "screw/Training/good", "notes", "bolt/train/good/@eaDir"):
+        write_image(images / name / "x.png")
+    (images / "gone").symlink_to("/nowhere/gone")
+    looks = []
+    listing = ImageFiles.listing
+    monkeypatch.setattr(ImageFiles, "listing", lambda files: looks.append(1) or listing(files))
+    assert data("check", "--config", str(config)) == 1
+    out = capsys.readouterr().out
+    assert "FAIL  gone: cannot be indexed" in out
+    assert "FAIL  nut (copy): cannot be indexed" in out
+    assert "its name cannot be a category's (letters, digits, _ and - only, 100 characters" in out
+    assert "FAIL  screw/Training: cannot be indexed" in out
+    assert "is it train?" in out
+    assert "left out  notes: 1 image (x.png) not read" in out
+    assert "passed over beside images: @eaDir 1" in out
+    assert "2 of 5 categories are sound" in out
+    assert len(looks) <= 2  # however many categories there are
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,9 +1,12 @@
 """A table instead of folder names: what it may look like, and every way in which it can be wrong."""
 
 import io
+import os
+import time
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -218,3 +221,59 @@ def test_a_table_is_read_from_any_file_system() -> None:
         assert index.table["label"].to_pylist() == [1, 0]
     finally:
         memory.rm("/bucket", recursive=True)
+
+
+def test_absolute_paths_below_the_root_are_made_relative(root: Path) -> None:
+    before = build_index(read(root), "01").table
+    link = root.parent / "link"
+    link.symlink_to(root)
+    for base in (str(root), str(link), f"file://{root}", f"{root}/./"):
+        rows = [[f"{base}/{row[0]}", *row[1:5], f"{base}/{row[5]}" if row[5] else ""] for row in ROWS]
+        write_table(root / "images.csv", [HEAD, *rows])
+        assert build_index(read(root), "01").table == before
+    for path in ("/elsewhere/1.png", "C:\\images\\1.png", "~nobody/1.png", "s3://bucket/1.png"):
+        write_table(root / "images.csv", [HEAD, *ROWS, [path, "test", "0", "01", "", ""]])
+        with pytest.raises(DatasetError, match=r"row 7: .*is absolute and not below the root"):
+            read(root).categories()
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [("mask", None), ("Mask Path", "is it mask_path"), ("maskpath", "is it mask_path"), ("catgory", "is it category")],
+)
+def test_columns_are_known_in_any_case_and_near_misses_refused(root: Path, column: str, message: str | None) -> None:
+    head = ["IMAGE_PATH", " Split", "Label", column]
+    write_table(root / "images.csv", [head, ["pictures/1.png", "Train ", "OK", ""]])
+    if message is None:
+        assert read(root).categories() == ["line"]
+        return
+    with pytest.raises(DatasetError, match=message):
+        read(root).categories()
+
+
+def test_mutated_tables_are_read_or_refused_by_name(root: Path) -> None:
+    # AD_ASSETS_FUZZ=20000 asks for more.
+    columns = list(map(list, zip(*ROWS, strict=True)))
+    parquet.write_table(pa.table(dict(zip(HEAD, columns, strict=True))), root / "images.parquet")
+    originals = {name: (root / name).read_bytes() for name in ("images.csv", "images.parquet")}
+    odd = [b"\0", b"\xff\xfe", b"\r\n", b'"', b",", b"Train", b"goods", b"nan", b"../", b"/abs/", b"C:\\", b"9" * 5000]
+    odd += [b"\n", b"\xe4", b"\xef\xbb\xbf", b"s3://x/", b"=cmd", b"~/"]
+    rng, told = np.random.default_rng(15), list[tuple[str, str]]()
+    for number in range(int(os.environ.get("AD_ASSETS_FUZZ", "2000"))):
+        name = "images.parquet" if number % 4 == 0 else "images.csv"
+        data = bytearray(originals[name])
+        for _ in range(rng.integers(1, 6)):
+            place, cut = int(rng.integers(len(data) + 1)), int(rng.choice((0, 1, 20, 60)))
+            again = bytes(data[max(0, place - 80) : place]) * int(rng.integers(1, 40))
+            data[place : place + cut] = (rng.bytes(1), odd[rng.integers(len(odd))], b"", again)[rng.integers(4)]
+        (root / name).write_bytes(data)
+        started = time.process_time()
+        try:
+            reader = read(root, manifest=name)
+            for category in reader.categories():
+                reader.check_names(category, list(reader.assign(["pictures/1.png"])), [])
+        except DatasetError as error:
+            told.append((name, str(error)))
+        assert time.process_time() - started < 2
+    assert len(told) > 100
+    assert all(name in message and len(message) < 2000 for name, message in told)
