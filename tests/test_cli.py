@@ -69,20 +69,28 @@ def test_a_corrupt_image_fails_its_category_and_no_other(config: Path, capsys: A
     assert "bolt" in capsys.readouterr().out
 
 
-def test_a_broken_feature_file_is_named_and_made_again(
+def test_a_damaged_feature_file_is_made_again_where_its_size_tells_and_named_where_only_its_content_does(
     config: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(config, "materialize", "--category", "bolt") == 0
     store = ArtifactStore(root=str(config.parent / "store"))
     broken = store.files("features")[0].path
-    store.write_bytes(broken, b"cut off")
-    capsys.readouterr()
+    whole, tensors = store.read_bytes(broken), store.read_tensors(broken)
     changed = ["--category", "bolt", "--set", "datasets.parts.detectors.small.coreset_ratio=0.5"]
+    store.write_bytes(broken, b"cut off")
     monkeypatch.setattr(features, "_CACHE", features._Cache())  # as in a new process
+    assert run(config, "materialize", *changed) == 0
+    assert all(value.equal(tensors[name]) for name, value in store.read_tensors(broken).items())
+    flipped = bytearray(whole)
+    flipped[-1] ^= 1
+    store.write_bytes(broken, bytes(flipped))
+    monkeypatch.setattr(features, "_CACHE", features._Cache())
+    changed[-1] = changed[-1].replace("0.5", "0.75")
+    capsys.readouterr()
     assert run(config, "materialize", *changed) == 1
-    assert re.search(f"{broken} cannot be read .*: materialize again with --force", capsys.readouterr().err)
-    assert run(config, "materialize", "--force", *changed) == 0
-    assert store.read_tensors(broken)
+    assert re.search(rf"{broken} is damaged .*materialize --verify", capsys.readouterr().err)
+    assert run(config, "materialize", "--verify", *changed) == 0
+    assert all(value.equal(tensors[name]) for name, value in store.read_tensors(broken).items())
 
 
 @pytest.mark.parametrize(
