@@ -27,6 +27,7 @@ from ad_assets.extractor import Extractor
 from ad_assets.methods import METHODS, Method
 from ad_assets.methods.ensemble import Ensemble
 from ad_assets.report.papers import systems
+from ad_assets.written import plain
 from resources.compute import Compute
 from resources.store import ArtifactStore
 
@@ -175,7 +176,7 @@ class SectionParser(Checker):
         self.only(options, ("base", "vary", "variants", "draws"), f"{path}.")
         methods = {lane: lane for lane, detector in detectors.items() if detector.method}
         base = self.choice(options.get("base"), methods, f"{path}.base")
-        draws = options.get("draws", 1)
+        draws: Any = plain(options.get("draws", 1))
         if not _is_whole(draws) or not 1 <= draws <= 1000:
             self.faults.append(f"{path}.draws: a number of repetitions from 1 to 1000 (got {shown(draws)})")
         if ("vary" in options) == ("variants" in options):
@@ -191,7 +192,8 @@ class SectionParser(Checker):
                 self.faults.append(f"{place}: a variant's name is up to {MOST_NAME} characters that can be seen")
                 continue
             over = dict(own)
-            images, share = over.pop("train_images", None), over.pop("contamination", None)
+            images: Any = plain(over.pop("train_images", None))
+            share: Any = plain(over.pop("contamination", None))
             if images is not None and (not _is_whole(images) or images < 1):
                 self.faults.append(f"{place}: train_images is a number of images from 1 on (got {shown(images)})")
             if share is not None and not ((_is_whole(share) or isinstance(share, float)) and 0 <= share < 1):

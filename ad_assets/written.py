@@ -30,3 +30,8 @@ class WrittenFloat(float):
 def spelling(value: object) -> object:
     """A number as it was written; any other value as it is."""
     return value.spelling if isinstance(value, WrittenInt | WrittenFloat) else value
+
+
+def plain(value: object) -> object:
+    """A number that has forgotten how it was written, as whoever serialises it needs; any other value as it is."""
+    return int(value) if isinstance(value, WrittenInt) else float(value) if isinstance(value, WrittenFloat) else value

@@ -1,14 +1,18 @@
 """The benchmark file: what is accepted, what is refused and how it says so, what enters a fingerprint."""
 
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from ad_assets.benchmark import fingerprint
 from ad_assets.config import ConfigError, find_file, load_config, suited
 from ad_assets.defs.lanes import build_definitions
+from ad_assets.written import WrittenFloat, WrittenInt
 from tests.bench_graph import config_tree, write_dataset
 from tests.shipped import NAMES, shipped
 
@@ -29,6 +33,31 @@ def tree(tmp_path: Path) -> dict[str, Any]:
 def test_every_shipped_file_loads(name: str) -> None:
     benchmark = shipped(name)
     assert all(dataset.detectors for dataset in benchmark.datasets.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_number_of_a_loaded_file_remembers_how_it_was_written(name: str) -> None:
+    def values(thing: object, place: str) -> Iterator[tuple[str, object]]:
+        yield place, thing
+        if is_dataclass(thing):
+            parts: Any = {field.name: getattr(thing, field.name) for field in fields(thing)}
+        elif isinstance(thing, BaseModel):
+            parts = dict(thing)
+        else:
+            parts = (
+                thing
+                if isinstance(thing, Mapping)
+                else dict(enumerate(thing))
+                if isinstance(thing, tuple | list)
+                else {}
+            )
+        for key, part in parts.items():
+            yield f"{place} key {key}", key
+            yield from values(part, f"{place}.{key}")
+
+    found = list(values(shipped(name), name))
+    assert len(found) > 50
+    assert not [place for place, value in found if isinstance(value, WrittenInt | WrittenFloat)]
 
 
 @pytest.mark.parametrize(

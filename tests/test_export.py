@@ -200,7 +200,7 @@ def test_what_is_stale_or_missing_is_refused_with_the_command(
     artifact = score_maps(store, "small", "bolt")
     store.write_bytes(artifact.at("maps-00000.safetensors"), b"cut off")
     assert export(tmp_path, *arguments, "--overwrite") == 1
-    assert "cannot be read" in capsys.readouterr().err
+    assert "is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

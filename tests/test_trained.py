@@ -256,8 +256,7 @@ def test_checkpoints_are_whole_or_absent(trained: Bench) -> None:
     assert torch.equal(found[0]["a"], torch.zeros(3))
     assert found[1] == {"history": {"losses": {"loss": [0.1, 0.2]}}}
     store.write_bytes(store.artifact("trained_model", "abc").at(CHECKPOINT), b"half")
-    with pytest.raises(ValueError, match=r"checkpoint.safetensors cannot be read .* --force"):
-        checkpoint.load()
+    assert checkpoint.load() is None  # a damaged one is as if absent: the training begins anew
     checkpoint.clear()
     assert checkpoint.load() is None
 
