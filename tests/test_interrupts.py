@@ -40,9 +40,11 @@ sys.exit(main())
 def test_a_signal_in_the_middle_of_a_step_ends_the_process_at_once(
     tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
-    write_dataset(tmp_path / "images")
+    write_dataset(tmp_path / "images", ("bolt",))
     config, begun = tmp_path / "bench.yaml", tmp_path / "begun"
-    config.write_text(yaml.safe_dump(config_tree(tmp_path), sort_keys=False))
+    tree = config_tree(tmp_path)
+    tree["datasets"]["parts"]["detectors"].pop("full")
+    config.write_text(yaml.safe_dump(tree, sort_keys=False))
     environ = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home"), "PYTHONPATH": str(REPOSITORY)}
     arguments = ["materialize", "--config", str(config)]
     process = subprocess.Popen(
@@ -65,6 +67,15 @@ def test_a_signal_in_the_middle_of_a_step_ends_the_process_at_once(
         assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.CANCELED]
     again = [sys.executable, "-m", "ad_assets.cli", *arguments]
     assert subprocess.run(again, cwd=REPOSITORY, env=environ, capture_output=True).returncode == 0
+
+
+def test_four_processes_open_one_fresh_home_at_once(tmp_path: Path) -> None:
+    environ = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home"), "PYTHONPATH": str(REPOSITORY)}
+    script = "from ad_assets.defs.runs import open_instance; open_instance().get_runs_count()"
+    command = [sys.executable, "-c", script]
+    started = [subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    told = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started] == [0] * 4, "\n".join(told)
 
 
 def test_a_reader_that_goes_away_ends_a_command_quietly() -> None:
