@@ -6,6 +6,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -18,16 +19,40 @@ REPOSITORY = Path(__file__).parents[1]
 S3_SERVER = REPOSITORY / ".venv-s3" / "bin" / "moto_server"
 
 
+# moto_server answers in threads and compares a condition before it writes, so that two writers may both get through,
+# which S3 never lets happen. In turn, one request after the other, its conditions hold.
+IN_TURN = """
+import sys
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import run_simple
+run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_backend_app), threaded=False)
+"""
+
+
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """A real S3 protocol server on loopback, in its own environment (`make test` installs it)."""
+    with s3_server(str(S3_SERVER), "-H", "127.0.0.1", "-p") as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint_in_turn() -> Iterator[str]:
+    """The same, for tests of several writers: it answers one request after the other."""
+    with s3_server(str(S3_SERVER.with_name("python")), "-c", IN_TURN) as endpoint:
+        yield endpoint
+
+
+@contextmanager
+def s3_server(*command: str) -> Iterator[str]:
+    """The address of a server that a command starts, given a port."""
     if not S3_SERVER.is_file():
         pytest.skip("no S3 test server: `make .venv-s3/installed` makes it")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = subprocess.Popen(
-        [str(S3_SERVER), "-H", "127.0.0.1", "-p", str(port)],
+        [*command, str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -14,6 +14,7 @@ from ad_assets.storage import StorageError
 from resources import exchange
 from resources.exchange import LOCK, SwapFile
 from resources.store import ArtifactStore
+from tests.conftest import new_s3_store
 
 REPOSITORY = Path(__file__).parents[2]
 PATH = "decisions/parts/bolt.json"
@@ -39,7 +40,7 @@ for number in range(int(count)):
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
     if request.param == "local":
         return ArtifactStore(root=str(tmp_path / "store"))
-    return request.getfixturevalue("s3_store")
+    return new_s3_store(request.getfixturevalue("s3_endpoint_in_turn"))
 
 
 def add(entry: str) -> "exchange.Change":
