@@ -1,9 +1,9 @@
 """Fixtures of the whole-graph tests."""
 
+import signal
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +17,11 @@ from tests.bench_graph import Bench, write_dataset
 
 REPOSITORY = Path(__file__).parents[1]
 S3_SERVER = REPOSITORY / ".venv-s3" / "bin" / "moto_server"
+
+
+def pytest_configure() -> None:
+    """Workers of pytest-xdist ignore SIGTERM, and what they start would too: Dagster's `tail` then never ends."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 # moto_server answers in threads and compares a condition before it writes, so that two writers may both get through,
@@ -60,9 +65,9 @@ def s3_server(*command: str) -> Iterator[str]:
     try:
         for _ in range(100):
             try:
-                urllib.request.urlopen(endpoint, timeout=1).close()
+                urllib.request.urlopen(endpoint, timeout=5).close()
                 break
-            except (urllib.error.URLError, ConnectionError):
+            except OSError:  # refused, or too slow as yet
                 time.sleep(0.1)
         else:
             pytest.fail("the S3 test server did not start")
