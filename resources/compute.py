@@ -24,7 +24,13 @@ class Compute(Settings):
     batch_size: int = Field(16, ge=1, le=65_536, description="images a batch")
     memory_gb: float = Field(4.0, gt=0, le=1e6, description="budget in GB for temporary tensors")
     checkpoint_steps: int = Field(100, ge=1, le=1e9, description="steps of a training between two checkpoints")
-    threads: int = Field(0, ge=0, le=4096, description="CPU threads of torch; 0 leaves torch's own choice")
+    threads: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="CPU threads; 0: the cores that the process may use, by its affinity and its container's quota, "
+        "divided by the runs that may be at work on the machine at once",
+    )
 
     @field_validator("device")
     @classmethod
@@ -61,9 +67,22 @@ class Compute(Settings):
             return any(next(Path("/dev").glob(name), None) for name in _GPUS)
         return self.device != "cpu"
 
-    def apply_threads(self) -> None:
-        """Set the number of CPU threads of this process, unless it is 0."""
-        if self.threads:
-            import torch
+    def thread_count(self, runs: int = 1) -> int:
+        """The CPU threads of one of so many runs that may be at work on this machine at once."""
+        return self.threads or max(1, usable_cores() // runs)
 
-            torch.set_num_threads(self.threads)
+    def apply_threads(self, runs: int = 1) -> None:
+        """Let this process compute on so many CPU threads: its kernels' tasks. No library has threads of its own."""
+        from ad_assets.kernels.lone_threads import use_threads
+
+        use_threads(self.thread_count(runs))
+
+
+def usable_cores() -> int:
+    """The cores that this process may use: what its affinity and the CPU quota of its container leave of the machine.
+
+    ``LOKY_MAX_CPU_COUNT`` lowers it.
+    """
+    from loky import cpu_count
+
+    return int(cpu_count())

@@ -13,6 +13,8 @@ import torch
 
 from ad_assets.defs import checkpoints
 from ad_assets.defs.checkpoints import StoreCheckpoints
+from ad_assets.kernels.lone_threads import threads as current_threads
+from ad_assets.kernels.lone_threads import use_threads
 from ad_assets.methods import simplenet
 from ad_assets.methods.training import Training
 from resources.layout import CHECKPOINT
@@ -212,20 +214,19 @@ def test_the_threads_and_the_batch_of_a_machine_change_no_score(trained: Bench) 
     trained.run(categories=["bolt"])
     expected = {detector: model(trained, detector)[0] for detector in LANES}
     rows = {detector: trained.rows(detector, "bolt") for detector in LANES}
-    threads = torch.get_num_threads()
+    threads = current_threads()
     try:
         trained.set("compute.batch_size", 3)
         trained.set("compute.threads", 1)
         trained.run(categories=["bolt"], force=True)
     finally:
-        torch.set_num_threads(threads)
+        use_threads(threads)
     for detector in LANES:
         again = model(trained, detector)[0]
-        # Features may differ in their last digits, for the backbone's threads share its work.
-        assert all(torch.allclose(again[name], tensor, atol=1e-4) for name, tensor in expected[detector].items())
+        assert all(torch.equal(again[name], tensor) for name, tensor in expected[detector].items())
         for key, value in trained.rows(detector, "bolt").items():
             if key[0] == "standard":
-                assert value == pytest.approx(rows[detector][key], abs=1e-4)
+                assert value == rows[detector][key]
 
 
 def test_a_study_trains_every_variant_and_a_kill_loses_little(

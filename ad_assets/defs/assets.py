@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 
 from ad_assets.defs.attempts import REPEATS, mends_itself
+from ad_assets.defs.cores import runs_at_once
 from ad_assets.defs.partitions import partitions_of
 from ad_assets.defs.stages import FORCE_TAG, VERIFY_TAG, Stage, materialize
 from resources.compute import Compute
@@ -49,7 +50,7 @@ def to_asset(
     def body(
         context: dg.AssetExecutionContext, store: dg.ResourceParam[ArtifactStore], compute: dg.ResourceParam[Compute]
     ) -> dg.MaterializeResult:
-        compute.apply_threads()
+        compute.apply_threads(runs_at_once(context.instance, context.run))
         partition = context.partition_key if stage.partitions is not None else None
         force, verify = (context.run.tags.get(tag) == "true" for tag in (FORCE_TAG, VERIFY_TAG))
         repeats = context.retry_number

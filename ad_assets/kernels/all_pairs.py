@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numba import njit
 
-from ad_assets.kernels.lone_threads import on_lone_threads
+from ad_assets.kernels.lone_threads import each, on_lone_threads, threads
 from ad_assets.kernels.neighbours import Search, nearest
 from ad_assets.kernels.optics import compiled
 from ad_assets.kernels.screening import centre_of, checked_rows, full_precision
@@ -88,10 +88,13 @@ def all_pairs(
         distances, indices, radii = _ranked(rows, lists, k, advance)
         doubtful = (radii.square() >= torch.from_numpy(lists.left_out)).nonzero().flatten()
         del lists
-        search = Search(rows, k, int(memory_gb * 1e9 / 4))
-        for some in doubtful.split(RANKED):  # few, unless there are many duplicates
+        search = Search(rows, k, int(memory_gb * 1e9 / 4 / threads()))
+
+        def seek(some: Tensor) -> None:
             exact, indices[some] = search.within(rows[some], radii[some])
             distances[some] = exact.float()
+
+        list(each(seek, doubtful.split(RANKED), "cpu"))  # few, unless there are many duplicates
     return distances, indices
 
 
@@ -121,7 +124,7 @@ def _sizes(n: int, dimensions: int, k: int, memory_gb: float) -> tuple[int, int]
 
 def _tile_bytes(tile: int, dimensions: int) -> int:
     """Every thread holds a tile, two blocks, one packed for the product, and what centring leaves on the way."""
-    return torch.get_num_threads() * tile * (4 * tile + 20 * dimensions)
+    return threads() * tile * (4 * tile + 20 * dimensions)
 
 
 def _shortlists(rows: Tensor, k: int, room: int, tile: int, advance: Callable[[], None]) -> Shortlists:

@@ -21,11 +21,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from ad_assets.kernels.lone_threads import each, spans
 from ad_assets.kernels.neighbours import nearest
 from ad_assets.kernels.screening import (
     centre_of,
@@ -42,6 +43,10 @@ FEWEST_REFRESHED = 4096
 POOL = 1024
 FINER_BELOW = 100  # margins
 RADIUS_ROWS = 4096
+# Tasks of threads; fixed, so that no rounding depends on the number of threads.
+PROJECTED_ROWS = 4096
+MUTUAL_ROWS = 256
+TASK_BYTES = 4 << 20
 VIRTUAL_CENTRE = -1
 PICKED = -1.0  # in place of a squared distance
 
@@ -108,9 +113,11 @@ def covering_radius(
     _, candidates = nearest(seen, seen[picks.to(seen.device)], 1, memory_gb=memory_gb)
     picks, near = picks.to(features.device), candidates[:, 0].to(features.device)
     bounds = features.new_empty(len(features))
-    for first in range(0, len(features), RADIUS_ROWS):
-        part = slice(first, first + RADIUS_ROWS)
+
+    def bound(part: slice) -> None:
         bounds[part] = (features[part] - features[picks[near[part]]]).norm(dim=1)
+
+    list(each(bound, spans(len(features), RADIUS_ROWS), features.device.type))
     bank = features[picks].to(seen.device)
     radius = 0.0
     for rows in bounds.argsort(descending=True).split(RADIUS_ROWS):
@@ -136,8 +143,10 @@ def random_projection(features: Tensor, dimensions: int, *, seed: int) -> Tensor
         raise ValueError(f"dimensions must be at least 1, got {dimensions}")
     generator = torch.Generator().manual_seed(seed)
     matrix = torch.randn(features.shape[1], dimensions, generator=generator) / math.sqrt(dimensions)
+    matrix = matrix.to(features.device)
     with full_precision():
-        return features.float() @ matrix.to(features.device)
+        blocks = each(lambda block: block.float() @ matrix, features.split(PROJECTED_ROWS), features.device.type)
+        return torch.cat(list(blocks))
 
 
 def _check(features: Tensor, k: int, start: int, initial: Tensor | None) -> None:
@@ -177,8 +186,8 @@ class _Greedy:
         n, dimensions = self.features.shape
         device = self.features.device
         self.centre = centre_of(self.features).to(dtype)
-        tiles = row_tiles(n, 16 * dimensions, self.budget, device)
-        self.norms = torch.cat([squared_norms(self._centred(tile)) for tile in tiles])
+        norms = each(lambda tile: squared_norms(self._centred(tile)), self._tiles(n, 16 * dimensions), device.type)
+        self.norms = torch.cat(list(norms))
         self.margin = 2 * relative_error(dimensions) * float(self.norms.max())
         if dtype == torch.float64:
             self.margin *= 2.0**-29
@@ -191,6 +200,10 @@ class _Greedy:
         picked = self.picks[: self.made]
         self.centred_picks[: self.made] = self._centred(picked)
         self.bound[picked] = PICKED
+
+    def _tiles(self, rows: int, bytes_per_row: int) -> Iterator[slice]:
+        budget = min(self.budget, TASK_BYTES) if self.features.device.type == "cpu" else self.budget
+        return row_tiles(rows, bytes_per_row, budget, self.features.device)
 
     def _centred(self, rows: Tensor | slice) -> Tensor:
         return self.features[rows].to(self.centre.dtype) - self.centre
@@ -247,9 +260,15 @@ class _Greedy:
         rounding = 1e-13 * float(norms.max()) if len(rows) else 0.0
         if len(rows) and rounding > 1e-6 * float(squared.max()):
             return torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").square(), 0.0
-        product = torch.addmm(norms[None, :] + norms[:, None], points, points.T, alpha=-2).clamp_(min=0)
-        # Equal rows tie, although the product rounds their distances differently.
-        product[product <= rounding] = 0
+        product = torch.empty(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+
+        def fill(block: slice) -> None:
+            part = torch.addmm(norms[None, :] + norms[block, None], points[block], points.T, alpha=-2).clamp_(min=0)
+            # Equal rows tie, although the product rounds their distances differently.
+            part[part <= rounding] = 0
+            product[block] = part
+
+        list(each(fill, spans(len(rows), MUTUAL_ROWS), rows.device.type))
         return product, rounding
 
     def _pick_tied(self) -> None:
@@ -260,9 +279,12 @@ class _Greedy:
         while self.made < len(self.picks) and float(squared.max()) > max(highest - self.margin, 0):
             row = rows[squared.argmax()]
             self.pick(row[None])
-            for tile in row_tiles(len(rows), 24 * self.features.shape[1], self.budget, rows.device):
+
+            def approach(tile: slice, row: Tensor = row) -> None:
                 difference = self.features[rows[tile]].double() - self.features[row].double()
                 squared[tile] = torch.minimum(squared[tile], squared_norms(difference))
+
+            list(each(approach, self._tiles(len(rows), 24 * self.features.shape[1]), rows.device.type))
             squared[rows == row] = PICKED
         if float(squared.max()) <= 0 and highest <= 2 * self.margin:  # only duplicates of picks are left
             self.pick((self.bound >= 0).nonzero().flatten()[: len(self.picks) - self.made])
@@ -286,7 +308,8 @@ class _Greedy:
         if len(rows) == 0:
             return
         bytes_per_row = 4 * (self.features.shape[1] + self.made - int(seen[0]))
-        for tile in row_tiles(len(rows), bytes_per_row, self.budget, rows.device):
+
+        def refresh(tile: slice) -> None:
             chosen = rows[tile]
             unseen = slice(int(seen[tile.start]), self.made)
             centred = self._centred(chosen)
@@ -298,13 +321,18 @@ class _Greedy:
             self.nearest[chosen[closer]] = self.picks[unseen][position[closer]]
             self.seen[chosen] = self.made
 
+        list(each(refresh, self._tiles(len(rows), bytes_per_row), rows.device.type))
+
     def _squared(self, rows: Tensor) -> Tensor:
         """(n,) float64 squared distances of rows to their nearest pick or virtual centre, by differences."""
         near = self.nearest[rows]
         squared = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
-        for tile in row_tiles(len(rows), 24 * self.features.shape[1], self.budget, rows.device):
+
+        def measure(tile: slice) -> None:
             difference = self.features[rows[tile]].double() - self.features[near[tile].clamp(min=0)].double()
             squared[tile] = squared_norms(difference)
+
+        list(each(measure, self._tiles(len(rows), 24 * self.features.shape[1]), rows.device.type))
         if self.initial is not None:
             squared = torch.where(near == VIRTUAL_CENTRE, self.initial[rows].double().square(), squared)
         elif self.made == 0:

@@ -8,7 +8,7 @@ With M(x, e) the largest cosine over all templates t of <T_t(x), Q(x + e)>,
 
 so one table M answers both directions and every smaller window, and it has m^2 numbers a place instead of T. A row of
 a few template places against the query rows within the window is one matrix product; its maximum over t is taken
-while it is in the cache.
+while it is in the cache. Rows are tasks of threads that compute alone, so nothing depends on their number.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ad_assets.kernels.lone_threads import each, spans, threads
 from ad_assets.kernels.screening import full_precision, products
 
 Screening = Literal["float32", "bfloat16"]
@@ -27,6 +28,7 @@ NEVER = float("-inf")
 CPU_PRODUCT = 180_000  # values of one product that stay in the outer cache until their maximum is taken
 CUDA_PRODUCT = 1 << 24
 MOST_IMAGES = 4  # at once: wide enough for matrix products, narrow enough for the cache
+BAND = 8  # rows of a map that are one task of a thread
 MOST_PLACES = 8  # template places of one product: the more, the more products outside the window are wasted
 
 
@@ -56,15 +58,19 @@ class Matches:
         middle, radius = self._radius(window)
         top = self.best.new_full((height, width, images), NEVER)
         offset = torch.zeros(top.shape, dtype=torch.int32, device=top.device) if self.which is not None else None
-        for dy in range(-radius, radius + 1):
-            for dx in range(-radius, radius + 1):
-                rows, columns = _overlap(height, dy), _overlap(width, dx)
-                one = self.best[rows.template, columns.template, middle + dy, middle + dx]
-                place = top[rows.query, columns.query]
-                if offset is not None:
-                    step = (middle + dy) * (2 * middle + 1) + middle + dx
-                    offset[rows.query, columns.query].masked_fill_(one > place, step)
-                torch.maximum(place, one, out=place)
+
+        def find(band: slice) -> None:
+            for dy in range(-radius, radius + 1):
+                for dx in range(-radius, radius + 1):
+                    rows, columns = _overlap(height, dy, band), _overlap(width, dx, slice(0, width))
+                    one = self.best[rows.template, columns.template, middle + dy, middle + dx]
+                    place = top[rows.query, columns.query]
+                    if offset is not None:
+                        step = (middle + dy) * (2 * middle + 1) + middle + dx
+                        offset[rows.query, columns.query].masked_fill_(one > place, step)
+                    torch.maximum(place, one, out=place)
+
+        list(each(find, spans(height, BAND), top.device.type))
         if offset is not None and self.which is not None:
             y, x, b = _places(top)
             number = offset.long()
@@ -81,10 +87,14 @@ class Matches:
         """
         middle, radius = self._radius(window)
         side = slice(middle - radius, middle + radius + 1)
-        inside = self.best[:, :, side, side].flatten(2, 3)
         if self.which is None:
-            return _distances(inside.amax(dim=2))
-        top, number = inside.max(dim=2)
+            bands = each(
+                lambda band: self.best[band, :, side, side].flatten(2, 3).amax(dim=2),
+                spans(len(self.best), BAND),
+                self.best.device.type,
+            )
+            return _distances(torch.cat(list(bands)))
+        top, number = self.best[:, :, side, side].flatten(2, 3).max(dim=2)
         t = self.which[:, :, side, side].flatten(2, 3).gather(2, number[:, :, None])[:, :, 0].long()
         y, x, b = _places(top)
         span = 2 * radius + 1
@@ -174,24 +184,29 @@ def find_matches(query: Tensor, templates: Tensor, window: int, *, screened: Ten
         which = None
         if screened is not None:
             which = torch.zeros(best.shape, dtype=torch.int32, device=best.device)
-        for left in range(0, width, places):
-            taken = min(places, width - left)
-            # Contiguous, so that the query rows of a window are one matrix without a copy.
-            tile = padded[:, left : left + taken + 2 * radius].contiguous()
-            for y in range(height):
-                above, below = max(0, y - radius), min(height, y + radius + 1)
+        # Contiguous, so that the query rows of a window are one matrix without a copy.
+        tiles = [
+            padded[:, left : min(left + places, width) + 2 * radius].contiguous() for left in range(0, width, places)
+        ]
+
+        def compare(y: int) -> None:
+            above, below = max(0, y - radius), min(height, y + radius + 1)
+            rows = slice(above - y + radius, below - y + radius)
+            for number, tile in enumerate(tiles):
+                left, taken = number * places, tile.shape[1] - 2 * radius
                 cosines = products(
                     t[y, left : left + taken].reshape(-1, channels), tile[above:below].reshape(-1, channels)
                 ).view(taken, count, below - above, taken + 2 * radius, images)
-                rows = slice(above - y + radius, below - y + radius)
                 if which is None:
                     best[y, left : left + taken, rows] = _within(cosines.amax(dim=1), span)
                 else:
                     top, index = cosines.max(dim=1)
                     best[y, left : left + taken, rows] = _within(top, span).to(best.dtype)
                     which[y, left : left + taken, rows] = _within(index, span).to(which.dtype)
+
+        list(each(compare, range(height), best.device.type))
     for dx in range(-radius, radius + 1):
-        inside = _overlap(width, dx).template
+        inside = _overlap(width, dx, slice(0, width)).template
         best[:, : inside.start, :, radius + dx] = NEVER
         best[:, inside.stop :, :, radius + dx] = NEVER
     return Matches(best, which, q, templates)
@@ -208,11 +223,12 @@ class _Overlap:
     query: slice
 
 
-def _overlap(side: int, offset: int) -> _Overlap:
-    """Along one axis, the template places whose query place lies inside, and those query places."""
-    first, last = min(max(0, -offset), side), max(min(side, side - offset), 0)
-    last = max(first, last)
-    return _Overlap(slice(first, last), slice(first + offset, last + offset) if last > first else slice(0, 0))
+def _overlap(side: int, offset: int, wanted: slice) -> _Overlap:
+    """Along one axis, the wanted query places whose template place lies inside, and those template places."""
+    first, last = max(wanted.start, offset), min(wanted.stop, side + offset)
+    if first >= last:
+        return _Overlap(slice(0, 0), slice(0, 0))
+    return _Overlap(slice(first - offset, last - offset), slice(first, last))
 
 
 def _places(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -239,9 +255,9 @@ def _images_at_once(rows: Tensor, window: int, memory_gb: float) -> int:
     span = 2 * (window // 2) + 1
     places = _places_at_once(count, span, 1, rows.device)
     table = height * width * span**2
-    tile = height * (places + span - 1) * channels
-    product = places * count * span * (places + span - 1)
-    need = 4 * (3 * table + 2 * height * (width + span) * channels + tile + 2 * product)
+    tiles = -(-width // places) * height * (places + span - 1) * channels
+    products_at_once = 2 * threads() * places * count * span * (places + span - 1)
+    need = 4 * (3 * table + 2 * height * (width + span) * channels + tiles + products_at_once)
     return max(1, min(MOST_IMAGES, int(memory_gb * 1e9 / need)))
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ad_assets.kernels.lone_threads import each, spans, threads
 from ad_assets.kernels.screening import (
     centre_of,
     checked_rows,
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 SPARE_CANDIDATES = 3  # survivors beyond k: room for near ties
 GROUP = 16  # columns whose minimum stands for them
 BANK_TILE = 4096
+# Queries of one task of a thread; no result depends on them.
+TASK_QUERIES = 1024
+FEWEST_TASK_QUERIES = 128
 
 
 def nearest(queries: Tensor, bank: Tensor, k: int, *, memory_gb: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -43,7 +47,7 @@ def nearest(queries: Tensor, bank: Tensor, k: int, *, memory_gb: float = 1.0) ->
         queries: (Q, D) floating point, finite.
         bank: (M, D) floating point, finite, on the same device.
         k: number of neighbours, 1..M.
-        memory_gb: budget in GB of temporary tensors.
+        memory_gb: budget in GB of temporary tensors of all threads.
 
     Returns:
         Plain L2 distances (Q, k) float32 and bank indices (Q, k) int64.
@@ -54,12 +58,17 @@ def nearest(queries: Tensor, bank: Tensor, k: int, *, memory_gb: float = 1.0) ->
     _check(queries, bank, k)
     distances = torch.empty(len(queries), k, device=queries.device)
     indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
-    search = Search(bank, k, int(memory_gb * 1e9 / 4))
+    device, lone = queries.device.type, threads() if queries.device.type == "cpu" else 1
+    search = Search(bank, k, int(memory_gb * 1e9 / 4 / lone))
+    step = max(1, search.budget // (32 * (k + SPARE_CANDIDATES)))
+    if device == "cpu":
+        step = min(step, TASK_QUERIES, max(FEWEST_TASK_QUERIES, -(-len(queries) // lone)))
+
+    def seek(part: slice) -> None:
+        distances[part], indices[part] = search(queries[part])
+
     with full_precision(), torch.no_grad():
-        survivors = max(1, search.budget // (32 * (k + SPARE_CANDIDATES)))
-        for first in range(0, len(queries), survivors):
-            part = slice(first, first + survivors)
-            distances[part], indices[part] = search(queries[part])
+        list(each(seek, spans(len(queries), step), device))
     return distances, indices
 
 

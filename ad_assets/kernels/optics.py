@@ -12,12 +12,13 @@ scalar work of order N^2 on one thread, without the interpreter's lock, and inde
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numba import njit
+
+from ad_assets.kernels.lone_threads import on_lone_threads, spans, threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,12 +61,8 @@ def optics_labels(distances: Tensor, min_samples: int) -> Tensor:
 
 
 def in_threads(work: Callable[[slice], None], sets: int) -> None:
-    """Call `work` for slices that cover all sets, on as many threads as torch has; it must give up the lock itself."""
-    threads = torch.get_num_threads()
-    step = -(-sets // (threads * BLOCKS_PER_THREAD))
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(work, slice(first, first + step)) for first in range(0, sets, step)]:
-            done.result()
+    """Call `work` for slices that cover all sets, on threads that compute alone; it must give up the lock itself."""
+    list(on_lone_threads(work, spans(sets, -(-sets // (threads() * BLOCKS_PER_THREAD)))))
 
 
 def _check(distances: Tensor, min_samples: int) -> None:

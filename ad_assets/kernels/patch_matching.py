@@ -11,7 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ad_assets.kernels.lone_threads import each, spans
 from ad_assets.kernels.screening import full_precision
+
+# Of one task of a thread.
+TASK_PLACES = 256
+TASK_TEMPLATES = 8
 
 
 def match_patches(query: Tensor, templates: Tensor, size: int, *, memory_gb: float = 1.0) -> Tensor:
@@ -38,9 +43,18 @@ def match_patches(query: Tensor, templates: Tensor, size: int, *, memory_gb: flo
     best = query.new_full((images, height, width), -1)
     with full_precision():
         for first in range(0, rows.shape[1], step):
-            cosines = torch.bmm(rows[:, first : first + step], places).view(height, width, -1, images)
-            means = functional.avg_pool2d(
-                cosines.permute(3, 2, 0, 1), size, stride=1, padding=size // 2, count_include_pad=False
-            )
-            best = torch.maximum(best, means.amax(dim=1))
+            some = rows[:, first : first + step]
+            cosines = some.new_empty(*some.shape[:2], images)
+
+            def compare(band: slice, some: Tensor = some, cosines: Tensor = cosines) -> None:
+                torch.bmm(some[band], places[band], out=cosines[band])
+
+            def largest_mean(few: Tensor) -> Tensor:
+                maps = few.unflatten(0, (height, width)).permute(3, 2, 0, 1)
+                means = functional.avg_pool2d(maps, size, stride=1, padding=size // 2, count_include_pad=False)
+                return means.amax(dim=1)
+
+            list(each(compare, spans(height * width, TASK_PLACES), query.device.type))
+            for means in each(largest_mean, cosines.split(TASK_TEMPLATES, dim=1), query.device.type):
+                best = torch.maximum(best, means)
     return (1 - best).clamp(0, 2)

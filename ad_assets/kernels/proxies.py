@@ -28,6 +28,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ad_assets.kernels.lone_threads import each
 from ad_assets.kernels.neighbours import nearest
 from ad_assets.kernels.screening import (
     centre_of,
@@ -88,17 +89,23 @@ def learned_proxies(
     centre, length = centre_of(rows), spacing / math.sqrt(rows.shape[1])
     unit = (spacing / UNITS_A_SPACING if unit is None else unit) / length
     proxies = ((initial - centre) / length).requires_grad_()
+    device = rows.device.type
+
+    def gradient(picks: Tensor) -> Tensor:
+        with torch.enable_grad():
+            points = (rows[picks].float() - centre) / length
+            (slope,) = torch.autograd.grad(_errors(points, proxies, unit).sum() / batch, proxies)
+        return slope
+
     # A row's gradient is about 1 / count in each dimension; eps keeps proxies without any row from following noise.
     optimiser = torch.optim.Adam([proxies], eps=1e-3 / count)
     told = time.monotonic()
-    with full_precision(), torch.enable_grad():
+    with full_precision():
         for step in range(steps):
             optimiser.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / steps)
             drawn = torch.randint(len(rows), (batch,), generator=generator).to(rows.device)
-            optimiser.zero_grad()
-            for tile in row_tiles(batch, 4 * MATRICES * count, int(memory_gb * 1e9), rows.device):
-                points = (rows[drawn[tile]].float() - centre) / length
-                (_errors(points, proxies, unit).sum() / batch).backward()
+            tiles = row_tiles(batch, 4 * MATRICES * count, int(memory_gb * 1e9), rows.device)
+            proxies.grad = torch.stack(list(each(gradient, [drawn[tile] for tile in tiles], device))).sum(dim=0)
             optimiser.step()
             if report is not None and time.monotonic() - told >= 1.0:
                 report(step + 1, steps)

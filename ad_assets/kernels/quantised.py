@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ad_assets.kernels.lone_threads import on_lone_threads, spans
 from ad_assets.kernels.neighbours import nearest
 from ad_assets.kernels.screening import centre_of, checked_rows
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 ROWS_A_LIST = 39
 MOST_BITS = 16
+TASK_QUERIES = 256  # of one task of a thread
 MISSING = -1  # what faiss answers for want of rows
 
 
@@ -74,7 +76,7 @@ class QuantisedIndex:
     ) -> tuple[Tensor, Tensor]:
         """The k coded rows nearest to every query among those in its nearest lists, nearest first.
 
-        A query's result does not depend on the other queries. faiss takes as many threads as torch has.
+        A query's result depends neither on the other queries nor on the number of threads.
 
         Args:
             queries: (Q, D) floating point, finite.
@@ -118,32 +120,35 @@ class QuantisedIndex:
         self, points: NDArray[np.float32], k: int, probes: int, allowed: Tensor | None, memory_gb: float
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """(Q, k) squared distances and indices, MISSING where the lists hold too few rows."""
-        faiss, index = _faiss(), self._index
+        index = self._index
         distances, lists = nearest(torch.from_numpy(points), self._centroids, probes, memory_gb=memory_gb)
-        selector = None
-        if allowed is not None:
-            bitmap = np.packbits(allowed.cpu().numpy(), bitorder="little")
-            selector = faiss.IDSelectorBitmap(bitmap)
+        bitmap = None if allowed is None else np.packbits(allowed.cpu().numpy(), bitorder="little")
         squared = np.empty((len(points), k), dtype=np.float32)
         indices = np.empty((len(points), k), dtype=np.int64)
-        # The wrapper that faiss puts around this call takes no parameters, so the call is made on plain memory.
         lists_searched, list_distances = lists.numpy(), distances.square().numpy()
-        index.search_preassigned_c(
-            len(points),
-            faiss.swig_ptr(points),
-            k,
-            faiss.swig_ptr(lists_searched),
-            faiss.swig_ptr(list_distances),
-            faiss.swig_ptr(squared),
-            faiss.swig_ptr(indices),
-            False,
-            faiss.SearchParametersIVF(nprobe=probes, sel=selector),
-        )
+
+        def seek(part: slice) -> None:
+            faiss = _faiss()
+            selector = None if bitmap is None else faiss.IDSelectorBitmap(bitmap)
+            # The wrapper that faiss puts around this call takes no parameters, so the call is made on plain memory.
+            index.search_preassigned_c(
+                len(points[part]),
+                faiss.swig_ptr(points[part]),
+                k,
+                faiss.swig_ptr(lists_searched[part]),
+                faiss.swig_ptr(list_distances[part]),
+                faiss.swig_ptr(squared[part]),
+                faiss.swig_ptr(indices[part]),
+                False,
+                faiss.SearchParametersIVF(nprobe=probes, sel=selector),
+            )
+
+        list(on_lone_threads(seek, spans(len(points), TASK_QUERIES)))
         return squared, indices
 
 
 def build(rows: Tensor, *, lists: int = 512, subquantisers: int = 64, bits: int = 8, seed: int = 0) -> QuantisedIndex:
-    """Code the rows of a bank; a seed always gives the same codes on as many threads.
+    """Code the rows of a bank; a seed always gives the same codes.
 
     Args:
         rows: (M, D) floating point, finite.
@@ -188,8 +193,8 @@ def _padded(rows: Tensor, centre: Tensor, subquantisers: int) -> NDArray[np.floa
 
 
 def _faiss() -> Any:
-    """The library, on as many threads as torch has."""
+    """The library, which computes on the calling thread alone: OpenMP keeps the number of each."""
     import faiss
 
-    faiss.omp_set_num_threads(torch.get_num_threads())
+    faiss.omp_set_num_threads(1)
     return faiss

@@ -1,7 +1,7 @@
 """From a grid of patch scores to a map of the image: bilinear upsampling and Gaussian smoothing.
 
 The Gaussian equals ``scipy.ndimage.gaussian_filter`` (mode ``reflect``, truncated at 4 sigma), which the authors of
-PatchCore, SimpleNet and FOD apply; here it is two banded matrix products for a whole batch, on any device. HETMM's
+PatchCore, SimpleNet and FOD apply; here it is two banded matrix products a map, on any device. HETMM's
 public implementation cuts the kernel to a given size and pads maps with zeros, which is `size` and ``border="zero"``.
 """
 
@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ad_assets.kernels.lone_threads import each
 from ad_assets.kernels.screening import full_precision
 
 TRUNCATE = 4.0
@@ -44,7 +45,8 @@ def gaussian_blur(maps: Tensor, sigma: float, *, size: int | None = None, border
     radius = int(TRUNCATE * sigma + 0.5) if size is None else size // 2
     rows, columns = (_blur_matrix(side, sigma, radius, border).to(maps) for side in maps.shape[1:])
     with full_precision():
-        return torch.matmul(torch.matmul(rows, maps), columns.T)
+        # Map by map: a batched product may round differently in another batch.
+        return torch.stack(list(each(lambda one: rows @ one @ columns.T, maps, maps.device.type)))
 
 
 def upsample(grids: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:

@@ -55,6 +55,8 @@ def embed(
     """
     import torch
 
+    from ad_assets.kernels.lone_threads import each
+
     grid = patch_grid(taps, patch_size, stride)
     channels = tuple(tap.shape[1] for tap in taps)
     device = taps[0].device
@@ -68,8 +70,8 @@ def embed(
             for first, kernel, groups in _pooling_kernels(channels, patch_size, pre_dimensions, dimensions)
         ]
     result = torch.zeros(len(taps[0]), size, *grid, device=device)
-    # Image by image: convolutions may round differently in another batch, and this is no slower.
-    for number, image in enumerate(result):
+
+    def describe(number: int) -> None:
         start = 0
         for level, tap in enumerate(taps):
             part = tap[number, None]
@@ -80,8 +82,13 @@ def embed(
                 patches = _pooled(part, kernel, groups, stride)
             if patches.shape[2:] != grid:
                 patches = torch.nn.functional.interpolate(patches, grid, mode="bilinear", align_corners=False)
-            image[start : start + patches.shape[1]] += patches[0]
+            result[number, start : start + patches.shape[1]] += patches[0]
             start += patches.shape[1]
+
+    # Image by image: convolutions may round differently in another batch, and this is no slower.
+    # TF32, cuDNN's default, would cost three digits.
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        list(each(describe, range(len(result)), device.type))
     return result.flatten(2).transpose(1, 2).contiguous()
 
 
@@ -95,9 +102,7 @@ def _pooled(tap: Tensor, kernel: Tensor, groups: int, stride: int) -> Tensor:
     import torch
 
     padding = (kernel.shape[2] - 1) // 2
-    # TF32, cuDNN's default, would cost three digits.
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-        return torch.nn.functional.conv2d(tap, kernel, stride=stride, padding=padding, groups=groups)
+    return torch.nn.functional.conv2d(tap, kernel, stride=stride, padding=padding, groups=groups)
 
 
 def patch_grid(taps: list[Tensor], patch_size: int = 3, stride: int = 1) -> tuple[int, int]:

@@ -11,7 +11,7 @@ A = (n-1)/(n-2) covariance + ridge, the squared distance is (n/(n-1))^2 q / (1 -
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -29,6 +29,8 @@ from ad_assets.methods.state import State
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+TASK_PLACES = 64  # of one task of a thread
 
 
 @dataclass(frozen=True)
@@ -132,14 +134,12 @@ class Padim(Method[Gaussians]):
             )
         away = (vectors - state.mean.to(runtime.device)).flatten(1, 2).permute(1, 2, 0)
         plain, without = (factor.to(runtime.device) for factor in state.whitening)
-        squares = torch.bmm(plain, away).square().sum(dim=1)
+        squares = _lengths(plain, away)
         hidden = self.hidden(image_ids, left_out)
         if hidden is not None:
             known = set(state.image_ids)
             own = torch.tensor([image_id in known for image_id in hidden], device=squares.device)
-            squares = torch.where(
-                own, self._without_itself(state, torch.bmm(without, away).square().sum(dim=1)), squares
-            )
+            squares = torch.where(own, self._without_itself(state, _lengths(without, away)), squares)
         grid = squares.T.unflatten(1, state.mean.shape[:2]).sqrt()
         maps = gaussian_blur(upsample(grid, map_size), self.sigma)
         return ScoreMaps(maps.cpu(), maps.amax(dim=(1, 2)).cpu())
@@ -156,6 +156,17 @@ class Padim(Method[Gaussians]):
         """Places and channels."""
         height, width, channels = state.mean.shape
         return {**super().describe(state), "places": height * width, "channels": channels}
+
+
+def _lengths(factors: Tensor, vectors: Tensor) -> Tensor:
+    """(P, B): squared lengths of vectors (P, D, B), multiplied by factors (P, D, D)."""
+    import torch
+
+    from ad_assets.kernels.lone_threads import each
+
+    blocks = zip(factors.split(TASK_PLACES), vectors.split(TASK_PLACES), strict=True)
+    device = vectors.device.type
+    return torch.cat(list(each(lambda block: torch.bmm(*block).square().sum(dim=1), blocks, device)))
 
 
 def _joined(taps: list[Tensor], channels: Tensor) -> Tensor:
@@ -186,6 +197,8 @@ def _moments(
     """Mean (H, W, D) and covariance (H, W, D, D) float32 of all places, and of `known` images; float64 sums."""
     import torch
 
+    from ad_assets.kernels.lone_threads import each, spans
+
     (sample,) = _joined(features.sample(), channels)
     height, width, size = sample.shape
     need = 4e-9 * height * width * size * size
@@ -194,7 +207,7 @@ def _moments(
     mean = torch.empty(height, width, size)
     covariance = torch.empty(height, width, size, size)
     before = len(known.image_ids) if known else 0
-    for rows in _bands(height, 3 * 8 * width * size * size, runtime):
+    for rows in spans(height, _places_at_once(3 * 8 * width * size * size, runtime)):
         count = before
         centre = torch.zeros(width * (rows.stop - rows.start), size, dtype=torch.float64, device=runtime.device)
         scatter = torch.zeros(*centre.shape, size, dtype=torch.float64, device=runtime.device)
@@ -204,36 +217,49 @@ def _moments(
             scatter *= before - 1
         for ids, taps in features.batches():
             vectors = _joined([tap.to(runtime.device) for tap in taps], channels.to(runtime.device))[:, rows]
-            batch = vectors.flatten(1, 2).permute(1, 0, 2).double()
-            own = batch.mean(dim=1)
-            batch = batch - own[:, None]
-            shift, total = own - centre, count + len(ids)
-            scatter.baddbmm_(batch.mT, batch)
-            scatter.baddbmm_(shift[:, :, None], shift[:, None], alpha=count * len(ids) / total)
-            centre = centre + shift * (len(ids) / total)
-            count = total
+            places = (part.split(TASK_PLACES) for part in (vectors.flatten(1, 2).transpose(0, 1), centre, scatter))
+            tasks = [(*task, count) for task in zip(*places, strict=True)]
+            list(each(lambda task: _take_in(*task), tasks, centre.device.type))
+            count += len(ids)
             runtime.report(f"images seen at rows up to {rows.stop} of {height}", count - before, len(features))
         mean[rows] = centre.float().cpu().unflatten(0, (-1, width))
         covariance[rows] = (scatter / (count - 1)).float().cpu().unflatten(0, (-1, width))
     return mean, covariance
 
 
+def _take_in(vectors: Tensor, centre: Tensor, scatter: Tensor, count: int) -> None:
+    """Let means (p, D) and sums of squares (p, D, D) of `count` images account for new vectors (p, b, D), in place."""
+    new = vectors.double()
+    own = new.mean(dim=1)
+    new = new - own[:, None]
+    shift, added, total = own - centre, new.shape[1], count + new.shape[1]
+    scatter.baddbmm_(new.mT, new)
+    scatter.baddbmm_(shift[:, :, None], shift[:, None], alpha=count * added / total)
+    centre += shift * (added / total)
+
+
 def _whitening(covariance: Tensor, scale: float, ridge: float, runtime: Runtime) -> Tensor:
     """(H W, D, D) float32: inverse Cholesky factors of scale * covariance + ridge."""
     import torch
+
+    from ad_assets.kernels.lone_threads import each, spans, threads
 
     flat = covariance.flatten(0, 1)
     size = flat.shape[1]
     result = torch.empty_like(flat)
     identity = torch.eye(size, dtype=torch.float64, device=runtime.device)
-    for part in _bands(len(flat), 4 * 8 * size * size, runtime):
+
+    def invert(part: slice) -> None:
         matrices = flat[part].to(runtime.device).double() * scale + ridge * identity
         factors = torch.linalg.cholesky(matrices)
         result[part] = torch.linalg.solve_triangular(factors, identity.expand_as(factors), upper=False).float().cpu()
+
+    device, step = identity.device.type, _places_at_once(4 * 8 * size * size, runtime)
+    if device == "cpu":
+        step = min(TASK_PLACES, max(1, step // threads()))
+    list(each(invert, spans(len(flat), step), device))
     return result
 
 
-def _bands(count: int, bytes_each: int, runtime: Runtime) -> Iterator[slice]:
-    step = max(1, int(runtime.memory_gb * 1e9 / 2) // bytes_each)
-    for first in range(0, count, step):
-        yield slice(first, min(first + step, count))
+def _places_at_once(bytes_each: int, runtime: Runtime) -> int:
+    return max(1, int(runtime.memory_gb * 1e9 / 2) // bytes_each)

@@ -29,6 +29,7 @@ UNIT_TOLERANCE = 1e-3
 LLOYD_ITERATIONS = 25
 LEAST_WEIGHT = 1e-12  # of a vector that equals a seed: drawn only where nothing else is left
 CHUNK_BYTES = 64 << 20  # Gram matrices that are worked on together: enough to keep threads busy
+TASK_PIXELS = 32  # of one task of a thread
 
 
 def select(
@@ -74,6 +75,7 @@ def select_with_clusters(
     """
     import torch
 
+    from ad_assets.kernels.lone_threads import each
     from ad_assets.kernels.optics import optics_labels
     from ad_assets.kernels.prototypes import prototypes
 
@@ -99,12 +101,15 @@ def select_with_clusters(
                 for gram in grams:  # one by one: no sum depends on the chunks
                     mean += gram / pixels
             elif selection == "pixel_kmeans":
-                picks[part] = kmeans_members(grams, draws[part])
+                blocks = zip(grams.split(TASK_PIXELS), draws[part].split(TASK_PIXELS), strict=True)
+                picks[part] = torch.cat(list(each(lambda block: kmeans_members(*block), blocks, "cpu")))
             else:
                 # In memory that was used before: fresh pages cost as much as the subtraction.
                 kept = kept if len(kept) >= len(grams) else torch.empty_like(grams)
-                distances = torch.sub(1, grams, out=kept[: len(grams)]).clamp_(min=0)
-                distances.diagonal(dim1=1, dim2=2).zero_()
+                distances = kept[: len(grams)]
+                list(
+                    each(_to_distances, zip(grams.split(TASK_PIXELS), distances.split(TASK_PIXELS), strict=True), "cpu")
+                )
                 labels = optics_labels(distances, max(2, images // sheets))
                 clusters[part] = labels.amax(dim=1) + 1
                 picks[part] = prototypes(grams, labels, sheets, selection)
@@ -113,6 +118,15 @@ def select_with_clusters(
         if selection == "image_kmeans":
             return _on_every_pixel(kmeans_members(mean[None], draws[:1])[0], grid), None
     return picks.T.unflatten(1, grid).contiguous(), None if selection == "pixel_kmeans" else clusters.unflatten(0, grid)
+
+
+def _to_distances(block: tuple[Tensor, Tensor]) -> None:
+    """From Gram matrices to cosine distances, in the second tensor's memory."""
+    import torch
+
+    grams, distances = block
+    torch.sub(1, grams, out=distances).clamp_(min=0)
+    distances.diagonal(dim1=1, dim2=2).zero_()
 
 
 def kmeans_members(grams: Tensor, draws: Tensor) -> Tensor:
@@ -195,18 +209,26 @@ def _grams(templates: Tensor, memory_gb: float) -> Iterator[tuple[slice, Tensor]
     """
     import torch
 
+    from ad_assets.kernels.lone_threads import each, threads
+
     images, channels, height, width = templates.shape
     columns = templates.flatten(2)
     per_pixel = 32 * images**2 + 16 * images * channels
-    cached = max(torch.get_num_threads(), CHUNK_BYTES // (8 * images**2))
+    cached = max(threads(), CHUNK_BYTES // (8 * images**2))
     step = max(1, min(int(memory_gb * 1e9) // per_pixel, cached))
-    kept = templates.new_empty(min(step, height * width), images, images, dtype=torch.float64)
+    kept = templates.new_empty(min(step, height * width), images, images).double()
     for first in range(0, height * width, step):
         part = slice(first, min(first + step, height * width))
-        vectors = columns[:, :, part].permute(2, 0, 1).contiguous().double()
-        for vector, gram in zip(vectors, kept, strict=False):
-            torch.mm(vector, vector.T, out=gram)
-        yield part, kept[: len(vectors)].cpu()
+        grams = kept[: part.stop - part.start]
+
+        def fill(block: tuple[Tensor, Tensor]) -> None:
+            vectors, own = block
+            for vector, gram in zip(vectors.permute(2, 0, 1).contiguous().double(), own, strict=True):
+                torch.mm(vector, vector.T, out=gram)
+
+        blocks = zip(columns[:, :, part].split(TASK_PIXELS, dim=2), grams.split(TASK_PIXELS), strict=True)
+        list(each(fill, blocks, columns.device.type))
+        yield part, grams.cpu()
 
 
 def _on_every_pixel(picks: Tensor, grid: list[int]) -> Tensor:

@@ -5,6 +5,8 @@ import torch
 
 from ad_assets.kernels import correlation as kernel
 from ad_assets.kernels.correlation import attend, correlate, target_factors
+from ad_assets.kernels.lone_threads import threads as current_threads
+from ad_assets.kernels.lone_threads import use_threads
 
 SCALE = 0.35
 EPSILON = 1e-4
@@ -77,18 +79,18 @@ def test_equal_to_full_matrices(monkeypatch, grid, shared, dtype, tolerance):
 
 
 def test_tiles_threads_and_sharing_change_no_bit(monkeypatch):
-    grid, threads = (12, 11), torch.get_num_threads()
+    grid, threads = (12, 11), current_threads()
     tensors = inputs(grid)
     expected = results(with_kernel, tensors, grid)
     try:
         for count in (1, 2, 3):
-            torch.set_num_threads(count)
+            use_threads(count)
             again = results(with_kernel, tensors, grid)
             assert all(
                 torch.equal(a, b) for a, b in zip(expected[0] + [*expected[1]], again[0] + [*again[1]], strict=True)
             )
     finally:
-        torch.set_num_threads(threads)
+        use_threads(threads)
     q, k, v, sigma = tensors
     apart = results(with_kernel, [q, k.expand(2, -1, -1, -1), v.expand(2, -1, -1, -1), sigma], grid)
     assert all(torch.equal(a, b) for a, b in zip(expected[0], apart[0], strict=True))

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.nn import functional as f
 
 from ad_assets.kernels.discriminator import Arithmetic, Head, folded, patch_scores, training_step
+from ad_assets.kernels.lone_threads import threads as current_threads
+from ad_assets.kernels.lone_threads import use_threads
 
 SIZES = (37, 300, 5)  # patches of each image: less than a block, more than one, hardly any
 D, H = 12, 20
@@ -77,15 +79,15 @@ def test_a_step_has_the_gradients_of_the_formulas(layers: int, loss: str) -> Non
 
 def test_neither_threads_nor_the_order_of_blocks_change_a_step() -> None:
     rows, noise = images(torch.float32)
-    threads, found = torch.get_num_threads(), []
+    threads, found = current_threads(), []
     try:
         for count in (1, 2, 3):
-            torch.set_num_threads(count)
+            use_threads(count)
             head = make_head(1, dtype=torch.float32)
             training_step(head, rows, noise.__getitem__)
             found.append([tensor.grad for tensor in trained(head)] + list(head.norm))
     finally:
-        torch.set_num_threads(threads)
+        use_threads(threads)
     # The product of both linear layers is split among threads as well, in blocks that do not follow their number.
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))

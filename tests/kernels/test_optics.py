@@ -13,6 +13,8 @@ from sklearn.cluster import OPTICS
 
 from ad_assets.datasets.decoding import Decoding
 from ad_assets.extractor import Extractor
+from ad_assets.kernels.lone_threads import threads as current_threads
+from ad_assets.kernels.lone_threads import use_threads
 from ad_assets.kernels.optics import optics_labels
 from resources.backbones import load_backbone
 from resources.compute import Compute
@@ -93,13 +95,13 @@ def test_float32_equal_to_its_float64_and_threads_do_not_matter() -> None:
     distances = cosine_distances(clustered(0, 23, 50, 4, 0.3)).float()
     expected = optics_labels(distances.double(), 5)
     assert expected.amax() > 1
-    threads = torch.get_num_threads()
+    threads = current_threads()
     try:
         for count in (1, 3):
-            torch.set_num_threads(count)
+            use_threads(count)
             assert torch.equal(optics_labels(distances, 5), expected)
     finally:
-        torch.set_num_threads(threads)
+        use_threads(threads)
 
 
 @pytest.mark.parametrize(

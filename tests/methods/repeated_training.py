@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import torch
 
+from ad_assets.kernels.lone_threads import threads as current_threads
+from ad_assets.kernels.lone_threads import use_threads
 from ad_assets.methods import Features, Runtime
 from ad_assets.methods.trained import TrainedMethod
 
@@ -21,13 +23,13 @@ def assert_only_the_seed_counts(method: TrainedMethod, images: Features, scarce_
         scarce_gb: a budget that keeps hardly any image.
         drawn: one of the weights that are drawn with the seed.
     """
-    threads = torch.get_num_threads()
+    threads = current_threads()
     expected = method.fit(images, RUNTIME)
     try:
-        torch.set_num_threads(1)
+        use_threads(1)
         other = method.fit(replace(images, batch_size=7), Runtime(memory_gb=scarce_gb))
     finally:
-        torch.set_num_threads(threads)
+        use_threads(threads)
     assert all(torch.equal(tensor, other.weights[name]) for name, tensor in expected.weights.items())
     assert expected.losses == other.losses
     reseeded = method.model_copy(update={"seed": 1}).fit(images, RUNTIME)

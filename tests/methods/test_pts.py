@@ -7,6 +7,8 @@ import pytest
 import torch
 from sklearn.cluster import OPTICS
 
+from ad_assets.kernels.lone_threads import threads as current_threads
+from ad_assets.kernels.lone_threads import use_threads
 from ad_assets.kernels.prototypes import prototypes
 from ad_assets.methods import pts
 from ad_assets.methods.pts import Selection, kmeans_members, select, select_with_clusters
@@ -119,12 +121,12 @@ def test_memory_threads_and_other_pixels_change_nothing(monkeypatch, selection: 
     if "random" not in selection:
         assert len(told) > 3
         assert told[-1] == (35, 35)
-    threads = torch.get_num_threads()
+    threads = current_threads()
     try:
-        torch.set_num_threads(1)
+        use_threads(1)
         assert torch.equal(select(templates, 7, selection=selection, seed=3), picks)
     finally:
-        torch.set_num_threads(threads)
+        use_threads(threads)
     if not selection.startswith("image") and "random" not in selection:
         assert torch.equal(select(templates[:, :, :2], 7, selection=selection, seed=3), picks[:, :2])
 

@@ -4,7 +4,9 @@ import dagster as dg
 import pytest
 import torch
 from pydantic import ValidationError
+from threadpoolctl import threadpool_info
 
+from ad_assets.kernels.lone_threads import on_lone_threads, threads, use_threads
 from resources.compute import Compute
 
 
@@ -40,15 +42,26 @@ def test_an_absent_card_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         Compute(device="cuda:1").torch_device()
 
 
-def test_threads() -> None:
-    before = torch.get_num_threads()
+def test_threads_are_the_usable_cores_among_the_runs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    assert Compute().thread_count() == 1
+    monkeypatch.setattr("resources.compute.usable_cores", lambda: 8)
+    assert [Compute().thread_count(runs) for runs in (1, 2, 3, 100)] == [8, 4, 2, 1]
+    assert Compute(threads=3).thread_count(runs=4) == 3
+
+
+def test_only_the_kernels_get_threads() -> None:
+    before = threads()
     try:
-        Compute(threads=1).apply_threads()
+        torch.set_num_threads(2)
+        Compute(threads=3).apply_threads()
+        assert threads() == 3
         assert torch.get_num_threads() == 1
-        Compute(threads=0).apply_threads()
-        assert torch.get_num_threads() == 1
+        assert all(library["num_threads"] == 1 for library in threadpool_info())
+        inside = on_lone_threads(lambda _: (threads(), torch.get_num_threads()), range(5))
+        assert set(inside) == {(1, 1)}
     finally:
-        torch.set_num_threads(before)
+        use_threads(before)
 
 
 def test_an_asset_gets_it_as_a_resource() -> None:
