@@ -20,7 +20,11 @@ S3_SERVER = REPOSITORY / ".venv-s3" / "bin" / "moto_server"
 
 
 def pytest_configure() -> None:
-    """Workers of pytest-xdist ignore SIGTERM, and what they start would too: Dagster's `tail` then never ends."""
+    """Signals as in the foreground: a background job of a shell ignores SIGINT, and Dagster then SIGTERM too.
+
+    Servers of the tests, and the `tail` that Dagster starts for each run, would never end.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
