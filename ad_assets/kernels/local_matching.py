@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ad_assets.kernels.lone_threads import each, spans, threads
+from ad_assets.kernels.lone_threads import each, threads
 from ad_assets.kernels.screening import full_precision, products
 
 Screening = Literal["float32", "bfloat16"]
@@ -28,7 +28,7 @@ NEVER = float("-inf")
 CPU_PRODUCT = 180_000  # values of one product that stay in the outer cache until their maximum is taken
 CUDA_PRODUCT = 1 << 24
 MOST_IMAGES = 4  # at once: wide enough for matrix products, narrow enough for the cache
-BAND = 8  # rows of a map that are one task of a thread
+THREADED_CHANNELS = 64  # with fewer, a product is over before another thread has taken the interpreter's lock
 MOST_PLACES = 8  # template places of one product: the more, the more products outside the window are wasted
 
 
@@ -58,19 +58,15 @@ class Matches:
         middle, radius = self._radius(window)
         top = self.best.new_full((height, width, images), NEVER)
         offset = torch.zeros(top.shape, dtype=torch.int32, device=top.device) if self.which is not None else None
-
-        def find(band: slice) -> None:
-            for dy in range(-radius, radius + 1):
-                for dx in range(-radius, radius + 1):
-                    rows, columns = _overlap(height, dy, band), _overlap(width, dx, slice(0, width))
-                    one = self.best[rows.template, columns.template, middle + dy, middle + dx]
-                    place = top[rows.query, columns.query]
-                    if offset is not None:
-                        step = (middle + dy) * (2 * middle + 1) + middle + dx
-                        offset[rows.query, columns.query].masked_fill_(one > place, step)
-                    torch.maximum(place, one, out=place)
-
-        list(each(find, spans(height, BAND), top.device.type))
+        for dy in range(-radius, radius + 1):
+            for dx in range(-radius, radius + 1):
+                rows, columns = _overlap(height, dy), _overlap(width, dx)
+                one = self.best[rows.template, columns.template, middle + dy, middle + dx]
+                place = top[rows.query, columns.query]
+                if offset is not None:
+                    step = (middle + dy) * (2 * middle + 1) + middle + dx
+                    offset[rows.query, columns.query].masked_fill_(one > place, step)
+                torch.maximum(place, one, out=place)
         if offset is not None and self.which is not None:
             y, x, b = _places(top)
             number = offset.long()
@@ -87,14 +83,10 @@ class Matches:
         """
         middle, radius = self._radius(window)
         side = slice(middle - radius, middle + radius + 1)
+        inside = self.best[:, :, side, side].flatten(2, 3)
         if self.which is None:
-            bands = each(
-                lambda band: self.best[band, :, side, side].flatten(2, 3).amax(dim=2),
-                spans(len(self.best), BAND),
-                self.best.device.type,
-            )
-            return _distances(torch.cat(list(bands)))
-        top, number = self.best[:, :, side, side].flatten(2, 3).max(dim=2)
+            return _distances(inside.amax(dim=2))
+        top, number = inside.max(dim=2)
         t = self.which[:, :, side, side].flatten(2, 3).gather(2, number[:, :, None])[:, :, 0].long()
         y, x, b = _places(top)
         span = 2 * radius + 1
@@ -204,9 +196,10 @@ def find_matches(query: Tensor, templates: Tensor, window: int, *, screened: Ten
                     best[y, left : left + taken, rows] = _within(top, span).to(best.dtype)
                     which[y, left : left + taken, rows] = _within(index, span).to(which.dtype)
 
-        list(each(compare, range(height), best.device.type))
+        rows = range(height)
+        list(each(compare, rows, best.device.type) if channels >= THREADED_CHANNELS else map(compare, rows))
     for dx in range(-radius, radius + 1):
-        inside = _overlap(width, dx, slice(0, width)).template
+        inside = _overlap(width, dx).template
         best[:, : inside.start, :, radius + dx] = NEVER
         best[:, inside.stop :, :, radius + dx] = NEVER
     return Matches(best, which, q, templates)
@@ -223,12 +216,11 @@ class _Overlap:
     query: slice
 
 
-def _overlap(side: int, offset: int, wanted: slice) -> _Overlap:
-    """Along one axis, the wanted query places whose template place lies inside, and those template places."""
-    first, last = max(wanted.start, offset), min(wanted.stop, side + offset)
-    if first >= last:
-        return _Overlap(slice(0, 0), slice(0, 0))
-    return _Overlap(slice(first - offset, last - offset), slice(first, last))
+def _overlap(side: int, offset: int) -> _Overlap:
+    """Along one axis, the template places whose query place lies inside, and those query places."""
+    first, last = min(max(0, -offset), side), max(min(side, side - offset), 0)
+    last = max(first, last)
+    return _Overlap(slice(first, last), slice(first + offset, last + offset) if last > first else slice(0, 0))
 
 
 def _places(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
