@@ -6,9 +6,10 @@ With M(x, e) the largest cosine over all templates t of <T_t(x), Q(x + e)>,
 - backward(x) = 1 - max over e of M(x, e), equation 5;
 - forward(y) = 1 - max over e of M(y - e, e), equation 4,
 
-so one table M answers both directions and every smaller window, and it has m^2 numbers a place instead of T. A row of
-a few template places against the query rows within the window is one matrix product; its maximum over t is taken
-while it is in the cache. Rows are tasks of threads that compute alone, so nothing depends on their number.
+so one table M answers both directions and every smaller window, and it has m^2 numbers a place instead of T. The
+templates of a place against the query vectors within its window are one matrix product of a batch of places; its
+maximum over t is taken while it is in the cache. Rows are tasks of threads that compute alone, so nothing depends on
+their number.
 """
 
 from __future__ import annotations
@@ -20,16 +21,15 @@ import torch
 from torch import Tensor
 
 from ad_assets.kernels.lone_threads import each, threads
-from ad_assets.kernels.screening import full_precision, products
+from ad_assets.kernels.screening import full_precision
 
 Screening = Literal["float32", "bfloat16"]
 
 NEVER = float("-inf")
-CPU_PRODUCT = 180_000  # values of one product that stay in the outer cache until their maximum is taken
+NOBODY = -1  # in place of a template's number, where an image meets none
+CPU_PRODUCT = 400_000  # values of one product, and of what enters it, that stay in the outer cache
 CUDA_PRODUCT = 1 << 24
 MOST_IMAGES = 4  # at once: wide enough for matrix products, narrow enough for the cache
-THREADED_CHANNELS = 64  # with fewer, a product is over before another thread has taken the interpreter's lock
-MOST_PLACES = 8  # template places of one product: the more, the more products outside the window are wasted
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Matches:
 
     Args:
         best: (H, W, m, m, B) float32; ``best[x, e]`` belongs to query place x + e - m // 2, -inf outside the image.
-        which: (H, W, m, m, B) int32, the template that has it; None where `best` is final.
+        which: (H, W, m, m, B) int32, the template that has it or `NOBODY`; None where `best` is final.
         query: (H, W, B, C) unit length; kept to score `which` again.
         templates: (H, W, T, C) unit length.
     """
@@ -100,7 +100,7 @@ class Matches:
 
     def _score(self, qy: Tensor, qx: Tensor, b: Tensor, ty: Tensor, tx: Tensor, t: Tensor) -> Tensor:
         """Cosines of given pairs in float32, image by image to bound the gathered vectors."""
-        return torch.stack(
+        cosines = torch.stack(
             [
                 torch.linalg.vecdot(
                     self.query[qy[..., i], qx[..., i], b[..., i]], self.templates[ty[..., i], tx[..., i], t[..., i]]
@@ -109,6 +109,7 @@ class Matches:
             ],
             dim=2,
         )
+        return cosines.masked_fill_(t == NOBODY, 0)
 
 
 def match(
@@ -119,6 +120,7 @@ def match(
     *,
     memory_gb: float = 1.0,
     screening: Screening = "float32",
+    hidden: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cosine distances in both directions.
 
@@ -131,6 +133,7 @@ def match(
         screening: ``bfloat16`` finds the best pair in bfloat16 and scores that pair in float32. Distances are then
             those of real pairs, at most 0.012 above the smallest (two roundings of 2^-9 in inputs, one in results).
             It pays with many templates, and where bfloat16 is much faster than float32.
+        hidden: (B, T, H, W) bool, vectors that an image does not meet; where it meets none, its cosines are 0.
 
     Returns:
         forward and backward distances, each (B, H, W) float32 in [0, 2]; windows are cut off at the border.
@@ -145,7 +148,9 @@ def match(
     forward, backward = [], []
     step = _images_at_once(rows, window, memory_gb)
     for first in range(0, len(query), step):
-        matches = find_matches(query[first : first + step], rows, window, screened=screened)
+        some = slice(first, first + step)
+        unmet = hidden[some].permute(2, 3, 1, 0) if hidden is not None else None
+        matches = find_matches(query[some], rows, window, screened=screened, hidden=unmet)
         forward.append(matches.forward(window_forward))
         backward.append(matches.backward(window_backward))
     results = torch.cat(forward), torch.cat(backward)
@@ -154,7 +159,14 @@ def match(
     return results
 
 
-def find_matches(query: Tensor, templates: Tensor, window: int, *, screened: Tensor | None = None) -> Matches:
+def find_matches(
+    query: Tensor,
+    templates: Tensor,
+    window: int,
+    *,
+    screened: Tensor | None = None,
+    hidden: Tensor | None = None,
+) -> Matches:
     """The table from which both directions and all windows up to `window` follow.
 
     Args:
@@ -162,11 +174,12 @@ def find_matches(query: Tensor, templates: Tensor, window: int, *, screened: Ten
         templates: (H, W, T, C) float32, unit length over C, contiguous.
         window: largest side of a window, in places.
         screened: the templates in bfloat16, to find pairs with; None finds them in float32.
+        hidden: (H, W, T, B) bool, vectors that an image does not meet.
     """
     height, width, count, channels = templates.shape
     images, radius = len(query), window // 2
     span = 2 * radius + 1
-    places = _places_at_once(count, span, images, templates.device)
+    places = _places_at_once(count, channels, span, images, templates.device)
     with full_precision():
         q = query.permute(2, 3, 0, 1).contiguous()
         t = templates if screened is None else screened
@@ -176,28 +189,30 @@ def find_matches(query: Tensor, templates: Tensor, window: int, *, screened: Ten
         which = None
         if screened is not None:
             which = torch.zeros(best.shape, dtype=torch.int32, device=best.device)
-        # Contiguous, so that the query rows of a window are one matrix without a copy.
-        tiles = [
-            padded[:, left : min(left + places, width) + 2 * radius].contiguous() for left in range(0, width, places)
-        ]
 
         def compare(y: int) -> None:
             above, below = max(0, y - radius), min(height, y + radius + 1)
             rows = slice(above - y + radius, below - y + radius)
-            for number, tile in enumerate(tiles):
-                left, taken = number * places, tile.shape[1] - 2 * radius
-                cosines = products(
-                    t[y, left : left + taken].reshape(-1, channels), tile[above:below].reshape(-1, channels)
-                ).view(taken, count, below - above, taken + 2 * radius, images)
+            windows = padded[above:below].unfold(1, span, 1).permute(1, 0, 4, 2, 3)  # (W, rows, span, B, C)
+            for left in range(0, width, places):
+                right = min(left + places, width)
+                # Windows overlap: copied, a place's is one matrix, and no product is of a pair outside of it.
+                inside = windows[left:right].reshape(right - left, -1, channels)
+                cosines = torch.bmm(t[y, left:right], inside.mT)
+                if hidden is not None:
+                    _hide(cosines.unflatten(2, (-1, images)), hidden[y, left:right])
+                shape = right - left, below - above, span, images
                 if which is None:
-                    best[y, left : left + taken, rows] = _within(cosines.amax(dim=1), span)
+                    best[y, left:right, rows] = cosines.amax(dim=1).view(shape)
                 else:
                     top, index = cosines.max(dim=1)
-                    best[y, left : left + taken, rows] = _within(top, span).to(best.dtype)
-                    which[y, left : left + taken, rows] = _within(index, span).to(which.dtype)
+                    if hidden is not None:
+                        nothing = hidden[y, left:right].all(dim=1)
+                        index.unflatten(1, (-1, images)).masked_fill_(nothing[:, None], NOBODY)
+                    best[y, left:right, rows] = top.view(shape).to(best.dtype)
+                    which[y, left:right, rows] = index.view(shape).to(which.dtype)
 
-        rows = range(height)
-        list(each(compare, rows, best.device.type) if channels >= THREADED_CHANNELS else map(compare, rows))
+        list(each(compare, range(height), best.device.type))
     for dx in range(-radius, radius + 1):
         inside = _overlap(width, dx).template
         best[:, : inside.start, :, radius + dx] = NEVER
@@ -205,9 +220,11 @@ def find_matches(query: Tensor, templates: Tensor, window: int, *, screened: Ten
     return Matches(best, which, q, templates)
 
 
-def _within(values: Tensor, span: int) -> Tensor:
-    """(n, rows, n + span - 1, B) to (n, rows, span, B): for the i-th place, columns i to i + span - 1."""
-    return values.unfold(2, span, 1).diagonal(dim1=0, dim2=2).permute(3, 0, 2, 1)
+def _hide(cosines: Tensor, hidden: Tensor) -> None:
+    """Take from (n, T, places, B) cosines those of (n, T, B) hidden templates."""
+    place, template, image = hidden.nonzero(as_tuple=True)
+    cosines[place, template, :, image] = NEVER
+    cosines.masked_fill_(hidden.all(dim=1)[:, None, None], 0)
 
 
 @dataclass(frozen=True)
@@ -234,22 +251,18 @@ def _distances(cosines: Tensor) -> Tensor:
     return (1 - cosines).clamp(0, 2).permute(2, 0, 1).contiguous()
 
 
-def _places_at_once(templates: int, span: int, images: int, device: torch.device) -> int:
+def _places_at_once(templates: int, channels: int, span: int, images: int, device: torch.device) -> int:
     largest = CUDA_PRODUCT if device.type == "cuda" else CPU_PRODUCT
-    places = MOST_PLACES
-    while places > 1 and places * templates * span * (places + span - 1) * images > largest:
-        places //= 2
-    return places
+    return max(1, largest // ((templates + channels) * span**2 * images))
 
 
 def _images_at_once(rows: Tensor, window: int, memory_gb: float) -> int:
     height, width, count, channels = rows.shape
     span = 2 * (window // 2) + 1
-    places = _places_at_once(count, span, 1, rows.device)
+    places = min(width, _places_at_once(count, channels, span, 1, rows.device))
     table = height * width * span**2
-    tiles = -(-width // places) * height * (places + span - 1) * channels
-    products_at_once = 2 * threads() * places * count * span * (places + span - 1)
-    need = 4 * (3 * table + 2 * height * (width + span) * channels + tiles + products_at_once)
+    at_once = threads() * places * span**2 * (count + channels)
+    need = 4 * (3 * table + 2 * height * (width + span) * channels + at_once)
     return max(1, min(MOST_IMAGES, int(memory_gb * 1e9 / need)))
 
 

@@ -21,8 +21,7 @@ from; a new image may change the selection at any place, so it is made again fro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -202,21 +201,9 @@ class Hetmm(Method[TemplateSet]):
         Raises:
             ValueError: features of other shapes than the templates', or NaN.
         """
-        import torch
 
         self._check_taps(state, taps)
-        hidden = self.hidden(image_ids, left_out)
-        if hidden is None:
-            maps = self._match(state, taps, map_size, runtime)
-        else:
-            pieces = []
-            for number, image_id in enumerate(hidden):
-                own = state.image_ids.index(image_id) if image_id in state.image_ids else None
-                with _hidden(state, own) if own is not None else nullcontext():
-                    pieces.append(
-                        self._match(state, [tap[number : number + 1] for tap in taps], map_size, runtime),
-                    )
-            maps = torch.cat(pieces)
+        maps = self._match(state, taps, map_size, runtime, self.hidden(image_ids, left_out))
         return ScoreMaps(self._map(maps).cpu(), self._image_scores(maps).cpu())
 
     def _check_taps(self, state: TemplateSet, taps: list[Tensor]) -> None:
@@ -227,7 +214,14 @@ class Hetmm(Method[TemplateSet]):
                 f"features are {shapes}, templates {state.shapes}: score with the extractor that the templates are from"
             )
 
-    def _match(self, state: TemplateSet, taps: list[Tensor], size: tuple[int, int], runtime: Runtime) -> Tensor:
+    def _match(
+        self,
+        state: TemplateSet,
+        taps: list[Tensor],
+        size: tuple[int, int],
+        runtime: Runtime,
+        left_out: Sequence[str] | None,
+    ) -> Tensor:
         """(B, *size): the sum over layers of resized distances (equations 6 and 10)."""
         from torch.nn.functional import normalize
 
@@ -239,14 +233,21 @@ class Hetmm(Method[TemplateSet]):
         for layer, tap in enumerate(taps):
             query = normalize(tap.to(runtime.device), dim=1)
             templates = state.templates[layer].to(runtime.device).permute(2, 3, 0, 1)
+            hidden = _own_templates(state, layer, left_out).to(runtime.device) if left_out is not None else None
             window = self.windows[layer]
             if self.matching == "patch":
-                distances = match_patches(query, templates, window, memory_gb=runtime.memory_gb)
+                distances = match_patches(query, templates, window, memory_gb=runtime.memory_gb, hidden=hidden)
             else:
                 alpha = self.alpha[layer] if isinstance(self.alpha, tuple) else self.alpha
                 back = self.windows_backward[layer] if self.windows_backward else window
                 forward, backward = match(
-                    query, templates, window, back, memory_gb=runtime.memory_gb, screening=self.screening
+                    query,
+                    templates,
+                    window,
+                    back,
+                    memory_gb=runtime.memory_gb,
+                    screening=self.screening,
+                    hidden=hidden,
                 )
                 distances = alpha * forward + (1 - alpha) * backward
             weight = self.weights[layer] if self.weights else 1.0
@@ -322,32 +323,20 @@ def _unit_vectors(features: Features, shape: list[int], runtime: Runtime) -> Ten
     return everything
 
 
-@contextmanager
-def _hidden(state: TemplateSet, own: int) -> Iterator[None]:
-    """Meanwhile, templates from one image are copies of others at their places, which changes no maximum.
+def _own_templates(state: TemplateSet, layer: int, image_ids: Sequence[str]) -> Tensor:
+    """(B, T, H, W) bool: which templates are from the image itself.
 
     Raises:
         ValueError: there is no other image.
     """
     import torch
 
-    if len(state.image_ids) < 2:
-        raise ValueError(f"every template is from image {state.image_ids[own]}: fit at least two images")
-    saved: list[tuple[Tensor, Any, Tensor]] = []
-    for layer, templates in enumerate(state.templates):
-        if not state.sources:
-            other = templates[:, :, (own + 1) % templates.shape[2]].clone()
-            saved.append((templates, (slice(None), slice(None), own), templates[:, :, own].clone()))
-            templates[:, :, own] = other
-            continue
-        foreign = state.sources[layer] != own
-        y, x, k = torch.nonzero(~foreign, as_tuple=True)
-        first = foreign.to(torch.uint8).argmax(dim=2)[y, x]
-        vectors = templates[y, x, first] * foreign.any(dim=2)[y, x, None]
-        saved.append((templates, (y, x, k), templates[y, x, k]))
-        templates[y, x, k] = vectors
-    try:
-        yield
-    finally:
-        for templates, place, vectors in saved:
-            templates[place] = vectors
+    known = {image_id: number for number, image_id in enumerate(state.image_ids)}
+    if len(known) < 2 and known.keys() & set(image_ids):
+        raise ValueError(f"every template is from image {state.image_ids[0]}: fit at least two images")
+    numbers = torch.tensor([known.get(image_id, -1) for image_id in image_ids])
+    if state.sources:
+        return state.sources[layer].permute(2, 0, 1) == numbers[:, None, None, None]
+    _, height, width = state.shapes[layer]
+    own = torch.arange(len(known)) == numbers[:, None]
+    return own[:, :, None, None].expand(-1, -1, height, width)

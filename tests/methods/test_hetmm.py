@@ -106,7 +106,7 @@ def test_left_out_equals_a_set_without_the_image(sheets: int | None) -> None:
         torch.testing.assert_close(found.maps[:1], expected)
     assert (found.maps[0] >= found.maps[1] - 1e-6).all()
     assert found.image_scores[0] > found.image_scores[1]
-    assert torch.equal(found.maps[1], method.score(state, [n[3:4] for n in nominal], SIZE, RUNTIME).maps[0])
+    assert torch.equal(found.maps[1], method.score(state, [n[[3, 3]] for n in nominal], SIZE, RUNTIME).maps[1])
 
 
 def test_a_set_of_one_image_cannot_be_left_out() -> None:
