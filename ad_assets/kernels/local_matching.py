@@ -224,7 +224,8 @@ def _hide(cosines: Tensor, hidden: Tensor) -> None:
     """Take from (n, T, places, B) cosines those of (n, T, B) hidden templates."""
     place, template, image = hidden.nonzero(as_tuple=True)
     cosines[place, template, :, image] = NEVER
-    cosines.masked_fill_(hidden.all(dim=1)[:, None, None], 0)
+    place, image = hidden.all(dim=1).nonzero(as_tuple=True)
+    cosines[place, :, :, image] = 0
 
 
 @dataclass(frozen=True)
