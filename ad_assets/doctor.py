@@ -11,6 +11,7 @@ from pathlib import Path
 from ad_assets.benchmark import Benchmark
 from ad_assets.extractor import Extractor
 from resources.backbones import load_backbone
+from resources.compute import usable_cores
 from resources.contents import Contents, head_damage
 from resources.records import read_record
 from resources.store import CorruptArtifactError
@@ -93,7 +94,10 @@ def _device(benchmark: Benchmark) -> Finding:
         device = benchmark.compute.torch_device()
     except RuntimeError as error:
         return Finding("device", False, str(error))
-    return Finding("device", True, f"{device}, budget {benchmark.compute.memory_gb} GB")
+    compute = benchmark.compute
+    alone = f"{compute.thread_count()} CPU threads" if compute.thread_count() > 1 else "one CPU thread"
+    shared = "set by compute.threads" if compute.threads else f"{usable_cores()} usable, shared by runs at once"
+    return Finding("device", True, f"{device}, budget {compute.memory_gb} GB, {alone} a run ({shared})")
 
 
 def weights(benchmark: Benchmark, name: str) -> Finding:

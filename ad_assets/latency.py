@@ -116,12 +116,14 @@ def machine(detector: Predictor) -> dict[str, Any]:
     """What the figures depend on: device, precision, threads, versions."""
     import torch
 
+    from ad_assets.kernels.lone_threads import threads
+
     device = detector.compute.torch_device()
     return {
         "device": device,
         **({} if device == "cpu" else {"device_name": torch.cuda.get_device_name(device)}),
         "precision": ", ".join(detector.precisions),
-        "threads": torch.get_num_threads(),
+        "threads": threads(),
         "torch": torch.__version__,
         "warm_up_batches": WARM_UP_BATCHES,
     }

@@ -114,6 +114,7 @@ def test_doctor_tells_what_would_fail(config: Path, capsys: Any, tmp_path: Path)
     out = capsys.readouterr().out
     assert "ok    dataset parts: 2 categories, 24 images" in out
     assert "ok    extractor lite0: tf_efficientnet_lite0, bundled weights" in out
+    assert re.search(r"ok    device: .*CPU threads? a run \(\d+ usable, shared by runs at once\)", out)
     file = tmp_path / "weights.safetensors"
     file.write_bytes(b"no weights")
     assert run(config, "doctor", "--set", f"extractors.lite0.weights={file}") == 1

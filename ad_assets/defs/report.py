@@ -134,9 +134,11 @@ def _gallery(
 def _hardware(work: Work) -> str:
     import torch
 
+    from ad_assets.kernels.lone_threads import threads
+
     device = work.compute.torch_device()
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
-    return f"{device} ({name}), {torch.get_num_threads()} CPU threads, torch {torch.__version__}, {platform.system()}"
+    return f"{device} ({name}), {threads()} CPU threads, torch {torch.__version__}, {platform.system()}"
 
 
 def report_location(store: ArtifactStore, dataset: str) -> str:

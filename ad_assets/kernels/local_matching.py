@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ad_assets.kernels.lone_threads import each, threads
+from ad_assets.kernels.lone_threads import each
 from ad_assets.kernels.screening import full_precision
 
 Screening = Literal["float32", "bfloat16"]
@@ -262,7 +262,7 @@ def _images_at_once(rows: Tensor, window: int, memory_gb: float) -> int:
     span = 2 * (window // 2) + 1
     places = min(width, _places_at_once(count, channels, span, 1, rows.device))
     table = height * width * span**2
-    at_once = threads() * places * span**2 * (count + channels)
+    at_once = places * span**2 * (count + channels)  # of one thread: how many there are must not change the batch
     need = 4 * (3 * table + 2 * height * (width + span) * channels + at_once)
     return max(1, min(MOST_IMAGES, int(memory_gb * 1e9 / need)))
 

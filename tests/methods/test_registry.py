@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from ad_assets.kernels.lone_threads import threads, use_threads
 from ad_assets.methods import METHODS, Method, Runtime, ScoreMaps
 from tests.methods.tap_features import tap_features
 
@@ -78,6 +79,22 @@ def test_a_fit_repeats_and_does_not_see_its_batches(fitted: tuple[Method[Any], A
     method, state = fitted
     again = _fit(method, 1)
     _close(method.score(again, TEST, MAP_SIZE, RUNTIME), method.score(state, TEST, MAP_SIZE, RUNTIME))
+
+
+def test_the_number_of_threads_changes_nothing(fitted: tuple[Method[Any], Any]) -> None:
+    method, _ = fitted
+    before, found = threads(), []
+    try:
+        for count in (1, 2, 3):
+            use_threads(count)
+            state = _fit(method, 4)
+            scores = method.score(state, TEST, MAP_SIZE, RUNTIME)
+            found.append({**state.tensors(), "maps": scores.maps, "image_scores": scores.image_scores})
+    finally:
+        use_threads(before)
+    for other in found[1:]:
+        assert found[0].keys() == other.keys()
+        assert all(torch.equal(found[0][name], other[name]) for name in other)
 
 
 def test_an_image_does_not_see_its_batch(fitted: tuple[Method[Any], Any]) -> None:
