@@ -372,7 +372,7 @@ def test_gates_compare_on_the_same_test_images_alone(running: Line) -> None:
     assert behind_champion(worse, champion, gates) == ["image_auroc 0.9200 after 0.9500, more than 0.02 behind"]
     assert behind_champion(worse, champion, Production(margin=0.04)) == []
     assert behind_champion(elsewhere, champion, gates) == []
-    ledger = Ledger().with_champion(champion, "promoted", "").with_champion(worse, "promoted", "")
+    ledger = Ledger((), ()).with_champion(champion, "promoted", "").with_champion(worse, "promoted", "")
     back = ledger.with_champion(champion, ROLLED_BACK, "by hand")
     assert back.refused == ("b",)
     assert back.champion == champion

@@ -34,7 +34,8 @@ def guarded(running: Line) -> Line:  # noqa: F811 - the fixture
 
 
 @pytest.fixture
-def call(guarded: Line) -> Run:
+def call(guarded: Line, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("DAGSTER_HOME", str(guarded.folder / "home"))
     path = guarded.folder / "bench.yaml"
 
     def run(*arguments: str) -> int:

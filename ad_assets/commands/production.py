@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ad_assets.benchmark import Benchmark
 from ad_assets.commands.common import Commands, Parser
 from ad_assets.config import ConfigError, load_config
+from ad_assets.datasets.identity import content_of
 
 if TYPE_CHECKING:
     from ad_assets.defs.champion import Candidate, Ledger
@@ -68,7 +69,8 @@ def _promote(options: argparse.Namespace) -> int:
             f"{options.dataset}/{options.detector} [{options.category}] has no state to promote: materialize it first"
         )
     path = benchmark.store.artifact("champion", head["version"]).at("candidate.json")
-    newest = Candidate(**benchmark.store.read_json(path))
+    with benchmark.store.understood(path):
+        newest = Candidate(**benchmark.store.read_json(path))
     if ledger.champion and ledger.champion.state == newest.state:
         print(f"{newest.state} is champion already")
         return 0
@@ -116,9 +118,7 @@ def _crown(benchmark: Benchmark, options: argparse.Namespace, seen: Ledger, ledg
 
 def _quarantine(options: argparse.Namespace) -> int:
     benchmark = _load(options)
-    categories = benchmark.datasets[options.dataset].reader.categories()
-    if options.category is not None and options.category not in categories:
-        raise ConfigError(f"no category {options.category!r}; there are: {', '.join(categories)}")
+    categories = _categories(benchmark, options)
     if options.admit or options.reject:
         return _decide(benchmark, options)
     waiting = sum(
@@ -192,10 +192,13 @@ def _training_images(benchmark: Benchmark, dataset: str, category: str) -> dict[
     if head is None:
         return {}
     table = benchmark.store.read_table(benchmark.store.artifact("image_index", head["version"]).at("index.parquet"))
-    return {row["image_id"]: row["path"] for row in table.to_pylist() if row["split"] == "train"}
+    return {content_of(row["image_id"]): row["path"] for row in table.to_pylist() if row["split"] == "train"}
 
 
 def _load(options: argparse.Namespace) -> Benchmark:
+    from ad_assets.defs.identity import check_store
+    from ad_assets.defs.runs import open_instance
+
     benchmark = load_config(options.config, options.set)
     dataset = benchmark.datasets.get(options.dataset)
     lines = [name for name, each in benchmark.datasets.items() if each.production]
@@ -208,15 +211,26 @@ def _load(options: argparse.Namespace) -> Benchmark:
     lanes = [name for name, lane in dataset.detectors.items() if lane.method]
     if detector is not None and detector not in lanes:
         raise ConfigError(f"{options.dataset} has no lane {detector!r}; it has: {', '.join(lanes)}")
+    # An empty store would have no history, and decisions in another one reach nobody.
+    check_store(dataset, benchmark.store, open_instance())
     return benchmark
+
+
+def _categories(benchmark: Benchmark, options: argparse.Namespace) -> list[str]:
+    """The categories of the dataset, the one of the call among them if it names one."""
+    try:
+        categories = list(benchmark.datasets[options.dataset].reader.categories())
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{options.dataset}: {error}") from error
+    if options.category is not None and options.category not in categories:
+        raise ConfigError(f"no category {options.category!r}; there are: {', '.join(categories)}")
+    return categories
 
 
 def _ledger(benchmark: Benchmark, options: argparse.Namespace) -> Ledger:
     from ad_assets.defs.champion import read_ledger
 
-    categories = benchmark.datasets[options.dataset].reader.categories()
-    if options.category not in categories:
-        raise ConfigError(f"no category {options.category!r}; there are: {', '.join(categories)}")
+    _categories(benchmark, options)
     return read_ledger(benchmark.store, options.dataset, options.detector, options.category)
 
 

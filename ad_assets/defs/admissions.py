@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import StringConstraints
 
 from ad_assets.benchmark import fingerprint
-from ad_assets.defs.lasting import LastingRecord
+from ad_assets.defs.lasting import DamagedRecordError, LastingRecord
 from resources.store import ArtifactStore
 
 Decision = Literal["admit", "reject"]
@@ -28,10 +28,23 @@ class Held:
 
 @dataclass(frozen=True)
 class Admissions:
-    """The training images of a category, as far as they were judged: ids of the admitted, and the held by id."""
+    """The training images of a category, as far as they were judged.
 
-    admitted: tuple[str, ...] = ()
-    held: Mapping[str, Held] = field(default_factory=dict)
+    Args:
+        admitted: their ids.
+        held: by id.
+        decided: on how many images people had decided when this was written. It never falls, so a decisions file with
+            fewer has been lost. None: written before there was this count.
+    """
+
+    admitted: tuple[str, ...]
+    held: Mapping[str, Held]
+    decided: int | None = None
+
+
+NOBODY = Admissions((), {}, 0)
+DECISIONS = "(decisions)"  # among the stamps of files
+NEW_STORE = "ad-assets materialize --new-store"
 
 
 _ImageId = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
@@ -39,7 +52,7 @@ _DECISIONS: LastingRecord[dict[str, Decision]] = LastingRecord(
     dict[_ImageId, Decision], dict, "what people decided on images"
 )
 ADMISSIONS: LastingRecord[Admissions] = LastingRecord(
-    Admissions, Admissions, "which training images are admitted and which are held"
+    Admissions, lambda: NOBODY, "which training images are admitted and which are held"
 )
 
 
@@ -52,9 +65,29 @@ def read_decisions(store: ArtifactStore, dataset: str, category: str) -> dict[st
     """Image id -> what a person decided.
 
     Raises:
-        DamagedRecordError: the decisions cannot be read.
+        DamagedRecordError: the decisions, or the admissions that count them, cannot be read, or decisions are lost.
     """
-    return _DECISIONS.read(store, decisions_path(dataset, category))
+    # The count first: decisions that are made meanwhile are in the file before they are counted.
+    known = read_admissions(store, dataset, category).decided or 0
+    decisions = _DECISIONS.read(store, decisions_path(dataset, category))
+    refuse_loss(store, dataset, category, decisions, known)
+    return decisions
+
+
+def refuse_loss(
+    store: ArtifactStore, dataset: str, category: str, decisions: Mapping[str, Decision], known: int
+) -> None:
+    """See that a category has all the decisions that are known to have been made.
+
+    Raises:
+        DamagedRecordError: it has fewer.
+    """
+    if len(decisions) < known:
+        raise DamagedRecordError(
+            f"{store.location(decisions_path(dataset, category))} holds {len(decisions)} of at least {known} decisions "
+            f"that people made on images of {category}: put back a newer copy of it; if they may be forgotten, run "
+            f"{NEW_STORE}"
+        )
 
 
 def decide(
@@ -81,23 +114,42 @@ def decide(
         The images that it was recorded on, each with what was decided before.
 
     Raises:
-        DamagedRecordError: the decisions so far cannot be read.
+        DamagedRecordError: the decisions so far cannot be read, or are lost.
     """
     recorded: dict[str, Decision | None] = {}
+    known = read_admissions(store, dataset, category).decided or 0
 
     def change(before: dict[str, Decision]) -> dict[str, Decision]:
         nonlocal recorded
+        refuse_loss(store, dataset, category, before, known)
         recorded = {image: before.get(image) for image in images if not (undecided_only and image in before)}
         return {**before, **dict.fromkeys(recorded, decision)}
 
-    _DECISIONS.update(store, decisions_path(dataset, category), change)
+    after = _DECISIONS.update(store, decisions_path(dataset, category), change)
+    if has_admissions(store, dataset, category):
+        update_admissions(store, dataset, category, lambda before: counted(before, after))
     return recorded
+
+
+def counted(admissions: Admissions, decisions: Mapping[str, Decision]) -> Admissions:
+    """Admissions that know of some decisions."""
+    return replace(admissions, decided=max(admissions.decided or 0, len(decisions)))
+
+
+def accept_losses(store: ArtifactStore, dataset: str, category: str) -> None:
+    """Take admissions that are gone for none, and decisions that are gone for never made.
+
+    Raises:
+        DamagedRecordError: what is there cannot be read.
+    """
+    decisions = _DECISIONS.read(store, decisions_path(dataset, category))
+    update_admissions(store, dataset, category, lambda before: replace(before, decided=len(decisions)))
 
 
 def decision_stamp(store: ArtifactStore, dataset: str, category: str) -> dict[str, list[Any]]:
     """The decisions as an entry among the stamps of files, which change when people decide; none before they did."""
     decisions = read_decisions(store, dataset, category)
-    return {"(decisions)": [len(decisions), fingerprint(decisions)]} if decisions else {}
+    return {DECISIONS: [len(decisions), fingerprint(decisions)]} if decisions else {}
 
 
 def read_admissions(store: ArtifactStore, dataset: str, category: str) -> Admissions:

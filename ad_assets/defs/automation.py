@@ -13,6 +13,8 @@ from ad_assets.defs.cut_off import cut_off_sensor
 from ad_assets.defs.models import STATES
 from ad_assets.defs.sensors import landing_job, landing_sensor
 from ad_assets.defs.stages import FORCE_TAG, VERIFY_TAG, Stage, read_head
+from resources.layout import MARKER
+from resources.records import recall
 from resources.store import ArtifactStore
 
 
@@ -120,7 +122,8 @@ def updated_lanes(dataset: Dataset, stages: Sequence[Stage], store: ArtifactStor
         for category in stage.partitions or ():
             head = read_head(store, stage.key, category)
             artifact = store.artifact(stage.kind, head.version) if head else None
-            if artifact and artifact.exists() and artifact.record()["metadata"].get("fitted") != "on all images":
+            record = recall(store, artifact.at(MARKER)) if artifact else None  # a damaged state is due by itself
+            if record and record["metadata"].get("fitted") != "on all images":
                 yield category, stage.key[1]
 
 

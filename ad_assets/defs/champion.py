@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from ad_assets.benchmark import Benchmark, Dataset, Detector, Production
+from ad_assets.defs.identity import check_store
 from ad_assets.defs.lasting import LastingRecord
 from ad_assets.defs.stages import Check, Judgement, Parts, Stage, Upstream, Verdict, Work
 from ad_assets.extractor import Extractor
@@ -44,7 +46,7 @@ class Candidate:
     metrics: str
     settings: Mapping[str, Any]
     truth: str
-    numbers: Mapping[str, float] = field(default_factory=dict)
+    numbers: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ class Entry:
 class Ledger:
     """The changes of champion of one lane and category, oldest first, and the states refused by rolling back."""
 
-    entries: tuple[Entry, ...] = ()
-    refused: tuple[str, ...] = ()
+    entries: tuple[Entry, ...]
+    refused: tuple[str, ...]
 
     @property
     def champion(self) -> Candidate | None:
@@ -78,7 +80,9 @@ class Ledger:
         return Ledger((*self.entries, Entry(candidate, when, action, reason)), refused)
 
 
-LEDGER: LastingRecord[Ledger] = LastingRecord(Ledger, Ledger, "who was champion and why, by which predictions are made")
+LEDGER: LastingRecord[Ledger] = LastingRecord(
+    Ledger, lambda: Ledger((), ()), "who was champion and why, by which predictions are made"
+)
 
 
 def champion_stage(
@@ -142,6 +146,7 @@ def champion_stage(
         address=parts,
         build=build,
         judge=judge,
+        admit=partial(check_store, dataset) if dataset.production else None,
         checks=(
             Check("above_floors", "No metric of the new state is below the floor that the benchmark file sets."),
             Check(

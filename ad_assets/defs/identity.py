@@ -15,21 +15,24 @@ import dagster as dg
 
 from ad_assets.benchmark import Dataset
 from ad_assets.checking import ConfigError
-from ad_assets.defs.admissions import has_admissions, update_admissions
+from ad_assets.defs.admissions import NEW_STORE, accept_losses
 from resources.disk import write_whole
-from resources.records import read_record, write_record
+from resources.records import read_record, update_record
 from resources.store import ArtifactStore
 
 MARKER = "store.json"
 BESIDE = ".ad_assets_store.json"
-REMEDY = "if its quarantine and champions may begin anew, run ad-assets materialize --new-store"
+REMEDY = f"if its quarantine and champions may begin anew, run {NEW_STORE}"
 
 
 def check_store(dataset: Dataset, store: ArtifactStore, instance: dg.DagsterInstance) -> None:
-    """See that the store is the one that a production dataset knew; the first is taken as it is.
+    """See that the store is the one that a production dataset knows; where it knows none yet, any is.
+
+    Whoever trains on images, lets detectors judge or decides asks here first.
 
     Raises:
         ConfigError: it is another, or has no marker.
+        CorruptArtifactError: its marker is damaged.
     """
     known = _of_instance(dataset, instance) or _beside(dataset).get(dataset.name)
     own = _store_id(store)
@@ -39,16 +42,20 @@ def check_store(dataset: Dataset, store: ArtifactStore, instance: dg.DagsterInst
             f"{dataset.name}: the store at {store.root!r} {found}; its own has the id {known[:8]}. Mount it, or "
             f"correct store.root; {REMEDY}"
         )
-    if not known or not _of_instance(dataset, instance):
+
+
+def enter_store(dataset: Dataset, store: ArtifactStore, instance: dg.DagsterInstance) -> None:
+    """The same before images are taken up: the first store is the one that the dataset knows from then on."""
+    check_store(dataset, store, instance)
+    if not _of_instance(dataset, instance):
         adopt_store(dataset, store, instance)
 
 
 def adopt_store(dataset: Dataset, store: ArtifactStore, instance: dg.DagsterInstance) -> None:
     """Make a store the one that a production dataset knows."""
+    # Two runs that begin at once give one id. A damaged marker comes here with --new-store alone.
+    update_record(store, MARKER, lambda before: before or {"id": uuid.uuid4().hex}, "id")
     own = _store_id(store)
-    if not own:
-        own = uuid.uuid4().hex
-        write_record(store, MARKER, {"id": own})
     instance.run_storage.set_cursor_values({_cursor(dataset): own})
     root = dataset.reader.root
     if "://" not in root:
@@ -59,18 +66,17 @@ def adopt_store(dataset: Dataset, store: ArtifactStore, instance: dg.DagsterInst
 
 
 def begin_anew(dataset: Dataset, store: ArtifactStore, instance: dg.DagsterInstance) -> None:
-    """Take a store as the dataset's own, and its categories without admissions as new."""
+    """Take a store as the dataset's own, its categories without admissions as new, and lost decisions as never made."""
     adopt_store(dataset, store, instance)
     prefix = f"heads/{dataset.name}/image_index"
     for file in store.files(prefix):
         category = Path(file.path).stem
-        if not has_admissions(store, dataset.name, category):
-            update_admissions(store, dataset.name, category, lambda none: none)
+        accept_losses(store, dataset.name, category)
 
 
 def _store_id(store: ArtifactStore) -> str:
     try:
-        return str(read_record(store, MARKER, "id")["id"])
+        return str(read_record(store, MARKER, "id", remedy=f"put back a copy of it; {REMEDY}")["id"])
     except FileNotFoundError:
         return ""
 

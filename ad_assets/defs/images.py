@@ -13,14 +13,14 @@ from ad_assets.datasets import ImageFiles, KnownFile, build_index
 from ad_assets.datasets.base import Candidate, DatasetError, FileStamp, Problem
 from ad_assets.datasets.identity import depth_of
 from ad_assets.datasets.index import ImageIndex
-from ad_assets.defs.admissions import Admissions, decision_stamp, held_picture_path, read_admissions
+from ad_assets.defs.admissions import NOBODY, decision_stamp, held_picture_path, read_admissions
 from ad_assets.defs.arrivals import Watched
-from ad_assets.defs.identity import check_store
+from ad_assets.defs.identity import enter_store
 from ad_assets.defs.partitions import categories_of
 from ad_assets.defs.progress import Progress
 from ad_assets.defs.stages import Build, Check, Judgement, Parts, Stage, Verdict, Work, read_head
 from resources.records import recall, write_record
-from resources.store import ArtifactStore
+from resources.store import ArtifactStore, CorruptArtifactError
 
 if TYPE_CHECKING:
     from ad_assets.defs.quarantine import Gate
@@ -65,7 +65,7 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
         own = stamps_of(reader.assign(sorted(everything)).get(partition, []), everything, ())
         on_their_way = len(own.keys() - listing.keys())
         passed_over = everything.clutter_beside(own)
-        held = Admissions()
+        held = NOBODY
         if gate:
             stamps |= decision_stamp(store, dataset.name, partition)
             index, held = gate.sift(index, partition, progress)
@@ -116,7 +116,7 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
         scan=scan,
         checks=CHECKS if gate else (),
         judge=judge if gate else None,
-        admit=partial(check_store, dataset) if dataset.production else None,
+        admit=partial(enter_store, dataset) if dataset.production else None,
         partitions=categories_of(dataset) if categories is None else categories,
         group=f"{dataset.name}/images",
         kinds=frozenset({"parquet"}),
@@ -207,7 +207,11 @@ def changed_files(dataset: Dataset, store: ArtifactStore, wanted: Collection[str
         before = read_stamps(store, dataset.name, category)
         now = stamps_of(assigned.get(category, []), listing, dataset.reader.tables(category))
         if dataset.production:
-            now |= decision_stamp(store, dataset.name, category)
+            try:
+                now |= decision_stamp(store, dataset.name, category)
+            except CorruptArtifactError as error:  # the run of this category will say it, and no other waits for it
+                changes[category] = str(error)
+                continue
         if before and before != now:
             added, removed = len(now.keys() - before.keys()), len(before.keys() - now.keys())
             changed = sum(before[path] != now[path] for path in before.keys() & now.keys())

@@ -85,4 +85,6 @@ class LastingRecord(Generic[T]):
 
     def _text(self, value: T) -> bytes:
         tree = self._adapter.dump_python(value, mode="json")
-        return json.dumps(tree, indent=1, sort_keys=True, allow_nan=False).encode()
+        text = json.dumps(tree, indent=1, sort_keys=True, allow_nan=False).encode()
+        self._adapter.validate_json(text)  # what could not be read again is not written
+        return text

@@ -22,16 +22,21 @@ from ad_assets.datasets.identity import content_of
 from ad_assets.datasets.index import ImageIndex
 from ad_assets.datasets.looks import copies
 from ad_assets.defs.admissions import (
+    DECISIONS,
     Admissions,
     Held,
+    counted,
     has_admissions,
     held_picture_path,
+    read_admissions,
     read_decisions,
+    refuse_loss,
     update_admissions,
 )
 from ad_assets.defs.champion import read_ledger
 from ad_assets.defs.features import feature_path, features_address, write_features
 from ad_assets.defs.identity import REMEDY
+from ad_assets.defs.images import read_stamps
 from ad_assets.defs.progress import Progress
 from ad_assets.report import pictures
 
@@ -57,9 +62,18 @@ class Gate:
         self._store = benchmark.store
 
     def sift(self, index: ImageIndex, category: str, progress: Progress) -> tuple[ImageIndex, Admissions]:
-        """The index without what is held or rejected, and who is held."""
+        """The index without what is held or rejected, and who is held.
+
+        Raises:
+            ConfigError: the category was judged before, and its admissions are gone.
+            DamagedRecordError: its admissions or decisions cannot be read, or are lost.
+        """
         decisions = read_decisions(self._store, self._dataset.name, category)
-        if not has_admissions(self._store, self._dataset.name, category) and self._was_judged(category):
+        if read_admissions(self._store, self._dataset.name, category).decided is None:
+            # Written before there was a count: the stamps of the last index have one.
+            stamps = read_stamps(self._store, self._dataset.name, category)
+            refuse_loss(self._store, self._dataset.name, category, decisions, stamps.get(DECISIONS, [0])[0])
+        if not has_admissions(self._store, self._dataset.name, category) and (decisions or self._was_judged(category)):
             raise ConfigError(
                 f"{self._dataset.name} [{category}]: nobody knows any more who was admitted and who is held "
                 f"back, for its admissions are gone from the store {self._store.root!r}, and it was indexed before: "
@@ -82,7 +96,9 @@ class Gate:
                 found = self._judge(index, fresh, admitted, category, progress)
                 judged.update({image: found.get(image) for image in new if image not in judged})
                 held |= {image: why for image in new if (why := judged[image])}
-            return Admissions(tuple(sorted(admitted | (set(new) - held.keys()))), held)
+            return counted(
+                replace(before, admitted=tuple(sorted(admitted | (set(new) - held.keys()))), held=held), decisions
+            )
 
         after = update_admissions(self._store, self._dataset.name, category, change)
         admitted = set(after.admitted)

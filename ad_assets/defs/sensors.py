@@ -16,13 +16,15 @@ from dataclasses import asdict, dataclass, replace
 import dagster as dg
 
 from ad_assets.benchmark import Benchmark, Dataset, Production, fingerprint
+from ad_assets.checking import ConfigError
 from ad_assets.datasets import DatasetError, FileStamp, ImageFiles
 from ad_assets.defs.admissions import decision_stamp, decisions_path
 from ad_assets.defs.arrivals import Arrivals, Watched
 from ad_assets.defs.conditions import Window
+from ad_assets.defs.identity import check_store
 from ad_assets.defs.images import read_stamps, stamps_of
 from ad_assets.defs.stages import Stage
-from resources.store import ArtifactStore
+from resources.store import ArtifactStore, CorruptArtifactError
 
 MOST_TRIES = 3
 SHOWN = 10
@@ -113,12 +115,15 @@ class Watch:
         self._now = now
         self._files = ImageFiles(dataset.reader.root)
         self._passed_over: list[str] = []
+        self._undecided: dict[str, str] = {}  # category -> why its decisions cannot be told
 
     def look(self, cursor: str | None) -> dg.SensorResult:
         """What the sensor answers, given its cursor."""
         try:
+            check_store(self._dataset, self._store, self._instance)
             return self._look(cursor)
-        except (DatasetError, OSError) as error:  # a wrong row of a manifest, a folder that may not be read
+        # Another store, a wrong row of a manifest, a folder that may not be read.
+        except (ConfigError, CorruptArtifactError, DatasetError, OSError) as error:
             return dg.SensorResult(skip_reason=f"nothing is changed: {error}", cursor=cursor)
 
     def _look(self, cursor: str | None) -> dg.SensorResult:
@@ -137,9 +142,9 @@ class Watch:
         requests: list[dg.RunRequest] = []
         after: dict[str, Seen] = {}
         for category in sorted(stamps.keys() | busy.keys()):
-            if category not in stamps:
+            if reason := self._waits(category, stamps):
                 after |= {category: seen[category]} if category in seen else {}
-                self._pass_over(f"{category}: an upload goes on, all its files changed just now")
+                self._pass_over(f"{category}: {reason}")
                 continue
             entry = seen.get(category) or self._first(category, stamps[category])
             after[category], request = self._decide(category, entry, stamps[category], arrivals, busy.get(category, 0))
@@ -169,6 +174,12 @@ class Watch:
             cursor=json.dumps({name: asdict(entry) for name, entry in after.items()}),
             dynamic_partitions_requests=changes,
         )
+
+    def _waits(self, category: str, stamps: Mapping[str, object]) -> str:
+        """Why nothing can be told of a category yet; empty where something can."""
+        if category not in stamps:
+            return "an upload goes on, all its files changed just now"
+        return self._undecided.get(category, "")
 
     def _decide(
         self,
@@ -231,7 +242,10 @@ class Watch:
         decided = {file.path for file in self._store.files(f"decisions/{self._dataset.name}")}
         for name in stamps:
             if decisions_path(self._dataset.name, name) in decided:
-                stamps[name] |= decision_stamp(self._store, self._dataset.name, name)
+                try:
+                    stamps[name] |= decision_stamp(self._store, self._dataset.name, name)
+                except CorruptArtifactError as error:
+                    self._undecided[name] = str(error)
         return stamps
 
     def _names(self, paths: Iterable[str]) -> dict[str, int]:
