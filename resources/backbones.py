@@ -12,6 +12,8 @@ import numpy as np
 
 from ad_assets.datasets.geometry import fit_image
 from ad_assets.datasets.images import RgbImage
+from ad_assets.extractor import tap_table
+from resources.feature_maps import LAYOUTS, Shape, channels_first, layout_of
 from resources.weights import MissingWeights, build_model
 
 if TYPE_CHECKING:
@@ -53,7 +55,8 @@ class Backbone:
         images_seen: images that passed forward since loading.
 
     Raises:
-        ValueError: a tap is not there, or gives no ``(B, C, h, w)`` map.
+        ValueError: the network takes no image of the extractor's input size, or a tap is not there or gives no map in
+            a known layout.
     """
 
     def __init__(self, model: nn.Module, extractor: Extractor, device: str) -> None:
@@ -72,8 +75,12 @@ class Backbone:
         self.model = model.eval().requires_grad_(False).to(self.device, memory_format=self._layout)  # type: ignore[call-overload]
         modules = dict(model.named_modules())
         self._taps = [_resolve(model, modules, extractor, tap) for tap in extractor.modules]
-        trace = _Trace(modules, self._taps, self._forward, extractor.input_size)
-        self.tap_shapes = [trace.shapes[tap] for tap in self._taps]
+        trace = _Trace(extractor, modules, self._taps, self._forward)
+        tabled, outputs = extractor.architecture in tap_table(), trace.outputs
+        self._layouts = {
+            tap: layout_of(model, tap, outputs[tap], extractor.input_size, convolutional=tabled) for tap in self._taps
+        }
+        self.tap_shapes = [tuple(outputs[tap][axis] for axis in LAYOUTS[self._layouts[tap]]) for tap in self._taps]
         self._deepest = trace.order[-1]
         activations = trace.activations if extractor.pre_activation else {}
         if len({activations.get(tap, tap) for tap in self._taps}) < len(self._taps):
@@ -141,7 +148,8 @@ class Backbone:
             pass
         finally:
             caught, self._caught.taps = self._caught.taps, {}
-        return [caught[tap].float().cpu().clone(memory_format=torch.contiguous_format) for tap in self._taps]
+        maps = [channels_first(caught[tap], self._layouts[tap]) for tap in self._taps]
+        return [each.float().cpu().clone(memory_format=torch.contiguous_format) for each in maps]
 
     def _forward(self, batch: Tensor) -> None:
         import torch
@@ -172,15 +180,17 @@ class Backbone:
 
 
 class _Trace:
-    """One forward pass that learns the taps' order, their shapes, and the activation that each ends in."""
+    """One forward pass that learns the taps' order, what they give, and the activation that each ends in.
 
-    def __init__(
-        self, modules: dict[str, nn.Module], taps: list[str], forward: Any, input_size: tuple[int, int]
-    ) -> None:
+    Raises:
+        ValueError: the pass fails, or calls a tap never or more than once.
+    """
+
+    def __init__(self, extractor: Extractor, modules: dict[str, nn.Module], taps: list[str], forward: Any) -> None:
         import torch
 
         self.order: list[str] = []
-        self.shapes: dict[str, tuple[int, int, int]] = {}
+        self.outputs: dict[str, Shape | str] = {}
         self.activations: dict[str, str] = {}
         last_leaf: dict[int, str] = {}
         alive: list[object] = []  # ids of tensors are compared, so none may be freed in between
@@ -192,13 +202,10 @@ class _Trace:
                     last_leaf[id(output)] = name
                     alive.append(output)
                 if name in taps:
-                    if not isinstance(output, torch.Tensor) or output.ndim != 4:
-                        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-                        raise ValueError(
-                            f"taps: {name!r} gives {shape}, no map (B, C, h, w); choose a convolution stage"
-                        )
                     self.order.append(name)
-                    self.shapes[name] = (output.shape[1], output.shape[2], output.shape[3])
+                    self.outputs[name] = (
+                        tuple(output.shape) if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
+                    )
                     # A block ends in an activation when that module made the very tensor that it returns.
                     leaf = last_leaf.get(id(output))
                     if leaf is not None and _is_activation(modules[leaf]):
@@ -207,12 +214,45 @@ class _Trace:
             return hook
 
         hooks = [module.register_forward_hook(seen(name)) for name, module in modules.items() if name]
-        forward(torch.zeros(1, 3, *input_size))
-        for handle in hooks:
-            handle.remove()
+        try:
+            _show_frame(forward, modules[""], extractor)
+        finally:
+            for handle in hooks:
+                handle.remove()
         unused = [tap for tap in taps if tap not in self.order]
         if unused:
             raise ValueError(f"taps: the forward pass never calls {', '.join(unused)}; choose another module")
+        shared = [tap for tap in taps if self.order.count(tap) > 1]
+        if shared:
+            raise ValueError(f"taps: the forward pass calls {', '.join(shared)} more than once; choose another module")
+
+
+def _show_frame(forward: Any, model: nn.Module, extractor: Extractor) -> None:
+    """Pass a black frame through a network.
+
+    Raises:
+        ValueError: it takes no frame of this size.
+    """
+    import torch
+
+    try:
+        forward(torch.zeros(1, 3, *extractor.input_size))
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a network of one size says so by an assertion, or fails somewhere within
+        raise ValueError(_refusal(model, extractor, error)) from error
+
+
+def _refusal(model: nn.Module, extractor: Extractor, error: Exception) -> str:
+    """That a network does not take the frame, the size that it is made for, and the remedy."""
+    height, width = extractor.input_size
+    failure = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+    own = tuple((getattr(model, "pretrained_cfg", None) or {}).get("input_size") or ())[1:]
+    said = f"{extractor.backbone} fails at images of {height}x{width} (resize and crop): {failure}"
+    if len(own) != 2 or own == (height, width):
+        return f"{said}; choose another size or another backbone"
+    square = f", or crop: {own[0]} with a resize of at least that" if own[0] == own[1] else ""
+    return f"{said}; it is made for {own[0]}x{own[1]}: write resize: [{own[0]}, {own[1]}] without crop{square}"
 
 
 def _is_activation(module: nn.Module) -> bool:

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 from pydantic import Field, PrivateAttr, field_validator
 
+from ad_assets.home import known_home
 from ad_assets.settings import Settings, without_password, without_secrets
 from ad_assets.storage import find_files, retried
 from resources.artifact import Artifact, WrittenFile
@@ -92,7 +93,7 @@ class ArtifactStore(Settings):
     @field_validator("root")
     @classmethod
     def _no_password(cls, root: str) -> str:
-        return without_password(root)
+        return known_home(without_password(root))
 
     @field_validator("storage_options")
     @classmethod

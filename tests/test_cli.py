@@ -113,7 +113,8 @@ def test_doctor_tells_what_would_fail(config: Path, capsys: Any, tmp_path: Path)
     assert run(config, "doctor") == 0
     out = capsys.readouterr().out
     assert "ok    dataset parts: 2 categories, 24 images" in out
-    assert "ok    extractor lite0: tf_efficientnet_lite0, bundled weights" in out
+    told = "ok    extractor lite0: tf_efficientnet_lite0, bundled weights, float32, images 64x64, taps "
+    assert told + "blocks.2 (40, 8, 8), blocks.4 (112, 4, 4)" in out
     assert re.search(r"ok    device: .*CPU threads? a run \(\d+ usable, shared by runs at once\)", out)
     file = tmp_path / "weights.safetensors"
     file.write_bytes(b"no weights")
@@ -123,6 +124,16 @@ def test_doctor_tells_what_would_fail(config: Path, capsys: Any, tmp_path: Path)
     assert re.search(f"FAIL  extractor lite0: .*{file}", out)
     assert run(config, "doctor", "--set", "compute.device=cuda:99") == 1
     assert "FAIL  device: compute.device: cuda:99 is not there" in capsys.readouterr().out
+
+
+def test_a_backbone_of_another_size_is_told_by_doctor_and_by_the_run(config: Path, capsys: Any) -> None:
+    told = r"vit_tiny_patch16_224 fails at images of 64x64 .*made for 224x224: write resize: \[224, 224\]"
+    vit = "{backbone: vit_tiny_patch16_224, weights: random(0), taps: [patch_embed.proj], resize: [64, 64]}"
+    wrong = ["--set", f"extractors.lite0={vit}"]
+    assert run(config, "doctor", *wrong) == 1
+    assert re.search(f"FAIL  extractor lite0: {told}", capsys.readouterr().out)
+    assert run(config, "materialize", "--category", "bolt", *wrong) == 1
+    assert re.search(rf"FAILED parts \[bolt\] parts__features__lite0: ValueError: {told}", capsys.readouterr().err)
 
 
 def test_gc_lists_first_and_deletes_on_request(config: Path, capsys: Any) -> None:

@@ -118,3 +118,55 @@ def test_reading_an_extractor_imports_neither_torch_nor_timm() -> None:
         "assert not {'torch', 'timm'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def _identity(backbone: str, tap: str) -> dict[str, Any]:
+    return Extractor(backbone=backbone, weights="random(0)", taps=[tap], resize=[64, 64]).identity()
+
+
+@pytest.mark.parametrize(
+    ("backbone", "tap"),
+    [
+        ("swin_tiny_patch4_window7_224", "/8"),
+        ("swin_s3_tiny_224", "layers.1"),
+        ("swinv2_tiny_window8_256", "layers.1"),
+        ("mambaout_tiny", "stages.1"),
+        ("sequencer2d_s", "stages.1"),
+        ("hieradet_small", "blocks.2"),
+        ("sam2_hiera_tiny", "blocks.2"),
+        ("samvit_base_patch16", "blocks.2"),
+        ("volo_d1_224", "network.0"),
+        ("swinv2_cr_tiny_224", "stages.1.blocks.0"),
+        ("tiny_vit_5m_224", "stages.1.blocks"),
+        ("gcvit_tiny", "stages.1.blocks.0"),
+        ("convnext_tiny", "stages.1.blocks.0.mlp"),
+        ("convnext_tiny", "stages.1.blocks.0.mlp.fc1"),
+        ("maxvit_tiny_tf_224", "stages.1.blocks.0.attn_grid"),
+        ("pvt_v2_b0", "stages.1.downsample"),
+        ("nest_tiny", "levels.1.pool.norm"),
+        ("vit_tiny_patch16_224", "patch_embed"),
+    ],
+)
+def test_features_of_maps_that_were_misread_are_not_found_again(backbone: str, tap: str) -> None:
+    assert _identity(backbone, tap)["layout"] == "NCHW"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "tap"),
+    [
+        ("tf_efficientnet_lite0", "blocks.2"),
+        ("resnet18", "layer1.0.act1"),
+        ("seresnext50_32x4d", "act1"),
+        ("densenet121", "features.norm5"),
+        ("xception41", "blocks.1.stack.act3"),
+        ("convnext_tiny", "stages.1.blocks.0"),
+        ("convnext_tiny", "/8"),
+        ("swinv2_cr_tiny_224", "stages.1"),
+        ("gcvit_tiny", "stages.1"),
+        ("tiny_vit_5m_224", "stages.1"),
+        ("maxvit_tiny_tf_224", "stages.1"),
+        ("vit_tiny_patch16_224", "patch_embed.proj"),
+    ],
+)
+def test_features_of_maps_that_were_read_rightly_stay_found(backbone: str, tap: str) -> None:
+    assert "layout" not in _identity(backbone, tap)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -113,6 +114,31 @@ def test_a_killed_training_goes_on_where_it_was(
     steps = count_steps(None)
     trained.run(selected=selected, categories=["bolt"], force=True)
     assert len(steps) == STEPS  # force takes nothing up
+
+
+def test_training_in_bfloat16_gives_the_detector_of_float32(trained: Bench) -> None:
+    def results() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        store, found = trained.benchmark.store, {}
+        for detector in LANES:
+            tensors, info, _ = model(trained, detector)
+            assert all(tensor.dtype != torch.bfloat16 for tensor in tensors.values())
+            assert all(math.isfinite(loss) for losses in info["losses"].values() for loss in losses)
+            head = store.read_head(("parts", detector, "score_maps"), "bolt")
+            assert head is not None
+            scores = store.read_table(store.artifact("score_maps", head["version"]).at("scores.parquet")).to_pylist()
+            found[detector] = torch.tensor([row["score"] for row in sorted(scores, key=lambda row: row["image_id"])])
+            assert bool(found[detector].isfinite().all())
+        return found
+
+    trained.run(categories=["bolt"])
+    exact = results()
+    trained.set("extractors.lite0.precision", "bfloat16")
+    built, _ = trained.run(categories=["bolt"])
+    assert ("parts/fod/trained_model", "bolt") in built
+    assert ("parts/simplenet/trained_model", "bolt") in built
+    for detector, rounded in results().items():
+        assert not torch.equal(rounded, exact[detector])
+        torch.testing.assert_close(rounded, exact[detector], rtol=0.3, atol=0.3 * float(exact[detector].abs().max()))
 
 
 def test_what_a_setting_rebuilds_and_what_the_ui_is_told(trained: Bench) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from ad_assets.defs.paper_tables import Graph, extractors, names
 from ad_assets.doctor import cached_weights
+from ad_assets.home import without_tilde
 from ad_assets.report.numbered import Part
 
 
@@ -46,5 +46,5 @@ def _is_there(root: str) -> bool:
     """Whether a local folder has something in it; of others nothing is asked."""
     if "://" in root:
         return True
-    folder = Path(root).expanduser()
+    folder = without_tilde(root)
     return folder.is_dir() and any(folder.iterdir())

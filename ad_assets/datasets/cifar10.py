@@ -30,6 +30,7 @@ from ad_assets.datasets.base import Candidate, Problem, ProgressReport, Reader, 
 from ad_assets.datasets.names import NOMINAL, is_image
 from ad_assets.datasets.published import count_problem
 from ad_assets.datasets.unpacking import make_once
+from ad_assets.home import LocalPath, without_tilde
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 COUNTS = {"nominal train": 5000, "nominal test": 1000, "anomalous test": 9000}
@@ -61,7 +62,7 @@ in root, unpacked from it:
   {{train,test}}/<class>/NNNNN.png   (airplane ... truck)"""
     published_copies: ClassVar[bool] = True
 
-    source: str | None = Field(
+    source: LocalPath | None = Field(
         None, min_length=1, description="binary archive or folder to unpack into root; null: root is unpacked already"
     )
     check_counts: bool = Field(True, description="compare the numbers of images with the published ones")
@@ -93,10 +94,10 @@ in root, unpacked from it:
         del category
         if self.source is None:
             return
-        source, facts = Path(self.source).expanduser(), {"reader": self.name, "version": self.version}
+        source, facts = without_tilde(self.source), {"reader": self.name, "version": self.version}
         for split in ("train", "test"):
             write = partial(_unpack, source, split, report or (lambda *_: None))
-            make_once(Path(self.root).expanduser() / split, facts, write)
+            make_once(without_tilde(self.root) / split, facts, write)
 
     def assign(self, paths: Sequence[str]) -> dict[str, list[Candidate]]:
         train: dict[str, list[Candidate]] = {kind: [] for kind in CLASSES}

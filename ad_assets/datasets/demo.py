@@ -25,6 +25,7 @@ from ad_assets.datasets.base import ProgressReport, register_reader
 from ad_assets.datasets.demo_defects import Array
 from ad_assets.datasets.folder import MvtecLayout
 from ad_assets.datasets.names import NOMINAL
+from ad_assets.home import without_tilde
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +65,7 @@ class DemoReader(MvtecLayout):
         if category is not None and category not in DEFECTS:
             raise ValueError(f"the demo has no category {category!r}, only {', '.join(DEFECTS)}")
         for name in DEFECTS if category is None else (category,):
-            generate(Path(self.root).expanduser(), name, self.version)
+            generate(without_tilde(self.root), name, self.version)
 
 
 def generate(root: Path, category: str, version: int) -> None:

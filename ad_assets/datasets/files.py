@@ -17,6 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from ad_assets.datasets.base import FileStamp
 from ad_assets.datasets.endings import is_whole
 from ad_assets.datasets.listing import Listing, is_clutter, walk_local
+from ad_assets.home import without_tilde
 from ad_assets.storage import find_files, retried
 
 
@@ -72,7 +73,7 @@ class ImageFiles:
         if not self._is_local or "://" in path:
             return None
         # By another way, such as a link to the folder above.
-        whole = Path(os.path.expanduser(path))  # noqa: PTH111 - that of Path fails on names of nobody
+        whole = without_tilde(path)
         folder = os.path.realpath(whole.parent)
         root = os.path.realpath(self._folder)
         return posixpath.relpath(f"{folder}/{whole.name}", root) if f"{folder}/".startswith(f"{root}/") else None

@@ -27,6 +27,7 @@ from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.folder import MvtecLayout
 from ad_assets.datasets.mstc_clips import Choice, Scene, scenes, unpack
 from ad_assets.datasets.unpacking import check_facts, make_once, warnings_of
+from ad_assets.home import LocalPath, without_tilde
 
 CLIPS = {"training": 330, "test": 107}
 PAPER_EVERY = 5
@@ -53,7 +54,7 @@ in root, unpacked from it:
   scene_SS/test/{good,anomalous}/SS_NNNN_FFFFF.jpg
   scene_SS/ground_truth/anomalous/SS_NNNN_FFFFF_mask.png"""
 
-    source: str | None = Field(
+    source: LocalPath | None = Field(
         None, min_length=1, description="published folder to unpack into root; null: root is unpacked already"
     )
     every: int = Field(PAPER_EVERY, ge=1, description="one of so many frames of a clip is used")
@@ -102,7 +103,7 @@ in root, unpacked from it:
             ValueError: a file of the source is missing or damaged, the scene cannot be measured, or root holds frames
                 that were chosen otherwise.
         """
-        root = Path(self.root).expanduser()
+        root = without_tilde(self.root)
         for name in self.categories() if category is None else (category,):
             if self.source is None:
                 check_facts(root / name, self._facts)
@@ -114,7 +115,7 @@ in root, unpacked from it:
 
     def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
         problems = super().check_names(category, paths, candidates)
-        told = warnings_of(Path(self.root).expanduser() / category)
+        told = warnings_of(without_tilde(self.root) / category)
         return [*problems, *(Problem(category, message, "warning") for message in told)]
 
     @property
@@ -130,7 +131,7 @@ in root, unpacked from it:
         return {name: _lacking([candidate.split for candidate in assigned[name]]) for name in sorted(assigned)}
 
     def _published(self) -> dict[str, Scene]:
-        source = Path(self.source or "").expanduser()
+        source = without_tilde(self.source or "")
         if not source.is_dir():
             raise ValueError(
                 f"the folder {self.source!r} does not exist: name the published one as datasets.<name>.source, or set "
@@ -154,7 +155,7 @@ in root, unpacked from it:
         if not (scene.train and scene.test):
             raise ValueError(f"{name}: {self.left_out()[name]}")
         choice = Choice(self.every, self.first)
-        return unpack(scene, Path(self.source or "").expanduser(), folder, choice, report or (lambda *_: None))
+        return unpack(scene, without_tilde(self.source or ""), folder, choice, report or (lambda *_: None))
 
 
 def _lacking(splits: Sequence[str]) -> str:

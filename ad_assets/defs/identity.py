@@ -16,6 +16,7 @@ import dagster as dg
 from ad_assets.benchmark import Dataset
 from ad_assets.checking import ConfigError
 from ad_assets.defs.admissions import NEW_STORE, accept_losses
+from ad_assets.home import without_tilde
 from resources.disk import write_whole
 from resources.records import read_record, update_record
 from resources.store import ArtifactStore
@@ -60,7 +61,7 @@ def adopt_store(dataset: Dataset, store: ArtifactStore, instance: dg.DagsterInst
     root = dataset.reader.root
     if "://" not in root:
         with suppress(OSError):  # a share that can only be read: the instance remembers
-            folder = Path(root).expanduser()
+            folder = without_tilde(root)
             if folder.is_dir():
                 write_whole(folder / BESIDE, json.dumps({**_beside(dataset), dataset.name: own}).encode())
 
@@ -91,7 +92,7 @@ def _of_instance(dataset: Dataset, instance: dg.DagsterInstance) -> str:
 
 def _beside(dataset: Dataset) -> dict[str, str]:
     try:
-        found = json.loads((Path(dataset.reader.root).expanduser() / BESIDE).read_bytes())
+        found = json.loads((without_tilde(dataset.reader.root) / BESIDE).read_bytes())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
