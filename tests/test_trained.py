@@ -14,6 +14,7 @@ import torch
 
 from ad_assets.defs import checkpoints
 from ad_assets.defs.checkpoints import StoreCheckpoints
+from ad_assets.defs.score_maps import shards
 from ad_assets.kernels.lone_threads import threads as current_threads
 from ad_assets.kernels.lone_threads import use_threads
 from ad_assets.methods import simplenet
@@ -125,8 +126,14 @@ def test_training_in_bfloat16_gives_the_detector_of_float32(trained: Bench) -> N
             assert all(math.isfinite(loss) for losses in info["losses"].values() for loss in losses)
             head = store.read_head(("parts", detector, "score_maps"), "bolt")
             assert head is not None
-            scores = store.read_table(store.artifact("score_maps", head["version"]).at("scores.parquet")).to_pylist()
-            found[detector] = torch.tensor([row["score"] for row in sorted(scores, key=lambda row: row["image_id"])])
+            scores = {
+                image: score
+                for ids, maps, image_scores in shards(store.artifact("score_maps", head["version"]))
+                for image, score in zip(ids, image_scores.tolist(), strict=True)
+                if bool(maps.isfinite().all())
+            }
+            found[detector] = torch.tensor([scores[image] for image in sorted(scores)])
+            assert len(scores) == 6
             assert bool(found[detector].isfinite().all())
         return found
 
