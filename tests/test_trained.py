@@ -145,7 +145,7 @@ def test_training_in_bfloat16_gives_the_detector_of_float32(trained: Bench) -> N
     assert ("parts/simplenet/trained_model", "bolt") in built
     for detector, rounded in results().items():
         assert not torch.equal(rounded, exact[detector])
-        torch.testing.assert_close(rounded, exact[detector], rtol=0.3, atol=0.3 * float(exact[detector].abs().max()))
+        torch.testing.assert_close(rounded, exact[detector], rtol=0, atol=0.1 * float(exact[detector].abs().max()))
 
 
 def test_what_a_setting_rebuilds_and_what_the_ui_is_told(trained: Bench) -> None:
