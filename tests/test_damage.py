@@ -3,6 +3,7 @@
 Every kind of stored file of a small whole graph is damaged in every way, without Dagster, with a stub for a backbone.
 """
 
+import dataclasses
 import json
 import logging
 import random
@@ -23,13 +24,13 @@ from ad_assets.defs import features
 from ad_assets.defs.currency import Currency
 from ad_assets.defs.garbage import unreferenced
 from ad_assets.defs.images import UNKNOWN, changed_files
-from ad_assets.defs.stages import Slot, Stage, materialize
+from ad_assets.defs.stages import Slot, Stage, Work, materialize
 from resources import records
 from resources.artifact import Artifact
 from resources.layout import artifact_folder
 from resources.records import recall
 from resources.store import ArtifactStore, CorruptArtifactError, MissingFileError
-from tests.bench_graph import Bench, write_dataset
+from tests.bench_graph import Bench, draw_image, write_dataset, write_image
 
 LOG = logging.getLogger(__name__)
 OF_CHECKSUMS = ("checksum", "files", "beside")
@@ -295,3 +296,48 @@ def test_all_damage_is_mended(whole: Whole, way: Way, share: int) -> None:
     assert not whole.due()
     assert changed_files(whole.benchmark.datasets["parts"], whole.store) == {}
     assert whole.run(verify=True) == set()
+
+
+def test_what_was_made_of_a_damaged_state_follows_the_mended_one(tmp_path: Path) -> None:
+    # A state that landing images only updated is fitted on all of them when it is mended, at the address that it had.
+    later, clean = Whole(tmp_path / "later"), Whole(tmp_path / "clean")
+    for each in (later, clean):
+        write_image(each.root.parent / "images" / "bolt" / "train" / "good" / "new.png", draw_image(9))
+    shutil.rmtree(clean.root)
+    for each in (later, clean):
+        each.run()
+    fresh, updated = clean.numbers(), later.numbers()
+    lane = [f"parts/small/{kind} bolt" for kind in ("memory_bank", "neighbours", "score_maps", "metrics")]
+    for name in lane:
+        assert (updated[name][0], updated[name] == fresh[name]) == (fresh[name][0], False), name
+    shutil.copytree(later.root, tmp_path / "updated")
+    for way in (flip, cut):
+        shutil.rmtree(later.root)
+        shutil.copytree(tmp_path / "updated", later.root)
+        way(later.root / "artifacts" / "memory_bank" / fresh[lane[0]][0] / "state.safetensors", None)
+        built = later.run(verify=way is flip)  # what is cut is due without being read
+        assert {"memory_bank", "neighbours", "score_maps", "metrics", "leaderboard", "report"} <= built
+        assert later.numbers() == fresh
+        assert not later.due()
+        assert later.run(verify=True) == set()
+
+
+def test_a_run_that_ends_between_a_mended_state_and_what_reads_it_leaves_that_due(whole: Whole) -> None:
+    whole.restore()
+    [state] = [stage for stage in whole.stages if stage.kind == "memory_bank"]
+    head = whole.store.read_head(state.key, "bolt")
+    assert head
+    place = whole.store.artifact("memory_bank", head["version"]).at("state.safetensors")
+    other = {name: value + 1 for name, value in whole.store.read_tensors(place).items()}
+
+    def mend(work: Work) -> dict[str, Any]:
+        made = state.build(work) if state.build else {}
+        work.store.write_tensors(place, other)  # as a fit with another history
+        return made
+
+    empty(whole.root / place, None)
+    compute = whole.benchmark.compute
+    materialize(dataclasses.replace(state, build=mend), "bolt", whole.store, compute, LOG)
+    assert {("parts", "small", "neighbours"), ("parts", "small", "score_maps")} <= {key for key, _ in whole.due()}
+    assert {"neighbours", "score_maps", "metrics", "leaderboard", "report"} <= whole.run()
+    assert not whole.due()

@@ -15,6 +15,7 @@ from typing import Any
 
 from ad_assets.defs.attempts import ATTEMPT, MOST_ATTEMPTS, attempt_path
 from ad_assets.defs.partitions import LiveCategories
+from ad_assets.defs.provenance import is_outdated
 from ad_assets.defs.stages import Head, Key, Slot, Stage, Upstream, as_head, planned_head
 from resources.contents import Contents, head_damage
 from resources.records import read_record, warn
@@ -93,6 +94,7 @@ class Currency:
         self._looked = -LOOK_SECONDS
         self._planned: dict[Slot, Head | None] = {}
         self._due: dict[Slot, bool] = {}
+        self._outdated: dict[Slot, bool] = {}
 
     def look(self) -> None:
         """See the store as it is now."""
@@ -108,6 +110,7 @@ class Currency:
             self._looked = time.monotonic()
         self._planned = {}
         self._due = {}
+        self._outdated = {}
 
     def _slots(self) -> Iterator[Slot]:
         return ((stage.key, name) for stage in self._stages.values() for name in stage.partitions or (None,))
@@ -117,7 +120,17 @@ class Currency:
         slot = key, partition
         head, planned = self._head(slot), self._plan(slot)
         damaged = slot in self._damaged and self._damaged[slot] == self._heads.stamp(slot)
-        return head is not None and head == planned and not damaged
+        return head is not None and head == planned and not damaged and not self._is_outdated(slot, head)
+
+    def _is_outdated(self, slot: Slot, head: Head) -> bool:
+        if slot not in self._outdated:
+            stage = self._stages[slot[0]]
+            read = stage.slots(slot[1]) if head.made_of else []
+            known = {each: found for each in read if (found := self._head(each))}
+            if stage.partitions is None:  # what a run would leave out
+                known = {each: found for each, found in known.items() if found == self._plan(each)}
+            self._outdated[slot] = is_outdated(head.made_of, stage.made_of(Upstream(known, slot[1])))
+        return self._outdated[slot]
 
     def is_due(self, key: Key, partition: str | None) -> bool:
         """Whether an asset partition should materialize: it is not current, and all it reads is or is due itself.

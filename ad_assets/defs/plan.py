@@ -19,6 +19,7 @@ from ad_assets.defs.comparison import COMPARISONS
 from ad_assets.defs.currency import StoredHeads
 from ad_assets.defs.images import UNKNOWN, changed_files
 from ad_assets.defs.marks import StaleMarks
+from ad_assets.defs.provenance import is_outdated
 from ad_assets.defs.stages import (
     Head,
     HeadReader,
@@ -33,6 +34,7 @@ from resources.contents import Contents, head_damage
 from resources.layout import MARKER
 from resources.store import ArtifactStore
 
+REMADE = "what it was made of was made anew"
 Action = Literal["compute", "reuse", "scan"]
 
 
@@ -105,7 +107,8 @@ def plan(
             )
             reason = reason or _dagster_reason(marks, stage, partition)
             spoilt = head_damage(contents, heads.read_head(*slot))
-            reason = reason or _store_reason(stage, partition, heads, contents) or spoilt
+            remade = _store_reason(stage, partition, heads, contents)
+            reason = reason or remade or spoilt
             if not reason:
                 continue
             action: Action = "scan" if stage.address is None else "compute"
@@ -115,7 +118,8 @@ def plan(
                 scanned |= {(dataset, partition), (dataset, None), (COMPARISONS, None)}
             elif (dataset, partition) not in scanned and not force:
                 head = planned_head(stage, partition, heads, memory)
-                if head and _has_artifact(contents, stage, head) and not (spoilt and head == read_head(heads, *slot)):
+                due = (spoilt or remade == REMADE) and head == read_head(heads, *slot)
+                if head and _has_artifact(contents, stage, head) and not due:
                     action = "reuse"
             steps[slot] = Step(stage, partition, reason, action)
     return list(steps.values())
@@ -231,6 +235,8 @@ def _store_reason(stage: Stage, partition: str | None, heads: StoredHeads, conte
             return str(error.description)
         if head != stage.make_head(partition, stage.address(upstream)):
             return "made from something else"
+        if is_outdated(head.made_of, stage.made_of(upstream)):
+            return REMADE
     return "" if _has_artifact(contents, stage, head) else "its artifact is gone"
 
 

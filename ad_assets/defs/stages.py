@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import dagster as dg
@@ -22,10 +22,12 @@ from ad_assets.benchmark import fingerprint
 from ad_assets.datasets.images import ROOM
 from ad_assets.defs.attempts import attempted
 from ad_assets.defs.progress import Progress
+from ad_assets.defs.provenance import MADE_OF, contents_of, is_outdated, made_of
 from resources.compute import Compute
 from resources.contents import Contents
 from resources.layout import MARKER
-from resources.store import Artifact, ArtifactStore
+from resources.records import recall, write_record
+from resources.store import HEAD, Artifact, ArtifactStore
 
 FORCE_TAG = "ad_assets/force"
 VERIFY_TAG = "ad_assets/verify"
@@ -45,11 +47,15 @@ class Head:
         parts: fingerprints of what it was made from. The image index and features name theirs so that a stage
             downstream depends only on the parts it reads: ``train``, ``test``, ``truth``.
         code_version: the stage's code version when it was materialized.
+        contents: of the artifact, as `contents_of` tells them.
+        made_of: the contents of what it was made of.
     """
 
     version: str
     parts: Parts
     code_version: str
+    contents: str = field(default="", compare=False)
+    made_of: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -186,6 +192,12 @@ class Stage:
             return [(dep.key, partition) for dep in self.deps]
         return [(dep.key, category) for dep in self.deps for category in dep.partitions or (None,)]
 
+    def made_of(self, upstream: Upstream) -> dict[str, str]:
+        """The contents of what one partition reads now."""
+        kinds = {dep.key: dep.kind for dep in self.deps}
+        inputs = ((kinds[key], head.version, head.contents) for (key, _), head in upstream.heads.items())
+        return made_of(inputs, jointly=self.partitions is None)
+
     def make_head(self, partition: str | None, parts: Parts) -> Head:
         """The head with these parts; its version covers them and what is read for this partition."""
         read = fingerprint({**self.config, **self.categories.get(partition or "", {})})
@@ -206,7 +218,10 @@ def read_head(store: HeadReader, key: Key, partition: str | None) -> Head | None
 
 def as_head(stored: Mapping[str, Any] | None) -> Head | None:
     """A head as it is stored, with what else is told there left out."""
-    return Head(stored["version"], stored["parts"], stored["code_version"]) if stored else None
+    if not stored:
+        return None
+    contents, sources = stored.get("contents", ""), stored.get(MADE_OF, {})
+    return Head(stored["version"], stored["parts"], stored["code_version"], contents, sources)
 
 
 def stored_head(head: Head, files: Mapping[str, int], blocked: Sequence[str] = ()) -> dict[str, Any]:
@@ -317,16 +332,22 @@ def materialize(
     parts, build = _address(stage, upstream, store, progress, verify=verify or force)
     head = stage.make_head(partition, parts)
     artifact = store.artifact(stage.kind, head.version)
+    sources = stage.made_of(upstream)
     damaged = None if force else artifact.damaged(deep=verify)
     if damaged:
         _clear_away(damaged, artifact, progress)
-    found = damaged == []
+    record = artifact.record() if damaged == [] else {}
+    found = damaged == [] and not is_outdated(record.get(MADE_OF, {}), sources)
+    if damaged == [] and not found:
+        # All of it: no build shall take a part of it for what an interrupted one has left.
+        progress.done("what it was made of was made anew and differs")
+        store.delete([artifact.at(MARKER), *(file.path for file in store.files(artifact.path))])
     work = Work(stage, upstream, store, compute, progress, artifact, force)
-    record = artifact.record() if found else {}
     if not found:
         with attempted(store, stage.key, partition, head.version, again=again):
             metadata = build(work)
-            told = {"asset": stage.name, "metadata": metadata, "seconds": time.perf_counter() - started}
+            seconds = time.perf_counter() - started
+            told = {"asset": stage.name, "metadata": metadata, "seconds": seconds, MADE_OF: sources}
             record = artifact.commit(told, _beside(stage, artifact))
     elif verify and "files" not in record:
         record = artifact.commit(record, _beside(stage, artifact))  # from before there were checksums
@@ -334,7 +355,12 @@ def materialize(
     judgement = stage.judge(work) if stage.judge else Judgement()
     blocking = {check.name for check in stage.checks if check.blocking}
     blocked = [verdict.check for verdict in judgement.verdicts if not verdict.passed and verdict.check in blocking]
-    store.write_head(stage.key, partition, stored_head(head, artifact.sizes(record), blocked))
+    head = replace(head, contents=contents_of(record), made_of=record.get(MADE_OF, {}))
+    before = read_head(store, stage.key, partition)
+    sizes = artifact.sizes(record)
+    store.write_head(stage.key, partition, stored_head(head, sizes, blocked))
+    if before and before.version == head.version and before.contents != head.contents:
+        _tell_lanes(stage, partition, store, head, sizes)
     seconds = time.perf_counter() - started
     progress.done("found, nothing to compute" if found else f"built in {seconds:.1f} s")
     metadata = {
@@ -360,6 +386,18 @@ def materialize(
             for verdict in judgement.verdicts
         ],
     )
+
+
+def _tell_lanes(
+    stage: Stage, partition: str | None, store: ArtifactStore, head: Head, sizes: Mapping[str, int]
+) -> None:
+    """Lanes that share an artifact which was made anew see by their own heads what of theirs is out of date."""
+    for file in store.files(f"heads/{stage.key[0]}"):
+        *_, kind, name = file.path.split("/")
+        other = recall(store, file.path, *HEAD) if kind == stage.kind and name == f"{partition or '_'}.json" else None
+        if other and other["version"] == head.version:
+            told = {"files": dict(sizes), "contents": head.contents, MADE_OF: dict(head.made_of)}
+            write_record(store, file.path, {**other, **told})
 
 
 def _beside(stage: Stage, artifact: Artifact) -> dict[str, int]:
