@@ -6,7 +6,7 @@ import re
 import types
 from collections.abc import Iterator
 from typing import Any, ClassVar, get_args
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from annotated_types import Le, Lt
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
@@ -44,23 +44,41 @@ class Settings(BaseModel):
             raise ValueError(f"numbers go up to {cls.largest:,.0f} here")
         return value
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_secret_in_a_place(cls, value: Any) -> Any:
+        # Of any field: which ones are places that somebody shows is not known here.
+        for text in _texts(value):
+            without_password(text)
+        return value
+
 
 def without_password(url: str) -> str:
     """A path or URL as it is.
 
     Raises:
-        ValueError: it carries a password, which would be shown wherever the place is.
+        ValueError: it carries a password, a token or a signature, which would be shown wherever the place is.
     """
     try:
-        secret = "://" in url and bool(urlsplit(url).password)
+        # Chained ones, such as simplecache::https://..., are several.
+        secret = any(_holds_secret(urlsplit(each)) for each in url.split("::") if "://" in each)
     except ValueError as error:
         raise ValueError(f"no valid URL: {error}") from error
     if secret:
         raise ValueError(
-            "a URL with a password in it is shown wherever this place is: leave it out, and keep the password where "
-            "the file system's own client looks for it, such as environment variables or ~/.netrc"
+            "a URL with a password, token or signature in it is shown wherever this place is: leave it out, and keep "
+            "it where the file system's own client looks for it, such as environment variables or ~/.netrc"
         )
     return url
+
+
+def _holds_secret(url: SplitResult) -> bool:
+    options = parse_qsl(url.query, keep_blank_values=True) + parse_qsl(url.fragment, keep_blank_values=True)
+    return bool(url.password) or any(_is_secret(name) for name, _ in options)
+
+
+def _is_secret(name: str) -> bool:
+    return bool(_SECRET.search(name)) or name.lower() in ("key", "sig", "pwd")
 
 
 def without_secrets(options: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +88,7 @@ def without_secrets(options: dict[str, Any]) -> dict[str, Any]:
         ValueError: the name of one, at any depth, is that of a secret, or its value is a URL with a password.
     """
     for name, value in options.items():
-        if _SECRET.search(str(name)) or str(name).lower() == "key":
+        if _is_secret(str(name)):
             raise ValueError(
                 f"{name} is a secret, and a benchmark file is read by many: leave it out, and keep secrets where the "
                 "file system's own client looks for them, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the "
@@ -79,9 +97,19 @@ def without_secrets(options: dict[str, Any]) -> dict[str, Any]:
         for each in value if isinstance(value, list | tuple) else [value]:
             if isinstance(each, dict):
                 without_secrets(each)
-            elif isinstance(each, str):
-                without_password(each)
     return options
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a value of JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _texts(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _texts(each)
 
 
 def _numbers(value: Any) -> Iterator[float]:

@@ -30,7 +30,7 @@ import fsspec
 from pydantic import Field, PrivateAttr, field_validator
 
 from ad_assets.home import known_home
-from ad_assets.settings import Settings, without_password, without_secrets
+from ad_assets.settings import Settings, without_secrets
 from ad_assets.storage import find_files, retried
 from resources.artifact import Artifact, WrittenFile
 from resources.checksums import (
@@ -92,8 +92,8 @@ class ArtifactStore(Settings):
 
     @field_validator("root")
     @classmethod
-    def _no_password(cls, root: str) -> str:
-        return known_home(without_password(root))
+    def _of_a_known_home(cls, root: str) -> str:
+        return known_home(root)
 
     @field_validator("storage_options")
     @classmethod

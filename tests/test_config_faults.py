@@ -229,6 +229,14 @@ def test_a_message_ends_after_two_thousand_characters_and_says_how_much_is_left(
         f"store.storage_options={{endpoint_url: 'http://me:{SECRET}@host'}}",
         f"store.root=s3://me:{SECRET}@bucket/x",
         f"datasets.parts.root=ftp://me:{SECRET}@host/x",
+        f"datasets.parts.root=simplecache::https://me:{SECRET}@host/x",
+        f"datasets.parts.root='https://host/x?token={SECRET}'",
+        f"datasets.parts.root='https://host/x?a=1&X-Amz-Signature={SECRET}'",
+        f"datasets.parts.root='https://account.blob/x?sv=1&sig={SECRET}'",
+        f"datasets.parts.manifest=https://me:{SECRET}@host/x.csv",
+        f"datasets.parts={{reader: cifar10_one_class, source: 'https://host/x?access_token={SECRET}', root: x}}",
+        f"extractors.lite0.weights=https://me:{SECRET}@host/x.safetensors",
+        f"store.root='s3://bucket/x?key={SECRET}'",
         f"store={SECRET}",
         f"store.storage_options=[{SECRET}]",
         f"store.storage_options={{a: {SECRET}",
@@ -238,3 +246,4 @@ def test_a_secret_is_refused_and_never_repeated(tree: dict[str, Any], tmp_path: 
     with pytest.raises(ConfigError) as error:
         load(tree, tmp_path, override)
     assert SECRET not in str(error.value)
+    assert ("://" in override) == ("a URL with a password, token or signature" in str(error.value))

@@ -21,7 +21,7 @@ from pydantic import Field, field_validator
 from ad_assets.datasets.decoding import Decoding
 from ad_assets.datasets.names import CATEGORY_KEY, CATEGORY_RULE, plain, plain_name
 from ad_assets.home import known_home
-from ad_assets.settings import Settings, without_password
+from ad_assets.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -207,8 +207,8 @@ class Reader(Settings, ABC):
 
     @field_validator("root")
     @classmethod
-    def _no_password(cls, root: str) -> str:
-        return known_home(without_password(root))
+    def _of_a_known_home(cls, root: str) -> str:
+        return known_home(root)
 
     def index_config(self) -> dict[str, Any]:
         """Every option that can change the index, as JSON values, with the reader's name and version."""
