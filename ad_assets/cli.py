@@ -11,10 +11,9 @@ from contextlib import suppress
 from ad_assets.commands import data, export, graph, latency, predict, production, table, upkeep
 from ad_assets.commands.common import Commands
 from ad_assets.config import ConfigError
+from ad_assets.datasets import DatasetError
 from ad_assets.interrupts import INTERRUPTED, run_interruptibly
-from ad_assets.storage import StorageError
-from resources.disk import NoSpaceError
-from resources.store import CorruptArtifactError, MissingFileError
+from resources.store import CorruptArtifactError
 
 _NOBODY_READS = 141  # as of a process that SIGPIPE ends
 
@@ -51,7 +50,9 @@ def _carry_out(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         print(f"ad-assets: {error}", file=sys.stderr)
         return 2
-    except (StorageError, NoSpaceError, CorruptArtifactError, MissingFileError) as error:
+    except BrokenPipeError:
+        raise
+    except (DatasetError, CorruptArtifactError, OSError) as error:  # of a store or a folder, which it names
         print(f"ad-assets: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ad_assets.commands.common import Commands
-from ad_assets.config import load_config
+from ad_assets.config import ConfigError, load_config
 
 
 def add(commands: Commands) -> None:
@@ -28,9 +28,15 @@ def _doctor(options: argparse.Namespace) -> int:
 def _gc(options: argparse.Namespace) -> int:
     from ad_assets.defs.garbage import unreferenced
     from ad_assets.defs.lanes import stages_of
+    from ad_assets.defs.partitions import why_unseen
 
     benchmark = load_config(options.config, options.set)
-    files = unreferenced(benchmark.store, stages_of(benchmark), older_than=options.older_than * 3600)
+    stages = stages_of(benchmark)
+    for stage in stages:
+        if stage.kind == "image_index" and (reason := why_unseen(stage.partitions)):
+            # What its categories would find again under other settings would look like nobody's.
+            raise ConfigError(f"{stage.key[0]}: {reason}")
+    files = unreferenced(benchmark.store, stages, older_than=options.older_than * 3600)
     size = sum(file.size for file in files)
     for file in files[:20]:
         print(f"{file.size:>12,}  {file.path}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from ad_assets.datasets.base import FileStamp
+from ad_assets.datasets.base import DatasetError, FileStamp
 from ad_assets.datasets.endings import is_whole
 from ad_assets.datasets.listing import Listing, is_clutter, walk_local
 from ad_assets.home import without_tilde
@@ -37,19 +37,27 @@ class ImageFiles:
         """Every file below the root, in one walk.
 
         Raises:
-            ValueError: the root does not exist or holds no file.
+            DatasetError: the root does not exist, is no folder, may not be read, or holds no file.
             StorageError: its storage does not answer.
         """
         walk = partial(walk_local, Path(self._folder)) if self._is_local else self._walk_remote
         # Absent is an upload that was renamed, or a folder removed, while it was listed.
-        found = retried(walk, self.root, also=(FileNotFoundError,))
+        try:
+            found = retried(walk, self.root, also=(FileNotFoundError,))
+        except PermissionError as error:
+            raise self._unusable(f"may not be read ({error}): let who runs this read it, or name another") from error
         if not found:
-            state = "is empty" if self._fs.exists(self._folder) else "does not exist"
-            raise ValueError(
-                f"the dataset folder {self.root!r} {state}: put the images there, or name their folder in "
-                "the benchmark file or with --set datasets.<name>.root=/path"
-            )
+            raise self._unusable(f"{self._state()}: put the images there, or name their folder")
         return found
+
+    def _state(self) -> str:
+        if not self._fs.exists(self._folder):
+            return "does not exist"
+        return "is a file" if self._is_local and Path(self._folder).is_file() else "is empty"
+
+    def _unusable(self, why: str) -> DatasetError:
+        remedy = "in the benchmark file or with --set datasets.<name>.root=/path"
+        return DatasetError(f"the dataset folder {self.root!r} {why} {remedy}", [])
 
     def read(self, path: str) -> bytes:
         """All bytes of one file.

@@ -36,8 +36,7 @@ def check_store(dataset: Dataset, store: ArtifactStore, instance: dg.DagsterInst
         CorruptArtifactError: its marker is damaged.
     """
     known = _of_instance(dataset, instance) or _beside(dataset).get(dataset.name)
-    own = _store_id(store)
-    if known and own != known:
+    if known and (own := _store_id(store)) != known:
         found = f"has the id {own[:8]}" if own else "has no marker: it is empty, not mounted, or another folder"
         raise ConfigError(
             f"{dataset.name}: the store at {store.root!r} {found}; its own has the id {known[:8]}. Mount it, or "
@@ -49,6 +48,7 @@ def enter_store(dataset: Dataset, store: ArtifactStore, instance: dg.DagsterInst
     """The same before images are taken up: the first store is the one that the dataset knows from then on."""
     check_store(dataset, store, instance)
     if not _of_instance(dataset, instance):
+        _store_id(store)  # a damaged marker is refused, not made anew: other datasets know it
         adopt_store(dataset, store, instance)
 
 

@@ -68,12 +68,15 @@ class Lookup:
 
     def categories(self, dataset: Dataset) -> list[str]:
         """The categories of a dataset: of its folder, or where that is not there, of its heads in the store."""
+        return self._categories(dataset)[0]
+
+    def _categories(self, dataset: Dataset) -> tuple[list[str], str]:
         try:
-            return dataset.reader.categories()
-        except ValueError:
+            return dataset.reader.categories(), ""
+        except (ValueError, OSError) as error:
             prefix = f"heads/{dataset.name}/features/"
             names = (Path(file.path).stem for file in self.benchmark.store.files(prefix))
-            return sorted({name for name in names if not name.startswith(".")})
+            return sorted({name for name in names if not name.startswith(".")}), f" ({error})"
 
     def category(self, dataset: Dataset, name: str | None) -> str:
         """The category of a name; without one, the only category of the dataset.
@@ -81,8 +84,8 @@ class Lookup:
         Raises:
             DetectorError: there is none, or there are several.
         """
-        known = {category: category for category in self.categories(dataset)}
-        return _chosen(name, known, "category", f"dataset {dataset.name!r}")
+        categories, unseen = self._categories(dataset)
+        return _chosen(name, {each: each for each in categories}, "category", f"dataset {dataset.name!r}{unseen}")
 
     def stages(self, dataset: Dataset, detector: Detector, category: str) -> ScoringStages:
         """The stages of a lane that is no ensemble, as the graph has them, for one category."""

@@ -1,6 +1,7 @@
 """A quarantine does not open because its store, or a part of it, is gone."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dagster as dg
@@ -8,8 +9,8 @@ import pytest
 
 from ad_assets.checking import ConfigError
 from ad_assets.defs.admissions import has_admissions
-from ad_assets.defs.identity import BESIDE, begin_anew, check_store
-from resources.store import ArtifactStore
+from ad_assets.defs.identity import BESIDE, MARKER, begin_anew, check_store, enter_store
+from resources.store import ArtifactStore, CorruptArtifactError
 from tests.bench_graph import Bench
 
 INDEX = dg.AssetKey(["parts", "image_index"])
@@ -59,3 +60,34 @@ def test_lost_admissions_of_an_indexed_category_are_refused(produced: Bench) -> 
     assert not has_admissions(store, "parts", "bolt")
     begin_anew(dataset, store, produced.instance)
     assert not refusal(produced)
+
+
+def test_a_damaged_marker_is_refused_and_told_until_the_store_is_said_to_be_new(produced: Bench) -> None:
+    store, dataset = produced.benchmark.store, produced.benchmark.datasets["parts"]
+    store.local_path(MARKER).write_bytes(b"")
+    (produced.images / BESIDE).unlink()
+    for instance in (produced.instance, dg.DagsterInstance.ephemeral()):
+        with pytest.raises(CorruptArtifactError, match=r"store\.json is damaged .*--new-store"):
+            enter_store(dataset, store, instance)
+    begin_anew(dataset, store, produced.instance)
+    assert not refusal(produced)
+
+
+def test_two_runs_that_begin_at_once_give_a_store_one_id(tmp_path: Path, produced: Bench) -> None:
+    store, dataset = ArtifactStore(root=str(tmp_path / "new")), produced.benchmark.datasets["parts"]
+    instances = [dg.DagsterInstance.ephemeral() for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda instance: begin_anew(dataset, store, instance), instances))
+    for instance in instances:
+        check_store(dataset, store, instance)
+
+
+def test_a_champion_is_not_made_in_a_store_that_is_not_the_known_one(produced: Bench, tmp_path: Path) -> None:
+    other = ArtifactStore(root=str(tmp_path / "other"))
+    begin_anew(produced.benchmark.datasets["parts"], other, dg.DagsterInstance.ephemeral())
+    begin_anew(produced.benchmark.datasets["parts"], produced.benchmark.store, produced.instance)
+    admits = {stage.kind: stage.admit for stage in produced.stages if stage.admit}
+    assert admits.keys() == {"image_index", "champion"}
+    for admit in admits.values():
+        with pytest.raises(ConfigError, match="has the id"):
+            admit(other, produced.instance)
