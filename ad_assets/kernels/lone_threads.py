@@ -11,6 +11,7 @@ with one inside each task. Numba's code is compiled without parallelism.
 from __future__ import annotations
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from threading import local
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     Result = TypeVar("Result")
 
 _chosen = 1
-_here = local()  # quiet: this thread's libraries compute with one thread; lone: it is one of the pool's
+# quiet: this thread's libraries compute with one thread; modules: there were when it was seen to; lone: one of the pool's
+_here = local()
 
 
 def use_threads(count: int) -> None:
@@ -81,7 +83,9 @@ def _compute_alone() -> None:
     from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(1)
-    threadpool_limits(1)
+    if getattr(_here, "modules", 0) != len(sys.modules):  # looking for the libraries that imports bring takes a while
+        threadpool_limits(1)
+        _here.modules = len(sys.modules)
     _here.quiet = True
 
 
