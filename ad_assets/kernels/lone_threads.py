@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Result = TypeVar("Result")
 
 _chosen = 1
-# quiet: this thread's libraries compute with one thread; modules: there were when it was seen to; lone: one of the pool's
+# quiet: this thread's libraries compute with one thread; modules: as many there were then; lone: one of the pool's
 _here = local()
 
 
