@@ -73,7 +73,8 @@ class Extractor(Settings):
     )
     weights: str = Field("hub", description=_WEIGHTS)
     taps: tuple[str, ...] = Field(
-        description="shallow to deep: module paths (layer2, blocks.4), or /8: the stage with that reduction",
+        description="shallow to deep: module paths (layer2, blocks.4), or /8: the stage with that reduction; all give "
+        "maps, channels first or last, no tokens",
         min_length=1,
         max_length=64,
     )

@@ -126,6 +126,22 @@ def test_doctor_tells_what_would_fail(config: Path, capsys: Any, tmp_path: Path)
     assert "FAIL  device: compute.device: cuda:99 is not there" in capsys.readouterr().out
 
 
+def test_doctor_looks_at_what_a_backbone_gives(config: Path, capsys: Any, tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    state = timm.create_model("test_resnet").state_dict()
+    file = tmp_path / "test_resnet.safetensors"
+    save_file(
+        {name: each.fill_(float("nan")) if name == "layer1.0.bn1.weight" else each for name, each in state.items()},
+        file,
+    )
+    extractor = f"{{backbone: test_resnet, weights: {file}, taps: [act1, layer1], resize: [64, 64]}}"
+    assert run(config, "doctor", "--set", f"extractors.lite0={extractor}") == 1
+    out = capsys.readouterr().out
+    assert re.search(r"FAIL  extractor lite0: .*act1 \(32, 32, 32\), layer1 \(32, 16, 16\): not all .* finite", out)
+
+
 def test_a_backbone_of_another_size_is_told_by_doctor_and_by_the_run(config: Path, capsys: Any) -> None:
     told = r"vit_tiny_patch16_224 fails at images of 64x64 .*made for 224x224: write resize: \[224, 224\]"
     vit = "{backbone: vit_tiny_patch16_224, weights: random(0), taps: [patch_embed.proj], resize: [64, 64]}"
