@@ -60,7 +60,7 @@ def _store(benchmark: Benchmark) -> Finding:
             f"{store.root}: the server overwrites what a condition (If-Match, If-None-Match) protects, so decisions of "
             "two people at once would be lost; use a release of it that honours conditional writes",
         )
-    free = f", {shutil.disk_usage(store.root).free / 1e9:.0f} GB free" if store.is_local else ""
+    free = f", {shutil.disk_usage(store.local_path('')).free / 1e9:.0f} GB free" if store.is_local else ""
     return Finding("store", True, f"{store.root}, {store.usage() / 1e6:.0f} MB used{free}")
 
 

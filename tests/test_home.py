@@ -9,7 +9,7 @@ import ad_assets
 import resources
 from ad_assets.config import ConfigError, load_config
 from ad_assets.datasets.files import ImageFiles
-from ad_assets.doctor import hub_cache
+from ad_assets.doctor import Finding, _store, _stored_files, hub_cache
 from ad_assets.home import known_home, without_tilde
 
 NOBODY = "~nobody-of-that-name/x"
@@ -39,6 +39,23 @@ def test_a_home_that_is_known_is_put_in_its_place(monkeypatch: pytest.MonkeyPatc
     assert without_tilde("~/images") == tmp_path / "images"
     for path in ("~/images", "~", "/images", "./~x", "s3://bucket/~x", "a~b"):
         assert known_home(path) == path
+
+
+@pytest.mark.parametrize("root", ["~/store", "file://{home}/store", "{home}/store"])
+def test_doctor_finds_a_store_however_its_place_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, root: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    written = root.format(home=tmp_path)
+    benchmark = load_config("demo", [f"store.root={written}", f"datasets.demo.root={tmp_path / 'images'}"])
+    findings = {finding.subject: finding for finding in map(_healthy, (_store(benchmark), _stored_files(benchmark)))}
+    assert findings["store"].message.startswith(f"{written}, 0 MB used, ")
+    assert (tmp_path / "store").is_dir()
+
+
+def _healthy(finding: Finding) -> Finding:
+    assert finding.healthy, finding.message
+    return finding
 
 
 def test_what_the_environment_or_a_manifest_names_is_nobodys_fault(
