@@ -16,6 +16,11 @@ from resources.store import ArtifactStore
 from tests.bench_graph import Bench, write_dataset
 
 REPOSITORY = Path(__file__).parents[1]
+# Files that take longest come first, so that no process of the suite is left alone with one of them.
+LONGEST = (
+    *("test_crash", "test_automation", "test_ui", "test_production", "test_fod", "test_faults", "test_interrupts"),
+    *("test_trained", "test_promises", "test_template_sets", "test_blind", "test_table", "test_protocols"),
+)
 S3_SERVER = REPOSITORY / ".venv-s3" / "bin" / "moto_server"
 
 
@@ -26,6 +31,11 @@ def pytest_configure() -> None:
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The order in which the processes of the suite take files (`--no-loadscope-reorder`)."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 # moto_server answers in threads and compares a condition before it writes, so that two writers may both get through,

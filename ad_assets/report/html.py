@@ -7,6 +7,7 @@ by jinja2: category names, defect types and file names come from folders that ot
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from ad_assets.report.pictures import data_uri, jpeg_size
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import jinja2
     from numpy.typing import ArrayLike
 
     Curves = Mapping[str, tuple[ArrayLike, ArrayLike]]  # key of charts.KINDS -> (x, y)
@@ -123,17 +125,22 @@ def render_comparison(name: str, table: comparison.Comparison) -> str:
     return _filled("comparison.html", name=name, table=table, colours=COLOURS)
 
 
-def _filled(template: str, **values: Any) -> str:
+@cache
+def _templates() -> jinja2.Environment:
+    """Keeps the templates that it has compiled."""
     import jinja2
 
-    environment = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    text = environment.get_template(template).render(**values)
+
+
+def _filled(template: str, **values: Any) -> str:
+    text = _templates().get_template(template).render(**values)
     # File names with bytes that are no UTF-8 hold lone surrogates, which no file could be written with.
     return text.encode("utf-8", "replace").decode("utf-8")
 
