@@ -21,10 +21,11 @@ import torch
 from ad_assets import doctor
 from ad_assets.benchmark import Benchmark
 from ad_assets.defs import features
+from ad_assets.defs.building import materialize
 from ad_assets.defs.currency import Currency
 from ad_assets.defs.garbage import unreferenced
 from ad_assets.defs.images import UNKNOWN, changed_files
-from ad_assets.defs.stages import Slot, Stage, Work, materialize
+from ad_assets.defs.stages import Slot, Stage, Work
 from resources import records
 from resources.artifact import Artifact
 from resources.layout import artifact_folder

@@ -5,9 +5,10 @@ from typing import Any
 import dagster as dg
 
 from ad_assets.defs.attempts import REPEATS, mends_itself
+from ad_assets.defs.building import materialize
 from ad_assets.defs.cores import runs_at_once
 from ad_assets.defs.partitions import partitions_of
-from ad_assets.defs.stages import FORCE_TAG, VERIFY_TAG, Stage, materialize
+from ad_assets.defs.stages import FORCE_TAG, VERIFY_TAG, Stage
 from resources.compute import Compute
 from resources.store import ArtifactStore
 

@@ -18,8 +18,8 @@ from ad_assets.defs.arrivals import Watched
 from ad_assets.defs.identity import enter_store
 from ad_assets.defs.partitions import categories_of
 from ad_assets.defs.progress import Progress
-from ad_assets.defs.stages import Build, Check, Judgement, Parts, Stage, Verdict, Work, read_head
-from resources.records import recall, write_record
+from ad_assets.defs.stages import Build, Check, Head, Judgement, Parts, Settle, Stage, Verdict, Work, read_head
+from resources.records import recall, update_record, write_record
 from resources.store import ArtifactStore, CorruptArtifactError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
         gate: judges newcomers, where there are any.
     """
 
-    def scan(partition: str, store: ArtifactStore, progress: Progress, verify: bool) -> tuple[Parts, Build]:
+    def scan(partition: str, store: ArtifactStore, progress: Progress, verify: bool) -> tuple[Parts, Build, Settle]:
         reader = dataset.reader
         reader.prepare(partition, progress)
         listing = everything = ImageFiles(reader.root).listing()
@@ -71,7 +71,14 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
             index, held = gate.sift(index, partition, progress)
         files = {path: entry for path, entry in seen.items() if path in listing}
         write_record(store, _files_path(reader.root, partition), files)
-        write_record(store, stamps_path(dataset.name, partition), stamps)
+
+        def settle(head: Head) -> None:
+            # After the head, and only beside it: a run that was cut off, or another that ended later, leaves no stamps
+            # of files that its head was not made from.
+            def beside(before: dict[str, Any] | None) -> dict[str, Any]:
+                return stamps if read_head(store, (dataset.name, "image_index"), partition) == head else before or {}
+
+            update_record(store, stamps_path(dataset.name, partition), beside)
 
         def build(work: Work) -> dict[str, Any]:
             work.store.write_table(work.artifact.at("index.parquet"), index.table)
@@ -84,7 +91,7 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
                 **({"held_back": len(held.held)} if gate else {}),
             }
 
-        return index_parts(index), build
+        return index_parts(index), build, settle
 
     def judge(work: Work) -> Judgement:
         problems = work.store.read_json(work.artifact.at("problems.json"))

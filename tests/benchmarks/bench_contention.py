@@ -68,8 +68,8 @@ def materialize(folder: Path, *arguments: str) -> Seconds:
 def build_stage(folder: str, category: str, runs: str) -> None:
     """The body of a measured process: build the stage once it is told to, on the threads of one of so many runs."""
     from ad_assets.config import load_config
+    from ad_assets.defs.building import materialize as build
     from ad_assets.defs.lanes import stages_of
-    from ad_assets.defs.stages import materialize as build
 
     class Silent:
         def info(self, message: str) -> None:

@@ -1,0 +1,107 @@
+"""What people decide by commands, two of them at once among others."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ad_assets.cli import main
+from ad_assets.defs import champion
+from ad_assets.defs.admissions import Admissions, Held, read_decisions, update_admissions
+from ad_assets.defs.champion import BY_HAND, PROMOTED, Candidate, Ledger, read_ledger, update_ledger
+from resources.store import ArtifactStore
+from tests.bench_graph import Bench
+
+FIRST, SECOND, THIRD = ("a" * 64, "b" * 64, "c" * 64)
+LANE = ("parts", "small", "bolt")
+
+
+def state(name: str) -> Candidate:
+    return Candidate(name, f"{name} maps", f"{name} metrics", {}, "truth", {"image_auroc": 0.9})
+
+
+@pytest.fixture
+def store(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
+    """Of a line with three images that wait, two earlier champions, and a newest state that is none."""
+    monkeypatch.setenv("DAGSTER_HOME", str(bench.folder / "home"))
+    monkeypatch.setenv("AD_ASSETS_CONFIG", str(bench.folder / "bench.yaml"))
+    bench.set("datasets.parts.production", {})
+    store = bench.benchmark.store
+    names = {image: Held(f"bolt/train/good/{image[0]}.png", ("odd",), "now") for image in (FIRST, SECOND, THIRD)}
+    update_admissions(store, "parts", "bolt", lambda _: Admissions((), names, 0))
+    for name in ("one", "two"):
+        update_ledger(store, *LANE, lambda before, name=name: before.with_champion(state(name), PROMOTED, "passed"))
+        store.artifact("memory_bank", name).commit({"metadata": {}})
+    newest = store.artifact("champion", "v")
+    store.write_json(newest.at("candidate.json"), dataclasses.asdict(state("newest")))
+    newest.commit({"metadata": {}})
+    store.write_head(("parts", "small", "champion"), "bolt", {"version": "v", "parts": {}, "code_version": ""})
+    return store
+
+
+@pytest.mark.parametrize(
+    ("call", "becomes"), [(("promote", *LANE), "newest"), (("rollback", *LANE), "one")], ids=["promote", "rollback"]
+)
+def test_of_two_who_change_the_champion_at_once_the_second_is_refused(
+    store: ArtifactStore,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    call: tuple[str, ...],
+    becomes: str,
+) -> None:
+    real: Callable[..., Any] = champion.update_ledger
+
+    def second(*arguments: Any) -> Ledger:
+        monkeypatch.setattr(champion, "update_ledger", real)
+        assert main([*call, "--reason", "first"]) == 0  # between what the second has read and what it writes
+        return real(*arguments)
+
+    monkeypatch.setattr(champion, "update_ledger", second)
+    assert main([*call, "--reason", "second"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == f"champion: {becomes}\n"
+    assert "the champion has changed just now" in captured.err
+    assert "first): see ad-assets history, and decide again" in captured.err
+    ledger = read_ledger(store, *LANE)
+    assert [entry.candidate.state for entry in ledger.entries] == ["one", "two", becomes]
+    assert ledger.entries[-1].reason == "first"
+
+
+def test_a_gate_that_promotes_meanwhile_refuses_a_promotion_by_hand(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real: Callable[..., Any] = champion.update_ledger
+
+    def second(*arguments: Any) -> Ledger:
+        real(store, *LANE, lambda before: before.with_champion(state("other"), PROMOTED, "passed its gates"))
+        return real(*arguments)
+
+    monkeypatch.setattr(champion, "update_ledger", second)
+    assert main(["promote", *LANE, "--reason", "mine"]) == 2
+    assert "promoted: passed its gates" in capsys.readouterr().err
+    assert read_ledger(store, *LANE).champion == state("other")
+    monkeypatch.setattr(champion, "update_ledger", real)
+    assert main(["promote", *LANE, "--reason", "mine"]) == 0
+    assert read_ledger(store, *LANE).entries[-1].action == BY_HAND
+
+
+@pytest.mark.parametrize("given", [("--reject", "a.png", "b.png"), ("--reject", "a.png", "--reject", "b.png")])
+def test_all_that_is_rejected_is_whether_in_one_option_or_in_two(store: ArtifactStore, given: tuple[str, ...]) -> None:
+    assert main(["quarantine", "parts", "bolt", *given]) == 0
+    assert read_decisions(store, "parts", "bolt") == {FIRST: "reject", SECOND: "reject"}
+
+
+def test_admitting_all_leaves_the_rejected_rejected(store: ArtifactStore, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quarantine", "parts", "bolt", "--reject", "a.png"]) == 0
+    assert main(["quarantine", "parts", "bolt", "--admit", "all"]) == 0
+    assert "1 were decided on before" in capsys.readouterr().err
+    assert read_decisions(store, "parts", "bolt") == {FIRST: "reject", SECOND: "admit", THIRD: "admit"}
+
+
+def test_admit_and_reject_in_one_call_are_refused(store: ArtifactStore, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(["quarantine", "parts", "bolt", "--reject", "a.png", "--admit", "b.png"])
+    assert error.value.code == 2
+    assert read_decisions(store, "parts", "bolt") == {}
