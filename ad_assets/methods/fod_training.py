@@ -129,16 +129,20 @@ class FodTraining(Training):
         unit = self._units.get(f"units.{number}")
 
         def batches() -> Iterator[Tensor]:
-            for _, (tap,) in features.layer(number).batches():
+            for tap in self._taps(features, number):
                 # One by one, so that sums do not see how images are loaded.
                 yield from self._method.level_tokens(tap, unit).split(1)
 
         return self._references.fit(batches, len(features), self._runtime)
 
     def _measure(self, features: Features, number: int) -> Tensor:
-        taps = (tap for _, (tap,) in features.layer(number).batches())
-        portions = (list(self._method.level_tokens(tap, None).unbind()) for tap in taps)
+        portions = (list(self._method.level_tokens(tap, None).unbind()) for tap in self._taps(features, number))
         return deviation(portions, self._runtime)
+
+    def _taps(self, features: Features, number: int) -> Iterator[Tensor]:
+        """One level of all images, batch by batch, on the device, where the units of an earlier training are."""
+        for _, (tap,) in features.layer(number).batches():
+            yield tap.to(self._runtime.device)
 
     def _macs(self) -> int:
         """Of scoring one image: every linear layer at every place, and the products of the attentions."""

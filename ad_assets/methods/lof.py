@@ -11,7 +11,9 @@ constant keeps the densities of duplicates finite, as there.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import model_validator
 
 from ad_assets.methods.bank_search import by_image, together
 from ad_assets.methods.base import Features, Runtime, ScoreMaps, fit_field, register, score_field
@@ -44,6 +46,12 @@ class PatchCoreLof(PatchBank):
     coreset_ratio: float = fit_field(1.0, gt=0, le=1, description="part of the patches kept; 1 keeps all")
 
     neighbours: int = score_field(100, ge=1, description="rows that make a patch's surroundings")
+
+    @model_validator(mode="after")
+    def _rows_are_patches(self) -> Self:
+        if self.subsampling == "proxies":
+            raise ValueError("subsampling: a proxy is no patch, so what lies around it is not known; greedy or random")
+        return self
 
     def counted(self, images: int) -> int:
         """`neighbours`, whatever the number of images."""

@@ -84,9 +84,10 @@ class Neighbourhoods:
 
         own = torch.full(self.found["rows"].shape[:2], -2)
         known = {image_id: number for number, image_id in enumerate(self.state.image_ids)}
+        source, place = self.state.source.cpu(), self.state.place.cpu()
         for image, image_id in enumerate(self.image_ids or ()):
-            rows = (self.state.source == known.get(image_id, -2)).nonzero().flatten()
-            own[image, self.state.place[rows]] = rows
+            rows = (source == known.get(image_id, -2)).nonzero().flatten()
+            own[image, place[rows]] = rows
         return own
 
     def _members(self, images: int) -> Tensor:
