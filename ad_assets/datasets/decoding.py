@@ -111,13 +111,13 @@ class Decoding:
             return DecodedImage(rgb, mode, depth, deep.largest, deep.told_depth, how, frames)
 
     def mask_id(self, sha256: str, *, turned: bool) -> str:
-        """The address of the masks of an image, which names rules that the reader does not have by itself.
+        """The address of the masks of an image, which names every rule but the usual one of own images.
 
         Args:
             sha256: of the mask's bytes, or of all masks together.
             turned: whether EXIF says that one is turned.
         """
-        told = "" if self.masks in (MaskRule(), AS_PUBLISHED) else content_id(repr(self.masks).encode())
+        told = "" if self.masks == MaskRule() else content_id(repr(self.masks).encode())
         return "-".join([sha256, *([told[:12]] if told else []), *([TURNED] if turned and self.turn else [])])
 
     def mask(self, data: bytes, path: str) -> MaskPixels:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ad_assets.benchmark import Benchmark, Dataset
+from ad_assets.datasets.base import Problem
 from ad_assets.defs.galleries import read_pictures
 from ad_assets.defs.leaderboard import read_board
 from ad_assets.defs.stages import Parts, Stage, Upstream, Work
@@ -16,7 +17,7 @@ from ad_assets.report import html, pictures
 from ad_assets.report.gallery import GalleryItem, choose_gallery
 from resources.store import ArtifactStore
 
-VERSION = 2
+VERSION = 3
 
 
 def report_stage(
@@ -67,6 +68,7 @@ def report_stage(
                 leaderboard_rows=board,
                 curves=curves,
                 gallery=gallery,
+                problems={category: _problems(work, index, category) for category in curves},
                 fingerprints=fingerprints,
                 studies={name: rows for name, stage in studies.items() if (rows := read_study(work, stage))},
             )
@@ -89,6 +91,12 @@ def report_stage(
         kinds=frozenset({"html"}),
         description="One self-contained HTML file: results beside the papers, curves, worst false alarms and misses.",
     )
+
+
+def _problems(work: Work, index: Stage, category: str) -> list[str]:
+    """What the image index of a category found wrong or odd, in words."""
+    problems = work.store.read_json(work.input(index, category).at("problems.json"))
+    return [f"{each['severity']}: {Problem(**each)}" for each in problems]
 
 
 def _gallery(

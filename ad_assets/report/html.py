@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     Curves = Mapping[str, tuple[ArrayLike, ArrayLike]]  # key of charts.KINDS -> (x, y)
 
 TEMPLATES = Path(__file__).parent
+NOTES = 20  # problems that are shown of a category
+VANISHED = "regions_vanished"
 COLOURS = 8  # distinct line colours in the template; further detectors repeat them dashed
 
 
@@ -42,6 +44,7 @@ class ReportInput:
         leaderboard_rows: from `leaderboard.build`.
         curves: category -> detector -> key of `charts.KINDS` -> (x, y).
         gallery: category -> detector -> items; shown worst first whatever their order.
+        problems: category -> what its image index found wrong or odd.
         fingerprints: what -> fingerprint or version, for provenance.
         studies: study -> its tidy rows.
     """
@@ -53,6 +56,7 @@ class ReportInput:
     leaderboard_rows: Sequence[Row]
     curves: Mapping[str, Mapping[str, Curves]] = field(default_factory=dict)
     gallery: Mapping[str, Mapping[str, Sequence[GalleryItem]]] = field(default_factory=dict)
+    problems: Mapping[str, Sequence[str]] = field(default_factory=dict)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     studies: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
@@ -74,6 +78,7 @@ class Category:
     name: str
     anchor: str
     summary: tuple[tuple[str, int, tables.Cell], ...]  # detector, colour, image AUROC
+    notes: tuple[str, ...]  # what to know of its files before its numbers are believed
     charts: tuple[Chart, ...]
     galleries: tuple[Gallery, ...]
 
@@ -90,7 +95,7 @@ def render(report: ReportInput) -> str:
         raise ValueError(f"the report of {report.dataset} has no leaderboard rows: build the leaderboard first")
     detectors = tuple(dict.fromkeys(row["detector"] for row in rows))
     names = sorted({row["category"] for row in rows} - {MEAN})
-    for what, given in (("curves", report.curves), ("gallery", report.gallery)):
+    for what, given in (("curves", report.curves), ("gallery", report.gallery), ("problems", report.problems)):
         if stray := sorted(set(given) - set(names)):
             raise ValueError(f"{what}: category {stray[0]!r} has no leaderboard rows; {', '.join(names)} have")
     return _filled(
@@ -167,9 +172,26 @@ def _category(report: ReportInput, detectors: tuple[str, ...], name: str, anchor
         name,
         anchor,
         tuple((d, k, tables.cell(auroc.cell(d, name))) for k, d in enumerate(detectors)),
+        tuple(_notes(report, detectors, name)),
         tuple(charts(report.curves.get(name, {}), detectors)),
         tuple(sorted(galleries, key=lambda gallery: gallery.colour)),
     )
+
+
+def _notes(report: ReportInput, detectors: Sequence[str], category: str) -> list[str]:
+    """What the image index found, and the regions that no pixel of a detector's frame shows."""
+    problems = report.problems.get(category, ())
+    notes = list(problems[:NOTES])
+    if len(problems) > NOTES:
+        notes.append(f"... and {len(problems) - NOTES} more: see problems.json of the image index")
+    vanished = pivot(report.leaderboard_rows, VANISHED)
+    for detector in detectors:
+        row = vanished.cell(detector, category)
+        if row and row["value"]:
+            notes.append(
+                f"{detector}: {row['value']:.0f} regions of the masks vanish in its frame and are not measured"
+            )
+    return notes
 
 
 def _urgency(item: GalleryItem) -> tuple[int, float]:
