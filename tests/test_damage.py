@@ -342,3 +342,43 @@ def test_a_run_that_ends_between_a_mended_state_and_what_reads_it_leaves_that_du
     assert {("parts", "small", "neighbours"), ("parts", "small", "score_maps")} <= {key for key, _ in whole.due()}
     assert {"neighbours", "score_maps", "metrics", "leaderboard", "report"} <= whole.run()
     assert not whole.due()
+
+
+def test_features_that_an_earlier_release_stored_under_the_id_of_other_bytes_are_found(whole: Whole) -> None:
+    whole.restore()
+    head = whole.store.read_head(("parts", "features", "lite0"), "bolt")
+    assert head
+    listed = whole.store.read_json(whole.store.artifact("features", head["version"]).at("features.json"))
+    first, second = (features.feature_path(listed["extractor"], image) for image in listed["train"][:2])
+    sound = {file.path: whole.store.read_noted_tensors(file.path)[0] for file in whole.store.files("features")}
+    sizes = {file.path: file.size for file in whole.store.files("features")}
+    for path, tensors in {**sound, first: sound[second]}.items():
+        whole.store.write_tensors(path, tensors, {"seconds": "000000.100000"})
+        features._CACHE.drop(whole.store.location(path))
+    assert {file.path: file.size for file in whole.store.files("features")} == sizes
+    for stage, partition in whole.slots():
+        if stage.kind not in ("image_index", "features", "study"):
+            materialize(stage, partition, whole.store, whole.benchmark.compute, LOG, force=True)
+    for place in [*whole.root.rglob("artifact.json"), *(whole.root / "heads").rglob("*.json")]:
+        path = str(place.relative_to(whole.root))
+        record = records.read_record(whole.store, path)
+        records.write_record(whole.store, path, {k: v for k, v in record.items() if k not in ("made_of", "contents")})
+    poisoned = whole.numbers()
+    lane = [f"parts/small/{kind} bolt" for kind in ("memory_bank", "neighbours", "score_maps", "metrics")]
+    assert not any(poisoned[name] == whole.results[name] for name in lane)
+    whole.run()  # heads follow their records
+    assert (whole.run(), whole.numbers()) == (set(), poisoned)  # what a plain run cannot know makes nothing due
+    built = whole.run(verify=True)
+    assert {"features", "memory_bank", "neighbours", "score_maps", "metrics", "leaderboard", "report"} <= built
+    assert whole.numbers() == whole.results
+    marks = {path: whole.store.read_notes(path)["seconds"][0] for path in sizes}
+    assert marks == {path: "-" if path == first else "+" for path in sizes}
+    assert whole.run(verify=True) == set()
+    assert not whole.due()
+    # The features of another dataset may list the same files: its own verification finds the mark.
+    index = whole.store.artifact("features", head["version"])
+    record = index.record()
+    assert record["metadata"].pop("remade") == [Path(first).stem]
+    index.commit(record)
+    whole.run()
+    assert whole.run(verify=True) == {"features"}

@@ -71,12 +71,14 @@ def materialize(
     if damaged:
         _clear_away(damaged, artifact, progress)
     record = artifact.record() if damaged == [] else {}
-    found = damaged == [] and not is_outdated(record.get(MADE_OF, {}), sources)
-    if damaged == [] and not found:
+    outdated = damaged == [] and is_outdated(record.get(MADE_OF, {}), sources)
+    doubted = damaged == [] and verify and stage.doubts is not None and stage.doubts(artifact)
+    found = damaged == [] and not outdated and not doubted
+    if outdated:
         # All of it: no build shall take a part of it for what an interrupted one has left.
         progress.done("what it was made of was made anew and differs")
         store.delete([artifact.at(MARKER), *(file.path for file in store.files(artifact.path))])
-    work = Work(stage, upstream, store, compute, progress, artifact, force)
+    work = Work(stage, upstream, store, compute, progress, artifact, force, verify)
     if not found:
         with attempted(store, stage.key, partition, head.version, again=again):
             metadata = build(work)

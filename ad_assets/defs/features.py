@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
@@ -15,18 +16,22 @@ from ad_assets.benchmark import Dataset, fingerprint
 from ad_assets.datasets.contents import read_image
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.defs.images import images_part
-from ad_assets.defs.stages import GPU, Check, Judgement, Parts, Stage, Upstream, Verdict, Work
+from ad_assets.defs.provenance import REMADE
+from ad_assets.defs.stages import GPU, Check, Judgement, Parts, Stage, Upstream, Verdict, Work, read_head
 from ad_assets.extractor import Extractor
 from ad_assets.methods import Features
 from resources.backbones import load_backbone
 from resources.compute import Compute
-from resources.store import Artifact, ArtifactStore
+from resources.layout import MARKER
+from resources.records import recall
+from resources.store import Artifact, ArtifactStore, CorruptArtifactError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 VERSION = 1
 NOT_FINITE = "another compute.precision, or other weights; the images themselves were read"
+HASHED_MARK, REMADE_MARK = "+", "-"  # before the seconds in a feature file, whose length they leave as it was
 FINITE = Check("finite", "All features are finite numbers.", blocking=True)
 Image = TypeVar("Image")
 Decoded = TypeVar("Decoded")
@@ -46,16 +51,18 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
         rows = work.input(index).store.read_table(work.input(index).at("index.parquet")).to_pylist()
         images = {row["image_id"]: row for row in rows}
         wanted = {feature_path(address, image) for image in images}
-        stored = set() if work.force else _sound(work.store, f"features/{address}", wanted)
-        missing = [image for image in sorted(images) if feature_path(address, image) not in stored]
-        shapes, odd = _extract(work, dataset, extractor, address, {image: images[image] for image in missing})
+        stored = _sound(work.store, f"features/{address}", wanted)
+        doubtful = stored if work.force else _unhashed(work.store, stored) if work.verify else set()
+        missing = [image for image in sorted(images) if feature_path(address, image) not in stored - doubtful]
+        shapes, odd = _extract(work, dataset, extractor, address, {image: images[image] for image in missing}, doubtful)
+        remade = _remade(work, address, images)
         if odd and not dataset.production:
             raise dg.Failure(f"features of {odd[0]} and others are not finite: {NOT_FINITE}", allow_retries=False)
         splits = {
             split: sorted({row["image_id"] for row in rows if row["split"] == split}) for split in ("train", "test")
         }
         work.store.write_json(work.artifact.at("features.json"), {"extractor": address, **splits})
-        some = [float(work.store.read_notes(feature_path(address, image))["seconds"]) for image in sorted(images)[:200]]
+        some = [abs(float(work.store.read_notes(feature_path(address, i))["seconds"])) for i in sorted(images)[:200]]
         return {
             "images": len(images),
             "extracted": len(missing),
@@ -64,10 +71,16 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
             "taps": ", ".join(extractor.taps),
             **({"tap_shapes": shapes} if shapes else {}),
             **({"not_finite": odd} if odd else {}),
+            **({REMADE: remade} if remade else {}),
         }
 
     def files(artifact: Artifact) -> list[str]:
         return sorted(features_of(artifact.store.read_json(artifact.at("features.json"))))
+
+    def doubts(artifact: Artifact) -> bool:
+        paths = files(artifact)
+        known = artifact.record()["metadata"].get(REMADE, [])
+        return bool(_unhashed(artifact.store, paths)) or _noted(artifact.store, paths, REMADE_MARK) != known
 
     def judge(work: Work) -> Judgement:
         odd = work.artifact.record()["metadata"].get("not_finite", [])
@@ -80,6 +93,7 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
         deps=(index,),
         address=parts,
         build=build,
+        doubts=doubts,
         beside=files,
         judge=judge if dataset.production else None,
         checks=(FINITE,) if dataset.production else (),
@@ -130,10 +144,41 @@ def _sound(store: ArtifactStore, prefix: str, wanted: set[str]) -> set[str]:
     return {file.path for file in own if (usual and file.size == usual) or store.holds_tensors(file.path)}
 
 
+def _unhashed(store: ArtifactStore, paths: Iterable[str]) -> set[str]:
+    """Those of some features that an earlier release stored, which did not hash what it read: of any bytes."""
+    return {path for path in paths if _mark(store, path) not in (HASHED_MARK, REMADE_MARK)}
+
+
+def _noted(store: ArtifactStore, paths: Iterable[str], mark: str) -> list[str]:
+    """The images of those features that carry a mark, sorted."""
+    return sorted(PurePosixPath(path).stem for path in paths if _mark(store, path) == mark)
+
+
+def _mark(store: ArtifactStore, path: str) -> str:
+    return store.read_notes(path)["seconds"][:1]
+
+
+def _remade(work: Work, address: str, images: Collection[str]) -> list[str]:
+    """Those of some images whose features were those of other bytes; all are read where nothing is believed."""
+    if work.verify or work.force:
+        return _noted(work.store, (feature_path(address, image) for image in images), REMADE_MARK)
+    head = read_head(work.store, work.stage.key, work.partition)
+    before = recall(work.store, work.store.artifact("features", head.version).at(MARKER)) if head else None
+    return sorted(set((before or {"metadata": {}})["metadata"].get(REMADE, [])) & set(images))
+
+
 def _extract(
-    work: Work, dataset: Dataset, extractor: Extractor, address: str, rows: dict[str, dict[str, Any]]
+    work: Work,
+    dataset: Dataset,
+    extractor: Extractor,
+    address: str,
+    rows: dict[str, dict[str, Any]],
+    doubtful: Collection[str],
 ) -> tuple[str, list[str]]:
-    """Run the backbone over images and store each one's taps; returns their shapes, and the paths of odd images."""
+    """Run the backbone over images and store each one's taps; returns their shapes, and the paths of odd images.
+
+    Of those features that are `doubtful`, it is noted whether they were others.
+    """
     if not rows:
         return "", []
     import torch
@@ -156,7 +201,9 @@ def _extract(
             seconds = (time.perf_counter() - started) / len(batch)
             shapes = "; ".join("x".join(map(str, tap.shape[1:])) for tap in taps)
             for row, (image_id, _) in enumerate(batch):
-                write_features(work.store, address, image_id, [tap[row] for tap in taps], seconds)
+                own = [tap[row] for tap in taps]
+                remade = feature_path(address, image_id) in doubtful and _differ(work.store, address, image_id, own)
+                write_features(work.store, address, image_id, own, seconds, remade=remade)
                 if not all(bool(torch.isfinite(tap[row]).all()) for tap in taps):
                     odd.append(rows[image_id]["path"])
             done += len(batch)
@@ -164,12 +211,41 @@ def _extract(
     return shapes, odd
 
 
-def write_features(store: ArtifactStore, address: str, image_id: str, taps: Sequence[Tensor], seconds: float) -> None:
-    """Store the taps of one image, each (C, H, W), and the seconds that it took."""
+def _differ(store: ArtifactStore, address: str, image_id: str, taps: Sequence[Tensor]) -> bool:
+    """Whether the stored taps of an image are others, or were noted to be so before."""
+    import torch
+
+    path = feature_path(address, image_id)
+    try:
+        if _mark(store, path) == REMADE_MARK:
+            return True
+        stored = store.read_tensors(path)
+    except CorruptArtifactError:  # nobody knows any more
+        return True
+    own = {f"tap{level}": tap for level, tap in enumerate(taps)}
+    return stored.keys() != own.keys() or not all(torch.equal(stored[name], own[name].cpu()) for name in own)
+
+
+def write_features(
+    store: ArtifactStore,
+    address: str,
+    image_id: str,
+    taps: Sequence[Tensor],
+    seconds: float,
+    *,
+    remade: bool = False,
+) -> None:
+    """Store the taps of one image, each (C, H, W), and the seconds that it took.
+
+    The image's bytes were hashed when they were read, which the sign of the seconds notes: files of earlier releases
+    have none. `remade`: other taps lay there before.
+    """
     # Cloned: a slice would drag the whole batch into the file's buffer.
     tensors = {f"tap{level}": tap.clone() for level, tap in enumerate(taps)}
     # Of one length, so that all features of an extractor are files of one size.
-    store.write_tensors(feature_path(address, image_id), tensors, {"seconds": f"{seconds:013.6f}"})
+    mark = REMADE_MARK if remade else HASHED_MARK
+    _CACHE.drop(store.location(feature_path(address, image_id)))
+    store.write_tensors(feature_path(address, image_id), tensors, {"seconds": f"{mark}{seconds:012.6f}"})
 
 
 def decoded_batches(
@@ -195,6 +271,9 @@ class _Cache:
         if path in self._entries:
             self._entries.move_to_end(path)
         return self._entries.get(path)
+
+    def drop(self, path: str) -> None:
+        self._bytes -= _size(self._entries.pop(path, []))
 
     def put(self, path: str, taps: list[Tensor], budget: float) -> None:
         self._entries[path] = taps

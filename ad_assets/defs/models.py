@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ad_assets.benchmark import Dataset, Detector
 from ad_assets.defs.checkpoints import StoreCheckpoints
 from ad_assets.defs.features import read_features
+from ad_assets.defs.provenance import MADE_OF, is_outdated
 from ad_assets.defs.stages import GPU, Parts, Stage, Upstream, Work, read_head
 from ad_assets.methods import Method, Runtime, State
 from ad_assets.methods.base import ProgressReport
@@ -97,6 +98,8 @@ def _earlier(work: Work, features: Stage) -> tuple[Artifact | None, set[str]]:
     path = artifact.at("train.json")
     if not artifact.exists() or not work.store.exists(path):
         return None, set()
+    if is_outdated(artifact.record().get(MADE_OF, {}), work.stage.made_of(work.upstream)):
+        return None, set()  # it learnt from features that were those of other bytes
     train = work.store.read_json(path)
     return (artifact, set(train["images"])) if train["features"] == features.code_version else (None, set())
 

@@ -79,6 +79,7 @@ class Work:
     progress: Progress
     artifact: Artifact
     force: bool = False
+    verify: bool = False
 
     @property
     def partition(self) -> str:
@@ -144,6 +145,7 @@ class Stage:
         partitions: the categories; None for an asset over all categories. `LiveCategories` come and go.
         checks: what each materialization is asked.
         judge: answers `checks`, and does what follows from the answers; called whether the artifact was built or found.
+        doubts: whether an artifact that is whole is to be built again all the same, asked where nothing is believed.
         beside: paths of files elsewhere in the store that an artifact rests on, which are told and made anew like its
             own.
         admit: refuses, by an error, a store that the stage must not run on.
@@ -167,6 +169,7 @@ class Stage:
     scan: Callable[[str, ArtifactStore, Progress, bool], tuple[Parts, Build, Settle]] | None = None
     checks: tuple[Check, ...] = ()
     judge: Callable[[Work], Judgement] | None = None
+    doubts: Callable[[Artifact], bool] | None = None
     beside: Callable[[Artifact], Sequence[str]] | None = None
     pool: str | None = None
     admit: Callable[[ArtifactStore, dg.DagsterInstance], None] | None = None
@@ -190,7 +193,11 @@ class Stage:
     def made_of(self, upstream: Upstream) -> dict[str, str]:
         """The contents of what one partition reads now."""
         kinds = {dep.key: dep.kind for dep in self.deps}
-        inputs = ((kinds[key], head.version, head.contents) for (key, _), head in upstream.heads.items())
+        # Features by their extractor: those of an image are the same whatever other images there are.
+        inputs = (
+            (kinds[key], head.code_version if kinds[key] == "features" else head.version, head.contents)
+            for (key, _), head in upstream.heads.items()
+        )
         return made_of(inputs, jointly=self.partitions is None)
 
     def make_head(self, partition: str | None, parts: Parts) -> Head:
