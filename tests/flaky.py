@@ -67,7 +67,7 @@ class Faults:
 def make_flaky(monkeypatch: pytest.MonkeyPatch, fs: fsspec.AbstractFileSystem, faults: Faults) -> None:
     """Make a file system fail now and then, for stores and data sets; and all files of the local disk."""
     # fsspec keeps one object for the same options, so that a store made later gets this one too.
-    for name in ("info", "find", "cat_file", "pipe_file", "rm_file"):
+    for name in ("info", "find", "ls", "cat_file", "pipe_file", "rm_file"):
         monkeypatch.setattr(fs, name, faults.around(getattr(fs, name)))
     for module, name in (
         (resources.store, "write_whole"),
