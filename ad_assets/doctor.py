@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ def examine(benchmark: Benchmark) -> list[Finding]:
         _device(benchmark),
         *(weights(benchmark, name) for name in benchmark.extractors),
         *(_data(benchmark, name) for name in benchmark.datasets),
+        *(finding for name in benchmark.datasets for finding in _growth(benchmark, name)),
     ]
 
 
@@ -163,3 +165,39 @@ def _data(benchmark: Benchmark, name: str) -> Finding:
         return Finding(f"dataset {name}", False, "left out " + "\n  left out ".join(wrong[:5]) + more)
     images = sum(len(assigned[category]) for category in categories)
     return Finding(f"dataset {name}", True, f"{len(categories)} categories, {images} images in {reader.root}")
+
+
+def _growth(benchmark: Benchmark, name: str) -> Iterator[Finding]:
+    """Lanes whose nominal images are bounded by the memory budget: how many there are, and how many may be."""
+    from ad_assets.defs.features import stored_features
+    from ad_assets.growth import outlook
+    from ad_assets.methods import Runtime
+
+    dataset, store = benchmark.datasets[name], benchmark.store
+    runtime = Runtime(memory_gb=benchmark.compute.memory_gb)
+    for detector in dataset.detectors.values():
+        if detector.method is None:
+            continue
+        counts, near, past = [], [], False
+        try:
+            for category in dataset.reader.categories():
+                head = store.read_head((name, "features", detector.extractor), category)
+                if head is None:
+                    continue  # a fit of what was never indexed is still to come, and is refused before it begins
+                method = detector.method_for(category)
+                index = store.read_json(store.artifact("features", head["version"]).at("features.json"))
+                train = index["train"]
+                if not train:
+                    continue
+                features = stored_features(store, benchmark.compute, index["extractor"], train[:1], method.layers)
+                most = method.most_images(features.sample(), runtime)
+                if most is not None:
+                    counts.append(f"{category} {len(train)} of {most}")
+                    near += [f"{category}: {told}"] if (told := outlook(len(train), most)) else []
+                    past |= len(train) > most
+        except (OSError, ValueError, KeyError, CorruptArtifactError) as error:
+            yield Finding(f"growth of {name}/{detector.name}", True, f"not known: {error}")
+            continue
+        if counts:
+            told = "; ".join(near) or f"nominal images of the most that memory_gb takes: {', '.join(counts)}"
+            yield Finding(f"growth of {name}/{detector.name}", not past, f"{'warning: ' if near else ''}{told}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from ad_assets.defs.checkpoints import StoreCheckpoints
 from ad_assets.defs.features import read_features
 from ad_assets.defs.provenance import MADE_OF, is_outdated
 from ad_assets.defs.stages import GPU, Parts, Stage, Upstream, Work, read_head
+from ad_assets.growth import outlook
 from ad_assets.methods import Method, Runtime, State
 from ad_assets.methods.base import ProgressReport
 from ad_assets.report import pictures
@@ -21,6 +23,7 @@ from resources.store import Artifact
 if TYPE_CHECKING:
     from torch import Tensor
 
+_LOG = logging.getLogger(__name__)
 VERSION = 2
 PICTURE_SIDE = 160
 STATES = ("memory_bank", "template_set", "trained_model")  # what a state is called, by what it is in the field
@@ -61,6 +64,9 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
             work.artifact.at("train.json"), {"features": features.code_version, "images": list(train.image_ids)}
         )
         checkpoints.clear()
+        most = method.most_images(train.sample(), tools)
+        if most is not None and (warning := outlook(len(train), most)):
+            _LOG.warning("%s, %s: %s", work.stage.name, work.partition, warning)
         sheet = _pictures(method.maps(state))
         curves = method.curves(state)
         return {
@@ -69,6 +75,7 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
             **method.describe(state),
             "fitted": method.update_reads if earlier and updates else "on all images",
             **_changes(before, set(train.image_ids)),
+            **({"most_images": most} if most is not None else {}),
             **({"maps": {"md": sheet}} if sheet else {}),
             **({"losses": {"md": f"![losses]({plot_uri(detector.name, curves)})"}} if curves else {}),
         }

@@ -93,10 +93,26 @@ class Runtime:
             ValueError: with what was asked for (`parts`), and the remedy.
         """
         if need_gb > self.memory_gb:
-            raise ValueError(
-                f"{what} need {need_gb:.3g} GB ({parts}), the budget is {self.memory_gb:g} GB: raise "
-                f"compute.memory_gb if this machine has more, or {remedy}"
-            )
+            raise ValueError(self._refusal(what, need_gb, parts, remedy))
+
+    def most_images(self, bytes_each: int) -> int:
+        """How many images the budget holds all at once, so many bytes each."""
+        return int(self.memory_gb * 1e9 // bytes_each)
+
+    def check_images(self, what: str, images: int, bytes_each: int, parts: str, remedy: str) -> None:
+        """Refuse more images at once than `most_images`.
+
+        Raises:
+            ValueError: as `check_budget`.
+        """
+        if images > self.most_images(bytes_each):
+            raise ValueError(self._refusal(what, 1e-9 * images * bytes_each, parts, remedy))
+
+    def _refusal(self, what: str, need_gb: float, parts: str, remedy: str) -> str:
+        return (
+            f"{what} need {need_gb:.3g} GB ({parts}), the budget is {self.memory_gb:g} GB: raise "
+            f"compute.memory_gb if this machine has more, or {remedy}"
+        )
 
 
 @dataclass(frozen=True)
@@ -296,6 +312,18 @@ class Method(Settings, ABC, Generic[StateT]):
         """
         del train, runtime
         return state
+
+    def most_images(self, taps: list[Tensor], runtime: Runtime) -> int | None:
+        """The most nominal images that fit the budget; None: as many as there are.
+
+        With one more a fit of all, or scoring with it, is refused, though updates may have come that far.
+
+        Args:
+            taps: of any image, each (1, C, h, w).
+            runtime: memory budget.
+        """
+        del taps, runtime
+        return None
 
     def curves(self, state: StateT) -> dict[str, list[float]]:
         """Curves of the training worth a plot beside the state, one value an epoch, by title."""

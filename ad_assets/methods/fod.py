@@ -20,6 +20,7 @@ the paper's batches of one image there are as many threads at work as levels.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -210,6 +211,15 @@ class Fod(TrainedMethod):
             passes=self.passes,
             seed=self.seed,
         )
+
+    def most_images(self, taps: list[Tensor], runtime: Runtime) -> int | None:
+        """Some references are made of all images that train, level by level."""
+        sizes = [self.references().bytes_each(tap.shape[2] * tap.shape[3], tap.shape[1]) for tap in taps]
+        if not (self.inter and all(sizes)):
+            return None
+        trained = min(map(runtime.most_images, sizes))
+        more = range(int(trained / (1 - self.held_out)) + 2)
+        return bisect_right(more, trained, key=lambda images: images - round(self.held_out * images)) - 1
 
     def is_parameter(self, name: str) -> bool:
         """All but the reference features and the units."""

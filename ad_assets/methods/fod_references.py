@@ -75,13 +75,18 @@ class Reference:
             raise ValueError(f"window must be odd, got {self.window}")
         made: dict[Kind, Callable[[], dict[str, Tensor]]] = {
             "mean": lambda: {"mean": _mean(_on(batches, runtime), images)},
-            "nearest": lambda: {"bank": _bank(batches, images, runtime)},
-            "coreset": lambda: {"rows": _coreset(batches, images, self.projection, self.seed, runtime)},
+            "nearest": lambda: {"bank": self._bank(batches, images, runtime)},
+            "coreset": lambda: {"rows": self._coreset(batches, images, runtime)},
             "prototype": lambda: {"prototypes": self._prototypes(batches, images, runtime)},
             "codebook": lambda: {"codes": self._codes(batches, images, runtime)},
         }
         with torch.no_grad(), full_precision():
             return made[self.kind]()
+
+    def bytes_each(self, places: int, channels: int) -> int:
+        """What `fit` holds of every image at once; 0: nothing."""
+        narrow = channels if self.projection is None else min(channels, self.projection)
+        return 4 * places * {"nearest": channels, "coreset": narrow}.get(self.kind, 0)
 
     def features(
         self, tensors: dict[str, Tensor], tokens: Tensor, grid: tuple[int, int], own: Tensor | None = None
@@ -112,6 +117,38 @@ class Reference:
             return torch.stack(
                 [_nearest(bank, one, grid, self.window, skip) for one, skip in zip(tokens, skipped, strict=True)]
             )
+
+    def _bank(self, batches: Batches, images: int, runtime: Runtime) -> Tensor:
+        """(L, N, D): all tokens, those of a place together."""
+        places, size = _sample(batches).shape[1:]
+        parts = f"{images} images of {places} places, {size} float32"
+        remedy = "use the mean as reference"
+        runtime.check_images("the tokens of all images", images, self.bytes_each(places, size), parts, remedy)
+        bank, first = torch.empty(places, images, size), 0
+        for tokens in batches():
+            bank[:, first : first + len(tokens)] = tokens.transpose(0, 1).cpu()
+            first += len(tokens)
+        return bank
+
+    def _coreset(self, batches: Batches, images: int, runtime: Runtime) -> Tensor:
+        """(L, D): rows in the order of the picks, the first drawn with the seed; only projected tokens are all held."""
+        places, size = _sample(batches).shape[1:]
+        narrow = size if self.projection is None else min(size, self.projection)
+        parts = f"{images} images of {places} places, {narrow} float32"
+        remedy = "select on a narrower projection, or use the mean as reference"
+        runtime.check_images("the tokens to select from", images, self.bytes_each(places, size), parts, remedy)
+        seen = torch.empty(images * places, narrow, device=runtime.device)
+        for first, rows in _numbered(_on(batches, runtime)):
+            seen[first : first + len(rows)] = (
+                rows if narrow == size else random_projection(rows, narrow, seed=self.seed)
+            )
+        start = int(torch.randint(len(seen), (), generator=torch.Generator().manual_seed(self.seed)))
+        picks = greedy_coreset(seen, places, start=start, memory_gb=runtime.memory_gb).cpu()
+        chosen = torch.empty(places, size)
+        for first, rows in _numbered(batches):
+            here = (picks >= first) & (picks < first + len(rows))
+            chosen[here] = rows[picks[here] - first].cpu()
+        return chosen
 
     def _prototypes(self, batches: Batches, images: int, runtime: Runtime) -> Tensor:
         """(L, M, D), equations 18 to 21."""
@@ -183,37 +220,6 @@ def _mean(batches: Batches, images: int) -> Tensor:
     for tokens in batches():
         total = total.to(tokens.device) + tokens.sum(dim=0, dtype=torch.float64)
     return (total / images).float().cpu()
-
-
-def _bank(batches: Batches, images: int, runtime: Runtime) -> Tensor:
-    """(L, N, D): all tokens, those of a place together."""
-    places, size = _sample(batches).shape[1:]
-    parts = f"{images} images of {places} places, {size} float32"
-    runtime.check_budget("the tokens of all images", 4e-9 * images * places * size, parts, "use the mean as reference")
-    bank, first = torch.empty(places, images, size), 0
-    for tokens in batches():
-        bank[:, first : first + len(tokens)] = tokens.transpose(0, 1).cpu()
-        first += len(tokens)
-    return bank
-
-
-def _coreset(batches: Batches, images: int, projection: int | None, seed: int, runtime: Runtime) -> Tensor:
-    """(L, D): rows in the order of the picks, the first drawn with the seed; only projected tokens are all held."""
-    places, size = _sample(batches).shape[1:]
-    narrow = size if projection is None else min(size, projection)
-    parts = f"{images} images of {places} places, {narrow} float32"
-    remedy = "select on a narrower projection, or use the mean as reference"
-    runtime.check_budget("the tokens to select from", 4e-9 * images * places * narrow, parts, remedy)
-    seen = torch.empty(images * places, narrow, device=runtime.device)
-    for first, rows in _numbered(_on(batches, runtime)):
-        seen[first : first + len(rows)] = rows if narrow == size else random_projection(rows, narrow, seed=seed)
-    start = int(torch.randint(len(seen), (), generator=torch.Generator().manual_seed(seed)))
-    picks = greedy_coreset(seen, places, start=start, memory_gb=runtime.memory_gb).cpu()
-    chosen = torch.empty(places, size)
-    for first, rows in _numbered(batches):
-        here = (picks >= first) & (picks < first + len(rows))
-        chosen[here] = rows[picks[here] - first].cpu()
-    return chosen
 
 
 def _written(prototypes: Tensor, batches: Batches) -> Tensor:

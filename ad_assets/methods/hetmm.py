@@ -171,6 +171,14 @@ class Hetmm(Method[TemplateSet]):
         templates = everything.gather(2, picks[..., None].expand(-1, -1, -1, shape[0]))
         return templates.cpu(), picks.int().cpu(), clusters.to(torch.int16).cpu() if clusters is not None else None
 
+    def most_images(self, taps: list[Tensor], runtime: Runtime) -> int:
+        """Sheets are selected layer by layer; where all images are kept, scoring reads all layers."""
+        shapes = [list(tap.shape[1:]) for tap in taps]
+        whole = runtime.most_images(_bytes_each(shapes))
+        if self.sheets is None or self.sheets > whole:
+            return whole
+        return min(runtime.most_images(_bytes_each([shape])) for shape in shapes)
+
     def complete(self, state: TemplateSet, train: Features, runtime: Runtime) -> TemplateSet:
         """Read the templates of a set of all images from the stored features.
 
@@ -293,10 +301,15 @@ class Hetmm(Method[TemplateSet]):
 
 
 def _check_budget(shapes: list[list[int]], images: int, runtime: Runtime) -> None:
-    need = 4e-9 * images * sum(channels * height * width for channels, height, width in shapes)
     sizes = " + ".join("x".join(map(str, shape)) for shape in shapes)
     parts = f"{images} images x {sizes} float32"
-    runtime.check_budget("the templates", need, parts, "keep fewer sheets, or tap deeper layers")
+    remedy = "keep fewer sheets, or tap deeper layers"
+    runtime.check_images("the templates", images, _bytes_each(shapes), parts, remedy)
+
+
+def _bytes_each(shapes: list[list[int]]) -> int:
+    """Of an image's templates."""
+    return 4 * sum(channels * height * width for channels, height, width in shapes)
 
 
 def _unit_vectors(features: Features, shape: list[int], runtime: Runtime) -> Tensor:

@@ -232,6 +232,15 @@ class PatchBank(MatchingMethod[MemoryBank]):
         radius = max(state.covering_radius, float(left.max()))
         return MemoryBank(rows, source, place, ids, list(grid), radius, state.appended + len(picks))
 
+    def most_images(self, taps: list[Tensor], runtime: Runtime) -> int:
+        """All patches are selected from at once."""
+        return runtime.most_images(4 * math.prod(self._shape(taps)))
+
+    def _shape(self, taps: list[Tensor]) -> tuple[int, int]:
+        """Patches of an image, and values of each."""
+        rows, columns = patch_grid(taps, self.patch_size, self.stride)
+        return rows * columns, self.dimensions if self.pooling == "authors" else sum(tap.shape[1] for tap in taps)
+
     def _selection(self) -> Selection:
         way = "all" if self.coreset_ratio == 1 else self.subsampling
         return Selection(way, self.projection, self.anchors, self.seed)
@@ -245,15 +254,15 @@ class PatchBank(MatchingMethod[MemoryBank]):
 
         sample = features.sample()
         grid = patch_grid(sample, self.patch_size, self.stride)
-        shape = self.embed(sample, runtime.device).shape[1:]
+        shape = self._shape(sample)
         parts = f"{len(features)} images x {shape[0]} patches x {shape[1]} float32"
         remedy = "choose a larger stride, fewer dimensions or deeper taps"
-        runtime.check_budget("the patches", 4e-9 * len(features) * math.prod(shape), parts, remedy)
+        runtime.check_images("the patches", len(features), 4 * math.prod(shape), parts, remedy)
         patches = torch.empty(len(features), *shape)
         done = 0
         for ids, taps in features.batches():
             batch = self.embed(taps, runtime.device)
-            if batch.shape[1:] != shape:
+            if tuple(batch.shape[1:]) != shape:
                 raise ValueError(
                     f"image {ids[0]} has {batch.shape[1]} patches of {batch.shape[2]} values, those before "
                     f"{shape[0]} of {shape[1]}: extract all features with one extractor"

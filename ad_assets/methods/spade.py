@@ -111,6 +111,10 @@ class Spade(Method[Pyramids]):
         order = sorted(range(len(ids)), key=ids.__getitem__)
         return Pyramids(torch.cat([state.pooled, added.pooled])[order], [ids[i] for i in order], [])
 
+    def most_images(self, taps: list[Tensor], runtime: Runtime) -> int:
+        """Scoring reads the vectors of all."""
+        return runtime.most_images(4 * self._vectors(taps).numel())
+
     def complete(self, state: Pyramids, train: Features, runtime: Runtime) -> Pyramids:
         """Read the vectors of all nominal images from the stored features.
 
@@ -119,9 +123,10 @@ class Spade(Method[Pyramids]):
         """
         import torch
 
-        places, size = self._vectors(train.sample()).shape[1:]
+        sample = self._vectors(train.sample())
+        places, size = sample.shape[1:]
         parts = f"{len(train)} images x {places} places x {size} float32"
-        runtime.check_budget("the vectors", 4e-9 * len(train) * places * size, parts, "read deeper layers")
+        runtime.check_images("the vectors", len(train), 4 * sample.numel(), parts, "read deeper layers")
         vectors = torch.empty(len(train), places, size)
         done = 0
         for ids, taps in train.batches():
