@@ -180,3 +180,14 @@ def bench_ids(bench: Bench) -> set[str]:
     store = bench.benchmark.store
     table = store.read_table(store.artifact("image_index", head["version"]).at("index.parquet"))
     return set(table.column("image_id").to_pylist())
+
+
+def test_a_run_tells_which_files_it_did_not_take_yet(small: Bench) -> None:
+    write_scenes(small.images, deep=False)
+    small.set("datasets.parts.production", {"settle_seconds": 0, "patience_seconds": 0})
+    assert small.outcome().waiting == ()
+    small.set("datasets.parts.production", {"settle_seconds": 3600})
+    write_image(small.images / "bolt/train/good/late.png", draw_image(77))
+    [waiting] = small.outcome().waiting
+    assert waiting.startswith("parts [bolt]")
+    assert "1 files were not taken" in waiting
