@@ -349,7 +349,8 @@ def _own_templates(state: TemplateSet, layer: int, image_ids: Sequence[str]) -> 
         raise ValueError(f"every template is from image {state.image_ids[0]}: fit at least two images")
     numbers = torch.tensor([known.get(image_id, -1) for image_id in image_ids])
     if state.sources:
-        return state.sources[layer].permute(2, 0, 1) == numbers[:, None, None, None]
+        sources = state.sources[layer].permute(2, 0, 1)
+        return sources == numbers.to(sources.device)[:, None, None, None]
     _, height, width = state.shapes[layer]
     own = torch.arange(len(known)) == numbers[:, None]
     return own[:, :, None, None].expand(-1, -1, height, width)
