@@ -14,7 +14,7 @@ from threading import Condition
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, _imaging
 
 RgbImage = npt.NDArray[np.uint8]
 
@@ -30,6 +30,8 @@ _BYTES_A_PIXEL = 12
 _MEMORY_GB = 4.0
 # The best that PNG does is 8,450 pixels a byte, of one colour and one bit.
 _LARGE, _PIXELS_A_BYTE = 10_000_000, 20_000
+# Blocks of Pillow's usual 16 MB stay with the thread that had them; larger ones go back to the system when freed.
+_imaging.set_block_size(128 * 2**20)
 _LONGEST = 300  # characters of a decoder's own message
 
 

@@ -1,0 +1,48 @@
+"""Large images of small files, decoded within the budget: measured in a process of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+INDEX = """
+import resource, sys
+from ad_assets.datasets import READERS, build_index
+from ad_assets.datasets.images import ROOM
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+ROOM.limit(float(sys.argv[2]))
+before = peak()
+build_index(READERS["folder"](root=sys.argv[1]), "part")
+print(peak() - before)
+"""
+
+
+def gigabytes(root: Path, budget: float) -> float:
+    """By how much the memory of a process grows that indexes a folder."""
+    told = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", INDEX, str(root), str(budget)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return float(told.stdout)
+
+
+def write_blank(root: Path, side: int, images: int) -> Path:
+    for number in range(images):
+        path = root / "part/train/good" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (side, side), 10 + number).save(path)
+    return root
+
+
+def test_images_that_are_decoded_at_once_keep_to_the_budget(tmp_path: Path) -> None:
+    root = write_blank(tmp_path, 4000, 8)
+    assert gigabytes(root, 0.4) < 0.4 < gigabytes(root, 8)
+
+
+@pytest.mark.slow
+def test_images_of_13_000_pixels_a_side_keep_to_the_usual_budget(tmp_path: Path) -> None:
+    assert gigabytes(write_blank(tmp_path, 13_000, 4), 4) < 4
