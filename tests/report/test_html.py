@@ -249,3 +249,16 @@ def test_pictures_and_curves_without_rows_are_refused(report):
         render(replace(report, gallery={"bottle": {"pc": [replace(item(), jpeg=b"GIF8")]}}))
     with pytest.raises(ValueError, match="curves: category 'pill'"):
         render(replace(report, curves={"pill": {}}))
+
+
+def test_what_was_found_about_files_and_the_regions_that_vanish_are_told_escaped(report):
+    vanished = row("bottle", "regions_vanished", 3.0)
+    rows = [*report.leaderboard_rows, {**report.leaderboard_rows[0], **vanished}]
+    text = render(replace(report, leaderboard_rows=rows, problems={"bottle": [f"warning: {NASTY}"] * 25}))
+    assert NASTY not in text
+    page = Page(text)
+    told = page.words("category-0")
+    assert told.count(f"warning: {NASTY}") == 20
+    assert "... and 5 more" in told
+    assert "pc: 3 regions of the masks vanish in its frame" in told
+    assert "regions of the masks vanish" not in page.words("category-1")
