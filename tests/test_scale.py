@@ -10,6 +10,7 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 
 from ad_assets.datasets import ImageFiles
+from ad_assets.defs.identity import adopt_store
 from ad_assets.defs.marks import StaleMarks
 from ad_assets.defs.plan import _Loading
 from tests.living_graph import LivingGraph
@@ -72,6 +73,7 @@ def listings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def current(folder: Path, categories: int, *, recorded: bool = False) -> LivingGraph:
     graph = LivingGraph(folder, dg.DagsterInstance.ephemeral(), categories)
     graph.make_current(recorded=recorded)
+    adopt_store(graph.benchmark.datasets["parts"], graph.benchmark.store, graph.instance)
     return graph
 
 
