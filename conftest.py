@@ -2,4 +2,4 @@
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("dagster_celery") else ["ad_assets/celery_launcher.py"]
+collect_ignore = [] if find_spec("dagster_celery") else ["ad_assets/defs/celery_launcher.py"]

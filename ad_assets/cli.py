@@ -8,12 +8,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from ad_assets.commands import data, export, graph, latency, predict, production, table, upkeep
+from ad_assets.commands import data, export, graph, latency, predict, production, upkeep
 from ad_assets.commands.common import Commands
-from ad_assets.config import ConfigError
+from ad_assets.commands.table import command as table
+from ad_assets.config.load import ConfigError
 from ad_assets.datasets import DatasetError
 from ad_assets.interrupts import INTERRUPTED, run_interruptibly
-from resources.store import CorruptArtifactError
+from ad_assets.store.store import CorruptArtifactError
 
 _NOBODY_READS = 141  # as of a process that SIGPIPE ends
 

@@ -16,7 +16,7 @@ from playwright.sync_api import sync_playwright
 
 from ad_assets.datasets import demo_board
 from ad_assets.datasets.demo import DemoReader
-from tests.dev_server import DevServer
+from tests.support.dev_server import DevServer
 
 HERE = Path(__file__).parent
 LINE = {
@@ -78,12 +78,12 @@ def main(folder: Path) -> None:
         server.wait_for(lambda: len(server.runs("brick")) > 0, "the first runs", PATIENCE)
         server.wait_until_quiet(SENSORS, PATIENCE)
         good = folder / "images/board/train/good"
-        newcomers = {f"camera{seed}": ("good", 100 + seed) for seed in range(5)}
-        newcomers |= {"camera_part_missing": ("part_missing", 7), "camera_dent": ("dent", 11)}
-        for name, (defect, seed) in newcomers.items():
+        new_images = {f"camera{seed}": ("good", 100 + seed) for seed in range(5)}
+        new_images |= {"camera_part_missing": ("part_missing", 7), "camera_dent": ("dent", 11)}
+        for name, (defect, seed) in new_images.items():
             if not (good / f"{name}.png").exists():  # a folder may be used again
                 Image.fromarray(board(defect, seed)).save(good / f"{name}.png")
-        server.wait_for(lambda: len(server.runs("board")) > 1, "the run of the newcomers", PATIENCE)
+        server.wait_for(lambda: len(server.runs("board")) > 1, "the run of the new images", PATIENCE)
         server.wait_until_quiet(SENSORS, PATIENCE)
 
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
@@ -101,7 +101,7 @@ def main(folder: Path) -> None:
 
 
 def pictures(page: Any, server: DevServer) -> None:
-    """The graph, the check with its newcomers, the champion."""
+    """The graph, the check with its new_images, the champion."""
     unfolded = ",".join(f"global@global:line/{group}" for group in GROUPS)
     page.goto(f"{server.url}/asset-groups?expanded={unfolded}")
     page.get_by_text("champion", exact=True).first.wait_for()
@@ -112,8 +112,8 @@ def pictures(page: Any, server: DevServer) -> None:
     take(page, "operators_graph", scale=0.75, x=640, y=160, width=2570, height=1730)
     page.set_viewport_size({"width": 1500, "height": 900})
 
-    page.goto(f"{server.url}/assets/line/image_index?view=checks&checkDetail=newcomers_nominal")
-    page.get_by_text("newcomers_nominal").first.wait_for()
+    page.goto(f"{server.url}/assets/line/image_index?view=checks&checkDetail=new_images_nominal")
+    page.get_by_text("new_images_nominal").first.wait_for()
     page.wait_for_timeout(3000)
     take(page, "operators_check", x=0, y=0, width=1500, height=600)
     page.get_by_text("Show Markdown").first.click()

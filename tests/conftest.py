@@ -12,10 +12,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from resources.store import ArtifactStore
-from tests.bench_graph import Bench, write_dataset
+from ad_assets.store.store import ArtifactStore
+from tests.support.bench_graph import Bench, write_dataset
+from tests.support.places import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[1]
 # Files that take longest come first, so that no process of the suite is left alone with one of them.
 LONGEST = (
     *("test_crash", "test_automation", "test_ui", "test_production", "test_fod", "test_faults", "test_interrupts"),

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ad_assets.benchmark import Benchmark
-from ad_assets.config import ConfigError, load_config
+from ad_assets.config.benchmark import Benchmark
+from ad_assets.config.load import ConfigError, load_config
 from ad_assets.datasets.names import plain
 
 if TYPE_CHECKING:
     import dagster as dg
 
     from ad_assets.defs.plan import Step
-    from ad_assets.defs.stages import Stage
+    from ad_assets.graph.stage import Stage
 
 SHOWN = 10
 Run = Callable[[argparse.Namespace], int]
@@ -133,7 +133,7 @@ def open_session(options: argparse.Namespace, *, force: bool = False, verify: bo
     """
     import dagster as dg
 
-    from ad_assets.defs.lanes import build_definitions
+    from ad_assets.defs.build import build_definitions
     from ad_assets.defs.partitions import register_categories
     from ad_assets.defs.plan import plan
     from ad_assets.defs.runs import open_instance
@@ -193,7 +193,7 @@ def _unknown_categories(benchmark: Benchmark, stages: list[Stage]) -> Iterator[s
 
 def _unseen(benchmark: Benchmark, stages: Sequence[Stage], only: str | None) -> dict[str, str]:
     """Dataset -> why its folder cannot be seen, where it cannot."""
-    from ad_assets.defs.partitions import why_unseen
+    from ad_assets.graph.categories import why_unseen
 
     partitions = {stage.key[0]: stage.partitions for stage in stages if stage.kind == "image_index"}
     found: dict[str, str] = {}

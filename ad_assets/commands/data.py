@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ad_assets.benchmark import Dataset
 from ad_assets.commands.common import Commands
-from ad_assets.config import ConfigError, load_config, load_dataset
+from ad_assets.config.benchmark import Dataset
+from ad_assets.config.load import ConfigError, load_config, load_dataset
 from ad_assets.datasets import (
     DatasetError,
     FileStamp,
@@ -34,7 +34,7 @@ from ad_assets.datasets.listing import Listing
 from ad_assets.datasets.looking import misfits
 from ad_assets.datasets.names import is_image, plain_name
 from ad_assets.datasets.overview import Overview
-from ad_assets.defs.progress import Progress
+from ad_assets.graph.progress import Progress
 
 if TYPE_CHECKING:
     from ad_assets.report.pictures import Rgb

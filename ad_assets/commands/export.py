@@ -7,15 +7,15 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, get_args
 
-from ad_assets.benchmark import Benchmark
 from ad_assets.commands.common import Commands
-from ad_assets.config import ConfigError, load_config
+from ad_assets.config.benchmark import Benchmark
+from ad_assets.config.load import ConfigError, load_config
 from ad_assets.report.submission import Layout, SubmissionError, Target, encode, folders, targets
-from resources.store import ArtifactStore, CorruptArtifactError
+from ad_assets.store.store import ArtifactStore, CorruptArtifactError
 
 if TYPE_CHECKING:
-    from ad_assets.defs.stages import Stage
-    from resources.store import Artifact
+    from ad_assets.graph.stage import Stage
+    from ad_assets.store.store import Artifact
 
 FORMATS = ("csv", "parquet", "latex", "json")
 
@@ -52,7 +52,7 @@ def add(commands: Commands) -> None:
 
 
 def _maps(options: argparse.Namespace) -> int:
-    from ad_assets.defs.images import changed_files
+    from ad_assets.graph.stages.image_index import changed_files
 
     benchmark, stages = _load(options)
     dataset = benchmark.datasets[options.dataset]
@@ -82,7 +82,7 @@ def _maps(options: argparse.Namespace) -> int:
 def _write_maps(
     options: argparse.Namespace, benchmark: Benchmark, index: Stage, stage: Stage, categories: list[str]
 ) -> int:
-    from ad_assets.defs.score_maps import read_score_index
+    from ad_assets.graph.stages.score_maps import read_score_index
 
     out = ArtifactStore(root=options.out)
     planned: dict[str, tuple[Artifact, list[Target], float | None]] = {}
@@ -130,8 +130,8 @@ def _write_category(
 ) -> None:
     """Write the files of one category, one image in memory at a time."""
     from ad_assets.datasets.frames import unfit_map
-    from ad_assets.defs.progress import Progress
-    from ad_assets.defs.score_maps import shards
+    from ad_assets.graph.progress import Progress
+    from ad_assets.graph.stages.score_maps import shards
 
     extractor = benchmark.extractors[benchmark.datasets[stage.key[0]].detectors[stage.key[1]].extractor]
     progress = Progress(_StandardError(), f"{stage.name} [{category}]")
@@ -167,7 +167,7 @@ def _pixel_threshold(maxima: list[float], benchmark: Benchmark, place: str) -> f
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
-    from ad_assets.defs.stages import planned_head, read_head
+    from ad_assets.graph.stage import planned_head, read_head
     from ad_assets.report import formats
     from ad_assets.report.leaderboard import STANDARD
 
@@ -218,7 +218,7 @@ class _StandardError:
 
 def _load(options: argparse.Namespace) -> tuple[Benchmark, dict[tuple[str, ...], Stage]]:
     """The benchmark of a call and its stages by key."""
-    from ad_assets.defs.lanes import stages_of
+    from ad_assets.graph.lanes import stages_of
 
     benchmark = load_config(options.config, options.set)
     if options.dataset and options.dataset not in benchmark.datasets:
@@ -232,7 +232,7 @@ def _load(options: argparse.Namespace) -> tuple[Benchmark, dict[tuple[str, ...],
 
 def _stale(store: ArtifactStore, index: Stage, stage: Stage, category: str) -> str:
     """Why a category of an asset is not what the benchmark file says; empty where it is."""
-    from ad_assets.defs.stages import planned_head, read_head
+    from ad_assets.graph.stage import planned_head, read_head
 
     head, root = read_head(store, stage.key, category), read_head(store, index.key, category)
     if head is None or root is None:
@@ -243,7 +243,7 @@ def _stale(store: ArtifactStore, index: Stage, stage: Stage, category: str) -> s
 
 
 def _artifact(store: ArtifactStore, stage: Stage, category: str) -> Artifact:
-    from ad_assets.defs.stages import read_head
+    from ad_assets.graph.stage import read_head
 
     head = read_head(store, stage.key, category)
     if head is None:

@@ -30,10 +30,10 @@ def add(commands: Commands) -> None:
 
 
 def _materialize(options: argparse.Namespace) -> int:
-    from ad_assets.defs.comparison import comparison_text
-    from ad_assets.defs.leaderboard import leaderboard_text
-    from ad_assets.defs.report import report_location
     from ad_assets.defs.runs import execute
+    from ad_assets.graph.stages.comparison import comparison_text
+    from ad_assets.graph.stages.leaderboard import leaderboard_text
+    from ad_assets.graph.stages.report import report_location
 
     started = time.perf_counter()
     session = open_session(options, force=options.force, verify=options.verify)
@@ -75,7 +75,7 @@ def _materialize(options: argparse.Namespace) -> int:
 
 
 def _begin_anew(session: Session, only: str | None) -> None:
-    from ad_assets.defs.identity import begin_anew
+    from ad_assets.production.store_identity import begin_anew
 
     for name, dataset in session.benchmark.datasets.items():
         if dataset.production and only in (None, name):

@@ -29,10 +29,10 @@ def add(commands: Commands) -> None:
 
 
 def _latency(options: argparse.Namespace) -> int:
-    from ad_assets.latency import TOTAL, StepLatency, machine, measure, sample_images
     from ad_assets.prediction import DetectorError, load_detector
+    from ad_assets.prediction.latency import TOTAL, StepLatency, machine, measure, sample_images
     from ad_assets.prediction.lookup import Lookup
-    from resources.store import ArtifactStore
+    from ad_assets.store.store import ArtifactStore
 
     lookup = Lookup.of(options.config, options.set)
     dataset = lookup.dataset(options.dataset)

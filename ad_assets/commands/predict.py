@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ad_assets.commands.common import Commands, TerminalLog
-from ad_assets.config import ConfigError
+from ad_assets.config.load import ConfigError
 from ad_assets.datasets.base import shortened
 from ad_assets.datasets.names import plain_name
 from ad_assets.datasets.strays import counted
 
 if TYPE_CHECKING:
     from ad_assets.datasets.images import ImageError
-    from ad_assets.defs.progress import Progress
+    from ad_assets.graph.progress import Progress
     from ad_assets.prediction import Predictor
     from ad_assets.prediction.files import PredictionWriter, Row
 
@@ -42,7 +42,7 @@ def add(commands: Commands) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from ad_assets.defs.progress import Progress
+    from ad_assets.graph.progress import Progress
     from ad_assets.prediction import load_detector
     from ad_assets.prediction.files import PredictionWriter, image_paths, result_names
 

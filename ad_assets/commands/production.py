@@ -7,13 +7,13 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from ad_assets.benchmark import Benchmark
 from ad_assets.commands.common import Commands, Parser
-from ad_assets.config import ConfigError, load_config
+from ad_assets.config.benchmark import Benchmark
+from ad_assets.config.load import ConfigError, load_config
 from ad_assets.datasets.identity import content_of
 
 if TYPE_CHECKING:
-    from ad_assets.defs.champion import Candidate, Ledger
+    from ad_assets.production.champion_history import Candidate, Ledger
 
 
 def add(commands: Commands) -> None:
@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
     commands.add("history", _history, "who was champion, since when and why", shared, place, lane)
     promote = commands.add("promote", _promote, "make the newest state champion, gates or not", shared, place, lane)
     promote.add_argument("--reason", required=True, help="why, for those who read the history")
-    rollback = commands.add("rollback", _rollback, "make an earlier champion champion again", shared, place, lane)
+    rollback = commands.add("rollback", _rollback, "restore an earlier champion", shared, place, lane)
     rollback.add_argument("--to", metavar="STATE", help="the beginning of its address (default: the one before)")
     rollback.add_argument("--reason", required=True, help="why, for those who read the history")
     quarantine = commands.add(
@@ -59,7 +59,7 @@ def _history(options: argparse.Namespace) -> int:
 
 
 def _promote(options: argparse.Namespace) -> int:
-    from ad_assets.defs.champion import BY_HAND, Candidate
+    from ad_assets.production.champion_history import BY_HAND, Candidate
 
     benchmark = _load(options)
     ledger = _ledger(benchmark, options)
@@ -74,11 +74,11 @@ def _promote(options: argparse.Namespace) -> int:
     if ledger.champion and ledger.champion.state == newest.state:
         print(f"{newest.state} is champion already")
         return 0
-    return _crown(benchmark, options, ledger, ledger.with_champion(newest, BY_HAND, options.reason))
+    return _make_champion(benchmark, options, ledger, ledger.with_champion(newest, BY_HAND, options.reason))
 
 
 def _rollback(options: argparse.Namespace) -> int:
-    from ad_assets.defs.champion import ROLLED_BACK
+    from ad_assets.production.champion_history import ROLLED_BACK
 
     benchmark = _load(options)
     ledger = _ledger(benchmark, options)
@@ -93,16 +93,16 @@ def _rollback(options: argparse.Namespace) -> int:
     kind = _kind(benchmark, options)
     if not benchmark.store.artifact(kind, back.state).exists():
         raise ConfigError(f"{back.state} is not in the store any more: it cannot be champion again")
-    return _crown(benchmark, options, ledger, ledger.with_champion(back, ROLLED_BACK, options.reason))
+    return _make_champion(benchmark, options, ledger, ledger.with_champion(back, ROLLED_BACK, options.reason))
 
 
-def _crown(benchmark: Benchmark, options: argparse.Namespace, seen: Ledger, ledger: Ledger) -> int:
+def _make_champion(benchmark: Benchmark, options: argparse.Namespace, seen: Ledger, ledger: Ledger) -> int:
     """Write a ledger with a new champion, and say who it is.
 
     Raises:
         ConfigError: it is not the ledger any more that was seen: a second rollback at once would undo the first.
     """
-    from ad_assets.defs.champion import update_ledger
+    from ad_assets.production.champion_history import update_ledger
 
     def change(now: Ledger) -> Ledger:
         if now != seen:
@@ -130,7 +130,7 @@ def _quarantine(options: argparse.Namespace) -> int:
 
 
 def _list_held(benchmark: Benchmark, dataset: str, category: str) -> int:
-    from ad_assets.defs.admissions import read_admissions, read_decisions
+    from ad_assets.production.review_decisions import read_admissions, read_decisions
 
     decisions = read_decisions(benchmark.store, dataset, category)
     held = read_admissions(benchmark.store, dataset, category).held
@@ -143,7 +143,7 @@ def _list_held(benchmark: Benchmark, dataset: str, category: str) -> int:
 
 
 def _decide(benchmark: Benchmark, options: argparse.Namespace) -> int:
-    from ad_assets.defs.admissions import decide, read_admissions
+    from ad_assets.production.review_decisions import decide, read_admissions
 
     dataset, category = options.dataset, options.category
     if category is None:
@@ -196,8 +196,8 @@ def _training_images(benchmark: Benchmark, dataset: str, category: str) -> dict[
 
 
 def _load(options: argparse.Namespace) -> Benchmark:
-    from ad_assets.defs.identity import check_store
     from ad_assets.defs.runs import open_instance
+    from ad_assets.production.store_identity import check_store
 
     benchmark = load_config(options.config, options.set)
     dataset = benchmark.datasets.get(options.dataset)
@@ -228,7 +228,7 @@ def _categories(benchmark: Benchmark, options: argparse.Namespace) -> list[str]:
 
 
 def _ledger(benchmark: Benchmark, options: argparse.Namespace) -> Ledger:
-    from ad_assets.defs.champion import read_ledger
+    from ad_assets.production.champion_history import read_ledger
 
     _categories(benchmark, options)
     return read_ledger(benchmark.store, options.dataset, options.detector, options.category)
@@ -239,6 +239,6 @@ def _kind(benchmark: Benchmark, options: argparse.Namespace) -> str:
 
 
 def _shown(candidate: Candidate) -> list[str]:
-    from ad_assets.defs.champion import COMPARED
+    from ad_assets.production.champion_history import COMPARED
 
     return [metric for metric in COMPARED if metric in candidate.numbers]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ad_assets.commands.common import Commands
-from ad_assets.config import ConfigError, load_config
+from ad_assets.config.load import ConfigError, load_config
 
 
 def add(commands: Commands) -> None:
@@ -17,7 +17,7 @@ def add(commands: Commands) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from ad_assets.doctor import examine
+    from ad_assets.commands.doctor import examine
 
     findings = examine(load_config(options.config, options.set))
     for finding in findings:
@@ -26,9 +26,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _gc(options: argparse.Namespace) -> int:
-    from ad_assets.defs.garbage import unreferenced
-    from ad_assets.defs.lanes import stages_of
-    from ad_assets.defs.partitions import why_unseen
+    from ad_assets.graph.categories import why_unseen
+    from ad_assets.graph.garbage import unreferenced
+    from ad_assets.graph.lanes import stages_of
 
     benchmark = load_config(options.config, options.set)
     stages = stages_of(benchmark)

@@ -20,8 +20,8 @@ from pydantic import Field, field_validator
 
 from ad_assets.datasets.decoding import Decoding
 from ad_assets.datasets.names import CATEGORY_KEY, CATEGORY_RULE, plain, plain_name
-from ad_assets.home import known_home
-from ad_assets.settings import Settings
+from ad_assets.settings.home import known_home
+from ad_assets.settings.model import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

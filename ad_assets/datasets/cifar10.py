@@ -30,7 +30,7 @@ from ad_assets.datasets.base import Candidate, Problem, ProgressReport, Reader, 
 from ad_assets.datasets.names import NOMINAL, is_image
 from ad_assets.datasets.published import count_problem
 from ad_assets.datasets.unpacking import make_once
-from ad_assets.home import LocalPath, without_tilde
+from ad_assets.settings.home import LocalPath, without_tilde
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 COUNTS = {"nominal train": 5000, "nominal test": 1000, "anomalous test": 9000}

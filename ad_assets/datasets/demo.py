@@ -25,7 +25,7 @@ from ad_assets.datasets.base import ProgressReport, register_reader
 from ad_assets.datasets.demo_defects import Array
 from ad_assets.datasets.folder import MvtecLayout
 from ad_assets.datasets.names import NOMINAL
-from ad_assets.home import without_tilde
+from ad_assets.settings.home import without_tilde
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

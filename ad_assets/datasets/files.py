@@ -17,8 +17,8 @@ from fsspec.implementations.local import LocalFileSystem
 from ad_assets.datasets.base import DatasetError, FileStamp
 from ad_assets.datasets.endings import is_whole
 from ad_assets.datasets.listing import Listing, is_clutter, walk_local
-from ad_assets.home import without_tilde
-from ad_assets.storage import find_files, retried
+from ad_assets.settings.home import without_tilde
+from ad_assets.store.retry import find_files, retried
 
 
 class ImageFiles:

@@ -70,7 +70,7 @@ def build_index(
         known: files of an earlier scan; those with the same size and stamp are not opened again.
         listing: a listing just made of the reader's root; made here if None.
         report: called as ``report(what, done, total)`` from time to time.
-        looks: take a glance at every image, for those who compare newcomers with what is there.
+        looks: take a glance at every image, for those who compare new images with what is there.
         bit_depth: of pixels of more than 8 bits, where it was settled before and the reader does not declare another:
             images that go beyond it are problems. None: it is found.
 

@@ -41,7 +41,7 @@ from ad_assets.datasets.names import (
     known,
     near_nominal,
 )
-from ad_assets.storage import StorageError
+from ad_assets.store.retry import StorageError
 
 ANOMALY = "anomaly"  # the defect type where the table tells none
 _LABELS: dict[str, Literal[0, 1]] = {

@@ -27,7 +27,7 @@ from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.folder import MvtecLayout
 from ad_assets.datasets.mstc_clips import Choice, Scene, scenes, unpack
 from ad_assets.datasets.unpacking import check_facts, make_once, warnings_of
-from ad_assets.home import LocalPath, without_tilde
+from ad_assets.settings.home import LocalPath, without_tilde
 
 CLIPS = {"training": 330, "test": 107}
 PAPER_EVERY = 5

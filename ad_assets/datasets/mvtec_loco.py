@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from ad_assets.datasets.base import AnomalyKind, DatasetError, Problem, Saturation, register_reader
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.published import Counts, WithValidation
-from ad_assets.storage import StorageError
+from ad_assets.store.retry import StorageError
 
 _KINDS: dict[str, AnomalyKind] = {"logical_anomalies": "logical", "structural_anomalies": "structural"}
 

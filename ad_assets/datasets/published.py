@@ -77,7 +77,7 @@ class WithValidation(PublishedLayout):
 
     @property
     def compared_with(self) -> str | None:
-        """The papers do not train on validation images; numbers of who does, do not stand beside theirs."""
+        """If validation images are used for training, results are not compared with the papers."""
         return self.paper_dataset if self.validation == "leave_out" else None
 
     def _expected(self, category: str) -> Counts:

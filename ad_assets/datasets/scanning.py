@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from ad_assets.datasets.appearance import look_at
 from ad_assets.datasets.base import Candidate, FileStamp, Problem, ProgressReport
 from ad_assets.datasets.decoding import Decoding
 from ad_assets.datasets.files import ImageFiles
@@ -14,9 +15,8 @@ from ad_assets.datasets.gaps import gap_in
 from ad_assets.datasets.identity import content_id
 from ad_assets.datasets.images import ImageError
 from ad_assets.datasets.listing import unreadable
-from ad_assets.datasets.looks import look_at
 from ad_assets.datasets.orientation import UPRIGHT
-from ad_assets.storage import StorageError
+from ad_assets.store.retry import StorageError
 
 # Decoding is half waiting (disk, object store) and half work outside the interpreter's lock.
 THREADS = 8

@@ -1,6 +1,6 @@
 """When assets materialize by themselves: whatever is not current, in order, once, while its window is open.
 
-`Due` asks `Currency`, which looks at the store; the rest is Dagster's: nothing runs twice at once, and nothing runs
+`Due` asks `UpToDate`, which looks at the store; the rest is Dagster's: nothing runs twice at once, and nothing runs
 beside what it reads.
 """
 
@@ -15,9 +15,9 @@ from croniter import croniter
 from dagster._core.asset_graph_view.entity_subset import EntitySubset
 from dagster._core.definitions.events import AssetKeyPartitionKey
 
-from ad_assets.benchmark import Automation, Benchmark
-from ad_assets.defs.currency import Currency
-from ad_assets.defs.stages import Stage
+from ad_assets.config.benchmark import Automation, Benchmark
+from ad_assets.graph.stage import Stage
+from ad_assets.graph.up_to_date import UpToDate
 
 SENSOR = "bring_up_to_date"
 
@@ -49,7 +49,7 @@ class Due(dg.AutomationCondition[dg.AssetKey]):
         window: when runs may start.
     """
 
-    def __init__(self, currency: Currency, window: Window) -> None:
+    def __init__(self, currency: UpToDate, window: Window) -> None:
         self._currency = currency
         self._window = window
         self._looked: datetime.datetime | None = None
@@ -103,7 +103,7 @@ def up_to_date(benchmark: Benchmark, stages: list[Stage]) -> dg.AutomationCondit
     if benchmark.automation.mode == "manual":
         return None
     condition = dg.AutomationCondition
-    due = Due(Currency(stages, benchmark.store), Window(benchmark.automation))
+    due = Due(UpToDate(stages, benchmark.store), Window(benchmark.automation))
     waits = condition.any_deps_match(due & ~condition.will_be_requested())
     settled = ~condition.in_progress() & ~condition.any_deps_in_progress()
     return (settled & due & ~waits).with_label("up to date")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 from dagster._core.launcher import DefaultRunLauncher
 
-from ad_assets.defs.runs import PROCESS_TAG
+from ad_assets.defs.tags import PROCESS_TAG
 
 UNLIMITED = 1 << 16  # runs of a queue without a limit: each then has one core
 

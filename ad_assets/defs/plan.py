@@ -14,13 +14,10 @@ import dagster as dg
 from dagster._core.definitions.data_version import StaleStatus
 from dagster._core.loader import LoadingContext
 
-from ad_assets.benchmark import Benchmark
-from ad_assets.defs.comparison import COMPARISONS
-from ad_assets.defs.currency import StoredHeads
-from ad_assets.defs.images import UNKNOWN, changed_files
-from ad_assets.defs.marks import StaleMarks
-from ad_assets.defs.provenance import is_outdated
-from ad_assets.defs.stages import (
+from ad_assets.config.benchmark import Benchmark
+from ad_assets.defs.stale_status import StaleMarks
+from ad_assets.graph.provenance import is_outdated
+from ad_assets.graph.stage import (
     Head,
     HeadReader,
     Slot,
@@ -30,9 +27,12 @@ from ad_assets.defs.stages import (
     planned_head,
     read_head,
 )
-from resources.contents import Contents, head_damage
-from resources.layout import MARKER
-from resources.store import ArtifactStore
+from ad_assets.graph.stages.comparison import COMPARISONS
+from ad_assets.graph.stages.image_index import UNKNOWN, changed_files
+from ad_assets.graph.up_to_date import StoredHeads
+from ad_assets.store.contents import Contents, head_damage
+from ad_assets.store.layout import MARKER
+from ad_assets.store.store import ArtifactStore
 
 REMADE = "what it was made of was made anew"
 Action = Literal["compute", "reuse", "scan"]
@@ -232,7 +232,7 @@ def _store_reason(stage: Stage, partition: str | None, heads: StoredHeads, conte
         try:
             upstream, _ = current_upstream(stage, partition, heads)
         except UpstreamError as error:
-            return str(error.description)
+            return str(error)
         if head != stage.make_head(partition, stage.address(upstream)):
             return "made from something else"
         if is_outdated(head.made_of, stage.made_of(upstream)):

@@ -12,15 +12,14 @@ from pathlib import Path
 import dagster as dg
 import filelock
 
-from ad_assets.defs.images import ON_THEIR_WAY
+from ad_assets.defs.landing_sensor import UNFINISHED
 from ad_assets.defs.plan import Step
-from ad_assets.defs.sensors import UNFINISHED
-from ad_assets.defs.stages import FORCE_TAG, VERIFY_TAG
+from ad_assets.defs.tags import FORCE_TAG, PROCESS_TAG, VERIFY_TAG
 from ad_assets.defs.terminal import TERMINAL_RUN_CONFIG
+from ad_assets.graph.stages.image_index import ON_THEIR_WAY
 from ad_assets.interrupts import when_interrupted
-from resources.disk import write_whole
+from ad_assets.store.local import write_whole
 
-PROCESS_TAG = "ad_assets/process"
 LOCK = ".ad_assets.lock"
 _INTERRUPTS = ("KeyboardInterrupt", "DagsterExecutionInterruptedError")
 

@@ -26,9 +26,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ad_assets.kernels.lone_threads import each, spans
-from ad_assets.kernels.neighbours import nearest
-from ad_assets.kernels.screening import (
+from ad_assets.kernels.nearest.bounds import (
     centre_of,
     checked_rows,
     full_precision,
@@ -37,6 +35,8 @@ from ad_assets.kernels.screening import (
     screened_distances,
     squared_norms,
 )
+from ad_assets.kernels.nearest.search import nearest
+from ad_assets.kernels.parallel import each, spans
 
 # Rows brought up to date in a round, and how many of them are picked from. Their mutual distances stay in cache.
 FEWEST_REFRESHED = 4096

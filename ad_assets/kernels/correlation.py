@@ -22,8 +22,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from ad_assets.kernels.correlation_rows import compare, descend
-from ad_assets.kernels.lone_threads import each
-from ad_assets.kernels.screening import full_precision, tile_of_products
+from ad_assets.kernels.nearest.bounds import full_precision, tile_of_products
+from ad_assets.kernels.parallel import each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

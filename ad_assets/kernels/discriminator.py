@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ad_assets.kernels.lone_threads import each
+from ad_assets.kernels.parallel import each
 
 SLOPE = 0.2
 ROWS = 256  # of a block: h of so many rows and 1,024 hidden units is 1 MB

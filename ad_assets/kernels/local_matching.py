@@ -20,8 +20,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ad_assets.kernels.lone_threads import each
-from ad_assets.kernels.screening import full_precision
+from ad_assets.kernels.nearest.bounds import full_precision
+from ad_assets.kernels.parallel import each
 
 Screening = Literal["float32", "bfloat16"]
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numba import njit
 
-from ad_assets.kernels.lone_threads import on_lone_threads, spans, threads
+from ad_assets.kernels.parallel import map_single_threaded, spans, threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ def optics_labels(distances: Tensor, min_samples: int) -> Tensor:
 
 def in_threads(work: Callable[[slice], None], sets: int) -> None:
     """Call `work` for slices that cover all sets, on threads that compute alone; it must give up the lock itself."""
-    list(on_lone_threads(work, spans(sets, -(-sets // (threads() * BLOCKS_PER_THREAD)))))
+    list(map_single_threaded(work, spans(sets, -(-sets // (threads() * BLOCKS_PER_THREAD)))))
 
 
 def _check(distances: Tensor, min_samples: int) -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ad_assets.kernels.lone_threads import each, spans
-from ad_assets.kernels.screening import full_precision
+from ad_assets.kernels.nearest.bounds import full_precision
+from ad_assets.kernels.parallel import each, spans
 
 # Of one task of a thread.
 TASK_PLACES = 256

@@ -28,9 +28,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ad_assets.kernels.lone_threads import each
-from ad_assets.kernels.neighbours import nearest
-from ad_assets.kernels.screening import (
+from ad_assets.kernels.nearest.bounds import (
     centre_of,
     checked_rows,
     full_precision,
@@ -38,6 +36,8 @@ from ad_assets.kernels.screening import (
     row_tiles,
     squared_norms,
 )
+from ad_assets.kernels.nearest.search import nearest
+from ad_assets.kernels.parallel import each
 
 UNITS_A_SPACING = 20.0  # makes the unit about 1 for the patches measured above
 SPACING_ROWS = 2048

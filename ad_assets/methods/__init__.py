@@ -1,8 +1,11 @@
 """The systems, numerics only: one module per method, registered by name in `METHODS`."""
 
-from ad_assets.methods import fod, hetmm, lof, padim, patchcluster, patchcore, simplenet, spade
+from ad_assets.methods import padim, simplenet, spade
 from ad_assets.methods.base import METHODS, Features, Method, Runtime, ScoreMaps
+from ad_assets.methods.fod import fod
+from ad_assets.methods.hetmm import hetmm
 from ad_assets.methods.matching import Matches, MatchingMethod
+from ad_assets.methods.memory_bank import lof, patchcluster, patchcore
 from ad_assets.methods.state import State
 
 __all__ = [

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast
 from pydantic import BaseModel, Field, field_validator
 
 from ad_assets.methods.state import State
-from ad_assets.settings import Settings
+from ad_assets.settings.model import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -223,7 +223,7 @@ class Method(Settings, ABC, Generic[StateT]):
         return False
 
     def unseen(self, state: StateT) -> list[str]:
-        """Nominal images that were held out of the fit, for methods that cannot leave out what one image taught."""
+        """Ids of nominal images held out of training: they set the threshold where no score leaves an image out."""
         del state
         return []
 

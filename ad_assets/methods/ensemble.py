@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 
 from ad_assets.methods.base import ScoreMaps
 from ad_assets.methods.nominal import NominalScores
-from ad_assets.settings import Settings
+from ad_assets.settings.model import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -162,7 +162,7 @@ def _lengths(factors: Tensor, vectors: Tensor) -> Tensor:
     """(P, B): squared lengths of vectors (P, D, B), multiplied by factors (P, D, D)."""
     import torch
 
-    from ad_assets.kernels.lone_threads import each
+    from ad_assets.kernels.parallel import each
 
     blocks = zip(factors.split(TASK_PLACES), vectors.split(TASK_PLACES), strict=True)
     device = vectors.device.type
@@ -197,7 +197,7 @@ def _moments(
     """Mean (H, W, D) and covariance (H, W, D, D) float32 of all places, and of `known` images; float64 sums."""
     import torch
 
-    from ad_assets.kernels.lone_threads import each, spans
+    from ad_assets.kernels.parallel import each, spans
 
     (sample,) = _joined(features.sample(), channels)
     height, width, size = sample.shape
@@ -242,7 +242,7 @@ def _whitening(covariance: Tensor, scale: float, ridge: float, runtime: Runtime)
     """(H W, D, D) float32: inverse Cholesky factors of scale * covariance + ridge."""
     import torch
 
-    from ad_assets.kernels.lone_threads import each, spans, threads
+    from ad_assets.kernels.parallel import each, spans, threads
 
     flat = covariance.flatten(0, 1)
     size = flat.shape[1]

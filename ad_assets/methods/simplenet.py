@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import model_validator
 
 from ad_assets.methods.base import Features, Runtime, ScoreMaps, check_finite, fit_field, register, score_field
-from ad_assets.methods.embedding import Pooling, embed, patch_grid
-from ad_assets.methods.trained import Network, TrainedMethod
+from ad_assets.methods.patch_embedding import Pooling, embed, patch_grid
+from ad_assets.methods.training.base import Network, TrainedMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ad_assets.kernels.discriminator import Head
-    from ad_assets.methods.training import Recalled, Training
+    from ad_assets.methods.training.loop import Recalled, Training
 
 MEASURED_AT_ONCE = 16  # images, for the unit of the noise
 MIX_GROWTH = 1.1  # of the noise's scale from one level to the next, as the public implementation has it
@@ -119,7 +119,7 @@ class SimpleNet(TrainedMethod):
         import torch
 
         from ad_assets.kernels.discriminator import Arithmetic, training_step
-        from ad_assets.methods.training import Recalled, Training, deviation, stream
+        from ad_assets.methods.training.loop import Recalled, Training, deviation, stream
 
         sample = self.embed(features.sample())
         _, places, dimensions = sample.shape

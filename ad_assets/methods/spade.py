@@ -28,7 +28,7 @@ from ad_assets.methods.base import (
     register,
     score_field,
 )
-from ad_assets.methods.embedding import embed
+from ad_assets.methods.patch_embedding import embed
 from ad_assets.methods.state import State
 
 if TYPE_CHECKING:
@@ -155,8 +155,8 @@ class Spade(Method[Pyramids]):
         """
         import torch
 
-        from ad_assets.kernels.neighbours import nearest
-        from ad_assets.kernels.screening import exact_distances
+        from ad_assets.kernels.nearest.bounds import exact_distances
+        from ad_assets.kernels.nearest.search import nearest
         from ad_assets.kernels.smoothing import gaussian_blur, upsample
 
         pooled, queries = _pooled(taps), self._vectors(taps)

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ad_assets.metrics.components import component_weights
-from ad_assets.metrics.levels import Levels
 from ad_assets.metrics.pixels import checked_ignored, checked_limit, checked_maps
+from ad_assets.metrics.threshold_curve import Levels
 
 
 class PerImageOverlap:

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ad_assets.metrics.components import component_weights
-from ad_assets.metrics.levels import ErrorBounds, Levels, Points
 from ad_assets.metrics.regions import Region, check_regions, region_weights
 from ad_assets.metrics.score_bins import ScoreHistogram
+from ad_assets.metrics.threshold_curve import ErrorBounds, Levels, Points
 
 EXACT_PIXELS = 1 << 24
 GROUP_PIXELS = 1 << 21  # pixels in hand at a time

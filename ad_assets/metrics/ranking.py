@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ad_assets.metrics.levels import Levels, Points
+from ad_assets.metrics.threshold_curve import Levels, Points
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> float:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ad_assets.metrics.levels import Levels
+from ad_assets.metrics.threshold_curve import Levels
 
 PAGE_WIDTH = 18  # bits of a score below its page
 PAGES = 1 << 14  # the lower half holds the negative scores

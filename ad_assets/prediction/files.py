@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ad_assets.config import ConfigError
+from ad_assets.config.load import ConfigError
 from ad_assets.datasets.images import ImageError, RgbImage
 from ad_assets.datasets.listing import walk_local
 from ad_assets.datasets.names import is_foreign, is_image, plain, plain_name
 from ad_assets.prediction.predictor import Prediction, Predictor
 from ad_assets.report import pictures
-from resources.store import ArtifactStore
+from ad_assets.store.store import ArtifactStore
 
 PICTURES = "pictures"
 PICTURE_SIDE = 1024  # pixels; a larger image is shown smaller

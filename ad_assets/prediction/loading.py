@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ad_assets.benchmark import Benchmark, Dataset, Detector
-from ad_assets.defs.champion import as_promoted, read_ledger
-from ad_assets.defs.features import stored_features, train_part
-from ad_assets.defs.lanes import ScoringStages
-from ad_assets.defs.models import read_state, runtime_on
-from ad_assets.defs.neighbours import read_matches
-from ad_assets.defs.score_maps import Scorer, calibration_images, read_score_index
-from ad_assets.defs.stages import Head, Slot, Upstream, planned_head, read_head
+from ad_assets.config.benchmark import Benchmark, Dataset, Detector
+from ad_assets.graph.lanes import ScoringStages
+from ad_assets.graph.stage import Head, Slot, Upstream, planned_head, read_head
+from ad_assets.graph.stages.features import stored_features, train_part
+from ad_assets.graph.stages.fitted_state import read_state, runtime_on
+from ad_assets.graph.stages.neighbours import read_matches
+from ad_assets.graph.stages.score_maps import Scorer, calibration_images, read_score_index
 from ad_assets.methods import Features, Matches
 from ad_assets.methods.nominal import NominalScores
 from ad_assets.prediction.lookup import DetectorError, Lookup
 from ad_assets.prediction.predictor import Laps, Member, Predictor
-from resources.store import Artifact, ArtifactStore
+from ad_assets.production.champion_history import as_promoted, read_ledger
+from ad_assets.store.store import Artifact, ArtifactStore
 
 Report = Callable[[str, int, int], None]
 
@@ -237,7 +237,7 @@ class _Loader:
         return nominal_quantile(nominal.scores, rate) if nominal.scores else None
 
     def _colour_scale(self, detector: Detector) -> tuple[float, float] | None:
-        """That of the last metrics, whatever they were made of: it is for pictures alone."""
+        """Colour range of the latest metrics; used only for drawing, so it may be stale."""
         head = read_head(self._store, (self._dataset.name, detector.name, "metrics"), self._category)
         artifact = self._store.artifact("metrics", head.version) if head else None
         if artifact is None or not artifact.exists():

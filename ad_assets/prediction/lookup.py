@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from ad_assets.benchmark import Benchmark, Dataset, Detector
-from ad_assets.config import ConfigError, load_config
-from ad_assets.defs.features import features_stage
-from ad_assets.defs.images import image_index_stage
-from ad_assets.defs.lanes import ScoringStages, scoring_stages
+from ad_assets.config.benchmark import Benchmark, Dataset, Detector
+from ad_assets.config.load import ConfigError, load_config
+from ad_assets.graph.lanes import ScoringStages, scoring_stages
+from ad_assets.graph.stages.features import features_stage
+from ad_assets.graph.stages.image_index import image_index_stage
 
 Named = TypeVar("Named")
 

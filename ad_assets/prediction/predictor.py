@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ad_assets.backbones.backbone import load_backbone
+from ad_assets.backbones.extractor import Extractor
 from ad_assets.datasets.decoding import Decoding
 from ad_assets.datasets.frames import unfit_map
 from ad_assets.datasets.images import ROOM, ImageError, RgbImage
-from ad_assets.defs.features import decoded_batches, positions_of, stacked
-from ad_assets.defs.score_maps import Scorer
-from ad_assets.extractor import Extractor
+from ad_assets.graph.stages.features import decoded_batches, positions_of, stacked
+from ad_assets.graph.stages.score_maps import Scorer
 from ad_assets.methods import Features, ScoreMaps
 from ad_assets.methods.nominal import NominalScores
-from resources.backbones import load_backbone
-from resources.compute import Compute
+from ad_assets.settings.compute import Compute
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ad_assets.report.papers import MEAN
+from ad_assets.papers.published import MEAN
 
 if TYPE_CHECKING:
     from ad_assets.metrics.uncertainty import Pair

@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ad_assets.report import comparison, papers, studies, tables
+from ad_assets.papers import published as papers
+from ad_assets.report import comparison, studies, tables
 from ad_assets.report.certainty import certainty
 from ad_assets.report.charts import HEIGHT, WIDTH, Chart, charts
 from ad_assets.report.gallery import VERDICTS, GalleryItem

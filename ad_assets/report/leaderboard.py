@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ad_assets.report import papers as paper_tables
+from ad_assets.papers import published as paper_tables
 from ad_assets.report.certainty import certainty
 
 if TYPE_CHECKING:

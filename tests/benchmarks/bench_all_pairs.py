@@ -15,7 +15,7 @@ import faiss
 import numpy as np
 import torch
 
-from ad_assets.kernels.all_pairs import all_pairs
+from ad_assets.kernels.nearest.all_pairs import all_pairs
 from tests.benchmarks.measure import Timing, report
 
 ROWS, DIMENSIONS, K, MEMORY_GB = 90_000, 1024, 101, 1.0

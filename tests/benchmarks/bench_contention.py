@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-REPOSITORY = Path(__file__).parents[2]
+from tests.support.places import REPOSITORY
+
 STAGE = ("demo", "hetmm_all", "score_maps")
 CATEGORIES = ("brick", "grass")
 REPEATS = 3
@@ -67,9 +68,9 @@ def materialize(folder: Path, *arguments: str) -> Seconds:
 
 def build_stage(folder: str, category: str, runs: str) -> None:
     """The body of a measured process: build the stage once it is told to, on the threads of one of so many runs."""
-    from ad_assets.config import load_config
-    from ad_assets.defs.building import materialize as build
-    from ad_assets.defs.lanes import stages_of
+    from ad_assets.config.load import load_config
+    from ad_assets.graph.build import materialize as build
+    from ad_assets.graph.lanes import stages_of
 
     class Silent:
         def info(self, message: str) -> None:

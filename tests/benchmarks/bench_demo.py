@@ -14,7 +14,8 @@ from pathlib import Path
 
 import dagster as dg
 
-REPOSITORY = Path(__file__).parents[2]
+from tests.support.places import REPOSITORY
+
 SHARE = 0.20
 IMPORT_SECONDS = 3.0
 

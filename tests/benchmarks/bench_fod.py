@@ -20,11 +20,11 @@ import torch
 from torch.nn import functional
 
 from ad_assets.methods import Runtime
-from ad_assets.methods.fod import Fod
-from ad_assets.methods.fod_network import Network, position_code
-from ad_assets.methods.fod_training import FodTraining
+from ad_assets.methods.fod.fod import Fod
+from ad_assets.methods.fod.network import Network, position_code
+from ad_assets.methods.fod.training import FodTraining
 from tests.benchmarks.measure import interleaved, peak_extra_megabytes, report
-from tests.methods.tap_features import tap_features
+from tests.support.tap_features import tap_features
 
 LEVELS = ((512, 32), (1024, 16))
 HEADS, LAMBDA, EPSILON = 8, 0.5, 1e-4

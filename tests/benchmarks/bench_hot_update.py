@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ad_assets.defs.terminal import TERMINAL_RUN_CONFIG
-from tests.bench_graph import Bench, write_image
+from tests.support.bench_graph import Bench, write_image
 
 IMAGES, NEWS, SIDE = 300, (1, 10, 50), 256
 LANES = {"all": {}, "sheets_60": {"sheets": 60}}

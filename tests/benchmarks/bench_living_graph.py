@@ -21,7 +21,7 @@ from typing import Any
 
 import dagster as dg
 
-from tests.living_graph import LivingGraph
+from tests.support.living_graph import LivingGraph
 
 CATEGORIES = (50, 100, 200)
 TRIES = 3

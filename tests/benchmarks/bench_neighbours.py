@@ -10,7 +10,7 @@ import faiss
 import numpy as np
 import torch
 
-from ad_assets.kernels.neighbours import nearest
+from ad_assets.kernels.nearest.search import nearest
 from tests.benchmarks.measure import interleaved, peak_extra_megabytes, report
 
 QUERIES, BANK, DIMENSIONS, MEMORY_GB = 10_000, 50_000, 512, 0.5

@@ -15,7 +15,7 @@ from sklearn.cluster import OPTICS
 from torch import Tensor
 
 from ad_assets.kernels.optics import optics_labels
-from ad_assets.methods.pts import select, select_with_clusters
+from ad_assets.methods.hetmm.template_selection import select, select_with_clusters
 from tests.benchmarks.measure import interleaved, peak_extra_megabytes, report
 
 SHEETS, IMAGES, CHANNELS, SIDE, REPEATS = 60, 240, 256, 32, 3

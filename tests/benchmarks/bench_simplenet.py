@@ -27,9 +27,9 @@ from torch.nn import functional as f
 from ad_assets.kernels.discriminator import Head
 from ad_assets.methods import Runtime
 from ad_assets.methods.simplenet import SimpleNet, head_of
-from ad_assets.methods.trained import Network
+from ad_assets.methods.training.base import Network
 from tests.benchmarks.measure import interleaved, report
-from tests.methods.tap_features import tap_features
+from tests.support.tap_features import tap_features
 
 SIDE, CROP, BATCH, TEST = 329, 288, 8, 100
 SHAPES = ((512, 36), (1024, 18))

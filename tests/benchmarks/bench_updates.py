@@ -17,7 +17,7 @@ import torch
 
 from ad_assets.methods import METHODS, Features, Method, Runtime
 from tests.benchmarks.measure import interleaved, report
-from tests.methods.tap_features import tap_features
+from tests.support.tap_features import tap_features
 
 IMAGES, NEW, TEST = 300, 15, 8
 GROWTH = (1, 15, 75, 150)

@@ -9,8 +9,8 @@ import yaml
 from PIL import Image
 
 from ad_assets.cli import main
-from tests.bench_graph import config_tree
-from tests.datasets.trees import campus_tree, mvtec_tree, write_image
+from tests.support.bench_graph import config_tree
+from tests.support.trees import campus_tree, mvtec_tree, write_image
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from ad_assets.cli import main
-from ad_assets.defs import champion
-from ad_assets.defs.admissions import Admissions, Held, read_decisions, update_admissions
-from ad_assets.defs.champion import BY_HAND, PROMOTED, Candidate, Ledger, read_ledger, update_ledger
-from resources.store import ArtifactStore
-from tests.bench_graph import Bench
+from ad_assets.production import champion_history
+from ad_assets.production.champion_history import BY_HAND, PROMOTED, Candidate, Ledger, read_ledger, update_ledger
+from ad_assets.production.review_decisions import Admissions, Held, read_decisions, update_admissions
+from ad_assets.store.store import ArtifactStore
+from tests.support.bench_graph import Bench
 
 FIRST, SECOND, THIRD = ("a" * 64, "b" * 64, "c" * 64)
 LANE = ("parts", "small", "bolt")
@@ -51,14 +51,14 @@ def test_of_two_who_change_the_champion_at_once_the_second_is_refused(
     call: tuple[str, ...],
     becomes: str,
 ) -> None:
-    real: Callable[..., Any] = champion.update_ledger
+    real: Callable[..., Any] = champion_history.update_ledger
 
     def second(*arguments: Any) -> Ledger:
-        monkeypatch.setattr(champion, "update_ledger", real)
+        monkeypatch.setattr(champion_history, "update_ledger", real)
         assert main([*call, "--reason", "first"]) == 0  # between what the second has read and what it writes
         return real(*arguments)
 
-    monkeypatch.setattr(champion, "update_ledger", second)
+    monkeypatch.setattr(champion_history, "update_ledger", second)
     assert main([*call, "--reason", "second"]) == 2
     captured = capsys.readouterr()
     assert captured.out == f"champion: {becomes}\n"
@@ -72,17 +72,17 @@ def test_of_two_who_change_the_champion_at_once_the_second_is_refused(
 def test_a_gate_that_promotes_meanwhile_refuses_a_promotion_by_hand(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real: Callable[..., Any] = champion.update_ledger
+    real: Callable[..., Any] = champion_history.update_ledger
 
     def second(*arguments: Any) -> Ledger:
         real(store, *LANE, lambda before: before.with_champion(state("other"), PROMOTED, "passed its gates"))
         return real(*arguments)
 
-    monkeypatch.setattr(champion, "update_ledger", second)
+    monkeypatch.setattr(champion_history, "update_ledger", second)
     assert main(["promote", *LANE, "--reason", "mine"]) == 2
     assert "promoted: passed its gates" in capsys.readouterr().err
     assert read_ledger(store, *LANE).champion == state("other")
-    monkeypatch.setattr(champion, "update_ledger", real)
+    monkeypatch.setattr(champion_history, "update_ledger", real)
     assert main(["promote", *LANE, "--reason", "mine"]) == 0
     assert read_ledger(store, *LANE).entries[-1].action == BY_HAND
 

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import re
 import time
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import Any
 import pytest
 
 from ad_assets.cli import main
-from ad_assets.defs.paper_tables import Graph, names
-from ad_assets.report.numbered import numbered_tables
-from tests.bench_graph import write_dataset
-from tests.datasets.trees import mtd_tree
-from tests.shipped import shipped
+from ad_assets.commands.table.measured import Graph, names
+from ad_assets.papers.numbered_tables import numbered_tables
+from tests.support.bench_graph import write_dataset
+from tests.support.places import MAGNETIC_TILES
+from tests.support.shipped import shipped
+from tests.support.trees import mtd_tree
 
 SMALL = Path(__file__).with_name("small.yaml")
-REAL = Path(os.environ.get("AD_ASSETS_MTD", Path(__file__).parents[2] / "../shared/data/mtd"))
 PARTS = [(name, part) for name, table in numbered_tables().items() for part in table.parts]
 
 
@@ -121,7 +120,7 @@ def test_what_cannot_be_had_is_named_beside_the_paper(table: Any, place: Path, m
     status, out = table("simplenet/fig4")
     assert (status, "not computed: The trained model" in out) == (0, True)
 
-    monkeypatch.setattr("resources.weights._from_hub", no_hub)
+    monkeypatch.setattr("ad_assets.backbones.weights._from_hub", no_hub)
     status, out = table("hetmm/4", values=mtd(place, "wrn50", "wrn101"))
     assert status == 0
     assert re.search(r"not computed: (hetmm_all|patchcore_10): no weights for wide_resnet\S+; tried the test", out)
@@ -129,7 +128,7 @@ def test_what_cannot_be_had_is_named_beside_the_paper(table: Any, place: Path, m
 
 
 def no_hub(extractor: Any) -> None:
-    from resources.weights import _missing
+    from ad_assets.backbones.weights import _missing
 
     raise _missing(extractor, "the test's hub")
 
@@ -231,10 +230,10 @@ def test_studies_counts_and_curves(table: Any, place: Path) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif(not (REAL / "MT_Free").is_dir(), reason=f"no Magnetic Tile Defects in {REAL}")
+@pytest.mark.skipif(not (MAGNETIC_TILES / "MT_Free").is_dir(), reason=f"no Magnetic Tile Defects in {MAGNETIC_TILES}")
 def test_real_magnetic_tiles(table: Any) -> None:
     # A tenth of the papers' bank, which alone would take most of ten minutes.
-    values = (f"datasets.mtd.root={REAL}", "datasets.mtd.detectors.patchcore_10.coreset_ratio=0.01")
+    values = (f"datasets.mtd.root={MAGNETIC_TILES}", "datasets.mtd.detectors.patchcore_10.coreset_ratio=0.01")
     status, out = table("hetmm/4", "--bundled", values=values)
     assert status == 0
     ours = {name: float(text.split()[0]) for name, text in lines(out).items() if name in ("PatchCore", "HETMM-ALL")}

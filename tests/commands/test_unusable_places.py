@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from ad_assets.cli import main
-from ad_assets.config import load_config
-from ad_assets.defs.identity import adopt_store
+from ad_assets.config.load import load_config
 from ad_assets.defs.runs import open_instance
-from tests.bench_graph import config_tree, write_dataset
+from ad_assets.production.store_identity import adopt_store
+from tests.support.bench_graph import config_tree, write_dataset
 
 LANE = ("line", "small", "bolt")
 COMMANDS = {

@@ -9,7 +9,7 @@ from ad_assets.datasets import READERS, build_index
 from ad_assets.datasets.blind import BlindReader
 from ad_assets.datasets.folder import FolderReader
 from ad_assets.datasets.mvtec_ad import MvtecAdReader
-from tests.datasets.trees import mvtec_tree
+from tests.support.trees import mvtec_tree
 
 
 @pytest.mark.parametrize("setting", ["mix", "test", "ano"])

@@ -13,7 +13,7 @@ from PIL import Image
 from ad_assets.datasets import DatasetError, build_index
 from ad_assets.datasets.base import Candidate
 from ad_assets.datasets.cifar10 import CLASSES, COUNTS, Cifar10OneClassReader
-from tests.datasets.trees import cifar_tree, write_image
+from tests.support.trees import cifar_tree, write_image
 
 
 def reader(folder: Path, source: Path | None, **options) -> Cifar10OneClassReader:

@@ -5,7 +5,7 @@ import pytest
 from ad_assets.datasets import ChangedFileError, ImageFiles, build_index, read_image, read_masks
 from ad_assets.datasets.folder import FolderReader
 from ad_assets.datasets.images import ImageError
-from tests.datasets.trees import mvtec_tree
+from tests.support.trees import mvtec_tree
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from ad_assets.datasets.base import Candidate
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.folder import FolderReader
 from ad_assets.datasets.mvtec_ad import COUNTS, MvtecAdReader
-from tests.datasets.trees import mvtec_tree, write_image
+from tests.support.trees import mvtec_tree, write_image
 
 PATHS = [
     "bottle/train/good/000.png",

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ad_assets.datasets import IMAGE_INDEX_SCHEMA, DatasetError, ImageFiles, KnownFile, build_index
 from ad_assets.datasets.folder import FolderReader
-from tests.datasets.trees import mvtec_tree, write_image, write_mask
+from tests.support.trees import mvtec_tree, write_image, write_mask
 
 
 @pytest.fixture

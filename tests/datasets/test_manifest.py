@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from ad_assets.datasets import Candidate, DatasetError, build_index
 from ad_assets.datasets.folder import FolderReader
-from tests.datasets.trees import mvtec_tree, write_image, write_mask, write_table
+from tests.support.trees import mvtec_tree, write_image, write_mask, write_table
 
 HEAD = ["image_path", "split", "label", "category", "defect_type", "mask_path"]
 ROWS = [

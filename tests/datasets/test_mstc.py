@@ -16,7 +16,7 @@ from ad_assets.datasets.decoding import Decoding
 from ad_assets.datasets.folder import FolderReader
 from ad_assets.datasets.identity import content_of
 from ad_assets.datasets.mstc import MstcReader
-from tests.datasets.trees import campus_tree, write_image, write_video
+from tests.support.trees import campus_tree, write_image, write_video
 
 
 def reader(folder: Path, **options) -> MstcReader:

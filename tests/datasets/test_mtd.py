@@ -1,17 +1,14 @@
 """Magnetic tiles: splits that no order decides, pairs of image and mask, the real release if it is at hand."""
 
-import os
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from ad_assets.datasets import build_index
 from ad_assets.datasets.mtd import CATEGORY, COUNTS, MtdReader
-from tests.datasets.trees import mtd_tree
-
-REAL = Path(os.environ.get("AD_ASSETS_MTD", Path(__file__).parents[3] / "shared" / "data" / "mtd"))
+from tests.support.places import MAGNETIC_TILES
+from tests.support.trees import mtd_tree
 
 
 def names(free):
@@ -116,9 +113,9 @@ def test_a_small_release_is_indexed(tmp_path):
 
 @pytest.mark.real
 def test_the_real_release():
-    if not REAL.is_dir():
-        pytest.skip(f"the Magnetic Tile Defects images are not here: {REAL} (set AD_ASSETS_MTD)")
-    reader = MtdReader(root=str(REAL))
+    if not MAGNETIC_TILES.is_dir():
+        pytest.skip(f"the Magnetic Tile Defects images are not here: {MAGNETIC_TILES} (set AD_ASSETS_MTD)")
+    reader = MtdReader(root=str(MAGNETIC_TILES))
     index = build_index(reader, CATEGORY)
     assert [problem.message for problem in index.problems] == ["its mask is empty, 0 % of the image (4 of 392 files)"]
     assert index.table.num_rows == 1344
@@ -133,5 +130,5 @@ def test_the_real_release():
         "MT_Uneven/Imgs/exp4_num_45057.png",
     ]
     assert set(index.table["mode"].to_pylist()) == {"L"}
-    by_light = build_index(MtdReader(root=str(REAL), split="exposure"), CATEGORY, known=index.files)
+    by_light = build_index(MtdReader(root=str(MAGNETIC_TILES), split="exposure"), CATEGORY, known=index.files)
     assert Counter(by_light.table["split"].to_pylist()) == {"train": 474, "test": 674}

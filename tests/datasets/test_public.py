@@ -9,15 +9,15 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from ad_assets.benchmark import Dataset
+from ad_assets.config.benchmark import Dataset
 from ad_assets.datasets import READERS, DatasetError, ImageIndex, build_index
 from ad_assets.datasets.decoding import Decoding
 from ad_assets.datasets.mvtec_sl import PROXY, MvtecSlReader
 from ad_assets.datasets.published import Published, WithValidation
-from ad_assets.defs.images import UNKNOWN, changed_files
-from resources.store import ArtifactStore
-from tests.datasets import trees
-from tests.datasets.trees import mvtec_tree, write_image, write_mask
+from ad_assets.graph.stages.image_index import UNKNOWN, changed_files
+from ad_assets.store.store import ArtifactStore
+from tests.support import trees
+from tests.support.trees import mvtec_tree, write_image, write_mask
 
 
 def sl_tree(root: Path) -> Path:

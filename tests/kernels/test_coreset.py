@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ad_assets.kernels import coreset
 from ad_assets.kernels.coreset import covering_radius, greedy_coreset, random_projection
-from tests.fixtures import fixture
+from tests.support.fixtures import fixture
 
 
 def plain_loop(features: np.ndarray, k: int, start: int, initial: np.ndarray | None = None) -> list[int]:

@@ -5,8 +5,8 @@ import torch
 
 from ad_assets.kernels import correlation as kernel
 from ad_assets.kernels.correlation import attend, correlate, target_factors
-from ad_assets.kernels.lone_threads import threads as current_threads
-from ad_assets.kernels.lone_threads import use_threads
+from ad_assets.kernels.parallel import threads as current_threads
+from ad_assets.kernels.parallel import use_threads
 
 SCALE = 0.35
 EPSILON = 1e-4

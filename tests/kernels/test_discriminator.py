@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as f
 
 from ad_assets.kernels.discriminator import Arithmetic, Head, folded, patch_scores, training_step
-from ad_assets.kernels.lone_threads import threads as current_threads
-from ad_assets.kernels.lone_threads import use_threads
+from ad_assets.kernels.parallel import threads as current_threads
+from ad_assets.kernels.parallel import use_threads
 
 SIZES = (37, 300, 5)  # patches of each image: less than a block, more than one, hardly any
 D, H = 12, 20

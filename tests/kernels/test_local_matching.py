@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from ad_assets.kernels.local_matching import find_matches, match
 from ad_assets.kernels.patch_matching import match_patches
-from tests.fixtures import fixture
+from tests.support.fixtures import fixture
 
 
 def unit(seed: int, *shape: int) -> torch.Tensor:

@@ -1,8 +1,6 @@
 """OPTICS labels against scikit-learn's, point by point."""
 
-import os
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,16 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import OPTICS
 
+from ad_assets.backbones.backbone import load_backbone
+from ad_assets.backbones.extractor import Extractor
 from ad_assets.datasets.decoding import Decoding
-from ad_assets.extractor import Extractor
-from ad_assets.kernels.lone_threads import threads as current_threads
-from ad_assets.kernels.lone_threads import use_threads
 from ad_assets.kernels.optics import optics_labels
-from resources.backbones import load_backbone
-from resources.compute import Compute
-from tests.fixtures import fixture
-
-IMAGES = Path(os.environ.get("AD_ASSETS_MTD", Path(__file__).parents[3] / "shared/data/mtd"))
+from ad_assets.kernels.parallel import threads as current_threads
+from ad_assets.kernels.parallel import use_threads
+from ad_assets.settings.compute import Compute
+from tests.support.fixtures import fixture
+from tests.support.places import MAGNETIC_TILES
 
 
 def reference(distances: np.ndarray, min_samples: int) -> list[list[int]]:
@@ -127,11 +124,11 @@ def test_refused_input(change: dict, message: str) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif(not (IMAGES / "MT_Free").is_dir(), reason=f"no Magnetic Tile Defects in {IMAGES}")
+@pytest.mark.skipif(not (MAGNETIC_TILES / "MT_Free").is_dir(), reason=f"no Magnetic Tile Defects in {MAGNETIC_TILES}")
 def test_real_features() -> None:
     extractor = Extractor(backbone="tf_efficientnet_lite0", weights="bundled", taps=("/4", "/8"), resize=(256, 256))
     backbone = load_backbone(extractor, Compute(device="cpu"))
-    files = sorted((IMAGES / "MT_Free").rglob("*.jpg"))[:120]
+    files = sorted((MAGNETIC_TILES / "MT_Free").rglob("*.jpg"))[:120]
     assert len(files) == 120
     images = [backbone.preprocess(Decoding().rgb(file.read_bytes(), str(file))) for file in files]
     batches = [backbone.extract(torch.stack(images[first : first + 16])) for first in range(0, 120, 16)]

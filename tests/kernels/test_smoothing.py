@@ -6,7 +6,7 @@ import torch
 from scipy import ndimage
 
 from ad_assets.kernels.smoothing import gaussian_blur, upsample
-from tests.fixtures import fixture
+from tests.support.fixtures import fixture
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from ad_assets.defs.score_maps import Scorer
+from ad_assets.graph.stages.score_maps import Scorer
 from ad_assets.methods import METHODS, Features, Matches, MatchingMethod, Method, Runtime, State
-from ad_assets.methods.bank_search import by_image, together
-from ad_assets.methods.trained import TrainedMethod
-from tests.emulated_device import cuda_device
-from tests.methods.tap_features import tap_features
-from tests.methods.test_training import Memory
+from ad_assets.methods.memory_bank.search import by_image, together
+from ad_assets.methods.training.base import TrainedMethod
+from tests.methods.training.test_loop import Memory
+from tests.support.emulated_device import cuda_device
+from tests.support.tap_features import tap_features
 
 MAP_SIZE = (8, 8)
 # Options that suit tiny features; those of a method that is not named are its defaults.

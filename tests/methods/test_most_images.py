@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ad_assets.methods import METHODS, Runtime
-from ad_assets.methods.memory_bank import PatchBank
-from tests.methods.tap_features import tap_features
+from ad_assets.methods.memory_bank.bank import PatchBank
+from tests.support.tap_features import tap_features
 
 PATCHES = {"pre_dimensions": 6, "dimensions": 6}
 FOD = {"widths": (4, 4), "heads": 1, "depth": 1, "epochs": 1}

@@ -8,8 +8,8 @@ import torch
 
 from ad_assets.methods import Features, Runtime
 from ad_assets.methods.padim import Padim
-from tests.fixtures import fixture
-from tests.methods.tap_features import tap_features
+from tests.support.fixtures import fixture
+from tests.support.tap_features import tap_features
 
 RUNTIME = Runtime()
 

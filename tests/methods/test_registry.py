@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from ad_assets.kernels.lone_threads import threads, use_threads
+from ad_assets.kernels.parallel import threads, use_threads
 from ad_assets.methods import METHODS, Method, Runtime, ScoreMaps
-from tests.methods.tap_features import tap_features
+from tests.support.tap_features import tap_features
 
 RUNTIME = Runtime()
 MAP_SIZE = (32, 32)

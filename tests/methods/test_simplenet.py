@@ -13,10 +13,10 @@ from torch import Tensor
 from ad_assets.kernels.discriminator import training_step
 from ad_assets.methods import METHODS, Features, Runtime
 from ad_assets.methods.simplenet import SimpleNet, head_of
-from ad_assets.methods.trained import Network
-from tests.fixtures import fixture
-from tests.methods.repeated_training import assert_only_the_seed_counts
-from tests.methods.tap_features import tap_features
+from ad_assets.methods.training.base import Network
+from tests.support.fixtures import fixture
+from tests.support.repeated_training import assert_only_the_seed_counts
+from tests.support.tap_features import tap_features
 
 RUNTIME = Runtime(memory_gb=1)
 SMALL = {"pooling": "concat", "hidden_units": 32, "epochs": 6, "batch_size": 4}

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from ad_assets.metrics.components import component_weights
-from tests.fixtures import fixture
+from tests.support.fixtures import fixture
 
 
 def labelled(masks: np.ndarray) -> tuple[np.ndarray, int]:

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from ad_assets.metrics import score_bins
 from ad_assets.metrics.overlap import aupro, best_iou, best_iou_threshold
 from ad_assets.metrics.pixels import PixelStatistics
-from tests.fixtures import fixture
+from tests.support.fixtures import fixture
 
 CASES = {
     "": lambda data: data["maps"],

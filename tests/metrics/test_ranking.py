@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ad_assets.metrics.ranking import auroc, average_precision, pr_curve_points, roc_curve_points
-from tests.fixtures import fixture
+from tests.support.fixtures import fixture
 
 
 def test_image_scores_of_the_fixture():

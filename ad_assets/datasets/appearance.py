@@ -1,0 +1,49 @@
+"""Mean brightness and a thumbnail that identifies near-duplicate images.
+
+A thumbnail averages over so many pixels that noise is gone from it: two photographs of one scene that were saved
+differently agree to half a grey level, those of two parts of the same kind do not.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+SIDE = 16
+MOST_APART, MEAN_APART = 2, 0.5  # grey levels between copies: of any pixel of the thumbnail, and on average
+
+
+@dataclass(frozen=True)
+class Looks:
+    """A glance at an image.
+
+    Args:
+        brightness: mean grey, 0..255.
+        thumbnail: base64 of `SIDE` x `SIDE` grey pixels.
+    """
+
+    brightness: float
+    thumbnail: str
+
+
+def look_at(rgb: NDArray[np.uint8]) -> Looks:
+    """A glance at ``(H, W, 3)`` uint8."""
+    small = np.asarray(Image.fromarray(rgb).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
+    return Looks(round(float(small.mean()), 3), base64.b64encode(small.tobytes()).decode())
+
+
+def copies(thumbnail: str, others: Sequence[str]) -> list[int]:
+    """Which of other thumbnails show the same picture."""
+    if not others:
+        return []
+    apart = np.abs(_pixels(thumbnail) - np.stack([_pixels(other) for other in others]))
+    return np.flatnonzero((apart.max(axis=1) <= MOST_APART) & (apart.mean(axis=1) <= MEAN_APART)).tolist()
+
+
+def _pixels(thumbnail: str) -> NDArray[np.int16]:
+    return np.frombuffer(base64.b64decode(thumbnail), np.uint8).astype(np.int16)

@@ -1,0 +1,132 @@
+"""What runs by itself: sensors for what lands and for what is stale, schedules for retraining and verification."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import dagster as dg
+
+from ad_assets.config.benchmark import Benchmark, Dataset
+from ad_assets.defs.conditions import condition_sensor
+from ad_assets.defs.landing_sensor import landing_job, landing_sensor
+from ad_assets.defs.orphaned_runs import cut_off_sensor
+from ad_assets.defs.tags import FORCE_TAG, VERIFY_TAG
+from ad_assets.graph.stage import Stage, read_head
+from ad_assets.graph.stages.fitted_state import STATES
+from ad_assets.store.layout import MARKER
+from ad_assets.store.records import recall
+from ad_assets.store.store import ArtifactStore
+
+
+@dataclass
+class AutomationDefinitions:
+    """The jobs, sensors and schedules of a benchmark."""
+
+    jobs: list[dg.UnresolvedAssetJobDefinition] = field(default_factory=list)
+    sensors: list[dg.SensorDefinition] = field(default_factory=list)
+    schedules: list[dg.ScheduleDefinition] = field(default_factory=list)
+
+
+def automation_of(benchmark: Benchmark, stages: Sequence[Stage]) -> AutomationDefinitions:
+    """What the sections ``automation`` and ``production`` of a benchmark file ask for."""
+    made = AutomationDefinitions()
+    automatic = benchmark.automation.mode != "manual"
+    if automatic:
+        made.sensors += [condition_sensor(benchmark), cut_off_sensor(benchmark.automation.every_seconds)]
+    for dataset in benchmark.datasets.values():
+        watched = automatic and dataset.production
+        if not (watched or benchmark.automation.retrain or benchmark.automation.verify):
+            continue
+        job = landing_job(dataset, stages)
+        made.jobs.append(job)
+        if watched and dataset.production:
+            made.sensors.append(landing_sensor(benchmark, dataset, dataset.production, job))
+        if benchmark.automation.retrain:
+            made.schedules.append(_retraining(benchmark, dataset, job, stages, benchmark.automation.retrain))
+        if benchmark.automation.verify:
+            made.schedules.append(_verification(benchmark, dataset, job, stages, benchmark.automation.verify))
+    return made
+
+
+def _retraining(
+    benchmark: Benchmark,
+    dataset: Dataset,
+    job: dg.UnresolvedAssetJobDefinition,
+    stages: Sequence[Stage],
+    cron: str,
+) -> dg.ScheduleDefinition:
+    """Fit afresh, on all images, what images that landed since have only updated."""
+
+    def requests(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        updated = list(updated_lanes(dataset, stages, benchmark.store))
+        if not updated:
+            yield dg.SkipReason("every state was fitted on all its images")
+        for category, lane in updated:
+            yield dg.RunRequest(
+                run_key=f"{context.scheduled_execution_time.isoformat()}:{category}:{lane}",
+                partition_key=category,
+                asset_selection=[dg.AssetKey(list(stage.key)) for stage in _lane(dataset, lane, stages)],
+                tags={FORCE_TAG: "true"},
+            )
+
+    text = "Fits afresh what was only updated as images landed, and measures it again."
+    return _schedule(f"{dataset.name}_retraining", benchmark, job, cron, text, requests)
+
+
+def _verification(
+    benchmark: Benchmark,
+    dataset: Dataset,
+    job: dg.UnresolvedAssetJobDefinition,
+    stages: Sequence[Stage],
+    cron: str,
+) -> dg.ScheduleDefinition:
+    """Read every image and every artifact again, and make damaged ones anew."""
+    [index] = [stage for stage in stages if stage.key == (dataset.name, "image_index")]
+
+    def requests(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        for category in index.partitions or ():
+            yield dg.RunRequest(
+                run_key=f"{context.scheduled_execution_time.isoformat()}:{category}",
+                partition_key=category,
+                tags={VERIFY_TAG: "true"},
+            )
+
+    text = "Reads every image and artifact again, makes damaged ones anew, and answers all checks."
+    return _schedule(f"{dataset.name}_verification", benchmark, job, cron, text, requests)
+
+
+def _schedule(
+    name: str,
+    benchmark: Benchmark,
+    job: dg.UnresolvedAssetJobDefinition,
+    cron: str,
+    description: str,
+    requests: Callable[[dg.ScheduleEvaluationContext], Iterator[dg.RunRequest | dg.SkipReason]],
+) -> dg.ScheduleDefinition:
+    decorate = dg.schedule(
+        name=name,
+        job=job,
+        cron_schedule=cron,
+        execution_timezone=benchmark.automation.timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=description,
+    )
+    return decorate(requests)
+
+
+def updated_lanes(dataset: Dataset, stages: Sequence[Stage], store: ArtifactStore) -> Iterator[tuple[str, str]]:
+    """Yield (category, detector) of the states that are not what a fit on all images makes, as their records say."""
+    for stage in stages:
+        if stage.key[0] != dataset.name or stage.kind not in STATES:
+            continue
+        for category in stage.partitions or ():
+            head = read_head(store, stage.key, category)
+            artifact = store.artifact(stage.kind, head.version) if head else None
+            record = recall(store, artifact.at(MARKER)) if artifact else None  # a damaged state is due by itself
+            if record and record["metadata"].get("fitted") != "on all images":
+                yield category, stage.key[1]
+
+
+def _lane(dataset: Dataset, lane: str, stages: Sequence[Stage]) -> list[Stage]:
+    return [stage for stage in stages if stage.key[:2] == (dataset.name, lane) and stage.partitions is not None]

@@ -1,0 +1,164 @@
+"""Materializing one asset partition: its artifact is found or built, and its head points to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ad_assets.datasets.images import ROOM
+from ad_assets.graph.build_attempts import attempted
+from ad_assets.graph.progress import Progress
+from ad_assets.graph.provenance import MADE_OF, contents_of, is_outdated
+from ad_assets.graph.stage import (
+    Build,
+    CheckReport,
+    CheckResult,
+    Head,
+    Parts,
+    Settle,
+    Stage,
+    Upstream,
+    Work,
+    current_upstream,
+    read_head,
+    stored_head,
+)
+from ad_assets.settings.compute import Compute
+from ad_assets.store.contents import Contents
+from ad_assets.store.layout import MARKER
+from ad_assets.store.records import recall, write_record
+from ad_assets.store.store import HEAD, Artifact, ArtifactStore
+
+
+@dataclass(frozen=True)
+class Materialized:
+    """What became of one asset partition.
+
+    Args:
+        head: what it is now.
+        found: whether its artifact was in the store.
+        seconds: that finding or building it took.
+        check_results: answers to the checks of its stage.
+        metadata: JSON values for people; ``{"md": ...}`` and ``{"path": ...}`` choose how they are shown.
+    """
+
+    head: Head
+    found: bool
+    seconds: float
+    check_results: tuple[CheckResult, ...]
+    metadata: Mapping[str, Any]
+
+
+def materialize(
+    stage: Stage,
+    partition: str | None,
+    store: ArtifactStore,
+    compute: Compute,
+    log: Any,
+    *,
+    force: bool = False,
+    verify: bool = False,
+    again: bool = False,
+) -> Materialized:
+    """Find or build one asset partition and point its head at it.
+
+    Args:
+        stage: the asset.
+        partition: its category.
+        store: where artifacts and heads lie.
+        compute: what builds run on.
+        log: where progress is told.
+        force: believe no change stamp, and build even what is there.
+        verify: believe no change stamp and no marker: read what is there, and build what is damaged again.
+        again: this repeats what failed a moment ago, and is no attempt of its own.
+
+    Raises:
+        UpstreamError: something it reads is missing or was made under another setting.
+    """
+    ROOM.limit(compute.memory_gb)
+    upstream, left_out = current_upstream(stage, partition, store)
+    progress = Progress(log, f"{stage.name}{f' [{partition}]' if partition else ''}")
+    started = time.perf_counter()
+    parts, build, settle = _address(stage, upstream, store, progress, verify=verify or force)
+    head = stage.make_head(partition, parts)
+    artifact = store.artifact(stage.kind, head.version)
+    sources = stage.made_of(upstream)
+    damaged = None if force else artifact.damaged(deep=verify)
+    if damaged:
+        _clear_away(damaged, artifact, progress)
+    record = artifact.record() if damaged == [] else {}
+    outdated = damaged == [] and is_outdated(record.get(MADE_OF, {}), sources)
+    doubted = damaged == [] and verify and stage.doubts is not None and stage.doubts(artifact)
+    found = damaged == [] and not outdated and not doubted
+    if outdated:
+        # All of it: no build shall take a part of it for what an interrupted one has left.
+        progress.done("what it was made of was made anew and differs")
+        store.delete([artifact.at(MARKER), *(file.path for file in store.files(artifact.path))])
+    work = Work(stage, upstream, store, compute, progress, artifact, force, verify)
+    if not found:
+        with attempted(store, stage.key, partition, head.version, again=again):
+            metadata = build(work)
+            seconds = time.perf_counter() - started
+            told = {"asset": stage.name, "metadata": metadata, "seconds": seconds, MADE_OF: sources}
+            record = artifact.commit(told, _beside(stage, artifact))
+    elif verify and "files" not in record:
+        record = artifact.commit(record, _beside(stage, artifact))  # from before there were checksums
+    metadata = record["metadata"]
+    report = stage.answer_checks(work) if stage.answer_checks else CheckReport()
+    blocking = {check.name for check in stage.checks if check.blocking}
+    blocked = [result.check for result in report.check_results if not result.passed and result.check in blocking]
+    head = replace(head, contents=contents_of(record), made_of=record.get(MADE_OF, {}))
+    before = read_head(store, stage.key, partition)
+    sizes = artifact.sizes(record)
+    store.write_head(stage.key, partition, stored_head(head, sizes, blocked))
+    if before and before.version == head.version and before.contents != head.contents:
+        _tell_lanes(stage, partition, store, head, sizes)
+    if settle:
+        settle(head)
+    seconds = time.perf_counter() - started
+    progress.done("found, nothing to compute" if found else f"built in {seconds:.1f} s")
+    metadata = {
+        **metadata,
+        **report.metadata,
+        **({"left_out": "; ".join(left_out)} if left_out else {}),
+        **({"were_damaged": "; ".join(damaged[:20])} if damaged else {}),
+    }
+    return Materialized(head, found, seconds, report.check_results, metadata)
+
+
+def _tell_lanes(
+    stage: Stage, partition: str | None, store: ArtifactStore, head: Head, sizes: Mapping[str, int]
+) -> None:
+    """Lanes that share an artifact which was made anew see by their own heads what of theirs is out of date."""
+    for file in store.files(f"heads/{stage.key[0]}"):
+        *_, kind, name = file.path.split("/")
+        other = recall(store, file.path, *HEAD) if kind == stage.kind and name == f"{partition or '_'}.json" else None
+        if other and other["version"] == head.version:
+            told = {"files": dict(sizes), "contents": head.contents, MADE_OF: dict(head.made_of)}
+            write_record(store, file.path, {**other, **told})
+
+
+def _beside(stage: Stage, artifact: Artifact) -> dict[str, int]:
+    """Path -> size of what an artifact rests on elsewhere in the store."""
+    contents = Contents(artifact.store, whole=False)
+    sizes = {path: contents.size(path) for path in (stage.beside(artifact) if stage.beside else ())}
+    return {path: size for path, size in sizes.items() if size is not None}
+
+
+def _clear_away(damaged: Sequence[str], artifact: Artifact, progress: Progress) -> None:
+    """Delete what is damaged, so that no build takes it for what an interrupted one has left."""
+    progress.done(f"damaged or gone, made anew: {'; '.join(damaged[:5])}{' ...' if len(damaged) > 5 else ''}")
+    # The record first: the artifact is absent until all of it is there again.
+    artifact.store.delete([artifact.at(MARKER), *damaged])
+
+
+def _address(
+    stage: Stage, upstream: Upstream, store: ArtifactStore, progress: Progress, *, verify: bool
+) -> tuple[Parts, Build, Settle | None]:
+    if stage.scan and upstream.partition is not None:
+        return stage.scan(upstream.partition, store, progress, verify)
+    if stage.address is None or stage.build is None:
+        raise TypeError(f"{stage.name}: a stage has either a scan, or an address and a build")
+    return stage.address(upstream), stage.build, None

@@ -1,0 +1,110 @@
+"""What the store holds that nothing refers to: no current benchmark file, no recorded materialization.
+
+An artifact is referred to when the head of any asset partition points to it (heads are the store's record of
+materializations, of all benchmark files that share it), when it was ever champion, or when the current benchmark file
+would make it: a setting put back finds its artifacts. A feature file is referred to by the images of a kept feature
+index or of a champion, the rows of one variant by the kept studies that show them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from ad_assets.graph.stage import Head, Slot, Stage, planned_head
+from ad_assets.graph.stages.features import feature_path, features_of
+from ad_assets.graph.stages.fitted_state import STATES
+from ad_assets.production.champion_history import LEDGER
+from ad_assets.production.review_decisions import ADMISSIONS
+from ad_assets.store.layout import artifact_folder
+from ad_assets.store.records import read_record
+from ad_assets.store.store import HEAD, ArtifactStore, StoredFile
+
+
+def unreferenced(store: ArtifactStore, stages: Sequence[Stage], *, older_than: float) -> list[StoredFile]:
+    """Files that may go.
+
+    Args:
+        store: the store.
+        stages: the stages of the current benchmark file.
+        older_than: seconds; younger files are spared, because a run may be writing them.
+    """
+    kept: set[str] = set()
+    heads = [file.path for file in store.files("heads")]
+    # A damaged one is refused: what it refers to would go.
+    versions = {read_record(store, path, *HEAD)["version"] for path in heads}
+    memory: dict[Slot, Head | None] = {}
+    for stage in stages:
+        for partition in stage.partitions if stage.partitions is not None else (None,):
+            head = planned_head(stage, partition, store, memory)
+            if head:
+                versions.add(head.version)
+                kept |= _planned_features(store, stage, partition, memory)
+    champions = _champions(store)
+    versions |= {version for version, _ in champions}
+    kept |= {path for _, paths in champions for path in paths}
+    held = _held_images(store)
+    files = store.files()
+    rows: set[str] = set()
+    for file in files:
+        parts = file.path.split("/")
+        if artifact_folder(file.path) and parts[2] in versions and parts[-1] == "features.json":
+            kept |= features_of(store.read_json(file.path))
+        elif parts[:2] == ["artifacts", "study"] and parts[-1] == "rows.parquet" and parts[2] in versions:
+            rows |= set(store.read_table(file.path).column("fingerprint").to_pylist())
+    versions |= rows
+    now = time.time()
+    return [
+        file
+        for file in files
+        if now - file.changed >= older_than and not _is_referenced(file.path, versions, kept, held)
+    ]
+
+
+def _champions(store: ArtifactStore) -> list[tuple[str, set[str]]]:
+    """(address, feature files) of all that was ever champion and what belongs to it: a rollback needs them whole."""
+    found: list[tuple[str, set[str]]] = []
+    for file in store.files("champions"):
+        for entry in LEDGER.read(store, file.path).entries:
+            candidate = entry.candidate
+            found += [(candidate.score_maps, set()), (candidate.metrics, set())]
+            state = next((kind for kind in STATES if store.exists(_train_path(kind, candidate.state))), None)
+            train = store.read_json(_train_path(state, candidate.state)) if state else {"images": []}
+            found.append((candidate.state, {feature_path(train["features"], image) for image in train["images"]}))
+    return found
+
+
+def _held_images(store: ArtifactStore) -> set[str]:
+    """Ids of images that wait for a person: whoever admits one wants its features."""
+    return {image for file in store.files("admissions") for image in ADMISSIONS.read(store, file.path).held}
+
+
+def _train_path(kind: str, version: str) -> str:
+    return f"artifacts/{kind}/{version}/train.json"
+
+
+def _is_referenced(path: str, versions: set[str], kept: set[str], held: set[str]) -> bool:
+    parts = path.split("/")
+    if path.endswith(".tmp"):
+        return False
+    if artifact_folder(path):
+        return parts[2] in versions
+    if parts[0] == "features":
+        return path in kept or PurePosixPath(path).stem in held
+    # Heads, scans, generated images and whatever a user keeps beside them are not ours to collect.
+    return True
+
+
+def _planned_features(
+    store: ArtifactStore, stage: Stage, partition: str | None, memory: dict[Slot, Head | None]
+) -> set[str]:
+    """Feature files that an unfinished extraction of the current benchmark file has made already."""
+    if stage.kind != "features":
+        return set()
+    index = memory[stage.deps[0].key, partition]
+    artifact = store.artifact("image_index", index.version) if index else None
+    if artifact is None or not artifact.exists():
+        return set()
+    images = store.read_table(artifact.at("index.parquet")).column("image_id").to_pylist()
+    return {feature_path(stage.code_version, image) for image in images}

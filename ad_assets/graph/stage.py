@@ -1,0 +1,305 @@
+"""One mechanism for every asset: an address, a build, a head.
+
+A `Stage` says what an asset reads and how its address follows from that. Materializing a partition works out the
+address from the heads of what it reads; if the artifact with that address is in the store it is found, else it is
+built; then the head of the partition points to it. So a knob put back, a crashed run started again and a second
+detector on the same features cost nothing, and a plain "Materialize all" computes only what is new.
+
+The address is the asset's Dagster data version and the fingerprint of `Stage.config` its code version, hence Dagster's
+own stale marks follow the same arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ad_assets.config.benchmark import fingerprint
+from ad_assets.graph.progress import Progress
+from ad_assets.graph.provenance import MADE_OF, made_of
+from ad_assets.settings.compute import Compute
+from ad_assets.store.store import Artifact, ArtifactStore
+
+if TYPE_CHECKING:
+    from ad_assets.production.store_identity import Instance
+
+GPU = "gpu"  # the pool of stages that use the accelerator
+
+Key = tuple[str, ...]
+Slot = tuple[Key, str | None]
+Parts = dict[str, str]
+
+
+class StageError(Exception):
+    """An asset cannot be made, for a reason that the message tells people and that no repeat takes away."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """Which artifact an asset's partition is now.
+
+    Args:
+        version: its address: the Dagster data version.
+        parts: fingerprints of what it was made from. The image index and features name theirs so that a stage
+            downstream depends only on the parts it reads: ``train``, ``test``, ``truth``.
+        code_version: the stage's code version when it was materialized.
+        contents: of the artifact, as `contents_of` tells them.
+        made_of: the contents of what it was made of.
+    """
+
+    version: str
+    parts: Parts
+    code_version: str
+    contents: str = field(default="", compare=False)
+    made_of: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """The heads that a partition of a stage reads."""
+
+    heads: Mapping[Slot, Head]
+    partition: str | None
+
+    def of(self, stage: Stage, partition: str | None = None) -> Head:
+        """The head of an upstream stage: same partition unless another is named."""
+        return self.heads[stage.key, partition or self.partition]
+
+    def all(self, stage: Stage) -> dict[str, Head]:
+        """The heads of all materialized partitions of an upstream stage, by partition."""
+        return {partition: head for (key, partition), head in self.heads.items() if key == stage.key and partition}
+
+
+@dataclass
+class Work:
+    """What a build gets: inputs, tools, and where its files go."""
+
+    stage: Stage
+    upstream: Upstream
+    store: ArtifactStore
+    compute: Compute
+    progress: Progress
+    artifact: Artifact
+    force: bool = False
+    verify: bool = False
+
+    @property
+    def partition(self) -> str:
+        """The category being built."""
+        if self.upstream.partition is None:
+            raise ValueError(f"{self.stage.name} is not partitioned")
+        return self.upstream.partition
+
+    def input(self, stage: Stage, partition: str | None = None) -> Artifact:
+        """The artifact of an upstream stage."""
+        return self.store.artifact(stage.kind, self.upstream.of(stage, partition).version)
+
+
+Build = Callable[[Work], dict[str, Any]]
+Settle = Callable[[Head], None]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A question that each materialization of an asset answers, an asset check in the UI.
+
+    Args:
+        name: its name.
+        description: what passes.
+        blocking: whether nothing downstream runs on what failed it.
+    """
+
+    name: str
+    description: str
+    blocking: bool = False
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """Result of a `Check`, with metadata that explains it."""
+
+    check: str
+    passed: bool
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What is said of a materialization, found or built: answers to the stage's checks, and metadata."""
+
+    check_results: tuple[CheckResult, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One asset of the graph.
+
+    Args:
+        key: asset key.
+        kind: what the artifact is in the field's words; also its folder in the store.
+        config: exactly the values that the stage reads; their fingerprint is the code version.
+        deps: the stages it reads.
+        address: from the heads of what it reads to its own parts.
+        build: makes the artifact; returns metadata (JSON values) for people.
+        scan: of a root, in place of `address` and `build`: looks at the world and returns both answers, and what to do
+            once the head points to what it saw, given that head. Its last argument asks it to believe no change stamp.
+        partitions: the categories; None for an asset over all categories. `LiveCategories` come and go.
+        checks: what each materialization is asked.
+        answer_checks: answers `checks`, and does what follows from the answers; called whether the artifact was built
+            or found.
+        doubts: whether an artifact that is whole is to be built again all the same, asked where nothing is believed.
+        beside: paths of files elsewhere in the store that an artifact rests on, which are told and made anew like its
+            own.
+        admit: refuses, by an error, a store that the stage must not run on.
+        pool: the Dagster pool whose slots it takes, on machines that have what the pool stands for.
+        group: group in the UI.
+        kinds: marks in the UI.
+        description: one paragraph for the UI.
+    """
+
+    key: Key
+    kind: str
+    config: Mapping[str, Any]
+    deps: tuple[Stage, ...]
+    partitions: Sequence[str] | None
+    group: str
+    kinds: frozenset[str]
+    description: str
+    categories: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    address: Callable[[Upstream], Parts] | None = None
+    build: Build | None = None
+    scan: Callable[[str, ArtifactStore, Progress, bool], tuple[Parts, Build, Settle]] | None = None
+    checks: tuple[Check, ...] = ()
+    answer_checks: Callable[[Work], CheckReport] | None = None
+    doubts: Callable[[Artifact], bool] | None = None
+    beside: Callable[[Artifact], Sequence[str]] | None = None
+    pool: str | None = None
+    admit: Callable[[ArtifactStore, Instance], None] | None = None
+
+    @property
+    def name(self) -> str:
+        """The key as people read it."""
+        return "/".join(self.key)
+
+    @property
+    def code_version(self) -> str:
+        """Fingerprint of what the stage reads from the benchmark file, and of its method's version."""
+        return fingerprint({**self.config, **({"categories": self.categories} if self.categories else {})})
+
+    def slots(self, partition: str | None) -> list[Slot]:
+        """The asset partitions that one partition of this stage reads."""
+        if self.partitions is not None:
+            return [(dep.key, partition) for dep in self.deps]
+        return [(dep.key, category) for dep in self.deps for category in dep.partitions or (None,)]
+
+    def made_of(self, upstream: Upstream) -> dict[str, str]:
+        """The contents of what one partition reads now."""
+        kinds = {dep.key: dep.kind for dep in self.deps}
+        # Features by their extractor: those of an image are the same whatever other images there are.
+        inputs = (
+            (kinds[key], head.code_version if kinds[key] == "features" else head.version, head.contents)
+            for (key, _), head in upstream.heads.items()
+        )
+        return made_of(inputs, jointly=self.partitions is None)
+
+    def make_head(self, partition: str | None, parts: Parts) -> Head:
+        """The head with these parts; its version covers them and what is read for this partition."""
+        read = fingerprint({**self.config, **self.categories.get(partition or "", {})})
+        return Head(fingerprint({"code": read, **parts}), parts, self.code_version)
+
+
+class HeadReader(Protocol):
+    """What tells heads: a store, or a look at one."""
+
+    def read_head(self, key: Sequence[str], partition: str | None) -> dict[str, Any] | None:
+        """What an asset's partition is now, or None."""
+
+
+def read_head(store: HeadReader, key: Key, partition: str | None) -> Head | None:
+    """What an asset's partition is now, or None."""
+    return as_head(store.read_head(key, partition))
+
+
+def as_head(stored: Mapping[str, Any] | None) -> Head | None:
+    """A head as it is stored, with what else is told there left out."""
+    if not stored:
+        return None
+    contents, sources = stored.get("contents", ""), stored.get(MADE_OF, {})
+    return Head(stored["version"], stored["parts"], stored["code_version"], contents, sources)
+
+
+def stored_head(head: Head, files: Mapping[str, int], blocked: Sequence[str] = ()) -> dict[str, Any]:
+    """A head as it is stored.
+
+    Args:
+        head: the head.
+        files: path -> size of all that the artifact consists of, so that a look can tell what is damaged.
+        blocked: the blocking checks that did not pass.
+    """
+    return {**asdict(head), "files": dict(files), **({"blocked": list(blocked)} if blocked else {})}
+
+
+def planned_head(
+    stage: Stage, partition: str | None, store: HeadReader, memory: dict[Slot, Head | None]
+) -> Head | None:
+    """What an asset's partition would be under the current benchmark file and the current image index.
+
+    Args:
+        stage: the asset.
+        partition: its category.
+        store: where the heads of the roots are read.
+        memory: answers so far; share one dict between calls.
+
+    Returns:
+        None where an image index was never made.
+    """
+    slot = (stage.key, partition)
+    if slot not in memory:
+        if stage.address is None:
+            memory[slot] = read_head(store, stage.key, partition)
+        else:
+            by_key = {dep.key: dep for dep in stage.deps}
+            heads = {s: planned_head(by_key[s[0]], s[1], store, memory) for s in stage.slots(partition)}
+            known = {s: head for s, head in heads.items() if head}
+            complete = len(known) == len(heads) if stage.partitions is not None else bool(known)
+            memory[slot] = stage.make_head(partition, stage.address(Upstream(known, partition))) if complete else None
+    return memory[slot]
+
+
+class UpstreamError(StageError):
+    """What the asset reads is not there, or is not what the benchmark file says."""
+
+
+def current_upstream(stage: Stage, partition: str | None, store: HeadReader) -> tuple[Upstream, list[str]]:
+    """The heads that a partition would read now, and what an asset over all categories has to leave out.
+
+    Raises:
+        UpstreamError: something it reads is missing or was made under another setting.
+    """
+    by_key = {dep.key: dep for dep in stage.deps}
+    heads: dict[Slot, Head] = {}
+    left_out: list[str] = []
+    memory: dict[Slot, Head | None] = {}
+    for key, category in stage.slots(partition):
+        head = read_head(store, key, category)
+        place = f"{'/'.join(key)}{f' [{category}]' if category else ''}"
+        if stage.partitions is None and category is not None:
+            # Rows of different settings never stand side by side in one leaderboard.
+            if head and head == planned_head(by_key[key], category, store, memory):
+                heads[key, category] = head
+            else:
+                left_out.append(f"{place}: {'out of date' if head else 'not materialized'}")
+        elif head is None:
+            raise UpstreamError(f"{place} is not materialized: materialize it first, or select it as well")
+        elif head.code_version != by_key[key].code_version:
+            raise UpstreamError(
+                f"{place} was made under another setting of the benchmark file: materialize it first, or select it "
+                "as well"
+            )
+        else:
+            heads[key, category] = head
+    if not heads and stage.deps:
+        raise UpstreamError(f"{stage.name} has nothing to read: {'; '.join(left_out[:5])}")
+    return Upstream(heads, partition), left_out

@@ -1,0 +1,126 @@
+"""The champion of a lane and category: a new state takes its place if it passes the gates of the benchmark file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from ad_assets.backbones.extractor import Extractor
+from ad_assets.config.benchmark import Dataset, Detector, Production
+from ad_assets.graph.stage import Check, CheckReport, CheckResult, Parts, Stage, Upstream, Work
+from ad_assets.production.champion_history import (
+    COMPARED,
+    PROMOTED,
+    Candidate,
+    Ledger,
+    behind_champion,
+    below_floors,
+    settings_of,
+    update_ledger,
+)
+from ad_assets.production.store_identity import check_store
+
+VERSION = 1
+
+
+def champion_stage(
+    dataset: Dataset,
+    detector: Detector,
+    extractor: Extractor,
+    state: Stage,
+    score_maps: Stage,
+    metrics: Stage,
+) -> Stage:
+    """The asset ``<dataset>/<detector>/champion`` of a production dataset; by its gates, or by none."""
+    production = dataset.production or Production()
+
+    def parts(upstream: Upstream) -> Parts:
+        return {stage.kind: upstream.of(stage).version for stage in (state, score_maps, metrics)}
+
+    def candidate(work: Work) -> Candidate:
+        rows = work.store.read_json(work.input(metrics).at("rows.json"))
+        numbers = {r["metric"]: r["value"] for r in rows if r["protocol"] == "standard" and r["value"] is not None}
+        state_head, maps_head, metrics_head = (work.upstream.of(stage) for stage in (state, score_maps, metrics))
+        return Candidate(
+            state_head.version,
+            maps_head.version,
+            metrics_head.version,
+            settings_of(detector, extractor, work.partition),
+            metrics_head.parts["truth"],
+            numbers,
+        )
+
+    def build(work: Work) -> dict[str, Any]:
+        work.store.write_json(work.artifact.at("candidate.json"), asdict(candidate(work)))
+        return {}
+
+    def answer_checks(work: Work) -> CheckReport:
+        challenger = candidate(work)
+        below = below_floors(challenger.numbers, production)
+        behind: list[str] = []
+        kept = ""
+
+        def change(before: Ledger) -> Ledger:
+            nonlocal behind, kept
+            behind = behind_champion(challenger, before.champion, production)
+            refused = challenger.state in before.refused
+            kept = "; ".join([*below, *behind, *(["it was rolled back from"] if refused else [])])
+            if kept or _same(before.champion, challenger):
+                return before
+            return before.with_champion(challenger, PROMOTED, "passed its gates" if before.champion else "the first")
+
+        ledger = update_ledger(work.store, work.stage.key[0], detector.name, work.partition, change)
+        check_results = (
+            CheckResult("above_floors", not below, {"why": "; ".join(below) or "no metric is below its floor"}),
+            CheckResult("no_worse_than_champion", not behind, {"why": "; ".join(behind) or "no metric fell behind"}),
+        )
+        return CheckReport(check_results, _described(ledger, kept))
+
+    return Stage(
+        key=(dataset.name, detector.name, "champion"),
+        kind="champion",
+        config={"version": VERSION, "floors": production.floors, "margin": production.margin},
+        deps=(state, score_maps, metrics),
+        address=parts,
+        build=build,
+        answer_checks=answer_checks,
+        admit=partial(check_store, dataset) if dataset.production else None,
+        checks=(
+            Check("above_floors", "No metric of the new state is below the floor that the benchmark file sets."),
+            Check(
+                "no_worse_than_champion", "No metric of the new state is behind the champion's by more than the margin."
+            ),
+        ),
+        partitions=metrics.partitions,
+        group=f"{dataset.name}/{detector.name}",
+        kinds=frozenset({"json"}),
+        description="The state that predictions use. A new one takes its place only if it passes the gates.",
+    )
+
+
+def _same(champion: Candidate | None, challenger: Candidate) -> bool:
+    """Whether a candidate is the champion already, with the same threshold and numbers."""
+    return champion is not None and (champion.state, champion.score_maps, champion.metrics) == (
+        challenger.state,
+        challenger.score_maps,
+        challenger.metrics,
+    )
+
+
+def _described(ledger: Ledger, kept: str) -> dict[str, Any]:
+    if not ledger.entries:
+        return {"champion": "none", "kept_out": kept}
+    last = ledger.entries[-1]
+    return {
+        "champion": last.candidate.state,
+        "since": last.when,
+        "reason": f"{last.action}: {last.reason}",
+        "changes": len(ledger.entries),
+        **({"kept_out": kept} if kept else {}),
+        **{
+            f"champion_{metric}": last.candidate.numbers[metric]
+            for metric in COMPARED
+            if metric in last.candidate.numbers
+        },
+    }

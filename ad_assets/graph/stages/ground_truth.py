@@ -1,0 +1,172 @@
+"""Labels and masks of test images: what metrics and studies compare scores with, and nothing else may see."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ad_assets.backbones.extractor import Extractor
+from ad_assets.datasets.base import Reader
+from ad_assets.datasets.frames import unfit_map
+from ad_assets.datasets.geometry import fit_mask, fit_regions
+from ad_assets.graph.stage import Stage, StageError, Work
+from ad_assets.graph.stages.scored_images import read_masks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+
+class Truth:
+    """The test rows of an image index, found by image id. One image may lie in the test set under several names.
+
+    For unlabelled test sets, such as those of a server, `labelled` is False and labels are placeholders that no metric
+    reads.
+    """
+
+    def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
+        self.rows = sorted(rows, key=lambda row: (row["image_id"], row["path"]))
+        self.labelled = all(row["label"] is not None for row in self.rows)
+        self.labels = [int(row["label"] or 0) for row in self.rows]
+        self.positions: dict[str, list[int]] = {}
+        for position, row in enumerate(self.rows):
+            self.positions.setdefault(row["image_id"], []).append(position)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of anomalies that the dataset tells apart, sorted; none where it does not."""
+        return sorted({row["anomaly_kind"] for row in self.rows if row["label"]} - {""})
+
+    def subset(self, kind: str) -> list[int]:
+        """Positions of the nominal rows and of the anomalous ones of one kind."""
+        return [i for i, row in enumerate(self.rows) if not row["label"] or row["anomaly_kind"] == kind]
+
+    @classmethod
+    def of(cls, work: Work, index: Stage) -> Truth:
+        """The truth in the image index that an asset reads.
+
+        Raises:
+            StageError: it has no test images.
+        """
+        table = work.store.read_table(work.input(index).at("index.parquet"))
+        truth = cls(row for row in table.to_pylist() if row["split"] == "test")
+        if not truth.rows:
+            raise StageError(f"{index.key[0]} [{work.partition}] has no test images, so there is nothing to measure")
+        return truth
+
+
+FPR_LIMIT = 0.3
+
+
+class Comparison:
+    """Scores of test images beside the truth, batch by batch.
+
+    `scores` (rows of the truth,) float32, `pixels` and `per_image` hold what was seen so far. Where the truth has its
+    regions apart, with saturations, `regions` holds statistics that weigh them so, for each kind of anomaly with all
+    nominal images. With `original`, maps are brought to the size of each image, one by one; else masks to that of the
+    maps, as the dataset's rule for masks has it; `vanished` counts the regions that this leaves without a pixel.
+    """
+
+    def __init__(
+        self, truth: Truth, reader: Reader, extractor: Extractor, memory_gb: float, *, original: bool = False
+    ) -> None:
+        from ad_assets.metrics.per_image import PerImageOverlap
+        from ad_assets.metrics.pixels import PixelStatistics
+
+        self._truth = truth
+        self._reader = reader
+        self._extractor = extractor
+        self._original = original
+        self.vanished = 0
+        self.scores = np.zeros(len(truth.rows), np.float32)
+        kinds = truth.kinds if any(row["mask_saturations"] for row in truth.rows) else ()
+        # Exact while all pixels fit an eighth of the budget (kept and sorted, 4 bytes each, with room for the copies).
+        exact = int(memory_gb * 1e9 / 32) // (1 + len(kinds))
+        self.pixels = PixelStatistics(exact_pixels=exact)
+        self.regions = {kind: PixelStatistics(exact_pixels=exact) for kind in kinds}
+        self.per_image = PerImageOverlap(FPR_LIMIT)
+
+    def add(self, image_ids: Sequence[str], maps: Tensor, image_scores: Tensor) -> None:
+        """Take in maps (B, H, W) and image scores (B,); each image once."""
+        for image_id, score_map, score in zip(image_ids, maps.numpy(), image_scores.tolist(), strict=True):
+            for position in self._truth.positions.get(image_id, []):
+                self.scores[position] = score
+            if self._truth.positions.get(image_id):
+                # The same image under another name has the same mask, and counts once among pixels.
+                self._add_pixels(self._truth.rows[self._truth.positions[image_id][-1]], score_map)
+
+    def _add_pixels(self, row: dict[str, Any], score_map: NDArray[Any]) -> None:
+        from ad_assets.metrics.regions import Region
+
+        if row["label"] is None:
+            return
+        if row["label"] and not row["mask_paths"]:
+            return  # an anomalous image whose mask is not known says nothing about pixels
+        parts, ignored = self._masks(row)
+        if self._original:
+            score_map = unfit_map(score_map, (row["height"], row["width"]), *self._extractor.geometry)
+        mask = functools.reduce(operator.or_, parts, np.zeros(score_map.shape, bool))
+        out = None if ignored is None else ignored[None] & ~mask[None]
+        self.pixels.update(score_map[None], mask[None], ignored=out)
+        self.per_image.update(score_map[None], mask[None], ignored=out)
+        for kind, statistics in self.regions.items():
+            if not row["label"] or row["anomaly_kind"] == kind:
+                regions = [Region(*each) for each in zip(parts, row["mask_saturations"], strict=True)]
+                statistics.update(score_map[None], mask[None], [regions], ignored=out)
+
+    def _masks(self, row: dict[str, Any]) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
+        """The masks of an image in the frame of the scores, and which pixels no metric counts, if any."""
+        found = read_masks(self._reader, row)
+        hidden = [mask.ignored for mask in found if mask.ignored is not None]
+        ignored = functools.reduce(operator.or_, hidden) if hidden else None
+        if self._original:
+            return [mask.anomalous for mask in found], ignored
+        shrink = self._reader.decoding.masks.shrink
+        parts = []
+        for mask in found:
+            part, vanished = fit_regions(mask.anomalous, *self._extractor.geometry, shrink)
+            parts.append(part)
+            self.vanished += vanished
+        return parts, None if ignored is None else fit_mask(ignored, *self._extractor.geometry)
+
+    @property
+    def has_both(self) -> bool:
+        """Whether there are nominal and anomalous pixels, so that pixel metrics are defined."""
+        return 0 < self.pixels.anomalous_pixels < self.pixels.pixels
+
+
+def quality(truth: Truth, comparison: Comparison) -> Iterator[tuple[str, str, float | None, int]]:
+    """Yield (metric, defect type or empty for all, value or None where it is not defined, n)."""
+    from ad_assets.metrics import ranking
+
+    labels, scores, statistics = truth.labels, comparison.scores, comparison.pixels
+    both = 0 < sum(labels) < len(labels)
+    yield "image_auroc", "", ranking.auroc(scores, labels) if both else None, len(labels)
+    for defect in sorted({row["defect_type"] for row in truth.rows if row["label"]}) if both else ():
+        kept = [i for i, row in enumerate(truth.rows) if not row["label"] or row["defect_type"] == defect]
+        yield "image_auroc", defect, ranking.auroc(scores[kept], [labels[i] for i in kept]), len(kept)
+    if both:
+        for metric, value, n in kinds_apart(truth, scores):
+            yield metric, "", value, n
+    yield "pixel_auroc", "", statistics.pixel_auroc() if comparison.has_both else None, statistics.pixels
+    yield f"aupro_{FPR_LIMIT:.2f}", "", statistics.aupro(FPR_LIMIT) if comparison.has_both else None, statistics.pixels
+
+
+def kinds_apart(truth: Truth, scores: NDArray[Any]) -> list[tuple[str, float, int]]:
+    """Metric, value, n: image AUROC of each kind of anomaly against all nominal images, and the mean of the kinds.
+
+    As MVTec LOCO AD has it; nothing where the dataset does not tell kinds.
+    """
+    from ad_assets.metrics import ranking
+
+    found = []
+    for kind in truth.kinds:
+        kept = truth.subset(kind)
+        found.append((f"image_auroc_{kind}", ranking.auroc(scores[kept], [truth.labels[i] for i in kept]), len(kept)))
+    if found:
+        found.append(("image_auroc_kinds", sum(value for _, value, _ in found) / len(found), len(found)))
+    return found

@@ -1,0 +1,288 @@
+"""The root of each dataset: the image index of a category, and what has changed in its folder since."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from ad_assets.config.benchmark import Dataset, Production, fingerprint
+from ad_assets.datasets import ImageFiles, KnownFile, build_index
+from ad_assets.datasets.base import Candidate, DatasetError, FileStamp, Problem
+from ad_assets.datasets.identity import depth_of
+from ad_assets.datasets.index import ImageIndex
+from ad_assets.graph.categories import categories_of
+from ad_assets.graph.progress import Progress
+from ad_assets.graph.stage import Build, Check, CheckReport, CheckResult, Head, Parts, Settle, Stage, Work, read_head
+from ad_assets.production.arrivals import Watched
+from ad_assets.production.review_decisions import NOBODY, Admissions, decision_stamp, held_picture_path, read_admissions
+from ad_assets.production.store_identity import enter_store
+from ad_assets.store.records import recall, update_record, write_record
+from ad_assets.store.store import ArtifactStore, CorruptArtifactError
+
+VERSION = 3
+PICTURES = 8
+ON_THEIR_WAY = "on_their_way"  # metadata: files that were not taken, because they changed just now or lack their ends
+UNKNOWN = "there is no record of the files that it was made from"
+CHECKS = (
+    Check("images_readable", "Every image and mask in the folder could be read; those that could not are left out."),
+    Check("new_images_nominal", "No new training image is held back and waits for a person to decide."),
+)
+
+
+class Gate(Protocol):
+    """Judges new images before an index takes them."""
+
+    def filter(self, index: ImageIndex, category: str, progress: Progress) -> tuple[ImageIndex, Admissions]:
+        """The index without what is held or rejected, and who is held."""
+
+
+def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None, gate: Gate | None = None) -> Stage:
+    """The asset ``<dataset>/image_index``.
+
+    Args:
+        dataset: the dataset.
+        categories: in place of those that its reader finds.
+        gate: judges new images, where there are any. Without one, a stage of a production dataset says what the asset
+            is, and makes no index.
+    """
+
+    def scan(partition: str, store: ArtifactStore, progress: Progress, verify: bool) -> tuple[Parts, Build, Settle]:
+        if dataset.production and gate is None:
+            raise TypeError(f"{dataset.name}: an index of a production dataset is made behind a gate alone")
+        reader = dataset.reader
+        reader.prepare(partition, progress)
+        listing = everything = ImageFiles(reader.root).listing()
+        warnings: list[Problem] = []
+        if dataset.production:
+            resting, warnings = _arrived(dataset, dataset.production, partition, listing, store)
+            listing = listing.only(resting.__contains__)
+        seen = {} if verify else recall(store, _files_path(reader.root, partition)) or {}
+        known = {path: KnownFile(**entry) for path, entry in seen.items()}
+        # A champion goes on with the depth that it learnt at: an image beyond it is a problem of that image.
+        depth = _recorded_depth(store, dataset.name, partition) if dataset.production else None
+        index = build_index(
+            reader, partition, known=known, listing=listing, report=progress, looks=gate is not None, bit_depth=depth
+        )
+        index = dataclasses.replace(index, problems=(*index.problems, *warnings))
+        stamps = stamps_of(reader.assign(sorted(listing)).get(partition, []), listing, reader.tables(partition))
+        seen |= {path: dataclasses.asdict(entry) for path, entry in index.files.items()}
+        own = stamps_of(reader.assign(sorted(everything)).get(partition, []), everything, ())
+        on_their_way = len(own.keys() - listing.keys())
+        passed_over = everything.clutter_beside(own)
+        held = NOBODY
+        if gate:
+            stamps |= decision_stamp(store, dataset.name, partition)
+            index, held = gate.filter(index, partition, progress)
+        files = {path: entry for path, entry in seen.items() if path in listing}
+        write_record(store, _files_path(reader.root, partition), files)
+
+        def settle(head: Head) -> None:
+            # After the head, and only beside it: a run that was cut off, or another that ended later, leaves no stamps
+            # of files that its head was not made from.
+            def beside(before: dict[str, Any] | None) -> dict[str, Any]:
+                return stamps if read_head(store, (dataset.name, "image_index"), partition) == head else before or {}
+
+            update_record(store, stamps_path(dataset.name, partition), beside)
+
+        def build(work: Work) -> dict[str, Any]:
+            work.store.write_table(work.artifact.at("index.parquet"), index.table)
+            problems = [dataclasses.asdict(problem) for problem in index.problems]
+            work.store.write_json(work.artifact.at("problems.json"), problems)
+            return {
+                **_summary(index),
+                **({ON_THEIR_WAY: on_their_way} if on_their_way else {}),
+                **({"passed_over": passed_over} if passed_over else {}),
+                **({"held_back": len(held.held)} if gate else {}),
+            }
+
+        return index_parts(index), build, settle
+
+    def answer_checks(work: Work) -> CheckReport:
+        problems = work.store.read_json(work.artifact.at("problems.json"))
+        waiting = read_admissions(work.store, dataset.name, work.partition).held
+        shown = _held_pictures(work.store, dataset.name, work.partition, waiting)
+        broken = [f"{each['path']}: {each['message']}" for each in problems if each["severity"] == "error"]
+        listed = "\n".join(f"{held.path}: {'; '.join(held.reasons)}" for held in list(waiting.values())[:20])
+        remedy = f"ad-assets quarantine {dataset.name} {work.partition}"
+        return CheckReport(
+            (
+                CheckResult("images_readable", not broken, {"left_out": "\n".join(broken[:20]) or "none"}),
+                CheckResult(
+                    "new_images_nominal",
+                    not waiting,
+                    {
+                        "held_back": listed or "none",
+                        **({"pictures": {"md": shown}} if shown else {}),
+                        **({"to_decide": remedy} if waiting else {}),
+                    },
+                ),
+            )
+        )
+
+    return Stage(
+        key=(dataset.name, "image_index"),
+        kind="image_index",
+        config={"version": VERSION, **dataset.reader.index_config()},
+        deps=(),
+        scan=scan,
+        checks=CHECKS if gate else (),
+        answer_checks=answer_checks if gate else None,
+        admit=partial(enter_store, dataset) if dataset.production else None,
+        partitions=categories_of(dataset) if categories is None else categories,
+        group=f"{dataset.name}/images",
+        kinds=frozenset({"parquet"}),
+        description="Every image of a category by content: split, label, defect type, mask. Its version is the content "
+        "of the files, so nothing downstream runs when nothing changed.",
+    )
+
+
+def _recorded_depth(store: ArtifactStore, dataset: str, category: str) -> int | None:
+    """The bit depth that a category was last indexed with; None where it has no deep images or no index."""
+    head = read_head(store, (dataset, "image_index"), category)
+    artifact = store.artifact("image_index", head.version) if head else None
+    if artifact is None or not artifact.exists():
+        return None
+    ids = store.read_table(artifact.at("index.parquet")).column("image_id").to_pylist()
+    return max((depth for image in ids if (depth := depth_of(image))), default=None)
+
+
+def _arrived(
+    dataset: Dataset, production: Production, category: str, listing: Mapping[str, FileStamp], store: ArtifactStore
+) -> tuple[dict[str, FileStamp], list[Problem]]:
+    """The files of a listing that are not on their way any more, and the files of other categories; with warnings.
+
+    Raises:
+        DatasetError: files that were indexed are on their way again, so that an index without them would be smaller; or
+            all files of the category are.
+    """
+    now = time.time()
+    watched = Watched(dataset, production, store, lambda each: read_stamps(store, dataset.name, each))
+    arrivals = watched.look(listing, now)
+    own = stamps_of(dataset.reader.assign(sorted(listing)).get(category, []), listing, ())
+    halves = watched.incomplete(own, arrivals, category, now)
+    left_out = {path for path in own if path in halves or path in arrivals.moving}
+    told = [
+        Problem(path, "not taken, an upload goes on: it is new or changed, and incomplete or not at rest", "warning")
+        for path in sorted(left_out)
+    ]
+    missed = left_out & read_stamps(store, dataset.name, category).keys()
+    if left_out and (missed or len(left_out) == len(own)):
+        which = f"{len(missed)} files that it was indexed from are" if missed else "all its files are"
+        where = f"{dataset.name} [{category}]: {which} on their way"
+        remedy = f"wait until they rest for {production.settle_seconds:g} s (production.settle_seconds), then run again"
+        raise DatasetError(f"{where}; {remedy}", [each for each in told if not missed or each.path in missed])
+    resting = {path: stamp for path, stamp in arrivals.resting.items() if path not in left_out}
+    return resting, [*told, *(each for each in arrivals.warnings() if each.path in own and each.path in resting)]
+
+
+def index_parts(index: ImageIndex) -> Parts:
+    """What stages downstream read of an index, each with its own fingerprint.
+
+    ``train`` and ``test`` cover image contents only (no label, no name): no label can reach a detector. ``truth``
+    covers labels, defect types and masks of the test images; ``all`` the whole table.
+    """
+    rows = index.table.to_pylist()
+    ids = {split: [row["image_id"] for row in rows if row["split"] == split] for split in ("train", "test")}
+    truth = sorted(_truth(row) for row in rows if row["split"] == "test")
+    return {
+        **{split: images_part(image_ids) for split, image_ids in ids.items()},
+        "truth": fingerprint(truth),
+        "all": fingerprint([rows, list(map(str, index.problems))]),
+    }
+
+
+def images_part(image_ids: Iterable[str]) -> str:
+    """The fingerprint of a set of images."""
+    return fingerprint(sorted(set(image_ids)))
+
+
+def _truth(row: dict[str, Any]) -> list[Any]:
+    told = [row["image_id"], row["label"], row["defect_type"], row["mask_id"]]
+    return [*told, *([row["anomaly_kind"], row["mask_saturations"]] if row["anomaly_kind"] else [])]
+
+
+def changed_files(dataset: Dataset, store: ArtifactStore, wanted: Collection[str] | None = None) -> dict[str, str]:
+    """Category -> what changed in its folder since it was indexed, in words; from one listing, opening nothing."""
+    categories = dataset.reader.categories() if wanted is None else wanted
+    try:
+        listing = ImageFiles(dataset.reader.root).listing()
+    except ValueError:
+        # Generated datasets make their files on demand; for others the run will say what is missing.
+        return dict.fromkeys(categories, "its folder is missing or empty")
+    try:
+        assigned = dataset.reader.assign(sorted(listing))
+    except DatasetError:
+        return dict.fromkeys(categories, "the table that says what its images are cannot be read")
+    changes: dict[str, str] = {}
+    for category in categories:
+        before = read_stamps(store, dataset.name, category)
+        now = stamps_of(assigned.get(category, []), listing, dataset.reader.tables(category))
+        if dataset.production:
+            try:
+                now |= decision_stamp(store, dataset.name, category)
+            except CorruptArtifactError as error:  # the run of this category will say it, and no other waits for it
+                changes[category] = str(error)
+                continue
+        if before and before != now:
+            added, removed = len(now.keys() - before.keys()), len(before.keys() - now.keys())
+            changed = sum(before[path] != now[path] for path in before.keys() & now.keys())
+            counts = {"added": added, "removed": removed, "changed": changed}
+            changes[category] = "files " + ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        elif not before:
+            changes[category] = UNKNOWN
+    return changes
+
+
+def stamps_of(
+    candidates: Sequence[Candidate], listing: Mapping[str, FileStamp], tables: tuple[str, ...]
+) -> dict[str, list[Any]]:
+    """Path -> [size, stamp] of the files that an index of some candidates is made from, tables among them."""
+    paths = sorted({*tables, *(path for c in candidates for path in (c.path, *c.masks))})
+    return {path: [listing[path].size, listing[path].stamp] for path in paths if path in listing}
+
+
+def read_stamps(store: ArtifactStore, dataset: str, category: str) -> dict[str, list[Any]]:
+    """The stamps of the files that a category was last indexed from; empty where it never was."""
+    return recall(store, stamps_path(dataset, category)) or {}
+
+
+def stamps_path(dataset: str, category: str) -> str:
+    """Size and stamp of the files of a category, as it was indexed."""
+    return f"scans/{dataset}/{category}.json"
+
+
+def _files_path(root: str, category: str) -> str:
+    """What is known of the files of a category, for every dataset that reads the same folder."""
+    return f"known_files/{fingerprint([VERSION, root])}/{category}.json"
+
+
+def _held_pictures(store: ArtifactStore, dataset: str, category: str, waiting: Iterable[str]) -> str:
+    """The pictures of held images as Markdown, the first few; empty where none has one."""
+    from ad_assets.report.pictures import data_uri
+
+    kept = {file.path for file in store.files(f"held/{dataset}/{category}")}
+    paths = [path for image in waiting if (path := held_picture_path(dataset, category, image)) in kept]
+    return "\n\n".join(f"![held back]({data_uri(store.read_bytes(path))})" for path in paths[:PICTURES])
+
+
+def _summary(index: ImageIndex) -> dict[str, Any]:
+    rows = index.table.to_pylist()
+    test = [row for row in rows if row["split"] == "test"]
+    types = sorted({row["defect_type"] for row in test if row["label"]})
+    unlabelled = sum(row["label"] is None for row in test)
+    summary: dict[str, Any] = {
+        "train_images": len(rows) - len(test),
+        "test_nominal": sum(row["label"] == 0 for row in test),
+        "test_anomalous": sum(row["label"] == 1 for row in test),
+        **({"test_unlabelled": unlabelled} if unlabelled else {}),
+        "defect_types": ", ".join(f"{t} {sum(row['defect_type'] == t for row in test)}" for t in types) or "none",
+        "modes": ", ".join(sorted({row["mode"] for row in rows})),
+        "bytes": sum(row["bytes"] for row in rows),
+        "problems": len(index.problems),
+    }
+    if index.problems:
+        summary["first_problems"] = "\n".join(map(str, index.problems[:20]))
+    return summary

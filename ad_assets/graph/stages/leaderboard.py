@@ -1,0 +1,120 @@
+"""All detectors on all categories of a dataset, beside the papers: the leaderboard table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ad_assets.config.benchmark import Dataset
+from ad_assets.graph.stage import Parts, Stage, Upstream, Work
+from ad_assets.papers import published as papers
+from ad_assets.report import leaderboard
+from ad_assets.report.markdown import fenced
+from ad_assets.store.store import ArtifactStore
+
+if TYPE_CHECKING:
+    from ad_assets.metrics.uncertainty import Interval
+
+VERSION = 2
+
+
+def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage]) -> Stage:
+    """The asset ``<dataset>/leaderboard``.
+
+    Args:
+        dataset: the dataset.
+        metrics: detector name -> its metrics stage.
+    """
+    beside = _papers(dataset)
+
+    def parts(upstream: Upstream) -> Parts:
+        return {
+            f"{detector}/{category}": head.version
+            for detector, stage in metrics.items()
+            for category, head in sorted(upstream.all(stage).items())
+        }
+
+    def build(work: Work) -> dict[str, Any]:
+        rows = []
+        intervals = {}
+        for detector, stage in metrics.items():
+            heads = sorted(work.upstream.all(stage).items())
+            scored = [
+                work.store.read_json(work.input(stage, category).at("images.json"))["images"] for category, _ in heads
+            ]
+            interval = _mean_interval(scored)
+            if interval:
+                intervals[detector] = interval
+            for category, head in heads:
+                place = {"dataset": dataset.name, "category": category, "detector": detector}
+                measured = work.store.read_json(work.input(stage, category).at("rows.json"))
+                rows += [{**place, **row, "fingerprint": head.version} for row in measured]
+        board = leaderboard.build(rows, beside, intervals)
+        text = leaderboard.text_table(board)
+        work.store.write_table(work.artifact.at("leaderboard.parquet"), pa.Table.from_pylist(board))
+        work.store.write_text(work.artifact.at("leaderboard.txt"), text)
+        means = {
+            f"{row['detector']}_{row['metric']}": row["value"]
+            for row in board
+            if row["category"] == leaderboard.MEAN and row["protocol"] == leaderboard.STANDARD
+        }
+        return {"rows": len(board), "table": {"md": fenced(text)}, **means}
+
+    return Stage(
+        key=(dataset.name, "leaderboard"),
+        kind="leaderboard",
+        config={
+            "version": VERSION,
+            "dataset": dataset.name,
+            "papers": beside,
+            "tables": papers.tables_fingerprint(),
+            "order": list(metrics),
+        },
+        deps=tuple(metrics.values()),
+        address=parts,
+        build=build,
+        partitions=None,
+        group=f"{dataset.name}/results",
+        kinds=frozenset({"parquet"}),
+        description="Tidy rows of all detectors and categories, means over categories, the papers' numbers and the "
+        "differences. Rows made under another setting are left out until they are made again.",
+    )
+
+
+def _mean_interval(scored: Sequence[Sequence[Mapping[str, Any]]]) -> Interval | None:
+    """The interval of the mean image AUROC of one detector; None where some category has one class only."""
+    from ad_assets.metrics.uncertainty import mean_auroc_interval
+
+    categories = [([image["score"] for image in images], [image["label"] for image in images]) for images in scored]
+    if not categories or any(len(set(labels)) < 2 for _, labels in categories):
+        return None
+    return mean_auroc_interval(categories)
+
+
+def _papers(dataset: Dataset) -> dict[str, tuple[str, str]]:
+    """Detector -> (published system, published dataset) where the papers have numbers for this dataset."""
+    published = dataset.reader.compared_with
+    return {
+        name: (detector.paper, published)
+        for name, detector in dataset.detectors.items()
+        if detector.paper and published and published in papers.datasets(detector.paper)
+    }
+
+
+def read_board(work: Work, stage: Stage) -> list[dict[str, Any]]:
+    """The rows of the leaderboard that a stage downstream reads."""
+    rows: list[dict[str, Any]] = work.store.read_table(
+        work.store.artifact(stage.kind, work.upstream.heads[stage.key, None].version).at("leaderboard.parquet")
+    ).to_pylist()
+    return rows
+
+
+def leaderboard_text(store: ArtifactStore, stages: Sequence[Stage], dataset: str) -> str:
+    """The leaderboard of a dataset for a terminal; empty if it was never made."""
+    key = (dataset, "leaderboard")
+    head = store.read_head(key, None)
+    if head is None or not any(stage.key == key for stage in stages):
+        return ""
+    return store.read_text(store.artifact("leaderboard", head["version"]).at("leaderboard.txt"))

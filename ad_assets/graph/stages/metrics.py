@@ -1,0 +1,265 @@
+"""Exact metrics of one detector on one category, as tidy rows, with curves and a contact sheet.
+
+Protocols: ``standard`` needs no threshold; ``interval_95`` holds both ends of an interval that covers;
+``per_image_fpr`` is AUPRO with each image's own false positive rate, as Roth et al. seem to have it;
+``nominal_threshold`` decides at a threshold from nominal training images alone, ``outlier_threshold`` at one from all
+scores where no image is known to be nominal; ``oracle_f1`` and ``oracle_threshold`` choose theirs on the test images
+and say so, as ``oracle_best_epoch`` does an epoch; ``timing`` is speed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from ad_assets.backbones.extractor import Extractor
+from ad_assets.config.benchmark import Dataset, Detector, Evaluation
+from ad_assets.graph.stage import Parts, Stage, Upstream, Work
+from ad_assets.graph.stages.ground_truth import FPR_LIMIT, Comparison, Truth, kinds_apart
+from ad_assets.graph.stages.oracle_epochs import read_best
+from ad_assets.graph.stages.score_maps import read_score_index, shards
+from ad_assets.graph.stages.scored_images import read_pictures
+from ad_assets.report import pictures
+from ad_assets.report.gallery import choose_gallery
+
+if TYPE_CHECKING:
+    import numpy as np
+
+VERSION = 3
+INTERVAL = 0.95
+SHEET_BYTES = 60_000
+# Every n-th pixel of a map in both directions is enough for the ends of a colour scale.
+COLOUR_STRIDE = 8
+
+
+def metrics_stage(
+    dataset: Dataset,
+    detector: Detector,
+    index: Stage,
+    score_maps: Stage,
+    epochs: Stage | None,
+    extractor: Extractor,
+    evaluation: Evaluation,
+) -> Stage:
+    """The asset ``<dataset>/<detector>/metrics``."""
+    seed = detector.method.seed if detector.method else None
+
+    def parts(upstream: Upstream) -> Parts:
+        read = {"score_maps": upstream.of(score_maps).version, "truth": upstream.of(index).parts["truth"]}
+        return {**read, **({"epochs": upstream.of(epochs).version} if epochs else {})}
+
+    def build(work: Work) -> dict[str, Any]:
+        truth = Truth.of(work, index)
+        rows = _Rows(seed)
+        scores, colour_scale, curves = _read_scores(rows, work, score_maps, truth, dataset, extractor, evaluation)
+        nominal = read_score_index(work.input(score_maps)).nominal.scores
+        threshold = _image_rows(rows, scores, truth, nominal, evaluation, curves)
+        if epochs:
+            for row in read_best(work, epochs, detector.method_for(work.partition)):
+                rows.add("oracle_best_epoch", row["metric"], row["value"], row["n"])
+        _timing_rows(rows, work.input(score_maps).record()["metadata"])
+        images = [
+            # By content, not by name: an artifact serves every dataset that holds the same images.
+            {"image_id": row["image_id"], "score": score, "label": row["label"]}
+            for row, score in zip(truth.rows, scores.tolist(), strict=True)
+        ]
+        work.store.write_json(work.artifact.at("rows.json"), rows.rows)
+        work.store.write_json(work.artifact.at("curves.json"), curves)
+        work.store.write_json(
+            work.artifact.at("images.json"),
+            {"images": images, "threshold": threshold, "colour_scale": colour_scale},
+        )
+        sheet = _contact_sheet(work, score_maps, truth, scores, threshold, colour_scale, dataset, extractor)
+        return {**rows.headline(), "contact_sheet": {"md": f"![false alarms, misses, hits]({sheet})"}}
+
+    return Stage(
+        key=(dataset.name, detector.name, "metrics"),
+        kind="metrics",
+        config={
+            "version": VERSION,
+            "fpr_limits": evaluation.fpr_limits,
+            "nominal_false_positive_rate": evaluation.nominal_false_positive_rate,
+            "geometry": extractor.geometry,
+            "resolution": evaluation.resolution,
+            "seed": seed,
+            **({"blind": True} if dataset.reader.blind else {}),
+        },
+        deps=(index, score_maps, *((epochs,) if epochs else ())),
+        address=parts,
+        build=build,
+        partitions=index.partitions,
+        group=f"{dataset.name}/{detector.name}",
+        kinds=frozenset({"python"}),
+        description="Tidy rows: image and pixel AUROC, AP, AUPRO, IoU, thresholds with their errors, images/s.",
+    )
+
+
+class _Rows:
+    """Tidy metric rows of one lane; the leaderboard adds dataset, category and detector."""
+
+    def __init__(self, seed: int | None) -> None:
+        self._seed = seed
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, protocol: str, metric: str, value: float | None, n: int, seconds: float | None = None) -> None:
+        """Add a row; a value that is not defined (one class only, no mask) is None."""
+        defined = value is not None and math.isfinite(value)
+        self.rows.append(
+            {
+                "protocol": protocol,
+                "metric": metric,
+                "value": float(value) if value is not None and defined else None,
+                "n": n,
+                "seconds": seconds,
+                "seed": self._seed,
+            }
+        )
+
+    def headline(self) -> dict[str, float]:
+        """Numbers for the UI, which plots them over time."""
+        return {
+            row["metric"] if row["protocol"] == "standard" else f"{row['protocol']}/{row['metric']}": row["value"]
+            for row in self.rows
+            if row["value"] is not None
+        }
+
+
+def _read_scores(
+    rows: _Rows,
+    work: Work,
+    score_maps: Stage,
+    truth: Truth,
+    dataset: Dataset,
+    extractor: Extractor,
+    evaluation: Evaluation,
+) -> tuple[np.ndarray, tuple[float, float], dict[str, Any]]:
+    """Stream the maps once: image scores in the order of `truth`, the colour scale, and the pixel metrics."""
+    import numpy as np
+
+    original = evaluation.resolution == "original"
+    comparison = Comparison(truth, dataset.reader, extractor, work.compute.memory_gb, original=original)
+    sample: list[np.ndarray] = []
+    for number, (image_ids, maps, image_scores) in enumerate(shards(work.input(score_maps))):
+        comparison.add(image_ids, maps, image_scores)
+        sample.append(maps[:, ::COLOUR_STRIDE, ::COLOUR_STRIDE].numpy().ravel())
+        work.progress("shards of maps evaluated", number + 1, -(-len(truth.positions) // len(image_ids)))
+    low, high = np.quantile(np.concatenate(sample), [0.5, 0.999])
+    curves = _pixel_rows(rows, comparison, evaluation)
+    return comparison.scores, (float(low), float(max(high, np.nextafter(low, np.inf)))), curves
+
+
+def _pixel_rows(rows: _Rows, comparison: Comparison, evaluation: Evaluation) -> dict[str, Any]:
+    statistics = comparison.pixels
+    n = statistics.pixels
+    if comparison.vanished:
+        rows.add("standard", "regions_vanished", comparison.vanished, statistics.components)
+    if not comparison.has_both:
+        for metric in ("pixel_auroc", "pixel_ap", *(f"aupro_{limit:.2f}" for limit in evaluation.fpr_limits)):
+            rows.add("standard", metric, None, n)
+        return {}
+    rows.add("standard", "pixel_auroc", statistics.pixel_auroc(), n)
+    rows.add("standard", "pixel_ap", statistics.pixel_ap(), n)
+    for limit in evaluation.fpr_limits:
+        rows.add("standard", f"aupro_{limit:.2f}", statistics.aupro(limit), statistics.components)
+    rows.add("oracle_threshold", "best_iou", statistics.best_iou()[0], n)
+    if comparison.per_image.images:
+        rows.add("per_image_fpr", f"aupro_{FPR_LIMIT:.2f}", comparison.per_image.mean, comparison.per_image.images)
+    for limit in evaluation.fpr_limits if comparison.regions else ():
+        metric = f"au_spro_{limit:.2f}"
+        kinds = {kind: each.aupro(limit) for kind, each in comparison.regions.items() if each.components}
+        for kind, value in kinds.items():
+            rows.add("standard", f"{metric}_{kind}", value, comparison.regions[kind].components)
+        rows.add("standard", metric, sum(kinds.values()) / len(kinds) if kinds else None, len(kinds))
+    return {
+        "roc": _points(statistics.roc_points()),
+        "pr": _points(statistics.pr_points()),
+        "pro": _points(statistics.pro_points()),
+    }
+
+
+def _points(curve: tuple[Any, Any]) -> list[list[float]]:
+    return [[round(float(value), 6) for value in axis] for axis in curve]
+
+
+def _image_rows(
+    rows: _Rows,
+    scores: np.ndarray,
+    truth: Truth,
+    nominal: list[float],
+    evaluation: Evaluation,
+    curves: dict[str, Any],
+) -> float:
+    """Image metrics; returns a threshold that no label has set."""
+    from ad_assets.metrics import ranking, thresholds, uncertainty
+
+    labels, n = truth.labels, len(truth.labels)
+    if 0 < sum(labels) < n:
+        rows.add("standard", "image_auroc", ranking.auroc(scores, labels), n)
+        rows.add("standard", "image_ap", ranking.average_precision(scores, labels), n)
+        low, high = uncertainty.auroc_interval(scores, labels, INTERVAL)
+        rows.add("interval_95", "image_auroc_low", low, n)
+        rows.add("interval_95", "image_auroc_high", high, n)
+        for metric, value, count in kinds_apart(truth, scores):
+            rows.add("standard", metric, value, count)
+        curves["image_roc"] = _points(ranking.roc_curve_points(scores, labels))
+        curves["image_pr"] = _points(ranking.pr_curve_points(scores, labels))
+        best, alarms, misses = thresholds.f1_optimal(scores, labels)
+        _decision_rows(rows, "oracle_f1", best, alarms, misses, truth)
+    else:
+        rows.add("standard", "image_auroc", None, n)
+        rows.add("standard", "image_ap", None, n)
+    if nominal:
+        protocol = "nominal_threshold"
+        threshold = thresholds.nominal_quantile(nominal, evaluation.nominal_false_positive_rate)
+    else:  # a blind setting, or one training image, which cannot be scored left-out
+        protocol, threshold = "outlier_threshold", thresholds.outlier_fence(scores)
+    if truth.labelled:
+        alarms, misses = thresholds.errors_at(scores, labels, threshold, inclusive=False)
+        _decision_rows(rows, protocol, threshold, alarms, misses, truth)
+    else:
+        rows.add(protocol, "threshold", threshold, n)
+    return threshold
+
+
+def _decision_rows(rows: _Rows, protocol: str, threshold: float, alarms: int, misses: int, truth: Truth) -> None:
+    n, hits = len(truth.labels), sum(truth.labels) - misses
+    rows.add(protocol, "threshold", threshold, n)
+    rows.add(protocol, "image_f1", 2 * hits / (2 * hits + alarms + misses) if any(truth.labels) else None, n)
+    rows.add(protocol, "false_positives", alarms, n)
+    rows.add(protocol, "false_negatives", misses, n)
+
+
+def _timing_rows(rows: _Rows, record: dict[str, Any]) -> None:
+    n = record["test_images"]
+    for metric in ("features_images_per_second", "fit_seconds", "score_images_per_second"):
+        if record.get(metric):
+            rows.add("timing", metric, record[metric], n)
+
+
+def _contact_sheet(
+    work: Work,
+    score_maps: Stage,
+    truth: Truth,
+    scores: np.ndarray,
+    threshold: float,
+    colour_scale: tuple[float, float],
+    dataset: Dataset,
+    extractor: Extractor,
+) -> str:
+    """The worst errors and some hits as one small picture, for the UI."""
+    chosen = choose_gallery(scores, truth.labels, threshold, misses=3, false_alarms=3, hits=4) if truth.labelled else []
+    rows = [truth.rows[position] for position in chosen] or truth.rows[:4]
+    panels = [
+        pictures.panel(
+            picture.rgb,
+            picture.mask,
+            picture.score_map,
+            *colour_scale,
+            score=picture.score,
+            label=picture.row["label"] or 0,
+            title=picture.row["defect_type"],
+            size=96,
+        )
+        for picture in read_pictures(dataset, extractor, work.input(score_maps), rows)
+    ]
+    return pictures.data_uri(pictures.to_jpeg(pictures.contact_sheet(panels, 2), max_bytes=SHEET_BYTES))

@@ -1,0 +1,117 @@
+"""What the patches of a category's images found in a memory bank, kept so that another way of scoring costs no search.
+
+In shards of a few images, as score maps are. Detectors with the same bank and search share one artifact.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ad_assets.config.benchmark import Dataset, Detector, fingerprint
+from ad_assets.graph.stage import GPU, Parts, Stage, Upstream, Work
+from ad_assets.graph.stages.features import read_features
+from ad_assets.graph.stages.fitted_state import read_state, runtime
+from ad_assets.methods import Features, Matches, MatchingMethod, Method, State
+from ad_assets.methods.matching import Found
+from ad_assets.methods.memory_bank.search import by_image, together
+from ad_assets.store.store import Artifact
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+VERSION = 1
+SHARD_IMAGES = 32
+KIND = "neighbours"
+
+
+def neighbours_stage(dataset: Dataset, detector: Detector, state: Stage, features: Stage) -> Stage | None:
+    """The asset ``<dataset>/<detector>/neighbours``; None for methods that score features directly."""
+    method = detector.method
+    if not isinstance(method, MatchingMethod):
+        return None
+    config, categories = detector.stage_configs("match")
+
+    def parts(upstream: Upstream) -> Parts:
+        images = upstream.of(features).parts
+        # Images that both train and are tested are matched once.
+        matched = sorted({images[split] for split in method.matched})
+        return {"state": upstream.of(state).version, "images": fingerprint(matched)}
+
+    def build(work: Work) -> dict[str, Any]:
+        own = _matching(detector.method_for(work.partition))
+        learnt = read_state(work.input(state), own)
+        splits = [read_features(work, features, split, own.layers) for split in own.matched]
+        ids = tuple(sorted({image_id for images in splits for image_id in images.image_ids}))
+        return _write(work, own, learnt, replace(splits[0], image_ids=ids))
+
+    return Stage(
+        key=(dataset.name, detector.name, KIND),
+        kind=KIND,
+        config={"version": VERSION, **config},
+        deps=(state, features),
+        address=parts,
+        build=build,
+        partitions=features.partitions,
+        pool=GPU,
+        group=f"{dataset.name}/{detector.name}",
+        kinds=frozenset({"torch", "safetensors"}),
+        description="The nearest rows of the memory bank for every patch: distances and row numbers, nearest first.",
+        categories=categories,
+    )
+
+
+def _matching(method: Method[Any]) -> MatchingMethod[Any]:
+    if not isinstance(method, MatchingMethod):
+        raise TypeError(f"{method.name} scores features directly")
+    return method
+
+
+def _shard_path(artifact: Artifact, number: int) -> str:
+    return artifact.at(f"neighbours-{number:05d}.safetensors")
+
+
+def _write(work: Work, method: MatchingMethod[Any], state: State, images: Features) -> dict[str, Any]:
+    """Match all images and store what they found, shard by shard; shards of an interrupted run are kept."""
+    artifact, ids, tools = work.artifact, images.image_ids, runtime(work)
+    shards = dict(enumerate(ids[first : first + SHARD_IMAGES] for first in range(0, len(ids), SHARD_IMAGES)))
+    stored = set() if work.force else {n for n in shards if work.store.holds_tensors(_shard_path(artifact, n))}
+    missing = {number: own for number, own in shards.items() if number not in stored}
+    wanted = tuple(image_id for own in missing.values() for image_id in own)
+    waiting = list(missing)
+    pending: dict[str, Found] = {}
+    started = time.perf_counter()
+    for batch, found in method.match(state.to(tools.device), replace(images, image_ids=wanted), tools):
+        pending |= by_image(batch, found)
+        while waiting and len(pending) >= len(missing[waiting[0]]):
+            number = waiting.pop(0)
+            work.store.write_tensors(_shard_path(artifact, number), dict(together(missing[number], pending)))
+            for image_id in missing[number]:
+                del pending[image_id]
+    seconds = time.perf_counter() - started
+    work.store.write_json(artifact.at("images.json"), {"image_ids": list(ids), "shard_images": SHARD_IMAGES})
+    return {
+        "images": len(ids),
+        "bytes": work.store.usage(artifact.at("")),
+        **({"images_per_second": len(wanted) / seconds} if wanted else {}),
+    }
+
+
+def read_matches(artifact: Artifact) -> Matches:
+    """What was found, by image id."""
+    path = artifact.at("images.json")
+    with artifact.store.understood(path):
+        stored = artifact.store.read_json(path)
+        ids, size = stored["image_ids"], stored["shard_images"]
+        position = {image_id: number for number, image_id in enumerate(ids)}
+
+    def load(image_ids: Sequence[str]) -> dict[str, Tensor]:
+        import torch
+
+        numbers = [divmod(position[image_id], size) for image_id in image_ids]
+        read = {n: artifact.store.read_tensors(_shard_path(artifact, n)) for n in dict.fromkeys(n for n, _ in numbers)}
+        return {name: torch.stack([read[n][name][row] for n, row in numbers]) for name in next(iter(read.values()))}
+
+    return Matches(load)

@@ -1,0 +1,130 @@
+"""The test set scored with the weights of several epochs, for the protocol of papers that choose among them.
+
+The authors of SimpleNet and FOD report the epoch that is best on the test images. Lanes that ask for it
+(`oracle_every`) keep the weights of several epochs; this asset measures them all, and metrics adds the best as
+``oracle_best_epoch``, beside the last epoch's honest rows and never in their place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ad_assets.backbones.extractor import Extractor
+from ad_assets.config.benchmark import Dataset, Detector
+from ad_assets.graph.stage import GPU, Parts, Stage, Upstream, Work
+from ad_assets.graph.stages.checkpoints import epoch_path, kept_epochs
+from ad_assets.graph.stages.features import read_features
+from ad_assets.graph.stages.fitted_state import read_state, runtime
+from ad_assets.graph.stages.ground_truth import Comparison, Truth, quality
+from ad_assets.graph.stages.score_maps import Scorer
+from ad_assets.methods.training.base import Network, TrainedMethod
+from ad_assets.report.curves import plot_uri
+
+VERSION = 2
+
+Row = dict[str, Any]
+
+
+def oracle_epochs_stage(
+    dataset: Dataset, detector: Detector, index: Stage, state: Stage, features: Stage, extractor: Extractor
+) -> Stage | None:
+    """The asset ``<dataset>/<detector>/oracle_epochs``; None for lanes that keep no epochs."""
+    if not any(_keeps(method) for method in (detector.method, *detector.categories.values())):
+        return None
+    shared, categories = detector.stage_configs("score")
+
+    def parts(upstream: Upstream) -> Parts:
+        return {
+            "state": upstream.of(state).version,
+            "test": upstream.of(features).parts["test"],
+            "truth": upstream.of(index).parts["truth"],
+        }
+
+    def build(work: Work) -> dict[str, Any]:
+        method = detector.method_for(work.partition)
+        truth = Truth.of(work, index)
+        train, test = (read_features(work, features, split, method.layers) for split in ("train", "test"))
+        learnt, artifact = read_state(work.input(state), method), work.input(state)
+        epochs = kept_epochs(artifact)
+        rows: list[Row] = []
+        if not isinstance(learnt, Network):
+            raise TypeError(f"{method.name} keeps no epochs")
+        for done, epoch in enumerate(epochs):
+            weights = work.store.read_tensors(epoch_path(artifact, epoch))
+            scorer = Scorer(method, replace(learnt, weights=weights), train, None, extractor.input_size, runtime(work))
+            comparison = Comparison(truth, dataset.reader, extractor, work.compute.memory_gb)
+            for ids, result in scorer(test):
+                comparison.add(ids, result.maps, result.image_scores)
+            rows += [
+                {"epoch": epoch, "metric": metric, "value": value, "n": n}
+                for metric, defect, value, n in quality(truth, comparison)
+                if not defect
+            ]
+            work.progress("epochs scored", done + 1, len(epochs))
+        work.store.write_json(work.artifact.at("rows.json"), rows)
+        curves = {
+            metric: [row["value"] for row in rows if row["metric"] == metric]
+            for metric in dict.fromkeys(row["metric"] for row in rows)
+        }
+        return {
+            "epochs": len(epochs),
+            **{f"{row['metric']}_epoch": row["epoch"] for row in best_epoch(rows, _choice(method))},
+            **({"plot": {"md": f"![epochs]({plot_uri(detector.name, curves, epochs)})"}} if rows else {}),
+        }
+
+    return Stage(
+        key=(dataset.name, detector.name, "oracle_epochs"),
+        kind="oracle_epochs",
+        config={"version": VERSION, **shared, "choice": _choice(detector.method), "map_size": extractor.input_size},
+        deps=(index, state, features),
+        address=parts,
+        build=build,
+        partitions=features.partitions,
+        pool=GPU,
+        group=f"{dataset.name}/{detector.name}",
+        kinds=frozenset({"python"}),
+        description="The test set after every kept epoch, measured with its labels: what a choice of the best epoch, "
+        "as the authors make it, reports. Nothing reads it but the rows called oracle_best_epoch.",
+        categories=categories,
+    )
+
+
+def _keeps(method: object) -> bool:
+    return isinstance(method, TrainedMethod) and method.oracle_every is not None
+
+
+def _choice(method: object) -> str:
+    return method.oracle_choice if isinstance(method, TrainedMethod) else ""
+
+
+def best_epoch(rows: list[Row], choice: str) -> list[Row]:
+    """The rows that the authors' rule chooses.
+
+    Args:
+        rows: epoch, metric, value.
+        choice: ``image_auroc``: all of the epoch with the best image AUROC, ties broken by pixel AUROC; where no image
+            metric is defined, by that alone. ``each``: every metric of its own best epoch.
+    """
+    values = {(row["metric"], row["epoch"]): row["value"] for row in rows if row["value"] is not None}
+    known = [row for row in rows if row["value"] is not None]
+    # The first of equals, as a comparison of epoch after epoch would have it.
+    if choice == "each":
+        metrics = dict.fromkeys(row["metric"] for row in known)
+        return [
+            max((row for row in known if row["metric"] == metric), key=lambda row: row["value"]) for metric in metrics
+        ]
+    epochs = dict.fromkeys(row["epoch"] for row in known)
+    if not epochs:
+        return []
+
+    def rank(epoch: int) -> tuple[float, float]:
+        return values.get(("image_auroc", epoch), 0.0), values.get(("pixel_auroc", epoch), 0.0)
+
+    best = max(epochs, key=rank)
+    return [row for row in known if row["epoch"] == best]
+
+
+def read_best(work: Work, stage: Stage, method: object) -> list[Row]:
+    """The chosen rows of one category."""
+    return best_epoch(work.store.read_json(work.input(stage).at("rows.json")), _choice(method))

@@ -1,0 +1,333 @@
+"""Raw score maps and image scores of every test image, in shards of a few images that a reader can stream.
+
+Beside them lie the image scores and the highest map scores of nominal training images, each scored without what the
+state took from that same image, or of those that were held out of a training: the only scores that a nominal-only
+threshold on images or on pixels may look at.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ad_assets.backbones.extractor import Extractor
+from ad_assets.config.benchmark import Dataset, Detector, Evaluation
+from ad_assets.graph.stage import GPU, Parts, Stage, Upstream, Work
+from ad_assets.graph.stages.features import read_features
+from ad_assets.graph.stages.fitted_state import read_state, runtime
+from ad_assets.graph.stages.neighbours import read_matches
+from ad_assets.methods import Features, Matches, MatchingMethod, Method, Runtime, ScoreMaps, State
+from ad_assets.methods.matching import Found
+from ad_assets.methods.nominal import NominalScores
+from ad_assets.store.store import Artifact
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+VERSION = 2
+SHARD_IMAGES = 32
+
+
+@dataclass(frozen=True)
+class ScoreIndex:
+    """What lies in a score-map artifact beside the maps.
+
+    Args:
+        image_ids: the test images in order.
+        nominal: nominal training images that were scored left-out.
+    """
+
+    image_ids: list[str]
+    nominal: NominalScores
+
+
+def score_maps_stage(
+    dataset: Dataset,
+    detector: Detector,
+    state: Stage,
+    features: Stage,
+    neighbours: Stage | None,
+    extractor: Extractor,
+    evaluation: Evaluation,
+) -> Stage:
+    """The asset ``<dataset>/<detector>/score_maps`` of a method.
+
+    Raises:
+        TypeError: the lane is an ensemble.
+    """
+    shared, categories = detector.stage_configs("score")
+    config = {
+        "version": VERSION,
+        **shared,
+        "map_size": extractor.input_size,
+        "calibration_images": calibration_images(dataset, evaluation),
+    }
+
+    def parts(upstream: Upstream) -> Parts:
+        read = {"state": upstream.of(state).version, "test": upstream.of(features).parts["test"]}
+        return {**read, **({"neighbours": upstream.of(neighbours).version} if neighbours else {})}
+
+    def build(work: Work) -> dict[str, Any]:
+        import torch
+
+        tools = runtime(work)
+        method = detector.method_for(work.partition)
+        train = read_features(work, features, "train", method.layers)
+        test = read_features(work, features, "test", method.layers)
+        matches = read_matches(work.input(neighbours)) if neighbours else None
+        learnt = read_state(work.input(state), method)
+        scorer = Scorer(method, learnt, train, matches, extractor.input_size, tools)
+
+        def score(number: int, image_ids: Sequence[str]) -> ScoreMaps:
+            work.progress("test images scored", number * SHARD_IMAGES, len(test))
+            pieces = [scores for _, scores in scorer(replace(test, image_ids=tuple(image_ids)))]
+            return ScoreMaps(
+                torch.cat([piece.maps for piece in pieces]), torch.cat([piece.image_scores for piece in pieces])
+            )
+
+        seconds = _write_shards(work, test.image_ids, score)
+        index = ScoreIndex(list(test.image_ids), scorer.nominal(train, config["calibration_images"]))
+        if seconds and neighbours:
+            seconds += seconds_each(work.input(neighbours))
+        speed = {
+            "features_images_per_second": work.input(features).record()["metadata"]["images_per_second"],
+            "fit_seconds": work.input(state).record()["metadata"]["fit_seconds"],
+        }
+        return {**_write_index(work, index, seconds, extractor.input_size), **speed}
+
+    what = f"Raw score maps of {shared['method']}."
+    deps = (state, features, *((neighbours,) if neighbours else ()))
+    return _stage(dataset, detector.name, config, deps, parts, build, what, categories)
+
+
+def calibration_images(dataset: Dataset, evaluation: Evaluation) -> int:
+    """Most nominal images to be scored left-out; of a blind setting nobody knows which images are nominal."""
+    return 0 if dataset.reader.blind else evaluation.calibration_images
+
+
+def _no_lap(step: str) -> None:
+    del step
+
+
+class Scorer:
+    """A method with what it has learnt, ready to score images.
+
+    Args:
+        method: the configured method.
+        state: as it was stored.
+        train: the features it was fitted on.
+        matches: what was kept of matching images with the state; None: nothing.
+        map_size: height and width of the maps.
+        tools: device and memory budget.
+        lap: called with the name of each step of scoring a batch, at its end: ``match`` and then ``post`` of methods
+            that match first, else ``score``.
+    """
+
+    def __init__(
+        self,
+        method: Method[Any],
+        state: State,
+        train: Features,
+        matches: Matches | None,
+        map_size: tuple[int, int],
+        tools: Runtime,
+        lap: Callable[[str], None] = _no_lap,
+    ) -> None:
+        self._method, self._matches, self._map_size, self._tools = method, matches, map_size, tools
+        self._learnt, self._lap = state, lap
+        if isinstance(method, MatchingMethod):
+            self._state = method.complete(state, train, tools, matches).to(tools.device)
+        else:
+            self._state = method.complete(state, train, tools).to(tools.device)
+
+    def __call__(
+        self, images: Features, *, left_out: bool = False, new: bool = False
+    ) -> Iterator[tuple[tuple[str, ...], ScoreMaps]]:
+        """Yield ``(image ids, scores)`` batch by batch; `left_out` as methods have it, `new`: no match was kept."""
+        method, tools = self._method, self._tools
+        if not isinstance(method, MatchingMethod):
+            for ids, taps in images.batches():
+                scores = method.score(self._state, taps, self._map_size, tools, image_ids=ids, left_out=left_out)
+                self._lap("score")
+                yield ids, scores
+            return
+        for ids, found in self._found(method, images, left_out or new, left_out):
+            self._lap("match")
+            taps = images.load(ids, images.layers)
+            scores = method.score(
+                self._state, taps, self._map_size, tools, image_ids=ids, left_out=left_out, found=found
+            )
+            self._lap("post")
+            yield ids, scores
+
+    def nominal(self, train: Features, most: int) -> NominalScores:
+        """Scores of nominal images for a threshold, at most so many, without what the state took from them.
+
+        None where the method can neither leave out an image nor has held out any.
+        """
+        method = self._method
+        unseen = train if method.leaves_out else replace(train, image_ids=tuple(method.unseen(self._learnt)))
+        chosen = _calibration_images(unseen, most)
+        scores: list[float] = []
+        maxima: list[float] = []
+        for _, scored in self(replace(train, image_ids=tuple(chosen)), left_out=method.leaves_out):
+            scores += scored.image_scores.tolist()
+            maxima += scored.maps.amax(dim=(1, 2)).tolist()
+            self._tools.report("nominal images scored left-out", len(scores), len(chosen))
+        return NominalScores(chosen, scores, maxima)
+
+    def _found(
+        self, method: MatchingMethod[Any], images: Features, now: bool, left_out: bool
+    ) -> Iterator[tuple[tuple[str, ...], Found]]:
+        """What was kept, or else what is found now; what a left-out image finds is never kept."""
+        if self._matches is None or now:
+            yield from method.match(self._state, images, self._tools, left_out=left_out)
+            return
+        for ids in images.id_batches():
+            yield ids, self._matches.load(ids)
+
+
+def _calibration_images(train: Features, most: int) -> list[str]:
+    """Evenly spaced over the canonical order of image ids, which is random with respect to content."""
+    if len(train) <= 1 or not most:
+        return []  # of one image, left out, nothing would remain
+    step = max(1, len(train) / most)
+    return [train.image_ids[int(i * step)] for i in range(min(len(train), most))]
+
+
+def seconds_each(neighbours: Artifact) -> float:
+    """The seconds that matching one image took."""
+    rate = neighbours.record()["metadata"].get("images_per_second")
+    return 1 / rate if rate else 0.0
+
+
+def ensemble_stage(dataset: Dataset, detector: str, members: dict[str, Stage], extractor: Extractor) -> Stage:
+    """The asset ``<dataset>/<detector>/score_maps`` of an ensemble: the fused maps of its members."""
+    config = {
+        "version": VERSION,
+        "method": "ensemble",
+        "members": list(members),
+        "map_size": extractor.input_size,
+    }
+
+    def parts(upstream: Upstream) -> Parts:
+        return {name: upstream.of(stage).version for name, stage in members.items()}
+
+    def build(work: Work) -> dict[str, Any]:
+        import torch
+
+        from ad_assets.methods.ensemble import fuse, fuse_nominal
+
+        inputs = [work.input(stage) for stage in members.values()]
+        indexes = [read_score_index(artifact) for artifact in inputs]
+        nominal = [torch.tensor(index.nominal.scores) for index in indexes]
+
+        def score(number: int, image_ids: Sequence[str]) -> ScoreMaps:
+            del image_ids  # members share the canonical order of test images, hence the shards
+            tensors = [artifact.store.read_tensors(_shard_path(artifact, number)) for artifact in inputs]
+            return fuse([t["maps"] for t in tensors], [t["image_scores"] for t in tensors], nominal)
+
+        seconds = _write_shards(work, indexes[0].image_ids, score)
+        index = ScoreIndex(indexes[0].image_ids, fuse_nominal([index.nominal for index in indexes]))
+        return _write_index(work, index, seconds, extractor.input_size)
+
+    return _stage(
+        dataset,
+        detector,
+        config,
+        tuple(members.values()),
+        parts,
+        build,
+        f"Fused maps of {', '.join(members)}.",
+    )
+
+
+def _stage(
+    dataset: Dataset,
+    detector: str,
+    config: dict[str, Any],
+    deps: tuple[Stage, ...],
+    parts: Callable[[Upstream], Parts],
+    build: Callable[[Work], dict[str, Any]],
+    what: str,
+    categories: dict[str, dict[str, Any]] | None = None,
+) -> Stage:
+    return Stage(
+        key=(dataset.name, detector, "score_maps"),
+        kind="score_maps",
+        config=config,
+        deps=deps,
+        address=parts,
+        build=build,
+        partitions=deps[0].partitions,
+        pool=GPU,
+        group=f"{dataset.name}/{detector}",
+        kinds=frozenset({"torch", "safetensors"}),
+        description=f"{what} Float32, higher is more anomalous; neither clamped nor normalised.",
+        categories=categories or {},
+    )
+
+
+def _shard_path(artifact: Artifact, number: int) -> str:
+    return artifact.at(f"maps-{number:05d}.safetensors")
+
+
+def _write_shards(work: Work, image_ids: Sequence[str], score: Callable[[int, Sequence[str]], ScoreMaps]) -> float:
+    """Score and store shard by shard; returns the seconds an image took. Shards of an interrupted run are kept."""
+    spent, scored = 0.0, 0
+    for number, first in enumerate(range(0, len(image_ids), SHARD_IMAGES)):
+        path = _shard_path(work.artifact, number)
+        if not work.force and work.store.holds_tensors(path):
+            continue
+        ids = image_ids[first : first + SHARD_IMAGES]
+        started = time.perf_counter()
+        result = score(number, ids)
+        spent, scored = spent + time.perf_counter() - started, scored + len(ids)
+        work.store.write_tensors(path, {"maps": result.maps, "image_scores": result.image_scores})
+    return spent / scored if scored else 0.0
+
+
+def _write_index(work: Work, index: ScoreIndex, seconds: float, map_size: tuple[int, int]) -> dict[str, Any]:
+    work.store.write_json(
+        work.artifact.at("scores.json"),
+        {
+            "image_ids": index.image_ids,
+            "nominal": asdict(index.nominal),
+            "shard_images": SHARD_IMAGES,
+        },
+    )
+    return {
+        "test_images": len(index.image_ids),
+        "nominal_images": len(index.nominal.image_ids),
+        "map_height": map_size[0],
+        "map_width": map_size[1],
+        **({"score_images_per_second": 1 / seconds} if seconds else {}),
+    }
+
+
+def read_score_index(artifact: Artifact) -> ScoreIndex:
+    """What lies in a score-map artifact beside the maps."""
+    path = artifact.at("scores.json")
+    with artifact.store.understood(path):
+        stored = artifact.store.read_json(path)
+        return ScoreIndex(stored["image_ids"], NominalScores(**stored["nominal"]))
+
+
+def shards(artifact: Artifact) -> Iterator[tuple[tuple[str, ...], Tensor, Tensor]]:
+    """Yield ``(image ids, maps (B, H, W), image scores (B,))`` shard by shard."""
+    stored = artifact.store.read_json(artifact.at("scores.json"))
+    ids, size = stored["image_ids"], stored["shard_images"]
+    for number, first in enumerate(range(0, len(ids), size)):
+        tensors = artifact.store.read_tensors(_shard_path(artifact, number))
+        yield tuple(ids[first : first + size]), tensors["maps"], tensors["image_scores"]
+
+
+def read_shard(artifact: Artifact, image_id: str) -> tuple[Tensor, float]:
+    """The map and the image score of one image."""
+    stored = artifact.store.read_json(artifact.at("scores.json"))
+    position = stored["image_ids"].index(image_id)
+    number, row = divmod(position, stored["shard_images"])
+    tensors = artifact.store.read_tensors(_shard_path(artifact, number))
+    return tensors["maps"][row], float(tensors["image_scores"][row])

@@ -1,0 +1,260 @@
+"""Studies: what becomes of a detector when some of its settings vary, measured on the features of the lanes.
+
+One asset a study and category. A variant keeps its rows in the store under the fingerprint of all it reads, so a study
+that gains a variant, or was killed, measures only what is missing. No variant is ever chosen: all rows are shown.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from ad_assets.backbones.extractor import Extractor
+from ad_assets.config.benchmark import Dataset, Study, Variant, fingerprint
+from ad_assets.graph.stage import GPU, Head, Parts, Stage, StageError, Upstream, Work
+from ad_assets.graph.stages.checkpoints import StoreCheckpoints
+from ad_assets.graph.stages.features import read_features
+from ad_assets.graph.stages.fitted_state import read_state, runtime, state_stage
+from ad_assets.graph.stages.ground_truth import Comparison, Truth, quality
+from ad_assets.graph.stages.neighbours import neighbours_stage, read_matches
+from ad_assets.graph.stages.score_maps import Scorer, seconds_each
+from ad_assets.graph.stages.training_subsets import Draw, draw_contaminated, draw_few
+from ad_assets.methods import Matches, Method, State
+from ad_assets.methods.base import Checkpoints
+from ad_assets.methods.base import Stage as MethodStage
+from ad_assets.report.markdown import escaped, fenced
+from ad_assets.report.studies import plot_uri, summarise, text_table
+from ad_assets.store.layout import MARKER
+
+VERSION = 3
+ROWS = "study_rows"
+_SPLITS = ("train", "test")
+_STAGES: tuple[MethodStage, ...] = ("fit", "match", "score")
+
+Row = dict[str, Any]
+
+
+def study_stage(
+    dataset: Dataset,
+    study: Study,
+    index: Stage,
+    features: Mapping[str, Stage],
+    extractors: Mapping[str, Extractor],
+    base: tuple[Stage, ...],
+) -> Stage:
+    """The asset ``<dataset>/studies/<study>``.
+
+    Args:
+        dataset: the dataset.
+        study: what varies.
+        index: the image index, for the truth.
+        features: extractor name -> its features stage.
+        extractors: extractor name -> extractor.
+        base: what the varied detector has learnt and found, which many a variant uses again.
+    """
+    used = list(dict.fromkeys(variant.detector.extractor for variant in study.variants))
+    lanes = {variant.name: _Lane.of(dataset, variant, features) for variant in study.variants}
+    settings = {variant.name: _settings(variant, study, extractors) for variant in study.variants}
+
+    def parts(upstream: Upstream) -> Parts:
+        read = {f"{name}/{split}": upstream.of(features[name]).parts[split] for name in used for split in _SPLITS}
+        return {**read, "truth": upstream.of(index).parts["truth"]}
+
+    def build(work: Work) -> dict[str, Any]:
+        bench = _Bench(work, dataset, Truth.of(work, index), study.most_contaminated)
+        rows: list[Row] = []
+        runs = [(variant, draw) for variant in study.variants for draw in range(study.draws)]
+        for done, (variant, draw) in enumerate(runs):
+            name = variant.detector.extractor
+            seed = draw if study.draws > 1 else None
+            read = {
+                "version": VERSION,
+                "settings": _read(settings[variant.name], work.partition),
+                "features": {split: work.upstream.of(features[name]).parts[split] for split in _SPLITS},
+                "truth": work.upstream.of(index).parts["truth"],
+                "seed": seed,
+            }
+            address = fingerprint(read)
+            stored = work.store.artifact(ROWS, address)
+            if not work.force and stored.is_sound():
+                measured = work.store.read_json(stored.at("rows.json"))
+            else:
+                checkpoints = StoreCheckpoints.of(work, stored)
+                measured = bench.measure(variant, lanes[variant.name], extractors[name], seed, checkpoints)
+                work.store.write_json(stored.at("rows.json"), measured)
+                checkpoints.clear()
+                stored.commit({"study": work.stage.name, "metadata": {}})
+            place = {"study": study.name, "category": work.partition, "variant": variant.name, "draw": draw}
+            rows += [{**place, **row, "fingerprint": address} for row in measured]
+            work.progress("variants measured", done + 1, len(runs))
+        work.store.write_table(work.artifact.at("rows.parquet"), pa.Table.from_pylist(rows))
+        summary = summarise(rows)
+        return {
+            "variants": len(study.variants),
+            "draws": study.draws,
+            "table": {"md": fenced(text_table(summary, defects=True))},
+            "plot": {"md": f"![{escaped(study.name)}]({plot_uri(study.name, summary)})"},
+        }
+
+    return Stage(
+        key=(dataset.name, "studies", study.name),
+        kind="study",
+        config={"version": VERSION, "draws": study.draws, "variants": settings},
+        deps=(index, *(features[name] for name in used), *base),
+        address=parts,
+        build=build,
+        partitions=index.partitions,
+        pool=GPU,
+        group=f"{dataset.name}/studies",
+        kinds=frozenset({"parquet"}),
+        description=f"{study.base} with other settings: {'; '.join(settings)}. Nothing is chosen from it.",
+    )
+
+
+def _settings(variant: Variant, study: Study, extractors: Mapping[str, Extractor]) -> dict[str, Any]:
+    """All that a variant reads of the benchmark file."""
+    stages: dict[str, Any] = {stage: variant.detector.stage_configs(stage) for stage in _STAGES}
+    drawn = {"contamination": variant.contamination, "most_contaminated": study.most_contaminated}
+    return {
+        **{name: shared for name, (shared, _) in stages.items()},
+        "categories": {name: own for name, (_, own) in stages.items()},
+        "train_images": variant.train_images,
+        **(drawn if variant.contamination is not None else {}),
+        "map_size": extractors[variant.detector.extractor].input_size,
+    }
+
+
+def _read(settings: Mapping[str, Any], category: str) -> dict[str, Any]:
+    """The part of a variant's settings that one category reads."""
+    own = settings["categories"]
+    stages: dict[str, Any] = {stage: own[stage].get(category, settings[stage]) for stage in _STAGES}
+    return {**{key: value for key, value in settings.items() if key != "categories"}, **stages}
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """The stages that a variant would have as a lane; it shares their artifacts with lanes of the same settings."""
+
+    features: Stage
+    state: Stage
+    neighbours: Stage | None
+
+    @classmethod
+    def of(cls, dataset: Dataset, variant: Variant, features: Mapping[str, Stage]) -> _Lane:
+        """The stages of one variant."""
+        shared = features[variant.detector.extractor]
+        state = state_stage(dataset, variant.detector, shared)
+        return cls(shared, state, neighbours_stage(dataset, variant.detector, state, shared))
+
+
+class _Bench:
+    """Measures variants of one category, and remembers the last fit: score settings vary more often."""
+
+    def __init__(self, work: Work, dataset: Dataset, truth: Truth, most_contaminated: float) -> None:
+        self._work = work
+        self._truth = truth
+        self._most_contaminated = most_contaminated
+        self._reader = dataset.reader
+        self._last: tuple[str, State, float] | None = None
+
+    def measure(
+        self, variant: Variant, lane: _Lane, extractor: Extractor, seed: int | None, checkpoints: Checkpoints
+    ) -> list[Row]:
+        """The rows of one variant; `seed` replaces the method's, and draws the training images."""
+        import torch
+
+        work, tools = self._work, runtime(self._work)
+        method = variant.detector.method_for(work.partition)
+        if seed is not None:
+            method = method.model_copy(update={"seed": seed})
+        train = read_features(work, lane.features, "train", method.layers)
+        draw = self._draw(train.image_ids, variant, method.seed)
+        drawn = replace(train, image_ids=draw.train)
+        as_a_lane = draw.train == train.image_ids and seed is None
+        key = fingerprint([method.stage_config("fit"), lane.features.key, drawn.image_ids])
+        if self._last is None or self._last[0] != key:
+            started = time.perf_counter()
+            stored = self._stored(lane.state, method) if as_a_lane else None
+            learnt = stored or method.fit(
+                drawn, replace(tools, checkpoints=checkpoints, precision=lane.features.config["precision"])
+            )
+            self._last = key, learnt, 0.0 if stored else time.perf_counter() - started
+        _, learnt, fit_seconds = self._last
+        matches, matching = self._matches(lane) if as_a_lane else (None, 0.0)
+        scorer = Scorer(method, learnt, drawn, matches, extractor.input_size, tools)
+        truth = Truth(row for row in self._truth.rows if row["image_id"] not in draw.withheld)
+        comparison = Comparison(truth, self._reader, extractor, work.compute.memory_gb)
+        test = read_features(work, lane.features, "test", method.layers)
+        tested = tuple(image_id for image_id in test.image_ids if image_id not in draw.withheld)
+        seconds, images = 0.0, 0
+        started = time.perf_counter()
+        for ids, result in scorer(replace(test, image_ids=tested)):
+            if tools.device != "cpu":
+                torch.cuda.synchronize()
+            seconds, images = seconds + time.perf_counter() - started, images + len(ids)
+            comparison.add(ids, result.maps, result.image_scores)
+            started = time.perf_counter()
+        rows = [_row(*found) for found in quality(truth, comparison)]
+        each = seconds / images + matching
+        rows.append(_row("score_images_per_second", "", 1 / each, images))
+        backbone = work.input(lane.features).record()["metadata"]["images_per_second"]
+        if backbone:
+            rows.append(_row("images_per_second", "", 1 / (1 / backbone + each), images))
+        if fit_seconds:
+            rows.append(_row("fit_seconds", "", fit_seconds, len(drawn)))
+        return rows
+
+    def _draw(self, nominal: tuple[str, ...], variant: Variant, seed: int) -> Draw:
+        """The training images of a variant, and what it may not test."""
+        try:
+            if variant.contamination is not None:
+                # The labels make the mixed set, as the world would; the detector sees its images alone.
+                anomalous = sorted({row["image_id"] for row in self._truth.rows if row["label"]})
+                return draw_contaminated(nominal, anomalous, variant.contamination, self._most_contaminated, seed)
+            return Draw(nominal) if variant.train_images is None else draw_few(nominal, variant.train_images, seed)
+        except ValueError as error:
+            raise StageError(f"{self._work.stage.name} [{self._work.partition}], {variant.name}: {error}") from error
+
+    def _stored(self, state: Stage, method: Method[Any]) -> State | None:
+        """What a lane with the same settings has learnt already."""
+        artifact = self._work.store.artifact(state.kind, self._head(state, self._work.upstream).version)
+        return read_state(artifact, method) if artifact.is_sound() else None
+
+    def _matches(self, lane: _Lane) -> tuple[Matches | None, float]:
+        """What the images have found in a stored state, found now if no lane has; and the seconds an image took."""
+        work, stage = self._work, lane.neighbours
+        if stage is None or stage.build is None:
+            return None, 0.0
+        state = self._head(lane.state, work.upstream)
+        if not work.store.artifact(lane.state.kind, state.version).is_sound():
+            return None, 0.0
+        upstream = Upstream({**work.upstream.heads, (lane.state.key, work.partition): state}, work.partition)
+        artifact = work.store.artifact(stage.kind, self._head(stage, upstream).version)
+        damaged = artifact.damaged(deep=True)
+        if damaged is None or damaged:
+            work.store.delete([artifact.at(MARKER), *(damaged or [])])
+            metadata = stage.build(replace(work, stage=stage, upstream=upstream, artifact=artifact, force=False))
+            artifact.commit({"study": work.stage.name, "metadata": metadata})
+        return read_matches(artifact), seconds_each(artifact)
+
+    def _head(self, stage: Stage, upstream: Upstream) -> Head:
+        """What a stage of a lane would be."""
+        if stage.address is None:
+            raise TypeError(f"{stage.name} has no address that follows from what it reads")
+        return stage.make_head(self._work.partition, stage.address(upstream))
+
+
+def _row(metric: str, defect: str, value: float | None, n: int) -> Row:
+    return {"metric": metric, "defect_type": defect, "value": None if value is None else float(value), "n": n}
+
+
+def read_study(work: Work, stage: Stage) -> list[Row]:
+    """The rows of a study over all categories that are up to date."""
+    rows: list[Row] = []
+    for _, head in sorted(work.upstream.all(stage).items()):
+        rows += work.store.read_table(work.store.artifact(stage.kind, head.version).at("rows.parquet")).to_pylist()
+    return rows

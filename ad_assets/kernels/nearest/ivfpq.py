@@ -1,0 +1,200 @@
+"""Approximate nearest rows from product codes: faiss `IndexIVFPQ`, the search of "PatchCore-100% + IVFPQ".
+
+Roth et al. (CVPR 2022, Table 5) search the whole bank this way and report 0.2 s an image instead of 0.6 s, for an image
+AUROC of 98.0 instead of 99.1. Their public code makes 512 lists and 64 sub-quantisers of 8 bits and leaves the number
+of probed lists at faiss's 1; the defaults here are the same.
+
+K-means groups the rows into lists. What a row differs from the centroid of its list is cut into sub-vectors and each
+becomes the number of one of 2^bits centroids (Jegou et al., TPAMI 2011). A query is compared, unquantised, with the
+coded rows of the lists whose centroids are nearest to it. So distances are those to the coded rows: a row is not 0 from
+itself, and nothing is ranked again by true distances.
+
+What a bank cannot fill is reduced:
+
+- fewer lists, so that `ROWS_A_LIST` rows train each (faiss warns below that), and at least one;
+- fewer bits, so that no sub-quantiser has more centroids than rows. A bank of up to 2^bits rows loses little: each row
+  can have centroids of its own;
+- at most one sub-quantiser a dimension. They need not divide the dimensions: zeros, spread over the sub-vectors, fill
+  them up and leave distances as they are.
+
+A query whose lists hold too few rows searches all lists. The nearest lists come from exact search, so the other queries
+do not matter; faiss's own choice depends by rounding on how many there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ad_assets.kernels.nearest.bounds import centre_of, checked_rows
+from ad_assets.kernels.nearest.search import nearest
+from ad_assets.kernels.parallel import map_single_threaded, spans
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+ROWS_A_LIST = 39
+MOST_BITS = 16
+TASK_QUERIES = 256  # of one task of a thread
+MISSING = -1  # what faiss answers for want of rows
+
+
+@dataclass(frozen=True)
+class QuantisedIndex:
+    """The coded rows of a bank. The fields are all of it, so they can be stored; `build` makes one.
+
+    Args:
+        packed: (bytes,) uint8, the faiss index as faiss serialises it.
+        centre: (D,) float32, subtracted from rows and queries.
+    """
+
+    packed: Tensor
+    centre: Tensor
+
+    @cached_property
+    def _index(self) -> Any:
+        return _faiss().deserialize_index(self.packed.cpu().numpy())
+
+    @cached_property
+    def _centroids(self) -> Tensor:
+        """(lists, padded D)."""
+        return torch.from_numpy(self._index.quantizer.reconstruct_n(0, self._index.nlist))
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """Rows, lists, sub-quantisers and bits, after what the bank could not fill."""
+        index = self._index
+        return {"rows": index.ntotal, "lists": index.nlist, "subquantisers": index.pq.M, "bits": index.pq.nbits}
+
+    def search(
+        self, queries: Tensor, k: int, *, probes: int = 1, allowed: Tensor | None = None, memory_gb: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """The k coded rows nearest to every query among those in its nearest lists, nearest first.
+
+        A query's result depends neither on the other queries nor on the number of threads.
+
+        Args:
+            queries: (Q, D) floating point, finite.
+            k: number of neighbours, at least 1 and at most the rows (allowed).
+            probes: lists searched, nearest centroids first; more than there are: all.
+            allowed: (rows,) bool, the rows that may be found; None: all.
+            memory_gb: budget in GB of temporary tensors.
+
+        Returns:
+            Plain L2 distances (Q, k) float32 to coded rows and their indices (Q, k) int64, on the device of `queries`.
+
+        Raises:
+            ValueError: empty or mismatched inputs, NaN or infinity, or k or probes out of range.
+        """
+        points = self._checked(queries, k, probes, allowed)
+        probes = min(probes, self._index.nlist)
+        squared, indices = self._search(points, k, probes, allowed, memory_gb)
+        short = (indices == MISSING).any(axis=1)
+        if short.any():
+            squared[short], indices[short] = self._search(points[short], k, self._index.nlist, allowed, memory_gb)
+        # Sums of tabled terms can round to less than nothing.
+        distances = torch.from_numpy(squared).clamp_(min=0).sqrt_()
+        return distances.to(queries.device), torch.from_numpy(indices).to(queries.device)
+
+    def _checked(self, queries: Tensor, k: int, probes: int, allowed: Tensor | None) -> NDArray[np.float32]:
+        checked_rows("queries", queries)
+        if queries.shape[1] != len(self.centre):
+            raise ValueError(f"queries have {queries.shape[1]} dimensions, the bank has {len(self.centre)}")
+        rows = self._index.ntotal
+        if allowed is not None:
+            if allowed.shape != (rows,) or allowed.dtype != torch.bool:
+                raise ValueError(f"allowed must be ({rows},) bool, got {allowed.dtype} {tuple(allowed.shape)}")
+            rows = int(allowed.sum())
+        if not 1 <= k <= rows:
+            raise ValueError(f"k must be 1..{rows}, the number of bank rows, got {k}")
+        if probes < 1:
+            raise ValueError(f"probes must be at least 1, got {probes}")
+        return _padded(queries, self.centre, self._index.pq.M)
+
+    def _search(
+        self, points: NDArray[np.float32], k: int, probes: int, allowed: Tensor | None, memory_gb: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """(Q, k) squared distances and indices, MISSING where the lists hold too few rows."""
+        index = self._index
+        distances, lists = nearest(torch.from_numpy(points), self._centroids, probes, memory_gb=memory_gb)
+        bitmap = None if allowed is None else np.packbits(allowed.cpu().numpy(), bitorder="little")
+        squared = np.empty((len(points), k), dtype=np.float32)
+        indices = np.empty((len(points), k), dtype=np.int64)
+        lists_searched, list_distances = lists.numpy(), distances.square().numpy()
+
+        def seek(part: slice) -> None:
+            faiss = _faiss()
+            selector = None if bitmap is None else faiss.IDSelectorBitmap(bitmap)
+            # The wrapper that faiss puts around this call takes no parameters, so the call is made on plain memory.
+            index.search_preassigned_c(
+                len(points[part]),
+                faiss.swig_ptr(points[part]),
+                k,
+                faiss.swig_ptr(lists_searched[part]),
+                faiss.swig_ptr(list_distances[part]),
+                faiss.swig_ptr(squared[part]),
+                faiss.swig_ptr(indices[part]),
+                False,
+                faiss.SearchParametersIVF(nprobe=probes, sel=selector),
+            )
+
+        list(map_single_threaded(seek, spans(len(points), TASK_QUERIES)))
+        return squared, indices
+
+
+def build(rows: Tensor, *, lists: int = 512, subquantisers: int = 64, bits: int = 8, seed: int = 0) -> QuantisedIndex:
+    """Code the rows of a bank; a seed always gives the same codes.
+
+    Args:
+        rows: (M, D) floating point, finite.
+        lists: groups of rows, reduced to M // 39.
+        subquantisers: sub-vectors a row is cut into, reduced to D.
+        bits: of each sub-vector's code, 1..16, reduced until 2^bits <= M (but not below 1).
+        seed: of both k-means.
+
+    Raises:
+        ValueError: rows not 2-D, empty or not finite; lists, subquantisers or bits out of range.
+    """
+    checked_rows("rows", rows)
+    if lists < 1 or subquantisers < 1 or not 1 <= bits <= MOST_BITS:
+        raise ValueError(
+            f"lists and subquantisers must be at least 1 and bits 1..{MOST_BITS}, got {lists}, {subquantisers}, {bits}"
+        )
+    faiss = _faiss()
+    lists = max(1, min(lists, len(rows) // ROWS_A_LIST))
+    subquantisers = min(subquantisers, rows.shape[1])
+    bits = max(1, min(bits, len(rows).bit_length() - 1))
+    centre = centre_of(rows).cpu()
+    points = _padded(rows, centre, subquantisers)
+    index = faiss.IndexIVFPQ(faiss.IndexFlatL2(points.shape[1]), points.shape[1], lists, subquantisers, bits)
+    index.cp.seed = index.pq.cp.seed = seed % 2**31  # a C int
+    # faiss warns of too few rows to learn from; here the very rows that are coded are all to be learned.
+    index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1
+    # One row still makes two centroids, of two copies.
+    index.train(points if len(points) > 1 else np.repeat(points, 2, axis=0))
+    index.add(points)
+    return QuantisedIndex(torch.from_numpy(faiss.serialize_index(index)), centre)
+
+
+def _padded(rows: Tensor, centre: Tensor, subquantisers: int) -> NDArray[np.float32]:
+    """Centred rows (n, D) with every sub-vector filled up with zeros to one width, (n, subquantisers * width)."""
+    centred = rows.cpu().float() - centre.cpu()
+    width = -(-len(centre) // subquantisers)
+    sizes = [len(part) for part in torch.arange(len(centre)).tensor_split(subquantisers)]
+    columns = [number * width + place for number, size in enumerate(sizes) for place in range(size)]
+    padded = torch.zeros(len(rows), subquantisers * width)
+    padded[:, columns] = centred
+    return padded.numpy()
+
+
+def _faiss() -> Any:
+    """The library, which computes on the calling thread alone: OpenMP keeps the number of each."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    return faiss

@@ -1,0 +1,356 @@
+"""HETMM: Chen et al., Hard Nominal Example-aware Template Mutual Matching for Industrial Anomaly Detection, 2023.
+
+Fit: unit feature vectors of all nominal images are the template set (equation 2), of which pixel-level template
+selection keeps `sheets` at every place (section 3.3; pts.py). Score: cosine distances within a window from the image
+to the templates (equation 4) and back (equation 5), mixed by alpha (equation 6), resized and summed over layers
+(equation 10); the image score is the largest value of the blurred map (equation 11).
+
+Choices where the paper and its public implementation differ, or say nothing:
+
+- windows, alpha and post-processing are the paper's, one set for all categories; the implementation's, one set a
+  category, are the preset `repo_tuned_on_test` (hetmm_presets.py);
+- features should be taken ahead of a stage's last ReLU, as the implementation does (`pre_activation` of the extractor);
+- maps are resized with align_corners, as the implementation does;
+- the paper gives no kernel size for its blur: it ends at 4 sigma and mirrors the border;
+- maps are not normalised to 0..1: the paper does not say over what, and over one image it would change pixel metrics.
+
+A template set of all images is not stored again: the features are in the store, and `complete` reads them. So adding
+images to it costs their features and nothing else. Selected sheets are stored whole, with the image each vector is
+from; a new image may change the selection at any place, so it is made again from the stored features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ad_assets.methods.base import Features, Method, Runtime, ScoreMaps, fit_field, register, score_field
+from ad_assets.methods.hetmm.presets import PRESETS
+from ad_assets.methods.hetmm.template_selection import Selection
+from ad_assets.methods.state import State
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Window = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class TemplateSet(State):
+    """Nominal feature vectors, place by place.
+
+    Args:
+        templates: a layer each, (H, W, K, C) float32 of unit length over C; empty while the set of all images lies in
+            the store's features.
+        sources: a layer each, (H, W, K) int32: which of `image_ids` a template is from; empty for all images, where
+            template k is from image k.
+        clusters: a layer each, (H, W) int16: regions that OPTICS found; empty where it was not asked.
+        shapes: a layer each, C, H, W.
+        image_ids: the nominal images.
+    """
+
+    templates: list[Tensor]
+    sources: list[Tensor]
+    clusters: list[Tensor]
+    shapes: list[list[int]]
+    image_ids: list[str]
+
+
+@register
+class Hetmm(Method[TemplateSet]):
+    """Mutual template matching within windows.
+
+    >>> Hetmm(sheets=60).stage_config("fit")["sheets"]
+    60
+    """
+
+    name: ClassVar[str] = "hetmm"
+    version: ClassVar[int] = 1
+    state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]] = "template_set"
+    state_type: ClassVar[type[State]] = TemplateSet
+    presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
+
+    sheets: int | None = fit_field(None, ge=1, description="templates kept at every place; null: all images")
+    selection: Selection = fit_field("sum", description="how they are chosen; see pts.py")
+
+    matching: Literal["window", "patch"] = score_field(
+        "window", description="a place within a window (HETMM), or whole patches at one place"
+    )
+    windows: tuple[Window, ...] = score_field((9, 7, 5), description="a layer each: side of the window, in places")
+    windows_backward: tuple[Window, ...] | None = score_field(
+        None, description="the same from templates to the image; null: as windows"
+    )
+    alpha: Fraction | tuple[Fraction, ...] = score_field(
+        0.8,
+        description="share of the forward distance, one or a layer each; 1: forward only, 0: backward only; "
+        "patches have one direction",
+    )
+    weights: tuple[Weight, ...] | None = score_field(None, description="a layer each: its weight; null: 1")
+    align_corners: bool = score_field(True, description="how layers are resized to the image")
+    image_score: Literal["max", "mean_of_max_pool"] = score_field("max", description="of the blurred map")
+    image_sigma: float = score_field(6.8, ge=0, le=1000, description="Gaussian blur ahead of the image score; 0: none")
+    image_blur_size: int | None = score_field(None, ge=1, description="side of that kernel; null: ends at 4 sigma")
+    image_pool: int | None = score_field(None, ge=1, description="side of the pools of mean_of_max_pool")
+    map_sigma: float = score_field(0.0, ge=0, le=1000, description="Gaussian blur of maps; 0: none")
+    map_blur_size: int | None = score_field(None, ge=1, description="side of that kernel; null: ends at 4 sigma")
+    border: Literal["reflect", "zero"] = score_field("reflect", description="what a blur finds outside the map")
+    screening: Literal["float32", "bfloat16"] = score_field(
+        "float32", description="precision in which pairs are found; distances are float32 (local_matching.py)"
+    )
+
+    @model_validator(mode="after")
+    def _no_idle_options(self) -> Self:
+        if self.matching == "patch":
+            idle = {"windows_backward", "screening"} & self.model_fields_set
+            if idle:
+                raise ValueError(f"{', '.join(sorted(idle))}: matching 'patch' has one direction; remove the key")
+            if any(window % 2 == 0 for window in self.windows):
+                raise ValueError("windows: the side of a patch must be odd")
+        if (self.image_pool is None) != (self.image_score == "max"):
+            raise ValueError("image_pool: give it with image_score: mean_of_max_pool, and only there")
+        for size in (self.image_blur_size, self.map_blur_size):
+            if size is not None and size % 2 == 0:
+                raise ValueError("image_blur_size, map_blur_size: the side of a kernel must be odd")
+        return self
+
+    def check_layers(self, count: int) -> None:
+        """Every layer has its window, and its alpha and weight where these are lists.
+
+        Raises:
+            ValueError: naming the parameter.
+        """
+        for name in ("windows", "windows_backward", "alpha", "weights"):
+            values = getattr(self, name)
+            if isinstance(values, tuple) and len(values) != count:
+                raise ValueError(f"{name}: {len(values)} values for {count} layers; give one a layer")
+
+    def fit(self, features: Features, runtime: Runtime) -> TemplateSet:
+        """Select templates.
+
+        Raises:
+            ValueError: no image, features that differ in shape or hold NaN, or too many for the budget.
+        """
+        first = features.sample()
+        self.check_layers(len(first))
+        shapes = [list(tap.shape[1:]) for tap in first]
+        ids = list(features.image_ids)
+        if self.sheets is None or self.sheets >= len(features):
+            return TemplateSet([], [], [], shapes, ids)
+        kept = [self._select(features.layer(layer), shape, self.sheets, runtime) for layer, shape in enumerate(shapes)]
+        return TemplateSet(
+            [templates for templates, _, _ in kept],
+            [sources for _, sources, _ in kept],
+            [clusters for _, _, clusters in kept if clusters is not None],
+            shapes,
+            ids,
+        )
+
+    def _select(
+        self, features: Features, shape: list[int], sheets: int, runtime: Runtime
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        import torch
+
+        from ad_assets.methods.hetmm.template_selection import select_with_clusters
+
+        _check_budget([shape], len(features), runtime)
+        everything = _unit_vectors(features, shape, runtime).to(runtime.device)
+        picks, clusters = select_with_clusters(
+            everything.permute(2, 3, 0, 1),
+            sheets,
+            selection=self.selection,
+            seed=self.seed,
+            memory_gb=runtime.memory_gb,
+            report=lambda done, total: runtime.report(f"places selected, {shape[0]} channels", done, total),
+        )
+        picks = picks.permute(1, 2, 0).to(everything.device)
+        templates = everything.gather(2, picks[..., None].expand(-1, -1, -1, shape[0]))
+        return templates.cpu(), picks.int().cpu(), clusters.to(torch.int16).cpu() if clusters is not None else None
+
+    def most_images(self, taps: list[Tensor], runtime: Runtime) -> int:
+        """Sheets are selected layer by layer; where all images are kept, scoring reads all layers."""
+        shapes = [list(tap.shape[1:]) for tap in taps]
+        whole = runtime.most_images(_bytes_each(shapes))
+        if self.sheets is None or self.sheets > whole:
+            return whole
+        return min(runtime.most_images(_bytes_each([shape])) for shape in shapes)
+
+    def complete(self, state: TemplateSet, train: Features, runtime: Runtime) -> TemplateSet:
+        """Read the templates of a set of all images from the stored features.
+
+        Raises:
+            ValueError: they need more than the budget.
+        """
+        if state.templates:
+            return state
+        _check_budget(state.shapes, len(train), runtime)
+        layers = [_unit_vectors(train.layer(layer), shape, runtime) for layer, shape in enumerate(state.shapes)]
+        return replace(state, templates=layers)
+
+    def score(
+        self,
+        state: TemplateSet,
+        taps: list[Tensor],
+        map_size: tuple[int, int],
+        runtime: Runtime,
+        *,
+        image_ids: Sequence[str] | None = None,
+        left_out: bool = False,
+    ) -> ScoreMaps:
+        """Score a batch: sums over layers of cosine distances, on the CPU.
+
+        With `left_out`, an image meets the templates of other images; none are selected in place of its own. Where all
+        sheets of a place are its own, its vectors count as orthogonal to that place.
+
+        Raises:
+            ValueError: features of other shapes than the templates', or NaN.
+        """
+
+        self._check_taps(state, taps)
+        maps = self._match(state, taps, map_size, runtime, self.hidden(image_ids, left_out))
+        return ScoreMaps(self._map(maps).cpu(), self._image_scores(maps).cpu())
+
+    def _check_taps(self, state: TemplateSet, taps: list[Tensor]) -> None:
+        self.check_layers(len(taps))
+        shapes = [list(tap.shape[1:]) for tap in taps]
+        if shapes != state.shapes:
+            raise ValueError(
+                f"features are {shapes}, templates {state.shapes}: score with the extractor that the templates are from"
+            )
+
+    def _match(
+        self,
+        state: TemplateSet,
+        taps: list[Tensor],
+        size: tuple[int, int],
+        runtime: Runtime,
+        left_out: Sequence[str] | None,
+    ) -> Tensor:
+        """(B, *size): the sum over layers of resized distances (equations 6 and 10)."""
+        from torch.nn.functional import normalize
+
+        from ad_assets.kernels.local_matching import match
+        from ad_assets.kernels.patch_matching import match_patches
+        from ad_assets.kernels.smoothing import upsample
+
+        total: Tensor = taps[0].new_zeros(len(taps[0]), *size, device=runtime.device)
+        for layer, tap in enumerate(taps):
+            query = normalize(tap.to(runtime.device), dim=1)
+            templates = state.templates[layer].to(runtime.device).permute(2, 3, 0, 1)
+            hidden = _own_templates(state, layer, left_out).to(runtime.device) if left_out is not None else None
+            window = self.windows[layer]
+            if self.matching == "patch":
+                distances = match_patches(query, templates, window, memory_gb=runtime.memory_gb, hidden=hidden)
+            else:
+                alpha = self.alpha[layer] if isinstance(self.alpha, tuple) else self.alpha
+                back = self.windows_backward[layer] if self.windows_backward else window
+                forward, backward = match(
+                    query,
+                    templates,
+                    window,
+                    back,
+                    memory_gb=runtime.memory_gb,
+                    screening=self.screening,
+                    hidden=hidden,
+                )
+                distances = alpha * forward + (1 - alpha) * backward
+            weight = self.weights[layer] if self.weights else 1.0
+            total += weight * upsample(distances, size, align_corners=self.align_corners)
+        return total
+
+    def _map(self, maps: Tensor) -> Tensor:
+        from ad_assets.kernels.smoothing import gaussian_blur
+
+        return gaussian_blur(maps, self.map_sigma, size=self.map_blur_size, border=self.border)
+
+    def _image_scores(self, maps: Tensor) -> Tensor:
+        """(B,): equation 11, or the mean of a max-pooled map."""
+        from torch.nn.functional import max_pool2d
+
+        from ad_assets.kernels.smoothing import gaussian_blur
+
+        blurred = gaussian_blur(maps, self.image_sigma, size=self.image_blur_size, border=self.border)
+        if self.image_pool is None:
+            return blurred.amax(dim=(1, 2))
+        return max_pool2d(blurred[:, None], min(self.image_pool, *maps.shape[1:])).mean(dim=(1, 2, 3))
+
+    def maps(self, state: TemplateSet) -> dict[str, Tensor]:
+        """Regions of easy nominal vectors at every place of every layer."""
+        return {
+            f"clusters, {'x'.join(map(str, shape))}": clusters.float()
+            for shape, clusters in zip(state.shapes, state.clusters, strict=False)
+        }
+
+    def describe(self, state: TemplateSet) -> dict[str, int | float | str]:
+        """Size of the set, and what the selection found."""
+        images = len(state.image_ids)
+        sheets = state.sources[0].shape[2] if state.sources else images
+        return {
+            "bytes": 4 * sheets * sum(channels * height * width for channels, height, width in state.shapes),
+            "sheets": sheets,
+            "compression": images / sheets,
+            **{
+                f"clusters_mean_{'x'.join(map(str, shape))}": float(clusters.float().mean())
+                for shape, clusters in zip(state.shapes, state.clusters, strict=False)
+            },
+        }
+
+
+def _check_budget(shapes: list[list[int]], images: int, runtime: Runtime) -> None:
+    sizes = " + ".join("x".join(map(str, shape)) for shape in shapes)
+    parts = f"{images} images x {sizes} float32"
+    remedy = "keep fewer sheets, or tap deeper layers"
+    runtime.check_images("the templates", images, _bytes_each(shapes), parts, remedy)
+
+
+def _bytes_each(shapes: list[list[int]]) -> int:
+    """Of an image's templates."""
+    return 4 * sum(channels * height * width for channels, height, width in shapes)
+
+
+def _unit_vectors(features: Features, shape: list[int], runtime: Runtime) -> Tensor:
+    """(H, W, N, C) float32 of one layer, of unit length over C.
+
+    Raises:
+        ValueError: other shapes, or NaN.
+    """
+    import torch
+    from torch.nn.functional import normalize
+
+    channels, height, width = shape
+    everything = torch.empty(height, width, len(features), channels)
+    done = 0
+    for ids, (tap,) in features.batches():
+        if list(tap.shape[1:]) != shape or not tap.isfinite().all():
+            raise ValueError(
+                f"images {ids[0]}...: features {tuple(tap.shape[1:])} instead of {tuple(shape)}, or NaN or infinity: "
+                "extract all features with one extractor, in float32"
+            )
+        everything[:, :, done : done + len(ids)] = normalize(tap, dim=1).permute(2, 3, 0, 1)
+        done += len(ids)
+        runtime.report("images read as templates", done, len(features))
+    return everything
+
+
+def _own_templates(state: TemplateSet, layer: int, image_ids: Sequence[str]) -> Tensor:
+    """(B, T, H, W) bool: which templates are from the image itself.
+
+    Raises:
+        ValueError: there is no other image.
+    """
+    import torch
+
+    known = {image_id: number for number, image_id in enumerate(state.image_ids)}
+    if len(known) < 2 and known.keys() & set(image_ids):
+        raise ValueError(f"every template is from image {state.image_ids[0]}: fit at least two images")
+    numbers = torch.tensor([known.get(image_id, -1) for image_id in image_ids])
+    if state.sources:
+        sources = state.sources[layer].permute(2, 0, 1)
+        return sources == numbers.to(sources.device)[:, None, None, None]
+    _, height, width = state.shapes[layer]
+    own = torch.arange(len(known)) == numbers[:, None]
+    return own[:, :, None, None].expand(-1, -1, height, width)

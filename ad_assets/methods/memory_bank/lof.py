@@ -1,0 +1,103 @@
+"""PatchCore-LoF: local outlier factors (Breunig et al., SIGMOD 2000) of patches in a memory bank.
+
+Zhang et al. (That's BAD, 2023, section 5.1) compare PatchCluster with it: all patches, 100 neighbours.
+
+With the k nearest rows of a patch p, itself left out: reach(p, o) = max(k-distance(o), distance(p, o)); density(p) is
+the inverse of its mean; the score is the mean density of the rows over the density of p. Densities of rows are those
+among all rows; images that the bank has not seen are compared with them, as scikit-learn does for novelties. A small
+constant keeps the densities of duplicates finite, as there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import model_validator
+
+from ad_assets.methods.base import Features, Runtime, ScoreMaps, fit_field, register, score_field
+from ad_assets.methods.matching import Matches
+from ad_assets.methods.memory_bank.bank import MemoryBank, PatchBank
+from ad_assets.methods.memory_bank.neighbourhoods import Neighbourhoods
+from ad_assets.methods.memory_bank.search import by_image, together
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from ad_assets.methods.matching import Found
+
+SMALLEST_REACH = 1e-10
+
+
+@register
+class PatchCoreLof(PatchBank):
+    """How much denser the bank is around a patch's neighbours than around the patch.
+
+    >>> PatchCoreLof().stage_config("fit") == PatchCoreLof(neighbours=20).stage_config("fit")
+    True
+    """
+
+    name: ClassVar[str] = "patchcore_lof"
+    version: ClassVar[int] = 1
+    matched: ClassVar[tuple[Literal["train", "test"], ...]] = ("train", "test")
+
+    coreset_ratio: float = fit_field(1.0, gt=0, le=1, description="part of the patches kept; 1 keeps all")
+
+    neighbours: int = score_field(100, ge=1, description="rows that make a patch's surroundings")
+
+    @model_validator(mode="after")
+    def _rows_are_patches(self) -> Self:
+        if self.subsampling == "proxies":
+            raise ValueError("subsampling: a proxy is no patch, so what lies around it is not known; greedy or random")
+        return self
+
+    def counted(self, images: int) -> int:
+        """`neighbours`, whatever the number of images."""
+        del images
+        return self.neighbours
+
+    def complete(
+        self, state: MemoryBank, train: Features, runtime: Runtime, matches: Matches | None = None
+    ) -> MemoryBank:
+        """Work out the densities of all rows from what their patches found."""
+        import torch
+
+        kept = matches or self._matched(state, train, runtime)
+        k_distances = torch.empty(len(state.rows), dtype=torch.float64)
+        densities = torch.empty_like(k_distances)
+        for target in (k_distances, densities):
+            for ids in train.id_batches():
+                distances, rows, own = self._neighbours(state, kept.load(ids), ids, runtime)
+                values = distances[:, :, -1] if target is k_distances else _density(distances, k_distances[rows])
+                target[own[own >= 0]] = values[own >= 0]
+        return replace(state, densities=[k_distances, densities])
+
+    def scored(self, state: MemoryBank, images: Neighbourhoods) -> ScoreMaps:
+        """Local outlier factors, and the largest of an image."""
+        distances, rows = images.counted(self.neighbours, "self")
+        k_distances, densities = (values.to(distances.device) for values in state.densities)
+        own = _density(distances.double(), k_distances[rows])
+        factors = (densities[rows].mean(dim=2) / own).float()
+        return ScoreMaps(factors, factors.amax(dim=1))
+
+    def _neighbours(
+        self, state: MemoryBank, found: Found, ids: Sequence[str], runtime: Runtime
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Distances (B, P, k) float64 and rows of the neighbours of training patches, and the rows that these are."""
+        images = Neighbourhoods(self, state, [], found, ids, self.hidden(ids, left_out=False), runtime)
+        distances, rows = images.counted(self.neighbours, "self")
+        return distances.double().cpu(), rows.cpu(), images.own_rows()
+
+    def _matched(self, state: MemoryBank, train: Features, runtime: Runtime) -> Matches:
+        table: dict[str, Found] = {}
+        for ids, found in self.match(state, train, runtime):
+            table |= by_image(ids, found)
+        return Matches(lambda wanted: together(wanted, table))
+
+
+def _density(distances: Tensor, k_distances: Tensor) -> Tensor:
+    """(B, P): from distances to the neighbours (B, P, k) and their k-distances."""
+    reach = distances.maximum(k_distances)
+    return 1 / (reach.mean(dim=2) + SMALLEST_REACH)

@@ -1,0 +1,238 @@
+"""New images that do not look nominal are held back for a person to decide; what was admitted stays admitted.
+
+The first images of a category are taken as they are: somebody chose them. After that a new image in the training folder
+is held if it is of another size than the admitted ones, darker or brighter than any, a copy of a test image, or if the
+champion of the gatekeeper scores it as no nominal image. Held images are in no index, hence in no bank; they are listed
+with their reasons and pictures. A person admits or rejects them; a decision holds whatever the detector says later.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ad_assets.config.benchmark import Benchmark, Dataset, Production
+from ad_assets.config.faults import ConfigError
+from ad_assets.datasets import ImageFiles, KnownFile
+from ad_assets.datasets.appearance import copies
+from ad_assets.datasets.base import Problem
+from ad_assets.datasets.contents import read_image
+from ad_assets.datasets.identity import content_of
+from ad_assets.datasets.index import ImageIndex
+from ad_assets.graph.progress import Progress
+from ad_assets.graph.stages.features import feature_path, features_address, write_features
+from ad_assets.graph.stages.image_index import read_stamps
+from ad_assets.production.champion_history import read_ledger
+from ad_assets.production.review_decisions import (
+    DECISIONS,
+    Admissions,
+    Held,
+    counted,
+    has_admissions,
+    held_picture_path,
+    read_admissions,
+    read_decisions,
+    refuse_loss,
+    update_admissions,
+)
+from ad_assets.production.store_identity import REMEDY
+from ad_assets.report import pictures
+
+if TYPE_CHECKING:
+    from ad_assets.prediction import Predictor
+
+BRIGHTNESS_ROOM = 0.25  # of the range of admitted images, and BRIGHTNESS_LEVELS, that a new image may be beyond it
+BRIGHTNESS_LEVELS = 8.0
+PICTURE_BYTES = 12_000
+
+
+class NewImageGate:
+    """Judges the new images of a production dataset.
+
+    Args:
+        benchmark: for the detector and the store.
+        dataset: the dataset.
+    """
+
+    def __init__(self, benchmark: Benchmark, dataset: Dataset) -> None:
+        self._benchmark, self._dataset = benchmark, dataset
+        self._production = dataset.production or Production()
+        self._store = benchmark.store
+
+    def filter(self, index: ImageIndex, category: str, progress: Progress) -> tuple[ImageIndex, Admissions]:
+        """The index without what is held or rejected, and who is held.
+
+        Raises:
+            ConfigError: the category was judged before, and its admissions are gone.
+            DamagedRecordError: its admissions or decisions cannot be read, or are lost.
+        """
+        decisions = read_decisions(self._store, self._dataset.name, category)
+        if read_admissions(self._store, self._dataset.name, category).decided is None:
+            # Written before there was a count: the stamps of the last index have one.
+            stamps = read_stamps(self._store, self._dataset.name, category)
+            refuse_loss(self._store, self._dataset.name, category, decisions, stamps.get(DECISIONS, [0])[0])
+        if not has_admissions(self._store, self._dataset.name, category) and (decisions or self._was_judged(category)):
+            raise ConfigError(
+                f"{self._dataset.name} [{category}]: nobody knows any more who was admitted and who is held "
+                f"back, for its admissions are gone from the store {self._store.root!r}, and it was indexed before: "
+                f"restore them; {REMEDY}"
+            )
+        rows = index.table.to_pylist()
+        # People decide on a file: what they said of it stands, however it is decoded later.
+        train = {content_of(row["image_id"]): row for row in rows if row["split"] == "train"}
+        rejected = {image for image, decision in decisions.items() if decision == "reject"}
+        judged: dict[str, Held | None] = {}  # new image -> why it is held, None: it is not
+
+        def change(before: Admissions) -> Admissions:
+            admitted = {image for image in before.admitted if image in train}
+            admitted |= {image for image in train if decisions.get(image) == "admit"}
+            admitted -= rejected
+            held = {i: h for i, h in before.held.items() if i in train and i not in admitted | rejected}
+            new = [i for i in train if i not in admitted | held.keys() | rejected]
+            if before.admitted:
+                fresh = [train[image] for image in new if image not in judged]
+                found = self._judge(index, fresh, admitted, category, progress)
+                judged.update({image: found.get(image) for image in new if image not in judged})
+                held |= {image: why for image in new if (why := judged[image])}
+            return counted(
+                replace(before, admitted=tuple(sorted(admitted | (set(new) - held.keys()))), held=held), decisions
+            )
+
+        after = update_admissions(self._store, self._dataset.name, category, change)
+        admitted = set(after.admitted)
+        out = {row["path"] for image, row in train.items() if image not in admitted}
+        kept = index.table.filter([row["path"] not in out for row in rows])
+        held_back = tuple(
+            Problem(entry.path, f"held back: {'; '.join(entry.reasons)}", "warning") for entry in after.held.values()
+        )
+        return replace(index, table=kept, problems=(*index.problems, *held_back)), after
+
+    def _was_judged(self, category: str) -> bool:
+        """Whether an index was made behind this gate, or a detector of the category was ever champion."""
+        head = self._store.read_head((self._dataset.name, "image_index"), category)
+        if head is None:
+            return False
+        artifact = self._store.artifact("image_index", head["version"])
+        if not artifact.exists() or "held_back" in artifact.record()["metadata"]:
+            return True
+        lanes = (name for name, lane in self._dataset.detectors.items() if lane.method)
+        return any(read_ledger(self._store, self._dataset.name, lane, category).champion for lane in lanes)
+
+    def _judge(
+        self, index: ImageIndex, rows: Sequence[dict[str, Any]], admitted: set[str], category: str, progress: Progress
+    ) -> dict[str, Held]:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        if not rows:
+            return {}
+        company = NominalStatistics(index, admitted)
+        reasons = {content_of(row["image_id"]): company.objections(row) for row in rows}
+        try:
+            scored = self._score(rows, category, progress)
+        except ConfigError as error:
+            # Nobody is admitted unseen: a person decides, or mends what keeps the detector from judging.
+            scored = {}
+            for told in reasons.values():
+                told.append(f"{self._production.gatekeeper} could not judge it: {error}")
+        held = {}
+        for row in rows:
+            image = content_of(row["image_id"])
+            score, threshold = scored.get(image, (None, None))
+            told = list(reasons[image])
+            if score is not None and threshold is not None and score > threshold:
+                told.append(
+                    f"{self._production.gatekeeper} scores it {score:.4g}, nominal images up to {threshold:.4g}"
+                )
+            if told:
+                held[image] = Held(row["path"], tuple(told), now, score, threshold)
+        return held
+
+    def _score(
+        self, rows: Sequence[dict[str, Any]], category: str, progress: Progress
+    ) -> dict[str, tuple[float, float]]:
+        """Scores and threshold of new images by the champion of the gatekeeper; none where there is none yet.
+
+        Their features go where the features asset will look for them: no image passes the backbone twice. Of those
+        above the threshold a picture is kept for who decides.
+
+        Raises:
+            DetectorError: the champion cannot be loaded.
+        """
+        lane = self._production.gatekeeper
+        if lane is None or read_ledger(self._store, self._dataset.name, lane, category).champion is None:
+            return {}
+        from ad_assets.prediction import load_detector
+
+        detector = load_detector(self._dataset.name, lane, category, self._benchmark)
+        threshold = suspicion_threshold(detector, self._production.suspicious_rate)
+        if threshold is None:
+            return {}
+        files = ImageFiles(self._dataset.reader.root)
+        found: dict[str, tuple[float, float]] = {}
+        images = (read_image(files, row) for row in rows)
+        predictions = detector.predict_pictures(images, keep=self._keep)
+        for number, (row, (prediction, rgb)) in enumerate(zip(rows, predictions, strict=True)):
+            image = content_of(row["image_id"])
+            found[image] = prediction.score, threshold
+            if prediction.score > threshold:
+                full = prediction.full_map()
+                low, high = detector.colour_scale or (float(full.min()), float(full.max()))
+                name = row["path"].rpartition("/")[2]
+                panel = pictures.panel(rgb, None, full, low, high, score=prediction.score, label=1, title=name)
+                path = held_picture_path(self._dataset.name, category, image)
+                self._store.write_bytes(path, pictures.to_jpeg(panel, max_bytes=PICTURE_BYTES))
+            progress("new images judged", number + 1, len(rows))
+        return found
+
+    def _keep(self, extractor: Any, image_id: str, taps: Sequence[Any], seconds: float) -> None:
+        address = features_address(extractor)
+        if not self._store.exists(feature_path(address, image_id)):
+            write_features(self._store, address, image_id, taps, seconds)
+
+
+class NominalStatistics:
+    """Size, brightness and thumbnails of a category, against which new images are compared.
+
+    Args:
+        index: with the looks of every image.
+        admitted: contents of the admitted training images.
+    """
+
+    def __init__(self, index: ImageIndex, admitted: set[str]) -> None:
+        rows = index.table.to_pylist()
+        train = [row for row in rows if row["split"] == "train" and content_of(row["image_id"]) in admitted]
+        self._files = index.files
+        self._sizes = {(row["width"], row["height"]) for row in train}
+        grey = [self._looks(row).brightness or 0.0 for row in train]
+        room = BRIGHTNESS_ROOM * (max(grey) - min(grey)) + BRIGHTNESS_LEVELS if grey else 0.0
+        self._grey = (min(grey), max(grey)) if grey else (0.0, 255.0)
+        self._allowed = self._grey[0] - room, self._grey[1] + room
+        self._tests = [row["path"] for row in rows if row["split"] == "test"]
+        self._thumbnails = [index.files[path].thumbnail or "" for path in self._tests]
+
+    def objections(self, row: dict[str, Any]) -> list[str]:
+        """What is odd about an image before any detector sees it."""
+        found: list[str] = []
+        if self._sizes and (row["width"], row["height"]) not in self._sizes:
+            known = ", ".join(f"{width} x {height}" for width, height in sorted(self._sizes)[:3])
+            found.append(f"{row['width']} x {row['height']} pixels, the others have {known}")
+        grey, (low, high) = self._looks(row).brightness or 0.0, self._allowed
+        if not low <= grey <= high:
+            found.append(f"mean grey {grey:.0f}, the others have {self._grey[0]:.0f} to {self._grey[1]:.0f}")
+        same = copies(self._looks(row).thumbnail or "", self._thumbnails)
+        return [*found, *(f"a copy of the test image {self._tests[place]}" for place in same[:1])]
+
+    def _looks(self, row: dict[str, Any]) -> KnownFile:
+        return self._files[row["path"]]
+
+
+def suspicion_threshold(detector: Predictor, rate: float) -> float | None:
+    """The score above which a new image is held: at most `rate` of nominal images score higher, as far as few can tell.
+
+    Few images promise no small rate: then the score must stand out of theirs too, by the fence of `outlier_fence`.
+    """
+    from ad_assets.metrics.thresholds import nominal_quantile, outlier_fence
+
+    scores = detector.nominal.scores
+    return max(nominal_quantile(scores, rate), outlier_fence(scores)) if scores else None

@@ -1,0 +1,159 @@
+"""The cells of a numbered table: ours and the paper's number, in the unit that the paper prints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ad_assets.papers.numbered_tables import Part
+
+Row = Mapping[str, Any]
+Values = dict[str, float]  # by category
+
+TRAINING = "training"  # the protocol under which a trained model's own numbers are handed in
+NAMES = {
+    "image_auroc": "image AUROC, %",
+    "pixel_auroc": "pixel AUROC, %",
+    "aupro_0.30": "AUPRO 0.30, %",
+    "images_per_second": "images/s",
+    "seconds_per_image": "s/image",
+    "gmacs_per_image": "GMAC/image",
+    "million_parameters": "M parameters",
+    "seconds_per_epoch": "s/epoch",
+    "nominal_image_percent": "nominal images, %",
+    "anomalous_pixel_percent": "anomalous pixels, %",
+}
+_WHOLE = ("misclassified", "false_positives", "false_negatives", "nominal_images", "anomalous_images")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the store holds for one part.
+
+    Args:
+        rows: of metrics with `category`, `detector`, `protocol`, `metric`, `value`, `n`; of a study as it keeps them;
+            of images with `category` and the part's metrics.
+        categories: all of the dataset.
+        chosen: those that were asked for.
+        variants: of the study, in the order of the benchmark file.
+        curves: detector -> category -> curve -> x and y; of a loss, its values epoch by epoch.
+        same_data: whether the dataset is read as the paper's protocol has it.
+    """
+
+    rows: Sequence[Row]
+    categories: tuple[str, ...]
+    chosen: tuple[str, ...]
+    variants: tuple[str, ...] = ()
+    curves: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    same_data: bool = True
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Ours beside the paper's, in the printed unit; None: not there.
+
+    `lane` says whether the project has something that could measure it, `compared` whether both are of the same,
+    `covered` of how many categories ours is where that is not all.
+    """
+
+    ours: float | None = None
+    paper: float | None = None
+    spread: float = 0.0
+    paper_spread: float = 0.0
+    decimals: int | None = 1
+    lane: bool = True
+    compared: bool = True
+    covered: int | None = None
+
+    @property
+    def difference(self) -> float | None:
+        """Ours - the paper's, where both are of the same."""
+        known = self.compared and self.ours is not None and self.paper is not None
+        return self.ours - self.paper if known and self.ours is not None and self.paper is not None else None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Named lines of cells under columns; `corner` says what the lines are."""
+
+    title: str
+    columns: tuple[str, ...]
+    lines: tuple[tuple[str, tuple[Cell, ...]], ...]
+    corner: str = ""
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All cells."""
+        return [cell for _, cells in self.lines for cell in cells]
+
+
+def joined(found: Iterable[Block]) -> list[Block]:
+    """Blocks with those that follow one another under the same heads made one."""
+    kept: list[Block] = []
+    for block in found:
+        last = kept[-1] if kept else None
+        if last and (last.title, last.columns, last.corner) == (block.title, block.columns, block.corner):
+            kept[-1] = replace(last, lines=last.lines + block.lines)
+        else:
+            kept.append(block)
+    return kept
+
+
+def metric_name(metric: str) -> str:
+    """A metric as a column's head."""
+    return NAMES.get(metric, metric.replace("_", " "))
+
+
+def short_names(systems: Iterable[str]) -> dict[str, str]:
+    """Names of systems without ``[quoted in X paper]``, where that keeps them apart."""
+    names = list(systems)
+    short = {name: name.partition(" [")[0] for name in names}
+    return {name: text if list(short.values()).count(text) == 1 else name for name, text in short.items()}
+
+
+def decimals(metric: str) -> int | None:
+    """How many decimals a metric is printed with; None: three significant digits."""
+    if metric in _WHOLE:
+        return 0
+    return 1 if is_share(metric) or metric.endswith("percent") else None
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a fraction, which papers print in percent."""
+    return metric.startswith(("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro"))
+
+
+def titled(part: Part, *more: str) -> str:
+    """What sets a part apart, and what a block of it shows."""
+    return ": ".join(text for text in (part.label, *more) if text)
+
+
+def by_category(rows: Iterable[Row]) -> dict[tuple[str, str, str], Values]:
+    """(detector, protocol, metric) -> category -> value, of those that are defined."""
+    values: dict[tuple[str, str, str], Values] = {}
+    for row in rows:
+        if row["value"] is not None:
+            values.setdefault((row["detector"], row["protocol"], row["metric"]), {})[row["category"]] = row["value"]
+    return values
+
+
+def percent(fraction: float | None) -> float | None:
+    """A fraction as a percentage."""
+    return None if fraction is None else 100 * fraction
+
+
+def mean_cell(
+    own: Values, paper: float | None, measured: Measured, metric: str, lane: bool, same_part: bool | None = None
+) -> Cell:
+    """The mean over categories in percent beside a printed one (percent)."""
+    whole = set(own) == set(measured.categories)
+    return Cell(
+        percent(math.fsum(own.values()) / len(own)) if own else None,
+        paper,
+        decimals=decimals(metric),
+        lane=lane,
+        compared=measured.same_data and (whole if same_part is None else same_part),
+        covered=None if whole or not own else len(own),
+    )

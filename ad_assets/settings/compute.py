@@ -1,0 +1,88 @@
+"""Where numerics run: the ``compute:`` section of the benchmark file, which runs get as a resource (`fixed.py`)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from ad_assets.settings.model import Settings
+
+_GPUS = ("nvidia[0-9]*", "dxg", "kfd")  # as drivers name them: NVIDIA's, that of Windows below WSL, AMD's
+
+
+class Compute(Settings):
+    """Device, batch size, memory budget and threads, which change no number, and the precision of extractors."""
+
+    device: str = Field("auto", description="auto (cuda where there is one), cpu, cuda or cuda:<number>")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="precision of the extractors that name none; see there",
+    )
+    batch_size: int = Field(16, ge=1, le=65_536, description="images a batch")
+    memory_gb: float = Field(4.0, gt=0, le=1e6, description="budget in GB for temporary tensors")
+    checkpoint_steps: int = Field(100, ge=1, le=1e9, description="steps of a training between two checkpoints")
+    threads: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="CPU threads; 0: the cores that the process may use, by its affinity and its container's quota, "
+        "divided by the runs that may be at work on the machine at once",
+    )
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", device):
+            raise ValueError(f"unknown device {device!r}; allowed: auto, cpu, cuda, cuda:<number>")
+        return device
+
+    def torch_device(self) -> str:
+        """The device's exact name: ``cpu`` or ``cuda:<number>``.
+
+        Raises:
+            RuntimeError: a CUDA device is asked for that torch does not see.
+        """
+        if self.device == "cpu":
+            return "cpu"
+        import torch
+
+        seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if self.device == "auto":
+            return "cuda:0" if seen else "cpu"
+        number = int(self.device.partition(":")[2] or 0)
+        if number >= seen:
+            devices = ", ".join(["cpu", *(f"cuda:{i}" for i in range(seen))])
+            raise RuntimeError(
+                f"compute.device: {self.device} is not there; torch {torch.__version__} sees: {devices}. "
+                "Write device: auto or cpu, or install a CUDA build of torch and its driver"
+            )
+        return f"cuda:{number}"
+
+    def may_use_gpu(self) -> bool:
+        """Whether runs may use a GPU, as far as the system tells without torch, which takes seconds to import."""
+        if self.device == "auto":
+            return any(next(Path("/dev").glob(name), None) for name in _GPUS)
+        return self.device != "cpu"
+
+    def thread_count(self, runs: int = 1) -> int:
+        """The CPU threads of one of so many runs that may be at work on this machine at once."""
+        return self.threads or max(1, usable_cores() // runs)
+
+    def apply_threads(self, runs: int = 1) -> None:
+        """Let this process compute on so many CPU threads: its kernels' tasks. No library has threads of its own."""
+        from ad_assets.kernels.parallel import use_threads
+
+        use_threads(self.thread_count(runs))
+
+
+def usable_cores() -> int:
+    """The cores that this process may use: what its affinity and the CPU quota of its container leave of the machine.
+
+    ``LOKY_MAX_CPU_COUNT`` lowers it.
+    """
+    from loky import cpu_count
+
+    return int(cpu_count())

@@ -1,0 +1,23 @@
+"""Names in a store: what lies in the folder of an artifact, and which artifact a path belongs to."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from ad_assets.store.local import TEMPORARY
+
+ARTIFACTS = "artifacts"
+MARKER = "artifact.json"
+CHECKPOINT = "checkpoint.safetensors"  # of a build that goes on, no part of what it comes to
+TENSORS = ".safetensors"
+
+
+def artifact_folder(path: str) -> str | None:
+    """The folder of the artifact to which a path belongs; None for all else."""
+    parts = path.split("/")
+    return "/".join(parts[:3]) if parts[0] == ARTIFACTS and len(parts) > 3 else None
+
+
+def is_recorded(path: str) -> bool:
+    """Whether a file in the folder of an artifact is one that its record vouches for."""
+    return not path.endswith(TEMPORARY) and PurePosixPath(path).name not in (MARKER, CHECKPOINT)

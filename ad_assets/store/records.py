@@ -1,0 +1,100 @@
+"""Records: small JSON objects that are replaced as things change, each with a checksum that covers its place too.
+
+What most say can be found out again: heads, attempts, what is known of scanned files. A damaged one of these is as if
+absent, which is told, and made anew (`recall`). Those that cannot be made anew are refused (`read_record`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ad_assets.store.checksums import CorruptArtifactError, DamagedError, opened_record, sealed_record
+
+if TYPE_CHECKING:
+    from ad_assets.store.store import ArtifactStore
+
+_LOG = logging.getLogger(__name__)
+_TOLD: set[str] = set()  # messages on damaged records, each once a process
+
+
+def encoded(path: str, record: Mapping[str, Any]) -> bytes:
+    """The bytes of a record at a path; NaN and infinities are refused."""
+    return json.dumps(sealed_record(path, record), indent=1, sort_keys=True, allow_nan=False).encode()
+
+
+def write_record(store: ArtifactStore, path: str, record: Mapping[str, Any]) -> None:
+    """Write a record."""
+    store.write_bytes(path, encoded(path, record))
+
+
+def read_record(store: ArtifactStore, path: str, *names: str, remedy: str = "") -> dict[str, Any]:
+    """The record at a path.
+
+    Args:
+        store: where it lies.
+        path: its path.
+        names: what it must have.
+        remedy: what to do where it is damaged; empty: what makes anew whatever the graph has made.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CorruptArtifactError: it is damaged, or was written for another path.
+    """
+    return _opened(store, path, store.fetch(path), names, remedy)
+
+
+def update_record(
+    store: ArtifactStore, path: str, change: Callable[[dict[str, Any] | None], dict[str, Any]], *names: str
+) -> None:
+    """Change a record that several processes change; none undoes what another does.
+
+    Args:
+        store: where it lies.
+        path: its path.
+        change: from the record, None where there is none or a damaged one, to the new one; called again on what another
+            process has written meanwhile.
+        names: what it must have.
+    """
+
+    def changed(data: bytes | None) -> bytes:
+        before = None
+        if data is not None:
+            try:
+                before = _opened(store, path, data, names, "")
+            except CorruptArtifactError as error:
+                warn(error)
+        return encoded(path, change(before))
+
+    store.update(path, changed)
+
+
+def _opened(store: ArtifactStore, path: str, data: bytes, names: Sequence[str], remedy: str) -> dict[str, Any]:
+    try:
+        record = opened_record(path, json.loads(data))
+        absent = [name for name in names if name not in record]
+        if absent:
+            raise DamagedError(f"it has no {absent[0]}")
+    except (ValueError, RecursionError) as error:
+        raise store.corrupt(path, error if data else "it is empty", remedy) from error
+    return record
+
+
+def recall(store: ArtifactStore, path: str, *names: str) -> dict[str, Any] | None:
+    """The record at a path; None where there is none, or a damaged one, of which a warning is logged."""
+    try:
+        return read_record(store, path, *names)
+    except FileNotFoundError:
+        return None
+    except CorruptArtifactError as error:
+        warn(error)
+        return None
+
+
+def warn(error: CorruptArtifactError) -> None:
+    """Log that a damaged record counts as absent."""
+    if str(error) not in _TOLD:
+        _TOLD.add(str(error))
+        _LOG.warning("%s; until then it counts as absent", error)

@@ -1,0 +1,102 @@
+"""Ctrl-C and SIGTERM in the middle of a computation, and readers of the output that go away: real processes, timed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from ad_assets.cli import main
+from ad_assets.store.store import ArtifactStore
+from tests.graph.test_crash import REPOSITORY
+from tests.support.bench_graph import config_tree, write_dataset
+
+# A fit that no signal gets through to by itself: a pool of threads is waited for, as kernels are.
+BUSY = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from ad_assets.cli import main
+from ad_assets.methods.memory_bank.bank import PatchBank
+
+begun = Path(sys.argv.pop(1))
+
+def busy(*arguments, **options):
+    begun.touch()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(time.sleep, 60).result()
+
+PatchBank.fit = busy
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_the_middle_of_a_step_ends_the_process_at_once(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    write_dataset(tmp_path / "images", ("bolt",))
+    config, begun = tmp_path / "bench.yaml", tmp_path / "begun"
+    tree = config_tree(tmp_path)
+    tree["datasets"]["parts"]["detectors"].pop("full")
+    config.write_text(yaml.safe_dump(tree, sort_keys=False))
+    environ = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home"), "PYTHONPATH": str(REPOSITORY)}
+    arguments = ["materialize", "--config", str(config)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUSY, str(begun), *arguments], cwd=REPOSITORY, env=environ, stderr=subprocess.PIPE
+    )
+    limit = time.monotonic() + 60
+    while not begun.exists() and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert begun.exists()
+    sent = time.monotonic()
+    process.send_signal(number)
+    _, told = process.communicate(timeout=30)
+    assert time.monotonic() - sent < 2
+    assert process.returncode == status
+    assert b"interrupted; what is finished is kept" in told
+    store = ArtifactStore(root=str(tmp_path / "store"))
+    assert not [file.path for file in store.files() if file.path.endswith(".tmp")]
+    assert store.files("attempts") == []  # it is neither failed nor cut off
+    with dg.DagsterInstance.from_config(str(tmp_path / "home")) as instance:
+        assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.CANCELED]
+    again = [sys.executable, "-m", "ad_assets.cli", *arguments]
+    assert subprocess.run(again, cwd=REPOSITORY, env=environ, capture_output=True).returncode == 0
+
+
+def test_four_processes_open_one_fresh_home_at_once(tmp_path: Path) -> None:
+    environ = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home"), "PYTHONPATH": str(REPOSITORY)}
+    script = "from ad_assets.defs.runs import open_instance; open_instance().get_runs_count()"
+    command = [sys.executable, "-c", script]
+    started = [subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    told = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started] == [0] * 4, "\n".join(told)
+
+
+def test_a_reader_that_goes_away_ends_a_command_quietly() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ad_assets.cli", "table", "--list"],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--config", "demo", "--config", "mtd"], ["--set", "a.b=1", "--set", "a.b=2"], ["--set", "a=1", "--set", "a.b=2"]],
+)
+def test_an_option_given_twice_is_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["status", *options])
+    assert "twice" in capsys.readouterr().err

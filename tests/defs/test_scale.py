@@ -1,0 +1,150 @@
+"""What a look at many categories asks of the store, counted: it must not grow with what did not change."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+
+from ad_assets.datasets import ImageFiles
+from ad_assets.defs.plan import _Loading
+from ad_assets.defs.stale_status import StaleMarks
+from ad_assets.production.store_identity import adopt_store
+from tests.support.living_graph import LivingGraph
+
+FEW, MANY = 3, 30
+
+
+class CountingFileSystem:
+    """A file system that counts what is asked of it, by the name of the request, and the paths that were read."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.requests: Counter[str] = Counter()
+        self.reads: Counter[str] = Counter()
+
+    def find(self, path: str, **named: Any) -> Any:
+        """One listing, as an object store gives it."""
+        self.requests["find"] += 1
+        return self._inner.find(path, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._inner, name)
+        if not callable(value):
+            return value
+
+        def counted(path: str, *options: Any, **named: Any) -> Any:
+            self.requests[name] += 1
+            if name == "cat_file":
+                self.reads[path] += 1
+            return value(path, *options, **named)
+
+        return counted
+
+
+def counted(graph: LivingGraph, act: Callable[[], Any]) -> tuple[Any, CountingFileSystem]:
+    """What an act answers, and what it asked of the store."""
+    store = graph.benchmark.store
+    inner, _ = store._open()
+    store._fs = CountingFileSystem(inner)
+    try:
+        return act(), store._fs
+    finally:
+        store._fs = inner
+
+
+@pytest.fixture
+def listings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Roots of images in the order in which they were listed."""
+    seen: list[str] = []
+    listing = ImageFiles.listing
+
+    def noted(files: ImageFiles) -> Any:
+        seen.append(files.root)
+        return listing(files)
+
+    monkeypatch.setattr(ImageFiles, "listing", noted)
+    return seen
+
+
+def current(folder: Path, categories: int, *, recorded: bool = False) -> LivingGraph:
+    graph = LivingGraph(folder, dg.DagsterInstance.ephemeral(), categories)
+    graph.make_current(recorded=recorded)
+    adopt_store(graph.benchmark.datasets["parts"], graph.benchmark.store, graph.instance)
+    return graph
+
+
+@pytest.mark.parametrize("categories", [FEW, MANY])
+def test_a_tick_of_the_sensor_lists_once_and_reads_what_changed(
+    tmp_path: Path, listings: list[str], categories: int
+) -> None:
+    graph = current(tmp_path, categories)
+    first, store = counted(graph, lambda: graph.tick(None))
+    # The store's identity, and what was indexed, once; where people decided.
+    assert store.requests == {"cat_file": categories + 1, "find": 1}
+    listings.clear()
+    second, store = counted(graph, lambda: graph.tick(first.cursor))
+    assert (store.requests, len(listings)) == ({"cat_file": 1, "find": 1}, 1)
+    graph.land(graph.images / "c001" / "train" / "good" / "new.png")
+    third, store = counted(graph, lambda: graph.tick(second.cursor))
+    assert [request.partition_key for request in third.run_requests or ()] == ["c001"]
+    assert store.requests == {"cat_file": 2, "find": 1}
+
+
+@pytest.mark.parametrize("categories", [FEW, MANY])
+def test_an_evaluation_lists_once_and_reads_what_changed(tmp_path: Path, listings: list[str], categories: int) -> None:
+    graph = current(tmp_path, categories)
+    (asked, cursor), store = counted(graph, lambda: graph.evaluate(None))
+    assert not asked
+    assert store.requests["find"] == 2  # heads, attempts
+    assert max(store.reads.values()) == 1
+    assert len(store.reads) == len(graph.benchmark.store.files("heads"))
+    listings.clear()
+    (asked, cursor), store = counted(graph, lambda: graph.evaluate(cursor))
+    assert not asked
+    assert store.requests == {"find": 2}
+    assert len(listings) <= 1
+    graph.index_again("c001")
+    (asked, _), store = counted(graph, lambda: graph.evaluate(cursor))
+    assert asked.keys() == {"c001"}
+    assert store.requests == {"find": 2, "cat_file": 1}
+
+
+def test_the_status_of_one_category_reads_no_head_twice(tmp_path: Path) -> None:
+    requests = {}
+    for categories in (FEW, MANY):
+        graph = current(tmp_path / str(categories), categories)
+        _, store = counted(graph, lambda graph=graph: graph.plan(categories=["c001"]))
+        assert max(store.reads.values()) == 1
+        requests[categories] = {name: n for name, n in store.requests.items() if name != "cat_file"}
+    assert requests[FEW] == requests[MANY]
+
+
+def test_marks_in_bulk_are_those_of_dagster(tmp_path: Path) -> None:
+    graph = current(tmp_path, FEW, recorded=True)
+
+    def compare() -> int:
+        assets = graph.definitions.resolve_asset_graph()
+        theirs = CachingStaleStatusResolver(graph.instance, assets, _Loading(graph.instance))
+        stale = 0
+        for wanted in (None, ["c001"]):
+            ours = StaleMarks(graph.instance, assets, _Loading(graph.instance), wanted)
+            for stage in graph.stages:
+                key = dg.AssetKey(list(stage.key))
+                for partition in (wanted or graph.names) if stage.partitions is not None else [None]:
+                    assert ours.get_status(key, partition) is theirs.get_status(key, partition)
+                    assert ours.get_stale_causes(key, partition) == theirs.get_stale_causes(key, partition)
+                    stale += bool(ours.get_stale_causes(key, partition))
+        return stale
+
+    assert compare() == 0
+    graph.index_again("c001")
+    reindexed = 2 * (1 + 3 + 1)  # its features, metrics three times, and the report; asked for all, and for c001
+    assert compare() == reindexed
+    graph.set("datasets.parts.detectors.sheets.sheets", 7)
+    assert compare() == reindexed + FEW + 1
+    graph.instance.wipe_assets([dg.AssetKey(["parts", "features", "lite0"])])
+    assert compare() > 0

@@ -1,0 +1,296 @@
+"""The promises about the graph, through Dagster's own stale status and run events.
+
+Promise 1, only downstream: a changed setting rebuilds what reads it and what follows. Promise 2, nothing twice: what
+is in the store is found.
+"""
+
+import pytest
+
+from ad_assets.backbones.backbone import Backbone
+from ad_assets.graph.stage import Stage
+from tests.support.bench_graph import Bench, draw_image, write_dataset, write_image
+
+CATEGORIES = ("bolt", "nut")
+RESULTS = {("parts/leaderboard", None), ("parts/report", None)}
+
+
+def lane(detector: str, *assets: str, categories: tuple[str, ...] = CATEGORIES) -> set[tuple[str, str | None]]:
+    return {(f"parts/{detector}/{asset}", category) for asset in assets for category in categories}
+
+
+def shared(*assets: str, categories: tuple[str, ...] = CATEGORIES) -> set[tuple[str, str | None]]:
+    return {(f"parts/{asset}", category) for asset in assets for category in categories}
+
+
+LANE = ("memory_bank", "neighbours", "score_maps", "metrics")
+EVERYTHING = shared("image_index", "features/lite0") | lane("small", *LANE) | lane("full", *LANE) | RESULTS
+
+
+@pytest.fixture
+def forward_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Images per call of the backbone."""
+    calls: list[int] = []
+    original = Backbone.extract
+
+    def counted(self: Backbone, batch: object) -> object:
+        calls.append(len(batch))  # type: ignore[arg-type]
+        return original(self, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Backbone, "extract", counted)
+    return calls
+
+
+def test_only_downstream_and_nothing_twice(bench: Bench, forward_passes: list[int]) -> None:
+    # From nothing: everything, once. Twelve images a category pass the backbone for both detectors together.
+    assert bench.stale() == EVERYTHING
+    built, found = bench.run()
+    assert built == EVERYTHING
+    assert not found
+    assert sum(forward_passes) == 24
+
+    # Nothing changed: nothing stale, nothing to run; "Materialize all" finds everything.
+    assert bench.stale() == set()
+    assert bench.plan() == {}
+    before = bench.files("artifacts") | bench.files("features")
+    assert bench.materialize_all("bolt") == (
+        set(),
+        {slot for slot in EVERYTHING if slot[1] == "bolt"},
+    )
+    assert bench.stale() == set()
+    first_rows = {(d, c): bench.rows(d, c) for d in ("small", "full") for c in CATEGORIES}
+
+    # A changed coreset ratio: that lane from its bank on; features and the other lane untouched.
+    bench.set("datasets.parts.detectors.small.coreset_ratio", 0.2)
+    assert bench.stale() == lane("small", "memory_bank")  # Dagster marks one level
+    expected = lane("small", *LANE) | RESULTS
+    assert set(bench.plan()) == expected
+    assert set(bench.plan().values()) == {"compute"}
+    assert bench.run() == (expected, set())
+    assert bench.stale() == set()
+
+    # Put back: found in the store, not built.
+    bench.set("datasets.parts.detectors.small.coreset_ratio", 0.1)
+    assert set(bench.plan().values()) == {"reuse"}
+    assert bench.run() == (set(), expected)
+    assert bench.stale() == set()
+
+    # Smoothing is read when images are scored: banks stay.
+    bench.set("datasets.parts.detectors.full.sigma", 2.0)
+    assert bench.stale() == lane("full", "score_maps")
+    expected = lane("full", "score_maps", "metrics") | RESULTS
+    assert bench.run() == (expected, set())
+
+    # The report's style: the report alone.
+    bench.set("report", {"hits": 1})
+    assert bench.stale() == {("parts/report", None)}
+    assert bench.run() == ({("parts/report", None)}, set())
+
+    # Another extractor: features and all that follows, in both lanes; the images are read by a new backbone setting.
+    assert sum(forward_passes) == 24
+    bench.set("extractors.lite0.taps", ["blocks.1", "blocks.4"])
+    assert bench.stale() == shared("features/lite0")
+    expected = EVERYTHING - shared("image_index")
+    assert bench.run() == (expected, set())
+    assert sum(forward_passes) == 48
+
+    # Everything put back: nothing is built, the rows are the first ones, and no stored file was touched meanwhile.
+    bench.set("extractors.lite0.taps", ["blocks.2", "blocks.4"])
+    bench.set("datasets.parts.detectors.full.sigma", 4.0)
+    bench.set("report", {})
+    assert bench.run() == (set(), expected)
+    assert sum(forward_passes) == 48
+    assert {(d, c): bench.rows(d, c) for d in ("small", "full") for c in CATEGORIES} == first_rows
+    after = bench.files("artifacts") | bench.files("features")
+    assert {path: after[path] for path in before} == before
+    assert bench.stale() == set()
+
+
+def test_a_new_nominal_image_costs_one_forward_pass_in_one_category(bench: Bench, forward_passes: list[int]) -> None:
+    bench.run()
+    del forward_passes[:]
+    before = bench.files()
+    write_image(bench.images / "nut/train/good/new.png", draw_image(77))
+    category = {slot for slot in EVERYTHING if slot[1] == "nut"}
+    assert set(bench.plan()) == category | RESULTS
+    built, found = bench.run()
+    assert built == category | RESULTS
+    assert not found
+    assert forward_passes == [1]
+    assert bench.stale() == set()
+    after = bench.files()
+    untouched = [p for p in before if p.startswith(("features/", "artifacts/")) or p.endswith("bolt.json")]
+    assert {path: after[path] for path in untouched} == {path: before[path] for path in untouched}
+
+
+def test_a_new_test_image_leaves_what_was_learnt(bench: Bench, forward_passes: list[int]) -> None:
+    bench.run()
+    bank = bench.benchmark.store.read_head(("parts", "small", "memory_bank"), "bolt")
+    del forward_passes[:]
+    write_image(bench.images / "bolt/test/good/new.png", draw_image(78))
+    built, found = bench.run()
+    assert found == lane("small", "memory_bank", categories=("bolt",)) | lane(
+        "full", "memory_bank", categories=("bolt",)
+    )
+    assert built == {slot for slot in EVERYTHING if slot[1] == "bolt"} - found | RESULTS
+    assert forward_passes == [1]
+    assert bench.benchmark.store.read_head(("parts", "small", "memory_bank"), "bolt") == bank
+
+
+def test_labels_and_masks_reach_metrics_only(bench: Bench) -> None:
+    bench.run()
+    source = bench.images / "bolt/test/spot/000.png"
+    (bench.images / "bolt/test/good/moved.png").write_bytes(source.read_bytes())
+    source.unlink()
+    (bench.images / "bolt/ground_truth/spot/000_mask.png").unlink()
+    built, found = bench.run()
+    relabelled = shared("image_index", categories=("bolt",)) | RESULTS
+    relabelled |= lane("small", "metrics", categories=("bolt",)) | lane("full", "metrics", categories=("bolt",))
+    assert built == relabelled
+    assert found == {slot for slot in EVERYTHING if slot[1] == "bolt"} - relabelled
+
+
+def test_the_same_images_in_another_dataset_are_not_extracted_again(bench: Bench, forward_passes: list[int]) -> None:
+    bench.run()
+    del forward_passes[:]
+    parts = bench.tree["datasets"]["parts"]
+    bench.set("datasets.copy", {**parts, "detectors": {"small": parts["detectors"]["small"]}})
+    built, found = bench.run()
+    assert not forward_passes
+    # Same content and settings, same addresses: only what names the dataset is made again.
+    names = {name for name, _ in built}
+    assert names == {"copy/leaderboard", "copy/report"}
+    assert {name for name, _ in found} == {
+        "copy/image_index",
+        "copy/features/lite0",
+        "copy/small/memory_bank",
+        "copy/small/neighbours",
+        "copy/small/score_maps",
+        "copy/small/metrics",
+    }
+
+
+def test_a_selection_brings_what_it_needs_and_what_reads_it(bench: Bench) -> None:
+    import dagster as dg
+
+    graph = bench.definitions.resolve_asset_graph()
+    selected = dg.AssetSelection.from_string('key:"parts/small/score_maps"').resolve(graph)
+    built, _ = bench.run(selected=selected, categories=["bolt"])
+    expected = shared("image_index", "features/lite0", categories=("bolt",)) | lane(
+        "small", *LANE, categories=("bolt",)
+    )
+    assert built == expected | RESULTS
+    # The leaderboard has the rows that exist, and says what is left out.
+    store = bench.benchmark.store
+    head = store.read_head(("parts", "leaderboard"), None)
+    assert head is not None
+    board = store.read_table(store.artifact("leaderboard", head["version"]).at("leaderboard.parquet")).to_pylist()
+    assert {(row["detector"], row["category"]) for row in board} == {("small", "bolt"), ("small", "mean")}
+
+
+def test_force_builds_again_with_the_same_result(bench: Bench, forward_passes: list[int]) -> None:
+    bench.run()
+    rows = bench.rows("full", "bolt")
+    del forward_passes[:]
+    built, found = bench.run(categories=["bolt"], force=True)
+    assert not found
+    assert built == {slot for slot in EVERYTHING if slot[1] in ("bolt", None)}
+    assert sum(forward_passes) == 12
+    assert bench.rows("full", "bolt") == rows
+
+
+def test_an_upstream_of_another_setting_is_never_mixed_in(bench: Bench) -> None:
+    bench.run()
+    bench.set("extractors.lite0.taps", ["blocks.1"])
+    job = bench.definitions.resolve_implicit_global_asset_job_def()
+    import dagster as dg
+
+    result = job.execute_in_process(
+        asset_selection=[dg.AssetKey(["parts", "small", "memory_bank"])],
+        partition_key="bolt",
+        instance=bench.instance,
+        raise_on_error=False,
+    )
+    assert not result.success
+    [failure] = result.filter_events(lambda event: event.is_step_failure)
+    description = failure.step_failure_data.user_failure_data.description
+    assert description.startswith("parts/features/lite0 [bolt] was made under another setting")
+
+
+def test_a_new_category_is_a_new_partition(bench: Bench, forward_passes: list[int]) -> None:
+    bench.run()
+    del forward_passes[:]
+    write_dataset(bench.images, ["washer"], first_seed=5000)
+    bench.reload()
+    built, found = bench.run()
+    assert {category for _, category in built} == {"washer", None}
+    assert not found
+    assert sum(forward_passes) == 12
+    # Another with the very images of the first: they are known by content.
+    write_dataset(bench.images, ["copy_of_bolt"])
+    bench.reload()
+    built, found = bench.run()
+    assert built == {("parts/image_index", "copy_of_bolt")} | RESULTS
+    assert {category for _, category in found} == {"copy_of_bolt"}
+    assert sum(forward_passes) == 12
+
+
+def test_an_ensemble_is_a_lane_on_the_score_maps_of_others(bench: Bench, forward_passes: list[int]) -> None:
+    bench.run()
+    del forward_passes[:]
+    bench.set("datasets.parts.detectors.both", {"method": "ensemble", "members": ["small", "full"]})
+    built, found = bench.run()
+    assert built == lane("both", "score_maps", "metrics") | RESULTS
+    assert not found
+    assert not forward_passes
+    assert bench.rows("both", "bolt")["standard", "image_auroc"] > 0.5
+    # A member that scores anew is fused anew.
+    bench.set("datasets.parts.detectors.small.sigma", 1.0)
+    built, _ = bench.run()
+    assert built == lane("small", "score_maps", "metrics") | lane("both", "score_maps", "metrics") | RESULTS
+
+
+def test_one_training_image_and_unmasked_defects_are_enough(bench: Bench) -> None:
+    for path in sorted((bench.images / "bolt/train/good").iterdir())[1:]:
+        path.unlink()
+    for path in (bench.images / "bolt/ground_truth/spot").iterdir():
+        path.unlink()
+    bench.run(categories=["bolt"])
+    rows = bench.rows("small", "bolt")
+    assert rows["standard", "image_auroc"] is not None
+    assert rows["standard", "pixel_auroc"] is None  # no mask, no pixel metric
+    assert ("nominal_threshold", "threshold") not in rows  # left out, nothing would remain to score against
+
+
+def test_garbage_is_what_nothing_refers_to(bench: Bench) -> None:
+    from ad_assets.graph.garbage import unreferenced
+
+    def garbage() -> set[str]:
+        return {file.path for file in unreferenced(bench.benchmark.store, bench.stages, older_than=0)}
+
+    bench.run()
+    assert garbage() == set()
+    first = set(bench.files("artifacts"))
+    bench.set("datasets.parts.detectors.small.coreset_ratio", 0.2)
+    assert garbage() == set()  # heads still point to the first artifacts
+    bench.run()
+    old = garbage()
+    kinds = {path.split("/")[1] for path in old}
+    assert kinds == {"memory_bank", "neighbours", "score_maps", "metrics", "leaderboard", "report"}
+    assert old < first
+    bench.set("datasets.parts.detectors.small.coreset_ratio", 0.1)
+    assert garbage() == set()  # the benchmark file refers to them again
+    bench.set("datasets.parts.detectors.small.coreset_ratio", 0.2)
+    bench.benchmark.store.delete(old)
+    assert garbage() == set()
+    assert bench.plan() == {}
+    bench.benchmark.store.write_bytes("features/unknown/ab/abc.safetensors", b"")
+    bench.benchmark.store.write_bytes("artifacts/metrics/.rows.json.123.tmp", b"")
+    assert garbage() == {"features/unknown/ab/abc.safetensors", "artifacts/metrics/.rows.json.123.tmp"}
+    assert unreferenced(bench.benchmark.store, bench.stages, older_than=3600) == []
+
+
+def test_stages_come_upstream_first(bench: Bench) -> None:
+    seen: set[Stage] = set()
+    for stage in bench.stages:
+        assert set(stage.deps) <= seen
+        seen.add(stage)

@@ -1,0 +1,198 @@
+"""New images held back and decided on, champions that predictions use, and the commands for people who decide."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from ad_assets.cli import main
+from ad_assets.datasets.appearance import copies, look_at
+from ad_assets.prediction import DetectorError, load_detector
+from ad_assets.production.champion_history import read_ledger
+from ad_assets.production.review_decisions import read_admissions
+from tests.defs.test_automation import Line, built_by, line, running  # noqa: F401 - fixtures
+from tests.support.bench_graph import draw_image, write_image
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def guarded(running: Line) -> Line:  # noqa: F811 - the fixture
+    """A line whose new images are judged, with enough images for a threshold."""
+    for number in range(20):
+        for category, seed in (("bolt", 20_000), ("nut", 30_000)):
+            running.land(category, f"more{number:02}.png", seed + number)
+    running.carry_out(running.tick())
+    running.settle()
+    running.set("datasets.parts.production.gatekeeper", "small")
+    return running
+
+
+@pytest.fixture
+def call(guarded: Line, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("DAGSTER_HOME", str(guarded.folder / "home"))
+    path = guarded.folder / "bench.yaml"
+
+    def run(*arguments: str) -> int:
+        path.write_text(yaml.safe_dump(guarded.tree, sort_keys=False))
+        return main([*arguments, "--config", str(path)])
+
+    return run
+
+
+def held_back(line: Line, category: str) -> dict[str, tuple[str, ...]]:  # noqa: F811
+    held = read_admissions(line.benchmark.store, "parts", category).held.values()
+    return {entry.path.rpartition("/")[2]: entry.reasons for entry in held}
+
+
+def training_images(line: Line, category: str) -> set[str]:  # noqa: F811
+    head = line.benchmark.store.read_head(("parts", "image_index"), category)
+    assert head is not None
+    table = line.benchmark.store.read_table(
+        line.benchmark.store.artifact("image_index", head["version"]).at("index.parquet")
+    )
+    return {row["path"].rpartition("/")[2] for row in table.to_pylist() if row["split"] == "train"}
+
+
+def checks(line: Line, category: str) -> dict[str, bool]:  # noqa: F811
+    job = line.definitions.resolve_implicit_global_asset_job_def()
+    outcome = job.execute_in_process(
+        asset_selection=[dg.AssetKey(["parts", "image_index"])], partition_key=category, instance=line.instance
+    )
+    return {each.check_name: each.passed for each in outcome.get_asset_check_evaluations()}
+
+
+def test_a_defective_newcomer_is_held_back_and_good_ones_are_not(guarded: Line, call: Run, capsys: Any) -> None:
+    for number in range(5):
+        guarded.land("bolt", f"good{number}.png", 40_000 + number)
+    guarded.land("bolt", "bad.png", 41_000, defect=True)
+    built = built_by(guarded, lambda: guarded.carry_out(guarded.tick()))
+    assert set(built) == {"bolt"}
+    held = held_back(guarded, "bolt")
+    assert set(held) == {"bad.png"}
+    assert "small scores it" in held["bad.png"][0]
+    [picture] = guarded.benchmark.store.files("held/parts/bolt")
+    assert Image.open(Path(guarded.benchmark.store.root) / picture.path).size[0] > 300  # the image and its heat map
+    assert {f"good{number}.png" for number in range(5)} <= training_images(guarded, "bolt")
+    assert "bad.png" not in training_images(guarded, "bolt")
+    # Its features were made once, by the gatekeeper, whoever needs them later.
+    event = guarded.instance.get_latest_materialization_event(dg.AssetKey(["parts", "features", "lite0"]))
+    assert event
+    assert event.asset_materialization
+    assert event.asset_materialization.metadata["extracted"].value == 0
+    assert not guarded.tick().run_requests
+    guarded.settle()
+    assert checks(guarded, "bolt") == {"images_readable": True, "new_images_nominal": False}
+    assert call("quarantine", "parts") == 0
+    assert "bolt/train/good/bad.png" in capsys.readouterr().out
+
+    # A person decides; the next look takes it up.
+    assert call("quarantine", "parts", "bolt", "--admit", "bad.png") == 0
+    assert guarded.carry_out(guarded.tick()) == ["bolt"]
+    assert "bad.png" in training_images(guarded, "bolt")
+    assert checks(guarded, "bolt") == {"images_readable": True, "new_images_nominal": True}
+    assert call("quarantine", "parts", "bolt", "--reject", "bad.png") == 0
+    assert guarded.carry_out(guarded.tick()) == ["bolt"]
+    assert "bad.png" not in training_images(guarded, "bolt")
+    assert not guarded.tick().run_requests
+    assert call("quarantine", "parts", "bolt", "--admit", "nobody.png") == 2
+    assert "names 0 of the images" in capsys.readouterr().err
+
+
+def test_newcomers_that_look_odd_are_held_back_whatever_a_detector_says(guarded: Line) -> None:
+    good = guarded.images / "nut" / "train" / "good"
+    write_image(good / "large.png", np.kron(draw_image(50_000), np.ones((2, 2, 1))).astype(np.uint8))
+    write_image(good / "dark.png", draw_image(50_001) // 8)
+    test = np.asarray(Image.open(guarded.images / "nut/test/good/000.png"))
+    Image.fromarray(test).save(good / "copy.png", compress_level=1)
+    (good / "broken.png").write_bytes(b"no image IEND")
+    guarded.carry_out(guarded.tick())
+    held = held_back(guarded, "nut")
+    assert "128 x 128 pixels, the others have 64 x 64" in held["large.png"]
+    assert any(reason.startswith("mean grey") for reason in held["dark.png"])
+    assert not {"large.png", "dark.png", "copy.png", "broken.png"} & training_images(guarded, "nut")
+    assert checks(guarded, "nut") == {"images_readable": False, "new_images_nominal": False}
+
+
+def test_a_copy_is_known_by_its_thumbnail() -> None:
+    first, second = (draw_image(seed) for seed in (1, 2))
+    noisy = np.clip(first.astype(int) + np.random.default_rng(0).integers(-3, 4, first.shape), 0, 255).astype(np.uint8)
+    others = [look_at(second).thumbnail, look_at(noisy).thumbnail]
+    assert copies(look_at(first).thumbnail, others) == [1]
+    assert copies(look_at(first).thumbnail, []) == []
+
+
+def test_predictions_use_the_champion_with_its_own_settings(guarded: Line, call: Run, capsys: Any) -> None:
+    image = guarded.images / "bolt/test/spot/000.png"
+    config = guarded.folder / "bench.yaml"
+    first = load_detector("parts", "small", "bolt", config)
+    score = first.predict(image).score
+    champion = read_ledger(guarded.benchmark.store, "parts", "small", "bolt").champion
+    assert champion
+    assert first.versions == {"small": champion.state}
+
+    # A state that fails its gates changes nothing for predictions, whatever the benchmark file says by now.
+    guarded.set("datasets.parts.production.floors", {"pixel_ap": 1.0})
+    guarded.set("datasets.parts.detectors.small.coreset_ratio", 0.5)
+    guarded.settle()
+    after = load_detector("parts", "small", "bolt", config)
+    assert after.versions == first.versions
+    assert after.predict(image).score == score
+
+    # By hand it is promoted, and rolled back, which no run undoes.
+    assert call("promote", "parts", "small", "bolt", "--reason", "seen on the line") == 0
+    promoted = load_detector("parts", "small", "bolt", config)
+    assert promoted.versions != first.versions
+    assert call("rollback", "parts", "small", "bolt", "--reason", "too many alarms") == 0
+    assert load_detector("parts", "small", "bolt", config).predict(image).score == score
+    guarded.set("datasets.parts.production.floors", {})
+    guarded.settle()
+    assert load_detector("parts", "small", "bolt", config).versions == first.versions
+    capsys.readouterr()
+    assert call("history", "parts", "small", "bolt") == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line_.split("  ")[2] for line_ in told[:3]] == [
+        "promoted: the first",
+        "promoted: passed its gates",
+        "promoted by hand: seen on the line",
+    ]
+    assert "rolled back: too many alarms" in told[-1]
+
+
+def test_without_a_champion_there_is_no_prediction(guarded: Line, call: Run, capsys: Any) -> None:
+    guarded.tree["datasets"]["parts"]["detectors"]["full"] = {
+        "method": "patchcore",
+        "extractor": "lite0",
+        "pooling": "concat",
+        "coreset_ratio": 1.0,
+    }
+    guarded.set("datasets.parts.production.floors", {"pixel_ap": 1.0})
+    with pytest.raises(DetectorError, match="has no champion"):
+        load_detector("parts", "full", "bolt", guarded.folder / "bench.yaml")
+    assert call("rollback", "parts", "full", "bolt", "--reason", "x") == 2
+    assert "there is no earlier champion" in capsys.readouterr().err
+    assert call("promote", "parts", "full", "bolt", "--reason", "x") == 2
+    assert "materialize it first" in capsys.readouterr().err
+    assert call("history", "parts", "none", "bolt") == 2
+    assert "has no lane 'none'" in capsys.readouterr().err
+
+
+def test_the_store_keeps_what_rollback_needs(guarded: Line) -> None:
+    from ad_assets.graph.garbage import unreferenced
+
+    guarded.set("datasets.parts.detectors.small.coreset_ratio", 0.5)
+    guarded.settle()
+    store = guarded.benchmark.store
+    states = {entry.candidate.state for entry in read_ledger(store, "parts", "small", "bolt").entries}
+    assert len(states) > 1
+    gone = {
+        Path(file.path).parts[2]
+        for file in unreferenced(store, guarded.stages, older_than=0)
+        if "artifacts" in file.path
+    }
+    assert not states & gone

@@ -1,0 +1,203 @@
+"""A small benchmark on generated images, driven through Dagster's own API: what whole-graph tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import yaml
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from PIL import Image
+
+from ad_assets.config.benchmark import Benchmark
+from ad_assets.config.load import load_config
+from ad_assets.defs.build import build_definitions
+from ad_assets.defs.partitions import register_categories
+from ad_assets.defs.plan import _Loading, plan
+from ad_assets.defs.runs import Outcome, execute
+from ad_assets.graph.stage import Stage
+
+Slot = tuple[str, str | None]
+SIDE = 64
+
+
+def draw_image(seed: int, *, defect: bool = False) -> np.ndarray:
+    """A noisy stripe texture, with a bright square if it is to be defective: ``(64, 64, 3)`` uint8."""
+    random = np.random.default_rng(seed)
+    stripes = 120 + 60 * np.sin(np.arange(SIDE) / 3 + random.uniform(0, 6))
+    image = stripes[None, :, None] + random.normal(0, 8, (SIDE, SIDE, 3))
+    if defect:
+        top, left = random.integers(8, SIDE - 24, 2)
+        image[top : top + 14, left : left + 14] = 240
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def write_image(path: Path, pixels: np.ndarray) -> None:
+    """Write a PNG, making its folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def write_dataset(root: Path, categories: Iterable[str] = ("bolt", "nut"), first_seed: int = 1000) -> None:
+    """Two small categories in MVTec layout: 6 nominal training images, 3 nominal and 3 anomalous test images."""
+    for number, category in enumerate(categories):
+        base = first_seed + 1000 * number
+        for i in range(6):
+            write_image(root / category / "train" / "good" / f"{i:03}.png", draw_image(base + i))
+        for i in range(3):
+            write_image(root / category / "test" / "good" / f"{i:03}.png", draw_image(base + 100 + i))
+            clean, spoilt = draw_image(base + 200 + i), draw_image(base + 200 + i, defect=True)
+            write_image(root / category / "test" / "spot" / f"{i:03}.png", spoilt)
+            mask = (np.abs(clean.astype(int) - spoilt).max(axis=2) > 0).astype(np.uint8) * 255
+            write_image(root / category / "ground_truth" / "spot" / f"{i:03}_mask.png", mask)
+
+
+def config_tree(folder: Path) -> dict[str, Any]:
+    """A benchmark file with one dataset `parts`, two detectors on one extractor."""
+    return {
+        "store": {"root": str(folder / "store")},
+        "compute": {"device": "cpu", "batch_size": 4, "memory_gb": 1},
+        "extractors": {
+            "lite0": {
+                "backbone": "tf_efficientnet_lite0",
+                "weights": "bundled",
+                "taps": ["blocks.2", "blocks.4"],
+                "resize": [SIDE, SIDE],
+            }
+        },
+        "datasets": {
+            "parts": {
+                "reader": "folder",
+                "root": str(folder / "images"),
+                "detectors": {
+                    "small": {
+                        "method": "patchcore",
+                        "extractor": "lite0",
+                        "pooling": "concat",
+                        "coreset_ratio": 0.1,
+                    },
+                    "full": {
+                        "method": "patchcore",
+                        "extractor": "lite0",
+                        "pooling": "concat",
+                        "coreset_ratio": 1.0,
+                    },
+                },
+            }
+        },
+    }
+
+
+class Bench:
+    """A benchmark file, its graph and a Dagster instance; `set` edits the file and reloads, as a user would."""
+
+    def __init__(self, folder: Path, instance: dg.DagsterInstance) -> None:
+        self.folder = folder
+        self.instance = instance
+        self.tree = config_tree(folder)
+        self.benchmark: Benchmark
+        self.definitions: dg.Definitions
+        self.stages: list[Stage]
+        self.reload()
+
+    @property
+    def images(self) -> Path:
+        return self.folder / "images"
+
+    def reload(self) -> None:
+        """Load the benchmark file again."""
+        path = self.folder / "bench.yaml"
+        path.write_text(yaml.safe_dump(self.tree, sort_keys=False))
+        self.benchmark = load_config(path, environ={})
+        self.definitions, self.stages = build_definitions(self.benchmark)
+        register_categories(self.stages, self.instance)
+
+    def set(self, dotted: str, value: Any) -> None:
+        """Change one value of the benchmark file."""
+        *sections, key = dotted.split(".")
+        node = self.tree
+        for section in sections:
+            node = node[section]
+        node[key] = value
+        self.reload()
+
+    def plan(self, **options: Any) -> dict[Slot, str]:
+        """What would run: (asset, partition) -> action."""
+        return {(s.stage.name, s.partition): s.action for s in self._steps(**options)}
+
+    def run(self, **options: Any) -> tuple[set[Slot], set[Slot]]:
+        """Carry out the plan; returns the asset partitions built and those found in the store."""
+        before = self._last_storage_id()
+        outcome = self.outcome(**options)
+        assert not outcome.failures, outcome.failures
+        return self.materialized_since(before)
+
+    def outcome(self, **options: Any) -> Outcome:
+        """Carry out the plan; returns what became of it."""
+        force, verify = bool(options.get("force")), bool(options.get("verify"))
+        return execute(self._steps(**options), self.definitions, self.instance, force=force, verify=verify)
+
+    def materialize_all(self, category: str) -> tuple[set[Slot], set[Slot]]:
+        """What "Materialize all" does in the UI for one partition: run every asset, whatever its state."""
+        before = self._last_storage_id()
+        keys = [dg.AssetKey(list(s.key)) for s in self.stages if s.partitions is not None]
+        job = self.definitions.resolve_implicit_global_asset_job_def()
+        assert job.execute_in_process(asset_selection=keys, partition_key=category, instance=self.instance).success
+        return self.materialized_since(before)
+
+    def stale(self) -> set[Slot]:
+        """What the Dagster UI marks as missing or unsynced."""
+        resolver = CachingStaleStatusResolver(
+            self.instance, self.definitions.resolve_asset_graph(), _Loading(self.instance)
+        )
+        return {
+            (stage.name, partition)
+            for stage in self.stages
+            for partition in (stage.partitions if stage.partitions is not None else (None,))
+            if resolver.get_status(dg.AssetKey(list(stage.key)), partition) is not StaleStatus.FRESH
+        }
+
+    def files(self, prefix: str = "") -> dict[str, tuple[int, int]]:
+        """Stored path -> (inode, mtime): unchanged only where a file was not written again."""
+        root = Path(self.benchmark.store.root)
+        found = {}
+        for file in self.benchmark.store.files(prefix):
+            stat = (root / file.path).stat()
+            found[file.path] = (stat.st_ino, stat.st_mtime_ns)
+        return found
+
+    def rows(self, detector: str, category: str) -> dict[tuple[str, str], Any]:
+        """The metric rows of one lane, without timings: (protocol, metric) -> value."""
+        store = self.benchmark.store
+        head = store.read_head(("parts", detector, "metrics"), category)
+        assert head is not None
+        rows = store.read_json(store.artifact("metrics", head["version"]).at("rows.json"))
+        return {(r["protocol"], r["metric"]): r["value"] for r in rows if r["protocol"] != "timing"}
+
+    def _steps(self, **options: Any) -> Any:
+        return plan(self.benchmark, self.stages, self.definitions, self.instance, self.benchmark.store, **options)
+
+    def _last_storage_id(self) -> int:
+        return max((record.storage_id for record in self._materializations()), default=0)
+
+    def _materializations(self) -> list[dg.EventLogRecord]:
+        return [
+            record
+            for stage in self.stages
+            for record in self.instance.fetch_materializations(dg.AssetKey(list(stage.key)), limit=1000).records
+        ]
+
+    def materialized_since(self, storage_id: int) -> tuple[set[Slot], set[Slot]]:
+        """(built, found) by the runs since an event."""
+        built: set[Slot] = set()
+        found: set[Slot] = set()
+        for record in self._materializations():
+            event = record.asset_materialization
+            assert event is not None
+            if record.storage_id > storage_id:
+                name = "/".join(event.asset_key.path)
+                (found if event.metadata["reused"].value else built).add((name, event.partition))
+        return built, found

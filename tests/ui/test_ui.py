@@ -1,0 +1,148 @@
+"""The UI in a real browser: `make dev` serves the graph, and a category is materialized from the page."""
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+
+from tests.support.bench_graph import config_tree, write_dataset
+from tests.support.dev_server import DevServer
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+PATIENCE = 120_000  # milliseconds: a run worker imports torch on two shared cores
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: `apt-get install chromium`"),
+]
+
+
+# What a page can send to another origin without being allowed to: only its effects can tell that it was served.
+ATTACKS = """<iframe src="UI/overview"></iframe><script>
+const mutation = "UI/graphql?query=" + encodeURIComponent(`mutation { reportRunlessAssetEvents(eventParams: {
+    eventType: ASSET_MATERIALIZATION, assetKey: {path: ["parts", "image_index"]}, partitionKeys: ["bolt"]}
+) { __typename } }`);
+const picture = new Image(), socket = new WebSocket("UI/graphql".replace("http", "ws"), "graphql-ws");
+Promise.allSettled([
+    fetch(mutation, {mode: "no-cors"}),
+    fetch(mutation, {mode: "no-cors", method: "POST"}),
+    fetch("UI/report_asset_materialization/parts/image_index?partition=bolt", {mode: "no-cors", method: "POST"}),
+    new Promise(done => { picture.onload = picture.onerror = done; picture.src = mutation; }),
+    new Promise(done => { socket.onopen = () => done("opened"); socket.onerror = () => done("refused"); }),
+]).then(ends => { document.title = "socket " + ends[4].value; });
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevServer]:
+    """`make dev` on a small benchmark, on loopback."""
+    folder = tmp_path_factory.mktemp("ui")
+    write_dataset(folder / "images")
+    (folder / "bench.yaml").write_text(yaml.safe_dump(config_tree(folder)))
+    with DevServer(folder) as started:
+        yield started
+
+
+@pytest.fixture
+def foreign_page(server: DevServer) -> Iterator[str]:
+    """The address of a page of somebody else, which attacks the UI."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(ATTACKS.replace("UI", server.url).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://localhost:{http.server_port}"
+        http.shutdown()
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.set_default_timeout(20_000)
+        yield page
+        page.screenshot(path=os.environ.get("AD_ASSETS_SCREENSHOTS", str(tmp_path)) + "/last.png")
+        browser.close()
+
+
+def test_a_foreign_page_in_the_same_browser_changes_nothing(server: DevServer, page: Any, foreign_page: str) -> None:
+    page.goto(foreign_page)
+    page.wait_for_function("document.title != ''")
+    assert page.title() == "socket refused"
+    [frame] = page.frames[1:]
+    assert "a page of another site" in (frame.text_content("body") or "")
+    index = dg.AssetKey(["parts", "image_index"])
+    assert not server.instance.fetch_materializations(index, limit=1).records
+
+
+def test_a_category_is_materialized_from_the_page(server: DevServer, page: Any, tmp_path: Path) -> None:
+    address = server.url
+    received: list[str] = []
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: received.append(str(frame))))
+    shots = Path(os.environ.get("AD_ASSETS_SCREENSHOTS", tmp_path))
+
+    # The graph shows, with its groups open.
+    groups = ",".join(f"global@global:parts/{group}" for group in ("images", "features", "small", "full", "results"))
+    page.goto(f"{address}/asset-groups?expanded={groups}")
+    page.get_by_text("image_index").first.wait_for(timeout=PATIENCE)
+    for asset in ("lite0", "memory_bank", "score_maps", "metrics", "leaderboard", "report"):
+        page.get_by_text(asset, exact=True).first.wait_for()
+    page.screenshot(path=str(shots / "graph.png"))
+    assert any("connection_ack" in frame for frame in received)  # subscriptions pass the guard
+
+    # One category, from the page: Materialize all, choose the partition, launch.
+    page.get_by_role("button", name="Materialize all").click()
+    dialog = page.get_by_role("dialog").first
+    dialog.get_by_text("Select a partition").click()
+    page.get_by_text("bolt").first.click()
+    dialog.get_by_text("Launch runs to materialize").click()  # closes the list
+    page.screenshot(path=str(shots / "dialog.png"))
+    dialog.get_by_role("button", name="Launch 1 run").click()
+    dialog.wait_for(state="detached")
+
+    # Its metrics and its picture show on the asset's page.
+    wait_for_text(page, f"{address}/assets/parts/small/metrics?view=partitions&partition=bolt", "image_auroc")
+    page.screenshot(path=str(shots / "metrics.png"))
+    page.get_by_text("Show Markdown").first.click()
+    picture = page.get_by_role("dialog").locator("img")
+    picture.wait_for()
+    assert picture.get_attribute("src").startswith("data:image/jpeg;base64,")
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
+    page.screenshot(path=str(shots / "picture.png"))
+
+    # The assets over all categories were made by the same run.
+    wait_for_text(page, f"{address}/assets/parts/leaderboard?view=events", "left_out")
+    page.screenshot(path=str(shots / "leaderboard.png"))
+
+
+def wait_for_text(page: Any, url: str, text: str) -> None:
+    """Open a page again and again until it shows a text: the page does not refresh by itself."""
+    from playwright.sync_api import TimeoutError as TooLate
+
+    for _ in range(PATIENCE // 5000):
+        page.goto(url)
+        try:
+            page.get_by_text(text).first.wait_for(timeout=5000)
+        except TooLate:
+            continue
+        return
+    pytest.fail(f"{url} never showed {text!r}")
