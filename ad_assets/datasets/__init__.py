@@ -32,6 +32,7 @@ from ad_assets.datasets.geometry import centre_box, fit_image, fit_mask, resized
 from ad_assets.datasets.images import ImageError
 from ad_assets.datasets.index import ImageIndex, build_index
 from ad_assets.datasets.scanning import KnownFile
+from ad_assets.settings.extensions import load_extensions
 
 __all__ = [
     "IMAGE_INDEX_SCHEMA",
@@ -69,3 +70,5 @@ __all__ = [
     "resized_shape",
     "visa",
 ]
+
+load_extensions("ad_assets.readers")

@@ -7,6 +7,7 @@ from ad_assets.methods.hetmm import hetmm
 from ad_assets.methods.matching import Matches, MatchingMethod
 from ad_assets.methods.memory_bank import lof, patchcluster, patchcore
 from ad_assets.methods.state import State
+from ad_assets.settings.extensions import load_extensions
 
 __all__ = [
     "METHODS",
@@ -26,3 +27,5 @@ __all__ = [
     "simplenet",
     "spade",
 ]
+
+load_extensions("ad_assets.methods")

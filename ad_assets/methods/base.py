@@ -229,8 +229,8 @@ class Method(Settings, ABC, Generic[StateT]):
 
     @property
     def leaves_out(self) -> bool:
-        """Whether it can score an image without what the state took from it."""
-        return True
+        """Whether `score` heeds `left_out`: it can score an image without what the state took from it."""
+        return False
 
     def check_layers(self, count: int) -> None:
         """Refuse a number of layers that does not suit the parameters; most methods take any.

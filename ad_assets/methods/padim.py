@@ -75,6 +75,11 @@ class Padim(Method[Gaussians]):
         """New images join the others."""
         return True
 
+    @property
+    def leaves_out(self) -> bool:
+        """By taking the image out of the Gaussians."""
+        return True
+
     def fit(self, features: Features, runtime: Runtime) -> Gaussians:
         """Means and covariances of all places.
 

@@ -78,6 +78,11 @@ class Spade(Method[Pyramids]):
         """New images join the others."""
         return True
 
+    @property
+    def leaves_out(self) -> bool:
+        """An image is no neighbour of its own."""
+        return True
+
     def check_layers(self, count: int) -> None:
         """There are as many layers as describe pixels.
 

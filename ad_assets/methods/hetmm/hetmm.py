@@ -118,6 +118,11 @@ class Hetmm(Method[TemplateSet]):
                 raise ValueError("image_blur_size, map_blur_size: the side of a kernel must be odd")
         return self
 
+    @property
+    def leaves_out(self) -> bool:
+        """An image does not meet its own templates."""
+        return True
+
     def check_layers(self, count: int) -> None:
         """Every layer has its window, and its alpha and weight where these are lists.
 

@@ -1,0 +1,66 @@
+"""A detector and a reader of another package, by entry points, through the graph to the leaderboard and the report."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import yaml
+
+from tests.support.bench_graph import config_tree, draw_image, write_image
+from tests.support.places import REPOSITORY
+
+EXTENSION = Path(__file__).parents[1] / "data" / "extension"
+
+
+def install(folder: Path, *, broken: bool = False) -> Path:
+    """The extension as an installer leaves it: modules, and a folder of metadata beside them."""
+    site = folder / "site"
+    shutil.copytree(EXTENSION, site)
+    project = tomllib.loads((site / "pyproject.toml").read_text())["project"]
+    lines = [
+        line
+        for group, points in project["entry-points"].items()
+        for line in (f"[{group}]", *(f"{name} = {module}" for name, module in points.items()))
+    ]
+    if broken:
+        lines += ["[ad_assets.methods]", "gone = no_such_module"]
+    info = site / "toy_extension-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    return site
+
+
+def command(folder: Path, site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ad_assets.cli", *arguments, "--config", str(folder / "bench.yaml")],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{site}", "DAGSTER_HOME": str(folder / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_detector_and_a_reader_of_another_package(tmp_path: Path) -> None:
+    for number in range(6):
+        write_image(tmp_path / f"images/bolt/train_good_{number}.png", draw_image(number))
+        write_image(tmp_path / f"images/bolt/test_good_{number}.png", draw_image(100 + number))
+        write_image(tmp_path / f"images/bolt/test_spot_{number}.png", draw_image(200 + number, defect=True))
+    tree = config_tree(tmp_path)
+    parts = tree["datasets"]["parts"]
+    parts |= {"reader": "flat", "detectors": {"mean": {"method": "mean_template", "extractor": "lite0", "sigma": 1.0}}}
+    (tmp_path / "bench.yaml").write_text(yaml.safe_dump(tree))
+    done = command(tmp_path, install(tmp_path, broken=True), "materialize")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "'gone' of toy-extension cannot be imported: ModuleNotFoundError" in done.stderr
+    assert "mean" in done.stdout
+    [report] = (tmp_path / "store/artifacts/report").glob("*/report.html")
+    assert "mean" in report.read_text(encoding="utf-8")
+    refused = command(tmp_path, tmp_path, "status")
+    assert refused.returncode == 2
+    assert "mean_template" in refused.stderr
+    assert "flat" in refused.stderr
