@@ -13,8 +13,8 @@ import yaml
 
 from ad_assets.cli import main
 from ad_assets.store.store import ArtifactStore
-from tests.graph.test_crash import REPOSITORY
 from tests.support.bench_graph import config_tree, write_dataset
+from tests.support.places import REPOSITORY
 
 # A fit that no signal gets through to by itself: a pool of threads is waited for, as kernels are.
 BUSY = """
@@ -36,10 +36,7 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_in_the_middle_of_a_step_ends_the_process_at_once(
-    tmp_path: Path, number: signal.Signals, status: int
-) -> None:
+def test_a_signal_in_the_middle_of_a_step_ends_the_process_at_once(tmp_path: Path) -> None:
     write_dataset(tmp_path / "images", ("bolt",))
     config, begun = tmp_path / "bench.yaml", tmp_path / "begun"
     tree = config_tree(tmp_path)
@@ -47,24 +44,26 @@ def test_a_signal_in_the_middle_of_a_step_ends_the_process_at_once(
     config.write_text(yaml.safe_dump(tree, sort_keys=False))
     environ = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home"), "PYTHONPATH": str(REPOSITORY)}
     arguments = ["materialize", "--config", str(config)]
-    process = subprocess.Popen(
-        [sys.executable, "-c", BUSY, str(begun), *arguments], cwd=REPOSITORY, env=environ, stderr=subprocess.PIPE
-    )
-    limit = time.monotonic() + 60
-    while not begun.exists() and process.poll() is None and time.monotonic() < limit:
-        time.sleep(0.05)
-    assert begun.exists()
-    sent = time.monotonic()
-    process.send_signal(number)
-    _, told = process.communicate(timeout=30)
-    assert time.monotonic() - sent < 2
-    assert process.returncode == status
-    assert b"interrupted; what is finished is kept" in told
-    store = ArtifactStore(root=str(tmp_path / "store"))
-    assert not [file.path for file in store.files() if file.path.endswith(".tmp")]
-    assert store.files("attempts") == []  # it is neither failed nor cut off
-    with dg.DagsterInstance.from_config(str(tmp_path / "home")) as instance:
-        assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.CANCELED]
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        begun.unlink(missing_ok=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", BUSY, str(begun), *arguments], cwd=REPOSITORY, env=environ, stderr=subprocess.PIPE
+        )
+        limit = time.monotonic() + 60
+        while not begun.exists() and process.poll() is None and time.monotonic() < limit:
+            time.sleep(0.05)
+        assert begun.exists()
+        sent = time.monotonic()
+        process.send_signal(number)
+        _, told = process.communicate(timeout=30)
+        assert time.monotonic() - sent < 2
+        assert process.returncode == status
+        assert b"interrupted; what is finished is kept" in told
+        store = ArtifactStore(root=str(tmp_path / "store"))
+        assert not [file.path for file in store.files() if file.path.endswith(".tmp")]
+        assert store.files("attempts") == []  # it is neither failed nor cut off
+        with dg.DagsterInstance.from_config(str(tmp_path / "home")) as instance:
+            assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.CANCELED}
     again = [sys.executable, "-m", "ad_assets.cli", *arguments]
     assert subprocess.run(again, cwd=REPOSITORY, env=environ, capture_output=True).returncode == 0
 
