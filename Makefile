@@ -35,9 +35,9 @@ lock: install
 demo: install
 	@$(BIN)/ad-assets demo
 
-# Two processes with a thread each; the tests of a file stay together, for they share what the first one made.
+# Three processes with a thread each, for some tests wait; those of a file stay together: they share what the first made.
 test: install .venv-s3/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not real"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not real"
 
 # Slow and real-data checks too: crash test, Magnetic Tile Defects (AD_ASSETS_MTD=/path/to/mtd).
 verify: install .venv-s3/installed $(VENV)/deploy
