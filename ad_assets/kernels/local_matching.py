@@ -29,7 +29,7 @@ NEVER = float("-inf")
 NOBODY = -1  # in place of a template's number, where an image meets none
 CPU_PRODUCT = 400_000  # values of one product, and of what enters it, that stay in the outer cache
 CUDA_PRODUCT = 1 << 24
-MOST_IMAGES = 4  # at once: wide enough for matrix products, narrow enough for the cache
+MOST_IMAGES = 8  # at once: wide enough for matrix products, narrow enough for the cache
 
 
 @dataclass(frozen=True)
