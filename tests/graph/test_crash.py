@@ -7,13 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from ad_assets.store.store import ArtifactStore
+from tests.support.bench_graph import config_tree, write_dataset
 from tests.support.places import REPOSITORY
 
 # Wall-clock figures differ from run to run; everything else of a leaderboard row must not.
@@ -23,14 +27,16 @@ LANES = ("--select", 'key:"demo/patchcore_1/metrics" or key:"demo/hetmm_10/metri
 
 
 def start(folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":
-    environ = {**os.environ, "DAGSTER_HOME": str(folder / "home")}
-    settings = {"store.root": str(folder / "store"), "datasets.demo.root": str(folder / "images")}
-    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    """Materialize in a process of its own: the file ``bench.yaml`` of a folder, or the demo in that folder."""
+    own = folder / "bench.yaml"
+    settings = {"store.root": folder / "store", "datasets.demo.root": folder / "images"}
+    demo = ["demo", *(part for key, value in settings.items() for part in ("--set", f"{key}={value}"))]
+    config = [str(own)] if own.exists() else demo
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "ad_assets.cli", "materialize", *arguments, "--config", "demo", *sets],
+            [sys.executable, "-m", "ad_assets.cli", "materialize", *arguments, "--config", *config],
             cwd=REPOSITORY,
-            env=environ,
+            env={**os.environ, "DAGSTER_HOME": str(folder / "home")},
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -39,7 +45,8 @@ def start(folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":
 
 def board(folder: Path) -> list[dict[str, Any]]:
     store = ArtifactStore(root=str(folder / "store"))
-    head = store.read_head(("demo", "leaderboard"), None)
+    [dataset] = (path.name for path in (folder / "store" / "heads").iterdir())
+    head = store.read_head((dataset, "leaderboard"), None)
     assert head is not None
     path = folder / "store" / store.artifact("leaderboard", head["version"]).at("leaderboard.parquet")
     rows = pq.read_table(path).to_pylist()
@@ -55,17 +62,17 @@ def feature_files(folder: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-def run_and_kill(folder: Path, moment: float, *arguments: str) -> None:
-    """Start a run and kill it; no feature file that was there before may be written again."""
-    before = feature_files(folder)
+def run_and_kill(folder: Path, due: Callable[[float], bool], *arguments: str) -> None:
+    """Start a run and kill it once it is due; no feature file that was there before may be written again."""
+    before, started = feature_files(folder), time.monotonic()
     run = start(folder, *arguments)
-    try:
-        run.wait(timeout=moment)
-    except subprocess.TimeoutExpired:
+    while run.poll() is None and not due(time.monotonic() - started):
+        time.sleep(0.005)
+    with suppress(ProcessLookupError):  # it was faster
         os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
+    run.wait()
     after = feature_files(folder)
-    assert {path: after[path] for path in before} == before, f"extracted again, killed at {moment:.1f} s"
+    assert {path: after[path] for path in before} == before, "extracted again"
 
 
 def finish(folder: Path, *arguments: str) -> list[dict[str, Any]]:
@@ -89,18 +96,25 @@ def test_twenty_kills_at_random_moments(tmp_path: Path) -> None:
         folder = tmp_path / f"kill{number}"
         folder.mkdir()
         moment = moments.uniform(0.5, length)
-        run_and_kill(folder, moment, *LANES)
+        run_and_kill(folder, lambda seconds, moment=moment: seconds > moment, *LANES)
         assert finish(folder, *LANES) == expected, f"another leaderboard after a kill at {moment:.1f} s"
         assert len(feature_files(folder)) == len(feature_files(calm))
         shutil.rmtree(folder)
 
 
-def test_one_category_killed_twice_on_its_way(tmp_path: Path) -> None:
-    brick = ("--category", "brick", *LANES)
+def test_a_run_killed_among_its_features_and_among_its_fits(tmp_path: Path) -> None:
     folder, calm = tmp_path / "killed", tmp_path / "calm"
-    calm.mkdir()
-    expected = finish(calm, *brick)
-    shutil.copytree(calm / "images", folder / "images")
-    for moment in (5.0, 8.0):
-        run_and_kill(folder, moment, *brick)
-    assert finish(folder, *brick) == expected
+    for place in (folder, calm):
+        write_dataset(place / "images", ("bolt",))
+        tree = config_tree(place)
+        sheets = {"method": "hetmm", "extractor": "lite0", "windows": [3, 3], "sheets": 3}
+        tree["datasets"]["parts"]["detectors"] |= {"sheets": sheets}
+        (place / "bench.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    expected = finish(calm)
+    artifacts = folder / "store" / "artifacts"
+    run_and_kill(folder, lambda _: bool(feature_files(folder)))
+    assert feature_files(folder)
+    run_and_kill(folder, lambda _: any((artifacts / kind).exists() for kind in ("memory_bank", "template_set")))
+    assert len(feature_files(folder)) == len(feature_files(calm))
+    assert not (artifacts / "leaderboard").exists()
+    assert finish(folder) == expected
