@@ -97,7 +97,9 @@ def naive_au_spro(images: list[tuple[np.ndarray, list[tuple[np.ndarray, float]]]
         xs.append(wrong / free)
         ys.append(float(np.mean(covered)))
     grid = [x for x in xs if x < limit] + [limit]
-    heights = [*ys[: len(grid) - 1], float(np.interp(limit, xs, ys))]
+    # The height at which the curve reaches the limit: where a step lies right on it, its foot and not its top.
+    reached = slice(len(grid) - 2, len(grid))
+    heights = [*ys[: len(grid) - 1], float(np.interp(limit, xs[reached], ys[reached]))]
     return float(np.trapezoid(heights, grid) / limit)
 
 
