@@ -45,12 +45,12 @@ class Due(dg.AutomationCondition[dg.AssetKey]):
     """True of the partitions that are not what they would be, and can be made so.
 
     Args:
-        currency: looks at the store.
+        up_to_date: looks at the store.
         window: when runs may start.
     """
 
-    def __init__(self, currency: UpToDate, window: Window) -> None:
-        self._currency = currency
+    def __init__(self, up_to_date: UpToDate, window: Window) -> None:
+        self._up_to_date = up_to_date
         self._window = window
         self._looked: datetime.datetime | None = None
         self._event: int | None = None
@@ -86,12 +86,12 @@ class Due(dg.AutomationCondition[dg.AssetKey]):
         return {
             slot
             for slot in candidates.expensively_compute_asset_partitions()
-            if self._currency.is_due(key, slot.partition_key)
+            if self._up_to_date.is_due(key, slot.partition_key)
         }
 
     def _look(self, instance: dg.DagsterInstance) -> None:
         self._event = self._last_event(instance)
-        self._currency.look()
+        self._up_to_date.look()
 
     @staticmethod
     def _last_event(instance: dg.DagsterInstance) -> int | None:

@@ -15,7 +15,8 @@ from torch.nn.functional import normalize
 
 from ad_assets.kernels.local_matching import match
 from ad_assets.methods import Runtime
-from ad_assets.methods.hetmm.hetmm import Hetmm, TemplateSet
+from ad_assets.methods.hetmm.hetmm import Hetmm
+from ad_assets.methods.hetmm.templates import TemplateSet
 from tests.benchmarks.measure import interleaved, peak_extra_megabytes, report
 
 LAYERS = ((256, 64, 9), (512, 32, 7), (1024, 16, 5))  # channels, side, window

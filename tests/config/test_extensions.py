@@ -17,8 +17,8 @@ from tests.support.places import REPOSITORY
 EXTENSION = Path(__file__).parents[1] / "data" / "extension"
 
 
-def install(folder: Path, *, broken: bool = False) -> Path:
-    """The extension as an installer leaves it: modules, and a folder of metadata beside them."""
+def install(folder: Path) -> Path:
+    """The extension as an installer leaves it: modules and their metadata; with it, one whose module is gone."""
     site = folder / "site"
     shutil.copytree(EXTENSION, site)
     project = tomllib.loads((site / "pyproject.toml").read_text())["project"]
@@ -27,8 +27,7 @@ def install(folder: Path, *, broken: bool = False) -> Path:
         for group, points in project["entry-points"].items()
         for line in (f"[{group}]", *(f"{name} = {module}" for name, module in points.items()))
     ]
-    if broken:
-        lines += ["[ad_assets.methods]", "gone = no_such_module"]
+    lines += ["[ad_assets.methods]", "gone = no_such_module"]
     info = site / "toy_extension-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 1\n")
@@ -56,7 +55,7 @@ def test_a_detector_and_a_reader_of_another_package(tmp_path: Path) -> None:
     parts = tree["datasets"]["parts"]
     parts |= {"reader": "flat", "detectors": {"mean": {"method": "mean_template", "extractor": "lite0", "sigma": 1.0}}}
     (tmp_path / "bench.yaml").write_text(yaml.safe_dump(tree))
-    done = command(tmp_path, install(tmp_path, broken=True), "materialize")
+    done = command(tmp_path, install(tmp_path), "materialize")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "'gone' of toy-extension cannot be imported: ModuleNotFoundError" in done.stderr
     assert "mean" in done.stdout

@@ -296,9 +296,9 @@ def test_what_a_run_makes_while_conditions_look_is_not_due(running: Line, monkey
     lane = [dg.AssetKey(name.split("/")) for name in LANE]
     look, looks = UpToDate.look, []
 
-    def look_and_be_overtaken(currency: UpToDate) -> None:
-        look(currency)
-        looks.append(all(currency.is_due(tuple(key.path), "bolt") for key in lane))
+    def look_and_be_overtaken(up_to_date: UpToDate) -> None:
+        look(up_to_date)
+        looks.append(all(up_to_date.is_due(tuple(key.path), "bolt") for key in lane))
         if len(looks) == 1:
             with ThreadPoolExecutor() as pool:  # conditions are evaluated in an event loop, runs have their own
                 pool.submit(running.run, selected=lane).result()

@@ -105,13 +105,13 @@ def assert_sound(store: ArtifactStore) -> None:
 
 def outdated(plant: Plant) -> set[Slot]:
     """What is not as the benchmark file has it, by the store."""
-    currency = UpToDate(plant.stages, plant.benchmark.store)
-    currency.look()
+    up_to_date = UpToDate(plant.stages, plant.benchmark.store)
+    up_to_date.look()
     return {
         (stage.name, partition)
         for stage in plant.stages
         for partition in (stage.partitions if stage.partitions is not None else (None,))
-        if not currency.is_current(stage.key, partition)
+        if not up_to_date.is_current(stage.key, partition)
     }
 
 

@@ -90,9 +90,9 @@ class Whole:
         return built
 
     def due(self) -> set[Slot]:
-        currency = UpToDate(self.stages, self.store)
-        currency.look()
-        return {(stage.key, name) for stage, name in self.slots() if currency.is_due(stage.key, name)}
+        up_to_date = UpToDate(self.stages, self.store)
+        up_to_date.look()
+        return {(stage.key, name) for stage, name in self.slots() if up_to_date.is_due(stage.key, name)}
 
     def numbers(self) -> dict[str, Any]:
         """Every result that does not tell of time, read as the graph reads it."""

@@ -22,7 +22,7 @@ from; a new image may change the selection at any place, so it is made again fro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -30,6 +30,7 @@ from pydantic import Field, model_validator
 from ad_assets.methods.base import Features, Method, Runtime, ScoreMaps, fit_field, register, score_field
 from ad_assets.methods.hetmm.presets import PRESETS
 from ad_assets.methods.hetmm.template_selection import Selection
+from ad_assets.methods.hetmm.templates import TemplateSet, bytes_each, check_budget, own_templates, unit_vectors
 from ad_assets.methods.state import State
 
 if TYPE_CHECKING:
@@ -38,27 +39,6 @@ if TYPE_CHECKING:
 Window = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
-
-
-@dataclass(frozen=True)
-class TemplateSet(State):
-    """Nominal feature vectors, place by place.
-
-    Args:
-        templates: a layer each, (H, W, K, C) float32 of unit length over C; empty while the set of all images lies in
-            the store's features.
-        sources: a layer each, (H, W, K) int32: which of `image_ids` a template is from; empty for all images, where
-            template k is from image k.
-        clusters: a layer each, (H, W) int16: regions that OPTICS found; empty where it was not asked.
-        shapes: a layer each, C, H, W.
-        image_ids: the nominal images.
-    """
-
-    templates: list[Tensor]
-    sources: list[Tensor]
-    clusters: list[Tensor]
-    shapes: list[list[int]]
-    image_ids: list[str]
 
 
 @register
@@ -162,8 +142,8 @@ class Hetmm(Method[TemplateSet]):
 
         from ad_assets.methods.hetmm.template_selection import select_with_clusters
 
-        _check_budget([shape], len(features), runtime)
-        everything = _unit_vectors(features, shape, runtime).to(runtime.device)
+        check_budget([shape], len(features), runtime)
+        everything = unit_vectors(features, shape, runtime).to(runtime.device)
         picks, clusters = select_with_clusters(
             everything.permute(2, 3, 0, 1),
             sheets,
@@ -179,10 +159,10 @@ class Hetmm(Method[TemplateSet]):
     def most_images(self, taps: list[Tensor], runtime: Runtime) -> int:
         """Sheets are selected layer by layer; where all images are kept, scoring reads all layers."""
         shapes = [list(tap.shape[1:]) for tap in taps]
-        whole = runtime.most_images(_bytes_each(shapes))
+        whole = runtime.most_images(bytes_each(shapes))
         if self.sheets is None or self.sheets > whole:
             return whole
-        return min(runtime.most_images(_bytes_each([shape])) for shape in shapes)
+        return min(runtime.most_images(bytes_each([shape])) for shape in shapes)
 
     def complete(self, state: TemplateSet, train: Features, runtime: Runtime) -> TemplateSet:
         """Read the templates of a set of all images from the stored features.
@@ -192,8 +172,8 @@ class Hetmm(Method[TemplateSet]):
         """
         if state.templates:
             return state
-        _check_budget(state.shapes, len(train), runtime)
-        layers = [_unit_vectors(train.layer(layer), shape, runtime) for layer, shape in enumerate(state.shapes)]
+        check_budget(state.shapes, len(train), runtime)
+        layers = [unit_vectors(train.layer(layer), shape, runtime) for layer, shape in enumerate(state.shapes)]
         return replace(state, templates=layers)
 
     def score(
@@ -246,7 +226,7 @@ class Hetmm(Method[TemplateSet]):
         for layer, tap in enumerate(taps):
             query = normalize(tap.to(runtime.device), dim=1)
             templates = state.templates[layer].to(runtime.device).permute(2, 3, 0, 1)
-            hidden = _own_templates(state, layer, left_out).to(runtime.device) if left_out is not None else None
+            hidden = own_templates(state, layer, left_out).to(runtime.device) if left_out is not None else None
             window = self.windows[layer]
             if self.matching == "patch":
                 distances = match_patches(query, templates, window, memory_gb=runtime.memory_gb, hidden=hidden)
@@ -303,59 +283,3 @@ class Hetmm(Method[TemplateSet]):
                 for shape, clusters in zip(state.shapes, state.clusters, strict=False)
             },
         }
-
-
-def _check_budget(shapes: list[list[int]], images: int, runtime: Runtime) -> None:
-    sizes = " + ".join("x".join(map(str, shape)) for shape in shapes)
-    parts = f"{images} images x {sizes} float32"
-    remedy = "keep fewer sheets, or tap deeper layers"
-    runtime.check_images("the templates", images, _bytes_each(shapes), parts, remedy)
-
-
-def _bytes_each(shapes: list[list[int]]) -> int:
-    """Of an image's templates."""
-    return 4 * sum(channels * height * width for channels, height, width in shapes)
-
-
-def _unit_vectors(features: Features, shape: list[int], runtime: Runtime) -> Tensor:
-    """(H, W, N, C) float32 of one layer, of unit length over C.
-
-    Raises:
-        ValueError: other shapes, or NaN.
-    """
-    import torch
-    from torch.nn.functional import normalize
-
-    channels, height, width = shape
-    everything = torch.empty(height, width, len(features), channels)
-    done = 0
-    for ids, (tap,) in features.batches():
-        if list(tap.shape[1:]) != shape or not tap.isfinite().all():
-            raise ValueError(
-                f"images {ids[0]}...: features {tuple(tap.shape[1:])} instead of {tuple(shape)}, or NaN or infinity: "
-                "extract all features with one extractor, in float32"
-            )
-        everything[:, :, done : done + len(ids)] = normalize(tap, dim=1).permute(2, 3, 0, 1)
-        done += len(ids)
-        runtime.report("images read as templates", done, len(features))
-    return everything
-
-
-def _own_templates(state: TemplateSet, layer: int, image_ids: Sequence[str]) -> Tensor:
-    """(B, T, H, W) bool: which templates are from the image itself.
-
-    Raises:
-        ValueError: there is no other image.
-    """
-    import torch
-
-    known = {image_id: number for number, image_id in enumerate(state.image_ids)}
-    if len(known) < 2 and known.keys() & set(image_ids):
-        raise ValueError(f"every template is from image {state.image_ids[0]}: fit at least two images")
-    numbers = torch.tensor([known.get(image_id, -1) for image_id in image_ids])
-    if state.sources:
-        sources = state.sources[layer].permute(2, 0, 1)
-        return sources == numbers.to(sources.device)[:, None, None, None]
-    _, height, width = state.shapes[layer]
-    own = torch.arange(len(known)) == numbers[:, None]
-    return own[:, :, None, None].expand(-1, -1, height, width)

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from torch.nn.functional import interpolate, normalize
 
 from ad_assets.methods import Runtime
-from ad_assets.methods.hetmm.hetmm import Hetmm, TemplateSet
+from ad_assets.methods.hetmm.hetmm import Hetmm
 from ad_assets.methods.hetmm.presets import PRESETS
+from ad_assets.methods.hetmm.templates import TemplateSet
 from tests.support.fixtures import fixture
 from tests.support.tap_features import tap_features
 

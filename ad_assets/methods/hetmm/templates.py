@@ -1,0 +1,95 @@
+"""The template set of HETMM: nominal feature vectors of unit length, place by place (equation 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ad_assets.methods.base import Features, Runtime
+from ad_assets.methods.state import State
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TemplateSet(State):
+    """Nominal feature vectors, place by place.
+
+    Args:
+        templates: a layer each, (H, W, K, C) float32 of unit length over C; empty while the set of all images lies in
+            the store's features.
+        sources: a layer each, (H, W, K) int32: which of `image_ids` a template is from; empty for all images, where
+            template k is from image k.
+        clusters: a layer each, (H, W) int16: regions that OPTICS found; empty where it was not asked.
+        shapes: a layer each, C, H, W.
+        image_ids: the nominal images.
+    """
+
+    templates: list[Tensor]
+    sources: list[Tensor]
+    clusters: list[Tensor]
+    shapes: list[list[int]]
+    image_ids: list[str]
+
+
+def check_budget(shapes: list[list[int]], images: int, runtime: Runtime) -> None:
+    """Refuse more images than the memory budget takes.
+
+    Raises:
+        ValueError: naming shapes, budget and remedy.
+    """
+    sizes = " + ".join("x".join(map(str, shape)) for shape in shapes)
+    parts = f"{images} images x {sizes} float32"
+    remedy = "keep fewer sheets, or tap deeper layers"
+    runtime.check_images("the templates", images, bytes_each(shapes), parts, remedy)
+
+
+def bytes_each(shapes: list[list[int]]) -> int:
+    """Bytes of the float32 templates of one image, over layers of these shapes (C, H, W)."""
+    return 4 * sum(channels * height * width for channels, height, width in shapes)
+
+
+def unit_vectors(features: Features, shape: list[int], runtime: Runtime) -> Tensor:
+    """(H, W, N, C) float32 of one layer, of unit length over C.
+
+    Raises:
+        ValueError: other shapes, or NaN.
+    """
+    import torch
+    from torch.nn.functional import normalize
+
+    channels, height, width = shape
+    everything = torch.empty(height, width, len(features), channels)
+    done = 0
+    for ids, (tap,) in features.batches():
+        if list(tap.shape[1:]) != shape or not tap.isfinite().all():
+            raise ValueError(
+                f"images {ids[0]}...: features {tuple(tap.shape[1:])} instead of {tuple(shape)}, or NaN or infinity: "
+                "extract all features with one extractor, in float32"
+            )
+        everything[:, :, done : done + len(ids)] = normalize(tap, dim=1).permute(2, 3, 0, 1)
+        done += len(ids)
+        runtime.report("images read as templates", done, len(features))
+    return everything
+
+
+def own_templates(state: TemplateSet, layer: int, image_ids: Sequence[str]) -> Tensor:
+    """(B, T, H, W) bool: which templates are from the image itself.
+
+    Raises:
+        ValueError: there is no other image.
+    """
+    import torch
+
+    known = {image_id: number for number, image_id in enumerate(state.image_ids)}
+    if len(known) < 2 and known.keys() & set(image_ids):
+        raise ValueError(f"every template is from image {state.image_ids[0]}: fit at least two images")
+    numbers = torch.tensor([known.get(image_id, -1) for image_id in image_ids])
+    if state.sources:
+        sources = state.sources[layer].permute(2, 0, 1)
+        return sources == numbers.to(sources.device)[:, None, None, None]
+    _, height, width = state.shapes[layer]
+    own = torch.arange(len(known)) == numbers[:, None]
+    return own[:, :, None, None].expand(-1, -1, height, width)
