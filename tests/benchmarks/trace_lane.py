@@ -7,6 +7,7 @@ A PatchCore lane of one category is materialized in this process, and each line 
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import tempfile
@@ -29,7 +30,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 class Trace:
-    """The lines of this project that run while it is on, module bodies left out: these say what there is."""
+    """The lines of this project that run while it is on.
+
+    Left out are the bodies of modules and classes and what they call: these say what there is.
+    """
 
     def __init__(self) -> None:
         self.lines: set[tuple[str, int]] = set()
@@ -46,7 +50,7 @@ class Trace:
 
     def _call(self, frame: FrameType, event: str, argument: Any) -> Any:
         code = frame.f_code
-        if not code.co_filename.startswith(OURS) or code.co_name == "<module>":
+        if not code.co_filename.startswith(OURS) or any(map(_declares, (frame, frame.f_back))):
             return None
         self.functions.add((code.co_filename, code.co_qualname, code.co_firstlineno))
         return self._line(frame, event, argument)
@@ -55,6 +59,11 @@ class Trace:
         del event, argument
         self.lines.add((frame.f_code.co_filename, frame.f_lineno))
         return self._line
+
+
+def _declares(frame: FrameType | None) -> bool:
+    """Whether a frame is the body of a module or a class."""
+    return frame is not None and not frame.f_code.co_flags & inspect.CO_OPTIMIZED
 
 
 def main(method: str = "patchcore") -> None:
