@@ -239,6 +239,6 @@ def _kind(benchmark: Benchmark, options: argparse.Namespace) -> str:
 
 
 def _shown(candidate: Candidate) -> list[str]:
-    from ad_assets.production.champion_history import COMPARED
+    from ad_assets.metrics.catalogue import compared
 
-    return [metric for metric in COMPARED if metric in candidate.numbers]
+    return [metric for metric in compared() if metric in candidate.numbers]

@@ -16,6 +16,7 @@ from ad_assets.backbones.extractor import Extractor
 from ad_assets.datasets import Reader
 from ad_assets.methods import Method
 from ad_assets.methods.base import Stage as MethodStage
+from ad_assets.metrics.catalogue import registered
 from ad_assets.settings.compute import Compute
 from ad_assets.settings.model import Settings
 from ad_assets.store.store import ArtifactStore
@@ -51,8 +52,10 @@ class Evaluation(Settings):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics of the standard protocol, all from 0 to 1 and the larger the better."""
-        return ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", *(f"aupro_{x:.2f}" for x in self.fpr_limits))
+        """The metrics of the standard protocol that a floor can be set for, all from 0 to 1."""
+        aupro = (f"aupro_{limit:.2f}" for limit in self.fpr_limits)
+        others = (metric.name for metric in registered() if metric.is_share and metric.better != "neither")
+        return ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", *aupro, *others)
 
 
 class ReportStyle(Settings):
@@ -80,7 +83,7 @@ class Production(Settings):
         0.01, gt=0, lt=1, description="share of good new images that the gatekeeper may hold back"
     )
     floors: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
-        default_factory=dict, description="metric -> least value of a state that may be promoted"
+        default_factory=dict, description="metric -> worst value of a state that may be promoted"
     )
     margin: float = Field(0.02, ge=0, le=1, description="by how much a metric may fall behind the champion's")
 

@@ -16,12 +16,11 @@ from typing import Any
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Benchmark, Detector, Production
 from ad_assets.methods import METHODS
+from ad_assets.metrics.catalogue import compared, find
 from ad_assets.production.lasting_records import LastingRecord
 from ad_assets.store.store import ArtifactStore
 
 PROMOTED, BY_HAND, ROLLED_BACK = "promoted", "promoted by hand", "rolled back"
-# Larger is better for all metrics of the standard protocol, which are the ones that gates compare.
-COMPARED = ("image_auroc", "pixel_auroc", "aupro_0.30")
 
 
 @dataclass(frozen=True)
@@ -104,12 +103,15 @@ def as_promoted(benchmark: Benchmark, detector: Detector, champion: Candidate) -
 
 
 def below_floors(numbers: Mapping[str, float], production: Production) -> list[str]:
-    """The floors that a state misses, in words; a metric that it does not have is below its floor."""
+    """The floors that a state misses, in words; a metric that it does not have is below its floor.
+
+    Where lower values are better the floor is the largest value that passes.
+    """
     found = {metric: numbers.get(metric) for metric in production.floors}
     return [
         f"{metric} {'is not known' if value is None else f'{value:.4f}'}, its floor is {production.floors[metric]:g}"
         for metric, value in found.items()
-        if value is None or value < production.floors[metric]
+        if value is None or find(metric).is_worse(value, production.floors[metric])
     ]
 
 
@@ -117,12 +119,12 @@ def behind_champion(challenger: Candidate, champion: Candidate | None, productio
     """Where a state is behind the champion by more than the margin, in words; nowhere on other test images."""
     if champion is None or champion.state == challenger.state or champion.truth != challenger.truth:
         return []
-    both = [m for m in COMPARED if m in challenger.numbers and m in champion.numbers]
+    both = [metric for metric in compared() if metric in challenger.numbers and metric in champion.numbers]
     return [
         f"{metric} {challenger.numbers[metric]:.4f} after {champion.numbers[metric]:.4f}, "
         f"more than {production.margin:g} behind"
         for metric in both
-        if challenger.numbers[metric] < champion.numbers[metric] - production.margin
+        if find(metric).is_worse(challenger.numbers[metric], champion.numbers[metric], production.margin)
     ]
 
 

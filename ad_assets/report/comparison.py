@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ad_assets.metrics.catalogue import compared, find
 from ad_assets.report.leaderboard import MEAN, pivot
-from ad_assets.report.tables import COMPARED, METRIC_NAMES, Cell, cell
+from ad_assets.report.tables import Cell, cell
 
 Row = dict[str, Any]
 
@@ -64,18 +65,18 @@ def compare(boards: Mapping[str, Sequence[Row]]) -> Comparison:
     detectors = tuple(dict.fromkeys(row["detector"] for rows in boards.values() for row in rows))
     lines = []
     for dataset, rows in boards.items():
-        for metric in COMPARED:
-            table = pivot(rows, metric)
+        for metric in map(find, compared()):
+            table = pivot(rows, metric.name)
             means = [table.cell(detector, MEAN) for detector in detectors]
             shown = [cell(row) for row in means]
             if all(row is None or row["value"] is None for row in means):
                 continue
-            best = max(float(one.text) for one in shown if one.text != Cell().text)
+            best = metric.best(float(one.text) for one in shown if one.text != Cell().text)
             marked = (
                 cell(row, best=one.text != Cell().text and float(one.text) == best)
                 for row, one in zip(means, shown, strict=True)
             )
-            lines.append(Line(dataset, METRIC_NAMES[metric], tuple(marked)))
+            lines.append(Line(dataset, metric.heading, tuple(marked)))
     return Comparison(detectors, tuple(lines))
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from ad_assets.metrics.catalogue import find
 from ad_assets.report.leaderboard import MEAN, STANDARD, Row, is_oracle
-from ad_assets.report.tables import Cell, is_quantity, matrix
+from ad_assets.report.tables import Cell, matrix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -133,7 +134,7 @@ def _cell(cell: Cell) -> str:
 
 
 def _caption(dataset: str, title: str, metric: str, protocol: str, *, paper: bool) -> str:
-    unit = "" if is_quantity(metric) else " in percent"
+    unit = " in percent" if find(metric).is_share else ""
     how = "" if protocol == STANDARD else f", protocol {protocol}"
     oracle = " (chosen on test labels: an upper bound, not a result)" if is_oracle(protocol) else ""
     brackets = " In brackets: as published." if paper else ""

@@ -11,12 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ad_assets.metrics import catalogue
 from ad_assets.papers import published as papers
 from ad_assets.report import comparison, studies, tables
 from ad_assets.report.certainty import certainty
 from ad_assets.report.charts import HEIGHT, WIDTH, Chart, charts
 from ad_assets.report.gallery import VERDICTS, GalleryItem
-from ad_assets.report.leaderboard import INTERVAL, MEAN, NOMINAL, OUTLIER, STANDARD, Row, pivot
+from ad_assets.report.leaderboard import INTERVAL, MEAN, NOMINAL, OUTLIER, STANDARD, TIMING, Row, pivot
 from ad_assets.report.pictures import data_uri, jpeg_size
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent
 NOTES = 20  # problems that are shown of a category
 VANISHED = "regions_vanished"
+ERRORS = ("false_positives", "false_negatives")
 COLOURS = 8  # distinct line colours in the template; further detectors repeat them dashed
 
 
@@ -103,15 +105,15 @@ def render(report: ReportInput) -> str:
         "report.html",
         report=report,
         detectors=detectors,
-        compared=tables.means(rows, detectors, tables.COMPARED, STANDARD),
+        compared=tables.means(rows, detectors, STANDARD, catalogue.compared()),
         further=tables.further(rows, detectors),
-        intervals=tables.means(rows, detectors, ["image_auroc_low", "image_auroc_high"], INTERVAL),
+        intervals=tables.means(rows, detectors, INTERVAL),
         certainty=certainty(rows),
-        decisions=tables.means(rows, detectors, tables.DECIDED, NOMINAL),
-        outliers=tables.means(rows, detectors, tables.DECIDED, OUTLIER),
+        decisions=tables.means(rows, detectors, NOMINAL),
+        outliers=tables.means(rows, detectors, OUTLIER),
         oracles=tables.oracles(rows, detectors),
-        timings=tables.timings(rows, detectors),
-        matrices=[tables.matrix(rows, metric) for metric in tables.COMPARED],
+        timings=tables.means(rows, detectors, TIMING),
+        matrices=[tables.matrix(rows, metric) for metric in catalogue.compared()],
         categories=[_category(report, detectors, name, f"category-{n}") for n, name in enumerate(names)],
         studies=[
             (name, *studies.table(summary), studies.plot_uri(name, summary))
@@ -203,8 +205,8 @@ def _urgency(item: GalleryItem) -> tuple[int, float]:
 
 def _error_summary(rows: Sequence[Row], category: str, detector: str, items: Sequence[GalleryItem]) -> str:
     """How many errors stand behind the pictures."""
-    protocol = NOMINAL if pivot(rows, tables.COUNTS[0], NOMINAL).cell(detector, category) else OUTLIER
-    counts = [pivot(rows, metric, protocol).cell(detector, category) for metric in tables.COUNTS]
+    protocol = NOMINAL if pivot(rows, ERRORS[0], NOMINAL).cell(detector, category) else OUTLIER
+    counts = [pivot(rows, metric, protocol).cell(detector, category) for metric in ERRORS]
     threshold = f"threshold {items[0].threshold:.4g}"
     if not all(row and row["value"] is not None for row in counts):
         return threshold
@@ -233,4 +235,5 @@ def _comparisons(rows: Sequence[Row]) -> list[tuple[str, str, str, str, list[str
 def _readable(note: str) -> str:
     """A note with its metric's name as the tables show it."""
     metric, separator, text = note.partition(": ")
-    return f"{tables.METRIC_NAMES[metric]}: {text}" if separator and metric in tables.METRIC_NAMES else note
+    found = catalogue.known(metric) if separator else None
+    return f"{found.heading}: {text}" if found else note

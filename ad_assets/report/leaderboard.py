@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ad_assets.metrics.catalogue import compared, find, registered
 from ad_assets.papers import published as paper_tables
 from ad_assets.report.certainty import certainty
 
@@ -165,10 +166,11 @@ def text_table(rows: Sequence[Row], width: int = 110) -> str:
     ]
     names = ["", *table.categories]
     blocks = [f"{rows[0]['dataset']}: image AUROC, {unit}", *aligned(names, columns, width)]
-    means = [("image AUROC", "image_auroc"), ("pixel AUROC", "pixel_auroc"), ("AUPRO 0.30", "aupro_0.30")]
+    measured = {row["metric"] for row in rows}
+    means = [find(name) for name in dict.fromkeys([*compared(), *(m.name for m in registered() if m.name in measured)])]
     columns = [
-        [title, *(_beside_paper(pivot(rows, metric).cell(detector, MEAN)) for detector in detectors)]
-        for title, metric in means
+        [metric.title, *(_beside_paper(pivot(rows, metric.name).cell(detector, MEAN)) for detector in detectors)]
+        for metric in means
     ]
     intervals = [_interval(rows, detector) for detector in detectors]
     if any(intervals):
@@ -190,8 +192,9 @@ def text_table(rows: Sequence[Row], width: int = 110) -> str:
     chosen = [detector for detector in detectors if pivot(rows, "image_auroc", BEST_EPOCH).cell(detector, MEAN)]
     if chosen:
         columns = [
-            [title, *(_beside_paper(pivot(rows, metric, BEST_EPOCH).cell(detector, MEAN)) for detector in chosen)]
-            for title, metric in means
+            [m.title, *(_beside_paper(pivot(rows, m.name, BEST_EPOCH).cell(detector, MEAN)) for detector in chosen)]
+            for m in means
+            if not m.measure
         ]
         title = f"ORACLE epoch, chosen on test labels as the papers do: beside theirs, not a result; {unit}"
         blocks += [title, *aligned(["", *chosen], columns, width)]
@@ -230,27 +233,18 @@ def _beside_paper(row: Row | None) -> str:
     if row is None or row["value"] is None:
         return "–"
     if row["delta"] is None:
-        return percent(row["value"])
+        return find(row["metric"]).text(row["value"])
     return f"{percent(row['value'])} ({percent(row['paper_value'])}, {signed_percent(row['delta'])})"
 
 
 def _decisions(rows: Sequence[Row], detectors: Sequence[str], protocol: str) -> list[list[str]]:
     """Columns F1, false alarms and misses over all categories; empty where no detector has them."""
     columns = []
-    for title, metric in (
-        ("image F1", "image_f1"),
-        ("false alarms", "false_positives"),
-        ("misses", "false_negatives"),
-    ):
-        cells = [pivot(rows, metric, protocol).cell(detector, MEAN) for detector in detectors]
-        show = percent if metric == "image_f1" else _count
+    for metric in map(find, ("image_f1", "false_positives", "false_negatives")):
+        cells = [pivot(rows, metric.name, protocol).cell(detector, MEAN) for detector in detectors]
         if any(cells):
-            columns.append([title, *(show(cell["value"] if cell else None) for cell in cells)])
+            columns.append([metric.title, *map(_beside_paper, cells)])
     return columns
-
-
-def _count(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0f}"
 
 
 def aligned(names: list[str], columns: list[list[str]], width: int) -> list[str]:
@@ -296,19 +290,18 @@ def _checked(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
 def _mean_row(metric: str, rows: list[Row]) -> Row | None:
     """The aggregate of one metric over its categories, None where an aggregate would mean nothing."""
     values = [row["value"] for row in rows]
-    if metric == "threshold" or metric.endswith(("_low", "_high")):
-        return None  # the ends of an interval of a mean are not the means of ends
-    if metric.endswith("images_per_second"):
+    aggregate = find(metric).aggregate
+    if aggregate == "none":
+        return None
+    if aggregate == "throughput":
         # Rates do not average: all images of all categories over all the time they took.
         weights = [row["n"] for row in rows]
         if not all(weight and weight > 0 and value > 0 for weight, value in zip(weights, values, strict=True)):
             return None
         seconds = [weight / value for weight, value in zip(weights, values, strict=True)]
-        aggregate, value = "throughput", math.fsum(weights) / math.fsum(seconds)
-    elif metric in ("false_positives", "false_negatives") or metric.endswith("seconds"):
-        aggregate, value = "sum", math.fsum(values)
+        value = math.fsum(weights) / math.fsum(seconds)
     else:
-        aggregate, value = "mean", math.fsum(values) / len(values)
+        value = math.fsum(values) / (len(values) if aggregate == "mean" else 1)
     seeds = {row["seed"] for row in rows}
     return {
         **rows[0],

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ad_assets.metrics.catalogue import compared, find
 from ad_assets.report.markdown import one_line
 from ad_assets.report.pictures import figure_uri
 
-QUALITY = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_0.30": "AUPRO 0.30"}
 KINDS = {f"image_auroc_{kind}": kind for kind in ("structural", "logical")} | {"image_auroc_kinds": "mean of kinds"}
 SPEED = {
     "score_images_per_second": "images/s scored",
@@ -80,7 +80,7 @@ def table(summary: Summary, *, defects: bool = False) -> tuple[list[str], list[l
         summary: what to show.
         defects: a column of image AUROC for every defect type too.
     """
-    columns = [(metric, "", f"{name}, %") for metric, name in QUALITY.items()]
+    columns = [(metric, "", find(metric).heading_with_unit) for metric in compared()]
     columns += [(metric, "", f"{name}, %") for metric, name in KINDS.items()]
     columns += [("image_auroc", defect, one_line(defect)) for defect in (summary.defects if defects else ())]
     columns += [(metric, "", name) for metric, name in SPEED.items()]
@@ -107,7 +107,7 @@ def text_table(summary: Summary, *, defects: bool = False) -> str:
 def _text(cell: Measured | None, metric: str) -> str:
     if cell is None:
         return "-"
-    if metric in SPEED:
+    if not find(metric).is_share:
         return f"{cell.mean:.3g}"
     return f"{100 * cell.mean:.1f}" + (f" ±{100 * cell.spread:.1f}" if cell.spread else "")
 
@@ -121,10 +121,10 @@ def plot_uri(title: str, summary: Summary) -> str:
     FigureCanvasAgg(figure)
     quality, speed = figure.subplots(1, 2, width_ratios=[2, 1])
     places = range(len(summary.variants))
-    for metric, name in QUALITY.items():
-        _line(quality, name, summary.column(metric), 100)
-    for metric in ("score_images_per_second", "images_per_second"):
-        _line(speed, SPEED[metric], summary.column(metric), 1)
+    for metric in map(find, compared()):
+        _line(quality, metric.title, summary.column(metric.name), 100 if metric.is_share else 1)
+    for name in ("score_images_per_second", "images_per_second"):
+        _line(speed, SPEED[name], summary.column(name), 1)
     quality.set_title(title, loc="left", fontsize=10, parse_math=False)
     quality.set_ylabel("%")
     speed.set_ylabel("images/s")

@@ -1,4 +1,4 @@
-"""Detectors and readers of other packages: modules that register them, named by entry points.
+"""Detectors, readers and metrics of other packages: modules that register them, named by entry points.
 
 A package that says in its ``pyproject.toml``
 

@@ -1,6 +1,7 @@
-"""A detector and a reader of another package, by entry points, through the graph to the leaderboard and the report."""
+"""A detector, a reader and a metric of another package, by entry points, through the graph to the report."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pyarrow import parquet
 
 from ad_assets.config.load import ConfigError, load_config
 from tests.support.bench_graph import config_tree, draw_image, write_image
 from tests.support.places import REPOSITORY
 
+SIGMAS = {"sharp": 1.0, "blurred": 60.0}
 EXTENSION = Path(__file__).parents[1] / "data" / "extension"
 
 
@@ -46,21 +49,42 @@ def command(folder: Path, site: Path, *arguments: str) -> subprocess.CompletedPr
     )
 
 
-def test_a_detector_and_a_reader_of_another_package(tmp_path: Path) -> None:
+def test_a_detector_a_reader_and_a_metric_of_another_package(tmp_path: Path) -> None:
     for number in range(6):
         write_image(tmp_path / f"images/bolt/train_good_{number}.png", draw_image(number))
         write_image(tmp_path / f"images/bolt/test_good_{number}.png", draw_image(100 + number))
-        write_image(tmp_path / f"images/bolt/test_spot_{number}.png", draw_image(200 + number, defect=True))
+        write_image(tmp_path / f"images/bolt/test_spot_{number}.png", draw_image(200 + number, defect=number != 3))
     tree = config_tree(tmp_path)
     parts = tree["datasets"]["parts"]
-    parts |= {"reader": "flat", "detectors": {"mean": {"method": "mean_template", "extractor": "lite0", "sigma": 1.0}}}
+    lanes = {name: {"method": "mean_template", "extractor": "lite0", "sigma": sigma} for name, sigma in SIGMAS.items()}
+    parts |= {"reader": "flat", "detectors": lanes}
     (tmp_path / "bench.yaml").write_text(yaml.safe_dump(tree))
-    done = command(tmp_path, install(tmp_path), "materialize")
+    site = install(tmp_path)
+    done = command(tmp_path, site, "materialize")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "'gone' of toy-extension cannot be imported: ModuleNotFoundError" in done.stderr
-    assert "mean" in done.stdout
+    [board] = (tmp_path / "store/artifacts/leaderboard").glob("*/leaderboard.parquet")
+    rates = {
+        row["detector"]: row["value"]
+        for row in parquet.read_table(board).to_pylist()
+        if (row["metric"], row["category"]) == ("image_fpr_95", "mean")
+    }
+    assert rates["sharp"] < rates["blurred"], "the marked cell below would say nothing"
+    [heads] = [line for line in done.stdout.splitlines() if "FPR at 95 % recall" in line]
+    below = done.stdout[done.stdout.index(heads) :].splitlines()
+    line = next(line for line in below if line.startswith("sharp"))
+    assert f"{100 * rates['sharp']:.1f}" in line
     [report] = (tmp_path / "store/artifacts/report").glob("*/report.html")
-    assert "mean" in report.read_text(encoding="utf-8")
+    results = report.read_text(encoding="utf-8").split('<section id="results">')[1].split("</section>")[0]
+    assert "FPR at 95 % recall" in results
+    lines = {name: results.split(f"</svg>{name}</th>")[1].split("</tr>")[0] for name in SIGMAS}
+    assert f">{100 * rates['sharp']:.1f}" in re.findall(r'class="n[^"]*best"[^>]*(>[^<]*)', lines["sharp"])
+    assert f">{100 * rates['blurred']:.1f}" not in re.findall(r'class="n[^"]*best"[^>]*(>[^<]*)', lines["blurred"])
+    module = site / "toy_metric.py"
+    module.write_text(module.read_text().replace("version=1", "version=2"))
+    status = command(tmp_path, site, "status").stdout
+    assert "everything is up to date" not in status
+    assert "metrics" in status
     # Here, where it is not installed, its names are unknown.
     with pytest.raises(ConfigError, match=r"(?s)'mean_template'.*'flat'"):
         load_config(tmp_path / "bench.yaml", environ={})

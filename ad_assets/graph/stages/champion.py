@@ -9,8 +9,8 @@ from typing import Any
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Dataset, Detector, Production
 from ad_assets.graph.stage import Check, CheckReport, CheckResult, Parts, Stage, Upstream, Work
+from ad_assets.metrics.catalogue import compared
 from ad_assets.production.champion_history import (
-    COMPARED,
     PROMOTED,
     Candidate,
     Ledger,
@@ -120,7 +120,7 @@ def _described(ledger: Ledger, kept: str) -> dict[str, Any]:
         **({"kept_out": kept} if kept else {}),
         **{
             f"champion_{metric}": last.candidate.numbers[metric]
-            for metric in COMPARED
+            for metric in compared()
             if metric in last.candidate.numbers
         },
     }

@@ -37,6 +37,11 @@ class Truth:
             self.positions.setdefault(row["image_id"], []).append(position)
 
     @property
+    def has_both(self) -> bool:
+        """Whether there are nominal and anomalous images, so that image metrics are defined."""
+        return 0 < sum(self.labels) < len(self.labels)
+
+    @property
     def kinds(self) -> list[str]:
         """The kinds of anomalies that the dataset tells apart, sorted; none where it does not."""
         return sorted({row["anomaly_kind"] for row in self.rows if row["label"]} - {""})
@@ -144,12 +149,11 @@ def quality(truth: Truth, comparison: Comparison) -> Iterator[tuple[str, str, fl
     from ad_assets.metrics import ranking
 
     labels, scores, statistics = truth.labels, comparison.scores, comparison.pixels
-    both = 0 < sum(labels) < len(labels)
-    yield "image_auroc", "", ranking.auroc(scores, labels) if both else None, len(labels)
-    for defect in sorted({row["defect_type"] for row in truth.rows if row["label"]}) if both else ():
+    yield "image_auroc", "", ranking.auroc(scores, labels) if truth.has_both else None, len(labels)
+    for defect in sorted({row["defect_type"] for row in truth.rows if row["label"]}) if truth.has_both else ():
         kept = [i for i, row in enumerate(truth.rows) if not row["label"] or row["defect_type"] == defect]
         yield "image_auroc", defect, ranking.auroc(scores[kept], [labels[i] for i in kept]), len(kept)
-    if both:
+    if truth.has_both:
         for metric, value, n in kinds_apart(truth, scores):
             yield metric, "", value, n
     yield "pixel_auroc", "", statistics.pixel_auroc() if comparison.has_both else None, statistics.pixels

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Dataset, Detector, Evaluation
-from ad_assets.graph.stage import Parts, Stage, Upstream, Work
+from ad_assets.graph.stage import Parts, Stage, StageError, Upstream, Work
 from ad_assets.graph.stages.ground_truth import FPR_LIMIT, Comparison, Truth, kinds_apart
 from ad_assets.graph.stages.oracle_epochs import read_best
 from ad_assets.graph.stages.score_maps import read_score_index, shards
 from ad_assets.graph.stages.scored_images import read_pictures
+from ad_assets.metrics.catalogue import registered, registered_facts
 from ad_assets.report import pictures
 from ad_assets.report.gallery import choose_gallery
 
@@ -49,11 +50,14 @@ def metrics_stage(
         return {**read, **({"epochs": upstream.of(epochs).version} if epochs else {})}
 
     def build(work: Work) -> dict[str, Any]:
+        import numpy as np
+
         truth = Truth.of(work, index)
         rows = _Rows(seed)
         scores, colour_scale, curves = _read_scores(rows, work, score_maps, truth, dataset, extractor, evaluation)
         nominal = read_score_index(work.input(score_maps)).nominal.scores
         threshold = _image_rows(rows, scores, truth, nominal, evaluation, curves)
+        _registered_rows(rows, "image", truth.has_both, len(scores), scores, np.array(truth.labels))
         if epochs:
             for row in read_best(work, epochs, detector.method_for(work.partition)):
                 rows.add("oracle_best_epoch", row["metric"], row["value"], row["n"])
@@ -83,6 +87,7 @@ def metrics_stage(
             "resolution": evaluation.resolution,
             "seed": seed,
             **({"blind": True} if dataset.reader.blind else {}),
+            **({"registered": facts} if (facts := registered_facts()) else {}),
         },
         deps=(index, score_maps, *((epochs,) if epochs else ())),
         address=parts,
@@ -145,6 +150,7 @@ def _read_scores(
         work.progress("shards of maps evaluated", number + 1, -(-len(truth.positions) // len(image_ids)))
     low, high = np.quantile(np.concatenate(sample), [0.5, 0.999])
     curves = _pixel_rows(rows, comparison, evaluation)
+    _registered_rows(rows, "pixel", comparison.has_both, comparison.pixels.pixels, comparison.pixels)
     return comparison.scores, (float(low), float(max(high, np.nextafter(low, np.inf)))), curves
 
 
@@ -177,6 +183,17 @@ def _pixel_rows(rows: _Rows, comparison: Comparison, evaluation: Evaluation) -> 
     }
 
 
+def _registered_rows(rows: _Rows, level: str, defined: bool, n: int, *arguments: Any) -> None:
+    """The metrics of other packages, None where one class or kind of pixels is missing."""
+    for metric in registered():
+        if metric.level == level and metric.measure:
+            try:
+                value = float(metric.measure(*arguments)) if defined else None
+            except Exception as error:  # whatever another package does
+                raise StageError(f"metric {metric.name} cannot be measured: {type(error).__name__}: {error}") from error
+            rows.add("standard", metric.name, value, n)
+
+
 def _points(curve: tuple[Any, Any]) -> list[list[float]]:
     return [[round(float(value), 6) for value in axis] for axis in curve]
 
@@ -193,7 +210,7 @@ def _image_rows(
     from ad_assets.metrics import ranking, thresholds, uncertainty
 
     labels, n = truth.labels, len(truth.labels)
-    if 0 < sum(labels) < n:
+    if truth.has_both:
         rows.add("standard", "image_auroc", ranking.auroc(scores, labels), n)
         rows.add("standard", "image_ap", ranking.average_precision(scores, labels), n)
         low, high = uncertainty.auroc_interval(scores, labels, INTERVAL)

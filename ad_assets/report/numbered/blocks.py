@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from ad_assets.metrics.catalogue import find
 from ad_assets.papers import published as papers
 from ad_assets.papers.numbered_tables import KINDS, Counts, Detectors, Images, Part, Study, StudyRow, Systems
 from ad_assets.report.leaderboard import BEST_EPOCH, MEAN, STANDARD, TIMING, published_beside
@@ -20,10 +21,7 @@ from ad_assets.report.numbered.cells import (
     Row,
     Values,
     by_category,
-    decimals,
-    is_share,
     mean_cell,
-    metric_name,
     percent,
     short_names,
     titled,
@@ -44,6 +42,10 @@ def blocks(part: Part, measured: Measured) -> list[Block]:
             return [_speed(part, measured)]
         case Images():
             return [_images(part, measured)]
+
+
+def _headings(part: Part) -> tuple[str, ...]:
+    return tuple(find(metric).heading_with_unit for metric in part.metrics)
 
 
 # -- systems --------------------------------------------------------------------------------------------------------
@@ -94,13 +96,13 @@ def _systems(part: Systems, measured: Measured) -> list[Block]:
         return [_by_kind(part, [line.name for line in lines], lambda place, kind: kind_cell(lines[place], kind))]
     if part.by == "mean":
         found = tuple((line.name, tuple(cell(line, metric) for metric in part.metrics)) for line in lines)
-        return [Block(titled(part), tuple(map(metric_name, part.metrics)), found, "mean over categories")]
+        return [Block(titled(part), _headings(part), found, "mean over categories")]
     names = tuple(line.name for line in lines)
     printed = (row for system in part.systems for row in papers.published(system, part.paper_dataset).values())
     categories = measured.chosen or tuple(dict.fromkeys(each for row in printed for each in row if each != MEAN))
     return [
         Block(
-            titled(part, metric_name(metric)),
+            titled(part, find(metric).heading_with_unit),
             names,
             tuple((each, tuple(cell(line, metric, each) for line in lines)) for each in (*categories, MEAN)),
         )
@@ -111,7 +113,7 @@ def _systems(part: Systems, measured: Measured) -> list[Block]:
 def _by_kind(part: Systems | Study, names: Sequence[str], cell: Callable[[int, str], Cell]) -> Block:
     columns = (*KINDS, MEAN)
     lines = tuple((name, tuple(cell(place, kind) for kind in columns)) for place, name in enumerate(names))
-    return Block(titled(part, metric_name("image_auroc")), columns, lines, "mean over categories")
+    return Block(titled(part, find("image_auroc").heading_with_unit), columns, lines, "mean over categories")
 
 
 def _cell(
@@ -159,7 +161,7 @@ def _counts(part: Counts, measured: Measured) -> Block:
                 )
             )
         lines.append((short[system], tuple(cells)))
-    return Block(titled(part), tuple(map(metric_name, part.metrics)), tuple(lines), "sum over categories")
+    return Block(titled(part), _headings(part), tuple(lines), "sum over categories")
 
 
 def _speed(part: Detectors, measured: Measured) -> Block:
@@ -167,11 +169,11 @@ def _speed(part: Detectors, measured: Measured) -> Block:
     for name, row in part.rows.items():
         own = _costs([each for each in measured.rows if each["detector"] == row.detector])
         cells = (
-            Cell(own.get(metric), row.paper.get(metric), decimals=decimals(metric), lane=row.detector is not None)
+            Cell(own.get(metric), row.paper.get(metric), decimals=find(metric).decimals, lane=row.detector is not None)
             for metric in part.metrics
         )
         lines.append((name.partition(" [")[0], tuple(cells)))
-    return Block(titled(part), tuple(map(metric_name, part.metrics)), tuple(lines), "over all categories")
+    return Block(titled(part), _headings(part), tuple(lines), "over all categories")
 
 
 def _costs(rows: Sequence[Row]) -> dict[str, float]:
@@ -201,9 +203,11 @@ def _images(part: Images, measured: Measured) -> Block:
         own = [row[metric] for row in measured.rows if row[metric] is not None]
         whole = len(own) == len(measured.categories)
         ours = math.fsum(own) / len(own) if own else None
-        shown = Cell(ours, part.paper.get(metric), decimals=decimals(metric), compared=whole and measured.same_data)
+        shown = Cell(
+            ours, part.paper.get(metric), decimals=find(metric).decimals, compared=whole and measured.same_data
+        )
         cells.append(shown if whole or not own else replace(shown, covered=len(own)))
-    return Block("", tuple(map(metric_name, part.metrics)), ((part.label, tuple(cells)),), "mean over categories")
+    return Block("", _headings(part), ((part.label, tuple(cells)),), "mean over categories")
 
 
 # -- studies --------------------------------------------------------------------------------------------------------
@@ -216,13 +220,13 @@ def _study(part: Study, measured: Measured) -> list[Block]:
     def cell(row: StudyRow, metric: str, printed: str, of: Summary = summary, category: str = "") -> Cell:
         found = of.cells.get((row.variant or "", metric, ""))
         whole = found is not None and (bool(category) or found.categories == len(measured.categories))
-        factor = 100 if is_share(metric) else 1
+        factor = 100 if find(metric).is_share else 1
         return Cell(
             factor * found.mean if found else None,
             None if category else row.paper.get(printed),
             factor * found.spread if found else 0.0,
             row.spread.get(printed, 0.0),
-            decimals(metric),
+            find(metric).decimals,
             row.variant is not None,
             whole and measured.same_data,
             None if whole or found is None else found.categories,
@@ -237,7 +241,7 @@ def _study(part: Study, measured: Measured) -> list[Block]:
         return [_by_kind(part, list(rows), kind_cell)]
     if part.by == "mean":
         lines = tuple((name, tuple(cell(row, m, m) for m in part.metrics)) for name, row in rows.items())
-        return [Block(titled(part), tuple(map(metric_name, part.metrics)), lines, "mean over categories")]
+        return [Block(titled(part), _headings(part), lines, "mean over categories")]
     found = []
     apart = {each: summarise(row for row in measured.rows if row["category"] == each) for each in measured.chosen}
     for metric in part.metrics:
@@ -246,5 +250,5 @@ def _study(part: Study, measured: Measured) -> list[Block]:
             for each, summary_ in apart.items()
         )
         mean = (MEAN, tuple(cell(row, metric, metric) for row in rows.values()))
-        found.append(Block(titled(part, metric_name(metric)), tuple(rows), (*lines, mean)))
+        found.append(Block(titled(part, find(metric).heading_with_unit), tuple(rows), (*lines, mean)))
     return found

@@ -7,25 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ad_assets.metrics.catalogue import find
 from ad_assets.papers.numbered_tables import Part
 
 Row = Mapping[str, Any]
 Values = dict[str, float]  # by category
 
 TRAINING = "training"  # the protocol under which a trained model's own numbers are handed in
-NAMES = {
-    "image_auroc": "image AUROC, %",
-    "pixel_auroc": "pixel AUROC, %",
-    "aupro_0.30": "AUPRO 0.30, %",
-    "images_per_second": "images/s",
-    "seconds_per_image": "s/image",
-    "gmacs_per_image": "GMAC/image",
-    "million_parameters": "M parameters",
-    "seconds_per_epoch": "s/epoch",
-    "nominal_image_percent": "nominal images, %",
-    "anomalous_pixel_percent": "anomalous pixels, %",
-}
-_WHOLE = ("misclassified", "false_positives", "false_negatives", "nominal_images", "anomalous_images")
 
 
 @dataclass(frozen=True)
@@ -101,28 +89,11 @@ def joined(found: Iterable[Block]) -> list[Block]:
     return kept
 
 
-def metric_name(metric: str) -> str:
-    """A metric as a column's head."""
-    return NAMES.get(metric, metric.replace("_", " "))
-
-
 def short_names(systems: Iterable[str]) -> dict[str, str]:
     """Names of systems without ``[quoted in X paper]``, where that keeps them apart."""
     names = list(systems)
     short = {name: name.partition(" [")[0] for name in names}
     return {name: text if list(short.values()).count(text) == 1 else name for name, text in short.items()}
-
-
-def decimals(metric: str) -> int | None:
-    """How many decimals a metric is printed with; None: three significant digits."""
-    if metric in _WHOLE:
-        return 0
-    return 1 if is_share(metric) or metric.endswith("percent") else None
-
-
-def is_share(metric: str) -> bool:
-    """Whether a metric is a fraction, which papers print in percent."""
-    return metric.startswith(("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro"))
 
 
 def titled(part: Part, *more: str) -> str:
@@ -152,7 +123,7 @@ def mean_cell(
     return Cell(
         percent(math.fsum(own.values()) / len(own)) if own else None,
         paper,
-        decimals=decimals(metric),
+        decimals=find(metric).decimals,
         lane=lane,
         compared=measured.same_data and (whole if same_part is None else same_part),
         covered=None if whole or not own else len(own),
