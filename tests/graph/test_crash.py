@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from ad_assets.cli import main
 from ad_assets.store.store import ArtifactStore
 from tests.support.bench_graph import config_tree, write_dataset
 from tests.support.places import REPOSITORY
@@ -26,15 +27,19 @@ TIMED = ("seconds",)
 LANES = ("--select", 'key:"demo/patchcore_1/metrics" or key:"demo/hetmm_10/metrics"')
 
 
-def start(folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":
-    """Materialize in a process of its own: the file ``bench.yaml`` of a folder, or the demo in that folder."""
+def command(folder: Path) -> list[str]:
+    """Materialize the file ``bench.yaml`` of a folder, or the demo in that folder."""
     own = folder / "bench.yaml"
     settings = {"store.root": folder / "store", "datasets.demo.root": folder / "images"}
     demo = ["demo", *(part for key, value in settings.items() for part in ("--set", f"{key}={value}"))]
-    config = [str(own)] if own.exists() else demo
+    return ["materialize", "--config", *([str(own)] if own.exists() else demo)]
+
+
+def start(folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":
+    """Run the command in a process of its own."""
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "ad_assets.cli", "materialize", *arguments, "--config", *config],
+            [sys.executable, "-m", "ad_assets.cli", *command(folder), *arguments],
             cwd=REPOSITORY,
             env={**os.environ, "DAGSTER_HOME": str(folder / "home")},
             stdout=log,
@@ -76,9 +81,12 @@ def run_and_kill(folder: Path, due: Callable[[float], bool], *arguments: str) ->
 
 
 def finish(folder: Path, *arguments: str) -> list[dict[str, Any]]:
-    """Run to the end and return the leaderboard."""
+    """Run to the end, in this process, and return the leaderboard."""
     before = feature_files(folder)
-    assert start(folder, *arguments).wait() == 0, (folder / "log.txt").read_text()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", str(folder / "home"))
+        patch.chdir(REPOSITORY)
+        assert main([*command(folder), *arguments]) == 0
     after = feature_files(folder)
     assert {path: after[path] for path in before} == before, "extracted again after a kill"
     return board(folder)

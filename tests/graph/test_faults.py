@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import dagster as dg
 import pytest
 import yaml
 
+from ad_assets.cli import main
 from ad_assets.defs import assets
 from ad_assets.defs.runs import open_instance
 from ad_assets.graph import build_attempts as attempts
@@ -222,24 +224,41 @@ def test_a_file_system_that_is_really_full(bench: Bench, calm: Bench, small_disk
 # -- two processes -------------------------------------------------------------------------------------------------
 
 
-def test_two_processes_materialize_the_same_at_once(tmp_path: Path, calm: Bench) -> None:
+# What this process has loaded already, so that both begin at once.
+OTHER_PROCESS = """
+import sys
+import time
+from pathlib import Path
+import dagster, scipy.sparse, timm, torch
+import ad_assets.kernels.coreset
+from ad_assets.cli import main
+
+Path(sys.argv.pop(1)).touch()
+sys.exit(main())
+"""
+
+
+def test_two_processes_materialize_the_same_at_once(
+    tmp_path: Path, calm: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_dataset(tmp_path / "images")
     config = tmp_path / "bench.yaml"
     config.write_text(yaml.safe_dump(config_tree(tmp_path), sort_keys=False))
-    command = [sys.executable, "-m", "ad_assets.cli", "materialize", "--config", str(config)]
-    started = [
-        subprocess.Popen(
-            command,
-            cwd=REPOSITORY,
-            env={**os.environ, "DAGSTER_HOME": str(tmp_path / name)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for name in ("one", "two")
-    ]
-    told = [process.communicate()[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0], "\n".join(told)
+    command = ["materialize", "--config", str(config)]
+    other = subprocess.Popen(
+        [sys.executable, "-c", OTHER_PROCESS, str(tmp_path / "ready"), *command],
+        cwd=REPOSITORY,
+        env={**os.environ, "DAGSTER_HOME": str(tmp_path / "other")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while not (tmp_path / "ready").exists() and other.poll() is None:
+        time.sleep(0.01)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "this"))
+    assert main(command) == 0
+    reported = other.communicate()[0]
+    assert other.returncode == 0, reported
     store = ArtifactStore(root=str(tmp_path / "store"))
     readable(store)
     versions = {path: head["version"] for path, head in heads(store).items()}
@@ -286,6 +305,7 @@ def test_a_slot_of_a_finished_run_is_freed(bench: Bench, tmp_path: Path, monkeyp
 
 FLAKY_COMMAND = """
 import sys, fsspec, pytest
+from ad_assets.cli import main
 from ad_assets.cli import main
 from ad_assets.defs import assets
 from tests.support.flaky import Faults, make_flaky
