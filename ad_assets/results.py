@@ -1,0 +1,211 @@
+"""Results in a notebook: what is current in the store of a benchmark file as data frames and arrays, without Dagster.
+
+    from ad_assets import results
+
+    board = results.leaderboard("demo")
+    board.query("metric == 'image_auroc' and category == 'mean'")
+
+All functions take the name of a dataset and a benchmark file as the command line does: a path, the name of a shipped
+file, or None for ``AD_ASSETS_CONFIG`` and then the demo. Nothing is computed. What was made under another setting or
+from other images is left out, and an `OutOfDateWarning` names it.
+"""
+
+from __future__ import annotations
+
+import shlex
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from ad_assets.config.benchmark import Dataset
+from ad_assets.config.load import ConfigError, load_config
+from ad_assets.graph.lanes import stages_of
+from ad_assets.graph.stage import Head, Slot, Stage, planned_head, read_head
+from ad_assets.report.leaderboard import COLUMNS
+from ad_assets.store.store import ArtifactStore
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+SHOWN = 5  # places that a message names
+
+
+class ResultsError(Exception):
+    """There is no such result; the message says what to run."""
+
+
+class OutOfDateWarning(UserWarning):
+    """Results that are left out, or incomplete, because something changed since they were made."""
+
+
+def leaderboard(dataset: str, config: str | Path | None = None) -> pd.DataFrame:
+    """The leaderboard of a dataset: tidy rows of all detectors, means over categories, the papers' numbers.
+
+    One that is out of date is returned as it is, with an `OutOfDateWarning`.
+
+    Raises:
+        ResultsError: it was never materialized.
+        ConfigError: the benchmark file has faults, or no such dataset.
+    """
+    opened = _Opened.of(dataset, config)
+    stage = opened.stage("leaderboard")
+    head = read_head(opened.store, stage.key, None)
+    if head is None:
+        raise ResultsError(f"{stage.name} is not materialized; first run: {opened.remedy(stage)}")
+    if head != opened.planned(stage, None):
+        _warn(f"{stage.name} is incomplete or out of date; to renew it: {opened.remedy(stage)}")
+    return _frame(opened.store.read_table(opened.store.artifact(stage.kind, head.version).at("leaderboard.parquet")))
+
+
+def metrics(dataset: str, config: str | Path | None = None) -> pd.DataFrame:
+    """The metrics of all detectors and categories as tidy rows; `value` is NaN where a metric is not defined.
+
+    Raises:
+        ResultsError: none are current.
+        ConfigError: the benchmark file has faults, or no such dataset.
+    """
+    import pandas as pd
+
+    opened = _Opened.of(dataset, config)
+    rows = []
+    for stage, category, head in opened.current([opened.stage(d, "metrics") for d in opened.dataset.detectors]):
+        place = {"dataset": dataset, "category": category, "detector": stage.key[1], "fingerprint": head.version}
+        measured = opened.store.read_json(opened.store.artifact(stage.kind, head.version).at("rows.json"))
+        rows += [{**place, **row} for row in measured]
+    types = {"value": "float64", "n": "int64", "seconds": "float64", "seed": "Int64"}
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(types)
+
+
+def image_index(dataset: str, config: str | Path | None = None) -> pd.DataFrame:
+    """The images of all categories, training and test, with labels, masks and sizes; paths are below its root.
+
+    Raises:
+        ResultsError: none are indexed.
+        ConfigError: the benchmark file has faults, or no such dataset.
+    """
+    import pandas as pd
+
+    opened = _Opened.of(dataset, config)
+    frames = []
+    for stage, category, head in opened.current([opened.stage("image_index")]):
+        artifact = opened.store.artifact(stage.kind, head.version)
+        frame = _frame(opened.store.read_table(artifact.at("index.parquet")))
+        frame.insert(0, "category", category)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def score_maps(
+    dataset: str, detector: str, category: str, config: str | Path | None = None
+) -> Iterator[tuple[tuple[str, ...], NDArray[np.float32]]]:
+    """The score maps of a detector on the test images of a category, a few images at a time.
+
+    Yields:
+        image ids (B,), as the image index has them, and maps (B, H, W) float32; higher is more anomalous.
+
+    Raises:
+        ResultsError: they are not current.
+        ConfigError: the benchmark file has faults, or no such dataset, detector or category.
+    """
+    from ad_assets.graph.stages.score_maps import shards
+
+    opened = _Opened.of(dataset, config)
+    _known("detector", detector, opened.dataset.detectors)
+    stage = opened.stage(detector, "score_maps")
+    _known("category", category, stage.partitions or ())
+    [(_, _, head)] = opened.current([stage], [category])
+    found = shards(opened.store.artifact(stage.kind, head.version))
+    return ((image_ids, maps.numpy()) for image_ids, maps, _ in found)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """One dataset of a benchmark with its stages and its store."""
+
+    dataset: Dataset
+    store: ArtifactStore
+    stages: dict[tuple[str, ...], Stage]
+    config: str | Path | None
+    heads: dict[Slot, Head | None]
+
+    @classmethod
+    def of(cls, dataset: str, config: str | Path | None) -> _Opened:
+        benchmark = load_config(config)
+        _known("dataset", dataset, benchmark.datasets)
+        stages = stages_of(benchmark, unseen=benchmark.datasets)  # the store knows the categories if nobody else does
+        return cls(benchmark.datasets[dataset], benchmark.store, {stage.key: stage for stage in stages}, config, {})
+
+    def stage(self, *name: str) -> Stage:
+        """An asset of the dataset."""
+        key = (self.dataset.name, *name)
+        if key not in self.stages:
+            raise ResultsError(
+                f"{self.dataset.name} has no {' '.join(name)}: its folder is not there, or no detector is"
+            )
+        return self.stages[key]
+
+    def planned(self, stage: Stage, category: str | None) -> Head | None:
+        """What an asset should be now."""
+        return planned_head(stage, category, self.store, self.heads)
+
+    def current(self, stages: list[Stage], wanted: list[str] | None = None) -> list[tuple[Stage, str, Head]]:
+        """The asset partitions that are what they should be.
+
+        Raises:
+            ResultsError: there are none.
+        """
+        found, faults = [], []
+        for stage in stages:
+            for category in wanted or stage.partitions or ():
+                head = read_head(self.store, stage.key, category)
+                if head is None or not self.store.artifact(stage.kind, head.version).exists():
+                    faults.append(f"{stage.name} [{category}] is not materialized")
+                elif head != self.planned(stage, category) or not self._has_settings(category):
+                    faults.append(f"{stage.name} [{category}] is out of date")
+                else:
+                    found.append((stage, category, head))
+        told = "; ".join([*faults[:SHOWN], *([f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else [])])
+        remedy = self.remedy(*stages[:1]) if len(stages) == 1 else self.remedy()
+        if not found:
+            raise ResultsError(f"{told or f'{self.dataset.name} has no categories'}; first run: {remedy}")
+        if faults:
+            _warn(f"left out: {told}; to renew them: {remedy}")
+        return found
+
+    def _has_settings(self, category: str) -> bool:
+        """Whether the image index below an asset has the settings of the benchmark file."""
+        index = self.stage("image_index")
+        head = read_head(self.store, index.key, category)
+        return head is not None and head.code_version == index.code_version
+
+    def remedy(self, *stages: Stage) -> str:
+        """The command that makes the assets of the dataset, or one of them, what they should be."""
+        words = ["ad-assets", "materialize", self.dataset.name]
+        words += ["--config", str(self.config)] if self.config else []
+        return shlex.join([*words, *(word for stage in stages for word in ("--select", f'key:"{stage.name}"'))])
+
+
+def _known(what: str, name: str, names: Iterable[str]) -> None:
+    known = list(names)
+    if name not in known:
+        close = "".join(f"did you mean {each!r}? " for each in get_close_matches(str(name), known, n=1))
+        raise ConfigError(f"no {what} {name!r}; {close}there are: {', '.join(known) or 'none'}")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(OutOfDateWarning(message), stacklevel=4)
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    import pandas as pd
+
+    types = {pa.int64(): pd.Int64Dtype(), pa.int8(): pd.Int8Dtype()}
+    frame: pd.DataFrame = table.to_pandas(types_mapper=types.get)
+    return frame
