@@ -137,6 +137,7 @@ def open_session(options: argparse.Namespace, *, force: bool = False, verify: bo
     from ad_assets.defs.partitions import register_categories
     from ad_assets.defs.plan import plan
     from ad_assets.defs.runs import open_instance
+    from ad_assets.graph.graph import Graph
 
     benchmark = load_config(options.config, options.set)
     if options.dataset and options.dataset not in benchmark.datasets:
@@ -170,11 +171,9 @@ def open_session(options: argparse.Namespace, *, force: bool = False, verify: bo
     register_categories(stages, instance)
     steps = plan(
         benchmark,
-        stages,
-        definitions,
+        Graph(stages, benchmark.store),
         instance,
-        benchmark.store,
-        selected=selected,
+        selected={tuple(key.path) for key in selected},
         categories=options.category,
         force=force,
         verify=verify,

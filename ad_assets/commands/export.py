@@ -167,20 +167,21 @@ def _pixel_threshold(maxima: list[float], benchmark: Benchmark, place: str) -> f
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
-    from ad_assets.graph.stage import planned_head, read_head
+    from ad_assets.graph.graph import Graph
     from ad_assets.report import formats
     from ad_assets.report.leaderboard import STANDARD
 
     if options.format != "latex" and (options.metric or options.protocol):
         raise ConfigError(f"--metric and --protocol are of --format latex; {options.format} has all rows")
     benchmark, stages = _load(options)
+    graph = Graph(stages.values(), benchmark.store)
     boards = []
     for name in [options.dataset] if options.dataset else benchmark.datasets:
         stage = stages.get((name, "leaderboard"))
-        head = read_head(benchmark.store, stage.key, None) if stage else None
+        head = graph.head((stage.key, None)) if stage else None
         if stage is None or head is None:
             continue
-        if head != planned_head(stage, None, benchmark.store, {}):
+        if head != graph.planned((stage.key, None)):
             remedy = _remedy(options, stage, [])
             print(f"{stage.name} is incomplete or out of date; to renew it: {remedy}", file=sys.stderr)
         artifact = benchmark.store.artifact(stage.kind, head.version)
@@ -232,14 +233,15 @@ def _load(options: argparse.Namespace) -> tuple[Benchmark, dict[tuple[str, ...],
 
 def _stale(store: ArtifactStore, index: Stage, stage: Stage, category: str) -> str:
     """Why a category of an asset is not what the benchmark file says; empty where it is."""
-    from ad_assets.graph.stage import planned_head, read_head
+    from ad_assets.graph.graph import Graph
 
-    head, root = read_head(store, stage.key, category), read_head(store, index.key, category)
-    if head is None or root is None:
+    graph, slot = Graph([index, stage], store), (stage.key, category)
+    head = graph.head(slot)
+    if head is None or graph.head((index.key, category)) is None:
         return "never materialized"
-    if root.code_version != index.code_version or head != planned_head(stage, category, store, {}):
+    if head != graph.expected(slot):
         return "made under another setting, or from other images"
-    return "" if store.artifact(stage.kind, head.version).exists() else "its artifact is gone"
+    return "" if graph.artifact(slot) else "its artifact is gone"
 
 
 def _artifact(store: ArtifactStore, stage: Stage, category: str) -> Artifact:

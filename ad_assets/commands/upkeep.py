@@ -28,6 +28,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def _gc(options: argparse.Namespace) -> int:
     from ad_assets.graph.categories import why_unseen
     from ad_assets.graph.garbage import unreferenced
+    from ad_assets.graph.graph import Graph
     from ad_assets.graph.lanes import stages_of
 
     benchmark = load_config(options.config, options.set)
@@ -36,7 +37,7 @@ def _gc(options: argparse.Namespace) -> int:
         if stage.kind == "image_index" and (reason := why_unseen(stage.partitions)):
             # What its categories would find again under other settings would look like nobody's.
             raise ConfigError(f"{stage.key[0]}: {reason}")
-    files = unreferenced(benchmark.store, stages, older_than=options.older_than * 3600)
+    files = unreferenced(Graph(stages, benchmark.store), older_than=options.older_than * 3600)
     size = sum(file.size for file in files)
     for file in files[:20]:
         print(f"{file.size:>12,}  {file.path}")

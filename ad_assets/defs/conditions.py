@@ -1,6 +1,6 @@
 """When assets materialize by themselves: whatever is not current, in order, once, while its window is open.
 
-`Due` asks `UpToDate`, which looks at the store; the rest is Dagster's: nothing runs twice at once, and nothing runs
+`Due` asks the `Graph`, which reads the store; the rest is Dagster's: nothing runs twice at once, and nothing runs
 beside what it reads.
 """
 
@@ -12,12 +12,10 @@ from typing import Any
 
 import dagster as dg
 from croniter import croniter
-from dagster._core.asset_graph_view.entity_subset import EntitySubset
-from dagster._core.definitions.events import AssetKeyPartitionKey
 
 from ad_assets.config.benchmark import Automation, Benchmark
+from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Stage
-from ad_assets.graph.up_to_date import UpToDate
 
 SENSOR = "bring_up_to_date"
 
@@ -45,12 +43,12 @@ class Due(dg.AutomationCondition[dg.AssetKey]):
     """True of the partitions that are not what they would be, and can be made so.
 
     Args:
-        up_to_date: looks at the store.
+        graph: all assets on their store.
         window: when runs may start.
     """
 
-    def __init__(self, up_to_date: UpToDate, window: Window) -> None:
-        self._up_to_date = up_to_date
+    def __init__(self, graph: Graph, window: Window) -> None:
+        self._graph = graph
         self._window = window
         self._looked: datetime.datetime | None = None
         self._event: int | None = None
@@ -74,24 +72,17 @@ class Due(dg.AutomationCondition[dg.AssetKey]):
         candidates = context.candidate_subset
         if candidates.is_empty or not self._window.is_open(context.evaluation_time.timestamp()):
             return dg.AutomationResult(context, context.get_empty_subset())
-        due = self._among(candidates)
+        key, slots = tuple(context.key.path), candidates.expensively_compute_asset_partitions()
+        due = {slot for slot in slots if self._graph.is_due((key, slot.partition_key))}
         if due and self._last_event(view.instance) != self._event:
             # A run went on since the look. What it has made is not in progress any more, and not due.
             self._look(view.instance)
-            due = self._among(candidates)
+            due = {slot for slot in slots if self._graph.is_due((key, slot.partition_key))}
         return dg.AutomationResult(context, view.get_asset_subset_from_asset_partitions(context.key, due))
-
-    def _among(self, candidates: EntitySubset[dg.AssetKey]) -> set[AssetKeyPartitionKey]:
-        key = tuple(candidates.key.path)
-        return {
-            slot
-            for slot in candidates.expensively_compute_asset_partitions()
-            if self._up_to_date.is_due(key, slot.partition_key)
-        }
 
     def _look(self, instance: dg.DagsterInstance) -> None:
         self._event = self._last_event(instance)
-        self._up_to_date.look()
+        self._graph.refresh()
 
     @staticmethod
     def _last_event(instance: dg.DagsterInstance) -> int | None:
@@ -103,7 +94,7 @@ def up_to_date(benchmark: Benchmark, stages: list[Stage]) -> dg.AutomationCondit
     if benchmark.automation.mode == "manual":
         return None
     condition = dg.AutomationCondition
-    due = Due(UpToDate(stages, benchmark.store), Window(benchmark.automation))
+    due = Due(Graph(stages, benchmark.store), Window(benchmark.automation))
     waits = condition.any_deps_match(due & ~condition.will_be_requested())
     settled = ~condition.in_progress() & ~condition.any_deps_in_progress()
     return (settled & due & ~waits).with_label("up to date")

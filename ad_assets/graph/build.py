@@ -9,6 +9,7 @@ from typing import Any
 
 from ad_assets.datasets.images import ROOM
 from ad_assets.graph.build_attempts import attempted
+from ad_assets.graph.graph import Graph
 from ad_assets.graph.progress import Progress
 from ad_assets.graph.provenance import MADE_OF, contents_of, is_outdated
 from ad_assets.graph.stage import (
@@ -21,9 +22,7 @@ from ad_assets.graph.stage import (
     Stage,
     Upstream,
     Work,
-    current_upstream,
     read_head,
-    stored_head,
 )
 from ad_assets.settings.compute import Compute
 from ad_assets.store.contents import Contents
@@ -78,7 +77,7 @@ def materialize(
         UpstreamError: something it reads is missing or was made under another setting.
     """
     ROOM.limit(compute.memory_gb)
-    upstream, left_out = current_upstream(stage, partition, store)
+    upstream = Graph([stage], store).upstream((stage.key, partition))
     progress = Progress(log, f"{stage.name}{f' [{partition}]' if partition else ''}")
     started = time.perf_counter()
     parts, build, settle = _address(stage, upstream, store, progress, verify=verify or force)
@@ -112,7 +111,7 @@ def materialize(
     head = replace(head, contents=contents_of(record), made_of=record.get(MADE_OF, {}))
     before = read_head(store, stage.key, partition)
     sizes = artifact.sizes(record)
-    store.write_head(stage.key, partition, stored_head(head, sizes, blocked))
+    store.write_head(stage.key, partition, head.record(sizes, blocked))
     if before and before.version == head.version and before.contents != head.contents:
         _tell_lanes(stage, partition, store, head, sizes)
     if settle:
@@ -122,7 +121,7 @@ def materialize(
     metadata = {
         **metadata,
         **report.metadata,
-        **({"left_out": "; ".join(left_out)} if left_out else {}),
+        **({"left_out": "; ".join(upstream.left_out)} if upstream.left_out else {}),
         **({"were_damaged": "; ".join(damaged[:20])} if damaged else {}),
     }
     return Materialized(head, found, seconds, report.check_results, metadata)

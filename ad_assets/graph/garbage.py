@@ -9,10 +9,10 @@ index or of a champion, the rows of one variant by the kept studies that show th
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from ad_assets.graph.stage import Head, Slot, Stage, planned_head
+from ad_assets.graph.graph import Graph
+from ad_assets.graph.stage import Slot
 from ad_assets.graph.stages.features import feature_path, features_of
 from ad_assets.graph.stages.fitted_state import STATES
 from ad_assets.production.champion_history import LEDGER
@@ -22,25 +22,22 @@ from ad_assets.store.records import read_record
 from ad_assets.store.store import HEAD, ArtifactStore, StoredFile
 
 
-def unreferenced(store: ArtifactStore, stages: Sequence[Stage], *, older_than: float) -> list[StoredFile]:
+def unreferenced(graph: Graph, *, older_than: float) -> list[StoredFile]:
     """Files that may go.
 
     Args:
-        store: the store.
-        stages: the stages of the current benchmark file.
+        graph: the stages of the current benchmark file on the store.
         older_than: seconds; younger files are spared, because a run may be writing them.
     """
+    store = graph.store
     kept: set[str] = set()
     heads = [file.path for file in store.files("heads")]
     # A damaged one is refused: what it refers to would go.
     versions = {read_record(store, path, *HEAD)["version"] for path in heads}
-    memory: dict[Slot, Head | None] = {}
-    for stage in stages:
-        for partition in stage.partitions if stage.partitions is not None else (None,):
-            head = planned_head(stage, partition, store, memory)
-            if head:
-                versions.add(head.version)
-                kept |= _planned_features(store, stage, partition, memory)
+    for slot in graph.slots():
+        if head := graph.planned(slot):
+            versions.add(head.version)
+            kept |= _planned_features(graph, slot)
     champions = _champions(store)
     versions |= {version for version, _ in champions}
     kept |= {path for _, paths in champions for path in paths}
@@ -96,13 +93,12 @@ def _is_referenced(path: str, versions: set[str], kept: set[str], held: set[str]
     return True
 
 
-def _planned_features(
-    store: ArtifactStore, stage: Stage, partition: str | None, memory: dict[Slot, Head | None]
-) -> set[str]:
+def _planned_features(graph: Graph, slot: Slot) -> set[str]:
     """Feature files that an unfinished extraction of the current benchmark file has made already."""
+    stage, store = graph.stages[slot[0]], graph.store
     if stage.kind != "features":
         return set()
-    index = memory[stage.deps[0].key, partition]
+    index = graph.planned((stage.deps[0].key, slot[1]))
     artifact = store.artifact("image_index", index.version) if index else None
     if artifact is None or not artifact.exists():
         return set()

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from ad_assets.config.benchmark import fingerprint
 from ad_assets.graph.progress import Progress
@@ -54,13 +55,37 @@ class Head:
     contents: str = field(default="", compare=False)
     made_of: Mapping[str, str] = field(default_factory=dict, compare=False)
 
+    @classmethod
+    def of(cls, record: Mapping[str, Any] | None) -> Head | None:
+        """A head from its record, with what else is recorded there left out."""
+        if not record:
+            return None
+        contents, sources = record.get("contents", ""), record.get(MADE_OF, {})
+        return cls(record["version"], record["parts"], record["code_version"], contents, sources)
+
+    def record(self, files: Mapping[str, int], blocked: Sequence[str] = ()) -> dict[str, Any]:
+        """The head as it is stored.
+
+        Args:
+            files: path -> size of all that the artifact consists of, so that damage can be seen from names and sizes.
+            blocked: the blocking checks that did not pass.
+        """
+        return {**asdict(self), "files": dict(files), **({"blocked": list(blocked)} if blocked else {})}
+
 
 @dataclass(frozen=True)
 class Upstream:
-    """The heads that a partition of a stage reads."""
+    """The heads that a partition of a stage reads.
+
+    Args:
+        heads: by asset partition.
+        partition: its category; None for an asset over all categories.
+        left_out: what an asset over all categories does not read, with the reasons.
+    """
 
     heads: Mapping[Slot, Head]
     partition: str | None
+    left_out: tuple[str, ...] = ()
 
     def of(self, stage: Stage, partition: str | None = None) -> Head:
         """The head of an upstream stage: same partition unless another is named."""
@@ -183,7 +208,7 @@ class Stage:
         """The key as people read it."""
         return "/".join(self.key)
 
-    @property
+    @cached_property
     def code_version(self) -> str:
         """Fingerprint of what the stage reads from the benchmark file, and of its method's version."""
         return fingerprint({**self.config, **({"categories": self.categories} if self.categories else {})})
@@ -209,97 +234,17 @@ class Stage:
         read = fingerprint({**self.config, **self.categories.get(partition or "", {})})
         return Head(fingerprint({"code": read, **parts}), parts, self.code_version)
 
+    def head_of(self, upstream: Upstream) -> Head:
+        """The head that a partition has if it is made from some heads.
 
-class HeadReader(Protocol):
-    """What tells heads: a store, or a look at one."""
+        Raises:
+            TypeError: the stage reads a folder, not other stages.
+        """
+        if self.address is None:
+            raise TypeError(f"{self.name} has no address that follows from what it reads")
+        return self.make_head(upstream.partition, self.address(upstream))
 
-    def read_head(self, key: Sequence[str], partition: str | None) -> dict[str, Any] | None:
-        """What an asset's partition is now, or None."""
 
-
-def read_head(store: HeadReader, key: Key, partition: str | None) -> Head | None:
+def read_head(store: ArtifactStore, key: Key, partition: str | None) -> Head | None:
     """What an asset's partition is now, or None."""
-    return as_head(store.read_head(key, partition))
-
-
-def as_head(stored: Mapping[str, Any] | None) -> Head | None:
-    """A head as it is stored, with what else is told there left out."""
-    if not stored:
-        return None
-    contents, sources = stored.get("contents", ""), stored.get(MADE_OF, {})
-    return Head(stored["version"], stored["parts"], stored["code_version"], contents, sources)
-
-
-def stored_head(head: Head, files: Mapping[str, int], blocked: Sequence[str] = ()) -> dict[str, Any]:
-    """A head as it is stored.
-
-    Args:
-        head: the head.
-        files: path -> size of all that the artifact consists of, so that a look can tell what is damaged.
-        blocked: the blocking checks that did not pass.
-    """
-    return {**asdict(head), "files": dict(files), **({"blocked": list(blocked)} if blocked else {})}
-
-
-def planned_head(
-    stage: Stage, partition: str | None, store: HeadReader, memory: dict[Slot, Head | None]
-) -> Head | None:
-    """What an asset's partition would be under the current benchmark file and the current image index.
-
-    Args:
-        stage: the asset.
-        partition: its category.
-        store: where the heads of the roots are read.
-        memory: answers so far; share one dict between calls.
-
-    Returns:
-        None where an image index was never made.
-    """
-    slot = (stage.key, partition)
-    if slot not in memory:
-        if stage.address is None:
-            memory[slot] = read_head(store, stage.key, partition)
-        else:
-            by_key = {dep.key: dep for dep in stage.deps}
-            heads = {s: planned_head(by_key[s[0]], s[1], store, memory) for s in stage.slots(partition)}
-            known = {s: head for s, head in heads.items() if head}
-            complete = len(known) == len(heads) if stage.partitions is not None else bool(known)
-            memory[slot] = stage.make_head(partition, stage.address(Upstream(known, partition))) if complete else None
-    return memory[slot]
-
-
-class UpstreamError(StageError):
-    """What the asset reads is not there, or is not what the benchmark file says."""
-
-
-def current_upstream(stage: Stage, partition: str | None, store: HeadReader) -> tuple[Upstream, list[str]]:
-    """The heads that a partition would read now, and what an asset over all categories has to leave out.
-
-    Raises:
-        UpstreamError: something it reads is missing or was made under another setting.
-    """
-    by_key = {dep.key: dep for dep in stage.deps}
-    heads: dict[Slot, Head] = {}
-    left_out: list[str] = []
-    memory: dict[Slot, Head | None] = {}
-    for key, category in stage.slots(partition):
-        head = read_head(store, key, category)
-        place = f"{'/'.join(key)}{f' [{category}]' if category else ''}"
-        if stage.partitions is None and category is not None:
-            # Rows of different settings never stand side by side in one leaderboard.
-            if head and head == planned_head(by_key[key], category, store, memory):
-                heads[key, category] = head
-            else:
-                left_out.append(f"{place}: {'out of date' if head else 'not materialized'}")
-        elif head is None:
-            raise UpstreamError(f"{place} is not materialized: materialize it first, or select it as well")
-        elif head.code_version != by_key[key].code_version:
-            raise UpstreamError(
-                f"{place} was made under another setting of the benchmark file: materialize it first, or select it "
-                "as well"
-            )
-        else:
-            heads[key, category] = head
-    if not heads and stage.deps:
-        raise UpstreamError(f"{stage.name} has nothing to read: {'; '.join(left_out[:5])}")
-    return Upstream(heads, partition), left_out
+    return Head.of(store.read_head(key, partition))

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ad_assets.config.benchmark import Benchmark, Dataset, Detector
+from ad_assets.graph.graph import Graph
 from ad_assets.graph.lanes import ScoringStages
-from ad_assets.graph.stage import Head, Slot, Upstream, planned_head, read_head
+from ad_assets.graph.stage import Head, Slot, Upstream, read_head
 from ad_assets.graph.stages.features import stored_features, train_part
 from ad_assets.graph.stages.fitted_state import read_state, runtime_on
 from ad_assets.graph.stages.neighbours import read_matches
@@ -183,7 +184,7 @@ class _Loader:
         train = train_part(stages.features.code_version, learnt.images)
         if stages.state.make_head(self._category, {"train": train}).version != learnt.version:
             return "was made under another setting of the benchmark file"
-        planned = planned_head(stages.state, self._category, self._store, {})
+        planned = Graph([stages.state], self._store).planned((stages.state.key, self._category))
         if current and planned and planned.version != learnt.version:
             return "was made of other training images than its image index has now"
         return ""
@@ -199,8 +200,8 @@ class _Loader:
             (stages.features.key, self._category): features,
         }
         reads = Upstream(heads, self._category)
-        if stages.neighbours and stages.neighbours.address:
-            head = stages.neighbours.make_head(self._category, stages.neighbours.address(reads))
+        if stages.neighbours:
+            head = stages.neighbours.head_of(reads)
             reads = Upstream({**heads, (stages.neighbours.key, self._category): head}, self._category)
         return reads
 
@@ -216,9 +217,8 @@ class _Loader:
 
     def _nominal(self, stages: ScoringStages, learnt: _Learnt, scorer: Scorer, train: Features) -> NominalScores:
         reads, stage = self._downstream(stages, learnt), stages.score_maps
-        if reads and stage.address:
-            head = stage.make_head(self._category, stage.address(reads))
-            artifact = self._store.artifact(stage.kind, head.version)
+        if reads:
+            artifact = self._store.artifact(stage.kind, stage.head_of(reads).version)
             if artifact.exists():
                 return read_score_index(artifact).nominal
         return scorer.nominal(train, calibration_images(self._dataset, self._benchmark.evaluation))

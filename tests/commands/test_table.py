@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ad_assets.cli import main
-from ad_assets.commands.table.measured import Graph, names
+from ad_assets.commands.table.measured import Measurements, names
 from ad_assets.papers.numbered_tables import numbered_tables
 from tests.support.bench_graph import write_dataset
 from tests.support.places import MAGNETIC_TILES
@@ -82,7 +82,7 @@ def test_the_list_names_every_table_without_running(table: Any) -> None:
 def test_every_part_finds_its_assets(benchmark: str) -> None:
     loaded = shipped(benchmark)
     try:
-        graph = Graph.of(loaded)
+        graph = Measurements.of(loaded)
     except ValueError as error:
         pytest.skip(f"its categories are those of a folder: {error}")
     for table, part in PARTS:

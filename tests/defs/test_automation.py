@@ -19,7 +19,7 @@ from ad_assets.config.load import ConfigError
 from ad_assets.defs.conditions import Window
 from ad_assets.defs.landing_sensor import MOST_TRIES, RUN_KEY_TAG, Watch
 from ad_assets.defs.schedules import updated_lanes
-from ad_assets.graph.up_to_date import UpToDate
+from ad_assets.graph.graph import Graph
 from ad_assets.production.champion_history import Candidate, Ledger, read_ledger
 from tests.support.bench_graph import Bench, draw_image, write_dataset, write_image
 
@@ -294,16 +294,16 @@ def test_an_update_between_a_run_and_the_next_tick_is_not_lost(running: Line) ->
 def test_what_a_run_makes_while_conditions_look_is_not_due(running: Line, monkeypatch: Any) -> None:
     running.set("datasets.parts.detectors.small.coreset_ratio", 0.2)
     lane = [dg.AssetKey(name.split("/")) for name in LANE]
-    look, looks = UpToDate.look, []
+    refresh, looks = Graph.refresh, []
 
-    def look_and_be_overtaken(up_to_date: UpToDate) -> None:
-        look(up_to_date)
-        looks.append(all(up_to_date.is_due(tuple(key.path), "bolt") for key in lane))
+    def look_and_be_overtaken(graph: Graph, categories: Any = None) -> None:
+        refresh(graph, categories)
+        looks.append(all(graph.is_due((tuple(key.path), "bolt")) for key in lane))
         if len(looks) == 1:
             with ThreadPoolExecutor() as pool:  # conditions are evaluated in an event loop, runs have their own
                 pool.submit(running.run, selected=lane).result()
 
-    monkeypatch.setattr(UpToDate, "look", look_and_be_overtaken)
+    monkeypatch.setattr(Graph, "refresh", look_and_be_overtaken)
     assert {name for name, _ in running.requested()} <= {"parts/leaderboard"}
     assert looks[0]
 

@@ -7,11 +7,9 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._core.definitions.data_version import CachingStaleStatusResolver
 
 from ad_assets.datasets import ImageFiles
-from ad_assets.defs.plan import _Loading
-from ad_assets.defs.stale_status import StaleMarks
+from ad_assets.defs.plan import DATA_VERSION_TAG
 from ad_assets.production.store_identity import adopt_store
 from tests.support.living_graph import LivingGraph
 
@@ -123,28 +121,35 @@ def test_the_status_of_one_category_reads_no_head_twice(tmp_path: Path) -> None:
     assert requests[FEW] == requests[MANY]
 
 
-def test_marks_in_bulk_are_those_of_dagster(tmp_path: Path) -> None:
+def test_a_plan_asks_dagster_no_more_of_many_categories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Counter[int]()
+
+    def plan(categories: int) -> None:
+        graph = current(tmp_path / str(categories), categories, recorded=True)
+        storage = graph.instance.event_log_storage
+        connect = storage.index_connection
+        monkeypatch.setattr(storage, "index_connection", lambda: asked.update([categories]) or connect())
+        assert graph.plan() == {}
+
+    plan(FEW)
+    plan(MANY)
+    assert 0 < asked[FEW] == asked[MANY]
+
+
+def test_what_dagster_has_not_on_record_is_reused(tmp_path: Path) -> None:
     graph = current(tmp_path, FEW, recorded=True)
-
-    def compare() -> int:
-        assets = graph.definitions.resolve_asset_graph()
-        theirs = CachingStaleStatusResolver(graph.instance, assets, _Loading(graph.instance))
-        stale = 0
-        for wanted in (None, ["c001"]):
-            ours = StaleMarks(graph.instance, assets, _Loading(graph.instance), wanted)
-            for stage in graph.stages:
-                key = dg.AssetKey(list(stage.key))
-                for partition in (wanted or graph.names) if stage.partitions is not None else [None]:
-                    assert ours.get_status(key, partition) is theirs.get_status(key, partition)
-                    assert ours.get_stale_causes(key, partition) == theirs.get_stale_causes(key, partition)
-                    stale += bool(ours.get_stale_causes(key, partition))
-        return stale
-
-    assert compare() == 0
     graph.index_again("c001")
-    reindexed = 2 * (1 + 3 + 1)  # its features, metrics three times, and the report; asked for all, and for c001
-    assert compare() == reindexed
+    below = {slot for slot in graph.plan() if slot[1] == "c001"}
+    assert len(below) > FEW
+    assert ("parts/image_index", "c001") not in below
     graph.set("datasets.parts.detectors.sheets.sheets", 7)
-    assert compare() == reindexed + FEW + 1
-    graph.instance.wipe_assets([dg.AssetKey(["parts", "features", "lite0"])])
-    assert compare() > 0
+    lane = {f"parts/sheets/{kind}" for kind in ("template_set", "score_maps", "metrics", "champion")}
+    assert {name for name, category in graph.plan() if category == "c000"} == lane
+    graph.set("datasets.parts.detectors.sheets.sheets", 10)
+    assert {slot for slot in graph.plan() if slot[1] == "c001"} == below
+    features = dg.AssetKey(["parts", "features", "lite0"])
+    graph.instance.wipe_assets([features])
+    assert graph.plan()["parts/features/lite0", "c000"] == "reuse"
+    elsewhere = dg.AssetMaterialization(features, partition="c000", tags={DATA_VERSION_TAG: "made by another instance"})
+    graph.instance.report_runless_asset_event(elsewhere)
+    assert graph.plan()["parts/features/lite0", "c000"] == "reuse"

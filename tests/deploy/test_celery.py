@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ad_assets.graph.up_to_date import UpToDate
+from ad_assets.graph.graph import Graph
 from ad_assets.store.layout import MARKER
 from ad_assets.store.store import ArtifactStore
 from tests.conftest import new_s3_store
@@ -105,14 +105,9 @@ def assert_sound(store: ArtifactStore) -> None:
 
 def outdated(plant: Plant) -> set[Slot]:
     """What is not as the benchmark file has it, by the store."""
-    up_to_date = UpToDate(plant.stages, plant.benchmark.store)
-    up_to_date.look()
-    return {
-        (stage.name, partition)
-        for stage in plant.stages
-        for partition in (stage.partitions if stage.partitions is not None else (None,))
-        if not up_to_date.is_current(stage.key, partition)
-    }
+    graph = Graph(plant.stages, plant.benchmark.store)
+    graph.refresh()
+    return {("/".join(key), partition) for key, partition in graph.slots() if not graph.is_current((key, partition))}
 
 
 def to_compute(plant: Plant) -> set[Slot]:

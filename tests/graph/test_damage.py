@@ -22,10 +22,10 @@ from ad_assets.commands import doctor
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.graph.build import materialize
 from ad_assets.graph.garbage import unreferenced
+from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Slot, Stage, Work
 from ad_assets.graph.stages import features
 from ad_assets.graph.stages.image_index import UNKNOWN, changed_files
-from ad_assets.graph.up_to_date import UpToDate
 from ad_assets.store import records
 from ad_assets.store.artifact import Artifact
 from ad_assets.store.layout import artifact_folder
@@ -90,9 +90,9 @@ class Whole:
         return built
 
     def due(self) -> set[Slot]:
-        up_to_date = UpToDate(self.stages, self.store)
-        up_to_date.look()
-        return {(stage.key, name) for stage, name in self.slots() if up_to_date.is_due(stage.key, name)}
+        graph = Graph(self.stages, self.store)
+        graph.refresh()
+        return set(filter(graph.is_due, graph.slots()))
 
     def numbers(self) -> dict[str, Any]:
         """Every result that does not tell of time, read as the graph reads it."""
@@ -263,12 +263,12 @@ def test_the_doctor_names_what_is_damaged_and_the_remedy(whole: Whole) -> None:
 
 def test_a_damaged_head_keeps_garbage_from_being_collected(whole: Whole) -> None:
     whole.restore()
-    assert unreferenced(whole.store, whole.stages, older_than=0) == []
+    assert unreferenced(Graph(whole.stages, whole.store), older_than=0) == []
     (whole.root / "artifacts" / "stray").write_text("not ours")
-    assert unreferenced(whole.store, whole.stages, older_than=0) == []
+    assert unreferenced(Graph(whole.stages, whole.store), older_than=0) == []
     empty(whole.root / "heads/parts/small/metrics/bolt.json", None)
     with pytest.raises(CorruptArtifactError, match=r"metrics/bolt\.json is damaged"):
-        unreferenced(whole.store, whole.stages, older_than=0)
+        unreferenced(Graph(whole.stages, whole.store), older_than=0)
 
 
 def test_a_store_from_before_there_were_checksums_is_read_and_verify_adds_them(whole: Whole) -> None:

@@ -263,9 +263,10 @@ def test_one_training_image_and_unmasked_defects_are_enough(bench: Bench) -> Non
 
 def test_garbage_is_what_nothing_refers_to(bench: Bench) -> None:
     from ad_assets.graph.garbage import unreferenced
+    from ad_assets.graph.graph import Graph
 
     def garbage() -> set[str]:
-        return {file.path for file in unreferenced(bench.benchmark.store, bench.stages, older_than=0)}
+        return {file.path for file in unreferenced(Graph(bench.stages, bench.benchmark.store), older_than=0)}
 
     bench.run()
     assert garbage() == set()
@@ -286,7 +287,7 @@ def test_garbage_is_what_nothing_refers_to(bench: Bench) -> None:
     bench.benchmark.store.write_bytes("features/unknown/ab/abc.safetensors", b"")
     bench.benchmark.store.write_bytes("artifacts/metrics/.rows.json.123.tmp", b"")
     assert garbage() == {"features/unknown/ab/abc.safetensors", "artifacts/metrics/.rows.json.123.tmp"}
-    assert unreferenced(bench.benchmark.store, bench.stages, older_than=3600) == []
+    assert unreferenced(Graph(bench.stages, bench.benchmark.store), older_than=3600) == []
 
 
 def test_stages_come_upstream_first(bench: Bench) -> None:

@@ -169,8 +169,10 @@ def test_a_study_measures_what_a_lane_would(hetmm: Bench, monkeypatch: pytest.Mo
     assert {key: value for key, value in study_rows(hetmm, "bolt").items() if key in rows} == rows
     # Rows of variants are no garbage while a study shows them.
     from ad_assets.graph.garbage import unreferenced
+    from ad_assets.graph.graph import Graph
 
-    assert not [f for f in unreferenced(hetmm.benchmark.store, hetmm.stages, older_than=0) if "study_rows" in f.path]
+    files = unreferenced(Graph(hetmm.stages, hetmm.benchmark.store), older_than=0)
+    assert not [file for file in files if "study_rows" in file.path]
 
 
 def test_a_study_alone_needs_no_leaderboard(hetmm: Bench) -> None:

@@ -100,8 +100,9 @@ def test_a_killed_training_goes_on_where_it_was(
     assert len(steps) == 8
     assert store.exists(artifact.at(CHECKPOINT))
     from ad_assets.graph.garbage import unreferenced
+    from ad_assets.graph.graph import Graph
 
-    assert unreferenced(store, trained.stages, older_than=0) == []  # the next run needs the checkpoint
+    assert unreferenced(Graph(trained.stages, store), older_than=0) == []  # the next run needs the checkpoint
     steps = count_steps(None)
     trained.run(selected=selected, categories=["bolt"])
     assert len(steps) == STEPS - 6  # 6 of 8 steps lay before the last checkpoint

@@ -184,6 +184,7 @@ def test_without_a_champion_there_is_no_prediction(guarded: Line, call: Run, cap
 
 def test_the_store_keeps_what_rollback_needs(guarded: Line) -> None:
     from ad_assets.graph.garbage import unreferenced
+    from ad_assets.graph.graph import Graph
 
     guarded.set("datasets.parts.detectors.small.coreset_ratio", 0.5)
     guarded.settle()
@@ -192,7 +193,7 @@ def test_the_store_keeps_what_rollback_needs(guarded: Line) -> None:
     assert len(states) > 1
     gone = {
         Path(file.path).parts[2]
-        for file in unreferenced(store, guarded.stages, older_than=0)
+        for file in unreferenced(Graph(guarded.stages, store), older_than=0)
         if "artifacts" in file.path
     }
     assert not states & gone

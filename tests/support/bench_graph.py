@@ -10,14 +10,16 @@ import dagster as dg
 import numpy as np
 import yaml
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
 from PIL import Image
 
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.config.load import load_config
 from ad_assets.defs.build import build_definitions
 from ad_assets.defs.partitions import register_categories
-from ad_assets.defs.plan import _Loading, plan
+from ad_assets.defs.plan import plan
 from ad_assets.defs.runs import Outcome, execute
+from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Stage
 
 Slot = tuple[str, str | None]
@@ -151,7 +153,7 @@ class Bench:
     def stale(self) -> set[Slot]:
         """What the Dagster UI marks as missing or unsynced."""
         resolver = CachingStaleStatusResolver(
-            self.instance, self.definitions.resolve_asset_graph(), _Loading(self.instance)
+            self.instance, self.definitions.resolve_asset_graph(), LoadingContextForTest(self.instance)
         )
         return {
             (stage.name, partition)
@@ -178,7 +180,9 @@ class Bench:
         return {(r["protocol"], r["metric"]): r["value"] for r in rows if r["protocol"] != "timing"}
 
     def _steps(self, **options: Any) -> Any:
-        return plan(self.benchmark, self.stages, self.definitions, self.instance, self.benchmark.store, **options)
+        if options.get("selected") is not None:
+            options["selected"] = {tuple(key.path) for key in options["selected"]}
+        return plan(self.benchmark, Graph(self.stages, self.benchmark.store), self.instance, **options)
 
     def _last_storage_id(self) -> int:
         return max((record.storage_id for record in self._materializations()), default=0)

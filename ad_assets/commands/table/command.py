@@ -21,7 +21,7 @@ from ad_assets.report.numbered.curves import curve_blocks, plot
 from ad_assets.report.numbered.text import FORMATS, Page, render
 
 if TYPE_CHECKING:
-    from ad_assets.commands.table.measured import Graph
+    from ad_assets.commands.table.measured import Measurements
     from ad_assets.graph.stage import Stage
 
 
@@ -80,7 +80,7 @@ class _Computed:
     """A part with its graph, and why it or some of its assets cannot be had."""
 
     part: Part
-    graph: Graph | None
+    graph: Measurements | None
     reason: str
     lacking: dict[str, str] = field(default_factory=dict)  # detector or study -> why
 
@@ -99,16 +99,16 @@ class _Graphs:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
-        self._opened: dict[str, tuple[Graph | None, str]] = {}
+        self._opened: dict[str, tuple[Measurements | None, str]] = {}
         self._applied: set[str] = set()
 
-    def of(self, benchmark: str) -> tuple[Graph | None, str]:
+    def of(self, benchmark: str) -> tuple[Measurements | None, str]:
         """The graph of a benchmark file, or why a shipped one has none here.
 
         Raises:
             ConfigError: the file of the call, or a value that it overrides, is wrong.
         """
-        from ad_assets.commands.table.measured import Graph
+        from ad_assets.commands.table.measured import Measurements
 
         source = self._options.config or benchmark
         if source not in self._opened:
@@ -124,7 +124,7 @@ class _Graphs:
                 self._opened[source] = None, "; ".join(faults) or head
                 return self._opened[source]
             try:
-                self._opened[source] = Graph.of(loaded), ""
+                self._opened[source] = Measurements.of(loaded), ""
             except ValueError as error:  # the categories lie in a folder that is not there
                 self._opened[source] = None, str(error)
         return self._opened[source]
@@ -277,7 +277,7 @@ def _backbones(each: _Computed, measured: Measured, options: argparse.Namespace)
     yield "backbones: " + ", ".join(f"{name} = {e.backbone} ({e.weights} weights)" for name, e in used.items())
 
 
-def _machine(graph: Graph) -> str:
+def _machine(graph: Measurements) -> str:
     """The processor or GPU on which a benchmark would run now."""
     try:
         device = graph.benchmark.compute.torch_device()

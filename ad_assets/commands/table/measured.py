@@ -14,8 +14,9 @@ import numpy as np
 
 from ad_assets.config.benchmark import Benchmark, Dataset
 from ad_assets.datasets import ImageFiles, Reader
+from ad_assets.graph.graph import Graph, closure
 from ad_assets.graph.lanes import stages_of
-from ad_assets.graph.stage import Head, Key, Slot, Stage, planned_head, read_head
+from ad_assets.graph.stage import Key, Stage
 from ad_assets.graph.stages.scored_images import read_masks
 from ad_assets.papers import published as papers
 from ad_assets.papers.numbered_tables import Counts, Detectors, Images, Part, Study, Systems
@@ -27,8 +28,8 @@ _TRAINED = ("gmacs_per_image", "parameters", "seconds_per_epoch")
 
 
 @dataclass
-class Graph:
-    """A benchmark with its stages, and what is known of the addresses that they have now.
+class Measurements:
+    """What a store holds of the assets that numbered tables read.
 
     Args:
         benchmark: the checked benchmark file.
@@ -37,17 +38,18 @@ class Graph:
 
     benchmark: Benchmark
     stages: dict[Key, Stage]
-    _memory: dict[Slot, Head | None] = field(default_factory=dict)
+    _graph: Graph
     _areas: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, benchmark: Benchmark) -> Graph:
-        """The graph of a benchmark.
+    def of(cls, benchmark: Benchmark) -> Measurements:
+        """Those of a benchmark.
 
         Raises:
             ValueError: the categories of a dataset cannot be told, because its folder is missing or empty.
         """
-        return cls(benchmark, {stage.key: stage for stage in stages_of(benchmark)})
+        graph = Graph(stages_of(benchmark), benchmark.store)
+        return cls(benchmark, graph.stages, graph)
 
     @property
     def store(self) -> ArtifactStore:
@@ -56,7 +58,7 @@ class Graph:
 
     def forget(self) -> None:
         """Look at all heads anew: something ran."""
-        self._memory.clear()
+        self._graph = Graph(self.stages.values(), self.store)
 
     def target(self, part: Part, name: str) -> Stage | None:
         """The asset that measures a detector or study of a part, None where the graph has none."""
@@ -80,14 +82,7 @@ class Graph:
 
     def current(self, stage: Stage, category: str) -> Artifact | None:
         """What an asset is under the benchmark file and the images as they were last indexed, if it was made."""
-        for root in needed([stage]).values():
-            if root.address is None:
-                head = read_head(self.store, root.key, category)
-                if head is None or head.code_version != root.code_version:
-                    return None
-        planned = planned_head(stage, category, self.store, self._memory)
-        artifact = self.store.artifact(stage.kind, planned.version) if planned else None
-        return artifact if artifact and artifact.exists() else None
+        return self._graph.artifact((stage.key, category))
 
     def read(self, part: Part, chosen: Collection[str] = ()) -> Measured:
         """What the store holds for a part.
@@ -192,21 +187,9 @@ def _key(part: Part, name: str) -> Key:
     return part.dataset, name, "trained_model" if LOSS in part.metrics else "metrics"
 
 
-def needed(stages: Iterable[Stage]) -> dict[Key, Stage]:
-    """Some stages with all that they read."""
-    found: dict[Key, Stage] = {}
-    waiting = list(stages)
-    while waiting:
-        stage = waiting.pop()
-        if stage.key not in found:
-            found[stage.key] = stage
-            waiting += stage.deps
-    return found
-
-
 def extractors(stages: Iterable[Stage]) -> list[str]:
     """Names of the extractors on whose features stages rest."""
-    return sorted({stage.key[2] for stage in needed(stages).values() if is_features(stage)})
+    return sorted({stage.key[2] for stage in closure(stages).values() if is_features(stage)})
 
 
 def is_features(stage: Stage) -> bool:

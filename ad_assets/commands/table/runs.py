@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
-from ad_assets.commands.table.measured import Graph, at_hand, is_features, needed
+from ad_assets.commands.table.measured import Measurements, at_hand, is_features
+from ad_assets.graph.graph import Graph, closure
 from ad_assets.graph.stage import Key, Stage
 from ad_assets.papers.numbered_tables import Part
 
 
-def note_missing_data(graph: Graph, part: Part, chosen: Sequence[str] | None) -> tuple[str, list[str]]:
+def note_missing_data(graph: Measurements, part: Part, chosen: Sequence[str] | None) -> tuple[str, list[str]]:
     """Why the images of a part cannot be had, empty where they can; and the categories that have some."""
     wanted = [category for category in graph.categories(part) if not chosen or category in chosen]
     try:
@@ -24,7 +25,7 @@ def note_missing_data(graph: Graph, part: Part, chosen: Sequence[str] | None) ->
 
 
 def bring_up_to_date(
-    graph: Graph, targets: Mapping[Key, Stage], present: Mapping[str, Sequence[str]]
+    graph: Measurements, targets: Mapping[Key, Stage], present: Mapping[str, Sequence[str]]
 ) -> tuple[dict[Key, str], tuple[str, ...]]:
     """Run what is stale of some assets and of what they read.
 
@@ -36,8 +37,6 @@ def bring_up_to_date(
     Returns:
         Those of the targets that lack their weights, with the reason; and what failed.
     """
-    import dagster as dg
-
     from ad_assets.defs.build import build_definitions
     from ad_assets.defs.partitions import register_categories
     from ad_assets.defs.plan import plan
@@ -48,24 +47,22 @@ def bring_up_to_date(
     register_categories(stages, instance)
     steps = plan(
         graph.benchmark,
-        stages,
-        definitions,
+        Graph(stages, graph.store),
         instance,
-        graph.store,
-        selected={dg.AssetKey(list(key)) for key in targets},
+        selected=targets.keys(),
         categories={category for categories in present.values() for category in categories},
     )
-    read = needed(targets.values())
+    read = closure(targets.values())
     # A plan goes on to what lies downstream, such as leaderboards and reports, which no table reads.
     steps = [step for step in steps if step.stage.key in read and step.partition in present.get(step.stage.key[0], ())]
     extracted = {step.stage.key for step in steps if is_features(step.stage) and step.action != "reuse"}
     reasons = _without_weights(graph, sorted({key[2] for key in extracted}))
     lacking: dict[Key, str] = {}
     for key, stage in targets.items():
-        names = [k[2] for k in needed([stage]) if k in extracted and k[2] in reasons]
+        names = [k[2] for k in closure([stage]) if k in extracted and k[2] in reasons]
         if names:
             lacking[key] = reasons[names[0]]
-    read = needed(stage for key, stage in targets.items() if key not in lacking)
+    read = closure(stage for key, stage in targets.items() if key not in lacking)
     steps = [step for step in steps if step.stage.key in read]
     if not steps:
         return lacking, ()
@@ -75,7 +72,7 @@ def bring_up_to_date(
     return lacking, outcome.failures
 
 
-def _without_weights(graph: Graph, names: Sequence[str]) -> dict[str, str]:
+def _without_weights(graph: Measurements, names: Sequence[str]) -> dict[str, str]:
     """Extractor -> why its backbone cannot be had, of those that cannot."""
     from ad_assets.commands.doctor import cached_weights, weights
 

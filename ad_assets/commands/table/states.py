@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ad_assets.commands.doctor import cached_weights
-from ad_assets.commands.table.measured import Graph, extractors, names
+from ad_assets.commands.table.measured import Measurements, extractors, names
 from ad_assets.papers.numbered_tables import Part
 from ad_assets.settings.home import without_tilde
 
 
-def state(parts: Iterable[tuple[Part, Graph | None, str]]) -> str:
+def state(parts: Iterable[tuple[Part, Measurements | None, str]]) -> str:
     """One line on a table: ``computed``, ``partly computed`` or ``not computed``, and why.
 
     Args:

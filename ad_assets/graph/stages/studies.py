@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Dataset, Study, Variant, fingerprint
-from ad_assets.graph.stage import GPU, Head, Parts, Stage, StageError, Upstream, Work
+from ad_assets.graph.stage import GPU, Parts, Stage, StageError, Upstream, Work
 from ad_assets.graph.stages.checkpoints import StoreCheckpoints
 from ad_assets.graph.stages.features import read_features
 from ad_assets.graph.stages.fitted_state import read_state, runtime, state_stage
@@ -221,7 +221,7 @@ class _Bench:
 
     def _stored(self, state: Stage, method: Method[Any]) -> State | None:
         """What a lane with the same settings has learnt already."""
-        artifact = self._work.store.artifact(state.kind, self._head(state, self._work.upstream).version)
+        artifact = self._work.store.artifact(state.kind, state.head_of(self._work.upstream).version)
         return read_state(artifact, method) if artifact.is_sound() else None
 
     def _matches(self, lane: _Lane) -> tuple[Matches | None, float]:
@@ -229,23 +229,17 @@ class _Bench:
         work, stage = self._work, lane.neighbours
         if stage is None or stage.build is None:
             return None, 0.0
-        state = self._head(lane.state, work.upstream)
+        state = lane.state.head_of(work.upstream)
         if not work.store.artifact(lane.state.kind, state.version).is_sound():
             return None, 0.0
         upstream = Upstream({**work.upstream.heads, (lane.state.key, work.partition): state}, work.partition)
-        artifact = work.store.artifact(stage.kind, self._head(stage, upstream).version)
+        artifact = work.store.artifact(stage.kind, stage.head_of(upstream).version)
         damaged = artifact.damaged(deep=True)
         if damaged is None or damaged:
             work.store.delete([artifact.at(MARKER), *(damaged or [])])
             metadata = stage.build(replace(work, stage=stage, upstream=upstream, artifact=artifact, force=False))
             artifact.commit({"study": work.stage.name, "metadata": metadata})
         return read_matches(artifact), seconds_each(artifact)
-
-    def _head(self, stage: Stage, upstream: Upstream) -> Head:
-        """What a stage of a lane would be."""
-        if stage.address is None:
-            raise TypeError(f"{stage.name} has no address that follows from what it reads")
-        return stage.make_head(self._work.partition, stage.address(upstream))
 
 
 def _row(metric: str, defect: str, value: float | None, n: int) -> Row:

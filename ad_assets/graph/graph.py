@@ -1,0 +1,321 @@
+"""What each asset partition is, what it would be, and what is out of date: read from the stages and the store alone.
+
+An asset partition is current when its head is the one that the benchmark file and the image index give, all the way
+down. That is a state, not an event: an update that lands while nobody looks is seen at the next look, and a rebuild
+with an equal result changes nothing. Plans, automation, builds, tables and predictions all ask the `Graph`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ad_assets.graph.build_attempts import ATTEMPT, MOST_ATTEMPTS, attempt_path
+from ad_assets.graph.categories import LiveCategories
+from ad_assets.graph.provenance import is_outdated
+from ad_assets.graph.stage import Head, Key, Slot, Stage, StageError, Upstream
+from ad_assets.store.contents import Contents, head_damage
+from ad_assets.store.layout import MARKER
+from ad_assets.store.records import read_record, warn
+from ad_assets.store.store import HEAD, Artifact, ArtifactStore, CorruptArtifactError
+
+# Seconds between two looks of automation at the sizes of all files, which cost more than one at all heads.
+DAMAGE_SECONDS = 600.0
+REMADE = "what it was made of was made anew"
+
+
+class UpstreamError(StageError):
+    """What the asset reads is not there, or is not what the benchmark file says."""
+
+
+class _Records:
+    """Heads and attempts of a store. Each is read once; after `refresh`, again if its listing says that it changed."""
+
+    def __init__(self, store: ArtifactStore) -> None:
+        self._store = store
+        self._read: dict[str, tuple[str, Any]] = {}
+        self._stamps: dict[str, str] | None = None
+        self.damaged: set[str] = set()
+
+    def refresh(self, slots: Iterable[Slot]) -> None:
+        """List all records; from an object store, read at once the new ones of some heads, else as they are needed."""
+        self._stamps = {f.path: f.stamp for prefix in ("heads", "attempts") for f in self._store.files(prefix)}
+        self._read = {path: known for path, known in self._read.items() if self._stamps.get(path) == known[0]}
+        self.damaged &= self._read.keys()
+        if not self._store.is_local:
+            paths = {self._store.head_path(*slot) for slot in slots}
+            with ThreadPoolExecutor(max_workers=16) as pool:
+                list(pool.map(self.read, sorted(paths & self._stamps.keys() - self._read.keys())))
+
+    def read(self, path: str) -> Any:
+        """The record at a path; None where there is none, or a damaged one."""
+        stamp = self.stamp(path)
+        if stamp is None:
+            return None
+        if path not in self._read or self._read[path][0] != stamp:
+            record = None
+            try:
+                record = read_record(self._store, path, *(HEAD if path.startswith("heads/") else ATTEMPT))
+            except FileNotFoundError:
+                pass
+            except CorruptArtifactError as error:
+                warn(error)
+                self.damaged.add(path)
+            self._read[path] = stamp, record
+        return self._read[path][1]
+
+    def stamp(self, path: str) -> str | None:
+        """What changes when a record is written; None: it is not listed. Empty: nothing was listed."""
+        return "" if self._stamps is None else self._stamps.get(path)
+
+
+class Graph:
+    """The assets of a benchmark on a store, as of one look: what was read is not read again until `refresh`.
+
+    Args:
+        stages: stages; what they read belongs to the graph too.
+        store: where heads and artifacts lie.
+    """
+
+    def __init__(self, stages: Iterable[Stage], store: ArtifactStore) -> None:
+        self.stages = closure(stages)
+        self._roots: dict[Key, set[Key]] = {}
+        for key, stage in self.stages.items():
+            self._roots[key] = {root for dep in stage.deps for root in self._roots[dep.key]} or {key}
+        self.store = store
+        self._records = _Records(store)
+        self._contents = Contents(store, whole=False)
+        self._damage: dict[Slot, tuple[str | None, str]] = {}
+        self._checked = -DAMAGE_SECONDS
+        self._forget()
+
+    def refresh(self, categories: Collection[str] | None = None) -> None:
+        """Look at the store again, by one listing of heads, and now and then one of all files.
+
+        Args:
+            categories: the partitions that will be asked for; None: all.
+        """
+        slots = list(self.slots(categories))
+        self._records.refresh(
+            [*slots, *(read for key, name in slots if name is None for read in self.stages[key].slots(None))]
+        )
+        # As long as something is damaged each look sees whether it is mended: a head may come back as it was.
+        if self._damage or time.monotonic() - self._checked >= DAMAGE_SECONDS:
+            self._contents = Contents(self.store, whole=categories is None)
+            found = ((slot, self._damage_now(slot)) for slot in slots)
+            self._damage = {slot: (self._stamp(slot), damage) for slot, damage in found if damage}
+            self._checked = time.monotonic()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._planned: dict[Slot, Head | None] = {}
+        self._expected: dict[Slot, Head | None] = {}
+        self._outdated: dict[Slot, bool] = {}
+        self._due: dict[Slot, bool] = {}
+
+    def slots(self, categories: Collection[str] | None = None) -> Iterator[Slot]:
+        """All asset partitions, upstream first; those of an asset over all categories, and of some categories."""
+        for stage in self.stages.values():
+            for partition in stage.partitions if stage.partitions is not None else (None,):
+                if categories is None or partition is None or partition in categories:
+                    yield stage.key, partition
+
+    def below(self, keys: Iterable[Key]) -> set[Key]:
+        """Some assets and all that read them."""
+        found = set(keys)
+        for stage in self.stages.values():
+            if any(dep.key in found for dep in stage.deps):
+                found.add(stage.key)
+        return found
+
+    # What is
+
+    def head(self, slot: Slot) -> Head | None:
+        """What an asset partition is now; None where it was never made, or its head is damaged."""
+        return Head.of(self._stored(slot))
+
+    def _stored(self, slot: Slot) -> Mapping[str, Any] | None:
+        found: Mapping[str, Any] | None = self._records.read(self.store.head_path(*slot))
+        return found
+
+    def _stamp(self, slot: Slot) -> str | None:
+        return self._records.stamp(self.store.head_path(*slot))
+
+    def has_damaged_head(self, slot: Slot) -> bool:
+        """Whether an asset partition has a head that cannot be read."""
+        self._stored(slot)
+        return self.store.head_path(*slot) in self._records.damaged
+
+    def damage(self, slot: Slot) -> str:
+        """What of its files was damaged or gone when `refresh` last looked at files, in words; empty: nothing was."""
+        stamp, damage = self._damage.get(slot, (None, ""))
+        return damage if stamp == self._stamp(slot) else ""
+
+    def _damage_now(self, slot: Slot) -> str:
+        stored = self._stored(slot)
+        if stored is None:
+            return ""
+        exists = "files" in stored or self.has_artifact(slot[0], stored["version"])
+        return head_damage(self._contents, stored) if exists else "its artifact is gone"
+
+    def has_artifact(self, key: Key, version: str) -> bool:
+        """Whether the store holds an artifact of an asset."""
+        return self._contents.size(self.store.artifact(self.stages[key].kind, version).at(MARKER)) is not None
+
+    # What would be
+
+    def planned(self, slot: Slot) -> Head | None:
+        """What an asset partition would be once all that it reads is up to date; None without an image index."""
+        if slot not in self._planned:
+            stage, partition = self.stages[slot[0]], slot[1]
+            if stage.address is None:
+                self._planned[slot] = self.head(slot)
+            else:
+                heads = {read: head for read in stage.slots(partition) if (head := self.planned(read))}
+                complete = len(heads) == len(stage.slots(partition)) if stage.partitions is not None else bool(heads)
+                self._planned[slot] = stage.head_of(Upstream(heads, partition)) if complete else None
+        return self._planned[slot]
+
+    def expected(self, slot: Slot) -> Head | None:
+        """What an asset partition should be now; None where that cannot be told before something else has run.
+
+        An asset over all categories is to be made of those that are as expected: rows of different settings never
+        stand side by side.
+        """
+        if slot not in self._expected:
+            stage, partition = self.stages[slot[0]], slot[1]
+            if stage.partitions is None:
+                heads = self.readable(slot)
+                expected = stage.head_of(Upstream(heads, None)) if heads else None
+            else:
+                indexed = all(self._has_settings((root, partition)) for root in self._roots[stage.key])
+                expected = self.planned(slot) if indexed else None
+            self._expected[slot] = expected
+        return self._expected[slot]
+
+    def _has_settings(self, slot: Slot) -> bool:
+        """Whether an asset partition was made under the settings that its asset has now."""
+        head = self.head(slot)
+        return head is not None and head.code_version == self.stages[slot[0]].code_version
+
+    def artifact(self, slot: Slot) -> Artifact | None:
+        """The artifact that an asset partition should be, whatever its head says; None where it was not made."""
+        expected = self.expected(slot)
+        if expected is None or not self.has_artifact(slot[0], expected.version):
+            return None
+        return self.store.artifact(self.stages[slot[0]].kind, expected.version)
+
+    # What a run would read
+
+    def readable(self, slot: Slot) -> dict[Slot, Head]:
+        """The heads, of those that an asset partition reads, that a run of it would read."""
+        faults = self.faults(slot)
+        reads = self.stages[slot[0]].slots(slot[1])
+        return {read: head for read in reads if read not in faults and (head := self.head(read))}
+
+    def faults(self, slot: Slot) -> dict[Slot, str]:
+        """What a run of an asset partition could not read, each with the reason."""
+        stage, partition = self.stages[slot[0]], slot[1]
+        faults: dict[Slot, str] = {}
+        for read in stage.slots(partition):
+            head = self.head(read)
+            if head is None:
+                faults[read] = "is not materialized"
+            elif read[1] != partition and head != self.expected(read):
+                faults[read] = "is out of date"
+            elif not self._has_settings(read):
+                faults[read] = "was made under another setting of the benchmark file"
+        return faults
+
+    def upstream(self, slot: Slot) -> Upstream:
+        """What a run of an asset partition reads now; one over all categories leaves out those with faults.
+
+        Raises:
+            UpstreamError: something it reads is missing or was made under another setting.
+        """
+        stage, partition = self.stages[slot[0]], slot[1]
+        left_out = []
+        for (key, category), fault in self.faults(slot).items():
+            told = f"{'/'.join(key)}{f' [{category}]' if category else ''} {fault}"
+            if category == partition:
+                raise UpstreamError(f"{told}: materialize it first, or select it as well")
+            left_out.append(told)
+        heads = self.readable(slot)
+        if not heads and stage.deps:
+            raise UpstreamError(f"{stage.name} has nothing to read: {'; '.join(left_out[:5])}")
+        return Upstream(heads, partition, tuple(left_out))
+
+    # What is stale
+
+    def stale_reason(self, slot: Slot) -> str:
+        """Why an asset partition is not what it should be, in words; empty where it is. Its files count as whole."""
+        stage, head = self.stages[slot[0]], self.head(slot)
+        if head is None:
+            return "its head is damaged" if self.has_damaged_head(slot) else "not in this store"
+        if head.code_version != stage.code_version:
+            return "made under another setting"
+        if head != self.expected(slot):
+            return "made from something else"
+        return REMADE if self._is_outdated(slot, head) else ""
+
+    def _is_outdated(self, slot: Slot, head: Head) -> bool:
+        if slot not in self._outdated:
+            stage, partition = self.stages[slot[0]], slot[1]
+            heads = self.readable(slot) if head.made_of else {}
+            self._outdated[slot] = is_outdated(head.made_of, stage.made_of(Upstream(heads, partition)))
+        return self._outdated[slot]
+
+    def is_current(self, slot: Slot) -> bool:
+        """Whether an asset partition is what it should be, and its files are there."""
+        return not self.stale_reason(slot) and not self.damage(slot)
+
+    def is_due(self, slot: Slot) -> bool:
+        """Whether an asset partition should materialize: it is not current, and all it reads is or is due itself.
+
+        What failed stays as it is until what it would be made from changes; so does what was cut off `MOST_ATTEMPTS`
+        times, and what lies below a blocking check that did not pass.
+        """
+        if slot not in self._due:
+            self._due[slot] = not self.is_current(slot) and self._is_ready(slot) and not self._has_failed(slot)
+        return self._due[slot]
+
+    def _is_ready(self, slot: Slot) -> bool:
+        """Whether a run of an asset partition could read what it should read."""
+        stage, partition = self.stages[slot[0]], slot[1]
+        if isinstance(stage.partitions, LiveCategories) and stage.address is None and self.head(slot) is None:
+            # The sensor that watches its folder knows when the first images are whole; it does not look at heads.
+            return self.has_damaged_head(slot)
+        reads = stage.slots(partition)
+        if stage.partitions is not None:
+            return all(self._serves(read) for read in reads)
+        # Categories that failed are left out; those that are due come first.
+        gathered = [read for read in reads if read[1] is not None]
+        whole = [read for read in reads if read[1] is None]
+        return (
+            not any(map(self.is_due, reads))
+            and all(map(self.is_current, whole))
+            and (not gathered or any(map(self.is_current, gathered)))
+        )
+
+    def _serves(self, slot: Slot) -> bool:
+        """Whether what reads an asset partition may run: it is current and passed its checks, or is due before."""
+        return not (self._stored(slot) or {}).get("blocked") if self.is_current(slot) else self.is_due(slot)
+
+    def _has_failed(self, slot: Slot) -> bool:
+        """Whether builds of what an asset partition would be failed, or were cut off so often that none is begun."""
+        expected: Head | None = self.expected(slot)
+        attempt: Mapping[str, Any] | None = self._records.read(attempt_path(*slot))
+        if not attempt or not expected or attempt["version"] != expected.version:
+            return False
+        return bool(attempt["error"]) or attempt["count"] >= MOST_ATTEMPTS
+
+
+def closure(stages: Iterable[Stage]) -> dict[Key, Stage]:
+    """Some stages with all that they read, by key, upstream first."""
+    found: dict[Key, Stage] = {}
+    for stage in stages:
+        if stage.key not in found:
+            found |= {**closure(stage.deps), stage.key: stage}
+    return found
