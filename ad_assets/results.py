@@ -24,8 +24,9 @@ import pyarrow as pa
 
 from ad_assets.config.benchmark import Dataset
 from ad_assets.config.load import ConfigError, load_config
+from ad_assets.graph.graph import Graph
 from ad_assets.graph.lanes import stages_of
-from ad_assets.graph.stage import Head, Slot, Stage, planned_head, read_head
+from ad_assets.graph.stage import Head, Stage
 from ad_assets.report.leaderboard import COLUMNS
 from ad_assets.store.store import ArtifactStore
 
@@ -56,10 +57,10 @@ def leaderboard(dataset: str, config: str | Path | None = None) -> pd.DataFrame:
     """
     opened = _Opened.of(dataset, config)
     stage = opened.stage("leaderboard")
-    head = read_head(opened.store, stage.key, None)
+    head = opened.graph.head((stage.key, None))
     if head is None:
         raise ResultsError(f"{stage.name} is not materialized; first run: {opened.remedy(stage)}")
-    if head != opened.planned(stage, None):
+    if head != opened.graph.planned((stage.key, None)):
         _warn(f"{stage.name} is incomplete or out of date; to renew it: {opened.remedy(stage)}")
     return _frame(opened.store.read_table(opened.store.artifact(stage.kind, head.version).at("leaderboard.parquet")))
 
@@ -127,33 +128,28 @@ def score_maps(
 
 @dataclass(frozen=True)
 class _Opened:
-    """One dataset of a benchmark with its stages and its store."""
+    """One dataset of a benchmark with its graph and its store."""
 
     dataset: Dataset
     store: ArtifactStore
-    stages: dict[tuple[str, ...], Stage]
+    graph: Graph
     config: str | Path | None
-    heads: dict[Slot, Head | None]
 
     @classmethod
     def of(cls, dataset: str, config: str | Path | None) -> _Opened:
         benchmark = load_config(config)
         _known("dataset", dataset, benchmark.datasets)
         stages = stages_of(benchmark, unseen=benchmark.datasets)  # the store knows the categories if nobody else does
-        return cls(benchmark.datasets[dataset], benchmark.store, {stage.key: stage for stage in stages}, config, {})
+        return cls(benchmark.datasets[dataset], benchmark.store, Graph(stages, benchmark.store), config)
 
     def stage(self, *name: str) -> Stage:
         """An asset of the dataset."""
         key = (self.dataset.name, *name)
-        if key not in self.stages:
+        if key not in self.graph.stages:
             raise ResultsError(
                 f"{self.dataset.name} has no {' '.join(name)}: its folder is not there, or no detector is"
             )
-        return self.stages[key]
-
-    def planned(self, stage: Stage, category: str | None) -> Head | None:
-        """What an asset should be now."""
-        return planned_head(stage, category, self.store, self.heads)
+        return self.graph.stages[key]
 
     def current(self, stages: list[Stage], wanted: list[str] | None = None) -> list[tuple[Stage, str, Head]]:
         """The asset partitions that are what they should be.
@@ -164,10 +160,11 @@ class _Opened:
         found, faults = [], []
         for stage in stages:
             for category in wanted or stage.partitions or ():
-                head = read_head(self.store, stage.key, category)
-                if head is None or not self.store.artifact(stage.kind, head.version).exists():
+                slot = (stage.key, category)
+                head = self.graph.head(slot)
+                if head is None or not self.graph.has_artifact(stage.key, head.version):
                     faults.append(f"{stage.name} [{category}] is not materialized")
-                elif head != self.planned(stage, category) or not self._has_settings(category):
+                elif head != self.graph.expected(slot):
                     faults.append(f"{stage.name} [{category}] is out of date")
                 else:
                     found.append((stage, category, head))
@@ -178,12 +175,6 @@ class _Opened:
         if faults:
             _warn(f"left out: {told}; to renew them: {remedy}")
         return found
-
-    def _has_settings(self, category: str) -> bool:
-        """Whether the image index below an asset has the settings of the benchmark file."""
-        index = self.stage("image_index")
-        head = read_head(self.store, index.key, category)
-        return head is not None and head.code_version == index.code_version
 
     def remedy(self, *stages: Stage) -> str:
         """The command that makes the assets of the dataset, or one of them, what they should be."""
