@@ -171,7 +171,7 @@ def _growth(benchmark: Benchmark, name: str) -> Iterator[Finding]:
     """Lanes whose nominal images are bounded by the memory budget: how many there are, and how many may be."""
     from ad_assets.graph.stages.features import stored_features
     from ad_assets.methods import Runtime
-    from ad_assets.methods.growth import outlook
+    from ad_assets.methods.runtime import growth_warning
 
     dataset, store = benchmark.datasets[name], benchmark.store
     runtime = Runtime(memory_gb=benchmark.compute.memory_gb)
@@ -193,7 +193,7 @@ def _growth(benchmark: Benchmark, name: str) -> Iterator[Finding]:
                 most = method.most_images(features.sample(), runtime)
                 if most is not None:
                     counts.append(f"{category} {len(train)} of {most}")
-                    near += [f"{category}: {told}"] if (told := outlook(len(train), most)) else []
+                    near += [f"{category}: {told}"] if (told := growth_warning(len(train), most)) else []
                     past |= len(train) > most
         except (OSError, ValueError, KeyError, CorruptArtifactError) as error:
             yield Finding(f"growth of {name}/{detector.name}", True, f"not known: {error}")

@@ -120,7 +120,7 @@ def match(
     *,
     memory_gb: float = 1.0,
     screening: Screening = "float32",
-    hidden: Tensor | None = None,
+    excluded: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cosine distances in both directions.
 
@@ -133,7 +133,7 @@ def match(
         screening: ``bfloat16`` finds the best pair in bfloat16 and scores that pair in float32. Distances are then
             those of real pairs, at most 0.012 above the smallest (two roundings of 2^-9 in inputs, one in results).
             It pays with many templates, and where bfloat16 is much faster than float32.
-        hidden: (B, T, H, W) bool, vectors that an image does not meet; where it meets none, its cosines are 0.
+        excluded: (B, T, H, W) bool, vectors that an image does not meet; where it meets none, its cosines are 0.
 
     Returns:
         forward and backward distances, each (B, H, W) float32 in [0, 2]; windows are cut off at the border.
@@ -149,8 +149,8 @@ def match(
     step = _images_at_once(rows, window, memory_gb)
     for first in range(0, len(query), step):
         some = slice(first, first + step)
-        unmet = hidden[some].permute(2, 3, 1, 0) if hidden is not None else None
-        matches = find_matches(query[some], rows, window, screened=screened, hidden=unmet)
+        unmet = excluded[some].permute(2, 3, 1, 0) if excluded is not None else None
+        matches = find_matches(query[some], rows, window, screened=screened, excluded=unmet)
         forward.append(matches.forward(window_forward))
         backward.append(matches.backward(window_backward))
     results = torch.cat(forward), torch.cat(backward)
@@ -165,7 +165,7 @@ def find_matches(
     window: int,
     *,
     screened: Tensor | None = None,
-    hidden: Tensor | None = None,
+    excluded: Tensor | None = None,
 ) -> Matches:
     """The table from which both directions and all windows up to `window` follow.
 
@@ -174,7 +174,7 @@ def find_matches(
         templates: (H, W, T, C) float32, unit length over C, contiguous.
         window: largest side of a window, in places.
         screened: the templates in bfloat16, to find pairs with; None finds them in float32.
-        hidden: (H, W, T, B) bool, vectors that an image does not meet.
+        excluded: (H, W, T, B) bool, vectors that an image does not meet.
     """
     height, width, count, channels = templates.shape
     images, radius = len(query), window // 2
@@ -199,15 +199,15 @@ def find_matches(
                 # Windows overlap: copied, a place's is one matrix, and no product is of a pair outside of it.
                 inside = windows[left:right].reshape(right - left, -1, channels)
                 cosines = torch.bmm(t[y, left:right], inside.mT)
-                if hidden is not None:
-                    _hide(cosines.unflatten(2, (-1, images)), hidden[y, left:right])
+                if excluded is not None:
+                    _exclude(cosines.unflatten(2, (-1, images)), excluded[y, left:right])
                 shape = right - left, below - above, span, images
                 if which is None:
                     best[y, left:right, rows] = cosines.amax(dim=1).view(shape)
                 else:
                     top, index = cosines.max(dim=1)
-                    if hidden is not None:
-                        nothing = hidden[y, left:right].all(dim=1)
+                    if excluded is not None:
+                        nothing = excluded[y, left:right].all(dim=1)
                         index.unflatten(1, (-1, images)).masked_fill_(nothing[:, None], NOBODY)
                     best[y, left:right, rows] = top.view(shape).to(best.dtype)
                     which[y, left:right, rows] = index.view(shape).to(which.dtype)
@@ -220,11 +220,11 @@ def find_matches(
     return Matches(best, which, q, templates)
 
 
-def _hide(cosines: Tensor, hidden: Tensor) -> None:
-    """Take from (n, T, places, B) cosines those of (n, T, B) hidden templates."""
-    place, template, image = hidden.nonzero(as_tuple=True)
+def _exclude(cosines: Tensor, excluded: Tensor) -> None:
+    """Take from (n, T, places, B) cosines those of (n, T, B) excluded templates."""
+    place, template, image = excluded.nonzero(as_tuple=True)
     cosines[place, template, :, image] = NEVER
-    place, image = hidden.all(dim=1).nonzero(as_tuple=True)
+    place, image = excluded.all(dim=1).nonzero(as_tuple=True)
     cosines[place, :, :, image] = 0
 
 

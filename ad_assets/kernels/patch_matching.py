@@ -20,7 +20,7 @@ TASK_TEMPLATES = 8
 
 
 def match_patches(
-    query: Tensor, templates: Tensor, size: int, *, memory_gb: float = 1.0, hidden: Tensor | None = None
+    query: Tensor, templates: Tensor, size: int, *, memory_gb: float = 1.0, excluded: Tensor | None = None
 ) -> Tensor:
     """Cosine distances of query patches to the nearest template patch at the same place.
 
@@ -29,7 +29,7 @@ def match_patches(
         templates: (T, C, H, W) float32, unit length over C. A permuted view of (H, W, T, C) is not copied.
         size: odd side of a patch, in places; patches are cut off at the border.
         memory_gb: budget in GB for temporary tensors; bounds how many templates are compared at a time.
-        hidden: (B, T, H, W) bool, vectors that an image does not meet: the first other one at the place is in their
+        excluded: (B, T, H, W) bool, vectors that an image does not meet: the first other one at the place is in their
             stead, and where there is none, the cosine is 0.
 
     Returns:
@@ -45,7 +45,7 @@ def match_patches(
     places = query.permute(2, 3, 1, 0).reshape(height * width, -1, images)
     step = max(1, int(memory_gb * 1e9 / (12 * places.shape[0] * images)))
     best = query.new_full((images, height, width), -1)
-    unmet = hidden.permute(2, 3, 1, 0).flatten(0, 1) if hidden is not None else None
+    unmet = excluded.permute(2, 3, 1, 0).flatten(0, 1) if excluded is not None else None
     with full_precision():
         stead = _first_met(rows, places, unmet) if unmet is not None else None
         for first in range(0, rows.shape[1], step):
@@ -69,9 +69,9 @@ def match_patches(
     return (1 - best).clamp(0, 2)
 
 
-def _first_met(rows: Tensor, places: Tensor, hidden: Tensor) -> Tensor:
-    """(places, B): the cosine of the first template (of P, T, C) that is not hidden (P, T, B), or 0."""
-    met = ~hidden
+def _first_met(rows: Tensor, places: Tensor, excluded: Tensor) -> Tensor:
+    """(places, B): the cosine of the first template (of P, T, C) that is not excluded (P, T, B), or 0."""
+    met = ~excluded
     number = met.to(torch.uint8).argmax(dim=1)  # (P, B)
     vectors = rows.gather(1, number[..., None].expand(-1, -1, rows.shape[2]))
     return torch.linalg.vecdot(vectors, places.mT) * met.any(dim=1)

@@ -1,19 +1,21 @@
 """The systems, numerics only: one module per method, registered by name in `METHODS`."""
 
 from ad_assets.methods import padim, simplenet, spade
-from ad_assets.methods.base import METHODS, Features, Method, Runtime, ScoreMaps
+from ad_assets.methods.base import METHODS, Method
+from ad_assets.methods.data import Batch, Features, LoadMatches, Matches, ScoreMaps
 from ad_assets.methods.fod import fod
 from ad_assets.methods.hetmm import hetmm
-from ad_assets.methods.matching import Matches, MatchingMethod
 from ad_assets.methods.memory_bank import lof, patchcluster, patchcore
+from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
 from ad_assets.settings.extensions import load_extensions
 
 __all__ = [
     "METHODS",
+    "Batch",
     "Features",
+    "LoadMatches",
     "Matches",
-    "MatchingMethod",
     "Method",
     "Runtime",
     "ScoreMaps",

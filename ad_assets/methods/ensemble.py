@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, field_validator
 
-from ad_assets.methods.base import ScoreMaps
-from ad_assets.methods.nominal import NominalScores
+from ad_assets.methods.data import NominalScores, ScoreMaps
 from ad_assets.settings.model import Settings
 
 if TYPE_CHECKING:

@@ -11,20 +11,12 @@ A = (n-1)/(n-2) covariance + ridge, the squared distance is (n/(n-1))^2 q / (1 -
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ad_assets.methods.base import (
-    Features,
-    Method,
-    Runtime,
-    ScoreMaps,
-    check_finite,
-    fit_field,
-    register,
-    score_field,
-)
+from ad_assets.methods.base import Method, fit_field, register, score_field
+from ad_assets.methods.data import Batch, Features, LoadMatches, ScoreMaps, check_finite
+from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
 
 if TYPE_CHECKING:
@@ -104,24 +96,17 @@ class Padim(Method[Gaussians]):
         ids = sorted([*state.image_ids, *new.image_ids])
         return Gaussians(mean, covariance, state.channels, ids, [])
 
-    def complete(self, state: Gaussians, train: Features, runtime: Runtime) -> Gaussians:
+    def prepare(
+        self, state: Gaussians, train: Features, runtime: Runtime, load_matches: LoadMatches | None = None
+    ) -> Gaussians:
         """Factor the covariances."""
-        del train
+        del train, load_matches
         images = len(state.image_ids)
         left_out = (images - 1) / (images - 2) if images > 2 else 1.0
         factors = [_whitening(state.covariance, scale, self.ridge, runtime) for scale in (1.0, left_out)]
         return replace(state, whitening=factors)
 
-    def score(
-        self,
-        state: Gaussians,
-        taps: list[Tensor],
-        map_size: tuple[int, int],
-        runtime: Runtime,
-        *,
-        image_ids: Sequence[str] | None = None,
-        left_out: bool = False,
-    ) -> ScoreMaps:
+    def score(self, state: Gaussians, batch: Batch, runtime: Runtime) -> ScoreMaps:
         """Score a batch: Mahalanobis distances, on the CPU.
 
         Raises:
@@ -131,7 +116,7 @@ class Padim(Method[Gaussians]):
 
         from ad_assets.kernels.smoothing import gaussian_blur, upsample
 
-        vectors = _joined([tap.to(runtime.device) for tap in taps], state.channels.to(runtime.device))
+        vectors = _joined([tap.to(runtime.device) for tap in batch.taps], state.channels.to(runtime.device))
         if vectors.shape[1:] != state.mean.shape:
             raise ValueError(
                 f"features give {tuple(vectors.shape[1:])} places and channels, the Gaussians have "
@@ -140,13 +125,13 @@ class Padim(Method[Gaussians]):
         away = (vectors - state.mean.to(runtime.device)).flatten(1, 2).permute(1, 2, 0)
         plain, without = (factor.to(runtime.device) for factor in state.whitening)
         squares = _lengths(plain, away)
-        hidden = self.hidden(image_ids, left_out)
-        if hidden is not None:
+        excluded = self.excluded_ids(batch)
+        if excluded is not None:
             known = set(state.image_ids)
-            own = torch.tensor([image_id in known for image_id in hidden], device=squares.device)
+            own = torch.tensor([image_id in known for image_id in excluded], device=squares.device)
             squares = torch.where(own, self._without_itself(state, _lengths(without, away)), squares)
         grid = squares.T.unflatten(1, state.mean.shape[:2]).sqrt()
-        maps = gaussian_blur(upsample(grid, map_size), self.sigma)
+        maps = gaussian_blur(upsample(grid, batch.map_size), self.sigma)
         return ScoreMaps(maps.cpu(), maps.amax(dim=(1, 2)).cpu())
 
     def _without_itself(self, state: Gaussians, q: Tensor) -> Tensor:

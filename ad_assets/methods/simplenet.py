@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from ad_assets.methods.base import Features, Runtime, ScoreMaps, check_finite, fit_field, register, score_field
+from ad_assets.methods.base import fit_field, register, score_field
+from ad_assets.methods.data import Batch, Features, LoadMatches, ScoreMaps, check_finite
 from ad_assets.methods.patch_embedding import Pooling, embed, patch_grid
+from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.training.base import Network, TrainedMethod
 
 if TYPE_CHECKING:
@@ -204,27 +206,20 @@ class SimpleNet(TrainedMethod):
         """All but the running values of the batch norm and the unit of the noise."""
         return "running" not in name and name != "noise.unit"
 
-    def complete(self, state: Network, train: Features, runtime: Runtime) -> Network:
+    def prepare(
+        self, state: Network, train: Features, runtime: Runtime, load_matches: LoadMatches | None = None
+    ) -> Network:
         """Fold the batch norm, and an adaptor of one layer, into one linear layer."""
         from ad_assets.kernels.discriminator import folded
 
-        del train, runtime
+        del train, runtime, load_matches
         weight, bias = folded(head_of(state.weights))
         left = {name: state.weights[name] for name in state.weights if name.startswith("adaptor.0.")}
         kept = left if self.adaptor == "mlp" else {}
         folds = {"folded.weight": weight, "folded.bias": bias, "last": state.weights["last.weight"]}
         return replace(state, weights={**kept, **folds})
 
-    def score(
-        self,
-        state: Network,
-        taps: list[Tensor],
-        map_size: tuple[int, int],
-        runtime: Runtime,
-        *,
-        image_ids: Sequence[str] | None = None,
-        left_out: bool = False,
-    ) -> ScoreMaps:
+    def score(self, state: Network, batch: Batch, runtime: Runtime) -> ScoreMaps:
         """Score a batch: minus the discriminator's output, on the CPU.
 
         Raises:
@@ -233,9 +228,8 @@ class SimpleNet(TrainedMethod):
         from ad_assets.kernels.discriminator import patch_scores
         from ad_assets.kernels.smoothing import gaussian_blur, upsample
 
-        del image_ids
-        self.refuse_left_out(left_out)
-        taps = [tap.to(runtime.device) for tap in taps]
+        self.refuse_left_out(batch.left_out)
+        taps = [tap.to(runtime.device) for tap in batch.taps]
         grid = patch_grid(taps, self.patch_size)
         patches = self.embed(taps)
         check_dimensions(state.weights, patches.shape[2])
@@ -245,7 +239,7 @@ class SimpleNet(TrainedMethod):
             state.weights["last"],
             patches,
         )
-        maps = gaussian_blur(upsample(scores.unflatten(1, grid), map_size), self.sigma)
+        maps = gaussian_blur(upsample(scores.unflatten(1, grid), batch.map_size), self.sigma)
         return ScoreMaps(maps.cpu(), scores.amax(dim=1).cpu())
 
 

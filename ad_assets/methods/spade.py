@@ -14,21 +14,13 @@ one is their SPADE-Cluster (section 5.2), the mean distance to so many vectors. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ad_assets.methods.base import (
-    Features,
-    Method,
-    Runtime,
-    ScoreMaps,
-    check_finite,
-    fit_field,
-    register,
-    score_field,
-)
+from ad_assets.methods.base import Method, fit_field, register, score_field
+from ad_assets.methods.data import Batch, Features, LoadMatches, ScoreMaps, check_finite
 from ad_assets.methods.patch_embedding import embed
+from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
 
 if TYPE_CHECKING:
@@ -120,7 +112,9 @@ class Spade(Method[Pyramids]):
         """Scoring reads the vectors of all."""
         return runtime.most_images(4 * self._vectors(taps).numel())
 
-    def complete(self, state: Pyramids, train: Features, runtime: Runtime) -> Pyramids:
+    def prepare(
+        self, state: Pyramids, train: Features, runtime: Runtime, load_matches: LoadMatches | None = None
+    ) -> Pyramids:
         """Read the vectors of all nominal images from the stored features.
 
         Raises:
@@ -128,6 +122,7 @@ class Spade(Method[Pyramids]):
         """
         import torch
 
+        del load_matches
         sample = self._vectors(train.sample())
         places, size = sample.shape[1:]
         parts = f"{len(train)} images x {places} places x {size} float32"
@@ -143,16 +138,7 @@ class Spade(Method[Pyramids]):
         """(B, H W, D)."""
         return embed(taps[: self.pixel_layers], patch_size=1, pooling="concat")
 
-    def score(
-        self,
-        state: Pyramids,
-        taps: list[Tensor],
-        map_size: tuple[int, int],
-        runtime: Runtime,
-        *,
-        image_ids: Sequence[str] | None = None,
-        left_out: bool = False,
-    ) -> ScoreMaps:
+    def score(self, state: Pyramids, batch: Batch, runtime: Runtime) -> ScoreMaps:
         """Score a batch, on the CPU; with `left_out`, an image is not compared with itself.
 
         Raises:
@@ -164,7 +150,7 @@ class Spade(Method[Pyramids]):
         from ad_assets.kernels.nearest.search import nearest
         from ad_assets.kernels.smoothing import gaussian_blur, upsample
 
-        pooled, queries = _pooled(taps), self._vectors(taps)
+        pooled, queries = _pooled(batch.taps), self._vectors(batch.taps)
         (bank,) = state.vectors
         if pooled.shape[1] != state.pooled.shape[1] or queries.shape[1:] != bank.shape[1:]:
             raise ValueError(
@@ -172,11 +158,11 @@ class Spade(Method[Pyramids]):
                 "with the extractor that they are from"
             )
         distances = exact_distances(pooled, state.pooled.to(pooled.device))
-        hidden = self.hidden(image_ids, left_out)
+        excluded = self.excluded_ids(batch)
         own = {image_id: number for number, image_id in enumerate(state.image_ids)}
         grids, scores = [], []
         for number, row in enumerate(distances):
-            itself = own.get(hidden[number]) if hidden is not None else None
+            itself = own.get(excluded[number]) if excluded is not None else None
             if itself is not None:
                 row = row.clone()
                 row[itself] = torch.inf
@@ -197,8 +183,8 @@ class Spade(Method[Pyramids]):
                 memory_gb=runtime.memory_gb,
             )
             grids.append(found.mean(dim=1))
-        height, width = taps[0].shape[2:]
-        maps = gaussian_blur(upsample(torch.stack(grids).unflatten(1, (height, width)), map_size), self.sigma)
+        grid = batch.taps[0].shape[2:]
+        maps = gaussian_blur(upsample(torch.stack(grids).unflatten(1, grid), batch.map_size), self.sigma)
         return ScoreMaps(maps.cpu(), torch.stack(scores).float().cpu())
 
     def describe(self, state: Pyramids) -> dict[str, int | float | str]:

@@ -15,8 +15,8 @@ from ad_assets.graph.stages.features import stored_features, train_part
 from ad_assets.graph.stages.fitted_state import read_state, runtime_on
 from ad_assets.graph.stages.neighbours import read_matches
 from ad_assets.graph.stages.score_maps import Scorer, calibration_images, read_score_index
-from ad_assets.methods import Features, Matches
-from ad_assets.methods.nominal import NominalScores
+from ad_assets.methods import Features, LoadMatches
+from ad_assets.methods.data import NominalScores
 from ad_assets.prediction.lookup import DetectorError, Lookup
 from ad_assets.prediction.predictor import Laps, Member, Predictor
 from ad_assets.production.champion_history import as_promoted, read_ledger
@@ -205,7 +205,7 @@ class _Loader:
             reads = Upstream({**heads, (stages.neighbours.key, self._category): head}, self._category)
         return reads
 
-    def _matches(self, stages: ScoringStages, learnt: _Learnt) -> Matches | None:
+    def _matches(self, stages: ScoringStages, learnt: _Learnt) -> LoadMatches | None:
         """What was kept of the images that the state learnt, if it was."""
         reads = self._downstream(stages, learnt)
         if stages.neighbours is None or reads is None:

@@ -26,7 +26,7 @@ from ad_assets.datasets.images import ROOM, ImageError, RgbImage
 from ad_assets.graph.stages.features import decoded_batches, positions_of, stacked
 from ad_assets.graph.stages.score_maps import Scorer
 from ad_assets.methods import Features, ScoreMaps
-from ad_assets.methods.nominal import NominalScores
+from ad_assets.methods.data import NominalScores
 from ad_assets.settings.compute import Compute
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ad_assets.kernels.local_matching import match
-from ad_assets.methods import Runtime
+from ad_assets.methods import Batch, Runtime
 from ad_assets.methods.hetmm.hetmm import Hetmm
 from ad_assets.methods.hetmm.templates import TemplateSet
 from tests.benchmarks.measure import interleaved, peak_extra_megabytes, report
@@ -87,7 +87,7 @@ def _detector_speed() -> None:
             spent = []
             for _ in range(REPEATS + 1):
                 started = time.perf_counter()
-                method.score(state, taps, (256, 256), runtime)
+                method.score(state, Batch(taps, (256, 256)), runtime)
                 spent.append(time.perf_counter() - started)
             speeds.append(BATCH / statistics.median(spent[1:]))
         name = f"{sheets} sheets" if sheets < ALL else f"ALL ({ALL})"

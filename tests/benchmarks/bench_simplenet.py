@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as f
 
 from ad_assets.kernels.discriminator import Head
-from ad_assets.methods import Runtime
+from ad_assets.methods import Batch, Runtime
 from ad_assets.methods.simplenet import SimpleNet, head_of
 from ad_assets.methods.training.base import Network
 from tests.benchmarks.measure import interleaved, report
@@ -153,7 +153,7 @@ def main() -> None:
         "training step, 8 images", interleaved(ours, lambda: recipe.step(batch), repeats), "same step, other weights"
     )
 
-    state = method.complete(Network(training.weights, []), features, Runtime())
+    state = method.prepare(Network(training.weights, []), features, Runtime())
     few = [tap[:2] for tap in taps]
     rows = torch.rand(2 * 36 * 36, DIMENSIONS)
     stack = np.random.default_rng(0).random((TEST, CROP, CROP), np.float32)
@@ -165,7 +165,7 @@ def main() -> None:
             normalise_once(stack)
             normalise_once(stack)
 
-        score: Callable[[], object] = lambda: method.score(state, few, (CROP, CROP), Runtime())  # noqa: E731
+        score: Callable[[], object] = lambda: method.score(state, Batch(few, (CROP, CROP)), Runtime())  # noqa: E731
         timing = interleaved(score, reference, repeats)
         each = timing.ours / 2
         report(f"evaluation, {name}, 2 of 100 images", timing, f"{TEST * each:.1f} s for 100 of ours")

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ad_assets.methods import METHODS, Features, Method, Runtime
+from ad_assets.methods import METHODS, Batch, Features, Method, Runtime
 from tests.benchmarks.measure import interleaved, report
 from tests.support.tap_features import tap_features
 
@@ -50,7 +50,7 @@ def part(features: Features, first: int, last: int) -> Features:
 
 def maps(method: Method[Any], state: Any, train: Features, taps: list[torch.Tensor]) -> torch.Tensor:
     """Score maps of other images."""
-    return method.score(method.complete(state, train, RUNTIME), taps, MAP_SIZE, RUNTIME).maps
+    return method.score(method.prepare(state, train, RUNTIME), Batch(taps, MAP_SIZE), RUNTIME).maps
 
 
 def _proportion(taps: list[torch.Tensor]) -> None:

@@ -25,7 +25,7 @@ import sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from ad_assets.cli import main
-from ad_assets.methods.memory_bank.bank import PatchBank
+from ad_assets.methods.memory_bank.patch_bank import PatchBank
 
 begun = Path(sys.argv.pop(1))
 

@@ -10,7 +10,7 @@ from ad_assets.config.load import load_config
 from ad_assets.datasets import Decoding, build_index
 from ad_assets.datasets.blind import BlindReader
 from ad_assets.datasets.mtd import CATEGORY, MtdReader
-from ad_assets.methods import METHODS, Runtime
+from ad_assets.methods import METHODS, Batch, Runtime
 from tests.support.places import MAGNETIC_TILES
 from tests.support.tap_features import tap_features
 
@@ -48,10 +48,10 @@ def test_factors_of_real_patches_are_those_of_scikit_learn() -> None:
     lane = benchmark.datasets["mtd_test"].detectors["patchcore_lof"].method_for(CATEGORY)
     method = METHODS["patchcore_lof"](**{**lane.model_dump(exclude={"layers"}, exclude_unset=True), "sigma": 0})
     selected = tap_features([taps[layer - 1] for layer in lane.layers or ()])
-    state = method.complete(method.fit(selected, RUNTIME), selected, RUNTIME)
+    state = method.prepare(method.fit(selected, RUNTIME), selected, RUNTIME)
     taps = selected.load(selected.image_ids, None)
     grid = tuple(state.grid)
-    found = method.score(state, taps, grid, RUNTIME, image_ids=features.image_ids)
+    found = method.score(state, Batch(taps, grid, features.image_ids), RUNTIME)
     expected = -LocalOutlierFactor(n_neighbors=100).fit(state.rows.double().numpy()).negative_outlier_factor_
     assert len(expected) == len(paths) * grid[0] * grid[1] > 6000
     np.testing.assert_allclose(found.maps.flatten(), expected, rtol=1e-4)

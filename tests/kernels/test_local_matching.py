@@ -119,11 +119,11 @@ def test_screening_in_bfloat16_scores_real_pairs(forward: int, backward: int) ->
         assert (one - other).abs().median() < 1e-6  # most winners are the same
 
 
-def with_others_in_their_stead(templates: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    """The templates that an image meets: a hidden vector is the place's first other one, or nothing."""
+def with_others_in_their_stead(templates: torch.Tensor, excluded: torch.Tensor) -> torch.Tensor:
+    """The templates that an image meets: a excluded vector is the place's first other one, or nothing."""
     met = templates.clone()
-    for t, y, x in hidden.nonzero().tolist():
-        others = [k for k in range(len(templates)) if not hidden[k, y, x]]
+    for t, y, x in excluded.nonzero().tolist():
+        others = [k for k in range(len(templates)) if not excluded[k, y, x]]
         met[t, :, y, x] = templates[others[0], :, y, x] if others else 0
     return met
 
@@ -131,18 +131,18 @@ def with_others_in_their_stead(templates: torch.Tensor, hidden: torch.Tensor) ->
 @pytest.mark.parametrize("screening", ["float32", "bfloat16", "patches"])
 def test_hidden_vectors_are_not_met(screening: str) -> None:
     query, templates = unit(20, 6, 16, 6, 7), unit(21, 5, 16, 6, 7)
-    hidden = torch.rand(6, 5, 6, 7, generator=torch.Generator().manual_seed(22)) < 0.4
-    hidden[0], hidden[1, :, 2:5, 3:6], hidden[2], hidden[2, 3] = False, True, False, True
-    # The images themselves are among the vectors, so what is not hidden well is found at distance 0.
+    excluded = torch.rand(6, 5, 6, 7, generator=torch.Generator().manual_seed(22)) < 0.4
+    excluded[0], excluded[1, :, 2:5, 3:6], excluded[2], excluded[2, 3] = False, True, False, True
+    # The images themselves are among the vectors, so what is not excluded well is found at distance 0.
     templates[3] = query[2]
     for b in range(6):
-        one, met = query[b : b + 1], with_others_in_their_stead(templates, hidden[b])
+        one, met = query[b : b + 1], with_others_in_their_stead(templates, excluded[b])
         if screening == "patches":
-            found = [match_patches(query, templates, 3, memory_gb=1e-6, hidden=hidden)]
+            found = [match_patches(query, templates, 3, memory_gb=1e-6, excluded=excluded)]
             expected = [match_patches(one, met, 3)]
         else:
             exact = one.double().numpy(), met.double().numpy()
-            found = list(match(query, templates, 5, 3, screening=screening, hidden=hidden))  # type: ignore[arg-type]
+            found = list(match(query, templates, 5, 3, screening=screening, excluded=excluded))  # type: ignore[arg-type]
             expected = [torch.from_numpy(naive(*exact, 5)), torch.from_numpy(naive_backward(*exact, 3))]
         for mine, right in zip(found, expected, strict=True):
             assert (mine[b] - right[0]).abs().max() < (0.012 if screening == "bfloat16" else 2e-6)

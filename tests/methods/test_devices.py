@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from ad_assets.graph.stages.score_maps import Scorer
-from ad_assets.methods import METHODS, Features, Matches, MatchingMethod, Method, Runtime, State
+from ad_assets.methods import METHODS, Features, Method, Runtime, State
 from ad_assets.methods.memory_bank.search import by_image, together
 from ad_assets.methods.training.base import TrainedMethod
 from tests.methods.training.test_loop import Memory
@@ -110,17 +110,17 @@ def lane(method: Method[Any], device: str) -> dict[str, Any]:
     if method.updatable:
         steps["updated"] = method.update(steps["fit"], new, replace(tools, checkpoints=None))
     state = steps["fit"]
-    matches = None
-    if isinstance(method, MatchingMethod):
+    load_matches = None
+    if method.matched:
         table: dict[str, Any] = {}
         for images in (nominal, test):
-            for ids, found in method.match(state.to(device), images, tools):
-                table |= by_image(ids, found)
+            for ids, matches in method.match(state.to(device), images, tools):
+                table |= by_image(ids, matches)
         steps["matched"] = together(list(table), table)
-        matches = Matches(lambda ids: together(ids, table))
-    scorer = Scorer(method, state, nominal, matches, MAP_SIZE, tools)
+        load_matches = lambda ids: together(ids, table)  # noqa: E731
+    scorer = Scorer(method, state, nominal, load_matches, MAP_SIZE, tools)
     steps["scores"] = [scores for _, scores in scorer(nominal)]
-    if matches:
+    if load_matches:
         steps["scores of a prediction"] = [scores for _, scores in scorer(test, new=True)]
     if method.leaves_out:
         steps["left-out scores"] = [scores for _, scores in scorer(nominal, left_out=True)]

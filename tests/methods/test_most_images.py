@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ad_assets.methods import METHODS, Runtime
-from ad_assets.methods.memory_bank.bank import PatchBank
+from ad_assets.methods.memory_bank.patch_bank import PatchBank
 from tests.support.tap_features import tap_features
 
 PATCHES = {"pre_dimensions": 6, "dimensions": 6}
@@ -37,7 +37,7 @@ def lane(name: str, options: dict[str, Any], images: int, runtime: Runtime) -> N
     features = tap_features([tap[:images] for tap in TAPS])
     state = method.fit(features, runtime)
     if not isinstance(method, PatchBank):
-        method.complete(state, features, runtime)
+        method.prepare(state, features, runtime)
 
 
 @pytest.mark.parametrize(("name", "options"), BOUNDED)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ad_assets.methods import Features, Runtime
+from ad_assets.methods import Batch, Features, Runtime
 from ad_assets.methods.padim import Padim
 from tests.support.fixtures import fixture
 from tests.support.tap_features import tap_features
@@ -21,7 +21,7 @@ def taps(seed: int, images: int) -> list[torch.Tensor]:
 
 def fitted(method, nominal, **options):
     features = tap_features(nominal, **options)
-    return method.complete(method.fit(features, RUNTIME), features, RUNTIME)
+    return method.prepare(method.fit(features, RUNTIME), features, RUNTIME)
 
 
 def test_the_recorded_gaussians_and_distances() -> None:
@@ -32,7 +32,7 @@ def test_the_recorded_gaussians_and_distances() -> None:
     np.testing.assert_allclose(state.mean.permute(2, 0, 1), data["mean"], atol=1e-6)
     np.testing.assert_allclose(state.covariance + ridge * torch.eye(20), data["cov"], atol=1e-6)
     size = tuple(data["distance"].shape[1:])
-    found = method.score(state, [torch.from_numpy(data["queries"])], size, RUNTIME)
+    found = method.score(state, Batch([torch.from_numpy(data["queries"])], size), RUNTIME)
     np.testing.assert_allclose(found.maps, data["distance"], rtol=1e-3)
     np.testing.assert_allclose(found.image_scores, data["distance"].max(axis=(1, 2)), rtol=1e-3)
 
@@ -63,7 +63,8 @@ def test_an_update_equals_a_fit_of_the_union(news: int) -> None:
     torch.testing.assert_close(updated.covariance, scratch.covariance, rtol=0, atol=1e-6)
     assert updated.image_ids == sorted(scratch.image_ids)
     maps = [
-        method.score(method.complete(s, features, RUNTIME), test, (16, 16), RUNTIME).maps for s in (updated, scratch)
+        method.score(method.prepare(s, features, RUNTIME), Batch(test, (16, 16)), RUNTIME).maps
+        for s in (updated, scratch)
     ]
     torch.testing.assert_close(*maps, rtol=1e-5, atol=1e-5)
 
@@ -75,29 +76,31 @@ def test_left_out_equals_a_fit_without_the_image() -> None:
     rest = [i for i in range(12) if i != 4]
     without = fitted(method, [tap[rest] for tap in nominal])
     one = [tap[4:5] for tap in nominal]
-    found = method.score(state, one, (16, 16), RUNTIME, image_ids=["image-4"], left_out=True)
-    torch.testing.assert_close(found.maps, method.score(without, one, (16, 16), RUNTIME).maps, rtol=1e-3, atol=1e-4)
-    stranger = method.score(state, one, (16, 16), RUNTIME, image_ids=["somebody-else"], left_out=True)
-    assert torch.equal(stranger.maps, method.score(state, one, (16, 16), RUNTIME).maps)
+    found = method.score(state, Batch(one, (16, 16), ["image-4"], left_out=True), RUNTIME)
+    torch.testing.assert_close(
+        found.maps, method.score(without, Batch(one, (16, 16)), RUNTIME).maps, rtol=1e-3, atol=1e-4
+    )
+    stranger = method.score(state, Batch(one, (16, 16), ["somebody-else"], left_out=True), RUNTIME)
+    assert torch.equal(stranger.maps, method.score(state, Batch(one, (16, 16)), RUNTIME).maps)
 
 
 def test_batches_bands_and_order_do_not_matter() -> None:
     nominal, test = taps(4, 11), taps(5, 2)
     method = Padim(channels=9, ridge=0.1)
-    maps = method.score(fitted(method, nominal), test, (16, 16), RUNTIME).maps
+    maps = method.score(fitted(method, nominal), Batch(test, (16, 16)), RUNTIME).maps
     small = Runtime(memory_gb=3e-5)  # one row of places at a time
     features = tap_features(nominal, 3)
-    banded = method.complete(method.fit(features, small), features, small)
-    torch.testing.assert_close(method.score(banded, test, (16, 16), small).maps, maps, rtol=1e-5, atol=1e-5)
+    banded = method.prepare(method.fit(features, small), features, small)
+    torch.testing.assert_close(method.score(banded, Batch(test, (16, 16)), small).maps, maps, rtol=1e-5, atol=1e-5)
     shuffled = fitted(method, [tap[torch.arange(10, -1, -1)] for tap in nominal])
-    torch.testing.assert_close(method.score(shuffled, test, (16, 16), RUNTIME).maps, maps, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(method.score(shuffled, Batch(test, (16, 16)), RUNTIME).maps, maps, rtol=1e-5, atol=1e-5)
 
 
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="at least two nominal images, there are 1"):
         Padim().fit(tap_features(taps(6, 1)), RUNTIME)
     with pytest.raises(ValueError, match="fit at least three images"):
-        Padim().score(fitted(Padim(), taps(6, 2)), taps(6, 1), (8, 8), RUNTIME, image_ids=["image-0"], left_out=True)
+        Padim().score(fitted(Padim(), taps(6, 2)), Batch(taps(6, 1), (8, 8), ["image-0"], left_out=True), RUNTIME)
     with pytest.raises(ValueError, match="keep fewer channels"):
         Padim().fit(tap_features(taps(6, 4)), Runtime(memory_gb=1e-6))
     broken = taps(6, 4)
@@ -105,4 +108,4 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="NaN or infinity"):
         Padim().fit(tap_features(broken), RUNTIME)
     with pytest.raises(ValueError, match="score with the extractor"):
-        Padim().score(fitted(Padim(), taps(6, 4)), taps(6, 1)[:1], (8, 8), RUNTIME)
+        Padim().score(fitted(Padim(), taps(6, 4)), Batch(taps(6, 1)[:1], (8, 8)), RUNTIME)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load, save
 
 from ad_assets.kernels.parallel import threads, use_threads
-from ad_assets.methods import METHODS, Method, Runtime, ScoreMaps
+from ad_assets.methods import METHODS, Batch, Method, Runtime, ScoreMaps
 from tests.support.tap_features import tap_features
 
 RUNTIME = Runtime()
@@ -40,7 +40,7 @@ NOMINAL, TEST = _taps(0, 6), _taps(1, 5)
 
 def _fit(method: Method[Any], batch_size: int) -> Any:
     features = tap_features(NOMINAL, batch_size)
-    return method.complete(method.fit(features, RUNTIME), features, RUNTIME)
+    return method.prepare(method.fit(features, RUNTIME), features, RUNTIME)
 
 
 @pytest.fixture(scope="module", params=CASES, ids=[f"{name}-{number}" for number, (name, _) in enumerate(CASES)])
@@ -57,7 +57,7 @@ def _close(result: ScoreMaps, expected: ScoreMaps) -> None:
 
 def test_shapes_and_types(fitted: tuple[Method[Any], Any]) -> None:
     method, state = fitted
-    result = method.score(state, TEST, MAP_SIZE, RUNTIME)
+    result = method.score(state, Batch(TEST, MAP_SIZE), RUNTIME)
     assert type(state) is method.state_type
     assert result.maps.shape == (5, *MAP_SIZE)
     assert result.image_scores.shape == (5,)
@@ -70,7 +70,7 @@ def test_a_stored_state_scores_alike(fitted: tuple[Method[Any], Any]) -> None:
     method, state = fitted
     tensors = load(save({name: tensor.contiguous() for name, tensor in state.tensors().items()}))
     again = method.state_type.from_parts(tensors, json.loads(json.dumps(state.info(), allow_nan=False)))
-    first, second = (method.score(s, TEST, MAP_SIZE, RUNTIME) for s in (state, again))
+    first, second = (method.score(s, Batch(TEST, MAP_SIZE), RUNTIME) for s in (state, again))
     assert torch.equal(first.maps, second.maps)
     assert torch.equal(first.image_scores, second.image_scores)
 
@@ -78,7 +78,7 @@ def test_a_stored_state_scores_alike(fitted: tuple[Method[Any], Any]) -> None:
 def test_a_fit_repeats_and_does_not_see_its_batches(fitted: tuple[Method[Any], Any]) -> None:
     method, state = fitted
     again = _fit(method, 1)
-    _close(method.score(again, TEST, MAP_SIZE, RUNTIME), method.score(state, TEST, MAP_SIZE, RUNTIME))
+    _close(method.score(again, Batch(TEST, MAP_SIZE), RUNTIME), method.score(state, Batch(TEST, MAP_SIZE), RUNTIME))
 
 
 def test_the_number_of_threads_changes_nothing(fitted: tuple[Method[Any], Any]) -> None:
@@ -88,7 +88,7 @@ def test_the_number_of_threads_changes_nothing(fitted: tuple[Method[Any], Any]) 
         for count in (1, 2, 3):
             use_threads(count)
             state = _fit(method, 4)
-            scores = method.score(state, TEST, MAP_SIZE, RUNTIME)
+            scores = method.score(state, Batch(TEST, MAP_SIZE), RUNTIME)
             found.append({**state.tensors(), "maps": scores.maps, "image_scores": scores.image_scores})
     finally:
         use_threads(before)
@@ -99,11 +99,11 @@ def test_the_number_of_threads_changes_nothing(fitted: tuple[Method[Any], Any]) 
 
 def test_an_image_does_not_see_its_batch(fitted: tuple[Method[Any], Any]) -> None:
     method, state = fitted
-    together = method.score(state, TEST, MAP_SIZE, RUNTIME)
+    together = method.score(state, Batch(TEST, MAP_SIZE), RUNTIME)
     order = [3, 0, 4, 2, 1]
-    shuffled = method.score(state, [tap[order] for tap in TEST], MAP_SIZE, RUNTIME)
+    shuffled = method.score(state, Batch([tap[order] for tap in TEST], MAP_SIZE), RUNTIME)
     _close(shuffled, ScoreMaps(together.maps[order], together.image_scores[order]))
-    alone = method.score(state, [tap[2:3] for tap in TEST], MAP_SIZE, RUNTIME)
+    alone = method.score(state, Batch([tap[2:3] for tap in TEST], MAP_SIZE), RUNTIME)
     _close(alone, ScoreMaps(together.maps[2:3], together.image_scores[2:3]))
 
 
@@ -112,13 +112,13 @@ def test_left_out_scores_are_no_lower(fitted: tuple[Method[Any], Any]) -> None:
     ids = tap_features(NOMINAL, 1).image_ids
     if not method.leaves_out:
         with pytest.raises(ValueError, match="cannot be left out"):
-            method.score(state, NOMINAL, MAP_SIZE, RUNTIME, image_ids=ids, left_out=True)
-        assert len(method.unseen(state)) == 1  # what was held out stands in for it
+            method.score(state, Batch(NOMINAL, MAP_SIZE, ids, left_out=True), RUNTIME)
+        assert len(method.held_out_ids(state)) == 1  # what was held out stands in for it
         return
-    seen = method.score(state, NOMINAL, MAP_SIZE, RUNTIME)
-    left_out = method.score(state, NOMINAL, MAP_SIZE, RUNTIME, image_ids=ids, left_out=True)
+    seen = method.score(state, Batch(NOMINAL, MAP_SIZE), RUNTIME)
+    left_out = method.score(state, Batch(NOMINAL, MAP_SIZE, ids, left_out=True), RUNTIME)
     assert (left_out.image_scores >= seen.image_scores - 1e-6).all()
-    alone = method.score(state, [tap[4:5] for tap in NOMINAL], MAP_SIZE, RUNTIME, image_ids=ids[4:5], left_out=True)
+    alone = method.score(state, Batch([tap[4:5] for tap in NOMINAL], MAP_SIZE, ids[4:5], left_out=True), RUNTIME)
     _close(alone, ScoreMaps(left_out.maps[4:5], left_out.image_scores[4:5]))
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ad_assets.kernels.discriminator import training_step
-from ad_assets.methods import METHODS, Features, Runtime
+from ad_assets.methods import METHODS, Batch, Features, Runtime
 from ad_assets.methods.simplenet import SimpleNet, head_of
 from ad_assets.methods.training.base import Network
 from tests.support.fixtures import fixture
@@ -57,13 +57,13 @@ def from_fixture(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, Tensor
 
 def assert_scores(method: SimpleNet, weights: dict[str, Tensor], arrays: dict[str, np.ndarray], prefix: str) -> None:
     """Image scores and maps of the fixture's images."""
-    state = method.complete(Network(weights, []), features(), RUNTIME)
+    state = method.prepare(Network(weights, []), features(), RUNTIME)
     inputs = [torch.from_numpy(arrays["layer2"]), torch.from_numpy(arrays["layer3"])]
     size = (int(arrays["out_size"][0]), int(arrays["out_size"][1]))
-    result = method.score(state, inputs, size, RUNTIME)
+    result = method.score(state, Batch(inputs, size), RUNTIME)
     np.testing.assert_allclose(result.image_scores, arrays[f"{prefix}_image_scores"], atol=1e-5)
     np.testing.assert_allclose(result.maps, arrays[f"{prefix}_maps"], atol=1e-5)
-    raw = SimpleNet(**{**method.model_dump(), "sigma": 0}).score(state, inputs, (6, 6), RUNTIME)
+    raw = SimpleNet(**{**method.model_dump(), "sigma": 0}).score(state, Batch(inputs, (6, 6)), RUNTIME)
     np.testing.assert_allclose(raw.maps, arrays[f"{prefix}_patch_scores"], atol=1e-5)
 
 
@@ -98,10 +98,10 @@ def test_parity_with_the_authors() -> None:
 
 def test_training_learns_to_tell_a_defect() -> None:
     method = SimpleNet(**{**SMALL, "epochs": 20}, noise_sigma=0.3, discriminator_lr=1e-3, adaptor_lr=1e-3)
-    state = method.complete(method.fit(features(20), RUNTIME), features(20), RUNTIME)
+    state = method.prepare(method.fit(features(20), RUNTIME), features(20), RUNTIME)
     good, bad = taps(6, seed=1), taps(6, seed=1)
     bad[0][:, :3, 2:5, 4:7] += 4
-    scores = [method.score(state, images, (32, 32), RUNTIME) for images in (good, bad)]
+    scores = [method.score(state, Batch(images, (32, 32)), RUNTIME) for images in (good, bad)]
     assert scores[1].image_scores.min() > scores[0].image_scores.max()
     row, column = divmod(int(scores[1].maps[0].argmax()), 32)
     assert 8 <= row < 20
@@ -116,11 +116,11 @@ def test_same_seed_same_weights_whatever_the_budget_and_the_threads(options: dic
 
 def test_scores_do_not_depend_on_the_batch() -> None:
     method = SimpleNet(**SMALL)
-    state = method.complete(method.fit(features(), RUNTIME), features(), RUNTIME)
+    state = method.prepare(method.fit(features(), RUNTIME), features(), RUNTIME)
     images = taps(5, seed=3)
-    together = method.score(state, images, (20, 20), RUNTIME)
+    together = method.score(state, Batch(images, (20, 20)), RUNTIME)
     for number in range(5):
-        alone = method.score(state, [tap[number, None] for tap in images], (20, 20), RUNTIME)
+        alone = method.score(state, Batch([tap[number, None] for tap in images], (20, 20)), RUNTIME)
         assert torch.equal(alone.maps[0], together.maps[number])
         assert torch.equal(alone.image_scores[0], together.image_scores[number])
 
@@ -142,11 +142,11 @@ def test_a_warm_start_goes_on_from_the_stored_weights() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     method = SimpleNet(**SMALL)
-    state = method.complete(method.fit(features(), RUNTIME), features(), RUNTIME)
+    state = method.prepare(method.fit(features(), RUNTIME), features(), RUNTIME)
     with pytest.raises(ValueError, match="6 values, the network was trained on 16"):
-        method.score(state, taps(1)[:1], (8, 8), RUNTIME)
+        method.score(state, Batch(taps(1)[:1], (8, 8)), RUNTIME)
     with pytest.raises(ValueError, match="cannot be left out"):
-        method.score(state, taps(1), (8, 8), RUNTIME, left_out=True)
+        method.score(state, Batch(taps(1), (8, 8), left_out=True), RUNTIME)
     with pytest.raises(ValueError, match="dimensions: pooling 'concat' keeps every channel; remove the key"):
         SimpleNet(pooling="concat", dimensions=8)
     with pytest.raises(ValueError, match="exclude_same_image"):
@@ -167,7 +167,7 @@ def test_held_out_images_do_not_train_and_stay_held_out() -> None:
     method = SimpleNet(**SMALL, held_out=0.3, warm_start=True)
     first = method.fit(replace(everything, image_ids=everything.image_ids[:10]), RUNTIME)
     assert (len(first.held_out), len(first.image_ids)) == (3, 7)
-    assert method.unseen(first) == first.held_out
+    assert method.held_out_ids(first) == first.held_out
     second = method.update(first, replace(everything, image_ids=everything.image_ids[10:]), RUNTIME)
     assert len(second.held_out) == 6
     assert not {*second.held_out} & {*first.image_ids, *second.image_ids}

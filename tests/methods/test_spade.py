@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ad_assets.methods import Features, Runtime
+from ad_assets.methods import Batch, Features, Runtime
 from ad_assets.methods.spade import Spade
 from tests.support.fixtures import fixture
 from tests.support.tap_features import tap_features
@@ -21,8 +21,8 @@ def taps(seed: int, images: int) -> list[torch.Tensor]:
 
 def scored(method, nominal, test, **options):
     features = tap_features(nominal)
-    state = method.complete(method.fit(features, RUNTIME), features, RUNTIME)
-    return method.score(state, test, (6, 8), RUNTIME, **options)
+    state = method.prepare(method.fit(features, RUNTIME), features, RUNTIME)
+    return method.score(state, Batch(test, (6, 8), **options), RUNTIME)
 
 
 def test_the_recorded_scores() -> None:
@@ -34,12 +34,12 @@ def test_the_recorded_scores() -> None:
     )
     features = tap_features(nominal)
     method = Spade(neighbours=int(data["K"]), pixel_layers=1, sigma=0.0)
-    state = method.complete(method.fit(features, RUNTIME), features, RUNTIME)
+    state = method.prepare(method.fit(features, RUNTIME), features, RUNTIME)
     size = tuple(data["pixel_distance"].shape[1:])
-    found = method.score(state, query, size, RUNTIME)
+    found = method.score(state, Batch(query, size), RUNTIME)
     np.testing.assert_allclose(found.maps, data["pixel_distance"], rtol=1e-6)
     np.testing.assert_allclose(found.image_scores, data["image_score"], rtol=1e-6)
-    squared = method.model_copy(update={"squared": True}).score(state, query, size, RUNTIME)
+    squared = method.model_copy(update={"squared": True}).score(state, Batch(query, size), RUNTIME)
     np.testing.assert_allclose(squared.image_scores, data["image_score_sq"], rtol=1e-6)
     assert torch.equal(squared.maps, found.maps)
 
@@ -107,7 +107,7 @@ def test_bad_input_is_named() -> None:
         Spade(pixel_layers=3).fit(tap_features(taps(4, 2)), RUNTIME)
     features = tap_features(taps(4, 3))
     with pytest.raises(ValueError, match=r"raise compute\.memory_gb"):
-        Spade().complete(Spade().fit(features, RUNTIME), features, Runtime(memory_gb=1e-9))
+        Spade().prepare(Spade().fit(features, RUNTIME), features, Runtime(memory_gb=1e-9))
     with pytest.raises(ValueError, match="score with the extractor"):
         scored(Spade(), taps(4, 3), [tap[:, :4] for tap in taps(4, 1)])
     broken = taps(4, 3)

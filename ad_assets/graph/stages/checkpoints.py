@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.graph.stage import Work
-from ad_assets.methods.base import Checkpoints
+from ad_assets.methods.runtime import Checkpoints
 from ad_assets.store.layout import CHECKPOINT
 from ad_assets.store.store import Artifact, ArtifactStore, CorruptArtifactError
 

@@ -13,8 +13,7 @@ from ad_assets.graph.stage import GPU, Parts, Stage, Upstream, Work, read_head
 from ad_assets.graph.stages.checkpoints import StoreCheckpoints
 from ad_assets.graph.stages.features import read_features
 from ad_assets.methods import Method, Runtime, State
-from ad_assets.methods.base import ProgressReport
-from ad_assets.methods.growth import outlook
+from ad_assets.methods.runtime import ProgressReport, growth_warning
 from ad_assets.report import pictures
 from ad_assets.report.curves import plot_uri
 from ad_assets.settings.compute import Compute
@@ -65,7 +64,7 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
         )
         checkpoints.clear()
         most = method.most_images(train.sample(), tools)
-        if most is not None and (warning := outlook(len(train), most)):
+        if most is not None and (warning := growth_warning(len(train), most)):
             _LOG.warning("%s, %s: %s", work.stage.name, work.partition, warning)
         sheet = _pictures(method.maps(state))
         curves = method.curves(state)

@@ -1,4 +1,4 @@
-"""What the patches of a category's images found in a memory bank, kept so that another way of scoring costs no search.
+"""The matches of a category's images in a memory bank, kept so that another way of scoring costs no search.
 
 In shards of a few images, as score maps are. Detectors with the same bank and search share one artifact.
 """
@@ -14,8 +14,7 @@ from ad_assets.config.benchmark import Dataset, Detector, fingerprint
 from ad_assets.graph.stage import GPU, Parts, Stage, Upstream, Work
 from ad_assets.graph.stages.features import read_features
 from ad_assets.graph.stages.fitted_state import read_state, runtime
-from ad_assets.methods import Features, Matches, MatchingMethod, Method, State
-from ad_assets.methods.matching import Found
+from ad_assets.methods import Features, LoadMatches, Matches, Method, State
 from ad_assets.methods.memory_bank.search import by_image, together
 from ad_assets.store.store import Artifact
 
@@ -30,7 +29,7 @@ KIND = "neighbours"
 def neighbours_stage(dataset: Dataset, detector: Detector, state: Stage, features: Stage) -> Stage | None:
     """The asset ``<dataset>/<detector>/neighbours``; None for methods that score features directly."""
     method = detector.method
-    if not isinstance(method, MatchingMethod):
+    if method is None or not method.matched:
         return None
     config, categories = detector.stage_configs("match")
 
@@ -41,7 +40,7 @@ def neighbours_stage(dataset: Dataset, detector: Detector, state: Stage, feature
         return {"state": upstream.of(state).version, "images": fingerprint(matched)}
 
     def build(work: Work) -> dict[str, Any]:
-        own = _matching(detector.method_for(work.partition))
+        own = detector.method_for(work.partition)
         learnt = read_state(work.input(state), own)
         splits = [read_features(work, features, split, own.layers) for split in own.matched]
         ids = tuple(sorted({image_id for images in splits for image_id in images.image_ids}))
@@ -63,28 +62,22 @@ def neighbours_stage(dataset: Dataset, detector: Detector, state: Stage, feature
     )
 
 
-def _matching(method: Method[Any]) -> MatchingMethod[Any]:
-    if not isinstance(method, MatchingMethod):
-        raise TypeError(f"{method.name} scores features directly")
-    return method
-
-
 def _shard_path(artifact: Artifact, number: int) -> str:
     return artifact.at(f"neighbours-{number:05d}.safetensors")
 
 
-def _write(work: Work, method: MatchingMethod[Any], state: State, images: Features) -> dict[str, Any]:
-    """Match all images and store what they found, shard by shard; shards of an interrupted run are kept."""
+def _write(work: Work, method: Method[Any], state: State, images: Features) -> dict[str, Any]:
+    """Match all images and store the matches, shard by shard; shards of an interrupted run are kept."""
     artifact, ids, tools = work.artifact, images.image_ids, runtime(work)
     shards = dict(enumerate(ids[first : first + SHARD_IMAGES] for first in range(0, len(ids), SHARD_IMAGES)))
     stored = set() if work.force else {n for n in shards if work.store.holds_tensors(_shard_path(artifact, n))}
     missing = {number: own for number, own in shards.items() if number not in stored}
     wanted = tuple(image_id for own in missing.values() for image_id in own)
     waiting = list(missing)
-    pending: dict[str, Found] = {}
+    pending: dict[str, Matches] = {}
     started = time.perf_counter()
-    for batch, found in method.match(state.to(tools.device), replace(images, image_ids=wanted), tools):
-        pending |= by_image(batch, found)
+    for batch, matches in method.match(state.to(tools.device), replace(images, image_ids=wanted), tools):
+        pending |= by_image(batch, matches)
         while waiting and len(pending) >= len(missing[waiting[0]]):
             number = waiting.pop(0)
             work.store.write_tensors(_shard_path(artifact, number), dict(together(missing[number], pending)))
@@ -99,8 +92,8 @@ def _write(work: Work, method: MatchingMethod[Any], state: State, images: Featur
     }
 
 
-def read_matches(artifact: Artifact) -> Matches:
-    """What was found, by image id."""
+def read_matches(artifact: Artifact) -> LoadMatches:
+    """Reads the matches of images, by their ids."""
     path = artifact.at("images.json")
     with artifact.store.understood(path):
         stored = artifact.store.read_json(path)
@@ -114,4 +107,4 @@ def read_matches(artifact: Artifact) -> Matches:
         read = {n: artifact.store.read_tensors(_shard_path(artifact, n)) for n in dict.fromkeys(n for n, _ in numbers)}
         return {name: torch.stack([read[n][name][row] for n, row in numbers]) for name in next(iter(read.values()))}
 
-    return Matches(load)
+    return load

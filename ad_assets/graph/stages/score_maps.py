@@ -18,9 +18,8 @@ from ad_assets.graph.stage import GPU, Parts, Stage, Upstream, Work
 from ad_assets.graph.stages.features import read_features
 from ad_assets.graph.stages.fitted_state import read_state, runtime
 from ad_assets.graph.stages.neighbours import read_matches
-from ad_assets.methods import Features, Matches, MatchingMethod, Method, Runtime, ScoreMaps, State
-from ad_assets.methods.matching import Found
-from ad_assets.methods.nominal import NominalScores
+from ad_assets.methods import Batch, Features, LoadMatches, Matches, Method, Runtime, ScoreMaps, State
+from ad_assets.methods.data import NominalScores
 from ad_assets.store.store import Artifact
 
 if TYPE_CHECKING:
@@ -118,7 +117,7 @@ class Scorer:
         method: the configured method.
         state: as it was stored.
         train: the features it was fitted on.
-        matches: what was kept of matching images with the state; None: nothing.
+        load_matches: reads stored matches of images with the state; None: none are stored.
         map_size: height and width of the maps.
         tools: device and memory budget.
         lap: called with the name of each step of scoring a batch, at its end: ``match`` and then ``post`` of methods
@@ -130,36 +129,31 @@ class Scorer:
         method: Method[Any],
         state: State,
         train: Features,
-        matches: Matches | None,
+        load_matches: LoadMatches | None,
         map_size: tuple[int, int],
         tools: Runtime,
         lap: Callable[[str], None] = _no_lap,
     ) -> None:
-        self._method, self._matches, self._map_size, self._tools = method, matches, map_size, tools
+        self._method, self._load_matches, self._map_size, self._tools = method, load_matches, map_size, tools
         self._learnt, self._lap = state, lap
-        if isinstance(method, MatchingMethod):
-            self._state = method.complete(state, train, tools, matches).to(tools.device)
-        else:
-            self._state = method.complete(state, train, tools).to(tools.device)
+        self._state = method.prepare(state, train, tools, load_matches).to(tools.device)
 
     def __call__(
         self, images: Features, *, left_out: bool = False, new: bool = False
     ) -> Iterator[tuple[tuple[str, ...], ScoreMaps]]:
-        """Yield ``(image ids, scores)`` batch by batch; `left_out` as methods have it, `new`: no match was kept."""
-        method, tools = self._method, self._tools
-        if not isinstance(method, MatchingMethod):
-            for ids, taps in images.batches():
-                scores = method.score(self._state, taps, self._map_size, tools, image_ids=ids, left_out=left_out)
-                self._lap("score")
-                yield ids, scores
-            return
-        for ids, found in self._found(method, images, left_out or new, left_out):
-            self._lap("match")
-            taps = images.load(ids, images.layers)
-            scores = method.score(
-                self._state, taps, self._map_size, tools, image_ids=ids, left_out=left_out, found=found
-            )
-            self._lap("post")
+        """Yield ``(image ids, scores)`` batch by batch.
+
+        Args:
+            images: those to score.
+            left_out: as `Batch` has it.
+            new: no matches of these images are stored.
+        """
+        for ids, matches in self._matches(images, left_out, stored=not (left_out or new)):
+            if matches:
+                self._lap("match")
+            batch = Batch(images.load(ids, images.layers), self._map_size, ids, left_out, matches)
+            scores = self._method.score(self._state, batch, self._tools)
+            self._lap("post" if matches else "score")
             yield ids, scores
 
     def nominal(self, train: Features, most: int) -> NominalScores:
@@ -168,8 +162,8 @@ class Scorer:
         None where the method can neither leave out an image nor has held out any.
         """
         method = self._method
-        unseen = train if method.leaves_out else replace(train, image_ids=tuple(method.unseen(self._learnt)))
-        chosen = _calibration_images(unseen, most)
+        ids = train.image_ids if method.leaves_out else tuple(method.held_out_ids(self._learnt))
+        chosen = _calibration_images(ids, most)
         scores: list[float] = []
         maxima: list[float] = []
         for _, scored in self(replace(train, image_ids=tuple(chosen)), left_out=method.leaves_out):
@@ -178,23 +172,21 @@ class Scorer:
             self._tools.report("nominal images scored left-out", len(scores), len(chosen))
         return NominalScores(chosen, scores, maxima)
 
-    def _found(
-        self, method: MatchingMethod[Any], images: Features, now: bool, left_out: bool
-    ) -> Iterator[tuple[tuple[str, ...], Found]]:
-        """What was kept, or else what is found now; what a left-out image finds is never kept."""
-        if self._matches is None or now:
-            yield from method.match(self._state, images, self._tools, left_out=left_out)
-            return
-        for ids in images.id_batches():
-            yield ids, self._matches.load(ids)
+    def _matches(self, images: Features, left_out: bool, *, stored: bool) -> Iterator[tuple[tuple[str, ...], Matches]]:
+        """Stored matches, or else new ones; those of left-out images are never stored."""
+        if self._load_matches and stored:
+            for ids in images.id_batches():
+                yield ids, self._load_matches(ids)
+        else:
+            yield from self._method.match(self._state, images, self._tools, left_out=left_out)
 
 
-def _calibration_images(train: Features, most: int) -> list[str]:
+def _calibration_images(image_ids: Sequence[str], most: int) -> list[str]:
     """Evenly spaced over the canonical order of image ids, which is random with respect to content."""
-    if len(train) <= 1 or not most:
+    if len(image_ids) <= 1 or not most:
         return []  # of one image, left out, nothing would remain
-    step = max(1, len(train) / most)
-    return [train.image_ids[int(i * step)] for i in range(min(len(train), most))]
+    step = max(1, len(image_ids) / most)
+    return [image_ids[int(i * step)] for i in range(min(len(image_ids), most))]
 
 
 def seconds_each(neighbours: Artifact) -> float:

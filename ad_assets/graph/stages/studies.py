@@ -23,9 +23,9 @@ from ad_assets.graph.stages.ground_truth import Comparison, Truth, quality
 from ad_assets.graph.stages.neighbours import neighbours_stage, read_matches
 from ad_assets.graph.stages.score_maps import Scorer, seconds_each
 from ad_assets.graph.stages.training_subsets import Draw, draw_contaminated, draw_few
-from ad_assets.methods import Matches, Method, State
-from ad_assets.methods.base import Checkpoints
+from ad_assets.methods import LoadMatches, Method, State
 from ad_assets.methods.base import Stage as MethodStage
+from ad_assets.methods.runtime import Checkpoints
 from ad_assets.report.markdown import escaped, fenced
 from ad_assets.report.studies import plot_uri, summarise, text_table
 from ad_assets.store.layout import MARKER
@@ -224,7 +224,7 @@ class _Bench:
         artifact = self._work.store.artifact(state.kind, state.head_of(self._work.upstream).version)
         return read_state(artifact, method) if artifact.is_sound() else None
 
-    def _matches(self, lane: _Lane) -> tuple[Matches | None, float]:
+    def _matches(self, lane: _Lane) -> tuple[LoadMatches | None, float]:
         """What the images have found in a stored state, found now if no lane has; and the seconds an image took."""
         work, stage = self._work, lane.neighbours
         if stage is None or stage.build is None:

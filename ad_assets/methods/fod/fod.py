@@ -21,12 +21,14 @@ the paper's batches of one image there are as many threads at work as levels.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from ad_assets.methods.base import Features, Runtime, ScoreMaps, check_finite, fit_field, register, score_field
+from ad_assets.methods.base import fit_field, register, score_field
+from ad_assets.methods.data import Batch, Features, ScoreMaps, check_finite
+from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.training.base import Network, TrainedMethod
 
 if TYPE_CHECKING:
@@ -225,16 +227,7 @@ class Fod(TrainedMethod):
         """All but the reference features and the units."""
         return name.startswith("levels.")
 
-    def score(
-        self,
-        state: Network,
-        taps: list[Tensor],
-        map_size: tuple[int, int],
-        runtime: Runtime,
-        *,
-        image_ids: Sequence[str] | None = None,
-        left_out: bool = False,
-    ) -> ScoreMaps:
+    def score(self, state: Network, batch: Batch, runtime: Runtime) -> ScoreMaps:
         """Score a batch, on the CPU.
 
         Raises:
@@ -244,13 +237,12 @@ class Fod(TrainedMethod):
 
         from ad_assets.kernels.smoothing import gaussian_blur, upsample
 
-        del image_ids
-        self.refuse_left_out(left_out)
+        self.refuse_left_out(batch.left_out)
         found = []
-        for number, tokens in enumerate(self.tokens([tap.to(runtime.device) for tap in taps], state.weights)):
-            grid = (taps[number].shape[2], taps[number].shape[3])
+        for number, tokens in enumerate(self.tokens([tap.to(runtime.device) for tap in batch.taps], state.weights)):
+            grid = (batch.taps[number].shape[2], batch.taps[number].shape[3])
             scores = self._level_scores(state, number, tokens, grid, runtime)
-            found.append(upsample(scores.unflatten(1, grid), map_size, align_corners=True))
+            found.append(upsample(scores.unflatten(1, grid), batch.map_size, align_corners=True))
         maps = torch.stack(found).mean(dim=0)
         image_scores = gaussian_blur(maps, self.image_sigma).amax(dim=(1, 2))
         return ScoreMaps(gaussian_blur(maps, self.sigma).cpu(), image_scores.cpu())
@@ -270,7 +262,7 @@ class Fod(TrainedMethod):
         kept = _under(state.weights, f"references.{number}.")
         references = self.references()
 
-        def scored(image: Tensor) -> Tensor:
+        def score_image(image: Tensor) -> Tensor:
             reference = references.features(kept, image, grid) if self.inter else None
             return patch_scores(
                 level,
@@ -282,7 +274,7 @@ class Fod(TrainedMethod):
                 printed=self.printed_weight,
             )
 
-        return torch.cat(list(each(scored, tokens.split(1), torch.device(runtime.device).type)))
+        return torch.cat(list(each(score_image, tokens.split(1), torch.device(runtime.device).type)))
 
 
 def _under(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ from torch.nn import functional
 from ad_assets.kernels.coreset import greedy_coreset, random_projection
 from ad_assets.kernels.nearest.bounds import full_precision
 from ad_assets.kernels.nearest.search import nearest
-from ad_assets.methods.base import Runtime
+from ad_assets.methods.runtime import Runtime
 
 Kind = Literal["mean", "nearest", "coreset", "prototype", "codebook"]
 Batches = Callable[[], Iterable[Tensor]]  # of tokens (B, L, D) float32, in the same order at every call

@@ -15,9 +15,10 @@ from ad_assets.methods.training.loop import Recalled, Training, deviation
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ad_assets.methods.base import Features, Runtime
+    from ad_assets.methods.data import Features
     from ad_assets.methods.fod.fod import Fod
     from ad_assets.methods.fod.network import Network
+    from ad_assets.methods.runtime import Runtime
 
 Grid = tuple[int, int]
 

@@ -21,16 +21,17 @@ from; a new image may change the selection at any place, so it is made again fro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ad_assets.methods.base import Features, Method, Runtime, ScoreMaps, fit_field, register, score_field
+from ad_assets.methods.base import Method, fit_field, register, score_field
+from ad_assets.methods.data import Batch, Features, LoadMatches, ScoreMaps
 from ad_assets.methods.hetmm.presets import PRESETS
 from ad_assets.methods.hetmm.template_selection import Selection
 from ad_assets.methods.hetmm.templates import TemplateSet, bytes_each, check_budget, own_templates, unit_vectors
+from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
 
 if TYPE_CHECKING:
@@ -164,28 +165,22 @@ class Hetmm(Method[TemplateSet]):
             return whole
         return min(runtime.most_images(bytes_each([shape])) for shape in shapes)
 
-    def complete(self, state: TemplateSet, train: Features, runtime: Runtime) -> TemplateSet:
+    def prepare(
+        self, state: TemplateSet, train: Features, runtime: Runtime, load_matches: LoadMatches | None = None
+    ) -> TemplateSet:
         """Read the templates of a set of all images from the stored features.
 
         Raises:
             ValueError: they need more than the budget.
         """
+        del load_matches
         if state.templates:
             return state
         check_budget(state.shapes, len(train), runtime)
         layers = [unit_vectors(train.layer(layer), shape, runtime) for layer, shape in enumerate(state.shapes)]
         return replace(state, templates=layers)
 
-    def score(
-        self,
-        state: TemplateSet,
-        taps: list[Tensor],
-        map_size: tuple[int, int],
-        runtime: Runtime,
-        *,
-        image_ids: Sequence[str] | None = None,
-        left_out: bool = False,
-    ) -> ScoreMaps:
+    def score(self, state: TemplateSet, batch: Batch, runtime: Runtime) -> ScoreMaps:
         """Score a batch: sums over layers of cosine distances, on the CPU.
 
         With `left_out`, an image meets the templates of other images; none are selected in place of its own. Where all
@@ -194,9 +189,8 @@ class Hetmm(Method[TemplateSet]):
         Raises:
             ValueError: features of other shapes than the templates', or NaN.
         """
-
-        self._check_taps(state, taps)
-        maps = self._match(state, taps, map_size, runtime, self.hidden(image_ids, left_out))
+        self._check_taps(state, batch.taps)
+        maps = self._distances(state, batch, runtime)
         return ScoreMaps(self._map(maps).cpu(), self._image_scores(maps).cpu())
 
     def _check_taps(self, state: TemplateSet, taps: list[Tensor]) -> None:
@@ -207,29 +201,23 @@ class Hetmm(Method[TemplateSet]):
                 f"features are {shapes}, templates {state.shapes}: score with the extractor that the templates are from"
             )
 
-    def _match(
-        self,
-        state: TemplateSet,
-        taps: list[Tensor],
-        size: tuple[int, int],
-        runtime: Runtime,
-        left_out: Sequence[str] | None,
-    ) -> Tensor:
-        """(B, *size): the sum over layers of resized distances (equations 6 and 10)."""
+    def _distances(self, state: TemplateSet, batch: Batch, runtime: Runtime) -> Tensor:
+        """(B, *map_size): the sum over layers of resized distances (equations 6 and 10)."""
         from torch.nn.functional import normalize
 
         from ad_assets.kernels.local_matching import match
         from ad_assets.kernels.patch_matching import match_patches
         from ad_assets.kernels.smoothing import upsample
 
-        total: Tensor = taps[0].new_zeros(len(taps[0]), *size, device=runtime.device)
-        for layer, tap in enumerate(taps):
+        first, excluded = batch.taps[0], self.excluded_ids(batch)
+        total: Tensor = first.new_zeros(len(first), *batch.map_size, device=runtime.device)
+        for layer, tap in enumerate(batch.taps):
             query = normalize(tap.to(runtime.device), dim=1)
             templates = state.templates[layer].to(runtime.device).permute(2, 3, 0, 1)
-            hidden = own_templates(state, layer, left_out).to(runtime.device) if left_out is not None else None
+            own = own_templates(state, layer, excluded).to(runtime.device) if excluded is not None else None
             window = self.windows[layer]
             if self.matching == "patch":
-                distances = match_patches(query, templates, window, memory_gb=runtime.memory_gb, hidden=hidden)
+                distances = match_patches(query, templates, window, memory_gb=runtime.memory_gb, excluded=own)
             else:
                 alpha = self.alpha[layer] if isinstance(self.alpha, tuple) else self.alpha
                 back = self.windows_backward[layer] if self.windows_backward else window
@@ -240,11 +228,11 @@ class Hetmm(Method[TemplateSet]):
                     back,
                     memory_gb=runtime.memory_gb,
                     screening=self.screening,
-                    hidden=hidden,
+                    excluded=own,
                 )
                 distances = alpha * forward + (1 - alpha) * backward
             weight = self.weights[layer] if self.weights else 1.0
-            total += weight * upsample(distances, size, align_corners=self.align_corners)
+            total += weight * upsample(distances, batch.map_size, align_corners=self.align_corners)
         return total
 
     def _map(self, maps: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ad_assets.methods.base import Features, Runtime
+from ad_assets.methods.data import Features
+from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
 
 if TYPE_CHECKING:

@@ -15,18 +15,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from ad_assets.methods.base import Features, Runtime, ScoreMaps, fit_field, register, score_field
-from ad_assets.methods.matching import Matches
-from ad_assets.methods.memory_bank.bank import MemoryBank, PatchBank
-from ad_assets.methods.memory_bank.neighbourhoods import Neighbourhoods
-from ad_assets.methods.memory_bank.search import by_image, together
+from ad_assets.methods.base import fit_field, register, score_field
+from ad_assets.methods.data import Batch, Features, LoadMatches, Matches, ScoreMaps
+from ad_assets.methods.memory_bank.bank import MemoryBank
+from ad_assets.methods.memory_bank.patch_bank import PatchBank
+from ad_assets.methods.memory_bank.search import by_image, neighbours, together
+from ad_assets.methods.runtime import Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
-
-    from ad_assets.methods.matching import Found
 
 SMALLEST_REACH = 1e-10
 
@@ -53,48 +50,40 @@ class PatchCoreLof(PatchBank):
             raise ValueError("subsampling: a proxy is no patch, so what lies around it is not known; greedy or random")
         return self
 
-    def counted(self, images: int) -> int:
+    def n_neighbours(self, images: int) -> int:
         """`neighbours`, whatever the number of images."""
         del images
         return self.neighbours
 
-    def complete(
-        self, state: MemoryBank, train: Features, runtime: Runtime, matches: Matches | None = None
+    def prepare(
+        self, state: MemoryBank, train: Features, runtime: Runtime, load_matches: LoadMatches | None = None
     ) -> MemoryBank:
-        """Work out the densities of all rows from what their patches found."""
+        """Work out the densities of all rows from the matches of their patches."""
         import torch
 
-        kept = matches or self._matched(state, train, runtime)
+        if load_matches is None:
+            matched: dict[str, Matches] = {}
+            for ids, matches in self.match(state, train, runtime):
+                matched |= by_image(ids, matches)
+            load_matches = lambda ids: together(ids, matched)  # noqa: E731
         k_distances = torch.empty(len(state.rows), dtype=torch.float64)
         densities = torch.empty_like(k_distances)
         for target in (k_distances, densities):
             for ids in train.id_batches():
-                distances, rows, own = self._neighbours(state, kept.load(ids), ids, runtime)
+                distances, rows = neighbours(state, load_matches(ids), ids, None, self.neighbours, "self")
+                distances = distances.double()
                 values = distances[:, :, -1] if target is k_distances else _density(distances, k_distances[rows])
+                own = state.own_rows(ids, distances.shape[1])
                 target[own[own >= 0]] = values[own >= 0]
         return replace(state, densities=[k_distances, densities])
 
-    def scored(self, state: MemoryBank, images: Neighbourhoods) -> ScoreMaps:
+    def score(self, state: MemoryBank, batch: Batch, runtime: Runtime) -> ScoreMaps:
         """Local outlier factors, and the largest of an image."""
-        distances, rows = images.counted(self.neighbours, "self")
+        distances, rows = self.neighbours_of(state, batch, runtime, "self")
         k_distances, densities = (values.to(distances.device) for values in state.densities)
         own = _density(distances.double(), k_distances[rows])
         factors = (densities[rows].mean(dim=2) / own).float()
-        return ScoreMaps(factors, factors.amax(dim=1))
-
-    def _neighbours(
-        self, state: MemoryBank, found: Found, ids: Sequence[str], runtime: Runtime
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Distances (B, P, k) float64 and rows of the neighbours of training patches, and the rows that these are."""
-        images = Neighbourhoods(self, state, [], found, ids, self.hidden(ids, left_out=False), runtime)
-        distances, rows = images.counted(self.neighbours, "self")
-        return distances.double().cpu(), rows.cpu(), images.own_rows()
-
-    def _matched(self, state: MemoryBank, train: Features, runtime: Runtime) -> Matches:
-        table: dict[str, Found] = {}
-        for ids, found in self.match(state, train, runtime):
-            table |= by_image(ids, found)
-        return Matches(lambda wanted: together(wanted, table))
+        return self.score_maps(batch, factors, factors.amax(dim=1))
 
 
 def _density(distances: Tensor, k_distances: Tensor) -> Tensor:

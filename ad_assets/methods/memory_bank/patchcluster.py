@@ -21,13 +21,15 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ad_assets.methods.base import ScoreMaps, fit_field, register, score_field
-from ad_assets.methods.memory_bank.bank import MemoryBank, PatchBank, Skip
+from ad_assets.methods.base import fit_field, register, score_field
+from ad_assets.methods.data import Batch, ScoreMaps
+from ad_assets.methods.memory_bank.bank import MemoryBank
+from ad_assets.methods.memory_bank.patch_bank import PatchBank
+from ad_assets.methods.memory_bank.search import Skip
+from ad_assets.methods.runtime import Runtime
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from ad_assets.methods.memory_bank.neighbourhoods import Neighbourhoods
 
 FEWEST_NEIGHBOURS = 5
 PAPER_IMAGES = 100  # about the mean size of a category of MVTec AD's test split
@@ -37,9 +39,9 @@ PAPER_IMAGES = 100  # about the mean size of a category of MVTec AD's test split
 class PatchCluster(PatchBank):
     """Mean distance to many patches of a mixed set of images.
 
-    >>> [PatchCluster(coreset_ratio=ratio).counted(40) for ratio in (1, 0.25, 0.1, 0.01)]
+    >>> [PatchCluster(coreset_ratio=ratio).n_neighbours(40) for ratio in (1, 0.25, 0.1, 0.01)]
     [100, 25, 10, 5]
-    >>> PatchCluster(coreset_ratio=0.25, neighbours="images").counted(40)
+    >>> PatchCluster(coreset_ratio=0.25, neighbours="images").n_neighbours(40)
     10
     """
 
@@ -60,36 +62,29 @@ class PatchCluster(PatchBank):
     )
     b: int | None = score_field(None, ge=2, description="rows around f* in equation 3; null: as many as neighbours")
 
-    def counted(self, images: int) -> int:
+    def n_neighbours(self, images: int) -> int:
         """K: each image tends to hold most kinds of patch once, so as many as images, times the ratio (section 5.2)."""
         if isinstance(self.neighbours, int):
             return self.neighbours
         wanted = PAPER_IMAGES if self.neighbours is None else images
         return max(FEWEST_NEIGHBOURS, round(self.coreset_ratio * wanted))
 
-    def scored(self, state: MemoryBank, images: Neighbourhoods) -> ScoreMaps:
-        """Equations 2 and 3."""
+    def score(self, state: MemoryBank, batch: Batch, runtime: Runtime) -> ScoreMaps:
+        """Equations 2 and 3, in the units of the distances."""
         import torch
 
-        count = self.counted(len(state.image_ids))
-        distances, rows = images.counted(count, self.skip)
+        distances, rows = self.neighbours_of(state, batch, runtime, self.skip)
         scores = distances.mean(dim=2)
         largest, worst = scores.max(dim=1)
         if self.image_score == "max":
-            return ScoreMaps(scores, largest)
-        weights = [
-            _weight(
-                images.patch(image, place),
-                largest[image],
-                images.around(image, int(rows[image, place, 0]), self.b or max(count, 2)),
-            )
-            for image, place in enumerate(worst.tolist())
-        ]
-        return ScoreMaps(scores, largest * torch.stack(weights))
+            return self.score_maps(batch, scores, largest)
+        around = self.surroundings(state, batch, runtime, worst, rows, self.b or max(distances.shape[2], 2))
+        weights = [_weight(patch, score, rows) for (patch, _, rows), score in zip(around, largest, strict=True)]
+        return self.score_maps(batch, scores, largest * torch.stack(weights))
 
     def describe(self, state: MemoryBank) -> dict[str, int | float | str]:
         """With the K that the number of images suggests."""
-        suggested = self.model_copy(update={"neighbours": "images"}).counted(len(state.image_ids))
+        suggested = self.model_copy(update={"neighbours": "images"}).n_neighbours(len(state.image_ids))
         return {**super().describe(state), "suggested_neighbours": suggested}
 
 

@@ -17,13 +17,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ad_assets.methods.base import ScoreMaps, register, score_field
-from ad_assets.methods.memory_bank.bank import MemoryBank, PatchBank, Skip
+from ad_assets.methods.base import register, score_field
+from ad_assets.methods.data import Batch, ScoreMaps
+from ad_assets.methods.memory_bank.bank import MemoryBank
+from ad_assets.methods.memory_bank.patch_bank import PatchBank
+from ad_assets.methods.memory_bank.search import Skip
+from ad_assets.methods.runtime import Runtime
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from ad_assets.methods.memory_bank.neighbourhoods import Neighbourhoods
 
 
 @register
@@ -45,30 +47,22 @@ class PatchCore(PatchBank):
     image_score: Literal["max", "reweighted"] = score_field("max", description="equation 6 or 7")
     b: int = score_field(9, ge=2, description="rows around the nearest row in equation 7, itself included")
 
-    def counted(self, images: int) -> int:
+    def n_neighbours(self, images: int) -> int:
         """`neighbours`, whatever the number of images."""
         del images
         return self.neighbours
 
-    def scored(self, state: MemoryBank, images: Neighbourhoods) -> ScoreMaps:
-        """Equation 6, and equation 6 or 7 for the image."""
+    def score(self, state: MemoryBank, batch: Batch, runtime: Runtime) -> ScoreMaps:
+        """Equation 6, and equation 6 or 7 for the image; in the units of the distances."""
         import torch
 
-        distances, rows = images.counted(self.neighbours, self.skip)
+        distances, rows = self.neighbours_of(state, batch, runtime, self.skip)
         scores = (distances.square() if self.squared else distances).mean(dim=2)
         if self.image_score == "max":
-            return ScoreMaps(scores, scores.amax(dim=1))
-        bank = state.rows.to(distances.device)
-        worst = distances[:, :, 0].argmax(dim=1).tolist()
-        reweighted = [
-            _reweighted(
-                images.patch(image, place),
-                bank[rows[image, place, 0]],
-                images.around(image, int(rows[image, place, 0]), self.b),
-            )
-            for image, place in enumerate(worst)
-        ]
-        return ScoreMaps(scores, torch.stack(reweighted))
+            return self.score_maps(batch, scores, scores.amax(dim=1))
+        worst = distances[:, :, 0].argmax(dim=1)
+        around = self.surroundings(state, batch, runtime, worst, rows, self.b)
+        return self.score_maps(batch, scores, torch.stack([_reweighted(*each) for each in around]))
 
 
 def _reweighted(patch: Tensor, match: Tensor, around: Tensor) -> Tensor:

@@ -1,112 +1,155 @@
-"""Ways of searching a memory bank: exactly, by symmetry where the bank meets itself, or among product codes."""
+"""The search in a memory bank: exactly, by symmetry where the bank meets itself, or among product codes.
+
+Matches are ``distances`` (B, P, depth) float32 and ``rows`` (B, P, depth) int32 on the CPU, nearest first. Where the
+bank has fewer rows than `depth`, the rest is infinitely far, row -1.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from ad_assets.methods.memory_bank.bank import Blocks, MemoryBank
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ad_assets.kernels.nearest.ivfpq import QuantisedIndex
-    from ad_assets.methods.base import Runtime
-    from ad_assets.methods.matching import Found
-    from ad_assets.methods.memory_bank.bank import MemoryBank
+    from ad_assets.methods.data import Matches
+    from ad_assets.methods.runtime import Runtime
 
-Rows = list[tuple["Tensor", "Tensor"]]  # blocks of a bank, ascending: the numbers of rows (m,), and the rows (m, D)
+Skip = Literal["first", "self"]  # what patches of images in the bank skip: their nearest row, or the row that they are
 
 
-class BankSearch:
-    """The nearest rows of a bank for the patches of images.
+def match_patches(
+    bank: MemoryBank,
+    patches: Tensor,
+    excluded: Sequence[str] | None,
+    depth: int,
+    runtime: Runtime,
+    codes: QuantisedIndex | None = None,
+    probes: int = 1,
+) -> Matches:
+    """The nearest rows of a bank for the patches (B, P, D) of images.
 
     Args:
-        state: the bank.
-        depth: neighbours sought; where the bank has fewer, the rest is infinitely far, row -1.
+        bank: on the device.
+        patches: on the device.
+        excluded: ids of the B images, which are not compared with their own rows; None: all are with all rows.
+        depth: how many rows are sought for each patch.
         runtime: device and memory budget.
         codes: product codes of the rows, for approximate search; None: exact.
         probes: lists of codes that are searched.
+
+    Raises:
+        ValueError: patches of another dimension than the bank's, or every row comes from an excluded image.
     """
+    import torch
 
-    def __init__(
-        self, state: MemoryBank, depth: int, runtime: Runtime, codes: QuantisedIndex | None = None, probes: int = 1
-    ) -> None:
-        self._state, self._depth, self._runtime = state, depth, runtime
-        self._codes, self._probes = codes, probes
-        self._bank = state.rows.to(runtime.device)
+    if patches.shape[2] != bank.rows.shape[1]:
+        raise ValueError(
+            f"patches have {patches.shape[2]} values, the rows of the bank {bank.rows.shape[1]}: "
+            "score with the extractor and the embedding that the bank was fitted with"
+        )
 
-    def __call__(self, patches: Tensor, hidden: Sequence[str] | None) -> Found:
-        """``distances`` (B, P, depth) float32 and ``rows`` int32 for patches (B, P, D), on the CPU, nearest first.
-
-        Args:
-            patches: on the device.
-            hidden: ids of the B images, which do not meet their own rows; None: all meet all rows.
-
-        Raises:
-            ValueError: patches of another dimension than the bank's, or every row comes from a hidden image.
-        """
-        import torch
-
-        if patches.shape[2] != self._bank.shape[1]:
-            raise ValueError(
-                f"patches have {patches.shape[2]} values, the rows of the bank {self._bank.shape[1]}: "
-                "score with the extractor and the embedding that the bank was fitted with"
-            )
-        if hidden is None:
-            found = [self._find(patches.flatten(0, 1), all_rows(self._bank))]
-        else:
-            found = [
-                self._find(image, other_rows(self._state, self._bank, image_id))
-                for image, image_id in zip(patches, hidden, strict=True)
-            ]
-        distances, rows = (torch.cat(part).unflatten(0, patches.shape[:2]) for part in zip(*found, strict=True))
-        return {"distances": distances.cpu(), "rows": rows.int().cpu()}
-
-    def _find(self, queries: Tensor, blocks: Rows) -> tuple[Tensor, Tensor]:
-        import torch
-
-        if self._codes is None:
-            return nearest_rows(queries, blocks, self._depth, self._runtime)
-        allowed = torch.zeros(len(self._bank), dtype=torch.bool)
+    def find(queries: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor]:
+        if codes is None:
+            return nearest_rows(queries, blocks, depth, runtime)
+        allowed = torch.zeros(len(bank.rows), dtype=torch.bool)
         for numbers, _ in blocks:
             allowed[numbers.cpu()] = True
         most = int(allowed.sum())
-        found = self._codes.search(
-            queries,
-            min(self._depth, most),
-            probes=self._probes,
-            allowed=None if most == len(allowed) else allowed,
-            memory_gb=self._runtime.memory_gb,
+        only = None if most == len(allowed) else allowed
+        found = codes.search(queries, min(depth, most), probes=probes, allowed=only, memory_gb=runtime.memory_gb)
+        return _padded(*found, depth)
+
+    if excluded is None:
+        found = [find(patches.flatten(0, 1), bank.blocks())]
+    else:
+        found = [find(image, bank.blocks(each)) for image, each in zip(patches, excluded, strict=True)]
+    distances, rows = (torch.cat(part).unflatten(0, patches.shape[:2]) for part in zip(*found, strict=True))
+    return {"distances": distances.cpu(), "rows": rows.int().cpu()}
+
+
+def match_bank_with_itself(bank: MemoryBank, depth: int, runtime: Runtime) -> dict[str, Matches]:
+    """The nearest rows of all rows of a bank that holds every patch of its images, by image."""
+    from ad_assets.kernels.nearest.all_pairs import all_pairs
+
+    distances, rows = all_pairs(
+        bank.rows,
+        min(depth, len(bank.rows)),
+        memory_gb=runtime.memory_gb,
+        report=lambda done, total: runtime.report("pairs of patches compared", done, total),
+    )
+    padded = _padded(distances.cpu(), rows.int().cpu(), depth)
+    distances, rows = (part.unflatten(0, (len(bank.image_ids), -1)) for part in padded)
+    return by_image(bank.image_ids, {"distances": distances, "rows": rows})
+
+
+def nearest_rows(queries: Tensor, blocks: Blocks, depth: int, runtime: Runtime) -> tuple[Tensor, Tensor]:
+    """Distances (Q, depth) float32 and numbers of the nearest rows, nearest first; infinity and -1 beyond the last."""
+    import torch
+
+    from ad_assets.kernels.nearest.search import nearest
+
+    found = []
+    for numbers, rows in blocks:
+        distances, indices = nearest(queries, rows, min(depth, len(rows)), memory_gb=runtime.memory_gb)
+        found.append((distances, numbers[indices]))
+    distances, rows = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
+    if len(blocks) > 1:
+        order = distances.argsort(dim=1, stable=True)[:, :depth]
+        distances, rows = distances.gather(1, order), rows.gather(1, order)
+    return _padded(distances, rows, depth)
+
+
+def neighbours(
+    bank: MemoryBank,
+    matches: Matches,
+    image_ids: Sequence[str] | None,
+    excluded: Sequence[str] | None,
+    count: int,
+    skip: Skip,
+) -> tuple[Tensor, Tensor]:
+    """Distances and rows (B, P, count) of the neighbours that a score reads, nearest first, on the CPU.
+
+    Args:
+        bank: that the images were matched with.
+        matches: of B images.
+        image_ids: the images; None: none was trained on.
+        excluded: as it was when they were matched; what is excluded is not skipped as well.
+        count: neighbours to read.
+        skip: what patches of images in the bank skip.
+
+    Raises:
+        ValueError: the bank has fewer rows.
+    """
+    import torch
+
+    distances, rows = matches["distances"], matches["rows"].long()
+    if skip == "first":
+        known = set() if image_ids is None or excluded is not None else set(bank.image_ids)
+        first = torch.tensor([int(image_id in known) for image_id in image_ids or [""] * len(rows)])
+        places = (first[:, None] + torch.arange(count))[:, None].expand(-1, rows.shape[1], -1)
+        enough = int(places.max()) < rows.shape[2]
+    else:
+        itself = (rows == bank.own_rows(image_ids or [""] * len(rows), rows.shape[1])[:, :, None]).byte()
+        places = itself.argsort(dim=2, stable=True)[:, :, :count]
+        enough = places.shape[2] == count
+    if enough:
+        distances, rows = distances.gather(2, places), rows.gather(2, places)
+    if not (enough and distances.isfinite().all()):
+        raise ValueError(
+            f"a score reads {count} neighbours, and the bank of {len(bank.rows)} row(s) has fewer for some "
+            "patch: fit more images, raise coreset_ratio or lower neighbours"
         )
-        return _padded(*found, self._depth)
-
-
-class AllPairs:
-    """The nearest rows of all rows of a whole bank, by image."""
-
-    def __init__(self, state: MemoryBank, depth: int, runtime: Runtime) -> None:
-        from ad_assets.kernels.nearest.all_pairs import all_pairs
-
-        self.position = {image_id: number for number, image_id in enumerate(state.image_ids)}
-        distances, rows = all_pairs(
-            state.rows.to(runtime.device),
-            min(depth, len(state.rows)),
-            memory_gb=runtime.memory_gb,
-            report=lambda done, total: runtime.report("pairs of patches compared", done, total),
-        )
-        padded = _padded(distances.cpu(), rows.int().cpu(), depth)
-        self._distances, self._rows = (part.unflatten(0, (len(self.position), -1)) for part in padded)
-
-    def of(self, ids: Sequence[str]) -> tuple[list[str], Found]:
-        """Those of the images that are in the bank, and what they found."""
-        known = [image_id for image_id in ids if image_id in self.position]
-        numbers = [self.position[image_id] for image_id in known]
-        return known, {"distances": self._distances[numbers], "rows": self._rows[numbers]}
+    return distances, rows
 
 
 @cache
 def _kept_codes() -> MutableMapping[Tensor, dict[tuple[int, ...], QuantisedIndex]]:
-    """Codes by the bank that they are of, by identity; they go when it goes."""
+    """Codes by the identity of the rows that they code; they go when the rows go."""
     from torch.utils.weak import WeakIdKeyDictionary
 
     return WeakIdKeyDictionary()
@@ -123,68 +166,16 @@ def codes_of(rows: Tensor, lists: int, subquantisers: int, bits: int, seed: int)
     return kept[settings]
 
 
-def by_image(ids: Sequence[str], found: Found) -> dict[str, Found]:
-    """What was found for a batch (B, ...), by image; `together` is the inverse."""
-    return {image_id: {name: part[number] for name, part in found.items()} for number, image_id in enumerate(ids)}
+def by_image(ids: Sequence[str], matches: Matches) -> dict[str, Matches]:
+    """The matches of a batch (B, ...) by image; `together` is the inverse."""
+    return {image_id: {name: part[number] for name, part in matches.items()} for number, image_id in enumerate(ids)}
 
 
-def together(ids: Sequence[str], parts: Mapping[str, Found]) -> Found:
-    """What some of the images found, as a batch (B, ...)."""
+def together(ids: Sequence[str], parts: Mapping[str, Matches]) -> Matches:
+    """The matches of some of the images as a batch (B, ...)."""
     import torch
 
     return {name: torch.stack([parts[image_id][name] for image_id in ids]) for name in parts[ids[0]]}
-
-
-def all_rows(bank: Tensor) -> Rows:
-    """A bank (M, D) as one block."""
-    import torch
-
-    return [(torch.arange(len(bank), device=bank.device), bank)]
-
-
-def other_rows(state: MemoryBank, bank: Tensor, image_id: str) -> Rows:
-    """The rows of a bank that come from other images; `bank` is that of the state, on the device that searches.
-
-    Raises:
-        ValueError: there are none.
-    """
-    import torch
-
-    if image_id not in state.image_ids:
-        return all_rows(bank)
-    own = (state.source == state.image_ids.index(image_id)).nonzero().flatten()
-    if len(own) == len(bank):
-        raise ValueError(
-            f"every row of the bank comes from image {image_id}, so nothing is left to score it against: "
-            "fit at least two images, or a larger coreset_ratio"
-        )
-    if not len(own):
-        return all_rows(bank)
-    first, last = int(own[0]), int(own[-1])
-    numbers = torch.arange(len(bank), device=bank.device)
-    if last - first + 1 == len(own):  # a whole bank: two views, no copy
-        parts = [(numbers[:first], bank[:first]), (numbers[last + 1 :], bank[last + 1 :])]
-        return [part for part in parts if len(part[0])]
-    kept = torch.ones(len(bank), dtype=torch.bool, device=bank.device)
-    kept[own.to(bank.device)] = False
-    return [(numbers[kept], bank[kept])]
-
-
-def nearest_rows(queries: Tensor, blocks: Rows, depth: int, runtime: Runtime) -> tuple[Tensor, Tensor]:
-    """Distances (Q, depth) float32 and numbers of the nearest rows, nearest first; infinity and -1 beyond the last."""
-    import torch
-
-    from ad_assets.kernels.nearest.search import nearest
-
-    found = []
-    for numbers, rows in blocks:
-        distances, indices = nearest(queries, rows, min(depth, len(rows)), memory_gb=runtime.memory_gb)
-        found.append((distances, numbers[indices]))
-    distances, rows = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
-    if len(blocks) > 1:
-        order = distances.argsort(dim=1, stable=True)[:, :depth]
-        distances, rows = distances.gather(1, order), rows.gather(1, order)
-    return _padded(distances, rows, depth)
 
 
 def _padded(distances: Tensor, rows: Tensor, depth: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ad_assets.methods.base import Runtime
+    from ad_assets.methods.runtime import Runtime
 
 OFFICIAL_ANCHORS = 10
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from ad_assets.methods.base import Features, Method, Runtime, fit_field
+from ad_assets.methods.base import Method, fit_field
+from ad_assets.methods.data import Features
+from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
 
 if TYPE_CHECKING:
@@ -116,7 +118,7 @@ class TrainedMethod(Method[Network]):
         if left_out:
             raise ValueError(f"{key}what {self.name} took from one image cannot be left out of its weights")
 
-    def unseen(self, state: Network) -> list[str]:
+    def held_out_ids(self, state: Network) -> list[str]:
         """What `held_out` asked for."""
         return state.held_out
 

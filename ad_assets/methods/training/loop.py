@@ -23,7 +23,8 @@ from ad_assets.kernels.parallel import each
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ad_assets.methods.base import Features, Runtime
+    from ad_assets.methods.data import Features
+    from ad_assets.methods.runtime import Runtime
 
 _ORDER = 0  # the stream of an epoch's order; images' own are numbered from 1
 

@@ -1,13 +1,12 @@
 """The toy detector of the docs: how far each place is from the mean nominal map."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 
 from ad_assets.kernels.smoothing import gaussian_blur, upsample
-from ad_assets.methods import Features, Method, Runtime, ScoreMaps, State
+from ad_assets.methods import Batch, Features, Method, Runtime, ScoreMaps, State
 from ad_assets.methods.base import register, score_field
 
 
@@ -29,18 +28,9 @@ class MeanTemplate(Method[Mean]):
         total = sum(taps[0].sum(dim=0) for _, taps in features.batches())
         return Mean(torch.as_tensor(total) / len(features))
 
-    def score(
-        self,
-        state: Mean,
-        taps: list[torch.Tensor],
-        map_size: tuple[int, int],
-        runtime: Runtime,
-        *,
-        image_ids: Sequence[str] | None = None,
-        left_out: bool = False,
-    ) -> ScoreMaps:
-        distances = torch.linalg.vector_norm(taps[0] - state.mean, dim=1)
-        maps = gaussian_blur(upsample(distances, map_size), self.sigma)
+    def score(self, state: Mean, batch: Batch, runtime: Runtime) -> ScoreMaps:
+        distances = torch.linalg.vector_norm(batch.taps[0] - state.mean, dim=1)
+        maps = gaussian_blur(upsample(distances, batch.map_size), self.sigma)
         return ScoreMaps(maps, maps.amax(dim=(1, 2)))
 
     def describe(self, state: Mean) -> dict[str, Any]:

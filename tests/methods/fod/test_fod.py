@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ad_assets.methods import METHODS, Features, Runtime
+from ad_assets.methods import METHODS, Batch, Features, Runtime
 from ad_assets.methods.fod.fod import Fod
 from ad_assets.methods.training.base import Network
 from tests.methods.fod.test_network import recorded
@@ -37,7 +37,7 @@ def test_maps_are_the_authors() -> None:
     size = (int(arrays["out_size"][0]), int(arrays["out_size"][1]))
     feature_map = torch.from_numpy(arrays["feature_map"])
     np.testing.assert_allclose(method.tokens([feature_map], {})[0], arrays["tokens"], atol=1e-6)
-    result = method.score(Network(weights, []), [feature_map], size, RUNTIME)
+    result = method.score(Network(weights, []), Batch([feature_map], size), RUNTIME)
     np.testing.assert_allclose(result.maps, arrays["test_map"], atol=1e-5)
     np.testing.assert_allclose(result.image_scores, arrays["test_image_score"], atol=1e-5)
 
@@ -48,7 +48,7 @@ def test_training_learns_to_tell_a_defect() -> None:
     good, bad = taps(6, seed=1), taps(6, seed=1)
     for tap, (rows, columns) in zip(bad, (((2, 5), (4, 7)), ((1, 3), (2, 4))), strict=True):
         tap[:, : tap.shape[1] // 2, slice(*rows), slice(*columns)] += 4
-    scores = [method.score(state, images, (32, 32), RUNTIME) for images in (good, bad)]
+    scores = [method.score(state, Batch(images, (32, 32)), RUNTIME) for images in (good, bad)]
     assert scores[1].image_scores.min() > scores[0].image_scores.max()
     assert state.losses["reconstruction"][-1] < 0.5 * state.losses["reconstruction"][0]
 
@@ -109,8 +109,8 @@ def test_every_ablation_trains_and_scores_image_by_image(options: dict[str, Any]
     method = Fod(**{**SMALL, "epochs": 1}, **options)
     state = method.fit(features(), RUNTIME)
     images: list[Tensor] = taps(3, seed=3)
-    together = method.score(state, images, (20, 20), RUNTIME)
-    alone = method.score(state, [tap[1:2] for tap in images], (20, 20), RUNTIME)
+    together = method.score(state, Batch(images, (20, 20)), RUNTIME)
+    alone = method.score(state, Batch([tap[1:2] for tap in images], (20, 20)), RUNTIME)
     assert torch.equal(alone.maps[0], together.maps[1])
     assert torch.equal(alone.image_scores[0], together.image_scores[1])
     assert together.maps.std() > 0
@@ -142,7 +142,8 @@ def test_tokens_in_units_of_the_features_do_not_see_their_scale() -> None:
     deviations = method.tokens(small, {})[1].flatten(0, 1).double().var(dim=0, unbiased=False)
     assert float(states[0].weights["units.1"]) == pytest.approx(float(deviations.mean().sqrt()), rel=1e-6)
     scores = [
-        method.score(state, images, (8, 8), RUNTIME) for state, images in zip(states, (small, large), strict=True)
+        method.score(state, Batch(images, (8, 8)), RUNTIME)
+        for state, images in zip(states, (small, large), strict=True)
     ]
     torch.testing.assert_close(scores[0].maps, scores[1].maps, rtol=1e-4, atol=1e-6)
 
@@ -151,7 +152,7 @@ def test_what_does_not_fit_is_refused() -> None:
     method = Fod(**SMALL)
     state = method.fit(features(), RUNTIME)
     with pytest.raises(ValueError, match="10 channels, the network was trained on 6"):
-        method.score(state, taps(1)[::-1], (8, 8), RUNTIME)
+        method.score(state, Batch(taps(1)[::-1], (8, 8)), RUNTIME)
     for options, message in {
         ("widths", (9, 16)): "multiples of 4 and of the 2 heads",
         ("window", 4): "window: odd",

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch.nn.functional import interpolate, normalize
 
-from ad_assets.methods import Runtime
+from ad_assets.methods import Batch, Runtime
 from ad_assets.methods.hetmm.hetmm import Hetmm
 from ad_assets.methods.hetmm.presets import PRESETS
 from ad_assets.methods.hetmm.templates import TemplateSet
@@ -27,11 +27,11 @@ def taps(seed: int, images: int) -> list[torch.Tensor]:
 
 def fitted(method: Hetmm, nominal: list[torch.Tensor]) -> TemplateSet:
     features = tap_features(nominal)
-    return method.complete(method.fit(features, RUNTIME), features, RUNTIME)
+    return method.prepare(method.fit(features, RUNTIME), features, RUNTIME)
 
 
 def scores(method: Hetmm, nominal: list[torch.Tensor], test: list[torch.Tensor], **options: Any) -> torch.Tensor:
-    return method.score(fitted(method, nominal), test, SIZE, RUNTIME, **options).maps
+    return method.score(fitted(method, nominal), Batch(test, SIZE, **options), RUNTIME).maps
 
 
 def test_the_authors_fused_map_and_image_score() -> None:
@@ -43,10 +43,10 @@ def test_the_authors_fused_map_and_image_score() -> None:
     size = (int(data["out_size"][0]), int(data["out_size"][1]))
     # Five templates and two layers of other sizes; their lengths do not matter.
     state = fitted(method, [3 * layer for layer in templates])
-    result = method.score(state, [0.5 * layer for layer in query], size, RUNTIME)
+    result = method.score(state, Batch([0.5 * layer for layer in query], size), RUNTIME)
     np.testing.assert_allclose(result.maps, data["fused"], atol=4e-6)
     np.testing.assert_allclose(result.image_scores, data["image_score"], atol=4e-6)
-    raw = method.model_copy(update={"image_sigma": 0.0}).score(state, query, size, RUNTIME)
+    raw = method.model_copy(update={"image_sigma": 0.0}).score(state, Batch(query, size), RUNTIME)
     np.testing.assert_allclose(raw.image_scores, data["image_score_raw"], atol=4e-6)
 
 
@@ -73,7 +73,7 @@ def test_one_layer_by_hand() -> None:
     method = Hetmm(windows=(1,), align_corners=False)
     state = fitted(method, nominal[1:])
     expected = interpolate(points[:, None], SIZE, mode="bilinear", align_corners=False)[:, 0]
-    torch.testing.assert_close(method.score(state, test[1:], SIZE, RUNTIME).maps, expected)
+    torch.testing.assert_close(method.score(state, Batch(test[1:], SIZE), RUNTIME).maps, expected)
 
 
 def test_image_scores_and_map_filters() -> None:
@@ -81,7 +81,7 @@ def test_image_scores_and_map_filters() -> None:
     plain = Hetmm(windows=(3, 3), image_sigma=0.0)
     maps = scores(plain, nominal, test)
     pooled = plain.model_copy(update={"image_score": "mean_of_max_pool", "image_pool": 5})
-    found = pooled.score(fitted(pooled, nominal), test, SIZE, RUNTIME)
+    found = pooled.score(fitted(pooled, nominal), Batch(test, SIZE), RUNTIME)
     cells = maps[:, :30, :30].unflatten(1, (6, 5)).unflatten(3, (6, 5))
     torch.testing.assert_close(found.image_scores, cells.amax(dim=(2, 4)).mean(dim=(1, 2)))
     smooth = plain.model_copy(update={"map_sigma": 2.0, "map_blur_size": 5, "border": "zero"})
@@ -99,7 +99,7 @@ def test_left_out_equals_a_set_without_the_image(sheets: int | None) -> None:
     state = fitted(method, nominal)
     before = [layer.clone() for layer in state.templates]
     ids = [state.image_ids[3], "somebody-else"]
-    found = method.score(state, [layer[[3, 3]] for layer in nominal], SIZE, RUNTIME, image_ids=ids, left_out=True)
+    found = method.score(state, Batch([layer[[3, 3]] for layer in nominal], SIZE, ids, left_out=True), RUNTIME)
     assert all(torch.equal(a, b) for a, b in zip(before, state.templates, strict=True))
     if sheets is None:
         rest = [i for i in range(9) if i != 3]
@@ -107,7 +107,7 @@ def test_left_out_equals_a_set_without_the_image(sheets: int | None) -> None:
         torch.testing.assert_close(found.maps[:1], expected)
     assert (found.maps[0] >= found.maps[1] - 1e-6).all()
     assert found.image_scores[0] > found.image_scores[1]
-    assert torch.equal(found.maps[1], method.score(state, [n[[3, 3]] for n in nominal], SIZE, RUNTIME).maps[1])
+    assert torch.equal(found.maps[1], method.score(state, Batch([n[[3, 3]] for n in nominal], SIZE), RUNTIME).maps[1])
 
 
 def test_a_set_of_one_image_cannot_be_left_out() -> None:
@@ -155,7 +155,7 @@ def test_layers_are_positions_of_taps() -> None:
         Hetmm().fit(features, RUNTIME)
     state = fitted(Hetmm(windows=(3, 3)), nominal)
     with pytest.raises(ValueError, match="score with the extractor that the templates are from"):
-        Hetmm(windows=(3, 3)).score(state, list(reversed(test)), SIZE, RUNTIME)
+        Hetmm(windows=(3, 3)).score(state, Batch(list(reversed(test)), SIZE), RUNTIME)
 
 
 def test_bad_features_and_budgets_are_named() -> None:

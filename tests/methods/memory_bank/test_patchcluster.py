@@ -7,7 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from ad_assets.methods import Runtime
+from ad_assets.methods import Batch, Runtime
 from ad_assets.methods.memory_bank.bank import MemoryBank
 from ad_assets.methods.memory_bank.patchcluster import PatchCluster
 from ad_assets.methods.memory_bank.patchcore import PatchCore
@@ -48,14 +48,14 @@ def test_equations_2_and_3(case: str) -> None:
     state = MemoryBank(bank, source, place, [] if case == "oneclass" else names, [5, 5], 0.0)
     taps = [queries.transpose(1, 2).reshape(images, size, 5, 5)]
     method = PatchCluster(**BARE, coreset_ratio=1, neighbours=k)
-    result = method.score(state, taps, (5, 5), RUNTIME, image_ids=names)
+    result = method.score(state, Batch(taps, (5, 5), names), RUNTIME)
     mean = arrays[f"{case}_mean_dist"]
     np.testing.assert_allclose(result.maps.flatten(1), mean, rtol=1e-5)
     np.testing.assert_allclose(result.image_scores, arrays[f"{case}_image_score"], rtol=1e-4, atol=1e-4)
-    largest = method.model_copy(update={"image_score": "max"}).score(state, taps, (5, 5), RUNTIME, image_ids=names)
+    largest = method.model_copy(update={"image_score": "max"}).score(state, Batch(taps, (5, 5), names), RUNTIME)
     np.testing.assert_allclose(largest.image_scores, mean.max(axis=1), rtol=1e-5)
     if case == "in":  # here the nearest row is the patch itself, so both readings of the paper agree
-        itself = method.model_copy(update={"skip": "self"}).score(state, taps, (5, 5), RUNTIME, image_ids=names)
+        itself = method.model_copy(update={"skip": "self"}).score(state, Batch(taps, (5, 5), names), RUNTIME)
         torch.testing.assert_close(itself.maps, result.maps)
 
 
@@ -68,10 +68,10 @@ def test_one_neighbour_is_patchcore_under_the_same_skipping(ratio: float) -> Non
     assert cluster.stage_config("fit") == core.stage_config("fit")  # hence one bank, found and not built again
     assert cluster.stage_config("match") == core.stage_config("match")
     state = core.fit(features, RUNTIME)
-    one, other = (m.score(state, taps, (5, 5), RUNTIME, image_ids=features.image_ids) for m in (cluster, core))
+    one, other = (m.score(state, Batch(taps, (5, 5), features.image_ids), RUNTIME) for m in (cluster, core))
     assert torch.equal(one.maps, other.maps)
     assert torch.equal(one.image_scores, other.image_scores)
-    seen = core.score(state, taps, (5, 5), RUNTIME)  # as strangers, patches meet themselves
+    seen = core.score(state, Batch(taps, (5, 5)), RUNTIME)  # as strangers, patches meet themselves
     assert bool((seen.maps <= other.maps).all())
     if ratio == 1:
         assert float(seen.maps.max()) == 0
@@ -85,7 +85,7 @@ def test_what_is_skipped(options: dict[str, Any], hidden: str) -> None:
     features = tap_features(taps)
     method = PatchCluster(**BARE, coreset_ratio=0.4, neighbours=3, image_score="max", **options)
     state = method.fit(features, RUNTIME)
-    result = method.score(state, taps, (5, 5), RUNTIME, image_ids=features.image_ids)
+    result = method.score(state, Batch(taps, (5, 5), features.image_ids), RUNTIME)
     bank = state.rows.double().numpy()
     for image, patches in enumerate(_patches(taps)):
         for place, patch in enumerate(patches):
@@ -113,20 +113,20 @@ def test_kept_neighbours_score_alike_and_serve_any_number(options: dict[str, Any
     assert kept["distances"].shape == (9, 25, 12)
     for neighbours in (1, 2, 11):
         other = method.model_copy(update={"neighbours": neighbours})
-        given = other.score(state, everything, (5, 5), RUNTIME, image_ids=images.image_ids, found=kept)
-        sought = other.score(state, everything, (5, 5), RUNTIME, image_ids=images.image_ids)
+        given = other.score(state, Batch(everything, (5, 5), images.image_ids, matches=kept), RUNTIME)
+        sought = other.score(state, Batch(everything, (5, 5), images.image_ids), RUNTIME)
         torch.testing.assert_close(given.maps, sought.maps, rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(given.image_scores, sought.image_scores, rtol=1e-6, atol=1e-7)
     with pytest.raises(ValidationError, match="kept_neighbours: 12, and a score may read 12 and one to skip; keep 13"):
         PatchCluster(kept_neighbours=12, neighbours=12)
     few = PatchCluster(**BARE, **options, kept_neighbours=3, neighbours="images")
     with pytest.raises(ValueError, match=r"kept_neighbours: 3, and a score may read [56]"):
-        few.score(state, everything, (5, 5), RUNTIME, image_ids=images.image_ids, found=kept)
+        few.score(state, Batch(everything, (5, 5), images.image_ids, matches=kept), RUNTIME)
 
 
 def test_the_number_of_neighbours_follows_the_images() -> None:
     method = PatchCluster(**BARE, coreset_ratio=0.25, neighbours="images")
-    assert [method.counted(images) for images in (3, 40, 100, 356)] == [5, 10, 25, 89]
+    assert [method.n_neighbours(images) for images in (3, 40, 100, 356)] == [5, 10, 25, 89]
     state = method.fit(tap_features(_mixed(0)), RUNTIME)
     assert method.describe(state)["suggested_neighbours"] == 5
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from ad_assets.methods import Runtime
+from ad_assets.methods import Batch, Runtime
 from ad_assets.methods.memory_bank.patchcore import MemoryBank, PatchCore
 from tests.support.fixtures import fixture
 from tests.support.tap_features import tap_features
@@ -43,7 +43,7 @@ def scoring() -> tuple[dict[str, np.ndarray], MemoryBank, list[torch.Tensor], tu
 def test_authors_maps(scoring, squared: bool, expected: str) -> None:
     arrays, state, taps, size = scoring
     method = PatchCore(**BARE, squared=squared, sigma=float(arrays["sigma"]))
-    result = method.score(state, taps, size, RUNTIME)
+    result = method.score(state, Batch(taps, size), RUNTIME)
     np.testing.assert_allclose(result.maps, arrays[expected], rtol=0, atol=1e-5 * arrays[expected].max())
     scores = arrays["image_score_sq"] if squared else np.sqrt(arrays["image_score_sq"])
     np.testing.assert_allclose(result.image_scores, scores, rtol=1e-5)
@@ -54,14 +54,14 @@ def test_authors_maps(scoring, squared: bool, expected: str) -> None:
 def test_authors_patch_scores(scoring, neighbours: int, expected: str) -> None:
     arrays, state, taps, _ = scoring
     method = PatchCore(**BARE, squared=True, sigma=0, neighbours=neighbours)
-    grid = method.score(state, taps, tuple(arrays["grid"].tolist()), RUNTIME).maps
+    grid = method.score(state, Batch(taps, tuple(arrays["grid"].tolist())), RUNTIME).maps
     np.testing.assert_allclose(grid, arrays[expected], rtol=1e-5)
 
 
 def test_equation_7(scoring) -> None:
     arrays, state, taps, size = scoring
     method = PatchCore(**BARE, image_score="reweighted", b=int(arrays["rw_b"]))
-    result = method.score(state, taps, size, RUNTIME)
+    result = method.score(state, Batch(taps, size), RUNTIME)
     np.testing.assert_allclose(result.image_scores, arrays["rw_score"], rtol=1e-5)
 
 
@@ -79,7 +79,7 @@ def test_equation_7_where_its_exponentials_overflow() -> None:
     around = (bank - bank[match]).norm(dim=1).argsort()[:4].tolist()
     relative = sum(math.exp(distances[patch, row] - distances[patch, match]) for row in around)
     expected = (1 - 1 / relative) * float(distances[patch, match])
-    assert float(method.score(state, odd, (6, 6), RUNTIME).image_scores) == pytest.approx(expected, rel=1e-5)
+    assert float(method.score(state, Batch(odd, (6, 6)), RUNTIME).image_scores) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("ratio", [1e-9, 0.01, 0.29, 0.5, 1.0])
@@ -146,8 +146,8 @@ def test_same_bits_whatever_the_batch() -> None:
     assert torch.equal(state.rows, again.rows)
     assert torch.equal(state.source, again.source)
     assert state.covering_radius == again.covering_radius
-    together = method.score(state, taps, (24, 24), RUNTIME)
-    alone = [method.score(state, [tap[i : i + 1] for tap in taps], (24, 24), RUNTIME) for i in range(7)]
+    together = method.score(state, Batch(taps, (24, 24)), RUNTIME)
+    alone = [method.score(state, Batch([tap[i : i + 1] for tap in taps], (24, 24)), RUNTIME) for i in range(7)]
     assert torch.equal(together.maps, torch.cat([result.maps for result in alone]))
     assert torch.equal(together.image_scores, torch.cat([result.image_scores for result in alone]))
 
@@ -157,15 +157,15 @@ def test_left_out_removes_the_images_own_rows() -> None:
     method = PatchCore(**BARE, coreset_ratio=0.5, sigma=0)
     features = tap_features(taps)
     state = method.fit(features, RUNTIME)
-    seen = method.score(state, taps, (6, 6), RUNTIME)
-    left_out = method.score(state, taps, (6, 6), RUNTIME, image_ids=features.image_ids, left_out=True)
+    seen = method.score(state, Batch(taps, (6, 6)), RUNTIME)
+    left_out = method.score(state, Batch(taps, (6, 6), features.image_ids, left_out=True), RUNTIME)
     patches = taps[0].flatten(2).transpose(1, 2).double()
     for image in range(4):
         others = state.rows[state.source != image].double()
         expected = torch.cdist(patches[image], others).min(1).values.reshape(6, 6)
         np.testing.assert_allclose(left_out.maps[image], expected, rtol=1e-5)
     assert (left_out.image_scores >= seen.image_scores).all()
-    strangers = method.score(state, taps, (6, 6), RUNTIME, image_ids=["a", "b", "c", "d"], left_out=True)
+    strangers = method.score(state, Batch(taps, (6, 6), ["a", "b", "c", "d"], left_out=True), RUNTIME)
     assert torch.equal(strangers.maps, seen.maps)
 
 
@@ -173,9 +173,9 @@ def test_one_image_fits_and_scores_zero_on_itself() -> None:
     taps = [_random(0, 1)]
     method = PatchCore(**BARE, coreset_ratio=1)
     state = method.fit(tap_features(taps), RUNTIME)
-    assert method.score(state, taps, (12, 12), RUNTIME).image_scores.tolist() == [0]
+    assert method.score(state, Batch(taps, (12, 12)), RUNTIME).image_scores.tolist() == [0]
     with pytest.raises(ValueError, match="every row of the bank comes from image image-0"):
-        method.score(state, taps, (12, 12), RUNTIME, image_ids=["image-0"], left_out=True)
+        method.score(state, Batch(taps, (12, 12), ["image-0"], left_out=True), RUNTIME)
 
 
 def test_failures_name_the_remedy() -> None:
@@ -189,9 +189,9 @@ def test_failures_name_the_remedy() -> None:
     ):
         method.fit(tap_features(taps), dataclasses.replace(RUNTIME, memory_gb=1e-6))
     with pytest.raises(ValueError, match="rows of the bank 12: score with the extractor"):
-        method.score(state, [taps[0][:, :5]], (6, 6), RUNTIME)
+        method.score(state, Batch([taps[0][:, :5]], (6, 6)), RUNTIME)
     with pytest.raises(ValueError, match=r"reads 6 neighbours, and the bank of 5 row\(s\)"):
-        PatchCore(**BARE, neighbours=6).score(state, taps, (6, 6), RUNTIME)
+        PatchCore(**BARE, neighbours=6).score(state, Batch(taps, (6, 6)), RUNTIME)
     taps[0][1, 2, 3, 4] = math.nan
     with pytest.raises(ValueError, match="NaN or infinity"):
         method.fit(tap_features(taps), RUNTIME)
@@ -251,11 +251,11 @@ def test_product_codes_find_nearly_what_a_search_does() -> None:
     assert exact.stage_config("fit") == coded.stage_config("fit")
     assert exact.stage_config("match") != coded.stage_config("match")
     state = exact.fit(features, RUNTIME)
-    near, found = (method.score(state, test, (8, 8), RUNTIME).maps for method in (exact, coded))
+    near, found = (method.score(state, Batch(test, (8, 8)), RUNTIME).maps for method in (exact, coded))
     assert float((near - found).abs().mean() / near.mean()) < 0.05
     # Without its own patches, an image is as far from the codes as from the rows.
     near, found = (
-        method.score(state, taps, (8, 8), RUNTIME, image_ids=features.image_ids, left_out=True).maps
+        method.score(state, Batch(taps, (8, 8), features.image_ids, left_out=True), RUNTIME).maps
         for method in (exact, coded)
     )
     assert float((near - found).abs().mean() / near.mean()) < 0.05

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ad_assets.methods import Runtime
-from ad_assets.methods.base import Checkpoints
+from ad_assets.methods.runtime import Checkpoints
 from ad_assets.methods.training.loop import Plan, Training, stream, train
 
 PLAN = Plan(

@@ -1,4 +1,4 @@
-"""A lane that grows past what a fit of all takes is told before the fit is refused."""
+"""A detector that grows past what a fit of all takes is warned about before the fit is refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from ad_assets.commands.doctor import Finding, _growth
-from ad_assets.methods.growth import outlook
+from ad_assets.methods.runtime import growth_warning
 from tests.support.bench_graph import Bench, draw_image, write_image
 
 BANK = [dg.AssetKey(["parts", "small", "memory_bank"])]
@@ -17,11 +17,11 @@ def told(bench: Bench) -> Finding:
     return finding
 
 
-def test_outlook_is_told_from_four_fifths_on() -> None:
-    assert outlook(80, 100) == ""
-    assert "81 nominal images, and 100 are the most" in outlook(81, 100)
-    assert "101 will be refused" in outlook(100, 100)
-    assert "so the next fit of all, or scoring, is refused" in outlook(101, 100)
+def test_a_budget_warns_from_four_fifths_on() -> None:
+    assert growth_warning(80, 100) == ""
+    assert "81 nominal images, and 100 are the most" in growth_warning(81, 100)
+    assert "101 will be refused" in growth_warning(100, 100)
+    assert "so the next fit of all, or scoring, is refused" in growth_warning(101, 100)
 
 
 def test_a_bank_that_updates_past_its_wall_is_told_of(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

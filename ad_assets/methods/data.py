@@ -1,0 +1,121 @@
+"""What a method reads and returns: features of images, a batch to score, score maps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Matches = Mapping[str, "Tensor"]  # what images matched in a state, by name, each (B, ...)
+LoadMatches = Callable[[Sequence[str]], Matches]  # reads stored matches of images, by their ids
+
+
+@dataclass(frozen=True)
+class Features:
+    """Backbone features of a list of images, loaded batch by batch.
+
+    Args:
+        image_ids: one sha256 an image, in a canonical order that does not depend on file names.
+        load: maps image ids and positions of taps (from 0; None: all) to taps of one extractor, each ``(B, C, h, w)``
+            float32, shallow to deep.
+        batch_size: images a batch; never changes a result.
+        layers: positions of the taps that are loaded; None: all.
+    """
+
+    image_ids: tuple[str, ...]
+    load: Callable[[Sequence[str], tuple[int, ...] | None], list[Tensor]]
+    batch_size: int = 16
+    layers: tuple[int, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def id_batches(self) -> Iterator[tuple[str, ...]]:
+        """Yield the image ids batch by batch, in order."""
+        for first in range(0, len(self.image_ids), self.batch_size):
+            yield self.image_ids[first : first + self.batch_size]
+
+    def batches(self) -> Iterator[tuple[tuple[str, ...], list[Tensor]]]:
+        """Yield ``(image ids, taps)`` in order."""
+        for ids in self.id_batches():
+            yield ids, self.load(ids, self.layers)
+
+    def sample(self) -> list[Tensor]:
+        """The taps of the first image, each ``(1, C, h, w)``: all images have these shapes.
+
+        Raises:
+            ValueError: there is no image.
+        """
+        if not self.image_ids:
+            raise ValueError("no nominal image to fit: the train split is empty")
+        return self.load(self.image_ids[:1], self.layers)
+
+    def layer(self, number: int) -> Features:
+        """The same images with one tap: the `number`-th of those that are loaded, from 0."""
+        return dataclasses.replace(self, layers=(self.layers[number] if self.layers else number,))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images to score.
+
+    Args:
+        taps: each ``(B, C, h, w)`` float32, as `Features` loads them.
+        map_size: height and width of the score maps, pixels of the cropped input.
+        image_ids: ids of the B images, by which those that were trained on are recognised; None: none was.
+        left_out: score every image without what the state took from it (nominal-only thresholds need this), as the
+            option `exclude_same_image` does.
+        matches: what `Method.match` yielded for these images; empty: `score` searches now.
+    """
+
+    taps: list[Tensor]
+    map_size: tuple[int, int]
+    image_ids: Sequence[str] | None = None
+    left_out: bool = False
+    matches: Matches = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ScoreMaps:
+    """Raw anomaly scores, higher is more anomalous, in no fixed range.
+
+    Args:
+        maps: ``(B, H, W)`` float32.
+        image_scores: ``(B,)`` float32.
+    """
+
+    maps: Tensor
+    image_scores: Tensor
+
+
+@dataclass(frozen=True)
+class NominalScores:
+    """Scores of nominal training images by a state that took nothing from them: each left out, or held out of training.
+
+    A nominal-only threshold may read these scores alone.
+
+    Args:
+        image_ids: (n,) which.
+        scores: (n,) their image scores.
+        map_maxima: (n,) the highest score of each one's map, which an image score need not be: their quantile is a
+            threshold that bounds the part of nominal images with any pixel above it. For an ensemble these are upper
+            bounds, from the maxima of its members, which may lie on different pixels.
+    """
+
+    image_ids: list[str]
+    scores: list[float]
+    map_maxima: list[float]
+
+
+def check_finite(*tensors: Tensor) -> None:
+    """Refuse features that no score can come from.
+
+    Raises:
+        ValueError: NaN or infinity.
+    """
+    if not all(tensor.isfinite().all() for tensor in tensors):
+        raise ValueError("features hold NaN or infinity: check the images, or use precision float32")

@@ -1,0 +1,338 @@
+"""A bank of locally aware patch features and the search in it: what PatchCore, PatchCluster and their like share.
+
+Fit: patch features of all training images (Roth et al., PatchCore, CVPR 2022, section 3.1), thinned by greedy k-centre
+selection on a random projection (section 3.2, Algorithm 1) or by one of the ways that it is compared with (section
+4.4.2). Match: the nearest rows of every patch, kept as an asset. The methods differ in what they make of them; those
+with the same settings here share one bank and one search.
+
+In blind settings (Zhang et al., That's BAD, 2023) images are scored with a bank that they are part of. Their patches
+start from the second neighbour, as in that paper, whether or not the first is the patch itself. Images that the bank
+has never seen start from the first.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import model_validator
+
+from ad_assets.methods.base import Method, Stage, fit_field, match_field, score_field
+from ad_assets.methods.data import Batch, Features, Matches, ScoreMaps, check_finite
+from ad_assets.methods.memory_bank.bank import MemoryBank
+from ad_assets.methods.memory_bank.search import (
+    Skip,
+    by_image,
+    codes_of,
+    match_bank_with_itself,
+    match_patches,
+    nearest_rows,
+    neighbours,
+    together,
+)
+from ad_assets.methods.memory_bank.subsampling import Selection, select
+from ad_assets.methods.patch_embedding import Pooling, embed, patch_grid
+from ad_assets.methods.runtime import Runtime
+from ad_assets.methods.state import State
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BANK_VERSION = 2
+MATCH_VERSION = 1
+
+
+class PatchBank(Method[MemoryBank]):
+    """What the methods on a memory bank have in common."""
+
+    state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]] = "memory_bank"
+    state_type: ClassVar[type[State]] = MemoryBank
+    matched: ClassVar[tuple[Literal["train", "test"], ...]] = ("test",)
+
+    pooling: Pooling = fit_field("authors", description="how a neighbourhood becomes a vector; see patch_embedding.py")
+    patch_size: int = fit_field(3, ge=1, description="side of the neighbourhood in cells")
+    stride: int = fit_field(1, ge=1, description="step between patches in cells")
+    pre_dimensions: int = fit_field(1024, ge=1, description="values a tap is pooled to (authors)")
+    dimensions: int = fit_field(1024, ge=1, description="values a patch ends up with (authors)")
+    coreset_ratio: float = fit_field(0.1, gt=0, le=1, description="part of the patches kept; 1 keeps all")
+    subsampling: Literal["greedy", "random", "proxies"] = fit_field(
+        "greedy", description="which: a coreset, a random choice, or as many learned proxies in their place"
+    )
+    projection: int | None = fit_field(128, ge=1, description="dimensions in which the coreset is selected; null: all")
+    anchors: Literal["clean", "official"] = fit_field("clean", description="how the selection starts")
+
+    exclude_same_image: bool = match_field(False, description="patches do not meet rows of their own image")
+    kept_neighbours: int | None = match_field(
+        None, ge=2, description="neighbours kept for other ways of scoring; null: as many as this one may read"
+    )
+
+    search: Literal["exact", "ivfpq"] = match_field("exact", description="exact, or among product codes (ivfpq.py)")
+    lists: int = match_field(512, ge=1, description="groups of rows (ivfpq)")
+    subquantisers: int = match_field(64, ge=1, description="parts of a row that are coded (ivfpq)")
+    bits: int = match_field(8, ge=1, le=16, description="of each code (ivfpq)")
+    probes: int = match_field(1, ge=1, description="lists that a patch is sought in (ivfpq)")
+
+    sigma: float = score_field(4.0, ge=0, le=1000, description="Gaussian smoothing of maps in pixels; 0: none")
+
+    @model_validator(mode="after")
+    def _no_idle_options(self) -> Self:
+        unread = {
+            "pooling 'concat' keeps every channel": (self.pooling == "concat", {"pre_dimensions", "dimensions"}),
+            "coreset_ratio 1 selects nothing": (self.coreset_ratio == 1, {"subsampling", "anchors"}),
+            "only the greedy subsampling reads it": (self.subsampling != "greedy", {"projection", "anchors"}),
+            "only search 'ivfpq' reads it": (self.search == "exact", {"lists", "subquantisers", "bits", "probes"}),
+        }
+        for reason, (idle, keys) in unread.items():
+            if idle and keys & self.model_fields_set:
+                named = ", ".join(sorted(keys & self.model_fields_set))
+                raise ValueError(f"{named}: {reason}; remove the key")
+        if self._always_counts:
+            self._check_kept(self._always_counts)
+        return self
+
+    @abstractmethod
+    def n_neighbours(self, images: int) -> int:
+        """How many neighbours a score reads, with a bank of so many images."""
+
+    def stage_config(self, stage: Stage) -> dict[str, Any]:
+        """As `Method.stage_config`; banks and searches do not depend on the method that has them."""
+        own = super().stage_config(stage)
+        shared = {"fit": BANK_VERSION, "match": MATCH_VERSION}
+        if stage == "match" and self.kept_neighbours is None and self._always_counts:
+            own["kept_neighbours"] = self._always_counts + 1  # null stands for a number that follows the images
+        return {**own, "method": "memory_bank", "version": shared[stage]} if stage in shared else own
+
+    def depth(self, state: MemoryBank) -> int:
+        """How many neighbours are sought: what a score reads and one to skip, or more by `kept_neighbours`.
+
+        Raises:
+            ValueError: fewer are kept than a score reads.
+        """
+        count = self.n_neighbours(len(state.image_ids))
+        self._check_kept(count)
+        return self.kept_neighbours or count + 1
+
+    @property
+    def _always_counts(self) -> int | None:
+        """How many neighbours a score reads, where that does not follow the number of images."""
+        fewest, most = self.n_neighbours(1), self.n_neighbours(1_000_000)
+        return fewest if fewest == most else None
+
+    def _check_kept(self, count: int) -> None:
+        if self.kept_neighbours is not None and self.kept_neighbours <= count:
+            raise ValueError(
+                f"kept_neighbours: {self.kept_neighbours}, and a score may read {count} and one to skip; "
+                f"keep {count + 1}"
+            )
+
+    def embed(self, taps: list[Tensor], device: str) -> Tensor:
+        """Patch features (B, rows * columns, D) float32 on a device.
+
+        Raises:
+            ValueError: the taps do not suit the parameters, or hold NaN or infinity.
+        """
+        patches = embed(
+            [tap.to(device) for tap in taps],
+            patch_size=self.patch_size,
+            stride=self.stride,
+            pre_dimensions=self.pre_dimensions,
+            dimensions=self.dimensions,
+            pooling=self.pooling,
+        )
+        check_finite(patches)
+        return patches
+
+    def fit(self, features: Features, runtime: Runtime) -> MemoryBank:
+        """Build the memory bank.
+
+        Raises:
+            ValueError: no image, features that differ in shape or hold NaN, or too many for the budget.
+        """
+        import torch
+
+        patches, grid = self._all_patches(features, runtime)
+        per_image = grid[0] * grid[1]
+        kept = select(patches, self._size(len(patches)), self._selection(), runtime)
+        source = torch.where(kept.picks < 0, -1, kept.picks // per_image)
+        place = kept.picks.clamp(min=0) % per_image
+        return MemoryBank(kept.rows, source, place, list(features.image_ids), list(grid), kept.covering_radius)
+
+    @property
+    def updatable(self) -> bool:
+        """Proxies are learned from all patches at once."""
+        return self.subsampling != "proxies"
+
+    @property
+    def leaves_out(self) -> bool:
+        """What a proxy took from which image is not known."""
+        return self.subsampling != "proxies"
+
+    def update(self, state: MemoryBank, new: Features, runtime: Runtime) -> MemoryBank:
+        """The bank with patches of new images.
+
+        A bank of all patches equals one from scratch. A coreset keeps its rows, and its selection goes on among the new
+        patches until the bank is as large as one from scratch; other rows than those would be chosen of all.
+
+        Raises:
+            ValueError: as `fit`.
+        """
+        import torch
+
+        from ad_assets.kernels.nearest.search import nearest
+
+        patches, grid = self._all_patches(new, runtime)
+        if list(grid) != state.grid or patches.shape[1] != state.rows.shape[1]:
+            raise ValueError(
+                f"the new images have a grid of {grid} patches of {patches.shape[1]} values, the bank {state.grid} of "
+                f"{state.rows.shape[1]}: extract all features with one extractor"
+            )
+        ids = sorted([*state.image_ids, *new.image_ids])
+        number = {image_id: position for position, image_id in enumerate(ids)}
+        per_image = grid[0] * grid[1]
+        count = min(self._size(len(ids) * per_image) - len(state.rows), len(patches))
+        picks = torch.arange(0)
+        if count > 0:
+            picks = select(patches, count, self._selection(), runtime, known=state.rows).picks
+        rows = torch.cat([state.rows, patches[picks]])
+        before = torch.tensor([number[image_id] for image_id in state.image_ids])[state.source]
+        after = torch.tensor([number[image_id] for image_id in new.image_ids])[picks // per_image]
+        source, place = torch.cat([before, after]), torch.cat([state.place, picks % per_image])
+        if self.coreset_ratio == 1:
+            order = (source * per_image + place).argsort()
+            return MemoryBank(rows[order], source[order], place[order], ids, list(grid), 0.0)
+        left, _ = nearest(patches, rows, 1, memory_gb=runtime.memory_gb)
+        radius = max(state.covering_radius, float(left.max()))
+        return MemoryBank(rows, source, place, ids, list(grid), radius, state.appended + len(picks))
+
+    def most_images(self, taps: list[Tensor], runtime: Runtime) -> int:
+        """All patches are selected from at once."""
+        return runtime.most_images(4 * math.prod(self._shape(taps)))
+
+    def _shape(self, taps: list[Tensor]) -> tuple[int, int]:
+        """Patches of an image, and values of each."""
+        rows, columns = patch_grid(taps, self.patch_size, self.stride)
+        return rows * columns, self.dimensions if self.pooling == "authors" else sum(tap.shape[1] for tap in taps)
+
+    def _selection(self) -> Selection:
+        way = "all" if self.coreset_ratio == 1 else self.subsampling
+        return Selection(way, self.projection, self.anchors, self.seed)
+
+    def _size(self, patches: int) -> int:
+        return max(1, int(self.coreset_ratio * patches))
+
+    def _all_patches(self, features: Features, runtime: Runtime) -> tuple[Tensor, tuple[int, int]]:
+        """(N * P, D) on the CPU, and the grid."""
+        import torch
+
+        sample = features.sample()
+        grid = patch_grid(sample, self.patch_size, self.stride)
+        shape = self._shape(sample)
+        parts = f"{len(features)} images x {shape[0]} patches x {shape[1]} float32"
+        remedy = "choose a larger stride, fewer dimensions or deeper taps"
+        runtime.check_images("the patches", len(features), 4 * math.prod(shape), parts, remedy)
+        patches = torch.empty(len(features), *shape)
+        done = 0
+        for ids, taps in features.batches():
+            batch = self.embed(taps, runtime.device)
+            if tuple(batch.shape[1:]) != shape:
+                raise ValueError(
+                    f"image {ids[0]} has {batch.shape[1]} patches of {batch.shape[2]} values, those before "
+                    f"{shape[0]} of {shape[1]}: extract all features with one extractor"
+                )
+            patches[done : done + len(ids)] = batch.cpu()
+            done += len(ids)
+            runtime.report("patches embedded", done, len(features))
+        return patches.flatten(0, 1), grid
+
+    def match(
+        self, state: MemoryBank, images: Features, runtime: Runtime, *, left_out: bool = False
+    ) -> Iterator[tuple[tuple[str, ...], Matches]]:
+        """Yield the nearest rows of all patches (see `search`).
+
+        All images of a whole bank at once are compared with one another by symmetry, at half the cost.
+
+        Raises:
+            ValueError: features of another dimension than the bank's.
+        """
+        state = state.to(runtime.device)
+        whole = self.coreset_ratio == 1 and set(state.image_ids) <= set(images.image_ids)
+        by_symmetry = whole and self.search == "exact" and not (left_out or self.exclude_same_image)
+        matched = match_bank_with_itself(state, self.depth(state), runtime) if by_symmetry else {}
+        done = 0
+        for ids in images.id_batches():
+            parts = {image_id: matched[image_id] for image_id in ids if image_id in matched}
+            others = [image_id for image_id in ids if image_id not in matched]
+            if others:
+                batch = Batch(images.load(others, images.layers), (0, 0), others, left_out)
+                parts |= by_image(others, self._search(state, batch, runtime))
+            yield ids, together(ids, parts)
+            done += len(ids)
+            runtime.report("images matched with the bank", done, len(images))
+
+    def _search(self, state: MemoryBank, batch: Batch, runtime: Runtime) -> Matches:
+        state = state.to(runtime.device)
+        codes = None
+        if self.search == "ivfpq":
+            codes = codes_of(state.rows, self.lists, self.subquantisers, self.bits, self.seed)
+        patches, excluded = self.embed(batch.taps, runtime.device), self.excluded_ids(batch)
+        return match_patches(state, patches, excluded, self.depth(state), runtime, codes, self.probes)
+
+    def neighbours_of(self, state: MemoryBank, batch: Batch, runtime: Runtime, skip: Skip) -> tuple[Tensor, Tensor]:
+        """Distances and rows (B, P, n_neighbours) that a score reads, nearest first, on the device.
+
+        With `left_out`, an image is compared with the bank without its own rows; no others are selected instead.
+
+        Raises:
+            ValueError: features of another dimension than the bank's, or fewer rows than a score reads.
+        """
+        count = self.n_neighbours(len(state.image_ids))
+        self._check_kept(count)
+        matches = batch.matches or self._search(state, batch, runtime)
+        read = neighbours(state, matches, batch.image_ids, self.excluded_ids(batch), count, skip)
+        return read[0].to(runtime.device), read[1].to(runtime.device)
+
+    def surroundings(
+        self, state: MemoryBank, batch: Batch, runtime: Runtime, places: Tensor, rows: Tensor, count: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield for one patch of each image its features, those of its nearest row, and the rows around that row.
+
+        Args:
+            state: the bank.
+            batch: B images.
+            runtime: device and memory budget.
+            places: (B,) which patch of each image.
+            rows: (B, P, n) as `neighbours_of` returns them.
+            count: rows around, the nearest itself included; fewer in a bank of fewer.
+
+        Yields:
+            (D,), (D,) and (count, D) float32.
+        """
+        bank, excluded = state.to(runtime.device), self.excluded_ids(batch)
+        for image, place in enumerate(places.tolist()):
+            patch = self.embed([tap[image, None] for tap in batch.taps], runtime.device)[0, place]
+            nearest = bank.rows[rows[image, place, 0]]
+            blocks = bank.blocks(excluded[image] if excluded is not None else None)
+            distances, around = nearest_rows(nearest[None], blocks, count, runtime)
+            yield patch, nearest, bank.rows[around[distances.isfinite()]]
+
+    def score_maps(self, batch: Batch, patch_scores: Tensor, image_scores: Tensor) -> ScoreMaps:
+        """The grid of patch scores (B, P), resized and smoothed into maps, on the CPU."""
+        from ad_assets.kernels.smoothing import gaussian_blur, upsample
+
+        grid = patch_grid(batch.taps, self.patch_size, self.stride)
+        maps = gaussian_blur(upsample(patch_scores.unflatten(1, grid), batch.map_size), self.sigma)
+        return ScoreMaps(maps.cpu(), image_scores.cpu())
+
+    def describe(self, state: MemoryBank) -> dict[str, int | float | str]:
+        """Size of the bank, and how well it covers the training patches."""
+        patches = len(state.image_ids) * state.grid[0] * state.grid[1]
+        return {
+            **super().describe(state),
+            "rows": state.rows.shape[0],
+            "dimensions": state.rows.shape[1],
+            "covering_radius": state.covering_radius,
+            "compression": patches / state.rows.shape[0],
+            "appended_rows": state.appended,
+        }
