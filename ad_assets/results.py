@@ -27,7 +27,8 @@ from ad_assets.config.load import ConfigError, load_config
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.lanes import stages_of
 from ad_assets.graph.stage import Head, Stage
-from ad_assets.report.leaderboard import COLUMNS
+from ad_assets.graph.stages.leaderboard import read_board
+from ad_assets.report.leaderboard import COLUMNS, typed
 from ad_assets.store.store import ArtifactStore
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def leaderboard(dataset: str, config: str | Path | None = None) -> pd.DataFrame:
         raise ResultsError(f"{stage.name} is not materialized; first run: {opened.remedy(stage)}")
     if head != opened.graph.planned((stage.key, None)):
         _warn(f"{stage.name} is incomplete or out of date; to renew it: {opened.remedy(stage)}")
-    return _frame(opened.store.read_table(opened.store.artifact(stage.kind, head.version).at("leaderboard.parquet")))
+    return read_board(opened.store.artifact(stage.kind, head.version))
 
 
 def metrics(dataset: str, config: str | Path | None = None) -> pd.DataFrame:
@@ -80,8 +81,7 @@ def metrics(dataset: str, config: str | Path | None = None) -> pd.DataFrame:
         place = {"dataset": dataset, "category": category, "detector": stage.key[1], "fingerprint": head.version}
         measured = opened.store.read_json(opened.store.artifact(stage.kind, head.version).at("rows.json"))
         rows += [{**place, **row} for row in measured]
-    types = {"value": "float64", "n": "int64", "seconds": "float64", "seed": "Int64"}
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(types)
+    return typed(pd.DataFrame(rows))[COLUMNS]
 
 
 def image_index(dataset: str, config: str | Path | None = None) -> pd.DataFrame:
@@ -96,8 +96,8 @@ def image_index(dataset: str, config: str | Path | None = None) -> pd.DataFrame:
     opened = _Opened.of(dataset, config)
     frames = []
     for stage, category, head in opened.current([opened.stage("image_index")]):
-        artifact = opened.store.artifact(stage.kind, head.version)
-        frame = _frame(opened.store.read_table(artifact.at("index.parquet")))
+        table = opened.store.read_table(opened.store.artifact(stage.kind, head.version).at("index.parquet"))
+        frame = table.to_pandas(types_mapper={pa.int8(): pd.Int8Dtype()}.get)
         frame.insert(0, "category", category)
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
@@ -192,11 +192,3 @@ def _known(what: str, name: str, names: Iterable[str]) -> None:
 
 def _warn(message: str) -> None:
     warnings.warn(OutOfDateWarning(message), stacklevel=4)
-
-
-def _frame(table: pa.Table) -> pd.DataFrame:
-    import pandas as pd
-
-    types = {pa.int64(): pd.Int64Dtype(), pa.int8(): pd.Int8Dtype()}
-    frame: pd.DataFrame = table.to_pandas(types_mapper=types.get)
-    return frame

@@ -35,6 +35,7 @@ from ad_assets.datasets.looking import misfits
 from ad_assets.datasets.names import is_image, plain_name
 from ad_assets.datasets.overview import Overview
 from ad_assets.graph.progress import Progress
+from ad_assets.report.text import aligned
 
 if TYPE_CHECKING:
     from ad_assets.report.pictures import Rgb
@@ -282,9 +283,9 @@ def _cells(told: Overview) -> tuple[str, ...]:
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
     plain = [[_plain(cell).replace("\n", " ") for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*plain, strict=True)]
-    for row in plain if len(plain) > 1 else ():
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    names, *columns = zip(*plain, strict=True)
+    if len(plain) > 1:
+        print(aligned(names, columns, justify=str.ljust))
 
 
 def _write_csv(path: Path, overviews: Sequence[Overview]) -> None:

@@ -167,7 +167,10 @@ def _pixel_threshold(maxima: list[float], benchmark: Benchmark, place: str) -> f
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
+    import pandas as pd
+
     from ad_assets.graph.graph import Graph
+    from ad_assets.graph.stages.leaderboard import read_board
     from ad_assets.report import formats
     from ad_assets.report.leaderboard import STANDARD
 
@@ -185,7 +188,7 @@ def _leaderboard(options: argparse.Namespace) -> int:
             remedy = _remedy(options, stage, [])
             print(f"{stage.name} is incomplete or out of date; to renew it: {remedy}", file=sys.stderr)
         artifact = benchmark.store.artifact(stage.kind, head.version)
-        boards.append(benchmark.store.read_table(artifact.at("leaderboard.parquet")).to_pylist())
+        boards.append(read_board(artifact))
     if not boards:
         print(f"there is no leaderboard yet; first run: {_command(options, options.dataset)}", file=sys.stderr)
         return 1
@@ -196,7 +199,7 @@ def _leaderboard(options: argparse.Namespace) -> int:
         except ValueError as error:
             raise ConfigError(str(error)) from error
     else:
-        data = formats.TIDY[options.format]([row for board in boards for row in board])
+        data = formats.TIDY[options.format](pd.concat(boards, ignore_index=True))
     if options.out == "-":
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ad_assets.papers.published import MEAN
+from ad_assets.report.leaderboard import MEAN, STANDARD
 
 if TYPE_CHECKING:
-    from ad_assets.metrics.uncertainty import Pair
-
-Row = dict[str, Any]
+    import pandas as pd
 
 SURE = 0.05  # the adjusted p below which a difference is called one
 
 
-def compared_pairs(rows: Sequence[Row]) -> list[Pair]:
-    """All pairs of detectors by image AUROC, category by category."""
+def certainty(board: pd.DataFrame, most: int = 12) -> list[str]:
+    """What differences of image AUROC are more than chance, in lines for people; none where nothing is compared.
+
+    All pairs of detectors are compared, category by category.
+    """
     from ad_assets.metrics.uncertainty import paired_comparison
 
-    values: dict[str, dict[str, float]] = {}
-    for row in rows:
-        if (row["protocol"], row["metric"]) == ("standard", "image_auroc") and row["category"] != MEAN:
-            values.setdefault(row["detector"], {}).update(
-                {row["category"]: row["value"]} if row["value"] is not None else {}
-            )
-    return paired_comparison(values)
-
-
-def certainty(rows: Sequence[Row], most: int = 12) -> list[str]:
-    """What differences of image AUROC are more than chance, in lines for people; none where nothing is compared."""
-    pairs = [pair for pair in compared_pairs(rows) if pair.categories > 1]
+    rows = board[board["metric"].eq("image_auroc") & board["protocol"].eq(STANDARD) & board["category"].ne(MEAN)]
+    values = {
+        detector: dict(zip(own["category"], own["value"], strict=True))
+        for detector, own in rows.dropna(subset="value").groupby("detector", sort=False)
+    }
+    pairs = [pair for pair in paired_comparison(values) if pair.categories > 1]
     if not pairs:
         return []
     test = f"  Wilcoxon's signed ranks over categories, {len(pairs)} pairs, Holm's adjustment"

@@ -5,15 +5,16 @@ The form of Table 2 of Zhang et al. (That's BAD, 2023): a block of lines for eac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ad_assets.metrics.catalogue import compared, find
-from ad_assets.report.leaderboard import MEAN, pivot
-from ad_assets.report.tables import Cell, cell
+from ad_assets.report.leaderboard import MEAN, STANDARD
+from ad_assets.report.tables import Cell, arranged, winners
+from ad_assets.report.text import aligned
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -56,49 +57,33 @@ class Comparison:
         return f"best on so many of {len(self.lines)} lines: {leads or 'none'}"
 
 
-def compare(boards: Mapping[str, Sequence[Row]]) -> Comparison:
+def compare(boards: pd.DataFrame) -> Comparison:
     """Arrange leaderboards as one table.
 
     Args:
-        boards: dataset -> rows as `leaderboard.build` makes them, in the order of the table.
+        boards: their rows, as `leaderboard.build` makes them, in the order of the table; no label twice.
     """
-    detectors = tuple(dict.fromkeys(row["detector"] for rows in boards.values() for row in rows))
-    lines = []
-    for dataset, rows in boards.items():
-        for metric in map(find, compared()):
-            table = pivot(rows, metric.name)
-            means = [table.cell(detector, MEAN) for detector in detectors]
-            shown = [cell(row) for row in means]
-            if all(row is None or row["value"] is None for row in means):
-                continue
-            best = metric.best(float(one.text) for one in shown if one.text != Cell().text)
-            marked = (
-                cell(row, best=one.text != Cell().text and float(one.text) == best)
-                for row, one in zip(means, shown, strict=True)
-            )
-            lines.append(Line(dataset, metric.heading, tuple(marked)))
-    return Comparison(detectors, tuple(lines))
+    rows = boards[(boards["protocol"] == STANDARD) & (boards["category"] == MEAN) & boards["metric"].isin(compared())]
+    best = {label for _, line in rows.groupby(["dataset", "metric"]) for label in winners(line)}
+    cells = arranged(rows, ["dataset", "metric"], "detector", best)
+    detectors = boards["detector"].unique()
+    cells = cells.reindex(columns=detectors, fill_value=Cell())
+    order = [(d, m) for d in boards["dataset"].unique() for m in compared() if (d, m) in cells.index]
+    lines = (Line(dataset, find(metric).heading, tuple(cells.loc[dataset, metric])) for dataset, metric in order)
+    return Comparison(tuple(detectors), tuple(lines))
 
 
 def text_table(comparison: Comparison) -> str:
     """The table for a terminal, in percent; * marks the best of a line, papers' numbers stand in brackets below."""
-    header = ["", "", *comparison.detectors]
-    rows = []
-    for place, line in enumerate(comparison.lines):
-        again = place and comparison.lines[place - 1].dataset == line.dataset
-        rows.append(
-            ["" if again else line.dataset, line.metric, *(f"{c.text}{'*' if c.best else ' '}" for c in line.cells)]
-        )
-        if any(c.paper for c in line.cells):
-            rows.append(["", "  paper", *(f"({c.paper})" if c.paper else "" for c in line.cells)])
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    lines = [
-        "  ".join(
-            [
-                *(c.ljust(w) for c, w in zip(row[:2], widths[:2], strict=True)),
-                *(c.rjust(w) for c, w in zip(row[2:], widths[2:], strict=True)),
-            ]
-        ).rstrip()
-        for row in [header, *rows]
-    ]
-    return "\n".join([*lines, "", comparison.statement()])
+    wide = max((len(line.dataset) for line in comparison.lines), default=0)
+    names = [""]
+    rows = [list(comparison.detectors)]
+    before = ""
+    for line in comparison.lines:
+        names.append(f"{line.dataset if line.dataset != before else '':<{wide}}  {line.metric}")
+        rows.append([f"{cell.text}{'*' if cell.best else ' '}" for cell in line.cells])
+        if any(cell.paper for cell in line.cells):
+            names.append(f"{'':<{wide}}    paper")
+            rows.append([f"({cell.paper})" if cell.paper else "" for cell in line.cells])
+        before = line.dataset
+    return f"{aligned(names, list(zip(*rows, strict=True)))}\n\n{comparison.statement()}"

@@ -17,13 +17,14 @@ from ad_assets.report import comparison, studies, tables
 from ad_assets.report.certainty import certainty
 from ad_assets.report.charts import HEIGHT, WIDTH, Chart, charts
 from ad_assets.report.gallery import VERDICTS, GalleryItem
-from ad_assets.report.leaderboard import INTERVAL, MEAN, NOMINAL, OUTLIER, STANDARD, TIMING, Row, pivot
+from ad_assets.report.leaderboard import INTERVAL, MEAN, NOMINAL, OUTLIER, STANDARD, TIMING
 from ad_assets.report.pictures import data_uri, jpeg_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import jinja2
+    import pandas as pd
     from numpy.typing import ArrayLike
 
     Curves = Mapping[str, tuple[ArrayLike, ArrayLike]]  # key of charts.KINDS -> (x, y)
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent
 NOTES = 20  # problems that are shown of a category
 VANISHED = "regions_vanished"
-ERRORS = ("false_positives", "false_negatives")
 COLOURS = 8  # distinct line colours in the template; further detectors repeat them dashed
 
 
@@ -44,7 +44,7 @@ class ReportInput:
         created: when, as text.
         config_name: the benchmark file.
         hardware: where the timings were taken, in words.
-        leaderboard_rows: from `leaderboard.build`.
+        board: from `leaderboard.build`.
         curves: category -> detector -> key of `charts.KINDS` -> (x, y).
         gallery: category -> detector -> items; shown worst first whatever their order.
         problems: category -> what its image index found wrong or odd.
@@ -56,7 +56,7 @@ class ReportInput:
     created: str
     config_name: str
     hardware: str
-    leaderboard_rows: Sequence[Row]
+    board: pd.DataFrame
     curves: Mapping[str, Mapping[str, Curves]] = field(default_factory=dict)
     gallery: Mapping[str, Mapping[str, Sequence[GalleryItem]]] = field(default_factory=dict)
     problems: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -93,11 +93,12 @@ def render(report: ReportInput) -> str:
         ValueError: no rows, curves or pictures of a category or detector that has no rows, or a picture that
             cannot be read.
     """
-    rows = report.leaderboard_rows
-    if not rows:
+    board = report.board
+    if board.empty:
         raise ValueError(f"the report of {report.dataset} has no leaderboard rows: build the leaderboard first")
-    detectors = tuple(dict.fromkeys(row["detector"] for row in rows))
-    names = sorted({row["category"] for row in rows} - {MEAN})
+    detectors = tuple(board["detector"].unique())
+    names = sorted(set(board["category"]) - {MEAN})
+    matrices = [tables.matrix(board, metric) for metric in catalogue.compared()]
     for what, given in (("curves", report.curves), ("gallery", report.gallery), ("problems", report.problems)):
         if stray := sorted(set(given) - set(names)):
             raise ValueError(f"{what}: category {stray[0]!r} has no leaderboard rows; {', '.join(names)} have")
@@ -105,23 +106,23 @@ def render(report: ReportInput) -> str:
         "report.html",
         report=report,
         detectors=detectors,
-        compared=tables.means(rows, detectors, STANDARD, catalogue.compared()),
-        further=tables.further(rows, detectors),
-        intervals=tables.means(rows, detectors, INTERVAL),
-        certainty=certainty(rows),
-        decisions=tables.means(rows, detectors, NOMINAL),
-        outliers=tables.means(rows, detectors, OUTLIER),
-        oracles=tables.oracles(rows, detectors),
-        timings=tables.means(rows, detectors, TIMING),
-        matrices=[tables.matrix(rows, metric) for metric in catalogue.compared()],
+        compared=tables.means(board, STANDARD, catalogue.compared()),
+        further=tables.further(board),
+        intervals=tables.means(board, INTERVAL),
+        certainty=certainty(board),
+        decisions=tables.means(board, NOMINAL),
+        outliers=tables.means(board, OUTLIER),
+        oracles=tables.oracles(board),
+        timings=tables.means(board, TIMING),
+        matrices=matrices,
         categories=[_category(report, detectors, name, f"category-{n}") for n, name in enumerate(names)],
         studies=[
             (name, *studies.table(summary), studies.plot_uri(name, summary))
             for name, summary in ((name, studies.summarise(found)) for name, found in report.studies.items())
         ],
-        comparisons=_comparisons(rows),
+        comparisons=_comparisons(board),
         tables_fingerprint=papers.tables_fingerprint(),
-        seeds=sorted({str(row["seed"]) for row in rows if row["seed"] is not None}),
+        seeds=sorted(map(str, board["seed"].dropna().unique())),
         colours=COLOURS,
         plot_width=WIDTH,
         plot_height=HEIGHT,
@@ -154,8 +155,8 @@ def _filled(template: str, **values: Any) -> str:
 
 
 def _category(report: ReportInput, detectors: tuple[str, ...], name: str, anchor: str) -> Category:
-    rows = report.leaderboard_rows
-    auroc = pivot(rows, "image_auroc")
+    auroc = tables.matrix(report.board, "image_auroc")
+    shown = dict(zip(auroc.columns, dict(auroc.rows).get(name, ()), strict=False))
     galleries = []
     for detector, items in report.gallery.get(name, {}).items():
         if detector not in detectors:
@@ -167,34 +168,34 @@ def _category(report: ReportInput, detectors: tuple[str, ...], name: str, anchor
             Gallery(
                 detector,
                 detectors.index(detector),
-                _error_summary(rows, name, detector, ranked),
+                _error_summary(report.board, name, detector, ranked),
                 tuple((item, data_uri(item.jpeg), *jpeg_size(item.jpeg)) for item in ranked),
             )
         )
     return Category(
         name,
         anchor,
-        tuple((d, k, tables.cell(auroc.cell(d, name))) for k, d in enumerate(detectors)),
-        tuple(_notes(report, detectors, name)),
+        tuple((d, k, shown.get(d, tables.Cell())) for k, d in enumerate(detectors)),
+        tuple(_notes(report, name)),
         tuple(charts(report.curves.get(name, {}), detectors)),
         tuple(sorted(galleries, key=lambda gallery: gallery.colour)),
     )
 
 
-def _notes(report: ReportInput, detectors: Sequence[str], category: str) -> list[str]:
+def _notes(report: ReportInput, category: str) -> list[str]:
     """What the image index found, and the regions that no pixel of a detector's frame shows."""
     problems = report.problems.get(category, ())
     notes = list(problems[:NOTES])
     if len(problems) > NOTES:
         notes.append(f"... and {len(problems) - NOTES} more: see problems.json of the image index")
-    vanished = pivot(report.leaderboard_rows, VANISHED)
-    for detector in detectors:
-        row = vanished.cell(detector, category)
-        if row and row["value"]:
-            notes.append(
-                f"{detector}: {row['value']:.0f} regions of the masks vanish in its frame and are not measured"
-            )
-    return notes
+    rows = report.board[report.board["metric"].eq(VANISHED) & report.board["category"].eq(category)]
+    return [
+        *notes,
+        *(
+            f"{row.detector}: {row.value:.0f} regions of the masks vanish in its frame and are not measured"
+            for row in rows[rows["value"] > 0].itertuples()
+        ),
+    ]
 
 
 def _urgency(item: GalleryItem) -> tuple[int, float]:
@@ -203,23 +204,21 @@ def _urgency(item: GalleryItem) -> tuple[int, float]:
     return rank, {0: -item.score, 1: item.score}.get(rank, 0.0)
 
 
-def _error_summary(rows: Sequence[Row], category: str, detector: str, items: Sequence[GalleryItem]) -> str:
+def _error_summary(board: pd.DataFrame, category: str, detector: str, items: Sequence[GalleryItem]) -> str:
     """How many errors stand behind the pictures."""
-    protocol = NOMINAL if pivot(rows, ERRORS[0], NOMINAL).cell(detector, category) else OUTLIER
-    counts = [pivot(rows, metric, protocol).cell(detector, category) for metric in ERRORS]
+    rows = board[board["category"].eq(category) & board["detector"].eq(detector)].dropna(subset="value")
+    rows = rows[rows["protocol"].isin([NOMINAL, OUTLIER])].set_index("metric")
     threshold = f"threshold {items[0].threshold:.4g}"
-    if not all(row and row["value"] is not None for row in counts):
+    if not {"false_positives", "false_negatives"} <= set(rows.index):
         return threshold
-    alarms, misses = (f"{row['value']:.0f}" for row in counts if row)
-    images = counts[0]["n"] if counts[0] else 0
-    return f"{alarms} false alarms and {misses} misses in {images} test images at {threshold}"
+    alarms, misses = rows.loc[["false_positives", "false_negatives"], "value"]
+    images = rows.loc["false_positives", "n"]
+    return f"{alarms:.0f} false alarms and {misses:.0f} misses in {images} test images at {threshold}"
 
 
-def _comparisons(rows: Sequence[Row]) -> list[tuple[str, str, str, str, list[str]]]:
+def _comparisons(board: pd.DataFrame) -> list[tuple[str, str, str, str, list[str]]]:
     """Detector, system, dataset, source and notes for each paper that stands beside ours."""
-    pairs = dict.fromkeys(
-        (row["detector"], row["paper_system"], row["paper_dataset"]) for row in rows if row["paper_system"]
-    )
+    beside = board.loc[board["paper_system"] != "", ["detector", "paper_system", "paper_dataset"]].drop_duplicates()
     return [
         (
             detector,
@@ -228,7 +227,7 @@ def _comparisons(rows: Sequence[Row]) -> list[tuple[str, str, str, str, list[str
             papers.source(system),
             [_readable(note) for note in papers.notes(system, dataset)],
         )
-        for detector, system, dataset in pairs
+        for detector, system, dataset in beside.itertuples(index=False)
     ]
 
 

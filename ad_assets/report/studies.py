@@ -11,6 +11,7 @@ import numpy as np
 from ad_assets.metrics.catalogue import compared, find
 from ad_assets.report.markdown import one_line
 from ad_assets.report.pictures import figure_uri
+from ad_assets.report.text import aligned
 
 KINDS = {f"image_auroc_{kind}": kind for kind in ("structural", "logical")} | {"image_auroc_kinds": "mean of kinds"}
 SPEED = {
@@ -95,13 +96,8 @@ def table(summary: Summary, *, defects: bool = False) -> tuple[list[str], list[l
 def text_table(summary: Summary, *, defects: bool = False) -> str:
     """The table for a terminal."""
     header, rows = table(summary, defects=defects)
-    widths = [max(len(line[k]) for line in [header, *rows]) for k in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
-        )
-        for line in [header, *rows]
-    )
+    names, *columns = zip(header, *rows, strict=True)
+    return aligned(names, columns)
 
 
 def _text(cell: Measured | None, metric: str) -> str:

@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ad_assets.metrics.catalogue import Metric, compared, find, rank
-from ad_assets.report.leaderboard import (
-    MEAN,
-    STANDARD,
-    Row,
-    is_oracle,
-    percent,
-    pivot,
-    signed_percent,
-)
+from ad_assets.metrics.catalogue import compared, find, rank
+from ad_assets.report.leaderboard import MEAN, STANDARD, is_oracle
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Hashable, Sequence
+
+    import pandas as pd
+
+DASH = "–"
+
+
+def percent(value: float) -> str:
+    """A fraction as a percentage with one decimal, as papers print it.
+
+    >>> percent(0.9876)
+    '98.8'
+    """
+    return f"{100 * value:.1f}"
+
+
+def signed_percent(value: float) -> str:
+    """A difference of fractions in percentage points with its sign, never a signed zero.
+
+    >>> signed_percent(-0.0123), signed_percent(-0.0001)
+    ('-1.2', '0.0')
+    """
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
 
 
 @dataclass(frozen=True)
 class Cell:
     """One number: text, the unrounded value as tooltip, how it stands to the paper and to its neighbours."""
 
-    text: str = "–"
+    text: str = DASH
     hint: str = "not measured"
     paper: str = ""
     delta: str = ""
@@ -32,6 +47,11 @@ class Cell:
     best: bool = False
     part: str = ""  # "3 of 15" where a mean covers fewer categories than the dataset has
     lack: int = 0  # 0..100, the tint of the cell: from a perfect value down to 80 % and less
+
+    @property
+    def beside(self) -> str:
+        """``99.1 (99.0, +0.1)``: ours, the paper's, the difference."""
+        return f"{self.text} ({self.paper}, {self.delta})" if self.delta else self.text
 
 
 @dataclass(frozen=True)
@@ -48,94 +68,110 @@ class Table:
         return any(cell.paper for _, cells in self.rows for cell in cells)
 
 
-def cell(row: Row | None, *, best: bool = False, categories: int = 0) -> Cell:
-    """What a table shows of one leaderboard row; `categories` is how many a complete mean covers."""
-    if row is None or row["value"] is None:
+def arranged(
+    rows: pd.DataFrame, index: str | list[str], columns: str, best: Collection[Hashable], categories: int = 0
+) -> pd.DataFrame:
+    """Cells of leaderboard rows, index x columns; an empty cell where there is no row.
+
+    Args:
+        rows: of a leaderboard.
+        index: the column, or columns, that the lines are named by.
+        columns: the column that the columns are named by.
+        best: the labels of the rows that are marked as best.
+        categories: how many a complete mean covers.
+    """
+    known = rows.astype(object).where(rows.notna(), None)
+    made = [_cell(row, best=row.Index in best, categories=categories) for row in known.itertuples()]
+    table = rows.assign(cell=made).pivot(index=index, columns=columns, values="cell")
+    return table.where(table.notna(), Cell())
+
+
+def _cell(row: Any, *, best: bool, categories: int) -> Cell:
+    """What a table shows of one leaderboard row."""
+    if row.value is None:
         return Cell()
-    value, metric = row["value"], find(row["metric"])
-    hint = [f"{value:.6g}", f"n = {row['n']}"]
-    if row["aggregate"]:
-        hint[1] = f"{row['aggregate']} over {row['n']} categories"
-    if row["seed"] is not None:
-        hint.append(f"seed {row['seed']}")
-    hint.append(f"fingerprint {str(row['fingerprint'])[:12]}")
-    delta = signed_percent(row["delta"])
-    trend = "" if not delta else "same" if delta == "0.0" else "down" if delta.startswith("-") else "up"
-    shortfall = value if metric.better == "lower" else 1 - value
-    partial = row["category"] == MEAN and row["n"] < categories
+    metric = find(row.metric)
+    over = f"{row.aggregate} over {row.n} categories" if row.aggregate else f"n = {row.n}"
+    seed = [] if row.seed is None else [f"seed {row.seed}"]
+    delta = "" if row.delta is None else signed_percent(row.delta)
+    shortfall = row.value if metric.better == "lower" else 1 - row.value
     return Cell(
-        text=metric.text(value),
-        hint=", ".join(hint),
-        paper="" if row["paper_value"] is None else percent(row["paper_value"]),
-        delta=delta.replace("-", "−"),
-        trend=trend,
+        text=metric.text(row.value),
+        hint=", ".join([f"{row.value:.6g}", over, *seed, f"fingerprint {row.fingerprint[:12]}"]),
+        paper="" if row.paper_value is None else percent(row.paper_value),
+        delta=delta,
+        trend="" if not delta else "same" if delta == "0.0" else "down" if delta.startswith("-") else "up",
         best=best,
-        part=f"{row['n']} of {categories}" if partial else "",
+        part=f"{row.n} of {categories}" if row.category == MEAN and row.n < categories else "",
         lack=round(100 * min(1.0, max(0.0, shortfall / 0.2))) if metric.is_share else 0,
     )
 
 
-def _best(cells: Sequence[Row | None], metric: Metric) -> set[int]:
-    """Positions of the best shown value among the complete ones; none where all show the same."""
-    rows = [(k, row) for k, row in enumerate(cells) if row is not None and row["value"] is not None]
-    most = max((row["n"] for _, row in rows), default=0)
-    rivals = [(k, row["value"]) for k, row in rows if row["n"] == most or row["category"] != MEAN]
-    best = metric.best(value for _, value in rivals)
-    winners = set() if best is None else {k for k, value in rivals if metric.text(value) == metric.text(best)}
-    return winners if len(winners) < len(rivals) else set()
+def winners(rows: pd.DataFrame) -> set[Hashable]:
+    """The labels of the rows, all of one metric, that show the best value."""
+    known = rows.dropna(subset="value")
+    if known.empty:
+        return set()
+    metric = find(known["metric"].iloc[0])
+    best = metric.best(known["value"])
+    return set() if best is None else set(known.index[known["value"].map(metric.text) == metric.text(best)])
 
 
-def means(rows: Sequence[Row], detectors: Sequence[str], protocol: str, metrics: Sequence[str] | None = None) -> Table:
-    """Means of several metrics under one protocol; metrics that no detector has are left out.
+def _marked(rows: pd.DataFrame, apart: str) -> set[Hashable]:
+    """The winners of the complete rows of each line or column; none where all show the same."""
+    found: set[Hashable] = set()
+    for _, group in rows.dropna(subset="value").groupby(apart):
+        rivals = group[(group["n"] == group["n"].max()) | (group["category"] != MEAN)]
+        best = winners(rivals)
+        found |= best if len(best) < len(rivals) else set()
+    return found
+
+
+def mean_cells(board: pd.DataFrame, protocol: str, metrics: Sequence[str] | None = None) -> pd.DataFrame:
+    """Means under one protocol, all detectors x metrics.
 
     Args:
-        rows: of a leaderboard.
-        detectors: the lines.
+        board: a leaderboard.
         protocol: such as ``standard``.
-        metrics: None: all under the protocol that say which detector is better.
+        metrics: None: all that have a mean under the protocol and say which detector is better.
     """
-    total = len({row["category"] for row in rows} - {MEAN})
+    rows = board[(board["protocol"] == protocol) & (board["category"] == MEAN)]
     if metrics is None:
-        metrics = _directed(rows, protocol)
-    columns: list[str] = []
-    cells: dict[str, list[Cell]] = {detector: [] for detector in detectors}
-    for name in metrics:
-        found = [pivot(rows, name, protocol).cell(detector, MEAN) for detector in detectors]
-        if not any(found):
-            continue
-        columns.append(find(name).heading)
-        best = _best(found, find(name))
-        for k, (detector, row) in enumerate(zip(detectors, found, strict=True)):
-            cells[detector].append(cell(row, best=k in best, categories=total))
-    kept = tuple((name, tuple(line)) for name, line in cells.items() if any(cell != Cell() for cell in line))
-    return Table(protocol, tuple(columns), kept)
+        metrics = sorted((name for name in set(rows["metric"]) if find(name).better != "neither"), key=rank)
+    rows = rows[rows["metric"].isin(metrics)]
+    total = board.loc[board["category"] != MEAN, "category"].nunique()
+    cells = arranged(rows, "detector", "metric", _marked(rows, "metric"), total)
+    return cells.reindex(index=board["detector"].unique(), columns=metrics, fill_value=Cell())
 
 
-def _directed(rows: Sequence[Row], protocol: str) -> list[str]:
-    """The metrics of a protocol that say which detector is better, in the order of the catalogue."""
-    names = {row["metric"] for row in rows if row["protocol"] == protocol}
-    return sorted((name for name in names if find(name).better != "neither"), key=rank)
+def means(board: pd.DataFrame, protocol: str, metrics: Sequence[str] | None = None) -> Table:
+    """Means under one protocol; what has no number at all is left out. Arguments as `mean_cells`."""
+    cells = mean_cells(board, protocol, metrics)
+    there = cells.map(lambda cell: cell != Cell())
+    cells = cells.loc[there.any(axis=1), there.any(axis=0)]
+    return Table(protocol, tuple(find(name).heading for name in cells), _lines(cells))
 
 
-def further(rows: Sequence[Row], detectors: Sequence[str]) -> Table:
+def further(board: pd.DataFrame) -> Table:
     """Standard metrics beside the compared ones: average precision, kinds of anomalies, those of other packages."""
-    return means(rows, detectors, STANDARD, [name for name in _directed(rows, STANDARD) if name not in compared()])
+    return means(board[~board["metric"].isin(compared())], STANDARD)
 
 
-def oracles(rows: Sequence[Row], detectors: Sequence[str]) -> list[Table]:
+def oracles(board: pd.DataFrame) -> list[Table]:
     """One table for each protocol that looked at test labels."""
-    protocols = sorted({row["protocol"] for row in rows if is_oracle(row["protocol"])})
-    return [table for protocol in protocols if (table := means(rows, detectors, protocol)).columns]
+    protocols = sorted(filter(is_oracle, board["protocol"].unique()))
+    return [table for protocol in protocols if (table := means(board, protocol)).columns]
 
 
-def matrix(rows: Sequence[Row], metric: str, protocol: str = STANDARD) -> Table:
-    """One metric under one protocol, categories x detectors."""
-    table = pivot(rows, metric, protocol)
-    total = len([name for name in table.categories if name != MEAN])
-    lines = []
-    for category in table.categories:
-        found = [table.cell(detector, category) for detector in table.detectors]
-        best = _best(found, find(metric))
-        cells = (cell(row, best=k in best, categories=total) for k, row in enumerate(found))
-        lines.append((category, tuple(cells)))
-    return Table(find(metric).heading, table.detectors, tuple(lines))
+def matrix(board: pd.DataFrame, metric: str, protocol: str = STANDARD) -> Table:
+    """One metric under one protocol, categories x detectors; empty where no row has it."""
+    rows = board[(board["metric"] == metric) & (board["protocol"] == protocol)]
+    categories = sorted(rows["category"].unique(), key=lambda name: (name == MEAN, name))
+    total = len(set(categories) - {MEAN})
+    cells = arranged(rows, "category", "detector", _marked(rows, "category"), total)
+    cells = cells.reindex(index=categories, columns=rows["detector"].unique())
+    return Table(find(metric).heading, tuple(cells.columns), _lines(cells))
+
+
+def _lines(cells: pd.DataFrame) -> tuple[tuple[str, tuple[Cell, ...]], ...]:
+    return tuple((name, tuple(line)) for name, line in zip(cells.index, cells.to_numpy(), strict=True))

@@ -8,7 +8,8 @@ from ad_assets.config.benchmark import Production
 from ad_assets.metrics import Metric, catalogue, register_metric
 from ad_assets.production.champion_history import Candidate, behind_champion, below_floors
 from ad_assets.report import tables
-from ad_assets.report.leaderboard import build, text_table
+from ad_assets.report.leaderboard import build
+from ad_assets.report.text import text_table
 from tests.report.test_leaderboard import row
 
 LOWER = Metric("image_fpr_95", "FPR at 95 % recall", better="lower", compared=True, version=1)
@@ -44,7 +45,7 @@ def test_what_nobody_declares_is_shown_and_is_never_the_best() -> None:
 
 def test_where_lower_is_better_the_lowest_is_marked_and_gates_turn_round(lower: Metric) -> None:
     rows = [row("a", lower.name, value, detector=name) for name, value in (("poor", 0.4), ("good", 0.01))]
-    table = tables.means(build(rows, {}), ["poor", "good"], "standard", catalogue.compared())
+    table = tables.means(build(rows, {}), "standard", catalogue.compared())
     assert [(name, cell.text, cell.best, cell.lack) for name, (cell,) in table.rows] == [
         ("poor", "40.0", False, 100),
         ("good", "1.0", True, 5),

@@ -6,10 +6,11 @@ import json
 
 import pyarrow as pa
 import pytest
+from pandas.testing import assert_frame_equal
 from pyarrow import parquet
 
-from ad_assets.report.formats import LEADERBOARD_SCHEMA, escape, to_csv, to_json, to_latex, to_parquet
-from ad_assets.report.leaderboard import build
+from ad_assets.report.formats import escape, to_csv, to_json, to_latex, to_parquet
+from ad_assets.report.leaderboard import SCHEMA, build, from_table, to_table
 from tests.report.test_leaderboard import row
 
 
@@ -30,19 +31,31 @@ def rows():
 
 def test_every_format_holds_the_rows(rows):
     table = parquet.read_table(pa.BufferReader(to_parquet(rows)))
-    assert table.schema.equals(LEADERBOARD_SCHEMA)
-    assert table.to_pylist() == rows
-    assert json.loads(to_json(rows)) == rows
+    assert table.schema.equals(SCHEMA)
+    assert_frame_equal(from_table(table), rows)
+    plain = table.to_pylist()
+    assert [each["value"] for each in plain if each["category"] == "metal_nut"] == [0.123456789012345]
+    assert [each["seed"] for each in plain if each["metric"] == "pixel_auroc"] == [None]
+    assert json.loads(to_json(rows)) == plain
     found = list(csv.DictReader(io.StringIO(to_csv(rows).decode())))
     assert [{**each, "value": float(each["value"]) if each["value"] else None} for each in found] == [
         {name: str("" if each[name] is None else each[name]) for name in each} | {"value": each["value"]}
-        for each in rows
+        for each in plain
     ]
+
+
+def test_a_table_that_earlier_code_stored_is_read_as_it_was():
+    earlier = pa.Table.from_pylist(
+        to_table(build([row("a", "image_auroc", 0.5, seed=None, seconds=None)], {})).to_pylist()
+    )
+    assert pa.types.is_null(earlier.schema.field("seed").type)
+    assert from_table(earlier).seed.isna().all()
+    assert to_table(from_table(earlier)).schema.equals(SCHEMA)
 
 
 def test_a_board_of_nulls_has_the_same_columns():
     rows = build([row("bottle", "pixel_auroc", None, seed=None, seconds=None)], {})
-    assert parquet.read_table(pa.BufferReader(to_parquet(rows))).schema.equals(LEADERBOARD_SCHEMA)
+    assert parquet.read_table(pa.BufferReader(to_parquet(rows))).schema.equals(SCHEMA)
 
 
 def test_latex(rows):
@@ -79,7 +92,7 @@ def test_other_protocols_are_named_and_oracles_called_so(rows):
     ):
         to_latex(rows, "image_f1")
     with pytest.raises(ValueError, match="of one dataset"):
-        to_latex([])
+        to_latex(rows[:0])
 
 
 def test_every_special_character_is_escaped():

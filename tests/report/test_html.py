@@ -7,11 +7,12 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ad_assets.report.gallery import GalleryItem
 from ad_assets.report.html import ReportInput, render
-from ad_assets.report.leaderboard import build
+from ad_assets.report.leaderboard import build, typed
 from ad_assets.report.pictures import to_jpeg
 
 NASTY = "<img src=x onerror=alert(1)>\"'&amp;</title></script><script>alert(2)</script>.png"
@@ -95,7 +96,7 @@ def report():
         created="2026-01-02 03:04 UTC",
         config_name="mvtec_ad.yaml",
         hardware="2 CPU cores",
-        leaderboard_rows=build(rows, {"pc": ("PatchCore-10", "MVTec AD")}),
+        board=build(rows, {"pc": ("PatchCore-10", "MVTec AD")}),
         curves={"bottle": {"pc": {"roc": (x, x**0.2), "pro": (x, x**0.3)}, "other": {"roc": (x, x**0.5)}}},
         gallery={"bottle": {"pc": [item()]}},
         fingerprints={"image index": "0123abcd"},
@@ -158,10 +159,9 @@ def test_names_from_files_are_text_and_nothing_else(report):
         created=NASTY,
         config_name=NASTY,
         hardware=NASTY,
-        leaderboard_rows=[
-            {**r, "category": r["category"].replace("bottle", NASTY), "detector": r["detector"] + NASTY}
-            for r in report.leaderboard_rows
-        ],
+        board=report.board.assign(
+            category=report.board.category.replace("bottle", NASTY), detector=report.board.detector + NASTY
+        ),
         curves={NASTY: {name + NASTY: lines for name, lines in report.curves["bottle"].items()}},
         gallery={NASTY: {"pc" + NASTY: [item(name=NASTY, defect_type=NASTY)]}},
         fingerprints={NASTY: NASTY},
@@ -214,7 +214,7 @@ def test_bold_is_the_best_of_complete_means(report):
     rows += [
         row(c, "false_positives", 5, d, "nominal_threshold") for c in ("bottle", "metal_nut") for d in ("low", "top")
     ]
-    text = render(replace(report, leaderboard_rows=build(rows, {}), curves={}, gallery={}))
+    text = render(replace(report, board=build(rows, {}), curves={}, gallery={}))
     assert "late 99.0 1 of 2" in Page(text).words("results")
     bold = {
         name: re.findall(
@@ -240,7 +240,7 @@ def test_a_bare_leaderboard_is_enough():
 
 def test_pictures_and_curves_without_rows_are_refused(report):
     with pytest.raises(ValueError, match="no leaderboard rows: build the leaderboard first"):
-        render(replace(report, leaderboard_rows=[]))
+        render(replace(report, board=report.board[:0]))
     with pytest.raises(ValueError, match="gallery: category 'pill' has no leaderboard rows; bottle, metal_nut have"):
         render(replace(report, gallery={"pill": {"pc": [item()]}}))
     with pytest.raises(ValueError, match="gallery: bottle/nobody has no leaderboard rows; pc, other have"):
@@ -253,8 +253,8 @@ def test_pictures_and_curves_without_rows_are_refused(report):
 
 def test_what_was_found_about_files_and_the_regions_that_vanish_are_told_escaped(report):
     vanished = row("bottle", "regions_vanished", 3.0)
-    rows = [*report.leaderboard_rows, {**report.leaderboard_rows[0], **vanished}]
-    text = render(replace(report, leaderboard_rows=rows, problems={"bottle": [f"warning: {NASTY}"] * 25}))
+    board = typed(pd.concat([report.board, report.board[:1].assign(**vanished)], ignore_index=True))
+    text = render(replace(report, board=board, problems={"bottle": [f"warning: {NASTY}"] * 25}))
     assert NASTY not in text
     page = Page(text)
     told = page.words("category-0")

@@ -3,11 +3,14 @@
 import itertools
 
 import pytest
+from pandas.testing import assert_frame_equal
 
 from ad_assets.metrics.uncertainty import Interval
 from ad_assets.papers import published as papers
 from ad_assets.report.certainty import certainty
-from ad_assets.report.leaderboard import build, percent, pivot, signed_percent, text_table
+from ad_assets.report.leaderboard import build, to_table
+from ad_assets.report.tables import matrix, percent, signed_percent
+from ad_assets.report.text import text_table
 
 
 def row(
@@ -36,8 +39,16 @@ def row(
     }
 
 
-def mean_of(rows, metric, protocol="standard", detector="pc"):
-    return pivot(rows, metric, protocol).cell(detector, "mean")
+def cell_of(board, metric, category, protocol="standard", detector="pc"):
+    """The row of one cell, None where there is none."""
+    own = (board.metric == metric) & (board.protocol == protocol) & (board.detector == detector)
+    rows = to_table(board[own & (board.category == category)]).to_pylist()
+    assert len(rows) < 2
+    return rows[0] if rows else None
+
+
+def mean_of(board, metric, protocol="standard", detector="pc"):
+    return cell_of(board, metric, "mean", protocol, detector)
 
 
 def test_mean_and_difference_over_a_part_of_the_papers_categories():
@@ -46,7 +57,7 @@ def test_mean_and_difference_over_a_part_of_the_papers_categories():
         {"pc": ("PatchCore-10", "MVTec AD")},
     )
     # PatchCore-10 prints bottle 100.0 and cable 99.4.
-    bottle, cable = (pivot(rows, "image_auroc").cell("pc", name) for name in ("bottle", "cable"))
+    bottle, cable = (cell_of(rows, "image_auroc", name) for name in ("bottle", "cable"))
     assert (bottle["paper_value"], bottle["paper_system"]) == (1.0, "PatchCore-10")
     assert bottle["delta"] == pytest.approx(-0.01)
     assert cable["delta"] == pytest.approx(-0.024)
@@ -75,7 +86,7 @@ def test_a_paper_that_prints_only_a_mean_is_compared_only_with_a_complete_run():
     # A dataset whose categories no paper lists: the printed mean is all there is.
     tiles = build([row("tile", "image_auroc", 0.9, dataset="mtd")], {"pc": ("PatchCore-10", "MTD")})
     assert mean_of(tiles, "image_auroc")["delta"] == pytest.approx(0.9 - 0.979)
-    assert pivot(tiles, "image_auroc").cell("pc", "tile")["paper_value"] is None
+    assert cell_of(tiles, "image_auroc", "tile")["paper_value"] is None
 
 
 def test_errors_add_up_times_add_up_and_rates_are_over_all_images():
@@ -118,7 +129,7 @@ def test_no_mean_where_a_category_lacks_the_metric():
     assert mean_of(rows, "image_auroc")["value"] == pytest.approx(0.85)
     assert mean_of(rows, "pixel_auroc") is None
     assert mean_of(rows, "aupro_0.30") is None
-    assert pivot(rows, "aupro_0.30").cell("pc", "b")["value"] is None
+    assert cell_of(rows, "aupro_0.30", "b")["value"] is None
 
 
 def test_oracle_rows_come_last_and_stand_beside_no_paper_that_chose_otherwise():
@@ -130,9 +141,9 @@ def test_oracle_rows_come_last_and_stand_beside_no_paper_that_chose_otherwise():
         ],
         {"pc": ("SimpleNet", "MVTec AD")},
     )
-    assert [r["protocol"] for r in rows] == ["standard"] * 2 + ["nominal_threshold"] * 2 + ["oracle_threshold"] * 2
-    assert all(r["paper_value"] is None for r in rows if r["protocol"] != "standard")
-    assert rows[0]["paper_value"] == 1.0
+    assert list(rows.protocol) == ["standard"] * 2 + ["nominal_threshold"] * 2 + ["oracle_threshold"] * 2
+    assert rows.paper_value.notna().tolist() == [True, True, False, False, False, False]
+    assert rows.paper_value[0] == 1.0
     assert mean_of(rows, "image_auroc")["value"] == 0.9
 
 
@@ -150,10 +161,10 @@ def test_the_order_of_rows_changes_nothing_but_the_order_of_detectors():
         )
     ]
     expected = build(given, {})
-    assert list(dict.fromkeys(r["detector"] for r in expected)) == ["z", "a"]
+    assert list(expected.detector.unique()) == ["z", "a"]
     assert mean_of(expected, "image_auroc", detector="z")["seed"] is None  # two seeds have no one seed
     for shuffled in itertools.permutations(given[:4]):
-        assert build([*shuffled, *given[4:]], {}) == expected
+        assert_frame_equal(build([*shuffled, *given[4:]], {}), expected)
 
 
 def test_a_mean_changes_its_fingerprint_with_any_part():
@@ -180,16 +191,15 @@ def test_bad_rows_are_named(rows, message):
 def test_unknown_paper_is_an_error_and_an_unused_one_is_not():
     with pytest.raises(ValueError, match="PatchCore 25"):
         build([row("a", "image_auroc", 1.0)], {"pc": ("PatchCore 25", "MVTec AD")})
-    assert build([row("a", "image_auroc", 1.0)], {"not_run": ("nobody", "MVTec AD")})
+    assert len(build([row("a", "image_auroc", 1.0)], {"not_run": ("nobody", "MVTec AD")})) == 2
 
 
-def test_pivot_puts_the_mean_last_and_keeps_the_detectors_order():
+def test_a_matrix_puts_the_mean_last_and_keeps_the_detectors_order():
     rows = build([row(c, "image_auroc", 0.9, detector=d) for d in ("z", "a") for c in ("zipper", "nut")], {})
-    table = pivot(rows, "image_auroc")
-    assert table.detectors == ("z", "a")
-    assert table.categories == ("nut", "zipper", "mean")
-    assert table.cell("a", "none") is None
-    assert pivot(rows, "image_ap").categories == ()
+    table = matrix(rows, "image_auroc")
+    assert table.columns == ("z", "a")
+    assert [category for category, _ in table.rows] == ["nut", "zipper", "mean"]
+    assert matrix(rows, "image_ap").rows == ()
 
 
 def test_text_table():
@@ -274,10 +284,8 @@ def test_text_table_keeps_its_width():
 
 def test_numbers_as_text():
     assert percent(1.0) == "100.0"
-    assert percent(None) == "–"
     assert signed_percent(0.0123) == "+1.2"
     assert signed_percent(-0.0004) == "0.0"
-    assert signed_percent(None) == ""
 
 
 def test_intervals_of_means_are_not_means_of_ends():

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
-
 from ad_assets.config.benchmark import Comparison
 from ad_assets.graph.stage import Parts, Stage, Upstream, Work
 from ad_assets.graph.stages.leaderboard import read_board
 from ad_assets.report import comparison, html
+from ad_assets.report.leaderboard import to_table
 from ad_assets.report.markdown import fenced
 from ad_assets.store.store import ArtifactStore
 
@@ -31,13 +30,12 @@ def comparison_stage(compared: Comparison, leaderboards: Mapping[str, Stage]) ->
         return {dataset: upstream.heads[stage.key, None].version for dataset, stage in boards.items()}
 
     def build(work: Work) -> dict[str, Any]:
-        rows = {dataset: read_board(work, stage) for dataset, stage in boards.items()}
+        import pandas as pd
+
+        rows = pd.concat([read_board(work.input(stage)) for stage in boards.values()], ignore_index=True)
         table = comparison.compare(rows)
         text = comparison.text_table(table)
-        work.store.write_table(
-            work.artifact.at("comparison.parquet"),
-            pa.Table.from_pylist([row for board in rows.values() for row in board]),
-        )
+        work.store.write_table(work.artifact.at("comparison.parquet"), to_table(rows))
         work.store.write_text(work.artifact.at("comparison.txt"), text)
         page = work.artifact.at("comparison.html")
         work.store.write_text(page, html.render_comparison(compared.name, table))

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from ad_assets.config.benchmark import Dataset
 from ad_assets.graph.stage import Parts, Stage, Upstream, Work
 from ad_assets.papers import published as papers
 from ad_assets.report import leaderboard
 from ad_assets.report.markdown import fenced
-from ad_assets.store.store import ArtifactStore
+from ad_assets.report.text import text_table
+from ad_assets.store.store import Artifact, ArtifactStore
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ad_assets.metrics.uncertainty import Interval
 
 VERSION = 2
@@ -52,15 +53,12 @@ def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage]) -> Stage:
                 measured = work.store.read_json(work.input(stage, category).at("rows.json"))
                 rows += [{**place, **row, "fingerprint": head.version} for row in measured]
         board = leaderboard.build(rows, beside, intervals)
-        text = leaderboard.text_table(board)
-        work.store.write_table(work.artifact.at("leaderboard.parquet"), pa.Table.from_pylist(board))
+        text = text_table(board)
+        work.store.write_table(work.artifact.at("leaderboard.parquet"), leaderboard.to_table(board))
         work.store.write_text(work.artifact.at("leaderboard.txt"), text)
-        means = {
-            f"{row['detector']}_{row['metric']}": row["value"]
-            for row in board
-            if row["category"] == leaderboard.MEAN and row["protocol"] == leaderboard.STANDARD
-        }
-        return {"rows": len(board), "table": {"md": fenced(text)}, **means}
+        means = board[board["category"].eq(leaderboard.MEAN) & board["protocol"].eq(leaderboard.STANDARD)]
+        numbers = {f"{row.detector}_{row.metric}": row.value for row in means.itertuples()}
+        return {"rows": len(board), "table": {"md": fenced(text)}, **numbers}
 
     return Stage(
         key=(dataset.name, "leaderboard"),
@@ -103,12 +101,9 @@ def _papers(dataset: Dataset) -> dict[str, tuple[str, str]]:
     }
 
 
-def read_board(work: Work, stage: Stage) -> list[dict[str, Any]]:
-    """The rows of the leaderboard that a stage downstream reads."""
-    rows: list[dict[str, Any]] = work.store.read_table(
-        work.store.artifact(stage.kind, work.upstream.heads[stage.key, None].version).at("leaderboard.parquet")
-    ).to_pylist()
-    return rows
+def read_board(artifact: Artifact) -> pd.DataFrame:
+    """The leaderboard in an artifact."""
+    return leaderboard.from_table(artifact.store.read_table(artifact.at("leaderboard.parquet")))
 
 
 def leaderboard_text(store: ArtifactStore, stages: Sequence[Stage], dataset: str) -> str:

@@ -45,9 +45,11 @@ def report_stage(
         return {"/".join([*key, partition or ""]): head.version for (key, partition), head in upstream.heads.items()}
 
     def build(work: Work) -> dict[str, Any]:
-        board = read_board(work, leaderboard)
+        board = read_board(work.input(leaderboard))
         categories = set(index.partitions or ())
-        lanes = sorted({(row["category"], row["detector"]) for row in board if row["category"] in categories})
+        lanes = sorted(
+            {lane for lane in zip(board["category"], board["detector"], strict=True) if lane[0] in categories}
+        )
         curves: dict[str, dict[str, Any]] = {}
         gallery: dict[str, dict[str, list[GalleryItem]]] = {}
         fingerprints = {"leaderboard": work.upstream.heads[leaderboard.key, None].version}
@@ -65,7 +67,7 @@ def report_stage(
                 created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
                 config_name=benchmark.source.rpartition("/")[2],
                 hardware=_hardware(work),
-                leaderboard_rows=board,
+                board=board,
                 curves=curves,
                 gallery=gallery,
                 problems={category: _problems(work, index, category) for category in curves},

@@ -7,9 +7,9 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ad_assets.report.leaderboard import aligned
 from ad_assets.report.markdown import escaped
 from ad_assets.report.numbered.cells import Block, Cell
+from ad_assets.report.text import aligned
 
 FORMATS = ("text", "markdown", "csv")
 WIDTH = 120
@@ -115,7 +115,7 @@ def _text(block: Block, width: int) -> str:
     ]
     widest = max((len(text) for column in columns for text in column), default=0)
     room = max(width, max(map(len, names)) + 2 + widest)
-    return "\n\n".join([*([block.title] if block.title else []), *aligned(names, columns, room)])
+    return "\n\n".join([*([block.title] if block.title else []), aligned(names, columns, room)])
 
 
 def _markdown(block: Block) -> str:

@@ -1,0 +1,100 @@
+"""Tables for a terminal: aligned columns, and the leaderboard in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ad_assets.metrics.catalogue import compared, find, registered
+from ad_assets.report.certainty import certainty
+from ad_assets.report.leaderboard import BEST_EPOCH, INTERVAL, MEAN, NOMINAL, ORACLE_PREFIX, OUTLIER, STANDARD
+from ad_assets.report.tables import DASH, matrix, mean_cells, percent
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WIDTH = 110
+
+
+def aligned(
+    names: Sequence[str],
+    columns: Sequence[Sequence[str]],
+    width: int | None = None,
+    justify: Callable[[str, int], str] = str.rjust,
+) -> str:
+    """Columns of text side by side: `names` on the left, again in each block of as many columns as `width` holds.
+
+    Raises:
+        ValueError: a column does not fit.
+    """
+    left = max(map(len, names))
+    blocks: list[list[str]] = []
+    room = -1
+    for column in columns:
+        wide = max(map(len, column))
+        if width is not None and left + 2 + wide > width:
+            raise ValueError(f"a column of {wide} characters beside {left} does not fit into {width}")
+        if not blocks or (width is not None and room < 2 + wide):
+            blocks.append([name.ljust(left) for name in names])
+            room = (width or 0) - left
+        blocks[-1] = [f"{line}  {justify(cell, wide)}" for line, cell in zip(blocks[-1], column, strict=True)]
+        room -= 2 + wide
+    return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks)
+
+
+def text_table(board: pd.DataFrame, width: int = WIDTH) -> str:
+    """A leaderboard as plain text, in percent.
+
+    First image AUROC, categories x detectors; then the means of the compared metrics and of those of other packages;
+    then the decisions at the nominal-only threshold and, apart, at the oracle threshold and epoch. Papers' numbers and
+    the differences stand beside ours. Too many detectors for one line continue below.
+
+    Raises:
+        ValueError: `width` cannot hold one detector.
+    """
+    if board.empty:
+        return "no metric rows"
+    unit = "% (paper, difference)" if board["paper_value"].notna().any() else "%"
+    auroc = matrix(board, "image_auroc")
+    columns = [[name, *(cells[k].beside for _, cells in auroc.rows)] for k, name in enumerate(auroc.columns)]
+    blocks = [
+        f"{board['dataset'].iloc[0]}: image AUROC, {unit}",
+        aligned(["", *(category for category, _ in auroc.rows)], columns, width),
+    ]
+    measured = set(board["metric"])
+    names = dict.fromkeys([*compared(), *(metric.name for metric in registered() if metric.name in measured)])
+    means = _columns(mean_cells(board, STANDARD, list(names)))
+    detectors = means[0][1:]
+    ends = board[(board["protocol"] == INTERVAL) & (board["category"] == MEAN)]
+    if not ends.empty:
+        both = ends.pivot(index="detector", columns="metric", values="value").map(percent)
+        texts = ("[" + both["image_auroc_low"] + ", " + both["image_auroc_high"] + "]").reindex(
+            detectors, fill_value=DASH
+        )
+        means.insert(2, ["95 % interval", *texts])
+    categories = board[board["category"] != MEAN].groupby("detector")["category"].nunique()
+    total = board.loc[board["category"] != MEAN, "category"].nunique()
+    if (categories < total).any():
+        means.append(["categories", *(f"{categories[detector]} of {total}" for detector in detectors)])
+    blocks += [f"means over categories, {unit}", aligned(means[0], means[1:], width), "\n".join(certainty(board))]
+    for protocol, title in (
+        (NOMINAL, "threshold from nominal training images"),
+        (OUTLIER, "threshold from the scores alone: median + 3 scaled median deviations"),
+        (f"{ORACLE_PREFIX}f1", "ORACLE threshold, chosen on test labels: an upper bound, not a result"),
+    ):
+        decided = _columns(mean_cells(board, protocol))
+        blocks += [title, aligned(decided[0], decided[1:], width)] if decided[1:] else []
+    chosen = mean_cells(board, BEST_EPOCH, compared())
+    chosen = chosen[chosen["image_auroc"].map(lambda cell: cell.text != DASH)]
+    if not chosen.empty:
+        title = f"ORACLE epoch, chosen on test labels as the papers do: beside theirs, not a result; {unit}"
+        blocks += [title, aligned(_columns(chosen)[0], _columns(chosen)[1:], width)]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _columns(cells: pd.DataFrame) -> list[list[str]]:
+    """The lines' names, then each metric's column: heads and texts, papers' numbers beside ours."""
+    return [
+        ["", *cells.index],
+        *([find(name).title, *(cell.beside for cell in column)] for name, column in cells.items()),
+    ]
