@@ -14,8 +14,8 @@ import yaml
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from ad_assets.datasets import demo_board
-from ad_assets.datasets.demo import DemoReader
+from ad_assets.datasets.readers.demo import board as demo_board
+from ad_assets.datasets.readers.demo.reader import DemoReader
 from tests.support.dev_server import DevServer
 
 HERE = Path(__file__).parent

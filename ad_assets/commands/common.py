@@ -113,7 +113,7 @@ class Session:
 
     def warn(self) -> None:
         """Say on stderr which folders cannot be seen, and what lies beside the categories and is left out."""
-        from ad_assets.datasets.looking import misfits
+        from ad_assets.datasets.strays import misfits
 
         for name, reason in self.unseen.items():
             print(plain(f"FAILED {name}: {reason}"), file=sys.stderr)

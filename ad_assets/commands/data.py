@@ -25,15 +25,15 @@ from ad_assets.datasets import (
     Problem,
     Reader,
     build_index,
-    read_image,
-    read_masks,
+    read_image_bytes,
+    read_mask_bytes,
 )
-from ad_assets.datasets.blind import BlindReader
 from ad_assets.datasets.index import ImageIndex
 from ad_assets.datasets.listing import Listing
-from ad_assets.datasets.looking import misfits
 from ad_assets.datasets.names import is_image, plain_name
 from ad_assets.datasets.overview import Overview
+from ad_assets.datasets.readers.blind import BlindReader
+from ad_assets.datasets.strays import misfits
 from ad_assets.graph.progress import Progress
 from ad_assets.report.text import aligned
 
@@ -337,8 +337,8 @@ def _sample_row(reader: Reader, overview: Overview, index: ImageIndex) -> list[R
         name = Path(row["path"]).stem
         title = f"{row['defect_type'] if row['label'] else row['split']} {name}"
         try:
-            rgb = reader.decoding.of(row["image_id"]).rgb(read_image(files, row), row["path"])
-            read = zip(read_masks(files, row), row["mask_paths"], strict=True)
+            rgb = reader.decoding.of(row["image_id"]).rgb(read_image_bytes(files, row), row["path"])
+            read = zip(read_mask_bytes(files, row), row["mask_paths"], strict=True)
             masks = [reader.decoding.mask(data, path).anomalous for data, path in read]
         except (ImageError, OSError) as error:  # it changed since it was indexed
             print(_plain(f"left out of the sheet: {error}"), file=sys.stderr)

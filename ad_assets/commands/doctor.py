@@ -143,7 +143,7 @@ def _data(benchmark: Benchmark, name: str) -> Finding:
         reader.prepare()
         categories = reader.categories()
         from ad_assets.datasets import ImageFiles
-        from ad_assets.datasets.looking import misfits
+        from ad_assets.datasets.strays import misfits
 
         listing = ImageFiles(reader.root).listing()
         assigned = reader.assign(sorted(listing))

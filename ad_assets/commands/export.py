@@ -129,7 +129,7 @@ def _write_category(
     threshold: float | None,
 ) -> None:
     """Write the files of one category, one image in memory at a time."""
-    from ad_assets.datasets.frames import unfit_map
+    from ad_assets.datasets.geometry import unfit_map
     from ad_assets.graph.progress import Progress
     from ad_assets.graph.stages.score_maps import shards
 

@@ -13,7 +13,7 @@ from ad_assets.config.load import ConfigError, load_config
 from ad_assets.datasets.identity import content_of
 
 if TYPE_CHECKING:
-    from ad_assets.production.champion_history import Candidate, Ledger
+    from ad_assets.production.champion_history import ChampionCandidate, History
 
 
 def add(commands: Commands) -> None:
@@ -48,21 +48,21 @@ def add(commands: Commands) -> None:
 
 
 def _history(options: argparse.Namespace) -> int:
-    ledger = _ledger(_load(options), options)
-    for entry in ledger.entries:
+    history = _read(_load(options), options)
+    for entry in history.entries:
         numbers = ", ".join(f"{metric} {entry.candidate.numbers[metric]:.4f}" for metric in _shown(entry.candidate))
         told = f"{entry.action}: {entry.reason}{f'  ({numbers})' if numbers else ''}"
         print(f"{entry.when}  {entry.candidate.state}  {told}")
-    if not ledger.entries:
+    if not history.entries:
         print("no state was ever promoted")
     return 0
 
 
 def _promote(options: argparse.Namespace) -> int:
-    from ad_assets.production.champion_history import BY_HAND, Candidate
+    from ad_assets.production.champion_history import BY_HAND, ChampionCandidate
 
     benchmark = _load(options)
-    ledger = _ledger(benchmark, options)
+    history = _read(benchmark, options)
     head = benchmark.store.read_head((options.dataset, options.detector, "champion"), options.category)
     if head is None:
         raise ConfigError(
@@ -70,20 +70,20 @@ def _promote(options: argparse.Namespace) -> int:
         )
     path = benchmark.store.artifact("champion", head["version"]).at("candidate.json")
     with benchmark.store.understood(path):
-        newest = Candidate(**benchmark.store.read_json(path))
-    if ledger.champion and ledger.champion.state == newest.state:
+        newest = ChampionCandidate(**benchmark.store.read_json(path))
+    if history.champion and history.champion.state == newest.state:
         print(f"{newest.state} is champion already")
         return 0
-    return _make_champion(benchmark, options, ledger, ledger.with_champion(newest, BY_HAND, options.reason))
+    return _make_champion(benchmark, options, history, history.with_champion(newest, BY_HAND, options.reason))
 
 
 def _rollback(options: argparse.Namespace) -> int:
     from ad_assets.production.champion_history import ROLLED_BACK
 
     benchmark = _load(options)
-    ledger = _ledger(benchmark, options)
-    champion = ledger.champion
-    earlier = [entry.candidate for entry in ledger.entries if champion and entry.candidate.state != champion.state]
+    history = _read(benchmark, options)
+    champion = history.champion
+    earlier = [entry.candidate for entry in history.entries if champion and entry.candidate.state != champion.state]
     if options.to:
         earlier = [candidate for candidate in earlier if candidate.state.startswith(options.to)]
     if not earlier:
@@ -93,26 +93,26 @@ def _rollback(options: argparse.Namespace) -> int:
     kind = _kind(benchmark, options)
     if not benchmark.store.artifact(kind, back.state).exists():
         raise ConfigError(f"{back.state} is not in the store any more: it cannot be champion again")
-    return _make_champion(benchmark, options, ledger, ledger.with_champion(back, ROLLED_BACK, options.reason))
+    return _make_champion(benchmark, options, history, history.with_champion(back, ROLLED_BACK, options.reason))
 
 
-def _make_champion(benchmark: Benchmark, options: argparse.Namespace, seen: Ledger, ledger: Ledger) -> int:
-    """Write a ledger with a new champion, and say who it is.
+def _make_champion(benchmark: Benchmark, options: argparse.Namespace, seen: History, history: History) -> int:
+    """Write a history with a new champion, and say who it is.
 
     Raises:
-        ConfigError: it is not the ledger any more that was seen: a second rollback at once would undo the first.
+        ConfigError: it is not the history any more that was seen: a second rollback at once would undo the first.
     """
-    from ad_assets.production.champion_history import update_ledger
+    from ad_assets.production.champion_history import update_history
 
-    def change(now: Ledger) -> Ledger:
+    def change(now: History) -> History:
         if now != seen:
-            told = f"{now.entries[-1].action}: {now.entries[-1].reason}" if now.entries else "its ledger is gone"
+            told = f"{now.entries[-1].action}: {now.entries[-1].reason}" if now.entries else "its history is gone"
             raise ConfigError(f"the champion has changed just now ({told}): see ad-assets history, and decide again")
-        return ledger
+        return history
 
-    update_ledger(benchmark.store, options.dataset, options.detector, options.category, change)
-    if ledger.champion:
-        print(f"champion: {ledger.champion.state}")
+    update_history(benchmark.store, options.dataset, options.detector, options.category, change)
+    if history.champion:
+        print(f"champion: {history.champion.state}")
     return 0
 
 
@@ -227,18 +227,18 @@ def _categories(benchmark: Benchmark, options: argparse.Namespace) -> list[str]:
     return categories
 
 
-def _ledger(benchmark: Benchmark, options: argparse.Namespace) -> Ledger:
-    from ad_assets.production.champion_history import read_ledger
+def _read(benchmark: Benchmark, options: argparse.Namespace) -> History:
+    from ad_assets.production.champion_history import read_history
 
     _categories(benchmark, options)
-    return read_ledger(benchmark.store, options.dataset, options.detector, options.category)
+    return read_history(benchmark.store, options.dataset, options.detector, options.category)
 
 
 def _kind(benchmark: Benchmark, options: argparse.Namespace) -> str:
     return benchmark.datasets[options.dataset].detectors[options.detector].method_for(options.category).state_asset
 
 
-def _shown(candidate: Candidate) -> list[str]:
+def _shown(candidate: ChampionCandidate) -> list[str]:
     from ad_assets.metrics.catalogue import compared
 
     return [metric for metric in compared() if metric in candidate.numbers]

@@ -23,8 +23,8 @@ from ad_assets.config.benchmark import (
 from ad_assets.config.faults import Checker, ConfigError, key_text, shown, told
 from ad_assets.config.spelling import plain
 from ad_assets.datasets import READERS, Reader
-from ad_assets.datasets.blind import BlindReader
 from ad_assets.datasets.names import CATEGORY_KEY
+from ad_assets.datasets.readers.blind import BlindReader
 from ad_assets.methods import METHODS, Method
 from ad_assets.methods.ensemble import Ensemble
 from ad_assets.papers.published import systems

@@ -1,20 +1,6 @@
-"""Readers: from folders of images to image indexes; one module per dataset, registered in `READERS`."""
+"""From folders of images to image indexes: listing, decoding, checking; `readers` know the layouts of datasets."""
 
-from ad_assets.datasets import (
-    blind,
-    btad,
-    cifar10,
-    demo,
-    folder,
-    mstc,
-    mtd,
-    mvtec_3d_rgb,
-    mvtec_ad,
-    mvtec_ad_2,
-    mvtec_loco,
-    mvtec_sl,
-    visa,
-)
+from ad_assets.datasets import readers
 from ad_assets.datasets.base import (
     IMAGE_INDEX_SCHEMA,
     READERS,
@@ -25,9 +11,8 @@ from ad_assets.datasets.base import (
     Reader,
     register_reader,
 )
-from ad_assets.datasets.contents import ChangedFileError, read_image, read_masks
 from ad_assets.datasets.decoding import Decoding
-from ad_assets.datasets.files import ImageFiles
+from ad_assets.datasets.files import ChangedFileError, ImageFiles, read_image_bytes, read_mask_bytes
 from ad_assets.datasets.geometry import centre_box, fit_image, fit_mask, resized_shape
 from ad_assets.datasets.images import ImageError
 from ad_assets.datasets.index import ImageIndex, build_index
@@ -48,27 +33,15 @@ __all__ = [
     "KnownFile",
     "Problem",
     "Reader",
-    "blind",
-    "btad",
     "build_index",
     "centre_box",
-    "cifar10",
-    "demo",
     "fit_image",
     "fit_mask",
-    "folder",
-    "mstc",
-    "mtd",
-    "mvtec_3d_rgb",
-    "mvtec_ad",
-    "mvtec_ad_2",
-    "mvtec_loco",
-    "mvtec_sl",
-    "read_image",
-    "read_masks",
+    "read_image_bytes",
+    "read_mask_bytes",
+    "readers",
     "register_reader",
     "resized_shape",
-    "visa",
 ]
 
 load_extensions("ad_assets.readers")

@@ -19,7 +19,7 @@ MOST_APART, MEAN_APART = 2, 0.5  # grey levels between copies: of any pixel of t
 
 
 @dataclass(frozen=True)
-class Looks:
+class Appearance:
     """A glance at an image.
 
     Args:
@@ -31,10 +31,10 @@ class Looks:
     thumbnail: str
 
 
-def look_at(rgb: NDArray[np.uint8]) -> Looks:
+def appearance_of(rgb: NDArray[np.uint8]) -> Appearance:
     """A glance at ``(H, W, 3)`` uint8."""
     small = np.asarray(Image.fromarray(rgb).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
-    return Looks(round(float(small.mean()), 3), base64.b64encode(small.tobytes()).decode())
+    return Appearance(round(float(small.mean()), 3), base64.b64encode(small.tobytes()).decode())
 
 
 def copies(thumbnail: str, others: Sequence[str]) -> list[int]:

@@ -11,9 +11,17 @@ from dataclasses import dataclass, field, replace
 
 from ad_assets.datasets.deep import is_deep, read_deep
 from ad_assets.datasets.identity import TURNED, content_id, depth_of, image_id
-from ad_assets.datasets.images import ImageError, RgbImage, eight_bit_rgb, frame_count, opened
+from ad_assets.datasets.images import (
+    UPRIGHT,
+    ImageError,
+    RgbImage,
+    eight_bit_rgb,
+    frame_count,
+    opened,
+    orientation,
+    turned,
+)
 from ad_assets.datasets.masks import AS_PUBLISHED, MaskPixels, MaskRule
-from ad_assets.datasets.orientation import UPRIGHT, orientation, turned
 
 
 @dataclass(frozen=True, eq=False)

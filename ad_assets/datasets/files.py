@@ -2,23 +2,33 @@
 
 Readers see relative posix paths only, so the same reader runs on a local folder and on
 ``s3://bucket/prefix``.
+
+Results are stored under the hash of an image's bytes. So images and masks named by an index are read by
+`read_image_bytes` and `read_mask_bytes`, which refuse bytes that are not those that were indexed.
 """
 
 from __future__ import annotations
 
 import os
 import posixpath
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from ad_assets.datasets.base import DatasetError, FileStamp
-from ad_assets.datasets.endings import is_whole
+from ad_assets.datasets.identity import content_id, content_of, joint_id
+from ad_assets.datasets.images import ImageError
 from ad_assets.datasets.listing import Listing, is_clutter, walk_local
+from ad_assets.datasets.truncation import is_whole
 from ad_assets.settings.home import without_tilde
 from ad_assets.store.retry import find_files, retried
+
+_SHOWN = 12  # digits of a hash in messages
+_REMEDY = "index it again with ad-assets materialize; if that finds nothing to do, with --force"
 
 
 class ImageFiles:
@@ -87,7 +97,7 @@ class ImageFiles:
         return posixpath.relpath(f"{folder}/{whole.name}", root) if f"{folder}/".startswith(f"{root}/") else None
 
     def is_whole(self, path: str, size: int) -> bool:
-        """Whether a file can be complete, as far as it says itself where it ends: see `ad_assets.datasets.endings`.
+        """Whether a file can be complete, as far as it says itself where it ends: see `ad_assets.datasets.truncation`.
 
         Args:
             path: relative to the root.
@@ -120,3 +130,41 @@ class ImageFiles:
                 continue
             files[path] = FileStamp.of_remote(info)
         return Listing(files, passed_over)
+
+
+class ChangedFileError(ImageError):
+    """A file that is not what the index says of it; the message names it and the remedy."""
+
+
+def read_image_bytes(files: ImageFiles, row: Mapping[str, Any]) -> bytes:
+    """The bytes of an image.
+
+    Args:
+        files: of its dataset.
+        row: of the image index.
+
+    Raises:
+        ChangedFileError: they are not those that were indexed, or are gone.
+        OSError: it cannot be read; `StorageError` if its storage does not answer.
+    """
+    return _read(files, [row["path"]], row["image_id"])[0]
+
+
+def read_mask_bytes(files: ImageFiles, row: Mapping[str, Any]) -> list[bytes]:
+    """The bytes of the masks of an image, in the order of its row; errors as `read_image_bytes`."""
+    return _read(files, row["mask_paths"], row["mask_id"])
+
+
+def _read(files: ImageFiles, paths: Sequence[str], indexed: str) -> list[bytes]:
+    contents, indexed = [], content_of(indexed)
+    for path in paths:
+        try:
+            contents.append(files.read(path))
+        except FileNotFoundError:
+            raise ChangedFileError(path, f"is gone since it was indexed: put it back, or {_REMEDY}") from None
+    read = joint_id([content_id(data) for data in contents])
+    if read != indexed:
+        others = "" if len(paths) == 1 else f" (or one of the {len(paths)} masks of its image)"
+        was = f"sha256 {indexed[:_SHOWN] or 'none'}, now {read[:_SHOWN] or 'none'}"
+        raise ChangedFileError(", ".join(paths[:1]), f"changed since it was indexed{others}: {was}; {_REMEDY}")
+    return contents

@@ -5,15 +5,16 @@ It rounds as torchvision's ``Resize`` and ``CenterCrop`` do, so inputs match tho
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ad_assets.datasets.images import RgbImage
+from ad_assets.datasets.images import Pixels, RgbImage
 
 Mask = npt.NDArray[np.bool_]
+ScoreMap = npt.NDArray[np.float32]
 Resize = int | tuple[int, int]
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 # Which pixels of a smaller frame a region covers: those whose centre it holds (nearest), of regions that hold no centre
@@ -25,7 +26,6 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-Pixels = TypeVar("Pixels", bound=npt.NDArray[Any])
 
 
 def resized_shape(h: int, w: int, resize: Resize) -> tuple[int, int]:
@@ -111,6 +111,39 @@ def fit_regions(mask: Mask, resize: Resize, crop: int | None, shrink: Shrink) ->
         left_over.append(regions[old_y[inside], old_x[inside]])
     present = np.unique(np.concatenate(left_over))
     return _cropped(resized, box), count - int((present > 0).sum())
+
+
+def unfit_map(
+    score_map: ScoreMap, size: tuple[int, int], resize: Resize, crop: int | None, to: tuple[int, int] | None = None
+) -> ScoreMap:
+    """A score map on the pixels of its original image: ``(h, w)`` -> ``(H, W)`` float32.
+
+    The map is put back where the crop was taken from. Nothing is known of the margin that the crop cut away: it takes
+    the values of the nearest pixels of the map. The whole is then resized bilinearly with half-pixel centres; along an
+    axis that shrinks, with antialiasing, so that no peak falls between two pixels. An axis that keeps its length keeps
+    its values exactly, and no value leaves the range of the map: an image without a pixel above a threshold gets none.
+
+    Args:
+        score_map: of the size that `resize` and `crop` make of the image.
+        size: height and width of the original image.
+        resize: as the image's.
+        crop: as the image's.
+        to: another height and width of the result, as for a smaller picture.
+
+    Raises:
+        ValueError: the map has another size, or the crop is larger than the resized image.
+    """
+    h, w = resized_shape(*size, resize)
+    top, left, bottom, right = centre_box(h, w, crop)
+    if score_map.shape != (bottom - top, right - left):
+        raise ValueError(
+            f"a map of shape {score_map.shape} for an image of {size[0]} x {size[1]}, which resize {resize} and crop "
+            f"{crop} make {bottom - top} x {right - left}"
+        )
+    margins = ((top, h - bottom), (left, w - right))
+    frame = np.pad(np.asarray(score_map, np.float32), margins, mode="edge")
+    # PIL sums in double precision and rounds once an axis, so a mean of neighbours never rounds beyond them.
+    return np.array(Image.fromarray(frame).resize((to or size)[::-1], Image.Resampling.BILINEAR))
 
 
 def _nearest(old: int, new: int) -> npt.NDArray[np.intp]:

@@ -11,12 +11,27 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Condition
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError, _imaging
+from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
 
 RgbImage = npt.NDArray[np.uint8]
+Pixels = TypeVar("Pixels", bound=npt.NDArray[Any])
+
+UPRIGHT = 1
+# The orientation's number -> quarter turns anticlockwise, after mirroring from left to right.
+_TURNS = {
+    UPRIGHT: (0, False),
+    2: (0, True),
+    3: (2, False),
+    4: (2, True),
+    5: (1, True),
+    6: (3, False),
+    7: (3, True),
+    8: (1, False),
+}
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF", "JPEG2000", "AVIF")
 # Nothing in these files says for certain what they are, so only their names open them.
@@ -150,6 +165,28 @@ def eight_bit_rgb(image: Image.Image) -> RgbImage:
     if image.mode in _WITHOUT_RANGE:
         raise RefusedPixels(f"{_WITHOUT_RANGE[image.mode]}: save it as 8 or 16 bit grey or as RGB")
     return np.array(image.convert("RGB"))
+
+
+def orientation(image: Image.Image) -> int:
+    """The orientation that an opened file still has to be turned by: 1 is not at all.
+
+    Of TIFF it is 1, as Pillow turns those while it decodes.
+    """
+    tag: Any = UPRIGHT if image.format == "TIFF" else image.getexif().get(ExifTags.Base.Orientation)
+    return tag if isinstance(tag, int) and tag in _TURNS else UPRIGHT
+
+
+def turned(pixels: Pixels, how: int) -> Pixels:
+    """Pixels ``(H, W, ...)`` as a viewer shows them.
+
+    Args:
+        pixels: as stored.
+        how: the orientation.
+    """
+    quarters, mirrored = _TURNS[how]
+    if how == UPRIGHT:
+        return pixels
+    return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirrored else pixels, quarters))  # type: ignore[return-value]
 
 
 def _formats(path: str) -> list[str]:

@@ -29,9 +29,9 @@ from ad_assets.datasets.decoding import Decoding, beyond_depth
 from ad_assets.datasets.deep import found_depth
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.identity import image_id, joint_id
+from ad_assets.datasets.images import UPRIGHT
 from ad_assets.datasets.listing import broken_links
-from ad_assets.datasets.oddities import oddities
-from ad_assets.datasets.orientation import UPRIGHT
+from ad_assets.datasets.plausibility import oddities
 from ad_assets.datasets.scanning import KnownFile, Scan
 
 

@@ -21,8 +21,7 @@ from PIL import Image
 
 from ad_assets.datasets.deep import is_deep, read_deep
 from ad_assets.datasets.geometry import Mask, Shrink
-from ad_assets.datasets.images import RefusedPixels, eight_bit_rgb, frame_count, opened
-from ad_assets.datasets.orientation import UPRIGHT, orientation, turned
+from ad_assets.datasets.images import UPRIGHT, RefusedPixels, eight_bit_rgb, frame_count, opened, orientation, turned
 
 Channel = Literal["red", "green", "blue", "alpha"]
 Ranges = tuple[tuple[int, int], ...]  # of values, both ends included

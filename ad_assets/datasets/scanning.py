@@ -7,15 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from ad_assets.datasets.appearance import look_at
+from ad_assets.datasets.appearance import appearance_of
 from ad_assets.datasets.base import Candidate, FileStamp, Problem, ProgressReport
 from ad_assets.datasets.decoding import Decoding
 from ad_assets.datasets.files import ImageFiles
-from ad_assets.datasets.gaps import gap_in
 from ad_assets.datasets.identity import content_id
-from ad_assets.datasets.images import ImageError
+from ad_assets.datasets.images import UPRIGHT, ImageError
 from ad_assets.datasets.listing import unreadable
-from ad_assets.datasets.orientation import UPRIGHT
+from ad_assets.datasets.truncation import gap_in
 from ad_assets.store.retry import StorageError
 
 # Decoding is half waiting (disk, object store) and half work outside the interpreter's lock.
@@ -43,7 +42,7 @@ class KnownFile:
         orientation: the EXIF orientation in the file, whether or not it is followed; 1 is upright.
         frames: pages or frames of the file.
         gap: part of the file that holds nothing but one byte, as copies that were cut off leave it; 0 for sound files.
-        brightness: of an image, where asked for: as `Looks` has it.
+        brightness: of an image, where asked for: as `Appearance` has it.
         thumbnail: as brightness.
         look_depth: bits that an image of more than 8 was scaled by for its looks.
     """
@@ -160,7 +159,7 @@ class Scan:
     def _image(self, path: str, data: bytes) -> KnownFile:
         read = self.decoding.inspect(data, path)
         height, width = read.rgb.shape[:2]
-        glance = look_at(read.rgb) if self.looks else None
+        glance = appearance_of(read.rgb) if self.looks else None
         return KnownFile(
             **self._of_any(path, data),
             width=width,

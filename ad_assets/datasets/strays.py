@@ -6,7 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
-from ad_assets.datasets.base import Problem, shortened
+from ad_assets.datasets.base import Problem, Reader, shortened
+from ad_assets.datasets.files import ImageFiles
+from ad_assets.datasets.listing import Listing, broken_links
 from ad_assets.datasets.names import is_foreign, is_image, near_part
 
 NAMED = 3
@@ -63,3 +65,19 @@ def misplaced(found: Iterable[tuple[str, str]]) -> list[Problem]:
 def pictures(paths: Iterable[str]) -> list[str]:
     """Those whose names say picture, of a format that is read or not."""
     return [path for path in paths if is_image(path) or is_foreign(path)]
+
+
+def misfits(reader: Reader, listing: Listing | None = None) -> list[Problem]:
+    """The reader's `misfits`, and links directly below the root whose target is gone.
+
+    Args:
+        reader: the configured dataset.
+        listing: of its root; made here if None, where the root can be seen.
+    """
+    if listing is None:
+        try:
+            listing = ImageFiles(reader.root).listing()
+        except (ValueError, OSError):
+            return []  # whoever needs the root tells of it
+    links = [problem for problem in broken_links(listing) if "/" not in problem.path]
+    return [*links, *reader.misfits(sorted(listing))]

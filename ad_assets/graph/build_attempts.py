@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from ad_assets.datasets.contents import ChangedFileError
+from ad_assets.datasets.files import ChangedFileError
 from ad_assets.interrupts import when_interrupted
 from ad_assets.store.local import NoSpaceError
 from ad_assets.store.records import update_record, write_record

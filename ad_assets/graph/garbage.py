@@ -15,7 +15,7 @@ from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Slot
 from ad_assets.graph.stages.features import feature_path, features_of
 from ad_assets.graph.stages.fitted_state import STATES
-from ad_assets.production.champion_history import LEDGER
+from ad_assets.production.champion_history import HISTORY
 from ad_assets.production.review_decisions import ADMISSIONS
 from ad_assets.store.layout import artifact_folder
 from ad_assets.store.records import read_record
@@ -63,7 +63,7 @@ def _champions(store: ArtifactStore) -> list[tuple[str, set[str]]]:
     """(address, feature files) of all that was ever champion and what belongs to it: a rollback needs them whole."""
     found: list[tuple[str, set[str]]] = []
     for file in store.files("champions"):
-        for entry in LEDGER.read(store, file.path).entries:
+        for entry in HISTORY.read(store, file.path).entries:
             candidate = entry.candidate
             found += [(candidate.score_maps, set()), (candidate.metrics, set())]
             state = next((kind for kind in STATES if store.exists(_train_path(kind, candidate.state))), None)

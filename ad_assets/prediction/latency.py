@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ad_assets.config.benchmark import Benchmark, Dataset
-from ad_assets.datasets.contents import ChangedFileError, read_image
-from ad_assets.datasets.files import ImageFiles
+from ad_assets.datasets.files import ChangedFileError, ImageFiles, read_image_bytes
 from ad_assets.graph.stage import read_head
 from ad_assets.prediction import DetectorError, Predictor
 
@@ -62,7 +61,7 @@ def sample_images(benchmark: Benchmark, dataset: Dataset, category: str, most: i
     count = min(most, len(rows))
     files = ImageFiles(dataset.reader.root)
     try:
-        return [read_image(files, rows[number * len(rows) // count]) for number in range(count)]
+        return [read_image_bytes(files, rows[number * len(rows) // count]) for number in range(count)]
     except ChangedFileError as error:
         raise DetectorError(f"{dataset.name} [{category}]: {error}") from error
     except OSError as error:

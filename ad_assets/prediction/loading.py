@@ -19,7 +19,7 @@ from ad_assets.methods import Features, LoadMatches
 from ad_assets.methods.data import NominalScores
 from ad_assets.prediction.lookup import DetectorError, Lookup
 from ad_assets.prediction.predictor import Laps, Member, Predictor
-from ad_assets.production.champion_history import as_promoted, read_ledger
+from ad_assets.production.champion_history import as_promoted, read_history
 from ad_assets.store.store import Artifact, ArtifactStore
 
 Report = Callable[[str, int, int], None]
@@ -82,7 +82,7 @@ def _champion(lookup: Lookup, dataset: Dataset, detector: Detector, category: st
     Raises:
         DetectorError: there is none.
     """
-    champion = read_ledger(lookup.benchmark.store, dataset.name, detector.name, category).champion
+    champion = read_history(lookup.benchmark.store, dataset.name, detector.name, category).champion
     if champion is None:
         command = lookup.command(dataset, detector, category)
         raise DetectorError(

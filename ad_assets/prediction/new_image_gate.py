@@ -18,13 +18,13 @@ from ad_assets.config.faults import ConfigError
 from ad_assets.datasets import ImageFiles, KnownFile
 from ad_assets.datasets.appearance import copies
 from ad_assets.datasets.base import Problem
-from ad_assets.datasets.contents import read_image
+from ad_assets.datasets.files import read_image_bytes
 from ad_assets.datasets.identity import content_of
 from ad_assets.datasets.index import ImageIndex
 from ad_assets.graph.progress import Progress
 from ad_assets.graph.stages.features import feature_path, features_address, write_features
 from ad_assets.graph.stages.image_index import read_stamps
-from ad_assets.production.champion_history import read_ledger
+from ad_assets.production.champion_history import read_history
 from ad_assets.production.review_decisions import (
     DECISIONS,
     Admissions,
@@ -118,7 +118,7 @@ class NewImageGate:
         if not artifact.exists() or "held_back" in artifact.record()["metadata"]:
             return True
         lanes = (name for name, lane in self._dataset.detectors.items() if lane.method)
-        return any(read_ledger(self._store, self._dataset.name, lane, category).champion for lane in lanes)
+        return any(read_history(self._store, self._dataset.name, lane, category).champion for lane in lanes)
 
     def _judge(
         self, index: ImageIndex, rows: Sequence[dict[str, Any]], admitted: set[str], category: str, progress: Progress
@@ -160,7 +160,7 @@ class NewImageGate:
             DetectorError: the champion cannot be loaded.
         """
         lane = self._production.gatekeeper
-        if lane is None or read_ledger(self._store, self._dataset.name, lane, category).champion is None:
+        if lane is None or read_history(self._store, self._dataset.name, lane, category).champion is None:
             return {}
         from ad_assets.prediction import load_detector
 
@@ -170,7 +170,7 @@ class NewImageGate:
             return {}
         files = ImageFiles(self._dataset.reader.root)
         found: dict[str, tuple[float, float]] = {}
-        images = (read_image(files, row) for row in rows)
+        images = (read_image_bytes(files, row) for row in rows)
         predictions = detector.predict_pictures(images, keep=self._keep)
         for number, (row, (prediction, rgb)) in enumerate(zip(rows, predictions, strict=True)):
             image = content_of(row["image_id"])

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ad_assets.backbones.backbone import load_backbone
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.datasets.decoding import Decoding
-from ad_assets.datasets.frames import unfit_map
+from ad_assets.datasets.geometry import unfit_map
 from ad_assets.datasets.images import ROOM, ImageError, RgbImage
 from ad_assets.graph.stages.features import decoded_batches, positions_of, stacked
 from ad_assets.graph.stages.score_maps import Scorer

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from ad_assets.config.benchmark import Dataset, Production
 from ad_assets.datasets.base import FileStamp, Problem
 from ad_assets.datasets.files import ImageFiles
-from ad_assets.datasets.landing import Landing
 from ad_assets.store.records import recall, write_record
 from ad_assets.store.store import ArtifactStore
 
@@ -53,7 +52,7 @@ class Watched:
 
     def __init__(self, dataset: Dataset, production: Production, store: ArtifactStore, stamps: Stamps) -> None:
         self._dataset, self._store, self._stamps = dataset, store, stamps
-        self._landing = Landing(production.settle_seconds, production.patience_seconds)
+        self._settle_seconds, self._patience_seconds = production.settle_seconds, production.patience_seconds
         self._files = ImageFiles(dataset.reader.root)
 
     def look(self, listing: Mapping[str, FileStamp], now: float) -> Arrivals:
@@ -65,7 +64,11 @@ class Watched:
         """
         ahead = {path: stamp for path, stamp in listing.items() if stamp.changed is not None and stamp.changed > now}
         believed = {**listing, **self._first_seen(ahead, now)} if ahead else listing
-        resting = self._landing.resting(believed, now)
+        resting = {
+            path: stamp
+            for path, stamp in believed.items()
+            if stamp.changed is None or now - stamp.changed >= self._settle_seconds
+        }
         if len(resting) < len(believed):
             indexed = self._indexed([path for path in believed if path not in resting], listing)
             resting = {path: stamp for path, stamp in believed.items() if path in resting or path in indexed}
@@ -74,8 +77,14 @@ class Watched:
 
     def incomplete(self, paths: Iterable[str], arrivals: Arrivals, category: str, now: float) -> list[str]:
         """Those of some files at rest that may be halves of uploads which go on; only new and changed ones are read."""
-        found = {path: arrivals.resting[path] for path in paths if path in arrivals.resting}
-        return self._landing.incomplete(self._files, found, self._stamps(category), now)
+        indexed = self._stamps(category)
+        young = {
+            path: stamp
+            for path, stamp in ((path, arrivals.resting[path]) for path in paths if path in arrivals.resting)
+            if tuple(indexed.get(path, ())) != (stamp.size, stamp.stamp)
+            and (stamp.changed is None or now - stamp.changed < self._patience_seconds)
+        }
+        return [path for path, stamp in young.items() if not self._files.is_whole(path, stamp.size)]
 
     def _indexed(self, paths: Sequence[str], listing: Mapping[str, FileStamp]) -> set[str]:
         """Those of some files that lie in an index as they are now."""

@@ -24,7 +24,7 @@ PROMOTED, BY_HAND, ROLLED_BACK = "promoted", "promoted by hand", "rolled back"
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ChampionCandidate:
     """A state with what belongs to it.
 
     Args:
@@ -45,38 +45,38 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ChampionChange:
     """One change of champion: who became it, when (ISO 8601, UTC), by what, and why."""
 
-    candidate: Candidate
+    candidate: ChampionCandidate
     when: str
     action: str
     reason: str
 
 
 @dataclass(frozen=True)
-class Ledger:
+class History:
     """The changes of champion of one lane and category, oldest first, and the states refused by rolling back."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[ChampionChange, ...]
     refused: tuple[str, ...]
 
     @property
-    def champion(self) -> Candidate | None:
+    def champion(self) -> ChampionCandidate | None:
         """Who is champion."""
         return self.entries[-1].candidate if self.entries else None
 
-    def with_champion(self, candidate: Candidate, action: str, reason: str) -> Ledger:
-        """The ledger with one more change."""
+    def with_champion(self, candidate: ChampionCandidate, action: str, reason: str) -> History:
+        """The history with one more change."""
         when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         refused = tuple(state for state in self.refused if state != candidate.state)
         if action == ROLLED_BACK and self.champion:
             refused = (*refused, self.champion.state)
-        return Ledger((*self.entries, Entry(candidate, when, action, reason)), refused)
+        return History((*self.entries, ChampionChange(candidate, when, action, reason)), refused)
 
 
-LEDGER: LastingRecord[Ledger] = LastingRecord(
-    Ledger, lambda: Ledger((), ()), "who was champion and why, by which predictions are made"
+HISTORY: LastingRecord[History] = LastingRecord(
+    History, lambda: History((), ()), "who was champion and why, by which predictions are made"
 )
 
 
@@ -88,7 +88,7 @@ def settings_of(detector: Detector, extractor: Extractor, category: str) -> dict
     return {"method": method.name, "values": values, "extractor": extractor.model_dump(mode="json", exclude_unset=True)}
 
 
-def as_promoted(benchmark: Benchmark, detector: Detector, champion: Candidate) -> tuple[Benchmark, Detector]:
+def as_promoted(benchmark: Benchmark, detector: Detector, champion: ChampionCandidate) -> tuple[Benchmark, Detector]:
     """A benchmark and a lane of it with the settings that a champion was made with.
 
     Raises:
@@ -115,7 +115,9 @@ def below_floors(numbers: Mapping[str, float], production: Production) -> list[s
     ]
 
 
-def behind_champion(challenger: Candidate, champion: Candidate | None, production: Production) -> list[str]:
+def behind_champion(
+    challenger: ChampionCandidate, champion: ChampionCandidate | None, production: Production
+) -> list[str]:
     """Where a state is behind the champion by more than the margin, in words; nowhere on other test images."""
     if champion is None or champion.state == challenger.state or champion.truth != challenger.truth:
         return []
@@ -128,26 +130,30 @@ def behind_champion(challenger: Candidate, champion: Candidate | None, productio
     ]
 
 
-def ledger_path(dataset: str, detector: str, category: str) -> str:
-    """Where the ledger of a lane and category lies in the store."""
+def history_path(dataset: str, detector: str, category: str) -> str:
+    """Where the history of a lane and category lies in the store."""
     return f"champions/{dataset}/{detector}/{category}.json"
 
 
-def read_ledger(store: ArtifactStore, dataset: str, detector: str, category: str) -> Ledger:
-    """The ledger of a lane and category; empty where nothing was ever promoted.
+def read_history(store: ArtifactStore, dataset: str, detector: str, category: str) -> History:
+    """The history of a lane and category; empty where nothing was ever promoted.
 
     Raises:
         DamagedRecordError: it cannot be read.
     """
-    return LEDGER.read(store, ledger_path(dataset, detector, category))
+    return HISTORY.read(store, history_path(dataset, detector, category))
 
 
-def update_ledger(
-    store: ArtifactStore, dataset: str, detector: str, category: str, change: Callable[[Ledger], Ledger]
-) -> Ledger:
-    """Change a ledger; `change` is called again if another process was faster, on what that has written.
+def update_history(
+    store: ArtifactStore,
+    dataset: str,
+    detector: str,
+    category: str,
+    change: Callable[[History], History],
+) -> History:
+    """Change a history; `change` is called again if another process was faster, on what that has written.
 
     Raises:
         DamagedRecordError: it cannot be read; it stays as it is.
     """
-    return LEDGER.update(store, ledger_path(dataset, detector, category), change)
+    return HISTORY.update(store, history_path(dataset, detector, category), change)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ad_assets.cli import main
 from ad_assets.commands.export import _pixel_threshold
-from ad_assets.datasets.frames import unfit_map
+from ad_assets.datasets.geometry import unfit_map
 from ad_assets.graph.stages.score_maps import read_score_index, read_shard
 from ad_assets.metrics.thresholds import nominal_quantile
 from ad_assets.report.submission import SubmissionError

@@ -9,7 +9,14 @@ import pytest
 
 from ad_assets.cli import main
 from ad_assets.production import champion_history
-from ad_assets.production.champion_history import BY_HAND, PROMOTED, Candidate, Ledger, read_ledger, update_ledger
+from ad_assets.production.champion_history import (
+    BY_HAND,
+    PROMOTED,
+    ChampionCandidate,
+    History,
+    read_history,
+    update_history,
+)
 from ad_assets.production.review_decisions import Admissions, Held, read_decisions, update_admissions
 from ad_assets.store.store import ArtifactStore
 from tests.support.bench_graph import Bench
@@ -18,8 +25,8 @@ FIRST, SECOND, THIRD = ("a" * 64, "b" * 64, "c" * 64)
 LANE = ("parts", "small", "bolt")
 
 
-def state(name: str) -> Candidate:
-    return Candidate(name, f"{name} maps", f"{name} metrics", {}, "truth", {"image_auroc": 0.9})
+def state(name: str) -> ChampionCandidate:
+    return ChampionCandidate(name, f"{name} maps", f"{name} metrics", {}, "truth", {"image_auroc": 0.9})
 
 
 @pytest.fixture
@@ -32,7 +39,7 @@ def store(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
     names = {image: Held(f"bolt/train/good/{image[0]}.png", ("odd",), "now") for image in (FIRST, SECOND, THIRD)}
     update_admissions(store, "parts", "bolt", lambda _: Admissions((), names, 0))
     for name in ("one", "two"):
-        update_ledger(store, *LANE, lambda before, name=name: before.with_champion(state(name), PROMOTED, "passed"))
+        update_history(store, *LANE, lambda before, name=name: before.with_champion(state(name), PROMOTED, "passed"))
         store.artifact("memory_bank", name).commit({"metadata": {}})
     newest = store.artifact("champion", "v")
     store.write_json(newest.at("candidate.json"), dataclasses.asdict(state("newest")))
@@ -51,40 +58,40 @@ def test_of_two_who_change_the_champion_at_once_the_second_is_refused(
     call: tuple[str, ...],
     becomes: str,
 ) -> None:
-    real: Callable[..., Any] = champion_history.update_ledger
+    real: Callable[..., Any] = champion_history.update_history
 
-    def second(*arguments: Any) -> Ledger:
-        monkeypatch.setattr(champion_history, "update_ledger", real)
+    def second(*arguments: Any) -> History:
+        monkeypatch.setattr(champion_history, "update_history", real)
         assert main([*call, "--reason", "first"]) == 0  # between what the second has read and what it writes
         return real(*arguments)
 
-    monkeypatch.setattr(champion_history, "update_ledger", second)
+    monkeypatch.setattr(champion_history, "update_history", second)
     assert main([*call, "--reason", "second"]) == 2
     captured = capsys.readouterr()
     assert captured.out == f"champion: {becomes}\n"
     assert "the champion has changed just now" in captured.err
     assert "first): see ad-assets history, and decide again" in captured.err
-    ledger = read_ledger(store, *LANE)
-    assert [entry.candidate.state for entry in ledger.entries] == ["one", "two", becomes]
-    assert ledger.entries[-1].reason == "first"
+    history = read_history(store, *LANE)
+    assert [entry.candidate.state for entry in history.entries] == ["one", "two", becomes]
+    assert history.entries[-1].reason == "first"
 
 
 def test_a_gate_that_promotes_meanwhile_refuses_a_promotion_by_hand(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real: Callable[..., Any] = champion_history.update_ledger
+    real: Callable[..., Any] = champion_history.update_history
 
-    def second(*arguments: Any) -> Ledger:
+    def second(*arguments: Any) -> History:
         real(store, *LANE, lambda before: before.with_champion(state("other"), PROMOTED, "passed its gates"))
         return real(*arguments)
 
-    monkeypatch.setattr(champion_history, "update_ledger", second)
+    monkeypatch.setattr(champion_history, "update_history", second)
     assert main(["promote", *LANE, "--reason", "mine"]) == 2
     assert "promoted: passed its gates" in capsys.readouterr().err
-    assert read_ledger(store, *LANE).champion == state("other")
-    monkeypatch.setattr(champion_history, "update_ledger", real)
+    assert read_history(store, *LANE).champion == state("other")
+    monkeypatch.setattr(champion_history, "update_history", real)
     assert main(["promote", *LANE, "--reason", "mine"]) == 0
-    assert read_ledger(store, *LANE).entries[-1].action == BY_HAND
+    assert read_history(store, *LANE).entries[-1].action == BY_HAND
 
 
 @pytest.mark.parametrize("given", [("--reject", "a.png", "b.png"), ("--reject", "a.png", "--reject", "b.png")])

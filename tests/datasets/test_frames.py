@@ -6,8 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ad_assets.datasets.frames import unfit_map
-from ad_assets.datasets.geometry import centre_box, fit_mask, resized_shape
+from ad_assets.datasets.geometry import centre_box, fit_mask, resized_shape, unfit_map
 
 
 def axis_weights(old: int, new: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ad_assets.datasets import IMAGE_INDEX_SCHEMA, DatasetError, ImageFiles, KnownFile, build_index
-from ad_assets.datasets.folder import FolderReader
+from ad_assets.datasets.readers.folder import FolderReader
 from tests.support.trees import mvtec_tree, write_image, write_mask
 
 

@@ -20,7 +20,7 @@ from ad_assets.defs.conditions import Window
 from ad_assets.defs.landing_sensor import MOST_TRIES, RUN_KEY_TAG, Watch
 from ad_assets.defs.schedules import updated_lanes
 from ad_assets.graph.graph import Graph
-from ad_assets.production.champion_history import Candidate, Ledger, read_ledger
+from ad_assets.production.champion_history import ChampionCandidate, History, read_history
 from tests.support.bench_graph import Bench, draw_image, write_dataset, write_image
 
 LANE = {f"parts/small/{kind}" for kind in ("memory_bank", "neighbours", "score_maps", "metrics", "champion")}
@@ -349,19 +349,19 @@ def test_the_night_has_a_window(running: Line) -> None:
 
 def test_a_state_is_promoted_only_through_its_gates(running: Line) -> None:
     store = running.benchmark.store
-    first = read_ledger(store, "parts", "small", "bolt")
+    first = read_history(store, "parts", "small", "bolt")
     assert [entry.action for entry in first.entries] == ["promoted"]
     running.set("datasets.parts.production.floors", {"pixel_ap": 1.0})
     running.set("datasets.parts.detectors.small.coreset_ratio", 0.5)
     running.settle()
-    assert read_ledger(store, "parts", "small", "bolt") == first
+    assert read_history(store, "parts", "small", "bolt") == first
     event = running.instance.get_latest_materialization_event(dg.AssetKey(["parts", "small", "champion"]))
     assert event
     assert event.asset_materialization
     assert "its floor is 1" in str(event.asset_materialization.metadata["kept_out"].value)
     running.set("datasets.parts.production.floors", {"image_auroc": 0.1})
     running.settle()
-    second = read_ledger(store, "parts", "small", "bolt")
+    second = read_history(store, "parts", "small", "bolt")
     assert second.champion
     assert first.champion
     assert second.champion.state != first.champion.state
@@ -372,15 +372,15 @@ def test_gates_compare_on_the_same_test_images_alone(running: Line) -> None:
     from ad_assets.config.benchmark import Production
     from ad_assets.production.champion_history import ROLLED_BACK, behind_champion
 
-    champion = Candidate("a", "m", "x", "code", "truth", {"image_auroc": 0.95, "pixel_auroc": 0.9})
-    worse = Candidate("b", "m", "y", "code", "truth", {"image_auroc": 0.92, "pixel_auroc": 0.9})
-    elsewhere = Candidate("b", "m", "y", "code", "other", {"image_auroc": 0.5, "pixel_auroc": 0.5})
+    champion = ChampionCandidate("a", "m", "x", "code", "truth", {"image_auroc": 0.95, "pixel_auroc": 0.9})
+    worse = ChampionCandidate("b", "m", "y", "code", "truth", {"image_auroc": 0.92, "pixel_auroc": 0.9})
+    elsewhere = ChampionCandidate("b", "m", "y", "code", "other", {"image_auroc": 0.5, "pixel_auroc": 0.5})
     gates = Production(margin=0.02)
     assert behind_champion(worse, champion, gates) == ["image_auroc 0.9200 after 0.9500, more than 0.02 behind"]
     assert behind_champion(worse, champion, Production(margin=0.04)) == []
     assert behind_champion(elsewhere, champion, gates) == []
-    ledger = Ledger((), ()).with_champion(champion, "promoted", "").with_champion(worse, "promoted", "")
-    back = ledger.with_champion(champion, ROLLED_BACK, "by hand")
+    history = History((), ()).with_champion(champion, "promoted", "").with_champion(worse, "promoted", "")
+    back = history.with_champion(champion, ROLLED_BACK, "by hand")
     assert back.refused == ("b",)
     assert back.champion == champion
 

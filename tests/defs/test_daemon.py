@@ -19,7 +19,7 @@ from PIL import Image
 
 from ad_assets.cli import main
 from ad_assets.config.load import load_config
-from ad_assets.production.champion_history import read_ledger
+from ad_assets.production.champion_history import read_history
 from ad_assets.store.store import ArtifactStore
 from tests.support.bench_graph import config_tree, draw_image, write_dataset, write_image
 from tests.support.dev_server import DevServer
@@ -189,7 +189,7 @@ def test_what_lands_is_learnt_once_by_itself(watched: Watched, capsys: Any) -> N
     assert watched.told("parts/small/memory_bank", "bolt")["updated"] == "+10 images"
     assert watched.head("parts/small/memory_bank", "bolt") != bank
     assert watched.head("parts/small/metrics", "bolt") != metrics
-    champion = read_ledger(watched.store, "parts", "small", "bolt").champion
+    champion = read_history(watched.store, "parts", "small", "bolt").champion
     assert champion
     assert champion.state == watched.head("parts/small/memory_bank", "bolt")
     watched.wait_until_quiet()
@@ -246,7 +246,7 @@ def test_a_power_cut_loses_the_run_alone(watched: Watched, capsys: Any) -> None:
     for category in ("bolt", "nut"):
         assert len([record for record in server.runs(category) if record.dagster_run.run_id not in failed]) == 1
         assert len(watched.images(category)) == 26
-        champion = read_ledger(watched.store, "parts", "small", category).champion
+        champion = read_history(watched.store, "parts", "small", category).champion
         assert champion
         assert champion.state == watched.head("parts/small/memory_bank", category)
 

@@ -14,7 +14,7 @@ from ad_assets.config.benchmark import Automation, Evaluation, Production, Repor
 from ad_assets.config.faults import ConfigError
 from ad_assets.config.parse import SectionParser
 from ad_assets.datasets import READERS
-from ad_assets.datasets.folder import FolderReader
+from ad_assets.datasets.readers.folder import FolderReader
 from ad_assets.graph.lanes import stages_of
 from ad_assets.methods import METHODS
 from ad_assets.settings.compute import Compute

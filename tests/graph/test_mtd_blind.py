@@ -8,8 +8,8 @@ from sklearn.neighbors import LocalOutlierFactor
 from ad_assets.backbones.backbone import load_backbone
 from ad_assets.config.load import load_config
 from ad_assets.datasets import Decoding, build_index
-from ad_assets.datasets.blind import BlindReader
-from ad_assets.datasets.mtd import CATEGORY, MtdReader
+from ad_assets.datasets.readers.blind import BlindReader
+from ad_assets.datasets.readers.mtd import CATEGORY, MtdReader
 from ad_assets.methods import METHODS, Batch, Runtime
 from tests.support.places import MAGNETIC_TILES
 from tests.support.tap_features import tap_features

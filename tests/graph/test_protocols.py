@@ -12,10 +12,9 @@ from ad_assets.cli import main
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.config.load import load_config
 from ad_assets.datasets import ImageFiles
-from ad_assets.datasets.cifar10 import CLASSES
 from ad_assets.datasets.decoding import Decoding
-from ad_assets.datasets.frames import unfit_map
-from ad_assets.datasets.geometry import fit_mask
+from ad_assets.datasets.geometry import fit_mask, unfit_map
+from ad_assets.datasets.readers.cifar10 import CLASSES
 from ad_assets.graph.stages.score_maps import shards
 from ad_assets.store.store import Artifact
 from tests.support.trees import cifar_tree, loco_tree, mvtec_ad_2_tree

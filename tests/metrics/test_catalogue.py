@@ -6,7 +6,7 @@ import pytest
 
 from ad_assets.config.benchmark import Production
 from ad_assets.metrics import Metric, catalogue, register_metric
-from ad_assets.production.champion_history import Candidate, behind_champion, below_floors
+from ad_assets.production.champion_history import ChampionCandidate, behind_champion, below_floors
 from ad_assets.report import tables
 from ad_assets.report.leaderboard import build
 from ad_assets.report.text import text_table
@@ -55,8 +55,8 @@ def test_where_lower_is_better_the_lowest_is_marked_and_gates_turn_round(lower: 
     assert below_floors({lower.name: 0.1}, gates) == []
     assert below_floors({lower.name: 0.2}, gates) == ["image_fpr_95 0.2000, its floor is 0.1"]
 
-    def candidate(state: str, value: float) -> Candidate:
-        return Candidate(state, "maps", "metrics", {}, "truth", {lower.name: value})
+    def candidate(state: str, value: float) -> ChampionCandidate:
+        return ChampionCandidate(state, "maps", "metrics", {}, "truth", {lower.name: value})
 
     assert behind_champion(candidate("new", 0.05), candidate("old", 0.3), gates) == []
     [why] = behind_champion(candidate("new", 0.3), candidate("old", 0.05), gates)

@@ -11,9 +11,9 @@ import yaml
 from PIL import Image
 
 from ad_assets.cli import main
-from ad_assets.datasets.appearance import copies, look_at
+from ad_assets.datasets.appearance import appearance_of, copies
 from ad_assets.prediction import DetectorError, load_detector
-from ad_assets.production.champion_history import read_ledger
+from ad_assets.production.champion_history import read_history
 from ad_assets.production.review_decisions import read_admissions
 from tests.defs.test_automation import Line, built_by, line, running  # noqa: F401 - fixtures
 from tests.support.bench_graph import draw_image, write_image
@@ -122,9 +122,9 @@ def test_newcomers_that_look_odd_are_held_back_whatever_a_detector_says(guarded:
 def test_a_copy_is_known_by_its_thumbnail() -> None:
     first, second = (draw_image(seed) for seed in (1, 2))
     noisy = np.clip(first.astype(int) + np.random.default_rng(0).integers(-3, 4, first.shape), 0, 255).astype(np.uint8)
-    others = [look_at(second).thumbnail, look_at(noisy).thumbnail]
-    assert copies(look_at(first).thumbnail, others) == [1]
-    assert copies(look_at(first).thumbnail, []) == []
+    others = [appearance_of(second).thumbnail, appearance_of(noisy).thumbnail]
+    assert copies(appearance_of(first).thumbnail, others) == [1]
+    assert copies(appearance_of(first).thumbnail, []) == []
 
 
 def test_predictions_use_the_champion_with_its_own_settings(guarded: Line, call: Run, capsys: Any) -> None:
@@ -132,7 +132,7 @@ def test_predictions_use_the_champion_with_its_own_settings(guarded: Line, call:
     config = guarded.folder / "bench.yaml"
     first = load_detector("parts", "small", "bolt", config)
     score = first.predict(image).score
-    champion = read_ledger(guarded.benchmark.store, "parts", "small", "bolt").champion
+    champion = read_history(guarded.benchmark.store, "parts", "small", "bolt").champion
     assert champion
     assert first.versions == {"small": champion.state}
 
@@ -189,7 +189,7 @@ def test_the_store_keeps_what_rollback_needs(guarded: Line) -> None:
     guarded.set("datasets.parts.detectors.small.coreset_ratio", 0.5)
     guarded.settle()
     store = guarded.benchmark.store
-    states = {entry.candidate.state for entry in read_ledger(store, "parts", "small", "bolt").entries}
+    states = {entry.candidate.state for entry in read_history(store, "parts", "small", "bolt").entries}
     assert len(states) > 1
     gone = {
         Path(file.path).parts[2]

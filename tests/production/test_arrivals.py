@@ -7,7 +7,7 @@ import pytest
 
 from ad_assets.config.benchmark import Dataset, Production
 from ad_assets.datasets import FileStamp
-from ad_assets.datasets.folder import FolderReader
+from ad_assets.datasets.readers.folder import FolderReader
 from ad_assets.production.arrivals import Watched
 from ad_assets.store.store import ArtifactStore
 

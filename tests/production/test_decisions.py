@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from ad_assets.production.champion_history import Candidate, Entry, Ledger, ledger_path, read_ledger, update_ledger
+from ad_assets.production.champion_history import (
+    ChampionCandidate,
+    ChampionChange,
+    History,
+    history_path,
+    read_history,
+    update_history,
+)
 from ad_assets.production.lasting_records import DamagedRecordError
 from ad_assets.production.review_decisions import decide, decisions_path, read_admissions, read_decisions
 from ad_assets.store.store import ArtifactStore
@@ -26,14 +33,14 @@ def test_ledger_entries_of_earlier_releases_stay(tmp_path: Path) -> None:
     store = ArtifactStore(root=str(tmp_path))
     old = {"state": "s", "score_maps": "m", "metrics": "x", "settings": {}, "truth": "t", "numbers": {"aupro_0.30": 1}}
     entry = {"candidate": old, "when": "2026-01-01T00:00:00+00:00", "action": "promoted", "reason": "the first"}
-    store.write_json(ledger_path("parts", "small", "bolt"), {"entries": [entry], "refused": []})
-    newer = Candidate("n", "m", "x", {}, "t", {})
+    store.write_json(history_path("parts", "small", "bolt"), {"entries": [entry], "refused": []})
+    newer = ChampionCandidate("n", "m", "x", {}, "t", {})
 
-    def promote(ledger: Ledger) -> Ledger:
-        return ledger.with_champion(newer, "promoted", "")
+    def promote(history: History) -> History:
+        return history.with_champion(newer, "promoted", "")
 
-    update_ledger(store, "parts", "small", "bolt", promote)
-    states = [each.candidate.state for each in read_ledger(store, "parts", "small", "bolt").entries]
+    update_history(store, "parts", "small", "bolt", promote)
+    states = [each.candidate.state for each in read_history(store, "parts", "small", "bolt").entries]
     assert states == ["s", "n"]
 
 
@@ -54,9 +61,9 @@ def test_damaged_admissions_and_ledgers_are_refused_by_name(tmp_path: Path, cont
     store.write_bytes("admissions/parts/bolt.json", content)
     with pytest.raises(DamagedRecordError, match=r"admissions/parts/bolt\.json"):
         read_admissions(store, "parts", "bolt")
-    store.write_bytes(ledger_path("parts", "small", "bolt"), b'{"entries": [{}], "refused": []}')
+    store.write_bytes(history_path("parts", "small", "bolt"), b'{"entries": [{}], "refused": []}')
     with pytest.raises(DamagedRecordError, match=r"champions/parts/small/bolt\.json.*entries\.0"):
-        read_ledger(store, "parts", "small", "bolt")
+        read_history(store, "parts", "small", "bolt")
 
 
 @pytest.mark.parametrize("lacking", ["admitted", "held"])
@@ -73,11 +80,13 @@ def test_admissions_that_lack_a_key_are_damaged(tmp_path: Path, lacking: str) ->
 @pytest.mark.parametrize(
     "lacking", ["entries", "refused", "entries.0.when", "entries.0.candidate.state", "entries.0.candidate.numbers"]
 )
-def test_ledgers_that_lack_a_key_are_damaged(tmp_path: Path, lacking: str) -> None:
+def test_champion_histories_that_lack_a_key_are_damaged(tmp_path: Path, lacking: str) -> None:
     store = ArtifactStore(root=str(tmp_path))
-    entry = Entry(Candidate("s", "m", "x", {}, "t", {}), "2026-01-01T00:00:00+00:00", "promoted", "the first")
-    update_ledger(store, "parts", "small", "bolt", lambda _: Ledger((entry,), ()))
-    path = ledger_path("parts", "small", "bolt")
+    entry = ChampionChange(
+        ChampionCandidate("s", "m", "x", {}, "t", {}), "2026-01-01T00:00:00+00:00", "promoted", "the first"
+    )
+    update_history(store, "parts", "small", "bolt", lambda _: History((entry,), ()))
+    path = history_path("parts", "small", "bolt")
     tree = store.read_json(path)
     *parents, key = lacking.split(".")
     node = tree
@@ -86,4 +95,4 @@ def test_ledgers_that_lack_a_key_are_damaged(tmp_path: Path, lacking: str) -> No
     del node[key]
     store.write_json(path, tree)
     with pytest.raises(DamagedRecordError, match=rf"champions/parts/small/bolt\.json cannot be read \({lacking}: "):
-        read_ledger(store, "parts", "small", "bolt")
+        read_history(store, "parts", "small", "bolt")

@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from ad_assets.datasets import DatasetError, ImageFiles, build_index
-from ad_assets.datasets.folder import FolderReader
+from ad_assets.datasets.readers.folder import FolderReader
 from ad_assets.store import retry as storage
 from ad_assets.store.retry import StorageError, find_files, may_pass, retried
 from ad_assets.store.store import ArtifactStore

@@ -12,12 +12,12 @@ from ad_assets.graph.stage import Check, CheckReport, CheckResult, Parts, Stage,
 from ad_assets.metrics.catalogue import compared
 from ad_assets.production.champion_history import (
     PROMOTED,
-    Candidate,
-    Ledger,
+    ChampionCandidate,
+    History,
     behind_champion,
     below_floors,
     settings_of,
-    update_ledger,
+    update_history,
 )
 from ad_assets.production.store_identity import check_store
 
@@ -38,11 +38,11 @@ def champion_stage(
     def parts(upstream: Upstream) -> Parts:
         return {stage.kind: upstream.of(stage).version for stage in (state, score_maps, metrics)}
 
-    def candidate(work: Work) -> Candidate:
+    def candidate(work: Work) -> ChampionCandidate:
         rows = work.store.read_json(work.input(metrics).at("rows.json"))
         numbers = {r["metric"]: r["value"] for r in rows if r["protocol"] == "standard" and r["value"] is not None}
         state_head, maps_head, metrics_head = (work.upstream.of(stage) for stage in (state, score_maps, metrics))
-        return Candidate(
+        return ChampionCandidate(
             state_head.version,
             maps_head.version,
             metrics_head.version,
@@ -61,7 +61,7 @@ def champion_stage(
         behind: list[str] = []
         kept = ""
 
-        def change(before: Ledger) -> Ledger:
+        def change(before: History) -> History:
             nonlocal behind, kept
             behind = behind_champion(challenger, before.champion, production)
             refused = challenger.state in before.refused
@@ -70,12 +70,12 @@ def champion_stage(
                 return before
             return before.with_champion(challenger, PROMOTED, "passed its gates" if before.champion else "the first")
 
-        ledger = update_ledger(work.store, work.stage.key[0], detector.name, work.partition, change)
+        history = update_history(work.store, work.stage.key[0], detector.name, work.partition, change)
         check_results = (
             CheckResult("above_floors", not below, {"why": "; ".join(below) or "no metric is below its floor"}),
             CheckResult("no_worse_than_champion", not behind, {"why": "; ".join(behind) or "no metric fell behind"}),
         )
-        return CheckReport(check_results, _described(ledger, kept))
+        return CheckReport(check_results, _described(history, kept))
 
     return Stage(
         key=(dataset.name, detector.name, "champion"),
@@ -99,7 +99,7 @@ def champion_stage(
     )
 
 
-def _same(champion: Candidate | None, challenger: Candidate) -> bool:
+def _same(champion: ChampionCandidate | None, challenger: ChampionCandidate) -> bool:
     """Whether a candidate is the champion already, with the same threshold and numbers."""
     return champion is not None and (champion.state, champion.score_maps, champion.metrics) == (
         challenger.state,
@@ -108,15 +108,15 @@ def _same(champion: Candidate | None, challenger: Candidate) -> bool:
     )
 
 
-def _described(ledger: Ledger, kept: str) -> dict[str, Any]:
-    if not ledger.entries:
+def _described(history: History, kept: str) -> dict[str, Any]:
+    if not history.entries:
         return {"champion": "none", "kept_out": kept}
-    last = ledger.entries[-1]
+    last = history.entries[-1]
     return {
         "champion": last.candidate.state,
         "since": last.when,
         "reason": f"{last.action}: {last.reason}",
-        "changes": len(ledger.entries),
+        "changes": len(history.entries),
         **({"kept_out": kept} if kept else {}),
         **{
             f"champion_{metric}": last.candidate.numbers[metric]

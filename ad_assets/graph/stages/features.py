@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ad_assets.backbones.backbone import load_backbone
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Dataset, fingerprint
-from ad_assets.datasets.contents import read_image
-from ad_assets.datasets.files import ImageFiles
+from ad_assets.datasets.files import ImageFiles, read_image_bytes
 from ad_assets.graph.provenance import REMADE
 from ad_assets.graph.stage import (
     GPU,
@@ -202,7 +201,7 @@ def _extract(
 
     def decode(image_id: str) -> tuple[str, Tensor]:
         row = rows[image_id]
-        return image_id, backbone.preprocess(decoding.rgb(read_image(files, row), row["path"]))
+        return image_id, backbone.preprocess(decoding.rgb(read_image_bytes(files, row), row["path"]))
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         done = 0

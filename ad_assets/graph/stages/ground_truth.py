@@ -11,8 +11,7 @@ import numpy as np
 
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.datasets.base import Reader
-from ad_assets.datasets.frames import unfit_map
-from ad_assets.datasets.geometry import fit_mask, fit_regions
+from ad_assets.datasets.geometry import fit_mask, fit_regions, unfit_map
 from ad_assets.graph.stage import Stage, StageError, Work
 from ad_assets.graph.stages.scored_images import read_masks
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Dataset
-from ad_assets.datasets import contents
 from ad_assets.datasets.base import Reader
-from ad_assets.datasets.files import ImageFiles
+from ad_assets.datasets.files import ImageFiles, read_image_bytes, read_mask_bytes
 from ad_assets.datasets.geometry import fit_image, fit_mask
 from ad_assets.datasets.masks import MaskPixels
 from ad_assets.graph.stages.score_maps import read_shard
@@ -47,7 +46,7 @@ def read_masks(reader: Reader, row: dict[str, Any]) -> list[MaskPixels]:
     Raises:
         ChangedFileError: a mask is not the one that was indexed.
     """
-    read = zip(contents.read_masks(ImageFiles(reader.root), row), row["mask_paths"], strict=True)
+    read = zip(read_mask_bytes(ImageFiles(reader.root), row), row["mask_paths"], strict=True)
     return [reader.decoding.mask(data, path) for data, path in read]
 
 
@@ -64,7 +63,7 @@ def read_pictures(
     """Read images, masks and maps of some rows of an image index, one by one."""
     files = ImageFiles(dataset.reader.root)
     for row in rows:
-        rgb = dataset.reader.decoding.of(row["image_id"]).rgb(contents.read_image(files, row), row["path"])
+        rgb = dataset.reader.decoding.of(row["image_id"]).rgb(read_image_bytes(files, row), row["path"])
         score_map, score = read_shard(score_maps, row["image_id"])
         yield Picture(
             row,

@@ -1,0 +1,295 @@
+"""Any folder in the layout of MVTec AD (Bergmann et al., CVPR 2019), the common currency of the field.
+
+    <root>/<category>/train/good/NAME.png
+    <root>/<category>/test/good/NAME.png
+    <root>/<category>/test/<defect type>/NAME.png
+    <root>/<category>/ground_truth/<defect type>/NAME_mask.png  or  NAME.png
+
+``good``, ``ok``, ``normal`` and ``nominal`` name nominal folders; these names and ``train``, ``test`` and
+``ground_truth`` are known in any case, and near-misses of them are errors (`ad_assets.datasets.names`). Subfolders
+below a type are allowed, and repeated under ``ground_truth``. Masks pair by name, never by position. ``test`` and
+``ground_truth`` may be missing. What lies in these folders and is not read is told, by number and by name, and so are
+other folders that hold images. A root that itself holds ``train`` is one category.
+
+With `manifest` a table decides instead of folder names: see `ad_assets.datasets.readers.manifest`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from pydantic import Field
+
+from ad_assets.datasets.base import AnomalyKind, Candidate, Problem, Reader, register_reader
+from ad_assets.datasets.files import ImageFiles
+from ad_assets.datasets.names import (
+    CATEGORY_KEY,
+    CATEGORY_RULE,
+    NOMINAL,
+    PARTS,
+    is_image,
+    is_nominal,
+    known,
+    near_nominal,
+    near_part,
+)
+from ad_assets.datasets.readers.decoding_options import DecodingOptions
+from ad_assets.datasets.readers.manifest import Manifest, ManifestOption, assigned, manifest_problems, read_manifest
+from ad_assets.datasets.strays import counted, misplaced, unread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ad_assets.datasets.listing import Listing
+
+SHOWN = 5
+MVTEC_LAYOUT = """\
+<category>/train/good/NAME.png
+<category>/test/good/NAME.png
+<category>/test/<defect type>/NAME.png
+<category>/ground_truth/<defect type>/NAME_mask.png"""
+
+
+class _Place(NamedTuple):
+    category: str
+    part: str  # train | test | ground_truth
+    defect_type: str  # "" for a file that lies in no type's folder
+    name: str  # what pairs an image with its mask: the path below the type, without suffix
+    path: str
+
+
+class MvtecLayout(Reader):
+    """What all datasets in the layout of MVTec AD, or in one that `_as_mvtec` turns into it, share.
+
+    Class facts: `several_masks` (one file a region), `masks_required` (an anomalous image without one is an error, also
+    where no image has any), `more_folders` (of a category, beside those of the layout), `tells_other_folders` (whether
+    images in folders of any other name are told of), `image_place` and `mask_place` (where errors say that a file is
+    expected).
+    """
+
+    several_masks: ClassVar[bool] = False
+    masks_required: ClassVar[bool] = False
+    more_folders: ClassVar[tuple[str, ...]] = ()
+    tells_other_folders: ClassVar[bool] = False
+    image_place: ClassVar[str] = "test/{type}/{name}.*"
+    mask_place: ClassVar[str] = "ground_truth/{type}/{name}_mask.png or {name}.png"
+
+    def assign(self, paths: Sequence[str]) -> dict[str, list[Candidate]]:
+        places = sorted(self._places(paths))
+        masks: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+        for place in places:
+            if place.part == "ground_truth":
+                masks[place.category, place.defect_type, place.name].append(place.path)
+        found: dict[str, list[Candidate]] = defaultdict(list)
+        for place in places:
+            nominal = is_nominal(place.defect_type)
+            if place.part == "train" and nominal:
+                found[place.category].append(Candidate(place.path, "train", 0, NOMINAL))
+            elif place.part == "test" and nominal:
+                found[place.category].append(Candidate(place.path, "test", 0, NOMINAL))
+            elif place.part == "test" and place.defect_type and not near_nominal(place.defect_type):
+                own = masks.get((place.category, place.defect_type, place.name), [])
+                kept, kind = tuple(own if self.several_masks else own[:1]), self._kind(place.defect_type)
+                found[place.category].append(Candidate(place.path, "test", 1, place.defect_type, kept, kind))
+        return dict(found)
+
+    def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
+        located = [place for place in self._located(paths) if place.category == category]
+        places = [place for place in located if is_image(place.path)]
+        masked_types = {place.defect_type for place in places if place.part == "ground_truth"}
+        paired = {mask for candidate in candidates for mask in candidate.masks}
+        problems = unread(place.path for place in located if not is_image(place.path))
+        problems += misplaced(self._outside(category, paths))
+        nearly = defaultdict[str, list[str]](list)
+        for place in places:
+            nominal = is_nominal(place.defect_type)
+            if place.part == "ground_truth" and not nominal and place.path not in paired:
+                image = self.image_place.format(type=place.defect_type, name=place.name)
+                message = f"mask without an image {image}, or a second mask of it: remove it"
+                problems.append(Problem(place.path, message))
+            elif place.part == "train" and not nominal:
+                message = "not used: only train/good (or ok, normal, nominal) is; move it there or away"
+                problems.append(Problem(place.path, message))
+            elif place.part == "test" and not place.defect_type:
+                message = "lies in no defect type's folder: move it to test/good or test/<defect type>"
+                problems.append(Problem(place.path, message))
+            elif place.part == "test" and near_nominal(place.defect_type):
+                nearly[place.defect_type].append(place.path)
+        for defect_type, own in nearly.items():
+            message = (
+                f"holds {counted(own, 'image')}, nominal or not? Rename the folder to {near_nominal(defect_type)} (or "
+                "good, ok, normal, nominal), or to the name of a defect"
+            )
+            problems.append(Problem(f"{category}/test/{defect_type}", message))
+        for candidate in candidates:
+            if candidate.label == 1 and not candidate.masks and (masked_types or self.masks_required):
+                kind = candidate.defect_type
+                if kind in masked_types or self.masks_required:
+                    expected = self.mask_place.format(type=kind, name=PurePosixPath(candidate.path).stem)
+                    problems.append(Problem(candidate.path, f"has no mask: expected {expected}"))
+                else:
+                    message = f"has no mask, and ground_truth has no folder {kind!r}: pixel metrics leave it out"
+                    problems.append(Problem(candidate.path, message, "warning"))
+        return problems
+
+    def paths_by_category(self, paths: Sequence[str]) -> dict[str, list[str]]:
+        found = defaultdict[str, list[str]](list)
+        for path, parts in self._split(paths):
+            found[parts[0]].append(path)
+        return dict(found)
+
+    def _places(self, paths: Sequence[str]) -> Iterator[_Place]:
+        return (place for place in self._located(paths) if is_image(place.path))
+
+    def _located(self, paths: Sequence[str]) -> Iterator[_Place]:
+        """The files of any kind that lie where images or masks do, in folders whose names can be categories."""
+        for path, found in self._split(paths):
+            parts = self._as_mvtec(found)
+            if len(parts) < 3 or not (known(parts[1]) and CATEGORY_KEY.fullmatch(parts[0])):
+                continue
+            category, part, *below = parts
+            defect_type = below[0] if len(below) > 1 else ""
+            name = str(PurePosixPath(*below[1:] if defect_type else below).with_suffix(""))
+            if part == "ground_truth":
+                name = name.removesuffix("_mask")
+            yield _Place(category, part, defect_type, name, path)
+
+    def _split(self, paths: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+        """Each path with its parts, the category's first; names of splits in lower case."""
+        splits = [path.split("/") for path in paths]
+        own_name = self._own_name()
+        # A category may have the name of a split: then the folders in it have such names too.
+        flat = own_name and any(len(parts) > 1 and known(parts[0]) and not known(parts[1]) for parts in splits)
+        for path, parts in zip(paths, splits, strict=True):
+            if flat and own_name and not known(parts[1] if len(parts) > 2 else ""):
+                parts = [own_name, *parts]
+            if len(parts) > 2:
+                parts = [parts[0], self._folder(parts[1]), *parts[2:]]
+            yield path, parts
+
+    def _folder(self, name: str) -> str:
+        """The name of a category's folder as the layout has it, whatever its case."""
+        return known(name, (*PARTS, *self.more_folders)) or name
+
+    def _outside(self, category: str, paths: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Folder and path of the images of a category that lie in no folder of its layout."""
+        for path, parts in self._split(paths):
+            name = parts[1] if len(parts) > 2 else ""
+            told = near_part(name) or self.tells_other_folders
+            if told and parts[0] == category and name not in (*PARTS, *self.more_folders) and is_image(path):
+                yield path.rsplit("/", max(len(parts) - 2, 1))[0], path
+
+    def _own_name(self) -> str | None:
+        """The category where the root itself holds ``train``; None: each has a folder."""
+        return None
+
+    def _as_mvtec(self, parts: list[str]) -> list[str]:
+        """The parts of a path as they would be in the layout of MVTec AD; empty: not part of the dataset."""
+        return parts
+
+    def _kind(self, defect_type: str) -> AnomalyKind:
+        """What kind of anomaly the images of a folder show."""
+        del defect_type
+        return ""
+
+
+@register_reader
+class FolderReader(DecodingOptions, ManifestOption, MvtecLayout):
+    """Reader of the layout above, or of a manifest; the categories are those found."""
+
+    name: ClassVar[str] = "folder"
+    version: ClassVar[int] = 2
+    tells_other_folders: ClassVar[bool] = True
+    origin: ClassVar[str] = "your own images"
+    layout: ClassVar[str] = MVTEC_LAYOUT
+
+    category: str | None = Field(
+        None,
+        pattern=f"^{CATEGORY_KEY.pattern}$",
+        description="name of the one category where the root itself holds train/ or the manifest names none; default: "
+        "the root's own",
+    )
+    manifest: str | None = Field(
+        None,
+        min_length=1,
+        description="CSV or Parquet table that says what each image is, relative to the root (or an absolute path, "
+        "or a URL)",
+    )
+
+    def index_config(self) -> dict[str, Any]:
+        # Indexes made before there were manifests keep their fingerprint.
+        return {key: value for key, value in super().index_config().items() if key != "manifest" or value is not None}
+
+    def categories(self) -> list[str]:
+        """The manifest's, or the folders that hold training or test images; sorted. `misfits` tells of the others."""
+        if self.manifest:
+            return sorted(self._manifest().by_category)
+        paths = list(ImageFiles(self.root).listing())
+        found = self.assign(paths)
+        if not found:
+            problems = [str(problem) for problem in self.misfits(paths) if problem.severity == "error"]
+            raise ValueError(
+                f"no category under {self.root!r}: expected <category>/train/good/*.png; correct "
+                "datasets.<name>.root in the benchmark file or with --set datasets.<name>.root=/path"
+                + "".join(f"\n  {told}" for told in problems[:SHOWN])
+            )
+        return sorted(found)
+
+    def assign(self, paths: Sequence[str]) -> dict[str, list[Candidate]]:
+        return assigned(self._manifest().entries, paths) if self.manifest else super().assign(paths)
+
+    def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
+        if self.manifest:
+            return manifest_problems(self._manifest().by_category.get(category, ()), paths)
+        return super().check_names(category, paths, candidates)
+
+    def paths_by_category(self, paths: Sequence[str]) -> dict[str, list[str]]:
+        if not self.manifest:
+            return super().paths_by_category(paths)
+        there = set(paths)
+        return {
+            category: [
+                path for entry in own for path in (entry.candidate.path, *entry.candidate.masks) if path in there
+            ]
+            for category, own in self._manifest().by_category.items()
+        }
+
+    def stands(self, category: str, listing: Listing) -> bool:
+        if self.manifest:
+            return False  # the table was read, and does not name it
+        # A root that is a category goes with the folders of its splits.
+        return category in listing.folders() or (category == self._own_name() and any(map(known, listing.folders())))
+
+    def misfits(self, paths: Sequence[str]) -> list[Problem]:
+        if self.manifest:
+            named = {path for e in self._manifest().entries for path in (e.candidate.path, *e.candidate.masks)}
+            rest = [path for path in paths if is_image(path) and path not in named]
+            return [Problem(self.manifest, f"names {counted(rest, 'image')} in no row", "warning")] if rest else []
+        categories = self.assign(paths).keys()
+        folders = defaultdict[str, list[tuple[str, list[str]]]](list)
+        for path, parts in self._split(paths):
+            if parts[0] not in categories and is_image(path):
+                folders[parts[0] if len(parts) > 1 else ""].append((path, parts))
+        return [self._misfit(folder, own) for folder, own in sorted(folders.items())]
+
+    def _misfit(self, folder: str, own: Sequence[tuple[str, list[str]]]) -> Problem:
+        told = f"{counted([path for path, _ in own], 'image')} not read: "
+        names = {parts[1] for _, parts in own if len(parts) > 2}
+        if any(known(name) for name in names) and not CATEGORY_KEY.fullmatch(folder):
+            return Problem(folder, f"{told}its name cannot be a category's ({CATEGORY_RULE}): rename the folder")
+        for name in sorted(names | {folder}):
+            if near_part(name):
+                where = folder if name == folder else f"{folder}/{name}"
+                return Problem(
+                    where, f"{told}is it {near_part(name)}? Only train, test and ground_truth are; rename it"
+                )
+        expected = "expected <category>/train/good/*.png"
+        return Problem(folder or self.root, f"{told}no folder train or test in it; {expected}", "warning")
+
+    def _manifest(self) -> Manifest:
+        return read_manifest(self.root, self.manifest or "", own_name=self._own_name())
+
+    def _own_name(self) -> str:
+        return self.category or PurePosixPath(self.root.replace("\\", "/")).name or "root"
