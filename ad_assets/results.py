@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import shlex
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from ad_assets.config.benchmark import Dataset
-from ad_assets.config.load import ConfigError, load_config
+from ad_assets.config.faults import check_name
+from ad_assets.config.load import load_config
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.lanes import stages_of
 from ad_assets.graph.stage import Head, Stage
@@ -118,9 +118,9 @@ def score_maps(
     from ad_assets.graph.stages.score_maps import shards
 
     opened = _Opened.of(dataset, config)
-    _known("detector", detector, opened.dataset.detectors)
+    check_name("detector", detector, opened.dataset.detectors, dataset)
     stage = opened.stage(detector, "score_maps")
-    _known("category", category, stage.partitions or ())
+    check_name("category", category, stage.partitions or (), dataset)
     [(_, _, head)] = opened.current([stage], [category])
     found = shards(opened.store.artifact(stage.kind, head.version))
     return ((image_ids, maps.numpy()) for image_ids, maps, _ in found)
@@ -138,7 +138,7 @@ class _Opened:
     @classmethod
     def of(cls, dataset: str, config: str | Path | None) -> _Opened:
         benchmark = load_config(config)
-        _known("dataset", dataset, benchmark.datasets)
+        check_name("dataset", dataset, benchmark.datasets, benchmark.source)
         stages = stages_of(benchmark, unseen=benchmark.datasets)  # the store knows the categories if nobody else does
         return cls(benchmark.datasets[dataset], benchmark.store, Graph(stages, benchmark.store), config)
 
@@ -181,13 +181,6 @@ class _Opened:
         words = ["ad-assets", "materialize", self.dataset.name]
         words += ["--config", str(self.config)] if self.config else []
         return shlex.join([*words, *(word for stage in stages for word in ("--select", f'key:"{stage.name}"'))])
-
-
-def _known(what: str, name: str, names: Iterable[str]) -> None:
-    known = list(names)
-    if name not in known:
-        close = "".join(f"did you mean {each!r}? " for each in get_close_matches(str(name), known, n=1))
-        raise ConfigError(f"no {what} {name!r}; {close}there are: {', '.join(known) or 'none'}")
 
 
 def _warn(message: str) -> None:

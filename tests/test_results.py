@@ -80,7 +80,7 @@ def test_what_is_not_there_is_named_with_the_remedy(folder: Path) -> None:
     ):
         with pytest.raises(results.ResultsError, match=rf"parts/{asset}.* is not materialized.*ad-assets materialize"):
             read("parts", HERE)
-    with pytest.raises(ConfigError, match="no dataset 'part'; did you mean 'parts'"):
+    with pytest.raises(ConfigError, match=r"bench\.yaml has no dataset 'part'; did you mean 'parts'"):
         results.leaderboard("part", HERE)
     with pytest.raises(ConfigError, match="no detector 'gaus'; did you mean 'gauss'"):
         results.score_maps("parts", "gaus", "bolt", HERE)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.config.benchmark import Benchmark
+from ad_assets.config.faults import check_name
 from ad_assets.config.load import ConfigError, load_config
 from ad_assets.datasets.names import plain
 
@@ -140,9 +141,8 @@ def open_session(options: argparse.Namespace, *, force: bool = False, verify: bo
     from ad_assets.graph.graph import Graph
 
     benchmark = load_config(options.config, options.set)
-    if options.dataset and options.dataset not in benchmark.datasets:
-        names = ", ".join(benchmark.datasets)
-        raise ConfigError(f"{benchmark.source} has no dataset {options.dataset!r}; it has: {names}")
+    if options.dataset:
+        check_name("dataset", options.dataset, benchmark.datasets, benchmark.source)
     try:
         definitions, stages = build_definitions(benchmark)
     except ValueError as error:

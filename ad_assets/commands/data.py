@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ad_assets.commands.common import Commands
 from ad_assets.config.benchmark import Dataset
+from ad_assets.config.faults import check_name
 from ad_assets.config.load import ConfigError, load_config, load_dataset
 from ad_assets.datasets import (
     DatasetError,
@@ -140,9 +141,8 @@ def _datasets(options: argparse.Namespace) -> list[Dataset]:
     if options.root:
         raise ConfigError("--root goes with --reader; in a benchmark file write --set datasets.<name>.root=/path")
     benchmark = load_config(options.config, options.set)
-    if options.dataset and options.dataset not in benchmark.datasets:
-        names = ", ".join(benchmark.datasets)
-        raise ConfigError(f"{benchmark.source} has no dataset {options.dataset!r}; it has: {names}")
+    if options.dataset:
+        check_name("dataset", options.dataset, benchmark.datasets, benchmark.source)
     return [dataset for name, dataset in benchmark.datasets.items() if options.dataset in (None, name)]
 
 

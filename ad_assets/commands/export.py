@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 from ad_assets.commands.common import Commands
 from ad_assets.config.benchmark import Benchmark
+from ad_assets.config.faults import check_name
 from ad_assets.config.load import ConfigError, load_config
 from ad_assets.report.submission import Layout, SubmissionError, Target, encode, folders, targets
 from ad_assets.store.store import ArtifactStore, CorruptArtifactError
@@ -56,14 +57,11 @@ def _maps(options: argparse.Namespace) -> int:
 
     benchmark, stages = _load(options)
     dataset = benchmark.datasets[options.dataset]
-    if options.detector not in dataset.detectors:
-        names = ", ".join(dataset.detectors) or "none"
-        raise ConfigError(f"dataset {dataset.name} has no detector {options.detector!r}; it has: {names}")
+    check_name("detector", options.detector, dataset.detectors, f"dataset {dataset.name}")
     stage = stages[dataset.name, options.detector, "score_maps"]
     categories = list(dict.fromkeys(options.category or stage.partitions or ()))
     for category in categories:
-        if category not in (stage.partitions or ()):
-            raise ConfigError(f"no category {category!r}; there are: {', '.join(stage.partitions or ())}")
+        check_name("category", category, stage.partitions or ())
     index = stages[dataset.name, "image_index"]
     changed = changed_files(dataset, benchmark.store)
     stale = {c: why for c in categories if (why := changed.get(c) or _stale(benchmark.store, index, stage, c))}
@@ -187,8 +185,7 @@ def _leaderboard(options: argparse.Namespace) -> int:
         if head != graph.planned((stage.key, None)):
             remedy = _remedy(options, stage, [])
             print(f"{stage.name} is incomplete or out of date; to renew it: {remedy}", file=sys.stderr)
-        artifact = benchmark.store.artifact(stage.kind, head.version)
-        boards.append(read_board(artifact))
+        boards.append(read_board(benchmark.store.artifact(stage.kind, head.version)))
     if not boards:
         print(f"there is no leaderboard yet; first run: {_command(options, options.dataset)}", file=sys.stderr)
         return 1
@@ -225,9 +222,8 @@ def _load(options: argparse.Namespace) -> tuple[Benchmark, dict[tuple[str, ...],
     from ad_assets.graph.lanes import stages_of
 
     benchmark = load_config(options.config, options.set)
-    if options.dataset and options.dataset not in benchmark.datasets:
-        names = ", ".join(benchmark.datasets)
-        raise ConfigError(f"{benchmark.source} has no dataset {options.dataset!r}; it has: {names}")
+    if options.dataset:
+        check_name("dataset", options.dataset, benchmark.datasets, benchmark.source)
     try:
         return benchmark, {stage.key: stage for stage in stages_of(benchmark)}
     except ValueError as error:

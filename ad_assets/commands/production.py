@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ad_assets.commands.common import Commands, Parser
 from ad_assets.config.benchmark import Benchmark
+from ad_assets.config.faults import check_name
 from ad_assets.config.load import ConfigError, load_config
 from ad_assets.datasets.identity import content_of
 
@@ -222,8 +223,8 @@ def _categories(benchmark: Benchmark, options: argparse.Namespace) -> list[str]:
         categories = list(benchmark.datasets[options.dataset].reader.categories())
     except (ValueError, OSError) as error:
         raise ConfigError(f"{options.dataset}: {error}") from error
-    if options.category is not None and options.category not in categories:
-        raise ConfigError(f"no category {options.category!r}; there are: {', '.join(categories)}")
+    if options.category is not None:
+        check_name("category", options.category, categories)
     return categories
 
 

@@ -37,6 +37,19 @@ def key_text(key: object) -> str:
     return text if text.isprintable() and len(text) <= MOST_SHOWN else shown(text)
 
 
+def check_name(what: str, name: str, names: Iterable[str], whose: str = "") -> None:
+    """Refuse a name that is none of those of a kind.
+
+    Raises:
+        ConfigError: with a close one, and all that there are.
+    """
+    known = list(names)
+    if name not in known:
+        close = "".join(f"did you mean {each!r}? " for each in difflib.get_close_matches(name, known, n=1))
+        there = f"{'it has' if whose else 'there are'}: {', '.join(known) or 'none'}"
+        raise ConfigError(f"{f'{whose} has ' if whose else ''}no {what} {name!r}; {close}{there}")
+
+
 def told(head: str, faults: Sequence[str]) -> str:
     """The message of several faults: as many as it can hold, then how many more there are."""
     lines = [f"{head} has {len(faults)} fault(s):"]

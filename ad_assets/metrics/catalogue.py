@@ -92,7 +92,7 @@ METRICS: dict[str, Metric] = {}  # by name; the order of tables
 
 
 def register_metric(metric: Metric) -> Callable[[MeasureT], MeasureT]:
-    """Function decorator: measure a metric wherever detectors are measured, and show it.
+    """Function decorator: measure a metric with those of every lane, and show it; studies are without it.
 
     Raises:
         ValueError: its name is taken or not of the form of names, or it has no version of 1 or more.
