@@ -8,17 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ad_assets.metrics.catalogue import compared, find
+from ad_assets.metrics.catalogue import Metric, compared, find, rank
 from ad_assets.report.markdown import one_line
 from ad_assets.report.pictures import figure_uri
 from ad_assets.report.text import aligned
 
-KINDS = {f"image_auroc_{kind}": kind for kind in ("structural", "logical")} | {"image_auroc_kinds": "mean of kinds"}
-SPEED = {
-    "score_images_per_second": "images/s scored",
-    "images_per_second": "with backbone",
-    "fit_seconds": "seconds to fit",
-}
+RATES = ("score_images_per_second", "images_per_second")  # of the plot; the second includes the backbone
 ROUNDING = 1e-12  # of the mean of equal numbers
 
 Row = Mapping[str, Any]
@@ -81,16 +76,15 @@ def table(summary: Summary, *, defects: bool = False) -> tuple[list[str], list[l
         summary: what to show.
         defects: a column of image AUROC for every defect type too.
     """
-    columns = [(metric, "", find(metric).heading_with_unit) for metric in compared()]
-    columns += [(metric, "", f"{name}, %") for metric, name in KINDS.items()]
-    columns += [("image_auroc", defect, one_line(defect)) for defect in (summary.defects if defects else ())]
-    columns += [(metric, "", name) for metric, name in SPEED.items()]
-    shown = [column for column in columns if any(summary.column(*column[:2]))]
+    metrics = [find(name) for name in sorted({name for _, name, defect in summary.cells if not defect}, key=rank)]
+    columns = [(metric, "", metric.heading_with_unit) for metric in metrics if metric.is_share]
+    columns += [(find("image_auroc"), name, one_line(name)) for name in (summary.defects if defects else ())]
+    columns += [(metric, "", metric.heading_with_unit) for metric in metrics if not metric.is_share]
     rows = [
-        [variant, *(_text(summary.cells.get((variant, metric, defect)), metric) for metric, defect, _ in shown)]
+        [variant, *(_text(summary.cells.get((variant, metric.name, defect)), metric) for metric, defect, _ in columns)]
         for variant in summary.variants
     ]
-    return ["variant", *(name for _, _, name in shown)], rows
+    return ["variant", *(name for _, _, name in columns)], rows
 
 
 def text_table(summary: Summary, *, defects: bool = False) -> str:
@@ -100,12 +94,10 @@ def text_table(summary: Summary, *, defects: bool = False) -> str:
     return aligned(names, columns)
 
 
-def _text(cell: Measured | None, metric: str) -> str:
+def _text(cell: Measured | None, metric: Metric) -> str:
     if cell is None:
         return "-"
-    if not find(metric).is_share:
-        return f"{cell.mean:.3g}"
-    return f"{100 * cell.mean:.1f}" + (f" ±{100 * cell.spread:.1f}" if cell.spread else "")
+    return metric.text(cell.mean) + (f" ±{metric.text(cell.spread)}" if cell.spread and metric.is_share else "")
 
 
 def plot_uri(title: str, summary: Summary) -> str:
@@ -119,8 +111,8 @@ def plot_uri(title: str, summary: Summary) -> str:
     places = range(len(summary.variants))
     for metric in map(find, compared()):
         _line(quality, metric.title, summary.column(metric.name), 100 if metric.is_share else 1)
-    for name in ("score_images_per_second", "images_per_second"):
-        _line(speed, SPEED[name], summary.column(name), 1)
+    for metric in map(find, RATES):
+        _line(speed, metric.title, summary.column(metric.name), 1)
     quality.set_title(title, loc="left", fontsize=10, parse_math=False)
     quality.set_ylabel("%")
     speed.set_ylabel("images/s")

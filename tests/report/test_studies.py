@@ -49,7 +49,7 @@ def test_means_and_spread() -> None:
 
 def test_table() -> None:
     columns, rows = table(summarise(ROWS), defects=True)
-    assert columns == ["variant", "image AUROC, %", "pixel AUROC, %", "spot", "images/s scored"]
+    assert columns == ["variant", "image AUROC, %", "pixel AUROC, %", "spot", "score, images/s"]
     assert rows == [["few", "80.0 ±10.0", "-", "50.0", "123"], ["all", "90.0", "30.0", "-", "-"]]
     assert "spot" not in text_table(summarise(ROWS))
 

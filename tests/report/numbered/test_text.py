@@ -129,7 +129,7 @@ def test_studies_have_spreads_and_stand_alone_without_printed_numbers():
     (block,) = blocks(part.model_copy(update={"rows": {}}), measured)
     assert texts(block) == {"n=1": ["72.0 ±2.0", "1234"], "n=2": ["–", "–"]}
     apart = blocks(part.model_copy(update={"rows": {}, "by": "category"}), measured)
-    assert [block.title for block in apart] == ["image AUROC, %", "images/s"]
+    assert [block.title for block in apart] == ["image AUROC, %", "images/s with backbone"]
     assert texts(apart[0]) == {"a": ["72.0 ±2.0", "–"], "mean": ["72.0 ±2.0", "–"]}
 
 
