@@ -1,1 +1,1 @@
-"""What runs are handed as Dagster resources (the artifact store, compute settings), and what these lead to."""
+"""Dagster resources of this repository's code location; the assets of `ad_assets` need none."""

@@ -1,35 +1,52 @@
 """The Dagster asset of a stage. No postponed annotations here: Dagster reads them when the asset is defined."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
-from ad_assets.defs.cores import runs_at_once
+from ad_assets.config.benchmark import Benchmark
+from ad_assets.defs.cores import steps_at_once
 from ad_assets.defs.partitions import partitions_of
-from ad_assets.defs.tags import FORCE_TAG, VERIFY_TAG
 from ad_assets.graph.build import Materialized, materialize
 from ad_assets.graph.build_attempts import mends_itself
 from ad_assets.graph.stage import Stage, StageError
-from ad_assets.settings.compute import Compute
-from ad_assets.store.store import ArtifactStore
 
 REPEATS = dg.RetryPolicy(
     max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
 )  # seconds: 10, 30
 
 
+class Materialization(dg.Config):
+    """What a run may ask of an asset; all else that it reads is in the benchmark file."""
+
+    force: bool = Field(False, description="Build the artifact again even if the store has it.")
+    verify: bool = Field(False, description="Read every image and stored file again; make anew what is damaged.")
+
+
+def run_config_of(keys: Iterable[dg.AssetKey], *, force: bool = False, verify: bool = False) -> dict[str, Any]:
+    """The run config that asks the same of some assets."""
+    asked = {name: True for name, wanted in (("force", force), ("verify", verify)) if wanted}
+    return {"ops": {key.to_python_identifier(): {"config": asked} for key in keys}} if asked else {}
+
+
 def to_asset(
-    stage: Stage, condition: dg.AutomationCondition[Any] | None = None, *, pooled: bool = True
+    stage: Stage, benchmark: Benchmark, condition: dg.AutomationCondition[Any] | None = None
 ) -> dg.AssetsDefinition:
     """The Dagster asset of a stage.
 
+    Store and compute settings are the benchmark file's own objects and no Dagster resources: addresses, plan and
+    conditions follow from the file, so a run that replaced them would file results where nobody looks. It also leaves
+    the names of resources to the project that our assets live in.
+
     Args:
         stage: the stage.
+        benchmark: the file that it is of.
         condition: when it materializes by itself; None: never.
-        pooled: whether it takes a slot of its pool.
     """
     key = dg.AssetKey(list(stage.key))
+    store, compute = benchmark.store, benchmark.compute
     partitions = partitions_of(stage)
 
     @dg.asset(
@@ -42,7 +59,8 @@ def to_asset(
         description=stage.description,
         owners=["team:anomaly-detection"],
         automation_condition=condition,
-        pool=stage.pool if pooled else None,
+        # One at a time on the accelerator, which each would fill; without one, categories run side by side.
+        pool=stage.pool if compute.may_use_gpu() else None,
         check_specs=[
             dg.AssetCheckSpec(
                 check.name,
@@ -54,22 +72,16 @@ def to_asset(
             for check in stage.checks
         ],
     )
-    def body(
-        context: dg.AssetExecutionContext, store: dg.ResourceParam[ArtifactStore], compute: dg.ResourceParam[Compute]
-    ) -> dg.MaterializeResult:
-        compute.apply_threads(runs_at_once(context.instance, context.run))
+    def body(context: dg.AssetExecutionContext, config: Materialization) -> dg.MaterializeResult:
+        compute.apply_threads(steps_at_once(context))
         partition = context.partition_key if stage.partitions is not None else None
-        force, verify = (context.run.tags.get(tag) == "true" for tag in (FORCE_TAG, VERIFY_TAG))
+        asked = {"force": config.force, "verify": config.verify}
         repeats = context.retry_number
         try:
             if stage.admit:
                 stage.admit(store, context.instance)
-            return _result(
-                stage,
-                materialize(
-                    stage, partition, store, compute, context.log, force=force, verify=verify, again=repeats > 0
-                ),
-            )
+            made = materialize(stage, partition, store, compute, context.log, again=repeats > 0, **asked)
+            return _result(stage, made)
         except StageError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         except Exception as error:

@@ -1,4 +1,4 @@
-"""The Dagster definitions of a benchmark file."""
+"""The Dagster definitions of a benchmark file: alone in a code location, or beside what else a project defines."""
 
 from __future__ import annotations
 
@@ -16,13 +16,31 @@ from ad_assets.graph.categories import why_unseen
 from ad_assets.graph.lanes import stages_of
 from ad_assets.graph.stage import Stage
 from ad_assets.prediction.new_image_gate import NewImageGate
-from resources.fixed import fixed_resource
 
 _LOG = logging.getLogger(__name__)
 
 
 def build_definitions(benchmark: Benchmark) -> tuple[dg.Definitions, list[Stage]]:
-    """The Dagster definitions of a benchmark, and the stages that they wrap."""
+    """The definitions of a code location that is a benchmark's alone, and the stages that its assets wrap.
+
+    Every run is one process, the logger of the terminal is there for commands.
+    """
+    own, stages = benchmark_definitions(benchmark)
+    # One process a category: torch is imported once, and features read once serve all detectors.
+    location = dg.Definitions(loggers={"terminal": terminal_logger}, executor=dg.in_process_executor)
+    return dg.Definitions.merge(own, location), stages
+
+
+def benchmark_definitions(benchmark: Benchmark, name: str = "") -> tuple[dg.Definitions, list[Stage]]:
+    """The assets, jobs, sensors and schedules of a benchmark, and the stages that the assets wrap.
+
+    Nothing that a code location has only once is among them (resources, loggers, an executor), so they merge with
+    those of any project, and of further benchmarks whose datasets have other names.
+
+    Args:
+        benchmark: the checked benchmark file.
+        name: begins the names of the sensors that are not a dataset's; empty where there is one benchmark.
+    """
     stages = stages_of(benchmark, unseen=benchmark.datasets, gate=NewImageGate)
     for stage in stages:
         if stage.kind == "image_index" and (reason := why_unseen(stage.partitions)):
@@ -31,23 +49,12 @@ def build_definitions(benchmark: Benchmark) -> tuple[dg.Definitions, list[Stage]
         # Dagster warns at every start that partitioned checks and conditions are in beta.
         warnings.simplefilter("ignore", dg.BetaWarning)
         warnings.simplefilter("ignore", dg.PreviewWarning)
-        return _define(benchmark, stages), stages
-
-
-def _define(benchmark: Benchmark, stages: list[Stage]) -> dg.Definitions:
-    condition = up_to_date(benchmark, stages)
-    automation = automation_of(benchmark, stages)
-    return dg.Definitions(
-        # One at a time on the accelerator, which each would fill; without one, categories run side by side.
-        assets=[to_asset(stage, condition, pooled=benchmark.compute.may_use_gpu()) for stage in stages],
-        jobs=automation.jobs,
-        sensors=automation.sensors,
-        schedules=automation.schedules,
-        loggers={"terminal": terminal_logger},
-        resources={
-            "store": fixed_resource(benchmark.store, "Where artifacts lie: the section `store` of the benchmark file."),
-            "compute": fixed_resource(benchmark.compute, "Device, memory and threads: its section `compute`."),
-        },
-        # One process a category: torch is imported once, and features read once serve all detectors.
-        executor=dg.in_process_executor,
-    )
+        condition = up_to_date(benchmark, stages)
+        automation = automation_of(benchmark, stages, name)
+        definitions = dg.Definitions(
+            assets=[to_asset(stage, benchmark, condition) for stage in stages],
+            jobs=automation.jobs,
+            sensors=automation.sensors,
+            schedules=automation.schedules,
+        )
+    return definitions, stages

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import zoneinfo
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -100,11 +101,19 @@ def up_to_date(benchmark: Benchmark, stages: list[Stage]) -> dg.AutomationCondit
     return (settled & due & ~waits).with_label("up to date")
 
 
-def condition_sensor(benchmark: Benchmark) -> dg.AutomationConditionSensorDefinition:
-    """The sensor that evaluates the conditions, in the code server, for they look at the store."""
+def condition_sensor(
+    benchmark: Benchmark, keys: Sequence[dg.AssetKey], name: str = ""
+) -> dg.AutomationConditionSensorDefinition:
+    """The sensor that evaluates the conditions of some assets, in the code server, for they look at the store.
+
+    Args:
+        benchmark: the file that the assets are of.
+        keys: all of them; the conditions of other assets of a project are left to the project's own sensors.
+        name: begins the sensor's name, which a code location has once.
+    """
     return dg.AutomationConditionSensorDefinition(
-        SENSOR,
-        target=dg.AssetSelection.all(include_sources=False),
+        f"{name}_{SENSOR}" if name else SENSOR,
+        target=dg.AssetSelection.assets(*keys),
         use_user_code_server=True,
         minimum_interval_seconds=benchmark.automation.every_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,

@@ -19,7 +19,6 @@ from ad_assets.config.benchmark import Benchmark, Dataset, Production, fingerpri
 from ad_assets.config.faults import ConfigError
 from ad_assets.datasets import DatasetError, FileStamp, ImageFiles
 from ad_assets.defs.conditions import Window
-from ad_assets.graph.stage import Stage
 from ad_assets.graph.stages.image_index import read_stamps, stamps_of
 from ad_assets.production.arrivals import Arrivals, Watched
 from ad_assets.production.review_decisions import decision_stamp, decisions_path
@@ -53,16 +52,6 @@ class Seen:
     run_key: str = ""
     tries: int = 0
     waiting_since: float = 0.0
-
-
-def landing_job(dataset: Dataset, stages: Sequence[Stage]) -> dg.UnresolvedAssetJobDefinition:
-    """The job that takes a category from its images to its champions: every partitioned asset but studies."""
-    keys = [
-        dg.AssetKey(list(stage.key))
-        for stage in stages
-        if stage.key[0] == dataset.name and stage.partitions is not None and stage.kind != "study"
-    ]
-    return dg.define_asset_job(f"{dataset.name}_category", selection=dg.AssetSelection.assets(*keys))
 
 
 def landing_sensor(

@@ -12,9 +12,10 @@ from pathlib import Path
 import dagster as dg
 import filelock
 
+from ad_assets.defs.assets import run_config_of
 from ad_assets.defs.landing_sensor import UNFINISHED
 from ad_assets.defs.plan import Step
-from ad_assets.defs.tags import FORCE_TAG, PROCESS_TAG, VERIFY_TAG
+from ad_assets.defs.tags import PROCESS_TAG
 from ad_assets.defs.terminal import TERMINAL_RUN_CONFIG
 from ad_assets.graph.stages.image_index import ON_THEIR_WAY
 from ad_assets.interrupts import when_interrupted
@@ -85,15 +86,14 @@ def execute(
     for (dataset, partition), members in groups.items():
         title = f"{dataset} [{partition}]" if partition else dataset
         before(f"{title}: {len(members)} assets")
-        asked = {FORCE_TAG: force, VERIFY_TAG: verify}
-        tags = {PROCESS_TAG: _process_name(os.getpid()), **{tag: "true" for tag, wanted in asked.items() if wanted}}
+        keys = [dg.AssetKey(list(step.stage.key)) for step in members]
         with when_interrupted(partial(_cancel_runs_of_this_process, instance)):
             result = job.execute_in_process(
-                run_config=TERMINAL_RUN_CONFIG,
+                run_config={**TERMINAL_RUN_CONFIG, **run_config_of(keys, force=force, verify=verify)},
                 instance=instance,
                 partition_key=partition,
-                asset_selection=[dg.AssetKey(list(step.stage.key)) for step in members],
-                tags=tags,
+                asset_selection=keys,
+                tags={PROCESS_TAG: _process_name(os.getpid())},
                 raise_on_error=False,
             )
         for event in result.get_asset_materialization_events():

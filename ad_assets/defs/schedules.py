@@ -1,4 +1,4 @@
-"""What runs by itself: sensors for what lands and for what is stale, schedules for retraining and verification."""
+"""The job of a dataset, and what runs by itself: sensors for what lands and what is stale, schedules for the rest."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import dagster as dg
 
 from ad_assets.config.benchmark import Benchmark, Dataset
+from ad_assets.defs.assets import run_config_of
 from ad_assets.defs.conditions import condition_sensor
-from ad_assets.defs.landing_sensor import landing_job, landing_sensor
+from ad_assets.defs.landing_sensor import landing_sensor
 from ad_assets.defs.orphaned_runs import cut_off_sensor
-from ad_assets.defs.tags import FORCE_TAG, VERIFY_TAG
 from ad_assets.graph.stage import Stage, read_head
 from ad_assets.graph.stages.fitted_state import STATES
 from ad_assets.store.layout import MARKER
@@ -28,25 +28,44 @@ class AutomationDefinitions:
     schedules: list[dg.ScheduleDefinition] = field(default_factory=list)
 
 
-def automation_of(benchmark: Benchmark, stages: Sequence[Stage]) -> AutomationDefinitions:
-    """What the sections ``automation`` and ``production`` of a benchmark file ask for."""
+def automation_of(benchmark: Benchmark, stages: Sequence[Stage], name: str = "") -> AutomationDefinitions:
+    """A job for each dataset, and what the sections ``automation`` and ``production`` of a benchmark file ask for.
+
+    Args:
+        benchmark: the checked benchmark file.
+        stages: all its stages.
+        name: begins the names of the sensors that are not a dataset's.
+    """
     made = AutomationDefinitions()
     automatic = benchmark.automation.mode != "manual"
-    if automatic:
-        made.sensors += [condition_sensor(benchmark), cut_off_sensor(benchmark.automation.every_seconds)]
+    if automatic and stages:
+        keys = [dg.AssetKey(list(stage.key)) for stage in stages]
+        made.sensors += [condition_sensor(benchmark, keys, name), cut_off_sensor(benchmark, keys, name)]
     for dataset in benchmark.datasets.values():
-        watched = automatic and dataset.production
-        if not (watched or benchmark.automation.retrain or benchmark.automation.verify):
+        own = [stage for stage in stages if stage.key[0] == dataset.name and stage.partitions is not None]
+        if not own:  # its folder cannot be seen, and never was
             continue
-        job = landing_job(dataset, stages)
+        job = _category_job(dataset, own)
         made.jobs.append(job)
-        if watched and dataset.production:
+        if automatic and dataset.production:
             made.sensors.append(landing_sensor(benchmark, dataset, dataset.production, job))
         if benchmark.automation.retrain:
-            made.schedules.append(_retraining(benchmark, dataset, job, stages, benchmark.automation.retrain))
+            made.schedules.append(_retraining(benchmark, dataset, job, own, benchmark.automation.retrain))
         if benchmark.automation.verify:
-            made.schedules.append(_verification(benchmark, dataset, job, stages, benchmark.automation.verify))
+            made.schedules.append(_verification(benchmark, dataset, job, own, benchmark.automation.verify))
     return made
+
+
+def _category_job(dataset: Dataset, stages: Sequence[Stage]) -> dg.UnresolvedAssetJobDefinition:
+    """The job that takes a category from its images to its champions: every partitioned asset but studies."""
+    keys = [dg.AssetKey(list(stage.key)) for stage in stages if stage.kind != "study"]
+    return dg.define_asset_job(
+        f"{dataset.name}_category",
+        selection=dg.AssetSelection.assets(*keys),
+        description="Takes a category from its images to its metrics and champions; what is in the store is found.",
+        # One process: torch is imported once, and features read once serve all detectors.
+        executor_def=dg.in_process_executor,
+    )
 
 
 def _retraining(
@@ -63,11 +82,12 @@ def _retraining(
         if not updated:
             yield dg.SkipReason("every state was fitted on all its images")
         for category, lane in updated:
+            keys = [dg.AssetKey(list(stage.key)) for stage in stages if stage.key[:2] == (dataset.name, lane)]
             yield dg.RunRequest(
                 run_key=f"{context.scheduled_execution_time.isoformat()}:{category}:{lane}",
                 partition_key=category,
-                asset_selection=[dg.AssetKey(list(stage.key)) for stage in _lane(dataset, lane, stages)],
-                tags={FORCE_TAG: "true"},
+                asset_selection=keys,
+                run_config=run_config_of(keys, force=True),
             )
 
     text = "Fits afresh what was only updated as images landed, and measures it again."
@@ -82,14 +102,14 @@ def _verification(
     cron: str,
 ) -> dg.ScheduleDefinition:
     """Read every image and every artifact again, and make damaged ones anew."""
-    [index] = [stage for stage in stages if stage.key == (dataset.name, "image_index")]
+    keys = [dg.AssetKey(list(stage.key)) for stage in stages if stage.kind != "study"]
 
     def requests(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        for category in index.partitions or ():
+        for category in stages[0].partitions or ():
             yield dg.RunRequest(
                 run_key=f"{context.scheduled_execution_time.isoformat()}:{category}",
                 partition_key=category,
-                tags={VERIFY_TAG: "true"},
+                run_config=run_config_of(keys, verify=True),
             )
 
     text = "Reads every image and artifact again, makes damaged ones anew, and answers all checks."
@@ -126,7 +146,3 @@ def updated_lanes(dataset: Dataset, stages: Sequence[Stage], store: ArtifactStor
             record = recall(store, artifact.at(MARKER)) if artifact else None  # a damaged state is due by itself
             if record and record["metadata"].get("fitted") != "on all images":
                 yield category, stage.key[1]
-
-
-def _lane(dataset: Dataset, lane: str, stages: Sequence[Stage]) -> list[Stage]:
-    return [stage for stage in stages if stage.key[:2] == (dataset.name, lane) and stage.partitions is not None]

@@ -1,4 +1,4 @@
-"""Where numerics run: the ``compute:`` section of the benchmark file, which runs get as a resource (`fixed.py`)."""
+"""Where numerics run: the ``compute:`` section of the benchmark file."""
 
 from __future__ import annotations
 

@@ -402,7 +402,7 @@ def test_retraining_takes_what_was_only_updated(running: Line) -> None:
         instance=running.instance,
         partition_key=request.partition_key,
         asset_selection=request.asset_selection,
-        tags=request.tags,
+        run_config=request.run_config,
     ).success
     assert list(updated_lanes(dataset, running.stages, running.benchmark.store)) == []
     assert len(list(schedules["parts_verification"](context))) == 2  # type: ignore[operator, call-overload, arg-type]
@@ -415,9 +415,15 @@ def test_verification_makes_damaged_artifacts_anew(running: Line) -> None:
     state = root / store.artifact("memory_bank", head["version"]).at("state.safetensors")
     whole = state.read_bytes()
     state.write_bytes(whole[: len(whole) // 2])
+    running.set("automation", {"mode": "eager", "verify": "0 4 * * 0"})
+    [schedule] = running.definitions.schedules or ()
+    context = dg.build_schedule_context(
+        instance=running.instance, scheduled_execution_time=datetime.datetime(2026, 1, 4, 4, tzinfo=datetime.UTC)
+    )
+    requests = {each.partition_key: each for each in schedule(context)}  # type: ignore[operator, union-attr]
     job = running.definitions.resolve_job_def("parts_category")
     assert job.execute_in_process(
-        instance=running.instance, partition_key="bolt", tags={"ad_assets/verify": "true"}
+        instance=running.instance, partition_key="bolt", run_config=requests["bolt"].run_config
     ).success
     assert state.read_bytes() == whole
 

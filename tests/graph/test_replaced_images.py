@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from ad_assets.datasets import FileStamp
-from ad_assets.defs.tags import FORCE_TAG
+from ad_assets.defs.assets import run_config_of
 from tests.support.bench_graph import Bench, draw_image, write_image
 
 
@@ -51,11 +51,12 @@ def features(bench: Bench) -> dict[str, bytes]:
 def forced(bench: Bench, asset: str, partition: str | None = "bolt") -> str:
     """Make one asset again; returns why it failed."""
     job = bench.definitions.resolve_implicit_global_asset_job_def()
+    keys = [dg.AssetKey(asset.split("/"))]
     result = job.execute_in_process(
-        asset_selection=[dg.AssetKey(asset.split("/"))],
+        asset_selection=keys,
         partition_key=partition,
         instance=bench.instance,
-        tags={FORCE_TAG: "true"},
+        run_config=run_config_of(keys, force=True),
         raise_on_error=False,
     )
     return "\n".join(

@@ -1,6 +1,5 @@
 """Devices and limits."""
 
-import dagster as dg
 import pytest
 import torch
 from pydantic import ValidationError
@@ -62,12 +61,3 @@ def test_only_the_kernels_get_threads() -> None:
         assert set(inside) == {(1, 1)}
     finally:
         use_threads(before)
-
-
-def test_an_asset_gets_it_as_a_resource() -> None:
-    @dg.asset
-    def batch(compute: dg.ResourceParam[Compute]) -> int:
-        return compute.batch_size
-
-    result = dg.materialize([batch], resources={"compute": Compute(batch_size=5)})
-    assert result.output_for_node("batch") == 5
