@@ -136,12 +136,16 @@ def mean_cells(board: pd.DataFrame, protocol: str, metrics: Sequence[str] | None
         metrics: None: all that have a mean under the protocol and say which detector is better.
     """
     rows = board[(board["protocol"] == protocol) & (board["category"] == MEAN)]
-    if metrics is None:
-        metrics = sorted((name for name in set(rows["metric"]) if find(name).better != "neither"), key=rank)
+    metrics = _directed(rows) if metrics is None else metrics
     rows = rows[rows["metric"].isin(metrics)]
     total = board.loc[board["category"] != MEAN, "category"].nunique()
     cells = arranged(rows, "detector", "metric", _marked(rows, "metric"), total)
     return cells.reindex(index=board["detector"].unique(), columns=metrics, fill_value=Cell())
+
+
+def _directed(rows: pd.DataFrame) -> list[str]:
+    """The metrics of some rows that say which detector is better, in the order of the catalogue."""
+    return sorted((name for name in rows["metric"].unique() if find(name).better != "neither"), key=rank)
 
 
 def means(board: pd.DataFrame, protocol: str, metrics: Sequence[str] | None = None) -> Table:
@@ -154,7 +158,8 @@ def means(board: pd.DataFrame, protocol: str, metrics: Sequence[str] | None = No
 
 def further(board: pd.DataFrame) -> Table:
     """Standard metrics beside the compared ones: average precision, kinds of anomalies, those of other packages."""
-    return means(board[~board["metric"].isin(compared())], STANDARD)
+    names = _directed(board[board["protocol"] == STANDARD])
+    return means(board, STANDARD, [name for name in names if name not in compared()])
 
 
 def oracles(board: pd.DataFrame) -> list[Table]:
