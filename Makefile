@@ -54,8 +54,7 @@ bench: install
 	for bench in tests/benchmarks/bench_*.py; do $(BIN)/python -m tests.benchmarks.$$(basename $$bench .py) || exit 1; done
 
 dev: install
-	@mkdir -p $(DAGSTER_HOME) && { [ -f $(DAGSTER_HOME)/dagster.yaml ] || cp dagster.yaml $(DAGSTER_HOME)/; }
-	$(BIN)/python -m ad_assets.ui.dev -w workspace.yaml -h 127.0.0.1 -p $${PORT:-3000}
+	$(BIN)/python -m ad_assets.ui.dev -h 127.0.0.1 -p $${PORT:-3000}
 
 clean:
 	rm -rf $(VENV) .venv-s3 .ad_assets .dagster_home

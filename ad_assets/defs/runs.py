@@ -13,13 +13,13 @@ import dagster as dg
 import filelock
 
 from ad_assets.defs.assets import run_config_of
+from ad_assets.defs.home import open_home
 from ad_assets.defs.landing_sensor import UNFINISHED
 from ad_assets.defs.plan import Step
 from ad_assets.defs.tags import PROCESS_TAG
 from ad_assets.defs.terminal import TERMINAL_RUN_CONFIG
 from ad_assets.graph.stages.image_index import ON_THEIR_WAY
 from ad_assets.interrupts import when_interrupted
-from ad_assets.store.local import write_whole
 
 LOCK = ".ad_assets.lock"
 _INTERRUPTS = ("KeyboardInterrupt", "DagsterExecutionInterruptedError")
@@ -39,13 +39,8 @@ class Outcome:
 
 
 def open_instance() -> dg.DagsterInstance:
-    """The Dagster instance of ``DAGSTER_HOME``; without it, of ``.dagster_home`` in the working directory."""
-    home = Path(os.environ.get("DAGSTER_HOME") or ".dagster_home").resolve()
-    home.mkdir(parents=True, exist_ok=True)
-    shipped = Path(__file__).parents[2] / "dagster.yaml"
-    if shipped.is_file() and not (home / "dagster.yaml").is_file():
-        write_whole(home / "dagster.yaml", shipped.read_bytes())  # whole: another command may be reading it
-    os.environ["DAGSTER_HOME"] = str(home)
+    """The Dagster instance of `open_home`."""
+    home = open_home()
     # Dagster makes its tables when it first opens a home; two processes that do so at once fail.
     with filelock.FileLock(home / LOCK):
         instance = dg.DagsterInstance.get()

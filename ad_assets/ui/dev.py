@@ -1,6 +1,6 @@
-"""``python -m ad_assets.ui.dev``: ``dagster dev`` with all its options, its web server behind the guard.
+"""``python -m ad_assets.ui.dev``: ``dg dev`` with all its options, its web server behind the guard.
 
-Dagster starts the web server and the daemon as processes of their own, by the names of their modules. The first one is
+`dg` starts the web server and the daemon as processes of their own, by the names of their modules. The first one is
 replaced by ours; a third one, which some later release may start, is refused rather than left without a guard.
 """
 
@@ -11,23 +11,28 @@ from typing import Any
 
 from dagster._cli import dev
 
+from ad_assets.defs.home import open_home
+
 SERVER, DAEMON = "dagster_webserver", "dagster._daemon"
 GUARDED = "ad_assets.ui.webserver"
 
 
 def main() -> None:
     """Run until stopped."""
+    from dagster_dg_cli.cli.dev import dev_command
+
     start = vars(dev)["open_ipc_subprocess"]
 
     def guarded(command: Sequence[str], **options: Any) -> Any:
         return start(guarded_command(command), **options)
 
     vars(dev)["open_ipc_subprocess"] = guarded
-    dev.dev_command()
+    open_home()
+    dev_command(prog_name="make dev")
 
 
 def guarded_command(command: Sequence[str]) -> list[str]:
-    """The command line of a process of ``dagster dev``, with the guard where it serves the UI.
+    """The command line of a process of ``dg dev``, with the guard where it serves the UI.
 
     Raises:
         RuntimeError: neither the web server nor the daemon.
