@@ -283,9 +283,8 @@ def _cells(told: Overview) -> tuple[str, ...]:
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
     plain = [[_plain(cell).replace("\n", " ") for cell in row] for row in rows]
-    names, *columns = zip(*plain, strict=True)
     if len(plain) > 1:
-        print(aligned(names, columns, justify=str.ljust))
+        print(aligned(list(zip(*plain, strict=True)), justify=str.ljust))
 
 
 def _write_csv(path: Path, overviews: Sequence[Overview]) -> None:

@@ -86,4 +86,4 @@ def text_table(comparison: Comparison) -> str:
             names.append(f"{'':<{wide}}    paper")
             rows.append([f"({cell.paper})" if cell.paper else "" for cell in line.cells])
         before = line.dataset
-    return f"{aligned(names, list(zip(*rows, strict=True)))}\n\n{comparison.statement()}"
+    return f"{aligned([names, *zip(*rows, strict=True)])}\n\n{comparison.statement()}"

@@ -90,8 +90,7 @@ def table(summary: Summary, *, defects: bool = False) -> tuple[list[str], list[l
 def text_table(summary: Summary, *, defects: bool = False) -> str:
     """The table for a terminal."""
     header, rows = table(summary, defects=defects)
-    names, *columns = zip(header, *rows, strict=True)
-    return aligned(names, columns)
+    return aligned(list(zip(header, *rows, strict=True)))
 
 
 def _text(cell: Measured | None, metric: Metric) -> str:

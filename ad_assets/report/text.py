@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,26 +18,24 @@ WIDTH = 110
 
 
 def aligned(
-    names: Sequence[str],
-    columns: Sequence[Sequence[str]],
-    width: int | None = None,
-    justify: Callable[[str, int], str] = str.rjust,
+    columns: Sequence[Sequence[str]], width: float = math.inf, justify: Callable[[str, int], str] = str.rjust
 ) -> str:
-    """Columns of text side by side: `names` on the left, again in each block of as many columns as `width` holds.
+    """Columns of text side by side: the first on the left, again in each block of as many others as `width` holds.
 
     Raises:
         ValueError: a column does not fit.
     """
+    names, *others = columns
     left = max(map(len, names))
     blocks: list[list[str]] = []
-    room = -1
-    for column in columns:
+    room = 0.0
+    for column in others:
         wide = max(map(len, column))
-        if width is not None and left + 2 + wide > width:
-            raise ValueError(f"a column of {wide} characters beside {left} does not fit into {width}")
-        if not blocks or (width is not None and room < 2 + wide):
+        if left + 2 + wide > width:
+            raise ValueError(f"a column of {wide} characters beside {left} does not fit into {width:.0f}")
+        if room < 2 + wide:
             blocks.append([name.ljust(left) for name in names])
-            room = (width or 0) - left
+            room = width - left
         blocks[-1] = [f"{line}  {justify(cell, wide)}" for line, cell in zip(blocks[-1], column, strict=True)]
         room -= 2 + wide
     return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks)
@@ -56,11 +55,9 @@ def text_table(board: pd.DataFrame, width: int = WIDTH) -> str:
         return "no metric rows"
     unit = "% (paper, difference)" if board["paper_value"].notna().any() else "%"
     auroc = matrix(board, "image_auroc")
-    columns = [[name, *(cells[k].beside for _, cells in auroc.rows)] for k, name in enumerate(auroc.columns)]
-    blocks = [
-        f"{board['dataset'].iloc[0]}: image AUROC, {unit}",
-        aligned(["", *(category for category, _ in auroc.rows)], columns, width),
-    ]
+    columns = [["", *(category for category, _ in auroc.rows)]]
+    columns += [[name, *(cells[k].beside for _, cells in auroc.rows)] for k, name in enumerate(auroc.columns)]
+    blocks = [f"{board['dataset'].iloc[0]}: image AUROC, {unit}", aligned(columns, width)]
     measured = set(board["metric"])
     names = dict.fromkeys([*compared(), *(metric.name for metric in registered() if metric.name in measured)])
     means = _columns(mean_cells(board, STANDARD, list(names)))
@@ -76,19 +73,19 @@ def text_table(board: pd.DataFrame, width: int = WIDTH) -> str:
     total = board.loc[board["category"] != MEAN, "category"].nunique()
     if (categories < total).any():
         means.append(["categories", *(f"{categories[detector]} of {total}" for detector in detectors)])
-    blocks += [f"means over categories, {unit}", aligned(means[0], means[1:], width), "\n".join(certainty(board))]
+    blocks += [f"means over categories, {unit}", aligned(means, width), "\n".join(certainty(board))]
     for protocol, title in (
         (NOMINAL, "threshold from nominal training images"),
         (OUTLIER, "threshold from the scores alone: median + 3 scaled median deviations"),
         (f"{ORACLE_PREFIX}f1", "ORACLE threshold, chosen on test labels: an upper bound, not a result"),
     ):
         decided = _columns(mean_cells(board, protocol))
-        blocks += [title, aligned(decided[0], decided[1:], width)] if decided[1:] else []
+        blocks += [title, aligned(decided, width)] if decided[1:] else []
     chosen = mean_cells(board, BEST_EPOCH, compared())
     chosen = chosen[chosen["image_auroc"].map(lambda cell: cell.text != DASH)]
     if not chosen.empty:
         title = f"ORACLE epoch, chosen on test labels as the papers do: beside theirs, not a result; {unit}"
-        blocks += [title, aligned(_columns(chosen)[0], _columns(chosen)[1:], width)]
+        blocks += [title, aligned(_columns(chosen), width)]
     return "\n\n".join(block for block in blocks if block)
 
 

@@ -115,7 +115,7 @@ def _text(block: Block, width: int) -> str:
     ]
     widest = max((len(text) for column in columns for text in column), default=0)
     room = max(width, max(map(len, names)) + 2 + widest)
-    return "\n\n".join([*([block.title] if block.title else []), aligned(names, columns, room)])
+    return "\n\n".join([*([block.title] if block.title else []), aligned([names, *columns], room)])
 
 
 def _markdown(block: Block) -> str:
