@@ -1,6 +1,7 @@
 """Results in a notebook: the frames hold what the store holds, and say what is not there or no longer true."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -88,18 +89,20 @@ def test_what_is_not_there_is_named_with_the_remedy(folder: Path) -> None:
         results.score_maps("parts", "gauss", "bold", HERE)
 
 
-def test_results_stay_without_the_images_and_need_no_dagster(folder: Path) -> None:
+def test_the_documented_calls_run_without_the_images_and_without_dagster(folder: Path) -> None:
     shutil.rmtree(folder / "images")
-    code = (
-        "import sys; from ad_assets import results; print(len(results.leaderboard('parts', 'bench.yaml'))); "
-        "assert 'dagster' not in sys.modules"
+    documented = (
+        (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     )
+    for there, here in (('"demo"', '"parts"'), ('"padim"', '"gauss"'), ('"board"', '"bolt"')):
+        assert there in documented
+        documented = documented.replace(there, here)
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        [sys.executable, "-c", f"{documented}\nimport sys; print(len(board), maps.shape, 'dagster' in sys.modules)"],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "AD_ASSETS_CONFIG": HERE},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 100
+    assert re.fullmatch(r"\d{3} \(6, 64, 64\) False\n", done.stdout), done.stdout
