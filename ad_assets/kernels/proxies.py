@@ -115,35 +115,6 @@ def learned_proxies(
     return proxies.detach() * length + centre
 
 
-def reconstruction_errors(rows: Tensor, proxies: Tensor, unit: float, *, memory_gb: float = 1.0) -> Tensor:
-    """Equation 8: squared distances of rows to the blend of proxies that stands for each.
-
-    Args:
-        rows: (N, D) floating point.
-        proxies: (M, D) floating point, on the same device.
-        unit: distance that counts as 1 in the exponent.
-        memory_gb: budget in GB of temporary tensors.
-
-    Returns:
-        (N,) float32.
-
-    Raises:
-        ValueError: empty or mismatched inputs, NaN or infinity, or a unit that is not positive.
-    """
-    checked_rows("rows", rows)
-    checked_rows("proxies", proxies)
-    _check_unit(unit)
-    if rows.shape[1] != proxies.shape[1]:
-        raise ValueError(f"rows have {rows.shape[1]} dimensions, the proxies {proxies.shape[1]}")
-    centre = centre_of(proxies)
-    centred = proxies.float() - centre
-    errors = torch.empty(len(rows), device=rows.device)
-    with full_precision(), torch.no_grad():
-        for tile in row_tiles(len(rows), 4 * MATRICES * len(proxies), int(memory_gb * 1e9), rows.device):
-            errors[tile] = _errors(rows[tile].float() - centre, centred, unit)
-    return errors
-
-
 def _errors(rows: Tensor, proxies: Tensor, unit: float) -> Tensor:
     """Equation 8 of centred rows (n, D) and proxies (m, D), differentiable."""
     sums = squared_norms(rows).unsqueeze(1) + squared_norms(proxies)
@@ -160,10 +131,5 @@ def _check(rows: Tensor, count: int, steps: int, batch: int, unit: float | None)
         raise ValueError(f"count must be 1..{len(rows)}, the number of rows, got {count}")
     if steps < 1 or batch < 1:
         raise ValueError(f"steps and batch must be at least 1, got {steps} and {batch}")
-    if unit is not None:
-        _check_unit(unit)
-
-
-def _check_unit(unit: float) -> None:
-    if not 0 < unit < math.inf:
+    if unit is not None and not 0 < unit < math.inf:
         raise ValueError(f"unit must be a positive distance, got {unit}")

@@ -5,8 +5,8 @@ components of the ground truth by 8-connectivity, thresholds at all distinct sco
 pixels of all images, trapezoid from (0, 0) to the limit with interpolation there, divided by the limit. Given annotated
 regions instead, the same number is AU-sPRO (Bergmann et al., IJCV 2022).
 
-Up to `exact_pixels` pixels are kept and sorted, and the numbers are exact. Beyond that, scores go into a histogram, and
-`error_bounds` says how far each number can be off.
+Up to `exact_pixels` pixels are kept and sorted, and the numbers are exact. Beyond that, scores go into the fine
+bins of a histogram (`score_bins`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from ad_assets.metrics.components import component_weights
 from ad_assets.metrics.regions import Region, check_regions, region_weights
 from ad_assets.metrics.score_bins import ScoreHistogram
-from ad_assets.metrics.threshold_curve import ErrorBounds, Levels, Points
+from ad_assets.metrics.threshold_curve import Levels, Points
 
 EXACT_PIXELS = 1 << 24
 GROUP_PIXELS = 1 << 21  # pixels in hand at a time
@@ -136,10 +136,6 @@ class PixelStatistics:
         iou = levels.iou()
         best = int(iou.argmax())
         return float(iou[best]), float(levels.thresholds[best])
-
-    def error_bounds(self, fpr_limit: float = 0.3) -> ErrorBounds:
-        """How far each metric can be from its exact value: 0 as long as pixels are kept."""
-        return self.levels().error_bounds(checked_limit(fpr_limit))
 
     def roc_points(self) -> Points:
         """False positive rates and recalls, at most 200, for plots."""

@@ -3,7 +3,7 @@
 The bits of a float, read as an integer, have the order of the floats; among negative ones, the reverse. The upper 14
 bits are a page, 1/32 of an octave; each page has its own number of bins, up to one per float. Bins only merge
 neighbours in the order, so nothing is clamped, an outlier costs nothing, and what the merging can change in a metric is
-bounded by `Levels.error_bounds`. Scores of few distinct values (maps kept in 8 or 16 bits) leave one value to a bin,
+bounded (tests check the bounds). Scores of few distinct values (maps kept in 8 or 16 bits) leave one value to a bin,
 and no error.
 """
 

@@ -7,7 +7,7 @@ for AUROC, average precision, PRO, IoU and F1 over all distinct thresholds, with
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +17,6 @@ Counts = NDArray[np.int64]
 Points = tuple[Floats, Floats]
 
 PLOT_POINTS = 200
-
-
-class ErrorBounds(NamedTuple):
-    """How far each metric can lie from its exact value; 0 unless scores were put into bins."""
-
-    pixel_auroc: float
-    pixel_ap: float
-    aupro: float
-    best_iou: float
 
 
 @dataclass(frozen=True)
@@ -116,19 +107,6 @@ class Levels:
         """Recall and precision, thinned for plots."""
         return thinned(self.anomalous / self.anomalous_total, self.precision())
 
-    def error_bounds(self, fpr_limit: float) -> ErrorBounds:
-        """What taking levels for ties can cost, whatever the order inside them: all anomalies first, or all last."""
-        before = np.concatenate([[0], self.anomalous[:-1]])
-        highest = self.anomalous / (self.anomalous + self.normal_above)
-        lowest = (before + 1) / (before + 1 + self.normal)
-        possible_iou = np.where(self.tied, self.iou(), self.anomalous / (self.anomalous_total + self.normal_above))
-        return ErrorBounds(
-            pixel_auroc=self._area_error(self.anomalous, 1.0),
-            pixel_ap=float(self._gain() @ self._gap(highest, self.precision(), lowest)),
-            aupro=self._area_error(self.weight, fpr_limit),
-            best_iou=float(possible_iou.max() - self.iou().max()),
-        )
-
     def _gain(self) -> Floats:
         return np.diff(self.anomalous, prepend=0) / self.anomalous_total
 
@@ -143,16 +121,6 @@ class Levels:
         left, right = self.normal_above, self.normal
         cut = np.square(np.maximum(stop - left, 0.0)) / (2 * np.maximum(right - left, 1))
         return np.where(right <= stop, stop - (left + right) / 2, cut)
-
-    def _area_error(self, reached: Floats | Counts, limit: float) -> float:
-        stop = limit * self.normal_total
-        first, last = np.maximum(stop - self.normal_above, 0), np.maximum(stop - self.normal, 0)
-        gain = np.diff(reached, prepend=0).astype(np.float64)
-        error = float(gain @ self._gap(first, self._heights(limit), last))
-        return error / (float(reached[-1]) * limit * self.normal_total)
-
-    def _gap(self, highest: Floats, used: Floats, lowest: Floats) -> Floats:
-        return np.where(self.tied, 0.0, np.maximum(highest - used, used - lowest))
 
     def _curve(self, reached: Floats | Counts) -> Points:
         share = reached / reached[-1]

@@ -138,7 +138,7 @@ class Artifact:
             own = written.get(file.path)
             try:
                 unseen = own is None or own.stamp != file.stamp
-                checksum = self.store.told_checksum(file.path) if own is None or unseen else own.checksum
+                checksum = self.store.stated_checksum(file.path) if own is None or unseen else own.checksum
             except FileNotFoundError:
                 continue
             files[file.path] = [file.size, checksum]

@@ -53,20 +53,14 @@ class SwapFile:
                 "would be lost: set store.root to a local folder, a share, or s3://bucket/prefix"
             )
 
-    def update(self, change: Change) -> int:
-        """Replace the file by what `change` makes of its content, again and again until nobody came between.
-
-        Returns:
-            Bytes written; 0 where the content stays.
-        """
+    def update(self, change: Change) -> None:
+        """Replace the file by what `change` makes of its content, again and again until nobody came between."""
         started = time.monotonic()
         for number in itertools.count():
             before, tag = self.read()
             after = change(before)
-            if after == before:
-                return 0
-            if self.swap(before, tag, after):
-                return len(after)
+            if after == before or self.swap(before, tag, after):
+                return
             if time.monotonic() - started > UPDATE_SECONDS:
                 break
             # Jittered and growing: the fewer come back at once, the fewer are refused again.

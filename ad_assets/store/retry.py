@@ -1,7 +1,7 @@
 """Requests to disks, network shares and object stores: tried again when they fail for a reason that may pass.
 
 A time-out, a lost connection, a server that is busy: these pass. A missing file, a permission, a full disk or a damaged
-file do not, and are told at once. Only requests that may be made twice belong here: reads, listings, writes of whole
+file do not, and are raised at once. Only requests that may be made twice belong here: reads, listings, writes of whole
 files, and deletions of what may be absent already.
 """
 
@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import errno
 import http.client
-import itertools
 import logging
-import random
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from fsspec.asyn import AsyncFileSystem
 from fsspec.spec import AbstractFileSystem
+from tenacity import Future, RetryError, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 T = TypeVar("T")
 
@@ -75,31 +73,37 @@ def retried(request: Callable[[], T], place: str, also: tuple[type[Exception], .
         StorageError: the last try failed for such a reason too.
         Exception: whatever else the request raises, at once.
     """
-    started = time.monotonic()
-    for number in itertools.count(1):
-        try:
-            return request()
-        except Exception as error:
-            if not (may_pass(error) or isinstance(error, also)):
-                raise
-            cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            if number > RETRIES:
-                raise StorageError(
-                    f"{place}: {cause}, in each of {number} tries within {time.monotonic() - started:.0f} s. See that "
-                    "the disk, share or server is there and answers, then run again: what is finished is kept"
-                ) from error
-        # Jittered: processes that failed together do not come back together.
-        pause = FIRST_PAUSE * 2 ** (number - 1) * random.uniform(0.5, 1.5)  # noqa: S311 - not secret
-        _LOG.warning("%s: %s; trying again in %.1f s (%d of %d)", place, cause, pause, number, RETRIES)
-        time.sleep(pause)
-    raise AssertionError("unreachable")
+    retrying = Retrying(
+        retry=retry_if_exception(lambda error: may_pass(error) or isinstance(error, also)),
+        stop=stop_after_attempt(RETRIES + 1),
+        wait=wait_exponential_jitter(
+            multiplier=FIRST_PAUSE, jitter=FIRST_PAUSE
+        ),  # who failed together comes back apart
+        before_sleep=lambda state: _LOG.warning(
+            "%s: %s; trying again in %.1f s (%d of %d)",
+            *(place, _cause(state.outcome), state.upcoming_sleep, state.attempt_number, RETRIES),
+        ),
+    )
+    try:
+        return retrying(request)
+    except RetryError as error:
+        seconds = retrying.statistics["delay_since_first_attempt"]
+        raise StorageError(
+            f"{place}: {_cause(error.last_attempt)}, in each of {RETRIES + 1} tries within {seconds:.0f} s. See "
+            "that the disk, share or server is there and answers, then run again: what is finished is kept"
+        ) from error.last_attempt.exception()
+
+
+def _cause(attempt: Future | None) -> str:
+    error = attempt.exception() if attempt else None
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def find_files(fs: AbstractFileSystem, folder: str) -> dict[str, dict[str, Any]]:
     """Path -> info of every file below a folder, empty if there is none; what cannot be listed is an error.
 
     fsspec's own walk takes a folder that cannot be listed for an empty one: images would vanish from a data set, and
-    what only a hidden file refers to would be collected.
+    what only a file in it refers to would be collected.
     """
     if getattr(type(fs), "_find", None) is AsyncFileSystem._find or type(fs).find is AbstractFileSystem.find:
         return dict(_walk(fs, folder))

@@ -6,31 +6,24 @@ Layout under the root (a local folder or ``s3://bucket/prefix``)::
     artifacts/<kind>/<version>/...                     one folder an artifact; artifact.json is written last
     heads/<asset key>/<partition>.json                 which version an asset's partition has now
 
-A file is complete or absent: local files are written under a temporary name and renamed, object stores put whole
-objects. An artifact exists once its ``artifact.json`` does. Every request is made again while it fails for a reason
-that may pass (`ad_assets.store.retry`). Disks and people change files all the same: what is read is compared with its
-checksum (`ad_assets.store.checksums`), mapped files when a process first reads them.
+Files are whole (`ad_assets.store.files`), and an artifact exists once its ``artifact.json`` does. Disks and people
+change files all the same: what is read is compared with its checksum (`ad_assets.store.checksums`), mapped files when a
+process first reads them.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fsspec
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import PrivateAttr
 
-from ad_assets.settings.home import known_home
-from ad_assets.settings.model import Settings, without_secrets
 from ad_assets.store.artifact import Artifact, WrittenFile
 from ad_assets.store.checksums import (
     KEY,
@@ -41,11 +34,11 @@ from ad_assets.store.checksums import (
     tensors_checksum,
     unsealed_notes,
 )
-from ad_assets.store.compare_and_swap import Change, SwapFile
+from ad_assets.store.files import FileStore, MissingFileError, StoredFile, stamp_of
 from ad_assets.store.layout import ARTIFACTS, TENSORS, artifact_folder
-from ad_assets.store.local import prune_empty_folders, write_whole
+from ad_assets.store.local import write_whole
 from ad_assets.store.records import read_record, recall, write_record
-from ad_assets.store.retry import find_files, retried
+from ad_assets.store.retry import retried
 from ad_assets.store.tensor_files import checksum_of, map_tensors, notes_of, verify, without_checksum
 
 if TYPE_CHECKING:
@@ -55,25 +48,10 @@ if TYPE_CHECKING:
 __all__ = ["Artifact", "ArtifactStore", "CorruptArtifactError", "MissingFileError", "StoredFile"]
 
 HEAD = ("version", "parts", "code_version")  # what a head must have
-REMEDY = "`ad-assets materialize --verify` makes it anew"
 _LOG = logging.getLogger(__name__)
 
 
-class MissingFileError(FileNotFoundError):
-    """A file is not in the store; the message names it and the remedy."""
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """One file of a listing: path relative to the root, size in bytes, change time in seconds, stamp of its content."""
-
-    path: str
-    size: int
-    changed: float
-    stamp: str = ""
-
-
-class ArtifactStore(Settings):
+class ArtifactStore(FileStore):
     """Reads and writes tensors, tables, JSON and bytes by path relative to the root.
 
     Raises:
@@ -83,76 +61,8 @@ class ArtifactStore(Settings):
         StorageError: the store does not answer, whatever the number of tries.
     """
 
-    root: str = Field(default=".ad_assets", min_length=1, description="local folder or s3://bucket/prefix")
-    storage_options: dict[str, Any] = Field(
-        default_factory=dict,
-        repr=False,
-        description="options of the fsspec file system, such as endpoint_url; no secrets",
-    )
-
-    @field_validator("root")
-    @classmethod
-    def _of_a_known_home(cls, root: str) -> str:
-        return known_home(root)
-
-    @field_validator("storage_options")
-    @classmethod
-    def _no_secrets(cls, options: dict[str, Any]) -> dict[str, Any]:
-        return without_secrets(options)
-
-    _fs: Any = PrivateAttr(default=None)
-    _base: str = PrivateAttr(default="")
-    _bytes_written: int = PrivateAttr(default=0)
-    _bytes_read: int = PrivateAttr(default=0)
     _records: dict[str, dict[str, Any]] = PrivateAttr(default_factory=dict)
     _written: dict[str, WrittenFile] = PrivateAttr(default_factory=dict)
-
-    def _open(self) -> tuple[Any, str]:
-        if self._fs is None:
-            options = dict(self.storage_options)
-            if "://" in self.root and not self.root.startswith("file://"):
-                # A cached listing would hide what another process has written.
-                options.setdefault("use_listings_cache", False)
-            fs, base = fsspec.core.url_to_fs(self.root, **options)
-            self._base = base.rstrip("/")
-            self._fs = fs  # last: another thread takes it for a sign that all is set
-        return self._fs, self._base
-
-    @property
-    def is_local(self) -> bool:
-        """Whether files lie in a local folder."""
-        fs, _ = self._open()
-        return "file" in (fs.protocol if isinstance(fs.protocol, (tuple, list)) else (fs.protocol,))
-
-    @property
-    def bytes_written(self) -> int:
-        """Bytes written through this object."""
-        return self._bytes_written
-
-    @property
-    def bytes_read(self) -> int:
-        """Bytes read through this object."""
-        return self._bytes_read
-
-    def location(self, path: str) -> str:
-        """The full path or URL of a stored path, for people and for error messages."""
-        return f"{self.root.rstrip('/')}/{path}"
-
-    # -- whole files ---------------------------------------------------------------------------------------------
-
-    def exists(self, path: str) -> bool:
-        """Whether a complete file lies at `path`."""
-        fs, base = self._open()
-        try:
-            # Not isfile, which takes a request that failed for a file that is absent.
-            info = retried(lambda: fs.info(f"{base}/{path}"), self.location(path))
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        return bool(info["type"] == "file")
-
-    def local_path(self, path: str) -> Path:
-        """Where a path of a local store lies."""
-        return Path(self._open()[1], path)
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a file in one step."""
@@ -164,10 +74,9 @@ class ArtifactStore(Settings):
         if self.is_local:
             # Absent is a folder that another process has emptied and removed since it was made.
             passing = (FileNotFoundError, FileExistsError)
-            stamp = _stamp_of(retried(lambda: write_whole(Path(base, path), data), place, also=passing))
+            stamp = stamp_of(retried(lambda: write_whole(Path(base, path), data), place, also=passing))
         else:
             retried(lambda: fs.pipe_file(f"{base}/{path}", data), place)
-        self._bytes_written += len(data)
         if artifact_folder(path):
             self._written[path] = WrittenFile(len(data), checksum, stamp)
 
@@ -175,16 +84,6 @@ class ArtifactStore(Settings):
         """Read a whole file; one of an artifact is compared with the artifact's record."""
         folder = artifact_folder(path)
         return Artifact(self, folder).read(path) if folder else self.fetch(path)
-
-    def fetch(self, path: str) -> bytes:
-        """The bytes of a file, compared with nothing."""
-        fs, base = self._open()
-        try:
-            data: bytes = retried(lambda: fs.cat_file(f"{base}/{path}"), self.location(path))
-        except FileNotFoundError as error:
-            raise self._missing(path) from error
-        self._bytes_read += len(data)
-        return data
 
     def write_json(self, path: str, value: object) -> None:
         """Write a JSON value; NaN and infinities are refused."""
@@ -197,23 +96,6 @@ class ArtifactStore(Settings):
             return json.loads(data)
         except (ValueError, RecursionError) as error:
             raise self.corrupt(path, error) from error
-
-    def update(self, path: str, change: Change) -> None:
-        """Replace a file by what `change` makes of it; of several processes that do so at once, none undoes another.
-
-        Args:
-            path: the file.
-            change: from the content, None where there is no file, to the new one. Called again on what another process
-                has written meanwhile; the same content is not written.
-
-        Raises:
-            StorageError: others were faster for too long, or the file system cannot write on a condition.
-        """
-        self._bytes_written += SwapFile(*self._open(), path, self.location(path)).update(change)
-
-    def can_update(self, path: str) -> bool:
-        """Whether the store keeps two who update a file apart; tries it, and leaves a file at `path`."""
-        return SwapFile(*self._open(), path, self.location(path)).try_conditions()
 
     def write_text(self, path: str, text: str) -> None:
         """Write UTF-8 text."""
@@ -258,24 +140,23 @@ class ArtifactStore(Settings):
         if not self.is_local:
             return self.read_noted_tensors(path)[0]
         place = self.local_path(path)
-        with self._told_apart(path):
+        with self._named_errors(path):
             retried(lambda: verify(place, path), self.location(path))
             tensors, _ = retried(lambda: map_tensors(place), self.location(path))
-        self._bytes_read += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         return tensors
 
     def read_noted_tensors(self, path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Named tensors with the notes of the same file, read at once: another process may replace it meanwhile."""
         from safetensors.torch import load
 
-        with self._told_apart(path):
+        with self._named_errors(path):
             data = self.fetch(path)
             tensors_checksum(path, BytesIO(data))
             return load(data), without_checksum(notes_of(data))
 
     @contextmanager
-    def _told_apart(self, path: str) -> Iterator[None]:
-        """A tensor file that is missing and one that is damaged are two errors."""
+    def _named_errors(self, path: str) -> Iterator[None]:
+        """Raises one error for a tensor file that is missing, another for one that is damaged."""
         from safetensors import SafetensorError
 
         try:
@@ -316,36 +197,10 @@ class ArtifactStore(Settings):
             length: bytes = fs.cat_file(f"{base}/{path}", start=0, end=8)
             return length + bytes(fs.cat_file(f"{base}/{path}", start=8, end=8 + int.from_bytes(length, "little")))
 
-        with self._told_apart(path):
+        with self._named_errors(path):
             if self.is_local:
                 return retried(lambda: map_tensors(Path(base, path), notes_only=True), self.location(path))[1]
             return notes_of(retried(header, self.location(path)))
-
-    def delete(self, paths: Iterable[str]) -> None:
-        """Delete files; absent ones are passed over, and emptied local folders go too."""
-        fs, base = self._open()
-        for path in paths:
-            try:
-                retried(partial(fs.rm_file, f"{base}/{path}"), self.location(path))
-            except FileNotFoundError:
-                continue
-            if self.is_local:
-                prune_empty_folders(Path(base, path).parent, Path(base))
-
-    def files(self, prefix: str = "") -> list[StoredFile]:
-        """All files under a prefix (temporary ones too), sorted by path, from one listing."""
-        fs, base = self._open()
-        start = f"{base}/{prefix}".rstrip("/")
-        listing = retried(lambda: find_files(fs, start), self.location(prefix))
-        found = [
-            StoredFile(path[len(base) + 1 :], int(info["size"]), _changed(info), _stamp(info))
-            for path, info in listing.items()
-        ]
-        return sorted(found, key=lambda file: file.path)
-
-    def usage(self, prefix: str = "") -> int:
-        """Bytes stored under a prefix."""
-        return sum(file.size for file in self.files(prefix))
 
     # -- checksums -----------------------------------------------------------------------------------------------
 
@@ -359,7 +214,7 @@ class ArtifactStore(Settings):
 
         if not path.endswith(TENSORS):
             return plain_checksum(path, self.fetch(path))
-        with self._told_apart(path):
+        with self._named_errors(path):
             # Loaded or mapped too: a file that carries no checksum is at least as long as its header says.
             if not self.is_local:
                 data = self.fetch(path)
@@ -369,8 +224,8 @@ class ArtifactStore(Settings):
             retried(lambda: map_tensors(place, notes_only=True), self.location(path))
             return retried(lambda: checksum_of(place, path), self.location(path))
 
-    def told_checksum(self, path: str) -> str:
-        """The same as far as possible without reading tensors: what a tensor file says of itself."""
+    def stated_checksum(self, path: str) -> str:
+        """The same as far as possible without reading tensors: the checksum that a tensor file states itself."""
         return (self._all_notes(path).get(KEY) if path.endswith(TENSORS) else None) or self.checksum(path)
 
     def written(self, folder: str) -> dict[str, WrittenFile]:
@@ -411,35 +266,11 @@ class ArtifactStore(Settings):
 
     @contextmanager
     def understood(self, path: str) -> Iterator[None]:
-        """What is not as its reader expects it, as after somebody has edited a file, is told as damage of that file."""
+        """Content that its reader does not expect, as after an edit by hand, is reported as damage of that file."""
         try:
             yield
         except CorruptArtifactError:
             raise
         except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-            told = f"it has no {error}" if isinstance(error, KeyError) else error
-            raise self.corrupt(path, told) from error
-
-    # -- errors --------------------------------------------------------------------------------------------------
-
-    def corrupt(self, path: str, why: object, remedy: str = "") -> CorruptArtifactError:
-        """The error that tells of a damaged file."""
-        return CorruptArtifactError(f"{self.location(path)} is damaged ({why}): {remedy or REMEDY}")
-
-    def _missing(self, path: str) -> MissingFileError:
-        return MissingFileError(f"{self.location(path)} is not in the store: {REMEDY}")
-
-
-def _changed(info: dict[str, Any]) -> float:
-    value = info.get("mtime", info.get("LastModified", 0))
-    return float(value.timestamp()) if hasattr(value, "timestamp") else float(value)
-
-
-def _stamp(info: dict[str, Any]) -> str:
-    # A file is replaced, never written again: locally by another inode.
-    return str(info.get("ETag") or f"{info.get('ino')}-{info.get('mtime')}-{info['size']}")
-
-
-def _stamp_of(status: os.stat_result) -> str:
-    """The stamp that a listing of a local disk will give a file."""
-    return _stamp({"ino": status.st_ino, "mtime": status.st_mtime, "size": status.st_size})
+            why = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise self.corrupt(path, why) from error

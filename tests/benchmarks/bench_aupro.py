@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ad_assets.metrics.components import component_weights
-from ad_assets.metrics.overlap import aupro
 from ad_assets.metrics.pixels import PixelStatistics
 from tests.benchmarks.measure import interleaved, peak_extra_megabytes, report
+from tests.support.pixel_metrics import aupro, error_bounds
 
 Maps = NDArray[np.float32]
 Masks = NDArray[np.bool_]
@@ -63,7 +63,7 @@ def main() -> None:
     error = abs(aupro(maps, masks, LIMIT) - exact)
     statistics = PixelStatistics()
     statistics.update(maps, masks)
-    bounds = statistics.error_bounds(LIMIT)
+    bounds = error_bounds(statistics, LIMIT)
     report("aupro", timing, f"error {error:.1e}, extra {extra:.0f} MB, bounds {bounds}")
     kept = PixelStatistics(exact_pixels=maps.size)
     kept.update(maps, masks)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ad_assets.kernels import proxies as module
-from ad_assets.kernels.proxies import learned_proxies, reconstruction_errors
+from ad_assets.kernels.proxies import learned_proxies
 
 
 def equation_8(rows: np.ndarray, proxies: np.ndarray, unit: float) -> list[float]:
@@ -18,6 +18,12 @@ def equation_8(rows: np.ndarray, proxies: np.ndarray, unit: float) -> list[float
         blend = sum(weight * proxy for weight, proxy in zip(weights, proxies.astype(np.float64), strict=True))
         errors.append(float(((row - blend / sum(weights)) ** 2).sum()))
     return errors
+
+
+def reconstruction_errors(rows: torch.Tensor, proxies: torch.Tensor, unit: float) -> torch.Tensor:
+    """What learning minimises, of rows and proxies that it centres."""
+    centre = proxies.mean(dim=0)
+    return module._errors(rows - centre, proxies - centre, unit)
 
 
 def patches(seed: int, rows: int, dimensions: int = 24) -> torch.Tensor:
@@ -40,7 +46,6 @@ def test_errors_are_equation_8(unit, offset):
     expected = equation_8(rows.numpy(), proxies.numpy(), unit)
     errors = reconstruction_errors(rows, proxies, unit)
     np.testing.assert_allclose(errors.numpy(), expected, rtol=2e-2 if offset else 1e-3, atol=1e-4)
-    torch.testing.assert_close(reconstruction_errors(rows, proxies, unit, memory_gb=1e-7), errors)
 
 
 def test_a_step_follows_the_gradient_of_equation_8():
@@ -117,5 +122,3 @@ def test_refused_input(change, message):
     arguments = {"rows": torch.rand(20, 3), "count": 2, "seed": 0, **change}
     with pytest.raises(ValueError, match=message):
         learned_proxies(**arguments)
-    with pytest.raises(ValueError, match="3 dimensions, the proxies 4"):
-        reconstruction_errors(torch.rand(5, 3), torch.rand(5, 4), 1.0)

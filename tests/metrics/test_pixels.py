@@ -8,9 +8,9 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ad_assets.metrics import score_bins
-from ad_assets.metrics.overlap import aupro, best_iou, best_iou_threshold
 from ad_assets.metrics.pixels import PixelStatistics
 from tests.support.fixtures import fixture
+from tests.support.pixel_metrics import aupro, best_iou, best_iou_threshold, error_bounds
 
 CASES = {
     "": lambda data: data["maps"],
@@ -79,7 +79,7 @@ def test_numbers_of_the_fixture(prefix):
     for name, value in found.items():
         assert value == pytest.approx(float(data[prefix + name]), abs=1e-10), name
     assert np.float32(statistics.best_iou()[1]) == np.float32(data[f"{prefix}best_iou_threshold"])
-    assert statistics.error_bounds() == (0, 0, 0, 0)
+    assert error_bounds(statistics) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -115,9 +115,9 @@ def test_histogram_stays_within_its_bound(monkeypatch, name, target):
     exact = statistics_of(maps, masks)
     for batch in (1, 6):
         folded = statistics_of(maps, masks, batch=batch, exact_pixels=4000)
-        bounds = np.array(folded.error_bounds())
+        bounds = np.array(error_bounds(folded))
         assert (np.abs(numbers(folded) - numbers(exact)) <= bounds + 1e-12).all()
-        assert folded.error_bounds(0.05).aupro + 1e-12 >= abs(folded.aupro(0.05) - exact.aupro(0.05))
+        assert error_bounds(folded, 0.05).aupro + 1e-12 >= abs(folded.aupro(0.05) - exact.aupro(0.05))
         iou, threshold = folded.best_iou()
         predicted = maps >= np.float32(threshold)
         assert (predicted & masks).sum() / (predicted | masks).sum() == pytest.approx(iou, abs=1e-12)
@@ -138,7 +138,7 @@ def test_histogram_of_few_distinct_scores_is_exact(quantise):
     exact, folded = statistics_of(maps, masks), statistics_of(maps, masks, exact_pixels=3000)
     np.testing.assert_allclose(numbers(folded), numbers(exact), rtol=0, atol=1e-12)
     assert folded.best_iou() == exact.best_iou()
-    assert folded.error_bounds() == (0, 0, 0, 0)
+    assert error_bounds(folded) == (0, 0, 0, 0)
 
 
 def test_realistic_maps_lose_less_than_a_millionth():
@@ -147,7 +147,7 @@ def test_realistic_maps_lose_less_than_a_millionth():
     masks[1:, 100:220, 150:260] = True
     maps = np.exp(ndimage.gaussian_filter(rng.normal(size=masks.shape), (0, 4, 4)) * 4 + 1.5 * masks).astype(np.float32)
     exact, folded = statistics_of(maps, masks), statistics_of(maps, masks, exact_pixels=0)
-    bounds, errors = folded.error_bounds(), np.abs(numbers(folded) - numbers(exact))
+    bounds, errors = error_bounds(folded), np.abs(numbers(folded) - numbers(exact))
     assert max(bounds.aupro, bounds.pixel_auroc) < 1e-6
     assert (errors <= np.array(bounds)).all()
 
@@ -162,7 +162,7 @@ def test_merged_equals_together(limits):
     parts[1].update(maps[1:], masks[1:])
     before = numbers(parts[1])
     parts[0].merge(parts[1])
-    assert (np.abs(numbers(parts[0]) - numbers(together)) <= np.array(parts[0].error_bounds()) + 1e-12).all()
+    assert (np.abs(numbers(parts[0]) - numbers(together)) <= np.array(error_bounds(parts[0])) + 1e-12).all()
     assert numbers(parts[1]).tolist() == before.tolist()
     parts[0].update(maps[:1], masks[:1])  # still takes images
     assert parts[0].pixel_auroc() != numbers(together)[0]

@@ -7,6 +7,7 @@ from scipy import ndimage
 from ad_assets.metrics.pixels import PixelStatistics
 from ad_assets.metrics.regions import Region, region_weights
 from tests.metrics.test_pixels import area_up_to, numbers, random_case
+from tests.support.pixel_metrics import error_bounds
 
 Case = tuple[np.ndarray, np.ndarray, list[list[Region]]]
 
@@ -71,7 +72,7 @@ def test_area_is_that_of_the_definition(seed, limit):
         assert statistics_of(case, batch, step).aupro(limit) == pytest.approx(expected, abs=1e-12)
     for exact_pixels in (0, 500):
         folded = statistics_of(case, 1, exact_pixels=exact_pixels)
-        assert abs(folded.aupro(limit) - expected) <= folded.error_bounds(limit).aupro + 1e-12
+        assert abs(folded.aupro(limit) - expected) <= error_bounds(folded, limit).aupro + 1e-12
 
 
 @pytest.mark.parametrize("limits", [(10**6, 10**6), (0, 10**6), (10**6, 0), (0, 0)])
@@ -82,7 +83,7 @@ def test_merged_equals_the_definition(limits):
         part.update(*(values[images] for values in case))
     parts[0].merge(parts[1])
     assert parts[0].aupro(0.05) == pytest.approx(saturated_by_definition(case[0], case[2], 0.05), abs=1e-12)
-    assert parts[0].error_bounds(0.05).aupro == 0
+    assert error_bounds(parts[0], 0.05).aupro == 0
 
 
 def test_ties_and_fractions_by_hand():

@@ -17,21 +17,19 @@ What a bank cannot fill is reduced:
 - at most one sub-quantiser a dimension. They need not divide the dimensions: zeros, spread over the sub-vectors, fill
   them up and leave distances as they are.
 
-A query whose lists hold too few rows searches all lists. The nearest lists come from exact search, so the other queries
-do not matter; faiss's own choice depends by rounding on how many there are.
+A query whose lists hold too few rows searches all lists. Each result depends on its own query alone, so faiss may not
+hand the comparison with centroids to a BLAS, whose rounding follows the number of queries.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ad_assets.kernels.nearest.bounds import centre_of, checked_rows
-from ad_assets.kernels.nearest.search import nearest
 from ad_assets.kernels.parallel import map_single_threaded, spans
 
 if TYPE_CHECKING:
@@ -46,33 +44,18 @@ MISSING = -1  # what faiss answers for want of rows
 
 @dataclass(frozen=True)
 class QuantisedIndex:
-    """The coded rows of a bank. The fields are all of it, so they can be stored; `build` makes one.
+    """The coded rows of a bank; `build` makes one.
 
     Args:
-        packed: (bytes,) uint8, the faiss index as faiss serialises it.
+        index: faiss `IndexIVFPQ` of the centred rows.
         centre: (D,) float32, subtracted from rows and queries.
     """
 
-    packed: Tensor
+    index: Any
     centre: Tensor
 
-    @cached_property
-    def _index(self) -> Any:
-        return _faiss().deserialize_index(self.packed.cpu().numpy())
-
-    @cached_property
-    def _centroids(self) -> Tensor:
-        """(lists, padded D)."""
-        return torch.from_numpy(self._index.quantizer.reconstruct_n(0, self._index.nlist))
-
-    @property
-    def shape(self) -> dict[str, int]:
-        """Rows, lists, sub-quantisers and bits, after what the bank could not fill."""
-        index = self._index
-        return {"rows": index.ntotal, "lists": index.nlist, "subquantisers": index.pq.M, "bits": index.pq.nbits}
-
     def search(
-        self, queries: Tensor, k: int, *, probes: int = 1, allowed: Tensor | None = None, memory_gb: float = 1.0
+        self, queries: Tensor, k: int, *, probes: int = 1, allowed: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The k coded rows nearest to every query among those in its nearest lists, nearest first.
 
@@ -83,7 +66,6 @@ class QuantisedIndex:
             k: number of neighbours, at least 1 and at most the rows (allowed).
             probes: lists searched, nearest centroids first; more than there are: all.
             allowed: (rows,) bool, the rows that may be found; None: all.
-            memory_gb: budget in GB of temporary tensors.
 
         Returns:
             Plain L2 distances (Q, k) float32 to coded rows and their indices (Q, k) int64, on the device of `queries`.
@@ -91,21 +73,10 @@ class QuantisedIndex:
         Raises:
             ValueError: empty or mismatched inputs, NaN or infinity, or k or probes out of range.
         """
-        points = self._checked(queries, k, probes, allowed)
-        probes = min(probes, self._index.nlist)
-        squared, indices = self._search(points, k, probes, allowed, memory_gb)
-        short = (indices == MISSING).any(axis=1)
-        if short.any():
-            squared[short], indices[short] = self._search(points[short], k, self._index.nlist, allowed, memory_gb)
-        # Sums of tabled terms can round to less than nothing.
-        distances = torch.from_numpy(squared).clamp_(min=0).sqrt_()
-        return distances.to(queries.device), torch.from_numpy(indices).to(queries.device)
-
-    def _checked(self, queries: Tensor, k: int, probes: int, allowed: Tensor | None) -> NDArray[np.float32]:
         checked_rows("queries", queries)
         if queries.shape[1] != len(self.centre):
             raise ValueError(f"queries have {queries.shape[1]} dimensions, the bank has {len(self.centre)}")
-        rows = self._index.ntotal
+        rows = self.index.ntotal
         if allowed is not None:
             if allowed.shape != (rows,) or allowed.dtype != torch.bool:
                 raise ValueError(f"allowed must be ({rows},) bool, got {allowed.dtype} {tuple(allowed.shape)}")
@@ -114,37 +85,30 @@ class QuantisedIndex:
             raise ValueError(f"k must be 1..{rows}, the number of bank rows, got {k}")
         if probes < 1:
             raise ValueError(f"probes must be at least 1, got {probes}")
-        return _padded(queries, self.centre, self._index.pq.M)
+        points = _padded(queries, self.centre, self.index.pq.M)
+        squared, indices = self._search(points, k, min(probes, self.index.nlist), allowed)
+        short = (indices == MISSING).any(axis=1)
+        if short.any():
+            squared[short], indices[short] = self._search(points[short], k, self.index.nlist, allowed)
+        # Sums of tabled terms can round to less than nothing.
+        distances = torch.from_numpy(squared).clamp_(min=0).sqrt_()
+        return distances.to(queries.device), torch.from_numpy(indices).to(queries.device)
 
     def _search(
-        self, points: NDArray[np.float32], k: int, probes: int, allowed: Tensor | None, memory_gb: float
+        self, points: NDArray[np.float32], k: int, probes: int, allowed: Tensor | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """(Q, k) squared distances and indices, MISSING where the lists hold too few rows."""
-        index = self._index
-        distances, lists = nearest(torch.from_numpy(points), self._centroids, probes, memory_gb=memory_gb)
         bitmap = None if allowed is None else np.packbits(allowed.cpu().numpy(), bitorder="little")
-        squared = np.empty((len(points), k), dtype=np.float32)
-        indices = np.empty((len(points), k), dtype=np.int64)
-        lists_searched, list_distances = lists.numpy(), distances.square().numpy()
 
-        def seek(part: slice) -> None:
+        def search_part(part: slice) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
             faiss = _faiss()
             selector = None if bitmap is None else faiss.IDSelectorBitmap(bitmap)
-            # The wrapper that faiss puts around this call takes no parameters, so the call is made on plain memory.
-            index.search_preassigned_c(
-                len(points[part]),
-                faiss.swig_ptr(points[part]),
-                k,
-                faiss.swig_ptr(lists_searched[part]),
-                faiss.swig_ptr(list_distances[part]),
-                faiss.swig_ptr(squared[part]),
-                faiss.swig_ptr(indices[part]),
-                False,
-                faiss.SearchParametersIVF(nprobe=probes, sel=selector),
-            )
+            parameters = faiss.SearchParametersIVF(nprobe=probes, sel=selector)
+            found: tuple[NDArray[np.float32], NDArray[np.int64]] = self.index.search(points[part], k, params=parameters)
+            return found
 
-        list(map_single_threaded(seek, spans(len(points), TASK_QUERIES)))
-        return squared, indices
+        parts = list(map_single_threaded(search_part, spans(len(points), TASK_QUERIES)))
+        return np.concatenate([each[0] for each in parts]), np.concatenate([each[1] for each in parts])
 
 
 def build(rows: Tensor, *, lists: int = 512, subquantisers: int = 64, bits: int = 8, seed: int = 0) -> QuantisedIndex:
@@ -178,7 +142,7 @@ def build(rows: Tensor, *, lists: int = 512, subquantisers: int = 64, bits: int 
     # One row still makes two centroids, of two copies.
     index.train(points if len(points) > 1 else np.repeat(points, 2, axis=0))
     index.add(points)
-    return QuantisedIndex(torch.from_numpy(faiss.serialize_index(index)), centre)
+    return QuantisedIndex(index, centre)
 
 
 def _padded(rows: Tensor, centre: Tensor, subquantisers: int) -> NDArray[np.float32]:
@@ -193,8 +157,9 @@ def _padded(rows: Tensor, centre: Tensor, subquantisers: int) -> NDArray[np.floa
 
 
 def _faiss() -> Any:
-    """The library, which computes on the calling thread alone: OpenMP keeps the number of each."""
+    """The library, which computes on the calling thread alone (OpenMP keeps a number for each) and without a BLAS."""
     import faiss
 
     faiss.omp_set_num_threads(1)
+    faiss.cvar.distance_compute_blas_threshold = 2**31 - 1
     return faiss

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 BANK_VERSION = 2
 MATCH_VERSION = 1
+IVFPQ_VERSION = 2  # beside the version of all matches, of approximate search alone
 
 
 class PatchBank(Method[MemoryBank]):
@@ -88,6 +90,8 @@ class PatchBank(Method[MemoryBank]):
             if idle and keys & self.model_fields_set:
                 named = ", ".join(sorted(keys & self.model_fields_set))
                 raise ValueError(f"{named}: {reason}; remove the key")
+        if self.search == "ivfpq" and find_spec("faiss") is None:
+            raise ValueError("search: ivfpq needs faiss: pip install 'ad-assets[cpu]' (or [gpu]), or choose exact")
         if self._always_counts:
             self._check_kept(self._always_counts)
         return self
@@ -100,6 +104,8 @@ class PatchBank(Method[MemoryBank]):
         """As `Method.stage_config`; banks and searches do not depend on the method that has them."""
         own = super().stage_config(stage)
         shared = {"fit": BANK_VERSION, "match": MATCH_VERSION}
+        if stage == "match" and self.search == "ivfpq":
+            own["ivfpq_version"] = IVFPQ_VERSION
         if stage == "match" and self.kept_neighbours is None and self._always_counts:
             own["kept_neighbours"] = self._always_counts + 1  # null stands for a number that follows the images
         return {**own, "method": "memory_bank", "version": shared[stage]} if stage in shared else own

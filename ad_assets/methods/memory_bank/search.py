@@ -61,8 +61,7 @@ def match_patches(
             allowed[numbers.cpu()] = True
         most = int(allowed.sum())
         only = None if most == len(allowed) else allowed
-        found = codes.search(queries, min(depth, most), probes=probes, allowed=only, memory_gb=runtime.memory_gb)
-        return _padded(*found, depth)
+        return _padded(*codes.search(queries, min(depth, most), probes=probes, allowed=only), depth)
 
     if excluded is None:
         found = [find(patches.flatten(0, 1), bank.blocks())]

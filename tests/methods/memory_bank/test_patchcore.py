@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from ad_assets.methods import Batch, Runtime
+from ad_assets.methods.memory_bank import patch_bank
 from ad_assets.methods.memory_bank.patchcore import MemoryBank, PatchCore
 from tests.support.fixtures import fixture
 from tests.support.tap_features import tap_features
@@ -262,3 +263,12 @@ def test_product_codes_find_nearly_what_a_search_does() -> None:
     kept = next(coded.match(state, features, RUNTIME))[1]
     assert kept["rows"].shape == (4, 64, 2)
     assert int(kept["rows"].min()) >= 0
+
+
+def test_product_codes_without_faiss_name_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patch_bank, "find_spec", lambda _: None)
+    assert PatchCore().search == "exact"  # needs none
+    with pytest.raises(
+        ValidationError, match=r"search: ivfpq needs faiss: pip install 'ad-assets\[cpu\]' \(or \[gpu\]\)"
+    ):
+        PatchCore(search="ivfpq")

@@ -1,0 +1,173 @@
+"""Whole files of a store by path relative to its root, on any fsspec file system.
+
+A file is complete or absent: local files are written under a temporary name and renamed, object stores put whole
+objects. Every request is made again while it fails for a reason that may pass (`ad_assets.store.retry`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from pydantic import Field, PrivateAttr, field_validator
+
+from ad_assets.settings.home import known_home
+from ad_assets.settings.model import Settings, without_secrets
+from ad_assets.store.checksums import CorruptArtifactError
+from ad_assets.store.compare_and_swap import Change, SwapFile
+from ad_assets.store.local import prune_empty_folders
+from ad_assets.store.retry import find_files, retried
+
+REMEDY = "`ad-assets materialize --verify` makes it anew"
+
+
+class MissingFileError(FileNotFoundError):
+    """A file is not in the store; the message names it and the remedy."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file of a listing: path relative to the root, size in bytes, change time in seconds, stamp of its content."""
+
+    path: str
+    size: int
+    changed: float
+    stamp: str = ""
+
+
+class FileStore(Settings):
+    """Reads, lists, replaces and deletes files; `ArtifactStore` says what lies in them."""
+
+    root: str = Field(default=".ad_assets", min_length=1, description="local folder or s3://bucket/prefix")
+    storage_options: dict[str, Any] = Field(
+        default_factory=dict,
+        repr=False,
+        description="options of the fsspec file system, such as endpoint_url; no secrets",
+    )
+
+    @field_validator("root")
+    @classmethod
+    def _of_a_known_home(cls, root: str) -> str:
+        return known_home(root)
+
+    @field_validator("storage_options")
+    @classmethod
+    def _no_secrets(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return without_secrets(options)
+
+    _fs: Any = PrivateAttr(default=None)
+    _base: str = PrivateAttr(default="")
+
+    def _open(self) -> tuple[Any, str]:
+        if self._fs is None:
+            options = dict(self.storage_options)
+            if "://" in self.root and not self.root.startswith("file://"):
+                # A cached listing would hide what another process has written.
+                options.setdefault("use_listings_cache", False)
+            fs, base = fsspec.core.url_to_fs(self.root, **options)
+            self._base = base.rstrip("/")
+            self._fs = fs  # last: to other threads it means that all is set
+        return self._fs, self._base
+
+    @property
+    def is_local(self) -> bool:
+        """Whether files lie in a local folder."""
+        fs, _ = self._open()
+        return "file" in (fs.protocol if isinstance(fs.protocol, (tuple, list)) else (fs.protocol,))
+
+    def location(self, path: str) -> str:
+        """The full path or URL of a stored path, for people and for error messages."""
+        return f"{self.root.rstrip('/')}/{path}"
+
+    def exists(self, path: str) -> bool:
+        """Whether a complete file lies at `path`."""
+        fs, base = self._open()
+        try:
+            # Not isfile, which takes a request that failed for a file that is absent.
+            info = retried(lambda: fs.info(f"{base}/{path}"), self.location(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return bool(info["type"] == "file")
+
+    def local_path(self, path: str) -> Path:
+        """Where a path of a local store lies."""
+        return Path(self._open()[1], path)
+
+    def fetch(self, path: str) -> bytes:
+        """The bytes of a file, compared with nothing."""
+        fs, base = self._open()
+        try:
+            data: bytes = retried(lambda: fs.cat_file(f"{base}/{path}"), self.location(path))
+        except FileNotFoundError as error:
+            raise self._missing(path) from error
+        return data
+
+    def update(self, path: str, change: Change) -> None:
+        """Replace a file by what `change` makes of it; of several processes that do so at once, none undoes another.
+
+        Args:
+            path: the file.
+            change: from the content, None where there is no file, to the new one. Called again on what another process
+                has written meanwhile; the same content is not written.
+
+        Raises:
+            StorageError: others were faster for too long, or the file system cannot write on a condition.
+        """
+        SwapFile(*self._open(), path, self.location(path)).update(change)
+
+    def can_update(self, path: str) -> bool:
+        """Whether the store keeps two processes that update a file apart; tries it, and leaves a file at `path`."""
+        return SwapFile(*self._open(), path, self.location(path)).try_conditions()
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Delete files; absent ones are passed over, and emptied local folders go too."""
+        fs, base = self._open()
+        for path in paths:
+            try:
+                retried(partial(fs.rm_file, f"{base}/{path}"), self.location(path))
+            except FileNotFoundError:
+                continue
+            if self.is_local:
+                prune_empty_folders(Path(base, path).parent, Path(base))
+
+    def files(self, prefix: str = "") -> list[StoredFile]:
+        """All files under a prefix (temporary ones too), sorted by path, from one listing."""
+        fs, base = self._open()
+        start = f"{base}/{prefix}".rstrip("/")
+        listing = retried(lambda: find_files(fs, start), self.location(prefix))
+        found = [
+            StoredFile(path[len(base) + 1 :], int(info["size"]), _changed(info), _stamp(info))
+            for path, info in listing.items()
+        ]
+        return sorted(found, key=lambda file: file.path)
+
+    def usage(self, prefix: str = "") -> int:
+        """Bytes stored under a prefix."""
+        return sum(file.size for file in self.files(prefix))
+
+    def corrupt(self, path: str, why: object, remedy: str = "") -> CorruptArtifactError:
+        """The error for a damaged file."""
+        return CorruptArtifactError(f"{self.location(path)} is damaged ({why}): {remedy or REMEDY}")
+
+    def _missing(self, path: str) -> MissingFileError:
+        return MissingFileError(f"{self.location(path)} is not in the store: {REMEDY}")
+
+
+def _changed(info: dict[str, Any]) -> float:
+    value = info.get("mtime", info.get("LastModified", 0))
+    return float(value.timestamp()) if hasattr(value, "timestamp") else float(value)
+
+
+def _stamp(info: dict[str, Any]) -> str:
+    # A file is replaced, never written again: locally by another inode.
+    return str(info.get("ETag") or f"{info.get('ino')}-{info.get('mtime')}-{info['size']}")
+
+
+def stamp_of(status: os.stat_result) -> str:
+    """The stamp that a listing of a local disk will give a file."""
+    return _stamp({"ino": status.st_ino, "mtime": status.st_mtime, "size": status.st_size})
