@@ -244,7 +244,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A whole benchmark file, checked."""
+    """A whole benchmark file, checked.
+
+    `owners` are those of all assets, for Dagster: e-mail addresses, and teams as ``team:<name>``.
+    """
 
     source: str
     store: ArtifactStore
@@ -255,6 +258,7 @@ class Benchmark:
     datasets: dict[str, Dataset]
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     automation: Automation = field(default_factory=Automation)
+    owners: tuple[str, ...] = ()
 
 
 def fingerprint(section: object) -> str:

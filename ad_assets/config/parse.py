@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from itertools import product
 from math import prod
@@ -33,6 +34,7 @@ from ad_assets.store.store import ArtifactStore
 
 MOST_VARIANTS = 1000
 MOST_NAME = 300  # characters of a variant's name
+OWNER = re.compile(r"team:[\w.-]+|\w[\w.%+-]*@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}", re.ASCII)  # as Dagster takes them
 
 
 class SectionParser(Checker):
@@ -48,9 +50,20 @@ class SectionParser(Checker):
     def benchmark(self, tree: dict[str, Any]) -> Benchmark:
         self.only(
             tree,
-            {"store", "compute", "evaluation", "report", "extractors", "datasets", "comparisons", "automation"},
+            {
+                "store",
+                "compute",
+                "evaluation",
+                "report",
+                "extractors",
+                "datasets",
+                "comparisons",
+                "automation",
+                "owners",
+            },
             "",
         )
+        owners = self._owners(tree.get("owners"))
         store = self.model(ArtifactStore, tree.get("store"), "store")
         compute = self.model(Compute, tree.get("compute"), "compute")
         self.evaluation = evaluation = self.model(Evaluation, tree.get("evaluation"), "evaluation")
@@ -78,8 +91,17 @@ class SectionParser(Checker):
         if self.faults or not (store and compute and evaluation and report and automation):
             raise ConfigError(told(self.source, self.faults))
         return Benchmark(
-            self.source, store, compute, evaluation, report, self.extractors, datasets, comparisons, automation
+            self.source, store, compute, evaluation, report, self.extractors, datasets, comparisons, automation, owners
         )
+
+    def _owners(self, owners: object) -> tuple[str, ...]:
+        if not isinstance(owners, list | None):
+            self.faults.append(f"owners: a list (got {shown(owners)})")
+            return ()
+        for owner in owners or ():
+            if not (isinstance(owner, str) and OWNER.fullmatch(owner)):
+                self.faults.append(f"owners: an e-mail address, or team:<name> (got {shown(owner)})")
+        return tuple(owners or ())
 
     def _dataset(self, name: str, section: object, earlier: Mapping[str, Dataset]) -> Dataset | None:
         path = f"datasets.{name}"

@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from ad_assets.config.benchmark import Benchmark
+from ad_assets.defs.asset_pages import definition_metadata
 from ad_assets.defs.cores import steps_at_once
 from ad_assets.defs.partitions import partitions_of
 from ad_assets.graph.build import Materialized, materialize
@@ -57,7 +58,8 @@ def to_asset(
         group_name=stage.group,
         kinds=set(stage.kinds),
         description=stage.description,
-        owners=["team:anomaly-detection"],
+        owners=benchmark.owners,
+        metadata=definition_metadata(stage, benchmark),
         automation_condition=condition,
         # One at a time on the accelerator, which each would fill; without one, categories run side by side.
         pool=stage.pool if compute.may_use_gpu() else None,

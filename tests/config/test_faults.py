@@ -63,6 +63,8 @@ def test_no_number_of_any_section_may_be_true_or_no_number(model: type[BaseModel
     ("override", "message"),
     [
         ("compute.threads=1000000", "compute.threads: .*4096"),
+        ("owners=vision", "owners: a list .*got 'vision'"),
+        ("owners=[vision]", "owners: an e-mail address, or team:<name> .*got 'vision'"),
         ("datasets.parts.production={floors: {image_auroc: 90}}", "floors.image_auroc: .*less than or equal to 1"),
         ("datasets.parts.production={floors: {image_aurok: 1}}", "floors: unknown value 'image_aurok'; choose from"),
         ("datasets.parts.production=null", "production: is empty"),
