@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import select
 import sys
@@ -41,11 +42,16 @@ def _run(arguments: Sequence[str]) -> int:
         return _NOBODY_READS
 
 
-def _carry_out(arguments: Sequence[str]) -> int:
+def parser() -> argparse.ArgumentParser:
+    """What understands the command line."""
     commands = Commands(__doc__)
     for module in (graph, table, predict, latency, production, data, export, upkeep):
         module.add(commands)
-    options = commands.parser.parse_args(arguments)
+    return commands.parser
+
+
+def _carry_out(arguments: Sequence[str]) -> int:
+    options = parser().parse_args(arguments)
     try:
         return int(options.run(options))
     except ConfigError as error:

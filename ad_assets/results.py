@@ -1,9 +1,10 @@
 """Results in a notebook: what is current in the store of a benchmark file as data frames and arrays, without Dagster.
 
-    from ad_assets import results
-
-    board = results.leaderboard("demo")
-    board.query("metric == 'image_auroc' and category == 'mean'")
+>>> from ad_assets import results
+>>> board = results.leaderboard("parts", config="parts.yaml")
+>>> mean = board.query("metric == 'image_auroc' and category == 'mean'").set_index("detector")
+>>> float(mean.loc["gauss", "value"])
+1.0
 
 All functions take the name of a dataset and a benchmark file as the command line does: a path, the name of a shipped
 file, or None for ``AD_ASSETS_CONFIG`` and then the demo. Nothing is computed. What was made under another setting or

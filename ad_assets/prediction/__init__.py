@@ -1,9 +1,10 @@
-"""Scores of new images from what a lane has learnt: the graph's own code, without a run and without a Dagster instance.
+"""Scores of new images from what a detector has learnt: the graph's own code, without a run and without Dagster.
 
 >>> from ad_assets.prediction import load_detector
->>> detector = load_detector("demo", "patchcore_1", "brick")  # doctest: +SKIP
->>> detector.predict("new.png").anomalous  # doctest: +SKIP
-True
+>>> detector = load_detector("parts", "patchcore_10", "bolt", config="parts.yaml")
+>>> prediction = detector.predict("new.png")
+>>> prediction.anomalous, prediction.score_map.shape
+(True, (64, 64))
 """
 
 from ad_assets.prediction.loading import load_detector
