@@ -7,9 +7,10 @@ would change it is gone. This one asks the worker. Needs the extra ``celery``; n
 from __future__ import annotations
 
 import dagster as dg
-from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
+
+from ad_assets.defs.dagster_internals import CheckRunHealthResult, WorkerStatus
 
 ATTEMPTS = 3
 PATIENCE_SECONDS = 3.0

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dagster as dg
-from dagster._core.launcher import DefaultRunLauncher
 
 from ad_assets.defs.tags import PROCESS_TAG
 
 UNLIMITED = 1 << 16  # runs of a queue without a limit: each then has one core
-A_PROCESS_A_STEP = ("multi_or_in_process_executor", "multiprocess")  # Dagster's executors that start all they can
+A_PROCESS_A_STEP = (dg.multi_or_in_process_executor.name, dg.multiprocess_executor.name)  # and all that they can
 
 
 def steps_at_once(context: dg.AssetExecutionContext) -> int:
@@ -22,7 +21,7 @@ def steps_at_once(context: dg.AssetExecutionContext) -> int:
         return 1
     if context.job_def.executor_def.name in A_PROCESS_A_STEP:
         return UNLIMITED
-    if not isinstance(context.instance.run_launcher, DefaultRunLauncher):
+    if not isinstance(context.instance.run_launcher, dg.DefaultRunLauncher):
         return 1
     queue = context.instance.get_concurrency_config().run_queue_config
     if queue is None:

@@ -19,6 +19,7 @@ from ad_assets.config.benchmark import Benchmark, Dataset, Production, fingerpri
 from ad_assets.config.faults import ConfigError
 from ad_assets.datasets import DatasetError, FileStamp, ImageFiles
 from ad_assets.defs.conditions import Window
+from ad_assets.defs.dagster_internals import RUN_KEY_TAG
 from ad_assets.graph.stages.image_index import read_stamps, stamps_of
 from ad_assets.production.arrivals import Arrivals, Watched
 from ad_assets.production.review_decisions import decision_stamp, decisions_path
@@ -27,7 +28,6 @@ from ad_assets.store.store import ArtifactStore, CorruptArtifactError
 
 MOST_TRIES = 3
 SHOWN = 10
-RUN_KEY_TAG = "dagster/run_key"
 UNFINISHED = (
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,

@@ -11,12 +11,11 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.launcher import DefaultRunLauncher
 
 from ad_assets.config.benchmark import Benchmark
+from ad_assets.defs.dagster_internals import GRPC_INFO_TAG
 
 SENSOR = "cut_off_runs"
-SERVER_TAG = ".dagster/grpc_info"  # of a server on this machine it names a socket, of others a port
 PROCESSES = Path("/proc")
 EVENTS = {dg.DagsterEventType.RUN_START, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED}
 
@@ -53,7 +52,7 @@ def close_cut_off_runs(instance: dg.DagsterInstance, keys: Collection[dg.AssetKe
         instance: where runs are recorded.
         keys: the assets whose runs are looked after.
     """
-    if not isinstance(instance.run_launcher, DefaultRunLauncher) or not PROCESSES.is_dir():
+    if not isinstance(instance.run_launcher, dg.DefaultRunLauncher) or not PROCESSES.is_dir():
         return []
     ended = []
     for record in instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
@@ -61,7 +60,7 @@ def close_cut_off_runs(instance: dg.DagsterInstance, keys: Collection[dg.AssetKe
         events = [entry.dagster_event for entry in instance.all_logs(run.run_id, of_type=EVENTS) if entry.dagster_event]
         pids = [event.pid for event in events if event.event_type is dg.DagsterEventType.RUN_START and event.pid]
         planned = {event.asset_key for event in events}
-        if '"socket"' not in run.tags.get(SERVER_TAG, "") or not pids or record.start_time is None:
+        if '"socket"' not in run.tags.get(GRPC_INFO_TAG, "") or not pids or record.start_time is None:
             continue
         if planned.isdisjoint(keys):
             continue

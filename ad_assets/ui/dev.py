@@ -6,11 +6,10 @@ replaced by ours; a third one, which some later release may start, is refused ra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from dagster._cli import dev
-
+from ad_assets.defs.dagster_internals import wrap_process_start
 from ad_assets.defs.home import open_home
 
 SERVER, DAEMON = "dagster_webserver", "dagster._daemon"
@@ -21,12 +20,10 @@ def main() -> None:
     """Run until stopped."""
     from dagster_dg_cli.cli.dev import dev_command
 
-    start = vars(dev)["open_ipc_subprocess"]
+    def guarded(start: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda command, **options: start(guarded_command(command), **options)
 
-    def guarded(command: Sequence[str], **options: Any) -> Any:
-        return start(guarded_command(command), **options)
-
-    vars(dev)["open_ipc_subprocess"] = guarded
+    wrap_process_start(guarded)
     open_home()
     dev_command(prog_name="make dev")
 

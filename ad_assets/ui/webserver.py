@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from dagster_webserver import cli
 
+from ad_assets.defs.dagster_internals import wrap_web_application
 from ad_assets.ui.guard import Guard, names_in
 
 
 def main() -> None:
     """Serve until stopped."""
-    made = vars(cli)["create_app_from_workspace_process_context"]
 
-    def guarded(*args: Any, **options: Any) -> Guard:
-        return Guard(made(*args, **options), names_in(os.environ))
+    def guarded(make: Callable[..., Any]) -> Callable[..., Guard]:
+        return lambda *args, **options: Guard(make(*args, **options), names_in(os.environ))
 
-    vars(cli)["create_app_from_workspace_process_context"] = guarded
+    wrap_web_application(guarded)
     cli.main()
 
 
