@@ -1,10 +1,14 @@
-"""What the documents show works: their Python runs, their YAML is part of benchmark files, their commands are there."""
+"""What the documents show works: their Python runs, their YAML is part of benchmark files, their commands, files and
+modules exist."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
 import shlex
+import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +81,36 @@ def commands() -> list[Any]:
 @pytest.mark.parametrize("call", commands())
 def test_commands_are_understood(call: str) -> None:
     assert callable(parser().parse_args(shlex.split(call)).run)
+
+
+FOLDERS = {path.name for root in (REPOSITORY, REPOSITORY / "ad_assets") for path in root.iterdir() if path.is_dir()}
+EACH = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+
+
+@EACH
+def test_files_and_links_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    missing = [link for link in re.findall(r"\]\((?!https?:)([^)#]+)", text) if not (document.parent / link).exists()]
+    spans = {span.rstrip("/") for span in re.findall(r"`([\w./*-]+)`", text)}
+    roots = (REPOSITORY, REPOSITORY / "ad_assets", document.parent)
+    paths = (span for span in spans if "/" in span and span.split("/")[0] in FOLDERS)
+    missing += sorted(path for path in paths if not any(any(root.glob(path)) for root in roots))
+    tracked = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    names = {line.rpartition("/")[2] for line in tracked.splitlines()}
+    missing += sorted(span for span in spans if span.endswith(".py") and "/" not in span and span not in names)
+    assert not missing
+
+
+@EACH
+def test_modules_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert all(map(find_spec, re.findall(r"python -m ((?:ad_assets|tests)[\w.]*)", text)))
+    for module, names in re.findall(r"from (ad_assets[\w.]*) import ([\w, ]+)", text):
+        loaded = importlib.import_module(module)
+        assert all(hasattr(loaded, name.strip()) or find_spec(f"{module}.{name.strip()}") for name in names.split(","))
+    for dotted in re.findall(r"`(ad_assets(?:\.\w+)+)[(`]", text):
+        module, _, name = dotted.rpartition(".")
+        assert hasattr(importlib.import_module(module), name) or find_spec(dotted), dotted
 
 
 def test_documents_are_read() -> None:

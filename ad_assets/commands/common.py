@@ -1,4 +1,4 @@
-"""What the commands share: their options, and a benchmark opened with its graph and plan."""
+"""Shared by all commands: common options, and a session with the loaded benchmark, its graph and its plan."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Run = Callable[[argparse.Namespace], int]
 
 
 class _Once(argparse.Action):
-    """An option with one value: a second one is refused, for the last would win in silence."""
+    """An option that may be given once; argparse would silently use the last value."""
 
     def __call__(self, _: object, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
         given = namespace.__dict__.setdefault("options_given", set())
@@ -36,7 +36,7 @@ class _Once(argparse.Action):
 
 
 class Overrides(argparse.Action):
-    """An option for ``KEY=VALUE`` texts, which may be repeated for other keys."""
+    """An option for ``KEY=VALUE`` texts, which may be repeated with different keys."""
 
     def __call__(self, _: object, namespace: argparse.Namespace, values: Any, __: str | None = None) -> None:
         before = getattr(namespace, self.dest)
@@ -48,7 +48,7 @@ class Overrides(argparse.Action):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose options say all that they are given, or refuse it."""
+    """A parser whose single-value options refuse a second value."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -58,7 +58,7 @@ class Parser(argparse.ArgumentParser):
 class Commands:
     """The parser of ``ad-assets``, to which each module of this package adds its commands.
 
-    `shared` are the options that name a benchmark file, `scope` those that select a part of its graph.
+    `shared` has the options that name a benchmark file, `scope` those that select a part of its graph.
     """
 
     def __init__(self, description: str | None) -> None:
@@ -80,18 +80,18 @@ class Commands:
         self.scope.add_argument("--category", action="append", help="only this category (may be repeated)")
         self.scope.add_argument(
             "--select",
-            help="Dagster asset selection, such as 'key:\"demo/patchcore_1/*\"'; with what it needs and feeds",
+            help="Dagster asset selection, such as 'key:\"demo/patchcore_1/*\"', with stale assets up- and downstream",
         )
 
     def add(self, name: str, run: Run, text: str, *parents: Parser) -> Parser:
-        """A command that `run` carries out; `parents` are options that it shares with others."""
+        """Add a command that calls `run`; `parents` are options that it shares with other commands."""
         command = self._commands.add_parser(name, help=text, description=text, parents=list(parents))
         command.set_defaults(run=run)
         return command
 
 
 class TerminalLog:
-    """What `Progress` says, as lines on stderr: for commands that do without a run."""
+    """Prints the messages of `Progress` on stderr, for commands that start no run."""
 
     def info(self, message: str) -> None:
         """Print a message with the time."""
@@ -100,9 +100,9 @@ class TerminalLog:
 
 @dataclass(frozen=True)
 class Session:
-    """A loaded benchmark with its graph and the plan for what the call selects.
+    """A loaded benchmark with its graph and the plan for the selected part.
 
-    `unseen` are the selected datasets whose folder cannot be seen, with the reason: nothing of them is planned.
+    `unseen` has the selected datasets whose folder cannot be read, with the reason; nothing is planned for them.
     """
 
     benchmark: Benchmark
@@ -113,7 +113,7 @@ class Session:
     unseen: dict[str, str]
 
     def warn(self) -> None:
-        """Say on stderr which folders cannot be seen, and what lies beside the categories and is left out."""
+        """Print on stderr which folders cannot be read, and which files belong to no category."""
         from ad_assets.datasets.strays import misfits
 
         for name, reason in self.unseen.items():
@@ -127,10 +127,10 @@ class Session:
 
 
 def open_session(options: argparse.Namespace, *, force: bool = False, verify: bool = False) -> Session:
-    """Load the benchmark file of the call and plan what it selects.
+    """Load the benchmark file and plan the selected part.
 
     Raises:
-        ConfigError: the file, or what the call names of it, is wrong.
+        ConfigError: the file is invalid, or an option names something that it does not have.
     """
     import dagster as dg
 
@@ -161,10 +161,10 @@ def open_session(options: argparse.Namespace, *, force: bool = False, verify: bo
         selected &= matched
         if not selected:
             raise ConfigError(f"--select {options.select}: no asset matches; `ad-assets status` lists them")
-    known = {category for s in stages if dg.AssetKey(list(s.key)) in selected for category in s.partitions or ()}
+    categories = {category for s in stages if dg.AssetKey(list(s.key)) in selected for category in s.partitions or ()}
     for category in options.category or ():
-        if category not in known:
-            names = ", ".join(sorted(known)) or "none"
+        if category not in categories:
+            names = ", ".join(sorted(categories)) or "none"
             reasons = "".join(f"; {name}: {reason}" for name, reason in unseen.items())
             raise ConfigError(f"no category {category!r}; there are: {names}{reasons}")
     instance = open_instance()
@@ -183,7 +183,7 @@ def open_session(options: argparse.Namespace, *, force: bool = False, verify: bo
 
 
 def _unknown_categories(benchmark: Benchmark, stages: list[Stage]) -> Iterator[str]:
-    """What the file says of categories that a watched folder does not hold; of other datasets it is refused."""
+    """Messages about categories in the file that a watched folder does not have; elsewhere they are errors."""
     for stage in stages:
         dataset = benchmark.datasets.get(stage.key[0])
         if dataset and dataset.production and stage.kind == "image_index" and stage.partitions:
@@ -191,11 +191,11 @@ def _unknown_categories(benchmark: Benchmark, stages: list[Stage]) -> Iterator[s
 
 
 def _unseen(benchmark: Benchmark, stages: Sequence[Stage], only: str | None) -> dict[str, str]:
-    """Dataset -> why its folder cannot be seen, where it cannot."""
+    """Dataset -> reason, for datasets whose folder cannot be read."""
     from ad_assets.graph.categories import why_unseen
 
     partitions = {stage.key[0]: stage.partitions for stage in stages if stage.kind == "image_index"}
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for name, dataset in benchmark.datasets.items():
         if only in (None, name):
             if name in partitions:
@@ -206,5 +206,5 @@ def _unseen(benchmark: Benchmark, stages: Sequence[Stage], only: str | None) -> 
                     reason = "its folder could not be seen a moment ago: run again"
                 except (ValueError, OSError) as error:
                     reason = str(error)
-            found |= {name: reason} if reason else {}
-    return found
+            reasons |= {name: reason} if reason else {}
+    return reasons

@@ -1,4 +1,4 @@
-"""``data check`` and ``data describe``: what lies in a dataset's folder, before anything learns from it.
+"""``data check`` and ``data describe``: check and describe a dataset's folder before anything is fitted.
 
 Both only read (generated and packed datasets are unpacked first), need no store, and download nothing.
 """
@@ -31,7 +31,7 @@ from ad_assets.datasets import (
 )
 from ad_assets.datasets.index import ImageIndex
 from ad_assets.datasets.listing import Listing
-from ad_assets.datasets.names import is_image, plain_name
+from ad_assets.datasets.names import is_image, plain, plain_name
 from ad_assets.datasets.overview import Overview
 from ad_assets.datasets.readers.blind import BlindReader
 from ad_assets.datasets.strays import misfits
@@ -59,9 +59,9 @@ HEADS = (
 
 def add(commands: Commands) -> None:
     """Add the commands."""
-    text = "what lies in the folders of datasets"
+    text = "check or describe the folders of datasets"
     group = commands.add("data", _check, text).add_subparsers(required=True, metavar="COMMAND")
-    check_text = "whether datasets are complete and sound: layout, counts, broken files, what measuring needs"
+    check_text = "check that datasets are complete and readable: layout, counts, broken files, what metrics need"
     check = group.add_parser("check", help=check_text, description=check_text, parents=[commands.shared])
     check.set_defaults(run=_check)
     describe_text = "a table of each category: images, defect types, sizes, modes, bytes, mask share"
@@ -74,7 +74,7 @@ def add(commands: Commands) -> None:
         command.add_argument("dataset", nargs="?", help="only this dataset of the benchmark file")
         command.add_argument("--category", action="append", help="only this category (may be repeated)")
         command.add_argument(
-            "--reader", help="no benchmark file: this reader, whose other options are --set option=value"
+            "--reader", help="use this reader without a benchmark file; its other options are --set option=value"
         )
         command.add_argument("--root", help="the folder that --reader reads")
 
@@ -92,14 +92,14 @@ def _check(options: argparse.Namespace) -> int:
             errors = index is None or (
                 dataset.reader.on_problem == "fail" and any(problem.severity == "error" for problem in problems)
             )
-            told = Overview.of(category, index) if index else None
+            overview = Overview.of(category, index) if index else None
             counts = (
-                f"{told.train} train, {told.test_good} good and {told.test_anomalous} anomalous test images"
-                if told
+                f"{overview.train} train, {overview.test_good} good and {overview.test_anomalous} anomalous test images"
+                if overview
                 else "cannot be indexed"
             )
             print(f"{'FAIL' if errors else 'ok  '}  {plain_name(category)}: {counts}")
-            lacks = [Problem(category, text, "warning") for text in told.lacks()] if told else []
+            lacks = [Problem(category, text, "warning") for text in overview.lacks()] if overview else []
             _print_problems([*problems, *lacks])
             total, sound, failed = total + 1, sound + (not errors), failed or errors
     print(f"{sound} of {total} categories are sound" if total else "nothing could be checked")
@@ -149,44 +149,44 @@ def _datasets(options: argparse.Namespace) -> list[Dataset]:
 def _indexes(
     dataset: Dataset, wanted: Sequence[str] | None
 ) -> Iterator[tuple[str | None, ImageIndex | None, Sequence[Problem]]]:
-    """Category, index without its bad files and problems; no index: it could not be made; no category: none could."""
-    # Bad files are left out here, so that one pass tells everything about the others too.
+    """Category, index without its bad files, problems. Index None: it cannot be made; category None: none can."""
+    # Bad files are skipped here, so that one pass reports everything about the others too.
     reader = dataset.reader.model_copy(update={"on_problem": "skip"})
     try:
-        known = reader.categories()
+        categories = reader.categories()
     except (ValueError, OSError) as error:
         yield None, None, [Problem(dataset.name, str(error))]
         return
-    unknown = [category for category in wanted or () if category not in known]
+    unknown = [category for category in wanted or () if category not in categories]
     for category in unknown:
         reason = reader.left_out().get(category)
-        told = f"{category} is left out: it {reason}" if reason else f"no category {category!r}"
-        raise ConfigError(f"{dataset.name}: {told}; there are: {', '.join(known)}")
+        message = f"{category} is left out: it {reason}" if reason else f"no category {category!r}"
+        raise ConfigError(f"{dataset.name}: {message}; there are: {', '.join(categories)}")
     for category, reason in () if wanted else reader.left_out().items():
         print(f"left out  {category}: {reason}")
-    failed = _prepared(dataset, reader, wanted or known)
+    failed = _prepared(dataset, reader, wanted or categories)
     try:
         listing = ImageFiles(reader.root).listing()
         paths = reader.paths_by_category(list(listing))
     except (ValueError, OSError, ImportError) as error:
-        if len(failed) < len(wanted or known):
+        if len(failed) < len(wanted or categories):
             yield None, None, [Problem(dataset.name, str(error))]
             return
         listing, paths = Listing({}), {}
     for misfit in () if wanted else _misfits(reader, listing):
         yield misfit.path, None, [misfit]
-    for category in wanted or known:
+    for category in wanted or categories:
         if category in failed:
             yield category, None, [Problem(category, failed[category])]
             continue
-        # Of thousands of categories each sees its own files only.
-        own = {path: listing[path] for path in paths.get(category, listing)}
-        index, problems = _index(dataset, reader, category, own)
+        # Each category gets its own files only, which matters with thousands of categories.
+        category_listing = {path: listing[path] for path in paths.get(category, listing)}
+        index, problems = _index(dataset, reader, category, category_listing)
         yield category, index, problems
 
 
 def _prepared(dataset: Dataset, reader: Reader, categories: Sequence[str]) -> dict[str, str]:
-    """Make the files of categories exist; returns those that cannot be made, with the reason."""
+    """Prepare the files of categories; returns category -> reason for those that fail."""
     failed = {}
     for category in categories:
         try:
@@ -197,13 +197,13 @@ def _prepared(dataset: Dataset, reader: Reader, categories: Sequence[str]) -> di
 
 
 def _misfits(reader: Reader, listing: Listing) -> list[Problem]:
-    """What belongs to no category and fails the check; what need not is printed."""
+    """Print warnings about what belongs to no category; returns the errors, which fail the check."""
     problems = misfits(reader, listing)
     for problem in problems:
         if problem.severity == "warning":
             print(f"left out  {problem}")
     if passed_over := listing.clutter_beside(path for path in listing if is_image(path)):
-        print(_plain(f"passed over beside images: {passed_over}"))
+        print(plain(f"passed over beside images: {passed_over}"))
     return [problem for problem in problems if problem.severity == "error"]
 
 
@@ -221,31 +221,26 @@ def _index(
 
 
 class _Stderr:
-    """Where progress goes, so that what is printed can be piped."""
+    """Prints progress on stderr, so that standard output can be piped."""
 
     def info(self, text: str) -> None:
-        print(_plain(text), file=sys.stderr)
-
-
-def _plain(text: str) -> str:
-    """The text without control characters, which names of files may hold and a terminal would obey."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+        print(plain(text), file=sys.stderr)
 
 
 def _title(dataset: Dataset) -> str:
-    return _plain(f"{dataset.name} (reader {dataset.reader.name}, {dataset.reader.root})")
+    return plain(f"{dataset.name} (reader {dataset.reader.name}, {dataset.reader.root})")
 
 
 def _print_problems(problems: Sequence[Problem]) -> None:
     for problem in problems[:SHOWN]:
-        print(_plain(f"      {problem.severity}  {problem}"))
+        print(plain(f"      {problem.severity}  {problem}"))
     if len(problems) > SHOWN:
         print(f"      ... and {len(problems) - SHOWN} more")
 
 
 def _print_failed_dataset(reader: Reader, problems: Sequence[Problem]) -> None:
     for problem in problems:
-        print(_plain(f"FAIL  {problem}"))
+        print(plain(f"FAIL  {problem}"))
     published = reader.of if isinstance(reader, BlindReader) else reader
     if published.origin:
         print(f"      where to get it: {published.origin}")
@@ -255,7 +250,7 @@ def _print_failed_dataset(reader: Reader, problems: Sequence[Problem]) -> None:
             print(f"        {line}")
 
 
-def _cells(told: Overview) -> tuple[str, ...]:
+def _cells(overview: Overview) -> tuple[str, ...]:
     def counts(numbers: dict[str, int]) -> str:
         return ", ".join(f"{name} {count}" for name, count in numbers.items()) or "–"
 
@@ -263,28 +258,28 @@ def _cells(told: Overview) -> tuple[str, ...]:
         return str(ends[0]) if ends[0] == ends[1] else f"{ends[0]}..{ends[1]}"
 
     share = "–"
-    if told.mask_shares:
-        mean, low, high = (100 * part for part in told.mask_shares)
+    if overview.mask_shares:
+        mean, low, high = (100 * part for part in overview.mask_shares)
         share = f"{mean:.2g} ({low:.2g}..{high:.2g})"
     return (
-        told.category,
-        str(told.train),
-        str(told.test_good),
-        str(told.test_anomalous),
-        counts(told.defect_types),
-        counts(told.kinds),
-        f"{span(told.widths)} x {span(told.heights)}",
-        ", ".join(told.modes),
-        f"{told.bytes / 1e6:.1f}",
+        overview.category,
+        str(overview.train),
+        str(overview.test_good),
+        str(overview.test_anomalous),
+        counts(overview.defect_types),
+        counts(overview.kinds),
+        f"{span(overview.widths)} x {span(overview.heights)}",
+        ", ".join(overview.modes),
+        f"{overview.bytes / 1e6:.1f}",
         share,
-        str(told.problems),
+        str(overview.problems),
     )
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    plain = [[_plain(cell).replace("\n", " ") for cell in row] for row in rows]
-    if len(plain) > 1:
-        print(aligned(list(zip(*plain, strict=True)), justify=str.ljust))
+    if len(rows) > 1:
+        cells = [[plain(cell).replace("\n", " ") for cell in row] for row in rows]
+        print(aligned(list(zip(*cells, strict=True)), justify=str.ljust))
 
 
 def _write_csv(path: Path, overviews: Sequence[Overview]) -> None:
@@ -296,32 +291,32 @@ def _write_csv(path: Path, overviews: Sequence[Overview]) -> None:
     print(f"written: {path}")
 
 
-def _record(told: Overview) -> dict[str, Any]:
-    mean, low, high = told.mask_shares or (None, None, None)
+def _record(overview: Overview) -> dict[str, Any]:
+    mean, low, high = overview.mask_shares or (None, None, None)
 
     def counts(numbers: dict[str, int]) -> str:
-        text = _plain("; ".join(f"{name} {count}" for name, count in numbers.items()))
-        # A cell that begins so is a formula to spreadsheets; names of files are not to be run.
+        text = plain("; ".join(f"{name} {count}" for name, count in numbers.items()))
+        # Spreadsheets would run such a cell as a formula.
         return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
     return {
-        "category": told.category,
-        "train": told.train,
-        "test_good": told.test_good,
-        "test_anomalous": told.test_anomalous,
-        "defect_types": counts(told.defect_types),
-        "kinds": counts(told.kinds),
-        "unmasked": told.unmasked,
-        "width_min": told.widths[0],
-        "width_max": told.widths[1],
-        "height_min": told.heights[0],
-        "height_max": told.heights[1],
-        "modes": " ".join(told.modes),
-        "bytes": told.bytes,
+        "category": overview.category,
+        "train": overview.train,
+        "test_good": overview.test_good,
+        "test_anomalous": overview.test_anomalous,
+        "defect_types": counts(overview.defect_types),
+        "kinds": counts(overview.kinds),
+        "unmasked": overview.unmasked,
+        "width_min": overview.widths[0],
+        "width_max": overview.widths[1],
+        "height_min": overview.heights[0],
+        "height_max": overview.heights[1],
+        "modes": " ".join(overview.modes),
+        "bytes": overview.bytes,
         "mask_share_mean": mean,
         "mask_share_min": low,
         "mask_share_max": high,
-        "problems": told.problems,
+        "problems": overview.problems,
     }
 
 
@@ -339,11 +334,11 @@ def _sample_row(reader: Reader, overview: Overview, index: ImageIndex) -> list[R
             rgb = reader.decoding.of(row["image_id"]).rgb(read_image_bytes(files, row), row["path"])
             read = zip(read_mask_bytes(files, row), row["mask_paths"], strict=True)
             masks = [reader.decoding.mask(data, path).anomalous for data, path in read]
-        except (ImageError, OSError) as error:  # it changed since it was indexed
-            print(_plain(f"left out of the sheet: {error}"), file=sys.stderr)
+        except (ImageError, OSError) as error:  # changed since it was indexed
+            print(plain(f"left out of the sheet: {error}"), file=sys.stderr)
             continue
         mask = functools.reduce(operator.or_, masks) if masks else None
-        tiles.append(tile(rgb, mask, label=row["label"], title=_plain(title)))
+        tiles.append(tile(rgb, mask, label=row["label"], title=plain(title)))
     return tiles
 
 

@@ -1,4 +1,4 @@
-"""What would fail, before it does: data, weights, store and device of a benchmark file."""
+"""Checks data, weights, store and device of a benchmark file before a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at."""
+    """The result of one check."""
 
     subject: str
     healthy: bool
@@ -36,7 +36,7 @@ class Finding:
 
 
 def examine(benchmark: Benchmark) -> list[Finding]:
-    """Look at everything that a run of the benchmark file needs."""
+    """Check everything that a run of the benchmark file needs."""
     return [
         Finding("benchmark file", True, benchmark.source),
         _store(benchmark),
@@ -51,26 +51,26 @@ def examine(benchmark: Benchmark) -> list[Finding]:
 def _store(benchmark: Benchmark) -> Finding:
     store = benchmark.store
     try:
-        keeps_apart = store.can_update(PROBE)
+        updates_safely = store.can_update(PROBE)
         store.delete([PROBE])
     except (OSError, ValueError, ImportError) as error:
         return Finding("store", False, f"{store.root} cannot be written: {error}; set store.root to a place that can")
-    if not keeps_apart:
+    if not updates_safely:
         return Finding(
             "store",
             False,
-            f"{store.root}: the server overwrites what a condition (If-Match, If-None-Match) protects, so decisions of "
-            "two people at once would be lost; use a release of it that honours conditional writes",
+            f"{store.root}: the server ignores conditional writes (If-Match, If-None-Match), so one of two "
+            "simultaneous decisions would be lost; use a release of it that honours them",
         )
     free = f", {shutil.disk_usage(store.local_path('')).free / 1e9:.0f} GB free" if store.is_local else ""
     return Finding("store", True, f"{store.root}, {store.usage() / 1e6:.0f} MB used{free}")
 
 
 def _stored_files(benchmark: Benchmark) -> Finding:
-    """Whether the records in the store can be read, and what they list has its size; `--verify` reads all of it."""
+    """Check that records can be read and listed files have their sizes; `materialize --verify` reads all content."""
     store, contents = benchmark.store, Contents(benchmark.store)
 
-    def look(path: str) -> str:
+    def damage_of(path: str) -> str:
         try:
             if path.startswith(DECISIONS):
                 store.read_json(path)
@@ -79,19 +79,21 @@ def _stored_files(benchmark: Benchmark) -> Finding:
         except FileNotFoundError:  # replaced or removed since the listing
             return ""
         except CorruptArtifactError as error:
-            lost = f"{store.location(path)} is damaged: it says what people decided, so restore it from a backup"
+            lost = f"{store.location(path)} is damaged: it holds people's decisions, so restore it from a backup"
             return lost if path.startswith(DECISIONS) else str(error)
-        return f"{path.removeprefix('heads/')}: {damage}; `ad-assets materialize` makes it anew" if damage else ""
+        return f"{path.removeprefix('heads/')}: {damage}; `ad-assets materialize` rebuilds it" if damage else ""
 
     try:
         paths = [file.path for prefix in (*RECORDS, *DECISIONS) for file in store.files(prefix)]
         with ThreadPoolExecutor(max_workers=1 if store.is_local else 16) as pool:
-            found = [told for told in pool.map(look, [path for path in paths if path.endswith(".json")]) if told]
+            damaged = list(filter(None, pool.map(damage_of, [path for path in paths if path.endswith(".json")])))
     except (OSError, ValueError, ImportError) as error:
         return Finding("stored files", False, str(error))
-    more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    told = "; ".join(found[:SHOWN]) + more
-    return Finding("stored files", not found, told or f"{len(paths)} records can be read, what they list is there")
+    more = f"; and {len(damaged) - SHOWN} more" if len(damaged) > SHOWN else ""
+    message = "; ".join(damaged[:SHOWN]) + more
+    return Finding(
+        "stored files", not damaged, message or f"{len(paths)} records can be read, and the files they list exist"
+    )
 
 
 def _device(benchmark: Benchmark) -> Finding:
@@ -106,7 +108,7 @@ def _device(benchmark: Benchmark) -> Finding:
 
 
 def weights(benchmark: Benchmark, name: str) -> Finding:
-    """Whether the backbone of an extractor can be loaded and gives features of an image of the extractor's size."""
+    """Check that the backbone of an extractor loads and gives finite features for an image of the extractor's size."""
     extractor = benchmark.extractors[name]
     height, width = extractor.input_size
     try:
@@ -115,15 +117,15 @@ def weights(benchmark: Benchmark, name: str) -> Finding:
         taps = backbone.extract(backbone.preprocess(grey)[None])
     except (OSError, ValueError, RuntimeError) as error:
         return Finding(f"extractor {name}", False, str(error))
-    told = f"{extractor.backbone}, {extractor.weights} weights, {extractor.precision}, images {height}x{width}, taps "
-    told += ", ".join(f"{tap} {tuple(each.shape[1:])}" for tap, each in zip(extractor.taps, taps, strict=True))
+    facts = f"{extractor.backbone}, {extractor.weights} weights, {extractor.precision}, images {height}x{width}, taps "
+    facts += ", ".join(f"{tap} {tuple(each.shape[1:])}" for tap, each in zip(extractor.taps, taps, strict=True))
     if not all(bool(each.isfinite().all()) for each in taps):
-        return Finding(f"extractor {name}", False, f"{told}: not all features of a grey image are finite numbers")
-    return Finding(f"extractor {name}", True, told)
+        return Finding(f"extractor {name}", False, f"{facts}: not all features of a grey image are finite numbers")
+    return Finding(f"extractor {name}", True, facts)
 
 
 def cached_weights(extractor: Extractor) -> bool:
-    """Whether weights lie on this machine, from names alone: loads nothing and asks no hub."""
+    """Whether weights are on this machine, by file names alone; loads nothing and contacts no hub."""
     if extractor.weights == "hub":
         folder = hub_cache() / f"models--timm--{extractor.backbone}" / "snapshots"
         return any(folder.glob("*/*.safetensors")) or any(folder.glob("*/*.bin"))
@@ -131,7 +133,7 @@ def cached_weights(extractor: Extractor) -> bool:
 
 
 def hub_cache() -> Path:
-    """Hugging Face's cache, where its own variables say."""
+    """Hugging Face's cache folder, by its environment variables."""
     home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
     return without_tilde(os.environ.get("HF_HUB_CACHE") or home / "hub")
 
@@ -168,7 +170,7 @@ def _data(benchmark: Benchmark, name: str) -> Finding:
 
 
 def _growth(benchmark: Benchmark, name: str) -> Iterator[Finding]:
-    """Lanes whose nominal images are bounded by the memory budget: how many there are, and how many may be."""
+    """Numbers of nominal images, and the largest possible ones, of detectors whose fit the memory budget bounds."""
     from ad_assets.graph.stages.features import stored_features
     from ad_assets.methods import Runtime
     from ad_assets.methods.runtime import growth_warning
@@ -178,12 +180,12 @@ def _growth(benchmark: Benchmark, name: str) -> Iterator[Finding]:
     for detector in dataset.detectors.values():
         if detector.method is None:
             continue
-        counts, near, past = [], [], False
+        counts, warnings, too_many = [], [], False
         try:
             for category in dataset.reader.categories():
                 head = store.read_head((name, "features", detector.extractor), category)
                 if head is None:
-                    continue  # a fit of what was never indexed is still to come, and is refused before it begins
+                    continue  # not indexed yet; a fit that is too large is refused before it begins
                 method = detector.method_for(category)
                 index = store.read_json(store.artifact("features", head["version"]).at("features.json"))
                 train = index["train"]
@@ -193,11 +195,12 @@ def _growth(benchmark: Benchmark, name: str) -> Iterator[Finding]:
                 most = method.most_images(features.sample(), runtime)
                 if most is not None:
                     counts.append(f"{category} {len(train)} of {most}")
-                    near += [f"{category}: {told}"] if (told := growth_warning(len(train), most)) else []
-                    past |= len(train) > most
+                    warnings += [f"{category}: {warning}"] if (warning := growth_warning(len(train), most)) else []
+                    too_many |= len(train) > most
         except (OSError, ValueError, KeyError, CorruptArtifactError) as error:
             yield Finding(f"growth of {name}/{detector.name}", True, f"not known: {error}")
             continue
         if counts:
-            told = "; ".join(near) or f"nominal images of the most that memory_gb takes: {', '.join(counts)}"
-            yield Finding(f"growth of {name}/{detector.name}", not past, f"{'warning: ' if near else ''}{told}")
+            message = "; ".join(warnings) or f"nominal images of the most that memory_gb allows: {', '.join(counts)}"
+            prefix = "warning: " if warnings else ""
+            yield Finding(f"growth of {name}/{detector.name}", not too_many, f"{prefix}{message}")

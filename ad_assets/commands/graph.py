@@ -1,4 +1,4 @@
-"""``materialize``, ``status`` and ``demo``: what is stale, and bringing it up to date."""
+"""``materialize``, ``status`` and ``demo``: show what is stale and bring it up to date."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ def add(commands: Commands) -> None:
         "materialize", _materialize, "bring what is stale up to date", commands.shared, commands.scope
     )
     again = materialize.add_mutually_exclusive_group()
-    again.add_argument("--force", action="store_true", help="build again even what is up to date")
+    again.add_argument("--force", action="store_true", help="rebuild even what is up to date")
     again.add_argument(
-        "--verify", action="store_true", help="read every image and stored file again, make anew what is damaged"
+        "--verify", action="store_true", help="read every image and stored file again, rebuild what is damaged"
     )
     materialize.add_argument(
-        "--new-store", action="store_true", help="let production datasets begin anew on this store: nobody is held back"
+        "--new-store",
+        action="store_true",
+        help="let production datasets start again on this store: all present images are admitted",
     )
-    commands.add("status", _status, "what is stale, why, and what would run", commands.shared, commands.scope)
+    commands.add("status", _status, "show what is stale, why, and what would run", commands.shared, commands.scope)
 
 
 def _materialize(options: argparse.Namespace) -> int:
@@ -89,9 +91,9 @@ def _status(options: argparse.Namespace) -> int:
         print("nothing would run" if session.unseen else "everything is up to date")
         return 1 if session.unseen else 0
     width = max(len(step.stage.name) for step in session.steps)
-    places = max(len(step.partition or "") for step in session.steps)
+    partition_width = max(len(step.partition or "") for step in session.steps)
     for step in session.steps:
-        print(f"{step.action:<8}{step.stage.name:<{width}}  {step.partition or '':<{places}}  {step.reason}")
+        print(f"{step.action:<8}{step.stage.name:<{width}}  {step.partition or '':<{partition_width}}  {step.reason}")
     computed = sum(step.action != "reuse" for step in session.steps)
     reused = len(session.steps) - computed
     print(f"{len(session.steps)} would run: {computed} to compute or scan, {reused} in the store already")

@@ -1,4 +1,4 @@
-"""``latency``: how long an image takes, by step."""
+"""``latency``: prediction time per image and step."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ad_assets.commands.common import Commands
 def add(commands: Commands) -> None:
     """Add the command."""
     latency = commands.add(
-        "latency", _latency, "how long detectors take for an image: median and 95th percentile by step", commands.shared
+        "latency", _latency, "prediction time per image: median and 95th percentile by step", commands.shared
     )
-    latency.add_argument("dataset", nargs="?", help="may be left out where the benchmark file has one")
+    latency.add_argument("dataset", nargs="?", help="optional if the benchmark file has only one")
     latency.add_argument(
-        "--detector", action="append", help="only this lane (may be repeated; default: all of the dataset)"
+        "--detector", action="append", help="only this detector (may be repeated; default: all of the dataset)"
     )
-    latency.add_argument("--category", help="of which images are taken (default: the first)")
+    latency.add_argument("--category", help="category of the images (default: the first)")
     latency.add_argument(
-        "--batch", action="append", type=_number, help="images a batch (may be repeated; default: 1 and 32)"
+        "--batch", action="append", type=_number, help="images per batch (may be repeated; default: 1 and 32)"
     )
     latency.add_argument(
-        "--images", type=_number, default=32, help="at least so many images are timed a batch size (default: 32)"
+        "--images", type=_number, default=32, help="least number of images to time for each batch size (default: 32)"
     )
-    latency.add_argument("--out", metavar="FILE", help="write the figures as JSON too")
+    latency.add_argument("--out", metavar="FILE", help="write the results as JSON too")
 
 
 def _latency(options: argparse.Namespace) -> int:

@@ -18,26 +18,29 @@ if TYPE_CHECKING:
     from ad_assets.datasets.images import ImageError
     from ad_assets.graph.progress import Progress
     from ad_assets.prediction import Predictor
-    from ad_assets.prediction.files import PredictionWriter, Row
+    from ad_assets.prediction.files import PredictionRow, PredictionWriter
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
     predict = commands.add(
-        "predict", _predict, "score new images with what a detector has learnt; runs nothing else", commands.shared
+        "predict", _predict, "score new images with a fitted detector; runs no asset", commands.shared
     )
-    predict.add_argument("--dataset", help="which of the benchmark file; may be left out where there is one")
-    predict.add_argument("--detector", help="which lane of the dataset; may be left out where there is one")
-    predict.add_argument("--category", help="may be left out where there is one")
+    predict.add_argument("--dataset", help="dataset of the benchmark file; optional if there is only one")
+    predict.add_argument("--detector", help="detector of the dataset; optional if there is only one")
+    predict.add_argument("--category", help="category of the dataset; optional if there is only one")
     predict.add_argument(
-        "images", nargs="+", metavar="IMAGES", help="files, folders (with all below them), or - for a list on stdin"
+        "images",
+        nargs="+",
+        metavar="IMAGES",
+        help="files, folders (searched recursively), or - for a list of paths on stdin",
     )
-    predict.add_argument("--out", metavar="DIR", help="where predictions.parquet, .json and heat maps go")
+    predict.add_argument("--out", metavar="DIR", help="folder for predictions.parquet, predictions.json and heat maps")
     predict.add_argument(
-        "--raw-maps", action="store_true", help="write the maps too: .npy, float32, in the detector's frame"
+        "--raw-maps", action="store_true", help="write the score maps too: .npy, float32, in the detector's frame"
     )
     predict.add_argument(
-        "--allow-stale", action="store_true", help="use what was made under another setting or of other images too"
+        "--allow-stale", action="store_true", help="use a state that was fitted with other settings or images too"
     )
 
 
@@ -47,14 +50,16 @@ def _predict(options: argparse.Namespace) -> int:
     from ad_assets.prediction.files import PredictionWriter, image_paths, result_names
 
     if options.raw_maps and not options.out:
-        raise ConfigError("--raw-maps: say with --out where to")
+        raise ConfigError("--raw-maps needs --out, the folder to write to")
     named = [entry for name in options.images for entry in (_from_stdin() if name == "-" else [name])]
     paths, others = image_paths(named, options.out)
     if not paths:
         held = f" (only {counted(others, 'other file')})" if others else ""
         raise ConfigError(plain_name(f"no image in {shortened(', '.join(named), 300) or 'the list on stdin'}{held}"))
     if others:
-        print(plain_name(f"{counted(others, 'file')} not read: no image by name, or passed over"), file=sys.stderr)
+        print(
+            plain_name(f"{counted(others, 'file')} not read: no image by name, or skipped as clutter"), file=sys.stderr
+        )
     progress = Progress(TerminalLog(), "predict")
     names = (options.dataset, options.detector, options.category)
     stale: bool = options.allow_stale
@@ -78,15 +83,17 @@ def _predict(options: argparse.Namespace) -> int:
     return 1 if "failed" in words else 0
 
 
-def _rows(detector: Predictor, paths: Sequence[str], writer: PredictionWriter | None, progress: Progress) -> list[Row]:
-    """Predict all images and print a line each; an image that cannot be read does not keep the others from it."""
+def _rows(
+    detector: Predictor, paths: Sequence[str], writer: PredictionWriter | None, progress: Progress
+) -> list[PredictionRow]:
+    """Predict all images and print one line each; images that cannot be read are reported and skipped."""
     from ad_assets.prediction.files import failed_row, row_of
 
-    rows: dict[str, Row] = {}
+    rows: dict[str, PredictionRow] = {}
     width = max(len("image"), *(len(plain_name(path)) for path in paths))
     print(f"{'image':<{width}}  {'score':>12}  {'threshold':>12}  decision", flush=True)
 
-    def note(row: Row) -> None:
+    def note(row: PredictionRow) -> None:
         rows[row.image] = row
         print(
             f"{plain_name(row.image):<{width}}  {_number(row.score)}  {_number(row.threshold)}  {row.decision}",
@@ -109,7 +116,7 @@ def _rows(detector: Predictor, paths: Sequence[str], writer: PredictionWriter | 
 
 
 def _from_stdin() -> list[str]:
-    # Lists made on Windows end their lines with two characters, and may begin with a mark.
+    # Lists made on Windows have CRLF line ends and may begin with a byte order mark.
     lines = (line.removeprefix("\ufeff").rstrip("\r\n") for line in sys.stdin)
     return [line for line in lines if line.strip()]
 

@@ -1,4 +1,4 @@
-"""``history``, ``promote``, ``rollback`` and ``quarantine``: what people decide where images go on landing."""
+"""``history``, ``promote``, ``rollback`` and ``quarantine``: decisions of people about production datasets."""
 
 from __future__ import annotations
 
@@ -19,20 +19,35 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Add the commands."""
-    place = Parser(add_help=False)
-    place.add_argument("dataset", help="a production dataset of the benchmark file")
-    lane = Parser(add_help=False)
-    lane.add_argument("detector", help="one of its lanes")
-    lane.add_argument("category", help="one of its categories")
+    dataset_argument = Parser(add_help=False)
+    dataset_argument.add_argument("dataset", help="a production dataset of the benchmark file")
+    lane_arguments = Parser(add_help=False)
+    lane_arguments.add_argument("detector", help="one of its lanes")
+    lane_arguments.add_argument("category", help="one of its categories")
     shared = commands.shared
-    commands.add("history", _history, "who was champion, since when and why", shared, place, lane)
-    promote = commands.add("promote", _promote, "make the newest state champion, gates or not", shared, place, lane)
-    promote.add_argument("--reason", required=True, help="why, for those who read the history")
-    rollback = commands.add("rollback", _rollback, "restore an earlier champion", shared, place, lane)
-    rollback.add_argument("--to", metavar="STATE", help="the beginning of its address (default: the one before)")
-    rollback.add_argument("--reason", required=True, help="why, for those who read the history")
+    commands.add(
+        "history", _history, "list the champions, since when and why", shared, dataset_argument, lane_arguments
+    )
+    promote = commands.add(
+        "promote",
+        _promote,
+        "make the newest state champion, regardless of gates",
+        shared,
+        dataset_argument,
+        lane_arguments,
+    )
+    promote.add_argument("--reason", required=True, help="the reason, recorded in the history")
+    rollback = commands.add(
+        "rollback", _rollback, "restore an earlier champion", shared, dataset_argument, lane_arguments
+    )
+    rollback.add_argument("--to", metavar="STATE", help="beginning of its address (default: the previous champion)")
+    rollback.add_argument("--reason", required=True, help="the reason, recorded in the history")
     quarantine = commands.add(
-        "quarantine", _quarantine, "new images that were held back: list them, admit or reject them", shared, place
+        "quarantine",
+        _quarantine,
+        "list held images, admit or reject them",
+        shared,
+        dataset_argument,
     )
     quarantine.add_argument("category", nargs="?", help="only this category")
     decision = quarantine.add_mutually_exclusive_group()
@@ -41,10 +56,14 @@ def add(commands: Commands) -> None:
         nargs="+",
         action="extend",
         metavar="IMAGE",
-        help="train on these, even if they were rejected before; all: all that wait for a decision",
+        help="train on these, even if rejected before; all: every image without a decision",
     )
     decision.add_argument(
-        "--reject", nargs="+", action="extend", metavar="IMAGE", help="never train on these; any training image"
+        "--reject",
+        nargs="+",
+        action="extend",
+        metavar="IMAGE",
+        help="never train on these; any training image may be named",
     )
 
 
@@ -52,10 +71,10 @@ def _history(options: argparse.Namespace) -> int:
     history = _read(_load(options), options)
     for entry in history.entries:
         numbers = ", ".join(f"{metric} {entry.candidate.numbers[metric]:.4f}" for metric in _shown(entry.candidate))
-        told = f"{entry.action}: {entry.reason}{f'  ({numbers})' if numbers else ''}"
-        print(f"{entry.when}  {entry.candidate.state}  {told}")
+        text = f"{entry.action}: {entry.reason}{f'  ({numbers})' if numbers else ''}"
+        print(f"{entry.when}  {entry.candidate.state}  {text}")
     if not history.entries:
-        print("no state was ever promoted")
+        print("no state was promoted yet")
     return 0
 
 
@@ -70,7 +89,7 @@ def _promote(options: argparse.Namespace) -> int:
             f"{options.dataset}/{options.detector} [{options.category}] has no state to promote: materialize it first"
         )
     path = benchmark.store.artifact("champion", head["version"]).at("candidate.json")
-    with benchmark.store.understood(path):
+    with benchmark.store.valid_content(path):
         newest = ChampionCandidate(**benchmark.store.read_json(path))
     if history.champion and history.champion.state == newest.state:
         print(f"{newest.state} is champion already")
@@ -93,22 +112,22 @@ def _rollback(options: argparse.Namespace) -> int:
     back = earlier[-1]
     kind = _kind(benchmark, options)
     if not benchmark.store.artifact(kind, back.state).exists():
-        raise ConfigError(f"{back.state} is not in the store any more: it cannot be champion again")
+        raise ConfigError(f"{back.state} is no longer in the store: it cannot be restored")
     return _make_champion(benchmark, options, history, history.with_champion(back, ROLLED_BACK, options.reason))
 
 
 def _make_champion(benchmark: Benchmark, options: argparse.Namespace, seen: History, history: History) -> int:
-    """Write a history with a new champion, and say who it is.
+    """Write a history with a new champion, and print its address.
 
     Raises:
-        ConfigError: it is not the history any more that was seen: a second rollback at once would undo the first.
+        ConfigError: the stored history is no longer `seen`; a second rollback at the same time would undo the first.
     """
     from ad_assets.production.champion_history import update_history
 
     def change(now: History) -> History:
         if now != seen:
-            told = f"{now.entries[-1].action}: {now.entries[-1].reason}" if now.entries else "its history is gone"
-            raise ConfigError(f"the champion has changed just now ({told}): see ad-assets history, and decide again")
+            latest = f"{now.entries[-1].action}: {now.entries[-1].reason}" if now.entries else "its history is gone"
+            raise ConfigError(f"the champion changed meanwhile ({latest}): see ad-assets history, and decide again")
         return history
 
     update_history(benchmark.store, options.dataset, options.detector, options.category, change)
@@ -149,42 +168,42 @@ def _decide(benchmark: Benchmark, options: argparse.Namespace) -> int:
     dataset, category = options.dataset, options.category
     if category is None:
         raise ConfigError("name the category of the images to decide on")
-    known = {image: held.path for image, held in read_admissions(benchmark.store, dataset, category).held.items()}
+    path_of = {image: held.path for image, held in read_admissions(benchmark.store, dataset, category).held.items()}
     if options.reject:
-        known = {**_training_images(benchmark, dataset, category), **known}
+        path_of = {**_training_images(benchmark, dataset, category), **path_of}
     every = options.admit is not None and "all" in options.admit
     if every and options.admit != ["all"]:
         raise ConfigError("--admit: give either all, or images by name")
-    chosen = list(known) if every else _find(options.admit or options.reject, known)
+    chosen = list(path_of) if every else _find(options.admit or options.reject, path_of)
     recorded = decide(
         benchmark.store, dataset, category, chosen, "admit" if options.admit else "reject", undecided_only=every
     )
     for image, before in recorded.items():
-        told = {"admit": "  (was admitted)", "reject": "  (was rejected)", None: ""}[before]
-        print(f"{'admitted' if options.admit else 'rejected'}  {known[image]}{told}")
+        earlier = {"admit": "  (was admitted)", "reject": "  (was rejected)", None: ""}[before]
+        print(f"{'admitted' if options.admit else 'rejected'}  {path_of[image]}{earlier}")
     if len(recorded) < len(chosen):
         print(
-            f"{len(chosen) - len(recorded)} were decided on before, which stands until it is taken back by name",
+            f"{len(chosen) - len(recorded)} have an earlier decision, which is only replaced by naming the image",
             file=sys.stderr,
         )
-    print(f"the next look at {dataset} [{category}] takes it up, or: ad-assets materialize", file=sys.stderr)
+    print(f"the next run of {dataset} [{category}] applies it, or: ad-assets materialize", file=sys.stderr)
     return 0
 
 
-def _find(wanted: list[str], known: dict[str, str]) -> list[str]:
-    """Image ids by path, file name, or beginning of the id.
+def _find(wanted: list[str], path_of: dict[str, str]) -> list[str]:
+    """Ids of images named by path, file name, or beginning of the id.
 
     Raises:
-        ConfigError: one names none, or several.
+        ConfigError: a name matches none or several.
     """
     chosen = []
     for name in wanted:
-        by_id = [image for image in known if re.fullmatch(r"[0-9a-f]{6,64}", name) and image.startswith(name)]
-        found = by_id or [image for image, path in known.items() if path == name or path.endswith(f"/{name}")]
-        if len(found) != 1:
-            listed = ", ".join(sorted(known.values())[:10]) or "none"
-            raise ConfigError(f"{name!r} names {len(found)} of the images that can be decided on; they are: {listed}")
-        chosen += found
+        by_id = [image for image in path_of if re.fullmatch(r"[0-9a-f]{6,64}", name) and image.startswith(name)]
+        matches = by_id or [image for image, path in path_of.items() if path == name or path.endswith(f"/{name}")]
+        if len(matches) != 1:
+            listed = ", ".join(sorted(path_of.values())[:10]) or "none"
+            raise ConfigError(f"{name!r} names {len(matches)} of the images that can be decided on; they are: {listed}")
+        chosen += matches
     return chosen
 
 
@@ -212,13 +231,13 @@ def _load(options: argparse.Namespace) -> Benchmark:
     lanes = [name for name, lane in dataset.detectors.items() if lane.method]
     if detector is not None and detector not in lanes:
         raise ConfigError(f"{options.dataset} has no lane {detector!r}; it has: {', '.join(lanes)}")
-    # An empty store would have no history, and decisions in another one reach nobody.
+    # An empty store has no history, and decisions in another store have no effect.
     check_store(dataset, benchmark.store, open_instance())
     return benchmark
 
 
 def _categories(benchmark: Benchmark, options: argparse.Namespace) -> list[str]:
-    """The categories of the dataset, the one of the call among them if it names one."""
+    """The categories of the dataset, which must include the one named on the command line."""
     try:
         categories = list(benchmark.datasets[options.dataset].reader.categories())
     except (ValueError, OSError) as error:

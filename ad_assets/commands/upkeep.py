@@ -1,4 +1,4 @@
-"""``doctor`` and ``gc``: what would fail, and what the store no longer needs."""
+"""``doctor`` and ``gc``: checks before a run, and removal of unreferenced files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ad_assets.config.load import ConfigError, load_config
 
 def add(commands: Commands) -> None:
     """Add the commands."""
-    commands.add("doctor", _doctor, "what would fail: weights, data, store, device", commands.shared)
-    gc = commands.add("gc", _gc, "list, and with --delete remove, what nothing refers to", commands.shared)
-    gc.add_argument("--delete", action="store_true", help="really delete; without it nothing is touched")
-    gc.add_argument("--older-than", type=float, default=24.0, metavar="HOURS", help="spare younger files (default: 24)")
+    commands.add("doctor", _doctor, "check weights, data, store and device before a run", commands.shared)
+    gc = commands.add("gc", _gc, "list unreferenced files in the store; --delete removes them", commands.shared)
+    gc.add_argument("--delete", action="store_true", help="delete them; without it nothing is changed")
+    gc.add_argument("--older-than", type=float, default=24.0, metavar="HOURS", help="keep younger files (default: 24)")
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -35,7 +35,7 @@ def _gc(options: argparse.Namespace) -> int:
     stages = stages_of(benchmark)
     for stage in stages:
         if stage.kind == "image_index" and (reason := why_unseen(stage.partitions)):
-            # What its categories would find again under other settings would look like nobody's.
+            # Artifacts of categories that cannot be seen would look unreferenced.
             raise ConfigError(f"{stage.key[0]}: {reason}")
     files = unreferenced(Graph(stages, benchmark.store), older_than=options.older_than * 3600)
     size = sum(file.size for file in files)
@@ -47,5 +47,5 @@ def _gc(options: argparse.Namespace) -> int:
         benchmark.store.delete(file.path for file in files)
         print(f"deleted {len(files)} files, {size / 1e6:.1f} MB")
     else:
-        print(f"{len(files)} files, {size / 1e6:.1f} MB refer to nothing; `ad-assets gc --delete` removes them")
+        print(f"{len(files)} unreferenced files, {size / 1e6:.1f} MB; `ad-assets gc --delete` removes them")
     return 0

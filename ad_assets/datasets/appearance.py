@@ -1,7 +1,7 @@
 """Mean brightness and a thumbnail that identifies near-duplicate images.
 
-A thumbnail averages over so many pixels that noise is gone from it: two photographs of one scene that were saved
-differently agree to half a grey level, those of two parts of the same kind do not.
+A thumbnail averages over so many pixels that noise vanishes: two differently saved files of one photograph agree to
+half a grey level, photographs of two parts of the same kind do not.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOST_APART, MEAN_APART = 2, 0.5  # grey levels between copies: of any pixel of t
 
 @dataclass(frozen=True)
 class Appearance:
-    """A glance at an image.
+    """Brightness and thumbnail of an image.
 
     Args:
         brightness: mean grey, 0..255.
@@ -32,13 +32,13 @@ class Appearance:
 
 
 def appearance_of(rgb: NDArray[np.uint8]) -> Appearance:
-    """A glance at ``(H, W, 3)`` uint8."""
+    """Brightness and thumbnail of an RGB image ``(H, W, 3)`` uint8."""
     small = np.asarray(Image.fromarray(rgb).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
     return Appearance(round(float(small.mean()), 3), base64.b64encode(small.tobytes()).decode())
 
 
 def copies(thumbnail: str, others: Sequence[str]) -> list[int]:
-    """Which of other thumbnails show the same picture."""
+    """Positions of those thumbnails in `others` that show the same picture."""
     if not others:
         return []
     apart = np.abs(_pixels(thumbnail) - np.stack([_pixels(other) for other in others]))

@@ -1,9 +1,9 @@
-"""What a reader is: from the paths of a folder to candidates; and the words shared with the index.
+"""Interface of a reader, which maps the paths of a folder to image candidates, and the types it shares with the index.
 
-A reader is a frozen pydantic model (its options come from the benchmark file) with one pure idea: `assign`
-maps the relative paths of one listing to categories and candidates. Everything that opens files (hashing,
-decoding, checking) happens once, in `ad_assets.datasets.index.build_index`, so a reader stays a page long and
-works wherever fsspec does.
+A reader is a frozen pydantic model whose fields are options of the benchmark file. Its one essential method, `assign`,
+maps the relative paths of a listing to categories and candidates. Everything that opens files (hashing, decoding,
+checking) happens once, in `ad_assets.datasets.index.build_index`, so a reader stays a page long and works on every file
+system of fsspec.
 """
 
 from __future__ import annotations
@@ -33,11 +33,14 @@ IMAGE_INDEX_SCHEMA = pa.schema(
         ("image_id", pa.string()),  # sha256 of the file's bytes, and how they are decoded: see `decoding`
         ("path", pa.string()),  # relative to the dataset's root, posix
         ("split", pa.string()),  # train | test
-        ("label", pa.int8()),  # 0 nominal, 1 anomalous; null: unknown, as of training images of blind settings
+        ("label", pa.int8()),  # 0 nominal, 1 anomalous; null: unknown, as for training images of blind settings
         ("defect_type", pa.string()),  # "good" for nominal images
-        ("anomaly_kind", pa.string()),  # structural | logical; "" where the dataset does not tell
-        ("mask_paths", pa.list_(pa.string())),  # relative; one a region where the dataset has them apart, else one
-        ("mask_saturations", pa.list_(pa.float64())),  # part of each region that covers it; empty where all of it does
+        ("anomaly_kind", pa.string()),  # structural | logical; "" where the dataset does not say
+        ("mask_paths", pa.list_(pa.string())),  # relative; one for each region in datasets that separate them, else one
+        (
+            "mask_saturations",
+            pa.list_(pa.float64()),
+        ),  # share of each region that counts as all of it; empty: 1 for each
         ("mask_id", pa.string()),  # as image_id, of the mask, or of all masks together; "" where there is none
         ("width", pa.int32()),
         ("height", pa.int32()),
@@ -47,21 +50,22 @@ IMAGE_INDEX_SCHEMA = pa.schema(
 )
 
 
-# What the listing of a file system or object store may carry. Keys that follow from the content, or count its versions,
-# say enough; of the others all are taken, since each alone can be set or kept by who copies a file.
+# Keys of a listing's entries. A content hash or version number suffices; of the times and the inode all are used, since
+# a tool that copies files can preserve each of them.
 _CONTENT_KEYS = ("ETag", "etag", "md5", "generation", "version_id")
 _CHANGE_KEYS = ("mtime", "ctime", "ino", "LastModified", "last_modified", "updated", "created")
 
 
 @dataclass(frozen=True)
 class FileStamp:
-    """What a listing tells without opening a file.
+    """What a listing says of a file without opening it.
 
     Args:
         size: bytes.
-        stamp: tells one content of a path from the next; empty where nothing does.
-        changed: when it last changed or came to lie here, in seconds since 1970; None where nobody says.
-        arrived: the same without what whoever wrote it claims; None where nobody else says.
+        stamp: differs when the content changes; empty where the file system has nothing to make one of.
+        changed: last change or arrival, seconds since 1970; None where unknown.
+        arrived: arrival by the file system's own clock (inode change time), which the writer cannot set; None where
+            unknown.
     """
 
     size: int
@@ -71,26 +75,26 @@ class FileStamp:
 
     @classmethod
     def of_local(cls, info: os.stat_result) -> FileStamp:
-        """That of a local file.
+        """The stamp of a local file.
 
-        Tools that keep the modification time of what they replace (``rsync -t``, ``cp -p``, restored backups) cannot
-        keep the change time of the inode, or take another inode.
+        Tools that preserve modification times (``rsync -t``, ``cp -p``, restored backups) still change the inode or its
+        change time.
 
         Args:
-            info: of the file, links followed.
+            info: stat result of the file, links followed.
         """
         stamp = f"{info.st_mtime_ns}-{info.st_ctime_ns}-{info.st_ino}"
         return cls(info.st_size, stamp, max(info.st_mtime, info.st_ctime), info.st_ctime)
 
     @classmethod
     def of_remote(cls, info: Mapping[str, Any]) -> FileStamp:
-        """That of a file of which an fsspec file system says `info`."""
-        told = {key: str(info[key]) for key in _CONTENT_KEYS if info.get(key) is not None}
-        told = told or {key: str(info[key]) for key in _CHANGE_KEYS if info.get(key) is not None}
+        """The stamp of a file from `info`, the entry in the listing of an fsspec file system."""
+        values = {key: str(info[key]) for key in _CONTENT_KEYS if info.get(key) is not None}
+        values = values or {key: str(info[key]) for key in _CHANGE_KEYS if info.get(key) is not None}
         changed = next((info[key] for key in ("LastModified", "mtime") if info.get(key) is not None), None)
         seconds = changed.timestamp() if isinstance(changed, datetime.datetime) else changed
         return cls(
-            int(info["size"]), "-".join(told.values()), float(seconds) if isinstance(seconds, int | float) else None
+            int(info["size"]), "-".join(values.values()), float(seconds) if isinstance(seconds, int | float) else None
         )
 
 
@@ -102,18 +106,19 @@ AnomalyKind = Literal["", "structural", "logical"]
 
 @dataclass(frozen=True)
 class Saturation:
-    """How much of a region must be found to find it all (Bergmann et al., IJCV 2022, section 3.3).
+    """Saturation threshold of a region: the area that must be found to count as all of it (Bergmann et al., IJCV 2022,
+    section 3.3).
 
     Args:
-        threshold: pixels, or a part of the region's area.
-        relative: whether it is a part.
+        threshold: in pixels, or as a share of the region's area.
+        relative: whether `threshold` is a share.
     """
 
     threshold: float
     relative: bool
 
     def part_of(self, area: int) -> float:
-        """The saturation of a region of `area` pixels, as a part of it in (0, 1]; 1 for an empty one."""
+        """The threshold as a share, in (0, 1], of a region of `area` pixels; 1 for an empty one."""
         if area <= 0:
             return 1.0
         return min(self.threshold if self.relative else self.threshold / area, 1.0)
@@ -121,7 +126,7 @@ class Saturation:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An image as its place in the tree describes it, before anything was opened."""
+    """An image as its path describes it, before it is opened."""
 
     path: str
     split: Literal["train", "test"]
@@ -133,13 +138,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with one file: where, what was expected, what to do.
+    """A problem of one file.
 
     Args:
-        path: relative path of the file, or the category where no single file is to blame.
-        message: what was expected, what to do.
-        severity: an error stops the index (or leaves the image out, by `Reader.on_problem`); a warning is
-            recorded.
+        path: relative path of the file; the category where no single file is the cause.
+        message: what was expected and what to do.
+        severity: an error stops the index (or leaves the image out, see `Reader.on_problem`); a warning is recorded.
     """
 
     path: str
@@ -151,11 +155,11 @@ class Problem:
 
 
 class DatasetError(ValueError):
-    """A category that cannot be indexed as it lies on disk.
+    """A category cannot be indexed.
 
     Args:
         head: what was being read.
-        problems: everything found, listed up to `SHOWN` lines or `LENGTH` characters.
+        problems: all problems found; the message lists up to `SHOWN` lines or `LENGTH` characters.
     """
 
     SHOWN: ClassVar[int] = 20
@@ -175,7 +179,7 @@ class DatasetError(ValueError):
 
 
 def shortened(text: str, length: int) -> str:
-    """The text, or if it is longer than that its beginning and its end: a name may be longer than any sentence."""
+    """The text; if it is longer than `length`, its beginning and end, since file names may be very long."""
     half = length // 2
     return text if len(text) <= length else f"{text[:half]} ... {text[-half:]}"
 
@@ -183,12 +187,11 @@ def shortened(text: str, length: int) -> str:
 class Reader(Settings, ABC):
     """A configured dataset.
 
-    Class facts: `name` in benchmark files, `version` (bumped when the same files would give another index),
-    `paper_dataset` (the key of the published tables, where there are any), `blind` (whether it trains on the very
-    images it tests, unlabelled), `origin` (where people get it, and under which licence), `layout` (the folders that
-    are expected below the root), `published_copies` (whether images that lie in train and in test belong to the
-    protocol as published, so that they are told of instead of refused), `decodes` (how its files become
-    pixels).
+    Class attributes: `name` in benchmark files; `version`, raised when the same files would give another index;
+    `paper_dataset`, its key in the published tables; `blind`, whether it trains on the unlabelled images that it tests;
+    `origin`, where to download it and its licence; `layout`, the folders expected below the root; `published_copies`,
+    whether the published protocol has images in both train and test, which then cause warnings instead of errors;
+    `decodes`, how its files become pixels.
     """
 
     name: ClassVar[str]
@@ -220,16 +223,16 @@ class Reader(Settings, ABC):
 
     @property
     def compared_with(self) -> str | None:
-        """The published tables that these options follow the protocol of; None where there are none."""
+        """The published tables whose protocol these options follow; None where there are none."""
         return self.paper_dataset
 
     @property
     def decoding(self) -> Decoding:
-        """How its files become pixels; the bit depth of deep images is known once they are indexed."""
+        """How its files become pixels; the bit depth of images with more than 8 bits is known once they are indexed."""
         return self.decodes
 
     def prepare(self, category: str | None = None, report: ProgressReport | None = None) -> None:
-        """Make the files exist, for datasets that are generated or unpacked; nothing to do for those that are given.
+        """Generate or unpack the files of datasets that need it; does nothing for others.
 
         Args:
             category: only this one; None for all.
@@ -238,22 +241,22 @@ class Reader(Settings, ABC):
         del category, report
 
     def left_out(self) -> dict[str, str]:
-        """Categories that lie there and cannot be measured -> why; `categories` does not name them."""
+        """Category -> reason, for categories that cannot be measured; `categories` leaves them out."""
         return {}
 
     def stands(self, category: str, listing: Listing) -> bool:
-        """Whether a category that has no image may be there all the same: its folder is.
+        """Whether a category without images still exists, because its folder does.
 
         Args:
             category: a name that may have been one of the dataset's.
-            listing: one of the root.
+            listing: of the root.
         """
         del category, listing
         return False
 
     def misfits(self, paths: Sequence[str]) -> list[Problem]:
-        """What lies below the root and belongs to no category, though somebody may take it for one: errors for folders
-        whose names nearly fit or cannot be keys, warnings for other folders of images.
+        """Folders of images that belong to no category: errors where the name nearly fits the layout or cannot be a
+        partition key, warnings otherwise.
 
         Args:
             paths: relative posix paths of one listing.
@@ -263,44 +266,44 @@ class Reader(Settings, ABC):
 
     @abstractmethod
     def categories(self) -> list[str]:
-        """Sorted or published order; without touching the disk where the dataset's categories are known.
+        """The categories, sorted or in published order; fixed lists are returned without reading the disk.
 
         Raises:
-            ValueError: the root does not exist, is empty or holds no category, or a category's name is no
-                key.
+            ValueError: the root does not exist, is empty or holds no category, or a category's name cannot be a
+                partition key.
         """
 
     @abstractmethod
     def assign(self, paths: Sequence[str]) -> dict[str, list[Candidate]]:
-        """Candidates per category, from names (and `tables`): opens no image, and the order of `paths` is nothing.
+        """Candidates of each category, from names and `tables` alone; opens no image and ignores the order of `paths`.
 
         Args:
             paths: relative posix paths of one listing.
         """
 
     def tables(self, category: str) -> tuple[str, ...]:
-        """Relative paths of what `assign` and `saturations` read besides names: manifests, lists of splits.
+        """Relative paths of the files that `assign` and `saturations` read: manifests, lists of splits.
 
         Args:
-            category: the one that they say something of.
+            category: the category that they describe.
         """
         del category
         return ()
 
     def saturations(self, category: str) -> Mapping[int, Saturation]:
-        """Value of a region's pixels in its mask -> its saturation; empty: regions have none.
+        """Pixel value of a region in its mask -> its saturation threshold; empty where regions have none.
 
         Args:
             category: one of the dataset.
 
         Raises:
-            ValueError: the file that says so is missing or not what it should be.
+            ValueError: the file that defines them is missing or malformed.
         """
         del category
         return {}
 
     def paths_by_category(self, paths: Sequence[str]) -> dict[str, list[str]]:
-        """What `check_names` needs to see of each category; unless a reader knows better, all of it.
+        """The paths that `check_names` needs for each category; by default all of them.
 
         Args:
             paths: relative posix paths of one listing.
@@ -309,22 +312,22 @@ class Reader(Settings, ABC):
         return dict.fromkeys(self.assign(paths), everything)
 
     def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
-        """What names alone show to be wrong: masks without image, images without mask, counts.
+        """Problems that names alone show: masks without image, images without mask, wrong counts.
 
         Args:
             category: the one to check.
             paths: relative posix paths of one listing.
-            candidates: what `assign` made of this category.
+            candidates: those that `assign` gives for this category.
         """
         del category, paths, candidates
         return []
 
 
 def checked_keys(categories: Sequence[str], root: str) -> list[str]:
-    """The names, if each can be a partition key.
+    """The names, checked to be valid partition keys.
 
     Raises:
-        ValueError: some cannot.
+        ValueError: one is not.
     """
     wrong = [name for name in categories if not CATEGORY_KEY.fullmatch(name)]
     if wrong:

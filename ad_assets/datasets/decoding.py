@@ -1,4 +1,4 @@
-"""How the files of a dataset become pixels: one frozen object for all who decode them.
+"""How the files of a dataset become pixels: one frozen object that all callers decode with.
 
 decoding = reader.decoding.of(*image_ids)     # at the bit depth that these images were indexed with
 rgb = decoding.rgb(data, path)
@@ -26,15 +26,15 @@ from ad_assets.datasets.masks import AS_PUBLISHED, MaskPixels, MaskRule
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
-    """An image as all who look at it see it, and what its file says.
+    """A decoded image and facts of its file.
 
     Args:
         rgb: ``(H, W, 3)`` uint8.
         mode: PIL mode of the file.
-        depth: that its pixels were scaled by; None for those of 8 bits.
-        largest: of deeper pixels, the largest value.
-        told_depth: of deeper pixels, what the file's tags say; 0 where they say nothing.
-        how: the EXIF orientation that the file has, whether or not it was followed.
+        depth: bits that its pixels were scaled by; None for pixels of 8 bits.
+        largest: the largest value, for pixels of more than 8 bits.
+        told_depth: bits declared by the file's tags, for pixels of more than 8 bits; 0 where they declare none.
+        how: EXIF orientation of the file, whether or not it was applied.
         frames: pages or frames of the file.
     """
 
@@ -49,12 +49,11 @@ class DecodedImage:
 
 @dataclass(frozen=True)
 class Decoding:
-    """The rules of a dataset.
+    """The decoding rules of a dataset.
 
     Args:
-        bit_depth: of pixels that are stored in 16 bits: 0..2**n - 1 is black to white. None: not known yet.
-        turn: whether images and masks are turned as their own EXIF orientation says, as viewers show them; else pixels
-            stay as they are stored.
+        bit_depth: n of pixels that are stored in 16 bits: 0..2**n - 1 is black to white. None: not known yet.
+        turn: whether the EXIF orientation of images and masks is applied, as viewers do.
         masks: how masks are read.
     """
 
@@ -63,7 +62,7 @@ class Decoding:
     masks: MaskRule = field(default_factory=MaskRule)
 
     def of(self, *image_ids: str) -> Decoding:
-        """The same at the depth that some images were indexed with, where any of them is deep."""
+        """The same rules at the bit depth that these images were indexed with, where any has more than 8 bits."""
         depths = {depth for image_id in image_ids if (depth := depth_of(image_id))}
         return replace(self, bit_depth=max(depths)) if depths else self
 
@@ -78,7 +77,7 @@ class Decoding:
             path: its name in errors.
 
         Raises:
-            ImageError: no image that can be decoded, or one beyond the bit depth.
+            ImageError: it cannot be decoded, or its values exceed the bit depth.
         """
         return self.identified(data, path)[1]
 
@@ -88,8 +87,8 @@ class Decoding:
         if decoded.largest is not None and self.bit_depth is None:
             raise ImageError(
                 path,
-                f"has pixels of more than 8 bits, up to {decoded.largest}, and no image of its dataset tells how deep "
-                "they are: set bit_depth for the dataset",
+                f"has pixels of more than 8 bits, up to {decoded.largest}, and no indexed image of its dataset gives "
+                "their bit depth: set bit_depth for the dataset",
             )
         if decoded.largest is not None and decoded.depth != self.bit_depth:
             raise ImageError(path, beyond_depth(decoded.largest, self.bit_depth or 0))
@@ -97,14 +96,14 @@ class Decoding:
         return image_id(content_id(data), decoded.depth, turned=turned), decoded.rgb
 
     def inspect(self, data: bytes, path: str) -> DecodedImage:
-        """Decode an image whose depth is not settled yet, or goes beyond that of its dataset: then by its own.
+        """Decode an image at the bit depth of the dataset; where that is unknown or too small, at the image's own.
 
         Args:
             data: the file's bytes.
             path: its name in errors.
 
         Raises:
-            ImageError: no image that can be decoded.
+            ImageError: it cannot be decoded.
         """
         with opened(data, path) as image:
             mode, frames = image.mode, frame_count(image)
@@ -119,14 +118,14 @@ class Decoding:
             return DecodedImage(rgb, mode, depth, deep.largest, deep.told_depth, how, frames)
 
     def mask_id(self, sha256: str, *, turned: bool) -> str:
-        """The address of the masks of an image, which names every rule but the usual one of own images.
+        """The id of the masks of an image; it includes a hash of the mask rule unless that is the default.
 
         Args:
             sha256: of the mask's bytes, or of all masks together.
-            turned: whether EXIF says that one is turned.
+            turned: whether the EXIF orientation of one is not upright.
         """
-        told = "" if self.masks == MaskRule() else content_id(repr(self.masks).encode())
-        return "-".join([sha256, *([told[:12]] if told else []), *([TURNED] if turned and self.turn else [])])
+        rule_hash = "" if self.masks == MaskRule() else content_id(repr(self.masks).encode())
+        return "-".join([sha256, *([rule_hash[:12]] if rule_hash else []), *([TURNED] if turned and self.turn else [])])
 
     def mask(self, data: bytes, path: str) -> MaskPixels:
         """Read a mask; see `MaskRule.decode`."""
@@ -134,7 +133,7 @@ class Decoding:
 
 
 def beyond_depth(largest: int, depth: int) -> str:
-    """What is said of an image whose values do not fit the depth of its dataset."""
+    """The message for an image whose values exceed the bit depth of its dataset."""
     return (
         f"has a pixel of {largest}, but images are read with {depth} bits (up to {(1 << depth) - 1}): set bit_depth to "
         "what the camera has"

@@ -1,8 +1,8 @@
-"""Pixels of more than 8 bits, as cameras of 10, 12 or 14 bits store them in containers of 16.
+"""Pixels of more than 8 bits, as cameras of 10, 12 or 14 bits store them in 16.
 
-A container does not say how many of its bits are used: 12-bit data scaled by 65535 keep 16 grey levels of 256. So
-values are scaled by a depth that holds for a whole category, declared or found: the deepest that a TIFF's tags tell,
-else the smallest of `DEPTHS` that holds the largest value.
+The file does not say how many of the 16 bits are used: 12-bit data divided by 65535 would keep 16 of 256 grey levels.
+So values are scaled by one bit depth for a whole category: declared, or the largest that TIFF tags give, else the
+smallest of `DEPTHS` that holds the largest value.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _GREY = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
 _BITS, _PHOTOMETRIC, _MAX_VALUE = 258, 262, 281  # tags of TIFF
 _WHITE_IS_ZERO = 0
 _TOP = 65535
-# These decoders spread what they read over 16 bits, whatever the depth of the file.
+# These decoders scale values to the full 16 bits, whatever the depth of the file.
 _SPREAD = frozenset({"PPM", "JPEG2000"})
 
 
 @dataclass(frozen=True, eq=False)
 class DeepPixels:
-    """What a file of more than 8 bits holds.
+    """Pixels of a file with more than 8 bits.
 
     Args:
         values: ``(H, W)`` or ``(H, W, 3)`` uint16 as stored.
         largest: the largest value.
-        told_depth: bits that the file's tags tell; 0 where they tell nothing.
+        told_depth: bits declared by the file's tags; 0 where they declare none.
         white_is_zero: whether 0 is white and the largest value black.
     """
 
@@ -46,11 +46,11 @@ class DeepPixels:
 
     @property
     def depth(self) -> int:
-        """Bits that the values of this file alone ask for."""
+        """Bit depth by this file alone."""
         return found_depth(self.largest, self.told_depth)
 
     def scaled(self, depth: int) -> NDArray[np.uint8]:
-        """RGB ``(H, W, 3)``: 0..2**depth - 1 scaled to 0..255 with rounding; values beyond are as the last."""
+        """RGB ``(H, W, 3)`` uint8: 0..2**depth - 1 scaled to 0..255 with rounding; larger values are clipped."""
         grey = _to_8_bit(depth, self.white_is_zero)[self.values]
         return grey if grey.ndim == 3 else np.repeat(grey[..., None], 3, axis=2)
 
@@ -61,16 +61,16 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def read_deep(image: Image.Image, data: bytes) -> DeepPixels:
-    """The pixels of a file that `is_deep`.
+    """The pixels of a file for which `is_deep` holds.
 
     Args:
-        image: as it was opened.
+        image: the opened file.
         data: its bytes.
 
     Raises:
-        RefusedPixels: values outside 0..65535, or colours in a compression or arrangement that nothing here decodes.
+        RefusedPixels: values outside 0..65535, or colours in an arrangement that cannot be decoded.
     """
-    told, white = _told(image)
+    tag_depth, white_is_zero = _depth_and_polarity(image)
     if _is_deep_colour(image):
         values = _colours(image, data)
     else:
@@ -79,11 +79,11 @@ def read_deep(image: Image.Image, data: bytes) -> DeepPixels:
         if low < 0 or high > _TOP:
             raise RefusedPixels(f"32-bit pixels from {low} to {high}, expected 0..65535: save them as 8 or 16 bit")
         values = values.astype(np.uint16)
-    return DeepPixels(values, int(values.max(initial=0)), told, white)
+    return DeepPixels(values, int(values.max(initial=0)), tag_depth, white_is_zero)
 
 
 def found_depth(largest: int, told_depth: int) -> int:
-    """The depth of a file: as its tags tell, else the smallest of `DEPTHS` that holds its largest value."""
+    """Bit depth of a file: declared by its tags, else the smallest of `DEPTHS` that holds its largest value."""
     if told_depth and not largest >> told_depth:
         return told_depth
     return next(depth for depth in DEPTHS if not largest >> depth)
@@ -99,13 +99,13 @@ def _is_deep_colour(image: Image.Image) -> bool:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How Pillow's decoder takes apart the pixels of a file, such as ``RGB;16B``."""
+    """The raw mode of Pillow's decoder for a file, such as ``RGB;16B``."""
     args: Any = image.tile[0].args if image.tile else ""  # type: ignore[attr-defined]
     return str(args[0] if isinstance(args, tuple) else args)
 
 
-def _told(image: Image.Image) -> tuple[int, bool]:
-    """The depth that a file's header tells, 0 where it tells none, and whether 0 is white."""
+def _depth_and_polarity(image: Image.Image) -> tuple[int, bool]:
+    """The bit depth that a file's header declares, 0 for none, and whether 0 is white."""
     if image.format in _SPREAD:
         return DEPTHS[-1], False
     tags: Any = getattr(image, "tag_v2", None)
@@ -113,8 +113,8 @@ def _told(image: Image.Image) -> tuple[int, bool]:
         return 0, False
     bits = max(_numbers(tags.get(_BITS)), default=0)
     largest = max(_numbers(tags.get(_MAX_VALUE)), default=0)
-    told = bits if 8 < bits < DEPTHS[-1] else largest.bit_length() if 0 < largest <= _TOP else 0
-    return max(told, DEPTHS[0]) if told else 0, tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    depth = bits if 8 < bits < DEPTHS[-1] else largest.bit_length() if 0 < largest <= _TOP else 0
+    return max(depth, DEPTHS[0]) if depth else 0, tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
 
 
 def _numbers(tag: Any) -> list[int]:
@@ -124,7 +124,7 @@ def _numbers(tag: Any) -> list[int]:
 def _colours(image: Image.Image, data: bytes) -> NDArray[np.uint16]:
     """``(H, W, 3)`` uint16; grey with alpha is repeated, alpha dropped.
 
-    Pillow decodes such files to the upper bytes, and to the lower ones when told that bytes lie the other way round.
+    Pillow decodes such files to their upper bytes, and with the opposite byte order to their lower ones.
     """
     raw = _raw_mode(image)
     swapped = _SWAPPED.get(raw)
@@ -143,7 +143,7 @@ def _colours(image: Image.Image, data: bytes) -> NDArray[np.uint16]:
 
 class _Swapped(NamedTuple):
     raw: str
-    mode: str = ""  # that Pillow has to take the image for
+    mode: str = ""  # image mode to decode with, where it differs
 
 
 def _other(order: str) -> str:

@@ -1,7 +1,6 @@
-"""A dataset's folder, wherever fsspec can reach it: one recursive listing, and reads.
+"""A dataset's folder on any fsspec file system: one recursive listing, and reads.
 
-Readers see relative posix paths only, so the same reader runs on a local folder and on
-``s3://bucket/prefix``.
+Readers see relative posix paths only, so the same reader runs on a local folder and on ``s3://bucket/prefix``.
 
 Results are stored under the hash of an image's bytes. So images and masks named by an index are read by
 `read_image_bytes` and `read_mask_bytes`, which refuse bytes that are not those that were indexed.
@@ -48,17 +47,17 @@ class ImageFiles:
 
         Raises:
             DatasetError: the root does not exist, is no folder, may not be read, or holds no file.
-            StorageError: its storage does not answer.
+            StorageError: the storage does not answer.
         """
         walk = partial(walk_local, Path(self._folder)) if self._is_local else self._walk_remote
-        # Absent is an upload that was renamed, or a folder removed, while it was listed.
+        # A file may be renamed or a folder removed during the listing.
         try:
-            found = retried(walk, self.root, also=(FileNotFoundError,))
+            listing = retried(walk, self.root, also=(FileNotFoundError,))
         except PermissionError as error:
-            raise self._unusable(f"may not be read ({error}): let who runs this read it, or name another") from error
-        if not found:
+            raise self._unusable(f"may not be read ({error}): grant read permission, or name another folder") from error
+        if not listing:
             raise self._unusable(f"{self._state()}: put the images there, or name their folder")
-        return found
+        return listing
 
     def _state(self) -> str:
         if not self._fs.exists(self._folder):
@@ -73,12 +72,12 @@ class ImageFiles:
         """All bytes of one file.
 
         Raises:
-            OSError: it cannot be read; `StorageError` if its storage does not answer.
+            OSError: it cannot be read; `StorageError` if the storage does not answer.
         """
         return self._cat(path)
 
     def relative(self, path: str) -> str | None:
-        """An absolute path or URL as listings have it; None: it does not lie below the root.
+        """An absolute path or URL, relative to the root as in listings; None if it is not below the root.
 
         Args:
             path: need not exist.
@@ -90,14 +89,14 @@ class ImageFiles:
                 return posixpath.normpath(below)
         if not self._is_local or "://" in path:
             return None
-        # By another way, such as a link to the folder above.
+        # The path may reach the root through a link.
         whole = without_tilde(path)
         folder = os.path.realpath(whole.parent)
         root = os.path.realpath(self._folder)
         return posixpath.relpath(f"{folder}/{whole.name}", root) if f"{folder}/".startswith(f"{root}/") else None
 
     def is_whole(self, path: str, size: int) -> bool:
-        """Whether a file can be complete, as far as it says itself where it ends: see `ad_assets.datasets.truncation`.
+        """Whether a file ends as its format declares; see `ad_assets.datasets.truncation`.
 
         Args:
             path: relative to the root.
@@ -115,16 +114,16 @@ class ImageFiles:
         return isinstance(self._fs, LocalFileSystem)
 
     def _walk_remote(self) -> Listing:
-        self._fs.invalidate_cache()  # a sensor lists again and again, and must see what is new
+        self._fs.invalidate_cache()  # a sensor lists repeatedly and must see new files
         files: dict[str, FileStamp] = {}
         passed_over: set[str] = set()
         for name, info in find_files(self._fs, self._folder).items():
             path = name[len(self._folder) :].lstrip("/")
-            # A zero-byte key that ends in a slash is how object stores draw an empty folder.
+            # Object stores represent an empty folder by a zero-byte key that ends in a slash.
             if info.get("type") != "file" or not path or path.endswith("/"):
                 continue
             parts = path.split("/")
-            clutter = next((place for place, part in enumerate(parts) if is_clutter(part)), None)
+            clutter = next((level for level, part in enumerate(parts) if is_clutter(part)), None)
             if clutter is not None:
                 passed_over.add("/".join(parts[: clutter + 1]))
                 continue
@@ -133,19 +132,19 @@ class ImageFiles:
 
 
 class ChangedFileError(ImageError):
-    """A file that is not what the index says of it; the message names it and the remedy."""
+    """A file differs from what was indexed; the message names it and the remedy."""
 
 
 def read_image_bytes(files: ImageFiles, row: Mapping[str, Any]) -> bytes:
     """The bytes of an image.
 
     Args:
-        files: of its dataset.
-        row: of the image index.
+        files: files of its dataset.
+        row: its row of the image index.
 
     Raises:
-        ChangedFileError: they are not those that were indexed, or are gone.
-        OSError: it cannot be read; `StorageError` if its storage does not answer.
+        ChangedFileError: the file changed since it was indexed, or is gone.
+        OSError: it cannot be read; `StorageError` if the storage does not answer.
     """
     return _read(files, [row["path"]], row["image_id"])[0]
 

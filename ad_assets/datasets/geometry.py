@@ -1,6 +1,6 @@
-"""The one geometry that images and masks follow, so that a mask always lies on its image pixel for pixel.
+"""Resizing and cropping, the same for images and masks, so that they stay aligned pixel by pixel; and the inverse.
 
-It rounds as torchvision's ``Resize`` and ``CenterCrop`` do, so inputs match those of published models.
+Sizes are rounded as torchvision's ``Resize`` and ``CenterCrop`` do, so inputs match those of published models.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ Mask = npt.NDArray[np.bool_]
 ScoreMap = npt.NDArray[np.float32]
 Resize = int | tuple[int, int]
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
-# Which pixels of a smaller frame a region covers: those whose centre it holds (nearest), of regions that hold no centre
-# those that they touch (regions), or for all regions those that they touch (any_pixel).
+# Which pixels of a smaller frame a region covers: those whose centre is in it (nearest); for regions without such a
+# pixel, those that they touch (regions); or for all regions those that they touch (any_pixel).
 Shrink = Literal["nearest", "regions", "any_pixel"]
 
 _RESAMPLING = {
@@ -85,7 +85,7 @@ def fit_mask(mask: Mask, resize: Resize, crop: int | None, shrink: Shrink = "nea
 
 
 def fit_regions(mask: Mask, resize: Resize, crop: int | None, shrink: Shrink) -> tuple[Mask, int]:
-    """`fit_mask`, and how many connected regions of the mask have no pixel left: too small, or cropped away."""
+    """As `fit_mask`, with the number of connected regions that have no pixel left (too small, or cropped away)."""
     old_h, old_w = mask.shape
     h, w = resized_shape(old_h, old_w, resize)
     top, left, bottom, right = box = centre_box(h, w, crop)
@@ -105,7 +105,7 @@ def fit_regions(mask: Mask, resize: Resize, crop: int | None, shrink: Shrink) ->
         if shrink == "regions":
             missing[np.unique(sampled)] = False
         old_y, old_x = np.nonzero(missing[regions])
-        y, x = _nearest(h, old_h)[old_y], _nearest(w, old_w)[old_x]  # the pixel that holds the centre of the old one
+        y, x = _nearest(h, old_h)[old_y], _nearest(w, old_w)[old_x]  # the new pixel that contains the old one's centre
         resized[y, x] = True
         inside = (y >= top) & (y < bottom) & (x >= left) & (x < right)
         left_over.append(regions[old_y[inside], old_x[inside]])
@@ -116,19 +116,19 @@ def fit_regions(mask: Mask, resize: Resize, crop: int | None, shrink: Shrink) ->
 def unfit_map(
     score_map: ScoreMap, size: tuple[int, int], resize: Resize, crop: int | None, to: tuple[int, int] | None = None
 ) -> ScoreMap:
-    """A score map on the pixels of its original image: ``(h, w)`` -> ``(H, W)`` float32.
+    """A score map in the frame of its original image, the inverse of `fit_image`: ``(h, w)`` -> ``(H, W)`` float32.
 
-    The map is put back where the crop was taken from. Nothing is known of the margin that the crop cut away: it takes
-    the values of the nearest pixels of the map. The whole is then resized bilinearly with half-pixel centres; along an
-    axis that shrinks, with antialiasing, so that no peak falls between two pixels. An axis that keeps its length keeps
-    its values exactly, and no value leaves the range of the map: an image without a pixel above a threshold gets none.
+    The map is placed where the crop was taken; the margin outside takes the values of the nearest pixels of the map.
+    The whole is then resized bilinearly with half-pixel centres, with antialiasing along an axis that shrinks. An axis
+    that keeps its length keeps its values exactly, and no value leaves the range of the map, so no pixel exceeds a
+    threshold that none of the map exceeds.
 
     Args:
-        score_map: of the size that `resize` and `crop` make of the image.
+        score_map: of the size that `resize` and `crop` give for the image.
         size: height and width of the original image.
-        resize: as the image's.
-        crop: as the image's.
-        to: another height and width of the result, as for a smaller picture.
+        resize: as for the image.
+        crop: as for the image.
+        to: height and width of the result, if not `size`.
 
     Raises:
         ValueError: the map has another size, or the crop is larger than the resized image.
@@ -142,12 +142,12 @@ def unfit_map(
         )
     margins = ((top, h - bottom), (left, w - right))
     frame = np.pad(np.asarray(score_map, np.float32), margins, mode="edge")
-    # PIL sums in double precision and rounds once an axis, so a mean of neighbours never rounds beyond them.
+    # PIL sums in double precision and rounds once per axis, so an interpolated value stays between its neighbours.
     return np.array(Image.fromarray(frame).resize((to or size)[::-1], Image.Resampling.BILINEAR))
 
 
 def _nearest(old: int, new: int) -> npt.NDArray[np.intp]:
-    # floor((i + 1/2) old / new) in integers: no rounding can move a mask by a pixel.
+    # floor((i + 1/2) old / new) in integers, so that rounding cannot move a mask by a pixel.
     return (2 * np.arange(new, dtype=np.intp) + 1) * old // (2 * new)
 
 

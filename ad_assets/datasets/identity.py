@@ -1,8 +1,8 @@
-"""The ids of images and masks: what all that is made of them is stored under.
+"""Ids of images and masks, under which everything computed from them is stored.
 
-An id is the sha256 of a file, followed by what is special in its decoding: ``-12bit`` for the depth that deeper pixels
-were scaled by, ``-turned`` where EXIF turned it. So another way of decoding is another image to all that learns from it
-or scores it, and plain images have plain ids.
+An id is the sha256 of the file, followed by suffixes for a decoding other than plain: ``-12bit`` for the bit depth that
+pixels of more than 8 bits were scaled by, ``-turned`` where the EXIF orientation was applied. So a file that is decoded
+in another way counts as another image.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def content_id(data: bytes) -> str:
 
 
 def joint_id(ids: Sequence[str]) -> str:
-    """The id of all masks of an image; of one mask its own, of none ""."""
+    """The id of all masks of an image: of one mask its own id, of none ""."""
     return "".join(ids) if len(ids) < 2 else content_id("".join(ids).encode())
 
 
@@ -29,14 +29,14 @@ def image_id(sha256: str, depth: int | None, *, turned: bool) -> str:
 
     Args:
         sha256: of its file.
-        depth: that its pixels are scaled by, None for those of 8 bits.
-        turned: whether EXIF turns it.
+        depth: bits that its pixels are scaled by; None for pixels of 8 bits.
+        turned: whether its EXIF orientation is applied.
     """
     return "-".join([sha256, *([f"{depth}{_BIT}"] if depth else []), *([TURNED] if turned else [])])
 
 
 def content_of(identity: str) -> str:
-    """The sha256 of the file, of the id of an image or of masks."""
+    """The sha256 part of the id of an image or mask."""
     return identity.partition("-")[0]
 
 

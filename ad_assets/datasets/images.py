@@ -1,8 +1,8 @@
-"""Opening image files: one way into Pillow for images and masks, and RGB 8 bit whatever the mode of a file.
+"""Opening image files with Pillow: one entry for images and masks, conversion to 8-bit RGB, EXIF orientation.
 
-Only the formats in `FORMATS` are tried, whatever a file is called, so that no content starts a program (PostScript) or
-a decoder that nobody expects. Of files with several pages or frames the first is used. Pixels of more than 8 bits are
-read by `ad_assets.datasets.deep`. Several threads may decode at once as far as `ROOM` has memory for it.
+Only the formats in `FORMATS` are tried, whatever a file's name, so that no file can start a program (PostScript) or an
+unexpected decoder. Of files with several pages or frames the first is used. Pixels of more than 8 bits are read by
+`ad_assets.datasets.deep`. Threads decode concurrently within the memory that `ROOM` grants.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TURNS = {
 }
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF", "JPEG2000", "AVIF")
-# Nothing in these files says for certain what they are, so only their names open them.
+# These formats have no reliable signature, so they are recognised by file name.
 _BY_NAME = {".tga": "TGA", ".dib": "DIB"}
 _WITHOUT_RANGE = {
     "F": "floating point pixels have no range of their own",
@@ -43,18 +43,18 @@ _WITHOUT_RANGE = {
 # Pillow's buffer (4 bytes a colour pixel), its conversion to RGB, the array, and the file's own depth.
 _BYTES_A_PIXEL = 12
 _MEMORY_GB = 4.0
-# The best that PNG does is 8,450 pixels a byte, of one colour and one bit.
+# PNG reaches 8,450 pixels per byte at most (one colour, one bit).
 _LARGE, _PIXELS_A_BYTE = 10_000_000, 20_000
-# Blocks of Pillow's usual 16 MB stay with the thread that had them; larger ones go back to the system when freed.
+# Pillow's default blocks of 16 MB stay allocated to their thread; larger ones return to the system when freed.
 _imaging.set_block_size(128 * 2**20)
 _LONGEST = 300  # characters of a decoder's own message
 
 
 class ImageError(ValueError):
-    """A file that is not the image it should be.
+    """An image file is damaged, unsupported or changed.
 
     Args:
-        path: the file, as messages name it.
+        path: the file's name in messages.
         message: what is wrong and what to do.
     """
 
@@ -65,14 +65,13 @@ class ImageError(ValueError):
 
 
 class RefusedPixels(ValueError):  # noqa: N818 - becomes an `ImageError` once the file's name is known
-    """Pixels that decode and still are not what is asked for: what was expected and what to do."""
+    """Decoded pixels are not usable; the message says what was expected and what to do."""
 
 
 class DecodingRoom:
-    """Memory for decoding that the threads of a process share: who finds none waits.
+    """Memory budget for decoding, shared by the threads of a process; a thread waits until its image fits.
 
-    Half of the budget (``compute.memory_gb``) is for images that are being decoded; one that needs more than that is
-    decoded alone.
+    Half of ``compute.memory_gb`` is for images being decoded; an image that needs more is decoded alone.
     """
 
     def __init__(self, memory_gb: float = _MEMORY_GB) -> None:
@@ -81,12 +80,12 @@ class DecodingRoom:
         self.limit(memory_gb)
 
     def limit(self, memory_gb: float) -> None:
-        """Set the budget."""
+        """Set the budget to half of `memory_gb`."""
         self._most = int(memory_gb * 1e9 / 2)
 
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
-        """Wait for so many bytes, and have them until the end of the block."""
+        """Reserve `size` bytes for the block, waiting until they are free."""
         with self._changed:
             self._changed.wait_for(lambda: not self._used or self._used + size <= self._most)
             self._used += size
@@ -103,14 +102,14 @@ ROOM = DecodingRoom()
 
 @contextmanager
 def opened(data: bytes, path: str) -> Iterator[Image.Image]:
-    """An image file with its header read; it is decoded within the block, which converts it and does nothing else.
+    """Open an image file and read its header; the block decodes and converts it and does nothing else.
 
     Args:
         data: the file's bytes.
         path: its name in errors.
 
     Raises:
-        ImageError: not an image, cut short, unreasonably large, or what the block cannot convert.
+        ImageError: not an image, truncated, implausibly large, or any error that the block raises.
     """
     if not data:
         raise ImageError(path, "the file is empty: copy it again or remove it")
@@ -121,24 +120,24 @@ def opened(data: bytes, path: str) -> Iterator[Image.Image]:
         ):
             yield image
     except UnidentifiedImageError:
-        known = ", ".join(FORMATS)
-        raise ImageError(path, f"not an image of a known format ({known}): remove it or save it as PNG") from None
+        formats = ", ".join(FORMATS)
+        raise ImageError(path, f"not an image of a known format ({formats}): remove it or save it as PNG") from None
     except Image.DecompressionBombError as error:
         raise ImageError(path, f"too large to be an image of a product ({error}): tile or crop it") from None
     except ImageError:
         raise
     except RefusedPixels as error:
         raise ImageError(path, str(error)) from None
-    except Exception as error:  # noqa: BLE001 - decoders tell of damage by exceptions of any kind
-        told = (str(error) or type(error).__name__)[:_LONGEST]
-        raise ImageError(path, f"cannot be decoded ({told}): copy it again, convert it or remove it") from None
+    except Exception as error:  # noqa: BLE001 - decoders report damage by exceptions of any type
+        message = (str(error) or type(error).__name__)[:_LONGEST]
+        raise ImageError(path, f"cannot be decoded ({message}): copy it again, convert it or remove it") from None
 
 
 def _plausible(image: Image.Image, size: int) -> int:
-    """Pixels of an opened file, if so many bytes can hold them: a damaged header claims any number.
+    """Number of pixels of an opened file, checked against its size in bytes, since a damaged header may claim any.
 
     Raises:
-        RefusedPixels: they cannot.
+        RefusedPixels: the file is too small for that many.
     """
     pixels = image.width * image.height
     if pixels > _LARGE and pixels > _PIXELS_A_BYTE * size:
@@ -152,7 +151,7 @@ def frame_count(image: Image.Image) -> int:
 
 
 def eight_bit_rgb(image: Image.Image) -> RgbImage:
-    """RGB ``(H, W, 3)`` of an opened file of 8 bits.
+    """RGB ``(H, W, 3)`` uint8 of an opened file of 8 bits.
 
     Grey is repeated over the channels; palettes are looked up; alpha is dropped, not blended; CMYK, YCbCr and HSV are
     converted.
@@ -160,7 +159,7 @@ def eight_bit_rgb(image: Image.Image) -> RgbImage:
     Raises:
         RefusedPixels: a mode without a defined range (float, CIELAB).
     """
-    if image.mode in ("P", "PA", "La", "RGBa"):  # by way of RGBA, so that transparency never blends colours
+    if image.mode in ("P", "PA", "La", "RGBa"):  # through RGBA, so that transparency never blends colours
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     if image.mode in _WITHOUT_RANGE:
         raise RefusedPixels(f"{_WITHOUT_RANGE[image.mode]}: save it as 8 or 16 bit grey or as RGB")
@@ -168,20 +167,20 @@ def eight_bit_rgb(image: Image.Image) -> RgbImage:
 
 
 def orientation(image: Image.Image) -> int:
-    """The orientation that an opened file still has to be turned by: 1 is not at all.
+    """EXIF orientation still to be applied to an opened file: 1 to 8, 1 is upright.
 
-    Of TIFF it is 1, as Pillow turns those while it decodes.
+    Always 1 for TIFF, which Pillow turns while decoding.
     """
     tag: Any = UPRIGHT if image.format == "TIFF" else image.getexif().get(ExifTags.Base.Orientation)
     return tag if isinstance(tag, int) and tag in _TURNS else UPRIGHT
 
 
 def turned(pixels: Pixels, how: int) -> Pixels:
-    """Pixels ``(H, W, ...)`` as a viewer shows them.
+    """Pixels ``(H, W, ...)`` with an EXIF orientation applied.
 
     Args:
         pixels: as stored.
-        how: the orientation.
+        how: the orientation, 1 to 8.
     """
     quarters, mirrored = _TURNS[how]
     if how == UPRIGHT:

@@ -1,10 +1,10 @@
-"""From a reader to an image index: every file is opened here, once, and all that is wrong is told together.
+"""Builds the image index of a category: opens every file once and reports all problems together.
 
     index = build_index(reader, "bottle")
-    index.table                                            # IMAGE_INDEX_SCHEMA, a row an image
-    again = build_index(reader, "bottle", known=index.files)   # opens only files whose size or stamp changed
+    index.table                                                # IMAGE_INDEX_SCHEMA, one row per image
+    again = build_index(reader, "bottle", known_files=index.files)   # opens only files whose size or stamp changed
 
-Empty masks are legal: a public dataset has some, and a crop can empty any. Such images stay anomalous.
+Empty masks are valid: public datasets contain some, and a crop can empty any. Such images stay anomalous.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.identity import image_id, joint_id
 from ad_assets.datasets.images import UPRIGHT
 from ad_assets.datasets.listing import broken_links
-from ad_assets.datasets.plausibility import oddities
+from ad_assets.datasets.plausibility import plausibility_warnings
 from ad_assets.datasets.scanning import KnownFile, Scan
 
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """One category, read.
+    """The image index of one category.
 
     Args:
         table: `IMAGE_INDEX_SCHEMA`, sorted by (split, path).
-        problems: what was found wrong and left out, and warnings.
-        files: every sound image and mask by path, for the next scan.
+        problems: errors, whose files were left out, and warnings.
+        files: every readable image and mask by path, for the next scan.
     """
 
     table: pa.Table
@@ -54,25 +54,25 @@ def build_index(
     reader: Reader,
     category: str,
     *,
-    known: Mapping[str, KnownFile] | None = None,
+    known_files: Mapping[str, KnownFile] | None = None,
     listing: Mapping[str, FileStamp] | None = None,
     report: ProgressReport | None = None,
-    looks: bool = False,
+    appearance: bool = False,
     bit_depth: int | None = None,
 ) -> ImageIndex:
     """Index one category: prepare it, then hash, decode and check its images and masks.
 
-    The result depends on the files' names and content only, not on the order of the listing or on `known`.
+    The result depends on the files' names and content only, not on the order of the listing or on `known_files`.
 
     Args:
         reader: the configured dataset.
         category: one of its categories.
-        known: files of an earlier scan; those with the same size and stamp are not opened again.
+        known_files: files of an earlier scan; those with the same size and stamp are not opened again.
         listing: a listing just made of the reader's root; made here if None.
         report: called as ``report(what, done, total)`` from time to time.
-        looks: take a glance at every image, for those who compare new images with what is there.
-        bit_depth: of pixels of more than 8 bits, where it was settled before and the reader does not declare another:
-            images that go beyond it are problems. None: it is found.
+        appearance: also compute brightness and thumbnail of every image, against which new images are compared.
+        bit_depth: of pixels of more than 8 bits, kept from an earlier index unless the reader declares one: images that
+            exceed it are problems. None: found from the images.
 
     Raises:
         DatasetError: no image or no sound training image; with ``on_problem: fail``, also any error found.
@@ -93,12 +93,12 @@ def build_index(
 
     problems = reader.check_names(category, paths, candidates)
     if broken := broken_links(listing):
-        own = set(reader.paths_by_category(paths).get(category, ()))
-        problems += [problem for problem in broken if problem.path in own]
-    scan = Scan(files, listing, reader.decoding, report or _no_report, looks)
-    scanned, damaged = scan.run(candidates, known or {})
+        own_paths = set(reader.paths_by_category(paths).get(category, ()))
+        problems += [problem for problem in broken if problem.path in own_paths]
+    scan = Scan(files, listing, reader.decoding, report or _no_report, appearance)
+    scanned, damaged = scan.run(candidates, known_files or {})
     decoding = _settled(reader.decoding, candidates, scanned, bit_depth)
-    if decoding.bit_depth and looks:  # looks of deep images follow the depth of all
+    if decoding.bit_depth and appearance:  # the appearance depends on the bit depth
         scanned, damaged = replace(scan, decoding=decoding).run(candidates, scanned)
     problems += [*damaged, *_size_mismatches(candidates, scanned), *_beyond(candidates, scanned, decoding)]
     problems += _duplicates(candidates, scanned, published=reader.published_copies)
@@ -106,17 +106,17 @@ def build_index(
     problems += _unknown_values(candidates, scanned, saturations)
 
     left_out = {problem.path for problem in problems if problem.severity == "error"}
-    kept = [c for c in candidates if c.path not in left_out and left_out.isdisjoint(c.masks)]
-    no_train = not any(candidate.split == "train" for candidate in kept)
+    sound = [c for c in candidates if c.path not in left_out and left_out.isdisjoint(c.masks)]
+    no_train = not any(candidate.split == "train" for candidate in sound)
     if no_train:
         problems.append(Problem(category, "no training images: a detector learns from nominal ones in train"))
-    problems += oddities(kept, scanned, decoding)
+    problems += plausibility_warnings(sound, scanned, decoding)
     problems.sort(key=lambda problem: (problem.severity, problem.path, problem.message))
     errors = [problem for problem in problems if problem.severity == "error"]
     if no_train or (errors and reader.on_problem == "fail"):
-        remedy = "mend them, or set on_problem: skip to leave these files out"
+        remedy = "repair them, or set on_problem: skip to leave these files out"
         raise DatasetError(f"{where}: {len(errors)} problem(s); {remedy}", errors)
-    return ImageIndex(_table(kept, scanned, decoding, saturations), tuple(problems), scanned)
+    return ImageIndex(_table(sound, scanned, decoding, saturations), tuple(problems), scanned)
 
 
 def _no_report(what: str, done: int, total: int) -> None:
@@ -126,7 +126,7 @@ def _no_report(what: str, done: int, total: int) -> None:
 def _settled(
     decoding: Decoding, candidates: Iterable[Candidate], scanned: Mapping[str, KnownFile], before: int | None
 ) -> Decoding:
-    """The rules with the bit depth of a category: declared, settled before, or the deepest of its images."""
+    """The rules with the bit depth of a category: declared, that of an earlier index, or the largest of its images."""
     depth = decoding.bit_depth or before
     if depth is None:
         images = (scanned[candidate.path] for candidate in candidates if candidate.path in scanned)
@@ -166,22 +166,22 @@ def _duplicates(candidates: Iterable[Candidate], scanned: Mapping[str, KnownFile
             same[scanned[candidate.path].sha256].append(candidate)
     problems = []
     for copies in same.values():
-        # Unlabelled images train and are tested: that is what a blind setting is.
+        # In blind settings the unlabelled training images are the test images.
         train = [candidate for candidate in copies if candidate.split == "train" and candidate.label is not None]
         test = [candidate for candidate in copies if candidate.split == "test"]
         if train and test and published:
-            message = f"the same image tests as {test[0].path}, as published: that test tells nothing"
+            message = f"the same image is the test image {test[0].path}, as published: its result means nothing"
             problems += [Problem(candidate.path, message, "warning") for candidate in train]
         elif train and test:
-            message = f"the same image tests as {test[0].path}, so the test would not be one: remove one of them"
+            message = f"the same image is the test image {test[0].path}, so it would test what it trained: remove one"
             problems += [Problem(candidate.path, message) for candidate in train]
         if len({candidate.label for candidate in test}) > 1:
             message = "the same image lies in a nominal and in an anomalous folder: keep the right one"
             problems += [Problem(candidate.path, message) for candidate in test]
             continue
-        kept = test or train
-        message = f"the same image as {kept[0].path}: it counts twice"
-        problems += [Problem(candidate.path, message, "warning") for candidate in kept[1:]]
+        counted = test or train
+        message = f"the same image as {counted[0].path}: it counts twice"
+        problems += [Problem(candidate.path, message, "warning") for candidate in counted[1:]]
     return problems
 
 
@@ -190,11 +190,11 @@ def _unknown_values(
 ) -> list[Problem]:
     if not saturations:
         return []
-    known = ", ".join(map(str, sorted(saturations)))
+    numbers = ", ".join(map(str, sorted(saturations)))
     regions = (path for candidate in candidates for path in candidate.masks if path in scanned)
     return [
         Problem(
-            path, f"its pixels have the value {scanned[path].value}, but defects are numbered {known}: copy it again"
+            path, f"its pixels have the value {scanned[path].value}, but defects are numbered {numbers}: copy it again"
         )
         for path in regions
         if scanned[path].area and scanned[path].value not in saturations

@@ -1,4 +1,4 @@
-"""What one walk through a dataset's folder finds: files with their stamps, and what it passes over."""
+"""The listing of a dataset's folder: files with their stamps, and what is skipped as clutter."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from ad_assets.datasets.base import FileStamp, Problem
 from ad_assets.datasets.names import is_image
 
-# What desktops, archivers and network storages put among files, in lower case. Some of it holds thumbnails or whole
-# copies of the images beside it, so nothing in it is an image of the dataset.
+# Files and folders that desktops, archivers and network storage add, in lower case. Some hold thumbnails or copies of
+# the images beside them, so nothing in them is an image of the dataset.
 CLUTTER = frozenset(
     {
         *("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r"),
@@ -20,19 +20,19 @@ CLUTTER = frozenset(
         *("$recycle.bin", "recycler", "system volume information", "lost+found"),
     }
 )
-BROKEN_LINK = "link without target"  # in place of a stamp
+BROKEN_LINK = "link without target"  # used as stamp
 
 
 class Listing(dict[str, FileStamp]):
     """Relative posix path -> size and stamp of every file, sorted by path.
 
-    A link whose target is gone is a file without bytes, so that it is told of like any file that cannot be read. What
-    `is_clutter` is not part of it.
+    A link whose target is gone is listed as an empty file, so that it is reported like any unreadable file. Files and
+    folders for which `is_clutter` holds are not part of it.
 
     Args:
         files: path -> stamp, in any order.
-        passed_over: paths of clutter, files and folders, without what these hold.
-        empty: folders directly below the root that may hold nothing.
+        passed_over: paths of clutter: files, and folders without their content.
+        empty: folders directly below the root, which may be empty.
     """
 
     def __init__(
@@ -43,16 +43,16 @@ class Listing(dict[str, FileStamp]):
         self._empty = frozenset(empty)
 
     def only(self, keeps: Callable[[str], bool]) -> Listing:
-        """The part of the listing whose paths pass."""
-        kept = {path: stamp for path, stamp in self.items() if keeps(path)}
-        return Listing(kept, filter(keeps, self.passed_over), self._empty)
+        """The entries whose paths satisfy `keeps`."""
+        passing = {path: stamp for path, stamp in self.items() if keeps(path)}
+        return Listing(passing, filter(keeps, self.passed_over), self._empty)
 
     def folders(self) -> set[str]:
-        """The names of folders directly below the root, empty ones and links without a target among them."""
+        """Names of the folders directly below the root, including empty ones and links without a target."""
         return {path.split("/", 1)[0] for path in self} | self._empty
 
     def clutter_beside(self, paths: Iterable[str]) -> str:
-        """What was passed over in the folders of some files, by name: ``@eaDir 3, Thumbs.db 1``; empty for nothing."""
+        """Counts of the clutter in the folders of these files: ``@eaDir 3, Thumbs.db 1``; empty for none."""
         parents = {path.rpartition("/")[0] for path in paths}
         beside = (path.rpartition("/") for path in self.passed_over)
         names = (name for parent, _, name in beside if parent in parents)
@@ -66,16 +66,16 @@ def is_clutter(name: str) -> bool:
 
 
 def unreadable(path: str, stamp: FileStamp) -> str | None:
-    """Why a listed file cannot be one of a dataset, and what to do; None: it may be."""
-    if any("\udc80" <= character <= "\udcff" for character in path):  # as Python keeps bytes that are no text
-        return "its name is not UTF-8, so that no table can name it: rename it"
+    """Why a listed file cannot be read, with the remedy; None where no reason is known."""
+    if any("\udc80" <= character <= "\udcff" for character in path):  # surrogates stand for bytes that are not UTF-8
+        return "its name is not UTF-8, which tables cannot store: rename it"
     if stamp.stamp == BROKEN_LINK:
         return "a link whose target is gone: put the target back, or remove the link"
     return None
 
 
 def broken_links(listing: Mapping[str, FileStamp]) -> list[Problem]:
-    """The links to folders, or to files of no image's name, whose target is gone: what lies there, nobody knows."""
+    """Links whose target is gone and whose name is not an image's: they may be folders of images."""
     return [
         Problem(path, str(unreadable(path, stamp)))
         for path, stamp in listing.items()
@@ -84,12 +84,12 @@ def broken_links(listing: Mapping[str, FileStamp]) -> list[Problem]:
 
 
 def walk_local(folder: Path) -> Listing:
-    """The listing of a local folder; links are followed, and a loop of links is left at its second turn.
+    """The listing of a local folder; links are followed, cyclic ones once.
 
     Raises:
-        OSError: some folder cannot be listed.
+        OSError: a folder cannot be listed.
     """
-    # fsspec neither enters a linked folder nor stamps a linked file by its target; dataset folders are full of links.
+    # fsspec neither enters linked folders nor stamps linked files by their target, and dataset folders often use links.
     passed_over: list[str] = []
     if not folder.is_dir():
         return Listing({})
@@ -103,7 +103,7 @@ def _walk(
     folder: Path, prefix: str, above: tuple[tuple[int, int], ...], passed_over: list[str]
 ) -> Iterator[tuple[str, FileStamp]]:
     stat = folder.stat()
-    if (stat.st_dev, stat.st_ino) in above:  # a link to a folder above: a loop
+    if (stat.st_dev, stat.st_ino) in above:  # a link to a parent folder
         return
     above = (*above, (stat.st_dev, stat.st_ino))
     with os.scandir(folder) as entries:

@@ -1,12 +1,12 @@
-"""Ground truth masks: which pixels are anomalous, which are nominal, and which are left out of every pixel metric.
+"""Ground truth masks: which pixels are anomalous, which are nominal, and which no pixel metric counts.
 
-A mask of two values, one of which is 0 (black), is read as it is: the other value is anomalous, be it 1, 255 or a
-colour. Any other kind is declared by a `MaskRule`, or refused with the values found, since label maps, ignored borders,
-overlays and grey edges look alike to a threshold. Formats with losses (JPEG) never hold two values: there values near
-black and near white are taken for black and white, and what lies between must be less than a `_LOSSY_SHARE` of what is
-marked, as it is along sharp edges.
+A mask with two values, one of them 0 (black), is read directly: the other value is anomalous, be it 1, 255 or a colour.
+Any other mask must be declared by a `MaskRule` and is otherwise refused with the values found, since a threshold cannot
+tell label maps, ignored borders, overlays and grey edges apart. Lossy formats (JPEG) never hold exactly two values:
+values near black and near white count as black and white, and those between must be less than `_LOSSY_SHARE` of the
+marked pixels, as along sharp edges.
 
-Published datasets keep the rule that their papers' code has: see `AS_PUBLISHED`.
+Published datasets follow the code of their papers: see `AS_PUBLISHED`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Ranges = tuple[tuple[int, int], ...]  # of values, both ends included
 
 _CHANNELS: tuple[Channel, ...] = ("red", "green", "blue", "alpha")
 _WITH_LOSSES = frozenset({"JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"})
-_LOSSY_NOISE = 48  # how far from 0 and from 255 such formats stray beside a sharp edge
+_LOSSY_NOISE = 48  # largest distance from 0 or 255 beside a sharp edge in such formats
 _LOSSY_SHARE = 0.2
 _SHOWN = 8
 _REMEDY = (
-    "a mask of 0 and one other value is read as it is; declare any other kind with mask_values (what is anomalous), "
+    "a mask of 0 and one other value is read directly; declare any other kind with mask_values (what is anomalous), "
     "mask_ignore (what no metric counts) or mask_channel"
 )
 
@@ -42,10 +42,10 @@ class MaskPixels(NamedTuple):
 
     Args:
         anomalous: ``(H, W)`` bool.
-        ignored: ``(H, W)`` bool, pixels that say nothing; None where there are none.
+        ignored: ``(H, W)`` bool, pixels that no metric counts; None where there are none.
         mode: PIL mode of the file.
-        strongest: its largest value, by which some datasets tell the kind of a region.
-        how: the EXIF orientation that the file has, whether or not it was followed.
+        strongest: its largest value, which in some datasets is the kind of defect.
+        how: EXIF orientation of the file, whether or not it was applied.
         frames: pages or frames of the file.
     """
 
@@ -62,12 +62,13 @@ class MaskRule:
     """How the masks of a dataset are read.
 
     Args:
-        values: of anomalous pixels; None: all but 0, of masks of two values. A palette counts by its indices.
-        ignore: values of pixels that no metric counts.
-        channel: of colour masks, the one that holds the values.
-        halved: published datasets: above half of the range if any pixel is, which cuts the grey edges of drawn masks
-            halfway, else above zero, which reads defect numbers. Colours count by their strongest channel.
-        shrink: what happens to regions that are smaller than a pixel of the frame of the scores.
+        values: ranges of anomalous values; None: all but 0, for masks of two values. Palettes count by index.
+        ignore: ranges of values that no metric counts.
+        channel: the channel of colour masks that holds the values.
+        halved: rule of published datasets: anomalous is above half of the range if any pixel is, which cuts the grey
+            edges of drawn masks halfway, else above zero, which reads defect numbers. Colours count by their largest
+            channel.
+        shrink: how regions smaller than a pixel of the score map are kept; see `geometry.Shrink`.
     """
 
     values: Ranges | None = None
@@ -82,10 +83,10 @@ class MaskRule:
         Args:
             data: the file's bytes.
             path: its name in errors.
-            turn: as EXIF says.
+            turn: whether the EXIF orientation is applied.
 
         Raises:
-            ImageError: no image that can be decoded, or values that the rule does not cover.
+            ImageError: it cannot be decoded, or has values that the rule does not cover.
         """
         with opened(data, path) as image:
             mode, frames = image.mode, frame_count(image)
@@ -120,14 +121,14 @@ AS_PUBLISHED = MaskRule(halved=True, shrink="nearest")
 
 
 class _Plane(NamedTuple):
-    """One number a pixel, and what the numbers stand for.
+    """One number per pixel, and what the numbers stand for.
 
     Args:
-        values: ``(H, W)`` of a grey value, a palette's index, or a colour as 0xRRGGBB.
-        names: of some values for people, where they are not the numbers themselves.
-        black: the value that is black, or None where a palette has no black.
+        values: ``(H, W)``: a grey value, a palette index, or a colour as 0xRRGGBB.
+        names: value -> its name in messages, where that is not the number itself.
+        black: the value that is black; None where a palette has no black.
         strongest: the largest value of any channel.
-        opaque: ``(H, W)`` bool where a file has transparency that varies, else None.
+        opaque: ``(H, W)`` bool where transparency varies, else None.
     """
 
     values: NDArray[np.integer]
@@ -138,10 +139,10 @@ class _Plane(NamedTuple):
 
     @classmethod
     def of(cls, image: Image.Image, rule: MaskRule) -> _Plane:
-        """What a rule reads of an opened file of 8 bits.
+        """The plane that a rule reads of an opened file of 8 bits.
 
         Raises:
-            RefusedPixels: colours, of which it has to be said which channel counts.
+            RefusedPixels: the mask has colours and the rule names no channel.
         """
         declared = rule.values is not None or bool(rule.ignore)
         if image.mode in ("1", "L"):
@@ -176,7 +177,7 @@ class _Plane(NamedTuple):
         strongest = int(rgba[..., :3].max(initial=0))
         if declared:
             return cls(indices, names, 0, strongest)
-        if len(blacks) > 1:  # several indices of one colour are one value to the eye
+        if len(blacks) > 1:  # several palette indices may have the same colour
             indices[np.isin(indices, blacks)] = blacks[0]
         return cls(indices, names, blacks[0] if blacks else None, strongest, opaque)
 
@@ -192,7 +193,7 @@ class _Plane(NamedTuple):
         if rule.channel:
             plane = rgb[..., _CHANNELS.index(rule.channel)]
             return cls(plane, {}, 0, int(plane.max(initial=0)))
-        # Formats with losses colour greys a little.
+        # Lossy formats tint greys slightly.
         nearly = _LOSSY_NOISE if image.format in _WITH_LOSSES else 0
         if _is_grey(rgb, nearly):
             values: NDArray[np.integer] = rgb[..., 0]
@@ -207,10 +208,10 @@ class _Plane(NamedTuple):
         return cls(values, names, 0, strongest, opaque)
 
     def two_valued(self, ignored: Mask | None, *, lossy: bool) -> Mask:
-        """Where the value is not black, of a mask that has one other value.
+        """``(H, W)`` bool, where the value is not black, for masks of black and one other value.
 
         Raises:
-            RefusedPixels: it has others.
+            RefusedPixels: the mask has more values.
         """
         anomalous: Mask = self.values != self.black
         counted = self.values if ignored is None else self.values[~ignored]
@@ -218,12 +219,12 @@ class _Plane(NamedTuple):
         if lossy and not self.names:
             anomalous = self._without_noise(counted)
         elif marked.size and (self.black is None or marked.min() != marked.max()):
-            raise RefusedPixels(f"{self._told(counted)}: {_REMEDY}")
+            raise RefusedPixels(f"{self._described(counted)}: {_REMEDY}")
         if ignored is not None:
             anomalous &= ~ignored
         if self.opaque is not None and not np.array_equal(self.opaque, anomalous):
             raise RefusedPixels(
-                f"transparency that says something else than the colours ({_share(self.opaque)} is opaque, "
+                f"transparency that contradicts the colours ({_share(self.opaque)} is opaque, "
                 f"{_share(anomalous)} is not black): declare mask_channel: alpha, red, green or blue"
             )
         return anomalous
@@ -233,13 +234,13 @@ class _Plane(NamedTuple):
         marked = int((counted > _LOSSY_NOISE).sum())
         if int(between.sum()) > _LOSSY_SHARE * marked:
             raise RefusedPixels(
-                f"{self._told(counted)} in a format with losses, too many of them between black and white: save the "
+                f"{self._described(counted)} in a lossy format, too many of them between black and white: save the "
                 "mask as PNG, or declare mask_values, such as 128-255"
             )
         anomalous: Mask = self.values > 127
         return anomalous
 
-    def _told(self, counted: NDArray[np.integer]) -> str:
+    def _described(self, counted: NDArray[np.integer]) -> str:
         values, counts = np.unique(counted, return_counts=True)
         most = np.argsort(-counts, kind="stable")[:_SHOWN]
         shown = ", ".join(
@@ -251,7 +252,7 @@ class _Plane(NamedTuple):
 
 
 class _ColourNames(dict[int, str]):
-    """Names of packed colours; as a dict that knows all of them."""
+    """Names of packed colours: a mapping that has a name for every value."""
 
     def get(self, value: int, default: object = None) -> str:
         del default
@@ -262,10 +263,10 @@ class _ColourNames(dict[int, str]):
 
 
 def _within(values: NDArray[np.integer], ranges: Sequence[tuple[int, int]]) -> Mask:
-    found: Mask = np.zeros(values.shape, np.bool_)
+    inside: Mask = np.zeros(values.shape, np.bool_)
     for low, high in ranges:
-        found |= (values >= low) & (values <= high)
-    return found
+        inside |= (values >= low) & (values <= high)
+    return inside
 
 
 def _strongest(values: NDArray[np.integer]) -> NDArray[np.integer]:

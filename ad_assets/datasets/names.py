@@ -1,9 +1,9 @@
-"""Names of folders, files and table cells: one rule for every reader.
+"""Names of folders, files and table cells, with the same rules for every reader.
 
 Names of splits (``train``, ``test``, ``ground_truth``) and nominal names (``good``, ``ok``, ``normal``, ``nominal``)
-are compared without regard to case and to blanks around them, in folders and in tables alike. A name that nearly is one
-of them is neither taken for it nor for a defect type: it is an error that offers the known names. Names of defect types
-and categories are compared as they are.
+are compared ignoring case and surrounding blanks, in folders and in tables. A near miss of one of them is neither
+corrected nor taken for a defect type: it is an error that lists the accepted names. Names of defect types and
+categories are compared exactly.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-NOMINAL = "good"  # the defect type of every nominal image, whatever its folder is called
+NOMINAL = "good"  # the defect type of every nominal image, whatever its folder's name
 NOMINAL_NAMES = ("good", "ok", "normal", "nominal")
 PARTS = ("train", "test", "ground_truth")
 
-CATEGORY_LENGTH = 100  # characters; names of files are made of it, and file systems end at 255 bytes
+CATEGORY_LENGTH = 100  # characters; file names contain it, and file systems allow 255 bytes
 CATEGORY_KEY = re.compile(rf"[A-Za-z0-9_-]{{1,{CATEGORY_LENGTH}}}")
 CATEGORY_RULE = f"letters, digits, _ and - only, {CATEGORY_LENGTH} characters at most"
 
-# By the formats that `ad_assets.datasets.images` decodes.
+# Suffixes of the formats that `ad_assets.datasets.images` decodes.
 IMAGE_SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
     *(".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".avif", ".tga", ".pbm", ".pgm", ".ppm", ".pnm"),
 )
-# Pictures all the same, or films: whoever puts them among images expects them to be read.
+# Formats of pictures and films that are not read; finding one is an error, since the user expects it to be read.
 FOREIGN_SUFFIXES = (
     *(".heic", ".heif", ".jxl", ".jxr", ".wdp", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".raf", ".rw2", ".raw"),
     *(".psd", ".psb", ".xcf", ".svg", ".eps", ".ps", ".pdf", ".dds", ".exr", ".hdr", ".pfm", ".pcx", ".sgi", ".ras"),
@@ -42,33 +42,33 @@ _FILLERS = frozenset({"image", "images", "img", "imgs", "sample", "samples", "pa
 
 
 def is_image(path: str) -> bool:
-    """Whether the name says image, of a format that is read."""
+    """Whether the suffix is that of an image format that is read."""
     return path.lower().endswith(IMAGE_SUFFIXES)
 
 
 def is_foreign(path: str) -> bool:
-    """Whether the name says picture or film, of a format that is not read."""
+    """Whether the suffix is that of a picture or film format that is not read."""
     return path.lower().endswith(FOREIGN_SUFFIXES)
 
 
-def known(name: str, names: tuple[str, ...] = PARTS) -> str | None:
-    """The one of some names that a name is, without regard to case and blanks around it."""
-    plain_name = name.strip().casefold()
-    return plain_name if plain_name in names else None
+def canonical_name(name: str, names: tuple[str, ...] = PARTS) -> str | None:
+    """The entry of `names` that equals `name`, ignoring case and surrounding blanks; None if there is none."""
+    folded = name.strip().casefold()
+    return folded if folded in names else None
 
 
 def is_nominal(name: str) -> bool:
-    """Whether a folder's or table's name says that images are good."""
-    return known(name, NOMINAL_NAMES) is not None
+    """Whether a name of a folder or in a table denotes nominal images."""
+    return canonical_name(name, NOMINAL_NAMES) is not None
 
 
 def near_part(name: str) -> str | None:
-    """The split that a name nearly is, as ``training`` and ``Test_2`` nearly are."""
-    return None if known(name) else _near(name, PARTS)
+    """The split name that `name` is a near miss of, such as ``training`` or ``Test_2``; None for others."""
+    return None if canonical_name(name) else _near(name, PARTS)
 
 
 def near_nominal(name: str) -> str | None:
-    """The nominal name that a name nearly is, as ``goods``, ``OK (2)`` and ``defect-free`` nearly are."""
+    """The nominal name that `name` is a near miss of, such as ``goods``, ``OK (2)`` or ``defect-free``."""
     return None if is_nominal(name) else _near(name, NOMINAL_NAMES)
 
 
@@ -78,12 +78,12 @@ def sibling_suffix(path: str) -> str:
 
 
 def plain(text: str) -> str:
-    """The text without control characters and broken characters, which names of files may hold and terminals obey."""
+    """The text with control and invalid characters escaped: file names may contain them, and terminals obey them."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def plain_name(name: str) -> str:
-    """`plain`, for a name, in which a line's end is a character like others."""
+    """As `plain`, with line breaks escaped too."""
     return plain(name).replace("\n", "\\n")
 
 
@@ -96,15 +96,15 @@ def _near(name: str, names: tuple[str, ...]) -> str | None:
     squeezed = {each.replace("_", ""): each for each in names}
     if whole in squeezed:  # in pieces, or numbered
         return squeezed[whole]
-    own = [word for word in words if word not in _FILLERS]
-    if len(own) == 1 and own[0] in squeezed:
-        return squeezed[own[0]]
-    # Two letters tell too little: nok is no misspelt ok.
+    telling = [word for word in words if word not in _FILLERS]
+    if len(telling) == 1 and telling[0] in squeezed:
+        return squeezed[telling[0]]
+    # Two letters are too few: nok is not a misspelt ok.
     return next((each for short, each in squeezed.items() if len(short) > 2 and _is_slip(whole, short)), None)
 
 
 def _is_slip(name: str, meant: str) -> bool:
-    """Whether one letter is missing, one too many, or two neighbours changed places; another letter is another word."""
+    """Whether one letter is missing, extra, or two neighbours are swapped; a replaced letter makes another word."""
     if sorted(name) == sorted(meant):
         swapped = (meant[:i] + meant[i + 1] + meant[i] + meant[i + 2 :] for i in range(len(meant) - 1))
         return name in swapped

@@ -1,4 +1,4 @@
-"""What a category holds, in numbers: counts, types, sizes and how much of an image its defects cover."""
+"""Statistics of a category: image counts, defect types, image sizes and the share of an image that defects cover."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ad_assets.datasets.index import ImageIndex
 
 @dataclass(frozen=True)
 class Overview:
-    """One category.
+    """Statistics of one category.
 
     Args:
         category: its name.
@@ -25,8 +25,8 @@ class Overview:
         heights: smallest and largest, pixels.
         modes: PIL modes of the images.
         bytes: of all images, each file once.
-        mask_shares: mean, smallest and largest part of an anomalous image that its masks cover; None without masks.
-        problems: how many files were left out or warned of.
+        mask_shares: mean, smallest and largest share of an anomalous image that its masks cover; None without masks.
+        problems: number of errors, whose files were left out, and warnings.
     """
 
     category: str
@@ -45,7 +45,7 @@ class Overview:
 
     @classmethod
     def of(cls, category: str, index: ImageIndex) -> Overview:
-        """The numbers of an index, which holds at least one image."""
+        """The statistics of an index, which holds at least one image."""
         rows: list[dict[str, Any]] = index.table.to_pylist()
         test = [row for row in rows if row["split"] == "test"]
         anomalous = [row for row in test if row["label"] == 1]
@@ -67,17 +67,17 @@ class Overview:
         )
 
     def lacks(self) -> list[str]:
-        """What measuring needs and the category does not have, in words."""
-        told = []
+        """Messages about what metrics need and the category does not have."""
+        lacking = []
         if not self.test_anomalous:
-            told.append("no anomalous test images: no AUROC is defined")
+            lacking.append("no anomalous test images: no AUROC is defined")
         elif not self.test_good:
-            told.append("no nominal test images: the image AUROC is not defined")
+            lacking.append("no nominal test images: the image AUROC is not defined")
         if self.unmasked and self.unmasked == self.test_anomalous:
-            told.append("no masks: pixel metrics are not defined")
+            lacking.append("no masks: pixel metrics are not defined")
         elif self.unmasked:
-            told.append(f"{self.unmasked} anomalous test images have no mask: pixel metrics leave them out")
-        return told
+            lacking.append(f"{self.unmasked} anomalous test images have no mask: pixel metrics leave them out")
+        return lacking
 
 
 def _counted(names: Any) -> dict[str, int]:

@@ -1,6 +1,6 @@
-"""What is odd about the sound files of a category: warnings, since only people know whether it is meant.
+"""Plausibility warnings about the readable files of a category, which only a person can judge.
 
-What holds for many files is told once, with a number and an example.
+What applies to many files is reported once, with a count and an example.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from ad_assets.datasets.images import UPRIGHT
 from ad_assets.datasets.scanning import KnownFile
 
 _OVER_HALF = 0.5
-_SAME_MASKS = 5  # so many masks that are one and the same tell that something wrote one for all
+_SAME_MASKS = 5  # from this many on, identical masks suggest that a tool wrote the same one for all
 _SIZES_APART = 4  # times the median width or height
-_COMMON = 0.25  # of files: a gap that so many have is how these pictures end
+_COMMON = 0.25  # of files: where so many have a gap, it belongs to the pictures
 
 
-def oddities(candidates: Sequence[Candidate], scanned: Mapping[str, KnownFile], decoding: Decoding) -> list[Problem]:
+def plausibility_warnings(
+    candidates: Sequence[Candidate], scanned: Mapping[str, KnownFile], decoding: Decoding
+) -> list[Problem]:
     """Warnings about the files of a category.
 
     Args:
-        candidates: its sound images.
+        candidates: its readable images.
         scanned: all files by path.
-        decoding: the rules that they were read by.
+        decoding: the rules that they were read with.
     """
     images = sorted({candidate.path for candidate in candidates})
     masks = sorted({mask for candidate in candidates for mask in candidate.masks})
-    found = [
+    warnings = [
         *_frames([*images, *masks], scanned),
         *_turned([*images, *masks], scanned, decoding),
         *_sizes(images, scanned),
@@ -38,7 +40,7 @@ def oddities(candidates: Sequence[Candidate], scanned: Mapping[str, KnownFile], 
         *_shares(masks, scanned),
         *_mask_values(masks, scanned, decoding),
     ]
-    return [Problem(path, message, "warning") for path, message in found]
+    return [Problem(path, message, "warning") for path, message in warnings]
 
 
 def _frames(paths: Iterable[str], scanned: Mapping[str, KnownFile]) -> list[tuple[str, str]]:
@@ -51,9 +53,9 @@ def _turned(paths: Iterable[str], scanned: Mapping[str, KnownFile], decoding: De
     if not tagged:
         return []
     rule = (
-        "each image and mask is turned as its own tag says, as viewers show it: masks have to lie on what is shown"
+        "each image and mask is turned as its own tag says, as viewers show it: masks must match what is shown"
         if decoding.turn
-        else "it is not followed, as in the published protocol: masks have to lie on the pixels as they are stored"
+        else "it is ignored, as in the published protocol: masks must match the pixels as stored"
     )
     return [(tagged[0], f"has an EXIF orientation of {scanned[tagged[0]].orientation}{_others(tagged)}; {rule}")]
 
@@ -63,8 +65,8 @@ def _sizes(paths: Sequence[str], scanned: Mapping[str, KnownFile]) -> list[tuple
         return []
     width, height = (statistics.median(getattr(scanned[path], side) for path in paths) for side in ("width", "height"))
 
-    def apart(own: float, usual: float) -> bool:
-        return max(own, usual) > _SIZES_APART * min(own, usual)
+    def apart(side: float, median: float) -> bool:
+        return max(side, median) > _SIZES_APART * min(side, median)
 
     return [
         (path, f"is of {each.width} x {each.height}, where most images have about {width:.0f} x {height:.0f}")
@@ -77,28 +79,28 @@ def _gaps(paths: Sequence[str], scanned: Mapping[str, KnownFile]) -> list[tuple[
     gaps = {path: scanned[path].gap for path in paths if scanned[path].gap}
     if len(gaps) > _COMMON * len(paths):
         return []
-    told = "of its bytes are one and the same byte in a row, as a copy leaves them that was cut off: look at it"
-    return [(path, f"{100 * share:.0f} % {told}") for path, share in gaps.items()]
+    message = "of its bytes are one repeated byte, as an interrupted copy leaves them: check it"
+    return [(path, f"{100 * share:.0f} % {message}") for path, share in gaps.items()]
 
 
 def _shares(masks: Sequence[str], scanned: Mapping[str, KnownFile]) -> list[tuple[str, str]]:
     shares = {path: (scanned[path].area or 0) / (scanned[path].width * scanned[path].height) for path in masks}
-    found = []
+    warnings = []
     empty = [path for path, share in shares.items() if share == 0]
     if empty:
-        found.append((empty[0], f"its mask is empty, 0 % of the image{_others(empty, len(masks))}"))
+        warnings.append((empty[0], f"its mask is empty, 0 % of the image{_others(empty, len(masks))}"))
     over = [path for path, share in shares.items() if share > _OVER_HALF]
     if over:
-        told = f"marks {100 * shares[over[0]]:.0f} % of its image{_others(over, len(masks))}"
-        found.append((over[0], f"{told}: if it is inverted, declare mask_values: [0]"))
+        message = f"marks {100 * shares[over[0]]:.0f} % of its image{_others(over, len(masks))}"
+        warnings.append((over[0], f"{message}: if it is inverted, declare mask_values: [0]"))
     same = {scanned[path].sha256 for path in masks}
     if len(masks) >= _SAME_MASKS and len(same) == 1:
-        found.append((masks[0], f"all {len(masks)} masks are the same"))
-    return found
+        warnings.append((masks[0], f"all {len(masks)} masks are the same"))
+    return warnings
 
 
 def _mask_values(masks: Sequence[str], scanned: Mapping[str, KnownFile], decoding: Decoding) -> list[tuple[str, str]]:
-    """Masks of two values that do not agree in the second: a class, or pixels to ignore?"""
+    """Warns where masks of two values differ in the second, which may be a class or mark pixels to ignore."""
     rule = decoding.masks
     if rule.halved or rule.values is not None:
         return []
@@ -109,7 +111,7 @@ def _mask_values(masks: Sequence[str], scanned: Mapping[str, KnownFile], decodin
     return [
         (
             masks[0],
-            f"masks mark what is anomalous by different values ({shown}), all of which count: if one of them means "
+            f"masks mark anomalous pixels by different values ({shown}), all of which count: if one of them means "
             "ignore, declare mask_ignore",
         )
     ]

@@ -1,4 +1,4 @@
-"""Opening files: each image and mask of a category is hashed, decoded and described once, and known ever after."""
+"""Hashes, decodes and describes each image and mask of a category; unchanged files are not opened again."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ REPORT_EVERY = 100
 
 @dataclass(frozen=True)
 class KnownFile:
-    """What a scan learnt of one sound file; plain JSON values.
+    """What a scan found out about one readable file; plain JSON values, kept in the store.
 
     Args:
         size: bytes.
         stamp: the listing's change stamp.
         sha256: of the bytes, hexadecimal.
-        width: pixels, as the file is turned.
+        width: pixels, after the EXIF orientation is applied.
         height: as width.
         mode: PIL mode.
-        rule: what of the decoding rules the other values follow from.
-        area: of a mask, how many pixels are anomalous; None for an image.
-        value: of a mask, its strongest pixel, by which some datasets tell the kind of a region.
-        ignored: of a mask, how many pixels no metric counts.
-        largest: of an image of more than 8 bits, its largest value.
-        told_depth: of such an image, the bits that its tags tell; 0 where they tell nothing.
-        orientation: the EXIF orientation in the file, whether or not it is followed; 1 is upright.
+        rule: the decoding rules that the other values depend on.
+        area: for a mask, the number of anomalous pixels; None for an image.
+        value: for a mask, its largest value, which in some datasets is the kind of defect.
+        ignored: for a mask, the number of pixels that no metric counts.
+        largest: for an image of more than 8 bits, its largest value.
+        told_depth: for such an image, the bits declared by its tags; 0 where they declare none.
+        orientation: EXIF orientation of the file, whether or not it is applied; 1 is upright.
         frames: pages or frames of the file.
-        gap: part of the file that holds nothing but one byte, as copies that were cut off leave it; 0 for sound files.
-        brightness: of an image, where asked for: as `Appearance` has it.
+        gap: share of the file taken by one repeated byte, as interrupted copies leave it; 0 for complete files.
+        brightness: of an image, where requested; see `Appearance`.
         thumbnail: as brightness.
-        look_depth: bits that an image of more than 8 was scaled by for its looks.
+        look_depth: bit depth that brightness and thumbnail were computed at, for an image of more than 8 bits.
     """
 
     size: int
@@ -69,34 +69,38 @@ class KnownFile:
 
 @dataclass(frozen=True)
 class Scan:
-    """How the files of a category are opened.
+    """How the files of a category are read.
 
     Args:
-        files: where they lie.
+        files: the dataset's folder.
         listing: path -> stamp.
         decoding: the rules of the dataset.
         report: called as ``report(what, done, total)`` from time to time.
-        looks: take a glance at every image too.
+        appearance: also compute brightness and thumbnail of every image.
     """
 
     files: ImageFiles
     listing: Mapping[str, FileStamp]
     decoding: Decoding
     report: ProgressReport
-    looks: bool = False
+    appearance: bool = False
 
     def run(
-        self, candidates: Sequence[Candidate], known: Mapping[str, KnownFile]
+        self, candidates: Sequence[Candidate], known_files: Mapping[str, KnownFile]
     ) -> tuple[dict[str, KnownFile], list[Problem]]:
-        """All files of some candidates, and what is wrong with some of them.
+        """Read the files of candidates; returns those that are readable, and the problems of the others.
 
         Args:
             candidates: the images, which name their masks.
-            known: files of an earlier scan; those that have not changed are not opened.
+            known_files: files of an earlier scan; those that have not changed are not opened.
         """
         is_mask = {candidate.path: False for candidate in candidates}
         is_mask |= {mask: True for candidate in candidates for mask in candidate.masks}
-        scanned = {path: known[path] for path, mask in is_mask.items() if self._unchanged(path, known.get(path), mask)}
+        scanned = {
+            path: known_files[path]
+            for path, mask in is_mask.items()
+            if self._unchanged(path, known_files.get(path), mask)
+        }
         unread = sorted(set(is_mask) - set(scanned))
         problems = []
         with ThreadPoolExecutor(THREADS) as pool:
@@ -110,19 +114,19 @@ class Scan:
                     self.report("images and masks read", done, len(unread))
         return scanned, problems
 
-    def _unchanged(self, path: str, known: KnownFile | None, mask: bool) -> bool:
-        # A file system without stamps tells nothing of a change, so its files are read each time.
+    def _unchanged(self, path: str, earlier: KnownFile | None, mask: bool) -> bool:
+        # Without stamps a change cannot be detected, so files are read each time.
         stamp = self.listing[path]
-        if known is None or not stamp.stamp or (known.size, known.stamp) != (stamp.size, stamp.stamp):
+        if earlier is None or not stamp.stamp or (earlier.size, earlier.stamp) != (stamp.size, stamp.stamp):
             return False
-        if known.rule != self._rule(mask=mask) or (known.area is not None) != mask:
+        if earlier.rule != self._rule(mask=mask) or (earlier.area is not None) != mask:
             return False
-        if mask or not self.looks:
+        if mask or not self.appearance:
             return True
         wanted = self.decoding.bit_depth
-        if known.largest is None or wanted is None or known.largest >> wanted:
-            return bool(known.thumbnail)
-        return known.look_depth == wanted
+        if earlier.largest is None or wanted is None or earlier.largest >> wanted:
+            return bool(earlier.thumbnail)
+        return earlier.look_depth == wanted
 
     def _rule(self, *, mask: bool) -> str:
         return f"turn={self.decoding.turn} {self.decoding.masks if mask else ''}"
@@ -136,7 +140,7 @@ class Scan:
         except ImageError as error:
             return Problem(path, error.message)
         except StorageError:
-            raise  # not the image's fault: no index without it
+            raise  # the storage failed, not the file: an index without it would be wrong
         except OSError as error:
             return Problem(path, f"cannot be read ({error}): check that it still exists and its permissions")
 
@@ -159,7 +163,7 @@ class Scan:
     def _image(self, path: str, data: bytes) -> KnownFile:
         read = self.decoding.inspect(data, path)
         height, width = read.rgb.shape[:2]
-        glance = appearance_of(read.rgb) if self.looks else None
+        appearance = appearance_of(read.rgb) if self.appearance else None
         return KnownFile(
             **self._of_any(path, data),
             width=width,
@@ -170,9 +174,9 @@ class Scan:
             told_depth=read.told_depth,
             orientation=read.how,
             frames=read.frames,
-            brightness=glance.brightness if glance else None,
-            thumbnail=glance.thumbnail if glance else None,
-            look_depth=read.depth if glance else None,
+            brightness=appearance.brightness if appearance else None,
+            thumbnail=appearance.thumbnail if appearance else None,
+            look_depth=read.depth if appearance else None,
         )
 
     def _of_any(self, path: str, data: bytes) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import re
 import struct
 from collections.abc import Callable
 
-HEAD = 32  # bytes that tell the format
-TAIL = 1024  # bytes in which the end mark of nearly all files lies
-SMALL = 1 << 18  # bytes in which the thumbnails of a JPEG lie, which have end marks of their own: read whole
+HEAD = 32  # bytes that identify the format
+TAIL = 1024  # bytes that contain the end marker of nearly all files
+SMALL = 1 << 18  # bytes that contain the thumbnails of a JPEG, which have end markers too: such files are read whole
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
@@ -31,10 +31,10 @@ _LEAST, _LEAST_SHARE = 256, 1 / 16  # of an uncompressed file's end
 
 
 def is_whole(read: Callable[[int, int], bytes], size: int) -> bool:
-    """Whether a file can be complete; where it does not say, whether it holds anything.
+    """Whether a file ends as its format declares; for other formats, whether it is not empty.
 
     Args:
-        read: its bytes from one place to another.
+        read: returns the bytes from a start to an end offset.
         size: of the file, in bytes.
     """
     if size == 0:
@@ -53,58 +53,58 @@ def is_whole(read: Callable[[int, int], bytes], size: int) -> bool:
 
 
 def _ends_as_png(data: bytes) -> bool:
-    place = len(_PNG)
-    while place + 8 <= len(data):
-        length, kind = _u32(data, place, ">"), data[place + 4 : place + 8]
-        place += 12 + length
+    offset = len(_PNG)
+    while offset + 8 <= len(data):
+        length, kind = _u32(data, offset, ">"), data[offset + 4 : offset + 8]
+        offset += 12 + length
         if kind == b"IEND":
-            return place <= len(data)
+            return offset <= len(data)
     return False
 
 
 def _ends_as_jpeg(data: bytes) -> bool:
-    """Whether the end mark of the image itself is there: a thumbnail among its notes has one too."""
-    place = len(_JPEG)
+    """Whether the end marker of the image itself is there: embedded thumbnails have one too."""
+    offset = len(_JPEG)
     while True:
-        found = _MARKER.match(data, place)
-        if found is None:
+        marker_match = _MARKER.match(data, offset)
+        if marker_match is None:
             return False
-        marker, place = data[found.end() - 1], found.end()
+        marker, offset = data[marker_match.end() - 1], marker_match.end()
         if marker == _JPEG_END[1]:
             return True
         if marker not in _ALONE:
-            if place + 2 > len(data):
+            if offset + 2 > len(data):
                 return False
-            place += struct.unpack_from(">H", data, place)[0]
+            offset += struct.unpack_from(">H", data, offset)[0]
         if marker == _JPEG_SCAN[1]:
-            following = _MARKER.search(data, place)
-            place = following.start() if following else len(data)
+            following = _MARKER.search(data, offset)
+            offset = following.start() if following else len(data)
 
 
 def _boxes_end(read: Callable[[int, int], bytes], size: int) -> bool:
-    """Whether a row of boxes, each of which says how long it is, fits into the file."""
-    place = 0
-    while place < size:
-        head = read(place, min(place + 16, size))
+    """Whether the boxes of a file (AVIF, JPEG 2000), each with its length, end where the file does."""
+    offset = 0
+    while offset < size:
+        head = read(offset, min(offset + 16, size))
         if len(head) < 8:
             return False
         length = _u32(head, 0, ">")
-        if length == 0:  # up to the end, wherever that is
+        if length == 0:  # extends to the end of the file
             return True
         if length == 1:
             length = struct.unpack_from(">Q", head, 8)[0] if len(head) == 16 else 0
         if length < 8:
-            return True  # not what it seemed to be: the decoder will tell
-        place += length
-    return place == size
+            return True  # not such a file after all: the decoder reports it
+        offset += length
+    return offset == size
 
 
-def _u32(data: bytes, place: int, order: str) -> int:
-    return int(struct.unpack_from(f"{order}I", data, place)[0])
+def _u32(data: bytes, offset: int, order: str) -> int:
+    return int(struct.unpack_from(f"{order}I", data, offset)[0])
 
 
 def gap_in(data: bytes) -> float:
-    """The part of a file that one run of a single byte takes, if that run is suspiciously long; else 0.
+    """The share of a file, 0..1, taken by a suspiciously long run of one byte; 0 without such a run.
 
     Args:
         data: the file's bytes.
@@ -117,13 +117,13 @@ def gap_in(data: bytes) -> float:
 
 
 def _hole(data: bytes) -> int:
-    """The longest run of zeros in the coded part of a JPEG; 0 where none has `_HOLE` of them."""
+    """Length of the longest run of at least `_HOLE` zeros in the coded part of a JPEG; 0 for none."""
     start, end = max(data.find(_JPEG_SCAN), 0), data.rfind(_JPEG_END)
-    # Some cameras fill up what follows the end; without an end the hole goes to the end of the file.
+    # Some cameras pad the file after the end marker; without an end marker the run extends to the end of the file.
     body = data[start : end if end > start else len(data)]
-    longest, place = 0, body.find(bytes(_HOLE))
-    while place >= 0:
-        rest = body[place:]
+    longest, offset = 0, body.find(bytes(_HOLE))
+    while offset >= 0:
+        rest = body[offset:]
         run = len(rest) - len(rest.lstrip(b"\0"))
-        longest, place = max(longest, run), body.find(bytes(_HOLE), place + run)
+        longest, offset = max(longest, run), body.find(bytes(_HOLE), offset + run)
     return longest

@@ -1,4 +1,4 @@
-"""Scores of new images from what a detector has learnt: the graph's own code, without a run and without Dagster.
+"""Scores new images with a fitted detector, by the graph's own code, without a run or a Dagster instance.
 
 >>> from ad_assets.prediction import load_detector
 >>> detector = load_detector("parts", "patchcore_10", "bolt", config="parts.yaml")

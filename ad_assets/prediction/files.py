@@ -1,6 +1,7 @@
-"""Images to predict as a command line names them, and what is written of each: picture, map, tables.
+"""Resolves the images named on the command line, and writes results: pictures, score maps, tables.
 
-Every file is written under a temporary name and renamed, and the tables last: what an interrupted run leaves is whole.
+Every file is written under a temporary name and renamed, the tables last, so that an interrupted run leaves complete
+files.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ PICTURE_SIDE = 1024  # pixels; a larger image is shown smaller
 
 
 def image_paths(named: Iterable[str], out: str | None = None) -> tuple[list[str], list[str]]:
-    """Files as they are named, and the pictures in named folders, at any depth; each once, folders in order of paths.
+    """The named files, and the pictures below named folders, without duplicates; and the other files of the folders.
 
-    Pictures of formats that are not read are among them, so that they fail by name. Second, what else the folders hold.
+    Pictures of unsupported formats are included, so that they are reported as failed.
 
     Args:
-        named: files and folders; what is not there counts as a file, which then cannot be read.
-        out: folder of the results, whose pictures are no images to predict.
+        named: files and folders; a missing path counts as a file and fails when it is read.
+        out: folder of the results, whose pictures are left out.
     """
     drawn = Path(out, PICTURES).resolve() if out else None
-    found: dict[str, None] = {}
+    paths: dict[str, None] = {}
     others: list[str] = []
     for name in named:
         if Path(name).is_dir():
@@ -50,19 +51,19 @@ def image_paths(named: Iterable[str], out: str | None = None) -> tuple[list[str]
                 whole = str(Path(name, path))
                 if is_image(path) or is_foreign(path):
                     if not (drawn and Path(whole).resolve().is_relative_to(drawn)):
-                        found[whole] = None
+                        paths[whole] = None
                 elif not out or not Path(whole).resolve().is_relative_to(Path(out).resolve()):
                     others.append(whole)
             others += [str(Path(name, path)) for path in listed.passed_over]
         else:
-            found[name] = None
-    return list(found), others
+            paths[name] = None
+    return list(paths), others
 
 
 def result_names(paths: Sequence[str]) -> dict[str, str]:
-    """Path -> name of its results, without suffix: the path below the folder that all have in common.
+    """Path -> name of its result files without suffix: the path below the folder that all images share.
 
-    Suffixes of images stay where names would clash without them.
+    Image suffixes are kept where names would be equal without them.
     """
     whole = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 - resolve would follow links to other names
     common = os.path.commonpath([path.parent for path in whole]) if whole else ""
@@ -71,7 +72,7 @@ def result_names(paths: Sequence[str]) -> dict[str, str]:
     return dict(zip(paths, short if len(set(short)) == len(set(names)) else names, strict=True))
 
 
-# As Row has them; spelt out, because a column without any value must have its type too.
+# The fields of PredictionRow with explicit types, since a column may have no value to infer one from.
 _SCHEMA = [
     ("image", "string"),
     ("score", "float64"),
@@ -87,8 +88,8 @@ _SCHEMA = [
 
 
 @dataclass(frozen=True)
-class Row:
-    """What the tables say of one image; `error` in place of a score where it could not be read."""
+class PredictionRow:
+    """One image in the tables; `error` instead of a score where it could not be read. Sizes in pixels."""
 
     image: str
     score: float | None = None
@@ -103,7 +104,7 @@ class Row:
 
     @property
     def decision(self) -> str:
-        """In a word."""
+        """The decision as a word."""
         if self.error is not None:
             return "failed"
         return {None: "-", False: "nominal", True: "anomalous"}[self.anomalous]
@@ -114,17 +115,17 @@ class PredictionWriter:
 
     Args:
         folder: local folder or ``s3://bucket/prefix``.
-        detector: whose predictions they are.
+        detector: the detector that predicts.
         names: `result_names` of the images.
-        raw_maps: whether maps are written too, as ``.npy`` files, float32 in the frame of the detector.
+        raw_maps: write the score maps too: ``.npy`` files, float32, in the frame of the detector.
     """
 
     def __init__(self, folder: str, detector: Predictor, names: dict[str, str], *, raw_maps: bool = False) -> None:
         self._store = ArtifactStore(root=folder)
         self._detector, self._names, self._raw_maps = detector, names, raw_maps
 
-    def add(self, prediction: Prediction, rgb: RgbImage) -> Row:
-        """Write the picture, and the map if asked for, of one image ``(H, W, 3)`` uint8.
+    def add(self, prediction: Prediction, rgb: RgbImage) -> PredictionRow:
+        """Write the picture, and the map if requested, of one image ``(H, W, 3)`` uint8.
 
         Raises:
             ConfigError: the folder cannot be written.
@@ -138,14 +139,14 @@ class PredictionWriter:
             self._write(raw_map, buffer.getvalue())
         return row_of(prediction, picture, raw_map)
 
-    def finish(self, rows: Sequence[Row]) -> None:
-        """Write the tables: ``predictions.parquet``, and ``predictions.json``, which names the detector too.
+    def finish(self, rows: Sequence[PredictionRow]) -> None:
+        """Write the tables ``predictions.parquet`` and ``predictions.json``, which also names the detector.
 
         Raises:
             ConfigError: the folder cannot be written.
         """
         detector = self._detector
-        told = {
+        document = {
             "dataset": detector.dataset,
             "detector": detector.detector,
             "category": detector.category,
@@ -154,7 +155,7 @@ class PredictionWriter:
             "predictions": [vars(row) for row in rows],
         }
         self._write("predictions.parquet", _parquet(rows))
-        self._write("predictions.json", json.dumps(told, indent=1).encode())
+        self._write("predictions.json", json.dumps(document, indent=1).encode())
 
     def _write(self, path: str, data: bytes) -> None:
         try:
@@ -163,7 +164,7 @@ class PredictionWriter:
             raise ConfigError(f"{self._store.location(path)} cannot be written: {error.strerror or error}") from error
 
     def _picture(self, prediction: Prediction, rgb: RgbImage) -> RgbImage:
-        """The heat map over the whole image; without a scale of the category, from its own lowest to highest score."""
+        """The heat map over the image; its colours span the category's range if known, else the map's own."""
         from PIL import Image
 
         height, width = prediction.shape
@@ -176,10 +177,10 @@ class PredictionWriter:
         return pictures.overlay(rgb, score_map, low, high)
 
 
-def row_of(prediction: Prediction, picture: str | None = None, raw_map: str | None = None) -> Row:
-    """The row of an image that was scored."""
+def row_of(prediction: Prediction, picture: str | None = None, raw_map: str | None = None) -> PredictionRow:
+    """The row of a scored image."""
     height, width = prediction.shape
-    return Row(
+    return PredictionRow(
         prediction.name,
         prediction.score,
         prediction.threshold,
@@ -192,12 +193,12 @@ def row_of(prediction: Prediction, picture: str | None = None, raw_map: str | No
     )
 
 
-def failed_row(error: ImageError) -> Row:
+def failed_row(error: ImageError) -> PredictionRow:
     """The row of an image that could not be read."""
-    return Row(error.path, error=plain(error.message))
+    return PredictionRow(error.path, error=plain(error.message))
 
 
-def _parquet(rows: Sequence[Row]) -> bytes:
+def _parquet(rows: Sequence[PredictionRow]) -> bytes:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -209,5 +210,5 @@ def _parquet(rows: Sequence[Row]) -> bytes:
 
 
 def _text(name: str | None) -> str | None:
-    """A name as a table can hold it: bytes that are no text as escapes."""
+    """A file name as valid UTF-8, with undecodable bytes escaped."""
     return None if name is None else name.encode("utf-8", "backslashreplace").decode()

@@ -1,9 +1,9 @@
-"""How long a loaded detector takes for an image, by step: what `Predictor` notes of every batch, over many batches.
+"""Latency of a loaded detector per image and step, from the times that `Predictor` measures for each batch.
 
-Steps: ``decode`` (bytes to normalised pixels; reading the file is left aside), ``backbone``, then ``match`` (the search
-in what was learnt) and ``post`` (from what was found to smoothed maps of full size) of methods that match first, else
-``score`` for both, summed over the members of an ensemble, and ``fuse``. ``total`` is the time until a batch has come
-back. All are seconds of a batch over its images; a device has finished when a step ends.
+Steps: ``decode`` (bytes to normalised pixels, without reading the file), ``backbone``, then ``match`` (nearest
+    neighbour search) and ``post`` (matches to smoothed maps of full size) for methods that match, else ``score`` for
+    both, summed over the members of an ensemble, and ``fuse``. ``total`` is the wall time of a batch. All are divided
+    by the number of images; the device is synchronised at the end of each step.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ TOTAL = "total"
 
 @dataclass(frozen=True)
 class StepLatency:
-    """Milliseconds that a step takes for an image, of batches of one size.
+    """Milliseconds per image of one step, at one batch size.
 
     Args:
-        detector: name of the lane.
+        detector: name of the detector.
         category: its category.
-        batch_size: images a batch.
-        batches: how many were timed.
-        step: its name.
-        p50_ms: half of the batches take so long at most.
-        p95_ms: 95 % of them.
+        batch_size: images per batch.
+        batches: number of timed batches.
+        step: name of the step.
+        p50_ms: median over batches.
+        p95_ms: 95th percentile over batches.
     """
 
     detector: str
@@ -47,10 +47,10 @@ class StepLatency:
 
 
 def sample_images(benchmark: Benchmark, dataset: Dataset, category: str, most: int) -> list[bytes]:
-    """The files of some test images, evenly spaced over the image index; of training images where none are tested.
+    """The bytes of up to `most` test images, evenly spaced over the image index; of training images without any.
 
     Raises:
-        DetectorError: there is no image index, or its images are not where the dataset is.
+        DetectorError: there is no image index, or its images cannot be read.
     """
     head = read_head(benchmark.store, (dataset.name, "image_index"), category)
     artifact = benchmark.store.artifact("image_index", head.version) if head else None
@@ -72,13 +72,13 @@ def measure(detector: Predictor, images: Sequence[bytes], batch_size: int, count
     """Time a detector on batches of one size, after a warm-up.
 
     Args:
-        detector: a loaded one.
-        images: files, repeated as needed.
-        batch_size: images a batch.
-        count: at least so many images are timed, and at least `LEAST_BATCHES` batches.
+        detector: a loaded detector.
+        images: bytes of image files, repeated as needed.
+        batch_size: images per batch.
+        count: least number of images to time; at least `LEAST_BATCHES` batches are timed.
 
     Returns:
-        A row a step, in the order in which steps are taken, and one for all.
+        One row per step in the order of the steps, and one for the total.
 
     Raises:
         ImageError: an image cannot be read.
@@ -87,11 +87,11 @@ def measure(detector: Predictor, images: Sequence[bytes], batch_size: int, count
     import numpy as np
 
     if not images or min(batch_size, count) < 1:
-        raise ValueError("a latency needs images, and batches of at least one")
+        raise ValueError("latency needs at least one image, and a batch size and count of at least 1")
     batches = max(LEAST_BATCHES, -(-count // batch_size))
     seconds: dict[str, list[float]] = {}
     for number in range(-WARM_UP_BATCHES, batches):
-        batch = [images[(number * batch_size + place) % len(images)] for place in range(batch_size)]
+        batch = [images[(number * batch_size + position) % len(images)] for position in range(batch_size)]
         started = time.perf_counter()
         predictions = list(detector.predict_batch(batch, batch_size=batch_size))
         total = (time.perf_counter() - started) / batch_size
@@ -112,7 +112,7 @@ def measure(detector: Predictor, images: Sequence[bytes], batch_size: int, count
 
 
 def machine(detector: Predictor) -> dict[str, Any]:
-    """What the figures depend on: device, precision, threads, versions."""
+    """What latencies depend on: device, precision, threads, versions."""
     import torch
 
     from ad_assets.kernels.parallel import threads

@@ -18,7 +18,7 @@ from ad_assets.graph.stages.score_maps import Scorer, calibration_images, read_s
 from ad_assets.methods import Features, LoadMatches
 from ad_assets.methods.data import NominalScores
 from ad_assets.prediction.lookup import DetectorError, Lookup
-from ad_assets.prediction.predictor import Laps, Member, Predictor
+from ad_assets.prediction.predictor import Member, Predictor, StepTimer
 from ad_assets.production.champion_history import as_promoted, read_history
 from ad_assets.store.store import Artifact, ArtifactStore
 
@@ -113,16 +113,16 @@ class _Loader:
     def predictor(self, detector: Detector, version: str | Mapping[str, str] | None) -> Predictor:
         compute = self._benchmark.compute
         compute.apply_threads()
-        laps = Laps(compute.torch_device())
+        timer = StepTimer(compute.torch_device())
         lanes = [self._dataset.detectors[name] for name in detector.members] or [detector]
         versions = self._versions(detector, version)
-        members = [self._member(lane, versions.get(lane.name), laps) for lane in lanes]
+        members = [self._member(lane, versions.get(lane.name), timer) for lane in lanes]
         # New images are decoded as those were that the state learnt, whatever the index says by now.
         decoding = self._dataset.reader.decoding.of(*(image for member in members for image in member.images))
         place = (self._dataset.name, detector.name, self._category)
         nominal = self._fused_nominal(members)
         threshold, colours = self._threshold(nominal), self._colour_scale(detector)
-        return Predictor(place, members, threshold, nominal, decoding, compute, laps, colours, tuple(self._stale))
+        return Predictor(place, members, threshold, nominal, decoding, compute, timer, colours, tuple(self._stale))
 
     def _versions(self, detector: Detector, version: str | Mapping[str, str] | None) -> Mapping[str, str]:
         if version is None:
@@ -136,7 +136,7 @@ class _Loader:
             )
         return versions
 
-    def _member(self, detector: Detector, version: str | None, laps: Laps) -> Member:
+    def _member(self, detector: Detector, version: str | None, timer: StepTimer) -> Member:
         stages = self._lookup.stages(self._dataset, detector, self._category)
         learnt = self._learnt(detector, stages, version)
         compute, extractor = self._benchmark.compute, self._benchmark.extractors[detector.extractor]
@@ -145,7 +145,7 @@ class _Loader:
         train = stored_features(self._store, compute, stages.features.code_version, learnt.images, method.layers)
         tools = runtime_on(compute, self._report)
         matches = self._matches(stages, learnt)
-        scorer = Scorer(method, state, train, matches, extractor.input_size, tools, laps)
+        scorer = Scorer(method, state, train, matches, extractor.input_size, tools, timer)
         nominal = self._nominal(stages, learnt, scorer, train)
         return Member(detector.name, learnt.version, learnt.images, extractor, method.layers, scorer, nominal)
 

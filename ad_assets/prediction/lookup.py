@@ -1,7 +1,6 @@
-"""What the names of a call stand for: dataset, lane and category of a benchmark file, and the stages of the lane.
+"""Resolves the names of a call: dataset, detector and category of a benchmark file, and the stages of the detector.
 
-Nothing but the benchmark file and the store is read, so that a detector can be loaded where the images that it learnt
-are not.
+Reads only the benchmark file and the store, so that a detector can be loaded where its training images are not.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ Named = TypeVar("Named")
 
 
 class DetectorError(ConfigError):
-    """What a call names is not there, or not what the benchmark file says; the message says what to do."""
+    """A named dataset, detector or category does not exist, or cannot be loaded; the message has the remedy."""
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """A benchmark file, and how a user would name it on the command line.
+    """A benchmark, and the command line options that load it.
 
     Args:
-        benchmark: what the file says.
-        options: the options of `ad-assets` that lead to it.
+        benchmark: the loaded benchmark file.
+        options: options of `ad-assets` for it, which messages quote.
     """
 
     benchmark: Benchmark
@@ -39,10 +38,10 @@ class Lookup:
 
     @classmethod
     def of(cls, config: str | Path | Benchmark | None = None, overrides: Iterable[str] = ()) -> Lookup:
-        """A benchmark, or the file that `load_config` takes for `config` and `overrides`.
+        """From a benchmark, or from the file that `load_config` loads for `config` and `overrides`.
 
         Raises:
-            ConfigError: the file is wrong.
+            ConfigError: the file is invalid.
         """
         if isinstance(config, Benchmark):
             return cls(config)
@@ -51,23 +50,23 @@ class Lookup:
         return cls(load_config(config, overrides), (*named, *(o for text in overrides for o in ("--set", text))))
 
     def dataset(self, name: str | None) -> Dataset:
-        """The dataset of a name; without one, the only dataset.
+        """The dataset of this name; the only one if `name` is None.
 
         Raises:
-            DetectorError: there is none, or there are several.
+            DetectorError: there is no such dataset, or there are several and no name.
         """
         return _chosen(name, self.benchmark.datasets, "dataset", self.benchmark.source)
 
     def detector(self, dataset: Dataset, name: str | None) -> Detector:
-        """The detector of a name; without one, the only detector of the dataset.
+        """The detector of this name; the only one of the dataset if `name` is None.
 
         Raises:
-            DetectorError: there is none, or there are several.
+            DetectorError: there is no such detector, or there are several and no name.
         """
         return _chosen(name, dataset.detectors, "detector", f"dataset {dataset.name!r}")
 
     def categories(self, dataset: Dataset) -> list[str]:
-        """The categories of a dataset: of its folder, or where that is not there, of its heads in the store."""
+        """The categories of a dataset, from its folder, or from heads in the store where the folder is missing."""
         return self._categories(dataset)[0]
 
     def _categories(self, dataset: Dataset) -> tuple[list[str], str]:
@@ -79,23 +78,23 @@ class Lookup:
             return sorted({name for name in names if not name.startswith(".")}), f" ({error})"
 
     def category(self, dataset: Dataset, name: str | None) -> str:
-        """The category of a name; without one, the only category of the dataset.
+        """The category of this name; the only one of the dataset if `name` is None.
 
         Raises:
-            DetectorError: there is none, or there are several.
+            DetectorError: there is no such category, or there are several and no name.
         """
         categories, unseen = self._categories(dataset)
         return _chosen(name, {each: each for each in categories}, "category", f"dataset {dataset.name!r}{unseen}")
 
     def stages(self, dataset: Dataset, detector: Detector, category: str) -> ScoringStages:
-        """The stages of a lane that is no ensemble, as the graph has them, for one category."""
+        """The stages of a detector that is not an ensemble, as in the graph, for one category."""
         index = image_index_stage(dataset, (category,))
         name = detector.extractor
         features = features_stage(dataset, index, name, self.benchmark.extractors[name])
         return scoring_stages(self.benchmark, dataset, detector, features)
 
     def command(self, dataset: Dataset, detector: Detector, category: str) -> str:
-        """What brings a lane of one category up to date."""
+        """The command that brings a detector of one category up to date."""
         options = " ".join(map(shlex.quote, self.options))
         select = shlex.quote(f'key:"{dataset.name}/{detector.name}/*"')
         return (
@@ -104,12 +103,12 @@ class Lookup:
         )
 
 
-def _chosen(name: str | None, known: Mapping[str, Named], what: str, where: str) -> Named:
-    names = ", ".join(known) or "none"
+def _chosen(name: str | None, choices: Mapping[str, Named], what: str, where: str) -> Named:
+    names = ", ".join(choices) or "none"
     if name is None:
-        if len(known) == 1:
-            return next(iter(known.values()))
-        raise DetectorError(f"name a {what}: {where} has several: {names}" if known else f"{where} has no {what}")
-    if name not in known:
+        if len(choices) == 1:
+            return next(iter(choices.values()))
+        raise DetectorError(f"name a {what}: {where} has several: {names}" if choices else f"{where} has no {what}")
+    if name not in choices:
         raise DetectorError(f"{where} has no {what} {name!r}; it has: {names}")
-    return known[name]
+    return choices[name]

@@ -1,9 +1,10 @@
-"""New images that do not look nominal are held back for a person to decide; what was admitted stays admitted.
+"""Holds back new training images that do not look nominal until a person decides; admitted images stay admitted.
 
-The first images of a category are taken as they are: somebody chose them. After that a new image in the training folder
-is held if it is of another size than the admitted ones, darker or brighter than any, a copy of a test image, or if the
-champion of the gatekeeper scores it as no nominal image. Held images are in no index, hence in no bank; they are listed
-with their reasons and pictures. A person admits or rejects them; a decision holds whatever the detector says later.
+The first images of a category are all admitted, since a person chose them. After that a new image in the training
+folder is held if its size differs from the admitted ones, if it is darker or brighter than all of them, if it is a copy
+of a test image, or if the champion of the gatekeeper scores it above its threshold. Held images are not indexed, so
+nothing is fitted on them; they are listed with reasons and pictures. A person's decision to admit or reject one is
+final.
 """
 
 from __future__ import annotations
@@ -43,16 +44,17 @@ from ad_assets.report import pictures
 if TYPE_CHECKING:
     from ad_assets.prediction import Predictor
 
-BRIGHTNESS_ROOM = 0.25  # of the range of admitted images, and BRIGHTNESS_LEVELS, that a new image may be beyond it
+# A new image may be outside the brightness range of admitted images by this share of the range plus so many levels.
+BRIGHTNESS_ROOM = 0.25
 BRIGHTNESS_LEVELS = 8.0
 PICTURE_BYTES = 12_000
 
 
 class NewImageGate:
-    """Judges the new images of a production dataset.
+    """Decides which new images of a production dataset are held.
 
     Args:
-        benchmark: for the detector and the store.
+        benchmark: provides detector and store.
         dataset: the dataset.
     """
 
@@ -62,28 +64,27 @@ class NewImageGate:
         self._store = benchmark.store
 
     def filter(self, index: ImageIndex, category: str, progress: Progress) -> tuple[ImageIndex, Admissions]:
-        """The index without what is held or rejected, and who is held.
+        """The index without held and rejected images, and the new admissions.
 
         Raises:
-            ConfigError: the category was judged before, and its admissions are gone.
-            DamagedRecordError: its admissions or decisions cannot be read, or are lost.
+            ConfigError: the category was indexed before, and its admissions are lost.
+            DamagedRecordError: its admissions or decisions are unreadable or lost.
         """
         decisions = read_decisions(self._store, self._dataset.name, category)
         if read_admissions(self._store, self._dataset.name, category).decided is None:
-            # Written before there was a count: the stamps of the last index have one.
+            # Older admissions have no count; the stamps of the last index have it.
             stamps = read_stamps(self._store, self._dataset.name, category)
             refuse_loss(self._store, self._dataset.name, category, decisions, stamps.get(DECISIONS, [0])[0])
         if not has_admissions(self._store, self._dataset.name, category) and (decisions or self._was_judged(category)):
             raise ConfigError(
-                f"{self._dataset.name} [{category}]: nobody knows any more who was admitted and who is held "
-                f"back, for its admissions are gone from the store {self._store.root!r}, and it was indexed before: "
-                f"restore them; {REMEDY}"
+                f"{self._dataset.name} [{category}]: its admissions, which say which images are admitted and held, are "
+                f"missing from the store {self._store.root!r}, though it was indexed before: restore them; {REMEDY}"
             )
         rows = index.table.to_pylist()
-        # People decide on a file: what they said of it stands, however it is decoded later.
+        # Decisions refer to the content of the file, however it is decoded later.
         train = {content_of(row["image_id"]): row for row in rows if row["split"] == "train"}
         rejected = {image for image, decision in decisions.items() if decision == "reject"}
-        judged: dict[str, Held | None] = {}  # new image -> why it is held, None: it is not
+        new_images: dict[str, Held | None] = {}  # new image -> why it is held; None: it is not
 
         def change(before: Admissions) -> Admissions:
             admitted = {image for image in before.admitted if image in train}
@@ -92,10 +93,10 @@ class NewImageGate:
             held = {i: h for i, h in before.held.items() if i in train and i not in admitted | rejected}
             new = [i for i in train if i not in admitted | held.keys() | rejected]
             if before.admitted:
-                fresh = [train[image] for image in new if image not in judged]
-                found = self._judge(index, fresh, admitted, category, progress)
-                judged.update({image: found.get(image) for image in new if image not in judged})
-                held |= {image: why for image in new if (why := judged[image])}
+                fresh = [train[image] for image in new if image not in new_images]
+                newly_held = self._judge(index, fresh, admitted, category, progress)
+                new_images.update({image: newly_held.get(image) for image in new if image not in new_images})
+                held |= {image: why for image in new if (why := new_images[image])}
             return counted(
                 replace(before, admitted=tuple(sorted(admitted | (set(new) - held.keys()))), held=held), decisions
             )
@@ -103,14 +104,14 @@ class NewImageGate:
         after = update_admissions(self._store, self._dataset.name, category, change)
         admitted = set(after.admitted)
         out = {row["path"] for image, row in train.items() if image not in admitted}
-        kept = index.table.filter([row["path"] not in out for row in rows])
+        admitted_rows = index.table.filter([row["path"] not in out for row in rows])
         held_back = tuple(
             Problem(entry.path, f"held back: {'; '.join(entry.reasons)}", "warning") for entry in after.held.values()
         )
-        return replace(index, table=kept, problems=(*index.problems, *held_back)), after
+        return replace(index, table=admitted_rows, problems=(*index.problems, *held_back)), after
 
     def _was_judged(self, category: str) -> bool:
-        """Whether an index was made behind this gate, or a detector of the category was ever champion."""
+        """Whether an index was made with this gate, or a detector of the category was ever champion."""
         head = self._store.read_head((self._dataset.name, "image_index"), category)
         if head is None:
             return False
@@ -126,35 +127,35 @@ class NewImageGate:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         if not rows:
             return {}
-        company = NominalStatistics(index, admitted)
-        reasons = {content_of(row["image_id"]): company.objections(row) for row in rows}
+        statistics = NominalStatistics(index, admitted)
+        reasons = {content_of(row["image_id"]): statistics.objections(row) for row in rows}
         try:
             scored = self._score(rows, category, progress)
         except ConfigError as error:
-            # Nobody is admitted unseen: a person decides, or mends what keeps the detector from judging.
+            # Images that cannot be scored are held, until a person decides or the cause is fixed.
             scored = {}
-            for told in reasons.values():
-                told.append(f"{self._production.gatekeeper} could not judge it: {error}")
+            for objections in reasons.values():
+                objections.append(f"{self._production.gatekeeper} could not judge it: {error}")
         held = {}
         for row in rows:
             image = content_of(row["image_id"])
             score, threshold = scored.get(image, (None, None))
-            told = list(reasons[image])
+            objections = list(reasons[image])
             if score is not None and threshold is not None and score > threshold:
-                told.append(
+                objections.append(
                     f"{self._production.gatekeeper} scores it {score:.4g}, nominal images up to {threshold:.4g}"
                 )
-            if told:
-                held[image] = Held(row["path"], tuple(told), now, score, threshold)
+            if objections:
+                held[image] = Held(row["path"], tuple(objections), now, score, threshold)
         return held
 
     def _score(
         self, rows: Sequence[dict[str, Any]], category: str, progress: Progress
     ) -> dict[str, tuple[float, float]]:
-        """Scores and threshold of new images by the champion of the gatekeeper; none where there is none yet.
+        """Image content -> score and threshold by the champion of the gatekeeper; empty without a champion.
 
-        Their features go where the features asset will look for them: no image passes the backbone twice. Of those
-        above the threshold a picture is kept for who decides.
+        Features are stored where the features asset finds them, so no image passes the backbone twice. For images above
+        the threshold a picture is stored for the person who decides.
 
         Raises:
             DetectorError: the champion cannot be loaded.
@@ -169,12 +170,12 @@ class NewImageGate:
         if threshold is None:
             return {}
         files = ImageFiles(self._dataset.reader.root)
-        found: dict[str, tuple[float, float]] = {}
+        scores: dict[str, tuple[float, float]] = {}
         images = (read_image_bytes(files, row) for row in rows)
         predictions = detector.predict_pictures(images, keep=self._keep)
         for number, (row, (prediction, rgb)) in enumerate(zip(rows, predictions, strict=True)):
             image = content_of(row["image_id"])
-            found[image] = prediction.score, threshold
+            scores[image] = prediction.score, threshold
             if prediction.score > threshold:
                 full = prediction.full_map()
                 low, high = detector.colour_scale or (float(full.min()), float(full.max()))
@@ -183,7 +184,7 @@ class NewImageGate:
                 path = held_picture_path(self._dataset.name, category, image)
                 self._store.write_bytes(path, pictures.to_jpeg(panel, max_bytes=PICTURE_BYTES))
             progress("new images judged", number + 1, len(rows))
-        return found
+        return scores
 
     def _keep(self, extractor: Any, image_id: str, taps: Sequence[Any], seconds: float) -> None:
         address = features_address(extractor)
@@ -192,11 +193,11 @@ class NewImageGate:
 
 
 class NominalStatistics:
-    """Size, brightness and thumbnails of a category, against which new images are compared.
+    """Sizes, brightness and thumbnails of a category, against which new images are compared.
 
     Args:
-        index: with the looks of every image.
-        admitted: contents of the admitted training images.
+        index: with brightness and thumbnail of every image.
+        admitted: content hashes of the admitted training images.
     """
 
     def __init__(self, index: ImageIndex, admitted: set[str]) -> None:
@@ -212,25 +213,26 @@ class NominalStatistics:
         self._thumbnails = [index.files[path].thumbnail or "" for path in self._tests]
 
     def objections(self, row: dict[str, Any]) -> list[str]:
-        """What is odd about an image before any detector sees it."""
-        found: list[str] = []
+        """Reasons to hold an image that need no detector."""
+        reasons: list[str] = []
         if self._sizes and (row["width"], row["height"]) not in self._sizes:
-            known = ", ".join(f"{width} x {height}" for width, height in sorted(self._sizes)[:3])
-            found.append(f"{row['width']} x {row['height']} pixels, the others have {known}")
+            sizes = ", ".join(f"{width} x {height}" for width, height in sorted(self._sizes)[:3])
+            reasons.append(f"{row['width']} x {row['height']} pixels, the others have {sizes}")
         grey, (low, high) = self._looks(row).brightness or 0.0, self._allowed
         if not low <= grey <= high:
-            found.append(f"mean grey {grey:.0f}, the others have {self._grey[0]:.0f} to {self._grey[1]:.0f}")
+            reasons.append(f"mean grey {grey:.0f}, the others have {self._grey[0]:.0f} to {self._grey[1]:.0f}")
         same = copies(self._looks(row).thumbnail or "", self._thumbnails)
-        return [*found, *(f"a copy of the test image {self._tests[place]}" for place in same[:1])]
+        return [*reasons, *(f"a copy of the test image {self._tests[number]}" for number in same[:1])]
 
     def _looks(self, row: dict[str, Any]) -> KnownFile:
         return self._files[row["path"]]
 
 
 def suspicion_threshold(detector: Predictor, rate: float) -> float | None:
-    """The score above which a new image is held: at most `rate` of nominal images score higher, as far as few can tell.
+    """Score above which a new image is held; None without nominal scores.
 
-    Few images promise no small rate: then the score must stand out of theirs too, by the fence of `outlier_fence`.
+    The conformal (1 - rate) quantile of nominal scores, or the outlier fence if that is higher: with few images the
+    quantile cannot guarantee a small rate.
     """
     from ad_assets.metrics.thresholds import nominal_quantile, outlier_fence
 

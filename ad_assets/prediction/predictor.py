@@ -1,7 +1,7 @@
-"""A loaded detector: from the bytes of an image to its score, its map and a decision.
+"""A loaded detector, which maps the bytes of an image to its score, score map and decision.
 
-An image passes the dataset's `Decoding`, the extractor's `Backbone` and `Scorer`, as it would in the graph; its
-features stay in memory. What the graph does over a test set is done here for a batch, whose size changes no score.
+An image passes the dataset's `Decoding`, the extractor's `Backbone` and `Scorer`, as in the graph, but features stay in
+memory. Images are scored in batches, whose size changes no score.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ Keep = Callable[[Extractor, str, "Sequence[Tensor]", float], None]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a detector says of one image.
+    """The result for one image.
 
     Args:
-        name: the path as it was given; ``image <number>``, from 1, of what came without one.
-        score: raw image score, higher is more anomalous.
-        threshold: from nominal training images alone; None where there are none to take it from (blind settings, one
-            training image, a trained method that held none out).
+        name: the path as given; ``image <number>``, counted from 1, for bytes and arrays.
+        score: raw image score; higher is more anomalous.
+        threshold: from scores of nominal training images alone; None where there are none (blind settings, one training
+            image, a trained method without held-out images).
         score_map: ``(h, w)`` float32, raw, in the frame of the extractor's input.
         shape: height and width of the image.
-        extractor: whose resizing and crop led to that frame.
-        step_seconds: what the image took, by step: its share of its batch.
+        extractor: the extractor, whose resizing and crop define that frame.
+        step_seconds: step -> seconds per image, an equal share of its batch.
     """
 
     name: str
@@ -66,20 +66,20 @@ class Prediction:
 
     @property
     def seconds(self) -> float:
-        """What the image took: its share of its batch."""
+        """Seconds per image, an equal share of its batch."""
         return sum(self.step_seconds.values())
 
     def full_map(self, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
-        """The map in the frame of the whole image, ``(H, W)`` float32; see `unfit_map` for what a crop cut off.
+        """The map in the frame of the whole image, ``(H, W)`` float32; see `unfit_map`.
 
         Args:
-            size: another height and width than the image's.
+            size: height and width of the result, if not those of the image.
         """
         return unfit_map(self.score_map, self.shape, *self.extractor.geometry, size)
 
 
-class Laps:
-    """Seconds by step, from the end of one step to the end of the next; the device has finished by then."""
+class StepTimer:
+    """Measures seconds by step, from the end of the last one; synchronises the device at the end of each."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -92,13 +92,13 @@ class Laps:
         self._last = self._now()
 
     def __call__(self, step: str) -> None:
-        """A step ends now; steps of one name add up."""
+        """End a step now; times of steps with the same name are added."""
         now = self._now()
         self._seconds[step] = self._seconds.get(step, 0.0) + now - self._last
         self._last = now
 
     def share(self, images: int) -> dict[str, float]:
-        """Seconds by step since the start, of each of so many images."""
+        """Seconds by step since the start, divided by the number of images."""
         return {step: seconds / images for step, seconds in self._seconds.items()}
 
     def _now(self) -> float:
@@ -111,15 +111,15 @@ class Laps:
 
 @dataclass(frozen=True)
 class Member:
-    """One method of a detector, ready to score.
+    """One fitted method of a detector; an ensemble has several.
 
     Args:
-        lane: its name.
-        version: address of what it learnt.
-        images: ids of the images that it learnt from.
-        extractor: where it has its features from.
-        layers: taps that it reads, from 1; None: all.
-        scorer: the method with what it learnt; its `lap` is that of the predictor.
+        lane: name of the detector.
+        version: address of its fitted state.
+        images: ids of the images that it was fitted on.
+        extractor: the extractor of its features.
+        layers: taps that it reads, counted from 1; None: all.
+        scorer: the method with its state; its `step_done` is the timer of the predictor.
         nominal: left-out scores of nominal images.
     """
 
@@ -134,7 +134,7 @@ class Member:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """An image that could be read, or the error that says why it could not."""
+    """A decoded image, or the error that occurred."""
 
     name: str
     image_id: str = ""
@@ -144,19 +144,19 @@ class _Decoded:
 
 
 class Predictor:
-    """A detector of one category; `load_detector` makes it. Threads may share it, and then wait for each other.
+    """A detector of one category, made by `load_detector`. Threads may share it and then run one at a time.
 
     Attributes:
         dataset: name of the dataset.
-        detector: name of the lane.
+        detector: name of the detector.
         category: the category.
-        versions: address of what each member learnt, by its lane; one but for ensembles.
-        threshold: as `Prediction` has it.
-        nominal: the left-out scores of nominal images behind the threshold.
-        compute: where it runs.
-        precisions: of its backbones, each once.
-        colour_scale: lowest and highest score of the category's pictures in the report; None before it had metrics.
-        stale: how what was loaded differs from what the benchmark file says, where that was allowed.
+        versions: detector name -> address of its fitted state; several entries for ensembles only.
+        threshold: see `Prediction`.
+        nominal: the left-out scores of nominal images that set the threshold.
+        compute: device and limits.
+        precisions: of its backbones, without duplicates.
+        colour_scale: lowest and highest score of the category's pictures in the report; None without metrics.
+        stale: how the loaded states differ from the benchmark file, where that was allowed.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class Predictor:
         nominal: NominalScores,
         decoding: Decoding,
         compute: Compute,
-        laps: Laps,
+        timer: StepTimer,
         colour_scale: tuple[float, float] | None = None,
         stale: tuple[str, ...] = (),
     ) -> None:
@@ -181,8 +181,8 @@ class Predictor:
         self.colour_scale = colour_scale
         self.stale = stale
         self._members = tuple(members)
-        self._laps = laps
-        # Members on one extractor share its features.
+        self._timer = timer
+        # Members with the same extractor share its features.
         self._extractors = list(dict.fromkeys(member.extractor for member in members))
         self.precisions = sorted({extractor.precision for extractor in self._extractors})
         self._backbones = [load_backbone(extractor, compute) for extractor in self._extractors]
@@ -206,15 +206,15 @@ class Predictor:
         batch_size: int | None = None,
         failed: Callable[[ImageError], None] | None = None,
     ) -> Iterator[Prediction]:
-        """Score images in their order, decoding ahead of the backbone; at most a few batches are in memory.
+        """Score images in order, decoding ahead of the backbone; at most a few batches are in memory.
 
         Args:
-            images: as `predict` takes them.
-            batch_size: images a batch; changes no score. None: as the benchmark file says.
-            failed: called with the error of an image that cannot be read, which is then passed over.
+            images: as for `predict`.
+            batch_size: images per batch; changes no score. None: that of the benchmark file.
+            failed: called with the error of an image that cannot be read, which is then skipped.
 
         Raises:
-            ImageError: an image cannot be read, and there is no `failed`.
+            ImageError: an image cannot be read, and `failed` is None.
         """
         for prediction, _ in self.predict_pictures(images, batch_size=batch_size, failed=failed):
             yield prediction
@@ -227,20 +227,20 @@ class Predictor:
         failed: Callable[[ImageError], None] | None = None,
         keep: Keep | None = None,
     ) -> Iterator[tuple[Prediction, RgbImage]]:
-        """As `predict_batch`, each with the decoded image ``(H, W, 3)`` uint8.
+        """As `predict_batch`, with the decoded image ``(H, W, 3)`` uint8 of each prediction.
 
         Args:
-            images: as `predict` takes them.
-            batch_size: as `predict_batch` has it.
-            failed: as `predict_batch` has it.
-            keep: called with the extractor, the image's id, its taps and the seconds they took, of every image.
+            images: as for `predict`.
+            batch_size: as for `predict_batch`.
+            failed: as for `predict_batch`.
+            keep: called for every image with the extractor, the image's id, its feature maps and their seconds.
         """
         with ThreadPoolExecutor(max_workers=4) as pool:
             numbered = enumerate(images, start=1)
             batches = decoded_batches(pool, self._decode, numbered, batch_size or self.compute.batch_size)
             while True:
                 with self._lock:
-                    self._laps.start()
+                    self._timer.start()
                     batch = next(batches, None)
                     if batch is None:
                         return
@@ -264,7 +264,7 @@ class Predictor:
     def _predict(self, batch: Sequence[_Decoded], keep: Keep | None) -> list[Prediction]:
         import torch
 
-        self._laps("decode")
+        self._timer("decode")
         taps: dict[Extractor, list[Tensor]] = {}
         for number, (extractor, backbone) in enumerate(zip(self._extractors, self._backbones, strict=True)):
             started = time.perf_counter()
@@ -273,10 +273,10 @@ class Predictor:
             for row, image in enumerate(batch if keep else ()):
                 if keep:
                     keep(extractor, image.image_id, [tap[row] for tap in taps[extractor]], seconds_each)
-        self._laps("backbone")
+        self._timer("backbone")
         ids = [image.image_id for image in batch]
         scores = self._fused([self._score(member, ids, taps[member.extractor]) for member in self._members])
-        seconds = self._laps.share(len(batch))
+        seconds = self._timer.share(len(batch))
         return [
             Prediction(
                 image.name,
@@ -298,7 +298,7 @@ class Predictor:
         def load(wanted: Sequence[str], positions: tuple[int, ...] | None) -> list[Tensor]:
             return stacked([by_id[image_id] for image_id in wanted], positions)
 
-        # The same image twice in a batch is scored twice, as its place in the result asks for.
+        # An image that is in a batch twice is scored twice, once for each result.
         features = Features(tuple(ids), load, len(ids), positions_of(member.layers))
         pieces = [scores for _, scores in member.scorer(features, new=True)]
         return ScoreMaps(
@@ -314,15 +314,15 @@ class Predictor:
 
         nominal = [torch.tensor(member.nominal.scores) for member in self._members]
         fused = fuse([each.maps for each in scores], [each.image_scores for each in scores], nominal)
-        self._laps("fuse")
+        self._timer("fuse")
         return fused
 
 
 def _read(image: Any, name: str, decoding: Decoding) -> tuple[str, RgbImage]:
     """An image's id and pixels.
 
-    The id is the content of the file and how it is decoded, by which blind settings recognise an image that they have
-    learnt; pixels alone are never recognised.
+    The id is that of the index, by which blind settings recognise an image that they were fitted on; for an array of
+    pixels it never matches one.
 
     Raises:
         ImageError: it cannot be read.

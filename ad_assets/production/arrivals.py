@@ -1,9 +1,12 @@
-"""Which files of a watched folder count at a moment: those that are not on their way, by clocks that may be wrong.
+"""Which files of a watched folder are completely uploaded, with clocks that may be wrong.
 
-An upload is over when its files have not changed for a while, so their times are compared with a clock. Neither need be
-right. A time in the future says nothing: what the file system says of the file's arrival is taken in its place, and
-where that lies in the future too, the time when the file was first seen as it is now. And a file that was indexed as it
-is now is at rest, whatever any clock says.
+A file that changed within `settle_seconds` counts as being written. A complete-looking listing may still hold the first
+part of a stalled upload: a file that does not end as its format declares gets `patience_seconds` before it counts as
+broken. Neither kind is opened.
+
+File times and this machine's clock may both be wrong. For a change time in the future the arrival time of the file
+system is used; if that is in the future too, the time when the file was first seen in its present state. A file that
+was indexed in its present state is at rest whatever the clocks say.
 """
 
 from __future__ import annotations
@@ -23,12 +26,12 @@ Stamps = Callable[[str], Mapping[str, Sequence[object]]]
 
 @dataclass(frozen=True)
 class Arrivals:
-    """The files of a listing at one moment.
+    """The files of a listing, sorted by state of upload.
 
     Args:
-        resting: path -> stamp of those that are not being written. Changes in the future stand at another time.
+        resting: path -> stamp of files that are not being written; change times in the future are replaced.
         moving: path -> stamp of the others.
-        ahead: paths of files whose own time lies in the future, at rest or not.
+        ahead: path -> stamp of files whose change time is in the future, at rest or not.
     """
 
     resting: Mapping[str, FileStamp]
@@ -36,7 +39,7 @@ class Arrivals:
     ahead: Mapping[str, FileStamp]
 
     def warnings(self) -> list[Problem]:
-        """A warning for every file that is dated in the future."""
+        """A warning for every file with a change time in the future."""
         return [Problem(path, _warning(stamp), "warning") for path, stamp in sorted(self.ahead.items())]
 
 
@@ -46,8 +49,8 @@ class Watched:
     Args:
         dataset: the dataset.
         production: its section of the benchmark file.
-        store: remembers files of the future.
-        stamps: category -> path -> (size, stamp) of the files that it was last indexed from.
+        store: keeps when files with a time in the future were first seen.
+        stamps: category -> path -> (size, stamp) of the files that were last indexed.
     """
 
     def __init__(self, dataset: Dataset, production: Production, store: ArtifactStore, stamps: Stamps) -> None:
@@ -56,7 +59,7 @@ class Watched:
         self._files = ImageFiles(dataset.reader.root)
 
     def look(self, listing: Mapping[str, FileStamp], now: float) -> Arrivals:
-        """Tell files at rest from files on their way; opens none.
+        """Separate files at rest from files being written; opens none.
 
         Args:
             listing: path -> stamp of all files of the folder.
@@ -76,7 +79,7 @@ class Watched:
         return Arrivals(resting, moving, ahead)
 
     def incomplete(self, paths: Iterable[str], arrivals: Arrivals, category: str, now: float) -> list[str]:
-        """Those of some files at rest that may be halves of uploads which go on; only new and changed ones are read."""
+        """Those of `paths` that may be parts of stalled uploads; reads only the ends of new and changed files."""
         indexed = self._stamps(category)
         young = {
             path: stamp
@@ -87,29 +90,29 @@ class Watched:
         return [path for path, stamp in young.items() if not self._files.is_whole(path, stamp.size)]
 
     def _indexed(self, paths: Sequence[str], listing: Mapping[str, FileStamp]) -> set[str]:
-        """Those of some files that lie in an index as they are now."""
-        known: dict[str, Sequence[object]] = {}
+        """Those of `paths` that were indexed in their present state."""
+        indexed: dict[str, Sequence[object]] = {}
         for category in self._dataset.reader.assign(sorted(paths)):
-            known |= self._stamps(category)
-        return {path for path in paths if tuple(known.get(path, ())) == (listing[path].size, listing[path].stamp)}
+            indexed |= self._stamps(category)
+        return {path for path in paths if tuple(indexed.get(path, ())) == (listing[path].size, listing[path].stamp)}
 
     def _first_seen(self, ahead: Mapping[str, FileStamp], now: float) -> dict[str, FileStamp]:
-        """The files with a time that can be believed."""
-        place = f"arrivals/{self._dataset.name}.json"
-        before = recall(self._store, place) or {}
+        """The files with change times that are not in the future."""
+        path = f"arrivals/{self._dataset.name}.json"
+        before = recall(self._store, path) or {}
         believed, after = {}, {}
-        for path, stamp in ahead.items():
+        for file, stamp in ahead.items():
             since = stamp.arrived
             if since is None or since > now:
-                size, content, first = before.get(path, (0, "", now))
+                size, content, first = before.get(file, (0, "", now))
                 since = min(first, now) if (size, content) == (stamp.size, stamp.stamp) else now
-                after[path] = [stamp.size, stamp.stamp, since]
-            believed[path] = replace(stamp, changed=since)
+                after[file] = [stamp.size, stamp.stamp, since]
+            believed[file] = replace(stamp, changed=since)
         if after != before:
-            write_record(self._store, place, after)
+            write_record(self._store, path, after)
         return believed
 
 
 def _warning(stamp: FileStamp) -> str:
     when = datetime.datetime.fromtimestamp(stamp.changed or 0.0, datetime.UTC)
-    return f"dated {when:%Y-%m-%d %H:%M} UTC, in the future when it was indexed: see to the clock of who writes it"
+    return f"dated {when:%Y-%m-%d %H:%M} UTC, in the future when it was indexed: check the clock of the writer"

@@ -1,9 +1,9 @@
-"""The champion of a lane and category: the state that predictions use, and how it came to be that.
+"""The champion of a detector and category, which is the fitted state that predictions use, and its history.
 
-Every new state is a candidate. It is promoted when it passes the gates of the benchmark file (`production`): no metric
+Every new state is a candidate. It is promoted if it passes the gates of the benchmark file (`production`): no metric
 below its floor, none behind the champion's by more than the margin. Otherwise the champion stays, and the asset's check
-says why. What happened is a list in the store, which only grows: promotions by the graph and by hand, and rollbacks. A
-state that was rolled back from is not promoted again by itself.
+says why. The history is an append-only list in the store: promotions by the graph and by hand, and rollbacks. A state
+that was rolled back from is not promoted again automatically.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ PROMOTED, BY_HAND, ROLLED_BACK = "promoted", "promoted by hand", "rolled back"
 
 @dataclass(frozen=True)
 class ChampionCandidate:
-    """A state with what belongs to it.
+    """A fitted state with everything that predictions and comparisons need.
 
     Args:
-        state: address of what was learnt.
+        state: address of the fitted state.
         score_maps: address of its score maps, which hold the scores that set its threshold.
         metrics: address of its metrics.
-        settings: method, its values and extractor as they were, so that a champion outlives a changed benchmark file.
-        truth: fingerprint of the test images and labels behind the numbers; others are not comparable.
-        numbers: metrics of the standard protocol.
+        settings: method, its options and the extractor at that time, so that a champion survives a changed benchmark
+            file.
+        truth: fingerprint of the test images and labels behind the metrics; only equal ones are compared.
+        numbers: metrics of the standard protocol, as fractions.
     """
 
     state: str
@@ -46,7 +47,7 @@ class ChampionCandidate:
 
 @dataclass(frozen=True)
 class ChampionChange:
-    """One change of champion: who became it, when (ISO 8601, UTC), by what, and why."""
+    """One change of champion: the new champion, time (ISO 8601, UTC), action and reason."""
 
     candidate: ChampionCandidate
     when: str
@@ -56,18 +57,18 @@ class ChampionChange:
 
 @dataclass(frozen=True)
 class History:
-    """The changes of champion of one lane and category, oldest first, and the states refused by rolling back."""
+    """The changes of champion of one detector and category, oldest first, and the states that were rolled back from."""
 
     entries: tuple[ChampionChange, ...]
     refused: tuple[str, ...]
 
     @property
     def champion(self) -> ChampionCandidate | None:
-        """Who is champion."""
+        """The present champion; None before the first promotion."""
         return self.entries[-1].candidate if self.entries else None
 
     def with_champion(self, candidate: ChampionCandidate, action: str, reason: str) -> History:
-        """The history with one more change."""
+        """This history with one more change."""
         when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         refused = tuple(state for state in self.refused if state != candidate.state)
         if action == ROLLED_BACK and self.champion:
@@ -75,42 +76,40 @@ class History:
         return History((*self.entries, ChampionChange(candidate, when, action, reason)), refused)
 
 
-HISTORY: LastingRecord[History] = LastingRecord(
-    History, lambda: History((), ()), "who was champion and why, by which predictions are made"
-)
+HISTORY: LastingRecord[History] = LastingRecord(History, lambda: History((), ()), "which state is champion and why")
 
 
 def settings_of(detector: Detector, extractor: Extractor, category: str) -> dict[str, Any]:
-    """What a lane is, as JSON values."""
+    """Method, options and extractor of a detector, as JSON values."""
     method = detector.method_for(category)
-    # What was written, not the defaults: with these spelt out a method may take settings for contradictory.
+    # Without defaults: some methods refuse options that are written out and contradict each other.
     values = method.model_dump(mode="json", exclude_unset=True)
     return {"method": method.name, "values": values, "extractor": extractor.model_dump(mode="json", exclude_unset=True)}
 
 
 def as_promoted(benchmark: Benchmark, detector: Detector, champion: ChampionCandidate) -> tuple[Benchmark, Detector]:
-    """A benchmark and a lane of it with the settings that a champion was made with.
+    """The benchmark and detector with the settings that the champion was made with.
 
     Raises:
-        ValueError: this release cannot have these settings any more.
+        ValueError: this release no longer accepts these settings.
     """
     settings = champion.settings
     method = METHODS[settings["method"]].model_validate(settings["values"])
-    # Champions of before the precision was the extractor's had that of the benchmark file.
+    # Older champions have no precision in their extractor; it was an option of the benchmark file.
     extractor = Extractor.model_validate({"precision": benchmark.compute.precision, **settings["extractor"]})
     extractors = {**benchmark.extractors, detector.extractor: extractor}
     return replace(benchmark, extractors=extractors), replace(detector, method=method, categories={})
 
 
 def below_floors(numbers: Mapping[str, float], production: Production) -> list[str]:
-    """The floors that a state misses, in words; a metric that it does not have is below its floor.
+    """A message for each floor that a state misses; a missing metric counts as below its floor.
 
-    Where lower values are better the floor is the largest value that passes.
+    Where lower values are better, the floor is the largest value that passes.
     """
-    found = {metric: numbers.get(metric) for metric in production.floors}
+    values = {metric: numbers.get(metric) for metric in production.floors}
     return [
         f"{metric} {'is not known' if value is None else f'{value:.4f}'}, its floor is {production.floors[metric]:g}"
-        for metric, value in found.items()
+        for metric, value in values.items()
         if value is None or find(metric).is_worse(value, production.floors[metric])
     ]
 
@@ -118,7 +117,7 @@ def below_floors(numbers: Mapping[str, float], production: Production) -> list[s
 def behind_champion(
     challenger: ChampionCandidate, champion: ChampionCandidate | None, production: Production
 ) -> list[str]:
-    """Where a state is behind the champion by more than the margin, in words; nowhere on other test images."""
+    """A message for each metric behind the champion's by more than the margin; none if the test images differ."""
     if champion is None or champion.state == challenger.state or champion.truth != challenger.truth:
         return []
     both = [metric for metric in compared() if metric in challenger.numbers and metric in champion.numbers]
@@ -131,12 +130,12 @@ def behind_champion(
 
 
 def history_path(dataset: str, detector: str, category: str) -> str:
-    """Where the history of a lane and category lies in the store."""
+    """Path in the store of the history of a detector and category."""
     return f"champions/{dataset}/{detector}/{category}.json"
 
 
 def read_history(store: ArtifactStore, dataset: str, detector: str, category: str) -> History:
-    """The history of a lane and category; empty where nothing was ever promoted.
+    """The history of a detector and category; empty before the first promotion.
 
     Raises:
         DamagedRecordError: it cannot be read.
@@ -151,9 +150,9 @@ def update_history(
     category: str,
     change: Callable[[History], History],
 ) -> History:
-    """Change a history; `change` is called again if another process was faster, on what that has written.
+    """Change a history atomically; `change` is called again with the new content if another process wrote meanwhile.
 
     Raises:
-        DamagedRecordError: it cannot be read; it stays as it is.
+        DamagedRecordError: it cannot be read; it is not changed.
     """
     return HISTORY.update(store, history_path(dataset, detector, category), change)

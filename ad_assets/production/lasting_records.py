@@ -1,8 +1,8 @@
-"""Lasting records: small JSON files of what was decided and what came of it, which nothing makes anew.
+"""Lasting records: small JSON files of decisions and their results, which cannot be computed again.
 
-They carry no checksum, for people edit them. They are checked when they are read, for disks damage them too: what
-cannot be read is refused by name, never taken for absent. They are changed by compare and swap, for several people and
-runs change them at once.
+They have no checksum, since people may edit them. They are validated when read: an invalid record is an error that
+names it and never counts as absent. They are changed by compare and swap, since several people and runs may change them
+at once.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ T = TypeVar("T")
 
 
 class DamagedRecordError(CorruptArtifactError):
-    """A record cannot be read; the message names it, what is wrong with it, and the remedy."""
+    """A record cannot be read; the message names the file, the fault and the remedy."""
 
 
 class LastingRecord(Generic[T]):
     """One kind of lasting record.
 
     Args:
-        kind: dataclass or other type of its value, for pydantic.
-        empty: its value where there is none yet.
-        holds: what it holds, for people.
+        kind: type of its value that pydantic can validate, such as a dataclass.
+        empty: makes the value of a record that does not exist yet.
+        holds: description of its content for messages.
     """
 
     def __init__(self, kind: Any, empty: Callable[[], T], holds: str) -> None:
@@ -48,18 +48,18 @@ class LastingRecord(Generic[T]):
         return self._parsed(store, path, data)
 
     def update(self, store: ArtifactStore, path: str, change: Callable[[T], T]) -> T:
-        """Change a record; none of several changes at once undoes another.
+        """Change a record atomically: of simultaneous changes none is lost.
 
         Args:
-            store: where it lies.
+            store: the store.
             path: of the record.
-            change: from its value to the new one; called again on what another process has written meanwhile.
+            change: maps the value to the new one; called again if another process wrote meanwhile.
 
         Returns:
             The new value.
 
         Raises:
-            DamagedRecordError: it cannot be read; it stays as it is.
+            DamagedRecordError: it cannot be read; it is not changed.
         """
         after = self._empty()
 
@@ -77,14 +77,14 @@ class LastingRecord(Generic[T]):
             return self._adapter.validate_json(data)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, first["loc"]))
+            field = ".".join(map(str, first["loc"]))
             raise DamagedRecordError(
-                f"{store.location(path)} cannot be read ({f'{place}: ' if place else ''}{first['msg']}). It holds "
-                f"{self._holds}: put back a copy of it from a backup, or mend it by hand; nothing goes on without it"
+                f"{store.location(path)} cannot be read ({f'{field}: ' if field else ''}{first['msg']}). It holds "
+                f"{self._holds}: restore it from a backup, or repair it by hand; nothing runs without it"
             ) from error
 
     def _text(self, value: T) -> bytes:
         tree = self._adapter.dump_python(value, mode="json")
         text = json.dumps(tree, indent=1, sort_keys=True, allow_nan=False).encode()
-        self._adapter.validate_json(text)  # what could not be read again is not written
+        self._adapter.validate_json(text)  # never write a record that could not be read again
         return text

@@ -1,4 +1,4 @@
-"""Who is admitted to a category, who is held back, and what people decided: three words on every training image."""
+"""Which training images are admitted or held back, and what people decided about them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Decision = Literal["admit", "reject"]
 
 @dataclass(frozen=True)
 class Held:
-    """An image that is held back: where it lies, why, since when (ISO 8601, UTC), and its score where it has one."""
+    """A held image: path, reasons, time (ISO 8601, UTC), and its score and the threshold where it was scored."""
 
     path: str
     reasons: tuple[str, ...]
@@ -28,13 +28,13 @@ class Held:
 
 @dataclass(frozen=True)
 class Admissions:
-    """The training images of a category, as far as they were judged.
+    """State of the training images of a category.
 
     Args:
-        admitted: their ids.
-        held: by id.
-        decided: on how many images people had decided when this was written. It never falls, so a decisions file with
-            fewer has been lost. None: written before there was this count.
+        admitted: ids of the admitted images.
+        held: id -> held image.
+        decided: number of images that people had decided on when this was written. It never decreases, so a decisions
+            file with fewer entries was lost. None in records older than this count.
     """
 
     admitted: tuple[str, ...]
@@ -42,8 +42,8 @@ class Admissions:
     decided: int | None = None
 
 
-NOBODY = Admissions((), {}, 0)
-DECISIONS = "(decisions)"  # among the stamps of files
+NONE_ADMITTED = Admissions((), {}, 0)
+DECISIONS = "(decisions)"  # key among the stamps of files
 NEW_STORE = "ad-assets materialize --new-store"
 
 
@@ -52,12 +52,12 @@ _DECISIONS: LastingRecord[dict[str, Decision]] = LastingRecord(
     dict[_ImageId, Decision], dict, "what people decided on images"
 )
 ADMISSIONS: LastingRecord[Admissions] = LastingRecord(
-    Admissions, lambda: NOBODY, "which training images are admitted and which are held"
+    Admissions, lambda: NONE_ADMITTED, "which training images are admitted and which are held"
 )
 
 
 def decisions_path(dataset: str, category: str) -> str:
-    """Where the decisions of people on images of a category lie."""
+    """Path in the store of the decisions about images of a category."""
     return f"decisions/{dataset}/{category}.json"
 
 
@@ -67,25 +67,25 @@ def read_decisions(store: ArtifactStore, dataset: str, category: str) -> dict[st
     Raises:
         DamagedRecordError: the decisions, or the admissions that count them, cannot be read, or decisions are lost.
     """
-    # The count first: decisions that are made meanwhile are in the file before they are counted.
-    known = read_admissions(store, dataset, category).decided or 0
+    # The count is read first: new decisions are in the file before they are counted.
+    counted_before = read_admissions(store, dataset, category).decided or 0
     decisions = _DECISIONS.read(store, decisions_path(dataset, category))
-    refuse_loss(store, dataset, category, decisions, known)
+    refuse_loss(store, dataset, category, decisions, counted_before)
     return decisions
 
 
 def refuse_loss(
-    store: ArtifactStore, dataset: str, category: str, decisions: Mapping[str, Decision], known: int
+    store: ArtifactStore, dataset: str, category: str, decisions: Mapping[str, Decision], counted_before: int
 ) -> None:
-    """See that a category has all the decisions that are known to have been made.
+    """Check that a category has at least `counted_before` decisions.
 
     Raises:
         DamagedRecordError: it has fewer.
     """
-    if len(decisions) < known:
+    if len(decisions) < counted_before:
         raise DamagedRecordError(
-            f"{store.location(decisions_path(dataset, category))} holds {len(decisions)} of at least {known} decisions "
-            f"that people made on images of {category}: put back a newer copy of it; if they may be forgotten, run "
+            f"{store.location(decisions_path(dataset, category))} holds {len(decisions)} of at least {counted_before} "
+            f"decisions that people made on images of {category}: restore a newer copy of it; if they may be lost, run "
             f"{NEW_STORE}"
         )
 
@@ -99,29 +99,28 @@ def decide(
     *,
     undecided_only: bool = False,
 ) -> dict[str, Decision | None]:
-    """Record what a person decided on some images.
+    """Record a person's decision about images.
 
     Args:
-        store: where decisions lie.
+        store: the store of decisions.
         dataset: of the images.
         category: of the images.
         images: their ids.
-        decision: on all of them.
-        undecided_only: leave alone what was decided before, by whomever: a decision stands until it is taken back by
-            name.
+        decision: the decision about all of them.
+        undecided_only: skip images with an earlier decision, which is only replaced by naming the image.
 
     Returns:
-        The images that it was recorded on, each with what was decided before.
+        Image id -> earlier decision, for the images that it was recorded for.
 
     Raises:
         DamagedRecordError: the decisions so far cannot be read, or are lost.
     """
     recorded: dict[str, Decision | None] = {}
-    known = read_admissions(store, dataset, category).decided or 0
+    counted_before = read_admissions(store, dataset, category).decided or 0
 
     def change(before: dict[str, Decision]) -> dict[str, Decision]:
         nonlocal recorded
-        refuse_loss(store, dataset, category, before, known)
+        refuse_loss(store, dataset, category, before, counted_before)
         recorded = {image: before.get(image) for image in images if not (undecided_only and image in before)}
         return {**before, **dict.fromkeys(recorded, decision)}
 
@@ -132,28 +131,28 @@ def decide(
 
 
 def counted(admissions: Admissions, decisions: Mapping[str, Decision]) -> Admissions:
-    """Admissions that know of some decisions."""
+    """The admissions with the number of decisions updated."""
     return replace(admissions, decided=max(admissions.decided or 0, len(decisions)))
 
 
 def accept_losses(store: ArtifactStore, dataset: str, category: str) -> None:
-    """Take admissions that are gone for none, and decisions that are gone for never made.
+    """Accept that admissions and decisions were lost: missing ones count as never made.
 
     Raises:
-        DamagedRecordError: what is there cannot be read.
+        DamagedRecordError: an existing record cannot be read.
     """
     decisions = _DECISIONS.read(store, decisions_path(dataset, category))
     update_admissions(store, dataset, category, lambda before: replace(before, decided=len(decisions)))
 
 
 def decision_stamp(store: ArtifactStore, dataset: str, category: str) -> dict[str, list[Any]]:
-    """The decisions as an entry among the stamps of files, which change when people decide; none before they did."""
+    """The decisions as an entry among the stamps of files, so that a decision counts as a change; {} without any."""
     decisions = read_decisions(store, dataset, category)
     return {DECISIONS: [len(decisions), fingerprint(decisions)]} if decisions else {}
 
 
 def read_admissions(store: ArtifactStore, dataset: str, category: str) -> Admissions:
-    """Who was admitted and who is held; nobody before the first index.
+    """The admitted and held images; none before the first index.
 
     Raises:
         DamagedRecordError: the admissions cannot be read.
@@ -164,17 +163,17 @@ def read_admissions(store: ArtifactStore, dataset: str, category: str) -> Admiss
 def update_admissions(
     store: ArtifactStore, dataset: str, category: str, change: Callable[[Admissions], Admissions]
 ) -> Admissions:
-    """Change who is admitted and who is held; `change` is called again if another run was faster."""
+    """Change the admissions atomically; `change` is called again if another run wrote meanwhile."""
     return ADMISSIONS.update(store, _admissions_path(dataset, category), change)
 
 
 def has_admissions(store: ArtifactStore, dataset: str, category: str) -> bool:
-    """Whether the training images of a category were ever judged."""
+    """Whether the training images of a category ever passed the gate."""
     return store.exists(_admissions_path(dataset, category))
 
 
 def held_picture_path(dataset: str, category: str, image: str) -> str:
-    """Where the picture of a held image lies, for who decides; only one that a detector scored has one."""
+    """Path in the store of the picture of a held image; only images scored by a detector have one."""
     return f"held/{dataset}/{category}/{image}.jpg"
 
 

@@ -1,7 +1,7 @@
-"""A production dataset knows its store: on another one, or an empty one, its quarantine would be open.
+"""Ties a production dataset to its store: with another or an empty store, its quarantine would admit every image.
 
-The store has an identity marker. What id a dataset's store has is remembered in the Dagster instance and, where the
-folder of the images is local and can be written, beside the images.
+The store has a marker with an id. The id that belongs to a dataset is remembered in the Dagster instance and, if the
+image folder is local and writable, beside the images.
 """
 
 from __future__ import annotations
@@ -23,69 +23,69 @@ from ad_assets.store.store import ArtifactStore
 
 MARKER = "store.json"
 BESIDE = ".ad_assets_store.json"
-REMEDY = f"if its quarantine and champions may begin anew, run {NEW_STORE}"
+REMEDY = f"if its quarantine and champions may start again from nothing, run {NEW_STORE}"
 
 
 class CursorValues(Protocol):
-    """Texts by key, which outlast the process."""
+    """A persistent key-value store of texts."""
 
     def get_cursor_values(self, keys: set[str]) -> Mapping[str, str]:
-        """Those that are known of some keys."""
+        """Key -> text of those keys that have one."""
 
     def set_cursor_values(self, pairs: Mapping[str, str]) -> None:
-        """Remember texts."""
+        """Store texts."""
 
 
 class Instance(Protocol):
-    """A Dagster instance, as far as it is asked to remember."""
+    """The part of a Dagster instance that is used here."""
 
     @property
     def run_storage(self) -> CursorValues:
-        """Where it remembers."""
+        """Its key-value store."""
 
 
 def check_store(dataset: Dataset, store: ArtifactStore, instance: Instance) -> None:
-    """See that the store is the one that a production dataset knows; where it knows none yet, any is.
+    """Check that the store is the one that belongs to a production dataset; any store is before the first is recorded.
 
-    Whoever trains on images, lets detectors judge or decides asks here first.
+    Called before anything is trained, scored or decided.
 
     Raises:
-        ConfigError: it is another, or has no marker.
+        ConfigError: it is another store, or has no marker.
         CorruptArtifactError: its marker is damaged.
     """
-    known = _of_instance(dataset, instance) or _beside(dataset).get(dataset.name)
-    if known and (own := _store_id(store)) != known:
-        found = f"has the id {own[:8]}" if own else "has no marker: it is empty, not mounted, or another folder"
+    expected = _of_instance(dataset, instance) or _beside(dataset).get(dataset.name)
+    if expected and (actual := _store_id(store)) != expected:
+        finding = f"has the id {actual[:8]}" if actual else "has no marker: it is empty, not mounted, or another folder"
         raise ConfigError(
-            f"{dataset.name}: the store at {store.root!r} {found}; its own has the id {known[:8]}. Mount it, or "
+            f"{dataset.name}: the store at {store.root!r} {finding}; its own has the id {expected[:8]}. Mount it, or "
             f"correct store.root; {REMEDY}"
         )
 
 
 def enter_store(dataset: Dataset, store: ArtifactStore, instance: Instance) -> None:
-    """The same before images are taken up: the first store is the one that the dataset knows from then on."""
+    """As `check_store`, before images are indexed; the first store is recorded as the dataset's own."""
     check_store(dataset, store, instance)
     if not _of_instance(dataset, instance):
-        _store_id(store)  # a damaged marker is refused, not made anew: other datasets know it
+        _store_id(store)  # a damaged marker is an error and is not replaced, since other datasets may refer to it
         adopt_store(dataset, store, instance)
 
 
 def adopt_store(dataset: Dataset, store: ArtifactStore, instance: Instance) -> None:
-    """Make a store the one that a production dataset knows."""
-    # Two runs that begin at once give one id. A damaged marker comes here with --new-store alone.
+    """Record a store as the one that belongs to a production dataset."""
+    # Atomic, so that two runs get one id. A damaged marker is replaced only with --new-store.
     update_record(store, MARKER, lambda before: before or {"id": uuid.uuid4().hex}, "id")
-    own = _store_id(store)
-    instance.run_storage.set_cursor_values({_cursor(dataset): own})
+    store_id = _store_id(store)
+    instance.run_storage.set_cursor_values({_cursor(dataset): store_id})
     root = dataset.reader.root
     if "://" not in root:
-        with suppress(OSError):  # a share that can only be read: the instance remembers
+        with suppress(OSError):  # a read-only share: the id in the instance suffices
             folder = without_tilde(root)
             if folder.is_dir():
-                write_whole(folder / BESIDE, json.dumps({**_beside(dataset), dataset.name: own}).encode())
+                write_whole(folder / BESIDE, json.dumps({**_beside(dataset), dataset.name: store_id}).encode())
 
 
 def begin_anew(dataset: Dataset, store: ArtifactStore, instance: Instance) -> None:
-    """Take a store as the dataset's own, its categories without admissions as new, and lost decisions as never made."""
+    """Record a store as the dataset's own and accept that admissions and decisions are lost."""
     adopt_store(dataset, store, instance)
     prefix = f"heads/{dataset.name}/image_index"
     for file in store.files(prefix):
@@ -110,7 +110,7 @@ def _of_instance(dataset: Dataset, instance: Instance) -> str:
 
 def _beside(dataset: Dataset) -> dict[str, str]:
     try:
-        found = json.loads((without_tilde(dataset.reader.root) / BESIDE).read_bytes())
+        ids = json.loads((without_tilde(dataset.reader.root) / BESIDE).read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return ids if isinstance(ids, dict) else {}

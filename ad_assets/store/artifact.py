@@ -1,4 +1,4 @@
-"""One artifact of the store: a folder of files, and the record that makes it exist and vouches for them."""
+"""One artifact of the store: a folder of files, and the record that marks it complete and holds their checksums."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ad_assets.store.records import encoded, read_record, write_record
 if TYPE_CHECKING:
     from ad_assets.store.store import ArtifactStore
 
-MOST_LOOKS = 5  # at files that another process, which builds the same, goes on replacing
-PAUSES = (0.1, 0.4, 0.0)  # seconds, after which a file that does not match is read again: it may be being replaced
+MOST_COMMITS = 5  # attempts, while another process that builds the same artifact keeps replacing files
+PAUSES = (0.1, 0.4, 0.0)  # seconds before a file that does not match is read again, since it may be being replaced
 
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A file as a process wrote it: size in bytes, checksum, and its stamp where the file system tells it at once."""
+    """A file written by this process: size in bytes, checksum, and its stamp where known after writing."""
 
     size: int
     checksum: str
@@ -32,7 +32,7 @@ class WrittenFile:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A folder of files that counts as existing once it is committed."""
+    """A folder of files, which exists once it is committed."""
 
     store: ArtifactStore
     path: str
@@ -46,28 +46,29 @@ class Artifact:
         return self.store.exists(self.at(MARKER))
 
     def record(self) -> dict[str, Any]:
-        """What was recorded at the commit.
+        """The record written at the commit.
 
         Raises:
-            CorruptArtifactError: the record is damaged, or that of another artifact.
+            CorruptArtifactError: the record is damaged, or belongs to another artifact.
         """
         return read_record(self.store, self.at(MARKER))
 
     def commit(self, record: Mapping[str, Any], beside: Mapping[str, int] | None = None) -> dict[str, Any]:
-        """Make the artifact exist, with a record of what it is and of its files; returns that record.
+        """Mark the artifact complete with a record of its facts and files; returns that record.
 
         Args:
-            record: what it is, JSON values.
-            beside: path -> size of files elsewhere in the store that it rests on.
+            record: facts about it, JSON values.
+            beside: path -> size of files elsewhere in the store that it depends on.
         """
         written = self.store.written(self.path)
         files = {path: [file.size, file.checksum] for path, file in written.items() if is_recorded(path)}
-        for _ in range(MOST_LOOKS):
-            told = {self._name(path): entry for path, entry in sorted(files.items())}
-            complete = {**record, "files": told, **({"beside": dict(beside)} if beside else {})}
+        for _ in range(MOST_COMMITS):
+            files_by_name = {self._name(path): entry for path, entry in sorted(files.items())}
+            complete = {**record, "files": files_by_name, **({"beside": dict(beside)} if beside else {})}
             write_record(self.store, self.at(MARKER), complete)
             self.store.forget_record(self.at(MARKER))
-            # After the record: of several processes that build the same, the last to write one sees all files at rest.
+            # Listed after the record is written: of several processes that build the same artifact, the last one to
+            # write the record sees the final files.
             seen = self._files(written)
             if seen == files:
                 break
@@ -75,7 +76,7 @@ class Artifact:
         return complete
 
     def sizes(self, record: Mapping[str, Any]) -> dict[str, int]:
-        """Path -> size of every file that the artifact consists of or rests on; empty if the record is an old one."""
+        """Path -> size of every file that the artifact contains or depends on; empty for records without a list."""
         if "files" not in record:
             return {}
         return {
@@ -85,10 +86,10 @@ class Artifact:
         }
 
     def damaged(self, *, deep: bool = False) -> list[str] | None:
-        """Paths of files that are damaged or gone; None where the artifact does not exist.
+        """Paths of files that are damaged or missing; None where the artifact does not exist.
 
         Args:
-            deep: read and compare every byte, not only names and sizes.
+            deep: compare checksums of every byte, not only names and sizes.
         """
         listed = {file.path: file.size for file in self.store.files(self.path)}
         if self.at(MARKER) not in listed:
@@ -98,24 +99,24 @@ class Artifact:
         except (CorruptArtifactError, FileNotFoundError):
             return [self.at(MARKER)]
         if "files" not in record:
-            # Made before there were checksums: only what cannot be read back can be told.
+            # Older artifacts have no checksums: only unreadable files can be detected.
             return [path for path in listed if not self._readable(path)] if deep else []
         beside = Contents(self.store, whole=False)
         sizes = self.sizes(record)
-        found = {path: listed.get(path) if path.startswith(f"{self.path}/") else beside.size(path) for path in sizes}
-        bad = [path for path, size in sizes.items() if found[path] != size]
+        actual = {path: listed.get(path) if path.startswith(f"{self.path}/") else beside.size(path) for path in sizes}
+        bad = [path for path, size in sizes.items() if actual[path] != size]
         whole = [path for path in sizes if path not in bad and path != self.at(MARKER)]
         return bad + (self._changed(whole, record) if deep else [])
 
     def is_sound(self) -> bool:
-        """Whether the artifact exists and every byte of it is as it was recorded."""
+        """Whether the artifact exists and all its checksums match."""
         return self.damaged(deep=True) == []
 
     def read(self, path: str) -> bytes:
-        """The bytes of one of its files, compared with its record.
+        """The bytes of one of its files, verified by checksum.
 
         Raises:
-            CorruptArtifactError: they are not those that were recorded.
+            CorruptArtifactError: the checksum does not match.
         """
         for pause in PAUSES:
             data = self.store.fetch(path)
@@ -130,15 +131,17 @@ class Artifact:
         return path.removeprefix(f"{self.path}/")
 
     def _files(self, written: Mapping[str, WrittenFile]) -> dict[str, list[Any]]:
-        """Path -> size and checksum of the files that lie there now; what this process did not write is read."""
+        """Path -> size and checksum of its present files; files that this process did not write are read."""
         files: dict[str, list[Any]] = {}
         for file in self.store.files(self.path):
             if not is_recorded(file.path):
                 continue
-            own = written.get(file.path)
+            written_here = written.get(file.path)
             try:
-                unseen = own is None or own.stamp != file.stamp
-                checksum = self.store.stated_checksum(file.path) if own is None or unseen else own.checksum
+                unseen = written_here is None or written_here.stamp != file.stamp
+                checksum = (
+                    self.store.stated_checksum(file.path) if written_here is None or unseen else written_here.checksum
+                )
             except FileNotFoundError:
                 continue
             files[file.path] = [file.size, checksum]
@@ -167,6 +170,6 @@ class Artifact:
                 read(path)
         except CorruptArtifactError:
             return False
-        except FileNotFoundError:  # a checkpoint of another process, which has finished
+        except FileNotFoundError:  # a checkpoint that another process removed when it finished
             pass
         return True

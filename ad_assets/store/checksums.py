@@ -1,7 +1,7 @@
-"""Checksums that tell a whole file from a damaged one, and from a copy of another: each covers the file's path.
+"""Checksums that detect damaged files and copies of other files: each covers content and path.
 
-A tensor file carries its own in the notes of its header, a record (a small JSON object) under a key of its own; what
-other files of an artifact have is kept in the artifact's record. XXH3, 128 bits: against accidents, not attackers.
+A tensor file has its checksum in the metadata of its header, a record (a small JSON object) under the key `KEY`; those
+of other files of an artifact are in the artifact's record. XXH3, 128 bits: against accidents, not attackers.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _CHUNK = 1 << 22  # bytes
 
 
 class DamagedError(ValueError):
-    """What was stored is not what was written there; the message says how that is seen."""
+    """Stored content is damaged; the message says how that was detected."""
 
 
 class CorruptArtifactError(ValueError):
-    """The same of a file in a store; the message names it and the remedy."""
+    """A file in the store is damaged; the message names it and the remedy."""
 
 
 def plain_checksum(path: str, data: bytes) -> str:
@@ -31,15 +31,15 @@ def plain_checksum(path: str, data: bytes) -> str:
 
 
 def sealed_record(path: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON object with its checksum."""
+    """A copy of a JSON object with its checksum under `KEY`."""
     return {**record, KEY: _digest(path, _canonical(record))}
 
 
 def opened_record(path: str, stored: object) -> dict[str, Any]:
-    """The JSON object without its checksum; one that was written before there were any is taken as it is.
+    """The JSON object without its checksum, which is verified unless the object is an older one that has none.
 
     Raises:
-        DamagedError: it is another one.
+        DamagedError: it is not an object, or its checksum does not match.
     """
     if not isinstance(stored, dict):
         raise DamagedError("it is not a JSON object")
@@ -50,12 +50,12 @@ def opened_record(path: str, stored: object) -> dict[str, Any]:
 
 
 def unsealed_notes(notes: Mapping[str, str]) -> dict[str, str]:
-    """Notes for the header of a tensor file, with room for the checksum that `seal_tensors` fills in."""
+    """Metadata for the header of a tensor file, with a placeholder for the checksum that `seal_tensors` inserts."""
     return {**notes, KEY: _UNKNOWN}
 
 
 def seal_tensors(path: str, data: bytes) -> tuple[bytes, str]:
-    """The bytes of a tensor file (safetensors) with its checksum in the header, and that checksum."""
+    """The bytes of a safetensors file with the checksum inserted in its header, and that checksum."""
     length = 8 + int.from_bytes(data[:8], "little")
     header = data[8:length]
     digest = _tensor_hash(path, _header(header))
@@ -66,10 +66,10 @@ def seal_tensors(path: str, data: bytes) -> tuple[bytes, str]:
 
 
 def tensors_checksum(path: str, file: BinaryIO) -> str:
-    """The checksum of an open tensor file, read to its end; of one that carries none, as of any file.
+    """The checksum of an open tensor file, read to its end; for one without its own, that of `plain_checksum`.
 
     Raises:
-        DamagedError: it carries another one, or has no header.
+        DamagedError: its own checksum does not match, or it has no header.
     """
     start = file.read(8)
     raw = file.read(min(int.from_bytes(start, "little"), _CHUNK * 16))
@@ -95,7 +95,7 @@ def _header(raw: bytes) -> dict[str, Any]:
 
 
 def _tensor_hash(path: str, header: Mapping[str, Any]) -> Any:
-    # The notes come in any order: what they say counts, not their bytes.
+    # Metadata may be in any order, so its values are hashed and not its bytes.
     notes = {name: note for name, note in header.get("__metadata__", {}).items() if name != KEY}
     return _hashed(path, _canonical({**header, "__metadata__": notes}))
 

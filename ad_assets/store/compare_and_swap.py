@@ -1,8 +1,8 @@
-"""Compare and swap of one stored file: it is replaced only if it is still what was read, whoever writes beside.
+"""Compare and swap of one stored file: it is replaced only if its content is still what was read.
 
-On a local folder or share the comparison and the write happen under a lock file, which the system releases when its
-holder dies. On S3 they are one request (``If-Match``, ``If-None-Match``), which servers must honour: AWS does, MinIO
-and Ceph do in their current releases; `ad-assets doctor` tries it.
+On a local folder or share, comparison and write happen under a lock file, which the system releases when its holder
+dies. On S3 they are one conditional request (``If-Match``, ``If-None-Match``), which the server must honour: AWS, MinIO
+and Ceph do in their current releases; `ad-assets doctor` tests it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from fsspec.asyn import sync
 from ad_assets.store.local import write_whole
 from ad_assets.store.retry import StorageError, retried
 
-LOCK = ".lock"  # one for a whole store: it is held for a read and a write, and work on what is read goes on outside
+LOCK = ".lock"  # one per store, held only for one read and write
 LOCK_SECONDS = 30.0
 UPDATE_SECONDS = 60.0
-Change = Callable[[bytes | None], bytes]  # from a content, None where there is no file, to the new one
+Change = Callable[[bytes | None], bytes]  # old content, None where there is no file -> new content
 _PRECONDITION_FAILED, _CONFLICT = 412, 409
 _IN_MEMORY = threading.Lock()
 
@@ -37,24 +37,24 @@ class SwapFile:
         fs: an open fsspec file system: local, S3, or in memory.
         base: root of the store on it.
         path: of the file, below the root.
-        place: the same for people.
+        location: full path or URL for messages.
 
     Raises:
-        StorageError: the file system has no way to compare and swap, or its lock is not to be had.
+        StorageError: the file system has no compare and swap, or the lock cannot be taken.
     """
 
-    def __init__(self, fs: Any, base: str, path: str, place: str) -> None:
-        self._fs, self._base, self._file, self._place = fs, base, f"{base}/{path}", place
+    def __init__(self, fs: Any, base: str, path: str, location: str) -> None:
+        self._fs, self._base, self._file, self._location = fs, base, f"{base}/{path}", location
         protocol = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
         self._kind = next((kind for kind in ("file", "s3", "memory") if kind in protocol), None)
         if self._kind is None:
             raise StorageError(
-                f"{place}: {protocol[0]} offers no write on a condition, without which entries of two people at once "
+                f"{location}: {protocol[0]} has no conditional writes, without which one of two simultaneous changes "
                 "would be lost: set store.root to a local folder, a share, or s3://bucket/prefix"
             )
 
     def update(self, change: Change) -> None:
-        """Replace the file by what `change` makes of its content, again and again until nobody came between."""
+        """Replace the content by `change` of it, repeated until no other process wrote in between."""
         started = time.monotonic()
         for number in itertools.count():
             before, tag = self.read()
@@ -63,30 +63,30 @@ class SwapFile:
                 return
             if time.monotonic() - started > UPDATE_SECONDS:
                 break
-            # Jittered and growing: the fewer come back at once, the fewer are refused again.
+            # Growing random pauses spread the processes that were refused.
             time.sleep(random.uniform(0.0, 0.002 * 2 ** min(number, 8)))  # noqa: S311 - not secret
         raise StorageError(
-            f"{self._place}: other processes have kept changing it for {UPDATE_SECONDS:.0f} s: run again when they rest"
+            f"{self._location}: other processes kept changing it for {UPDATE_SECONDS:.0f} s: run again later"
         )
 
     def read(self) -> tuple[bytes | None, str | None]:
-        """The content, None where there is no file, and what `swap` takes to know it again."""
+        """The content, None where there is no file, and its ETag on S3, both as `swap` takes them."""
         try:
             if self._kind == "s3":
-                return retried(lambda: sync(self._fs.loop, self._read_object), self._place)
-            return retried(lambda: self._fs.cat_file(self._file), self._place), None
+                return retried(lambda: sync(self._fs.loop, self._read_object), self._location)
+            return retried(lambda: self._fs.cat_file(self._file), self._location), None
         except FileNotFoundError:
             return None, None
 
     async def _read_object(self) -> tuple[bytes, str]:
-        # Content and tag in one answer: between two requests the object may change, and change back.
+        # Content and ETag from one response: between two requests the object might change.
         bucket, key, _ = self._fs.split_path(self._file)
         answer = await self._fs._call_s3("get_object", Bucket=bucket, Key=key)
         async with answer["Body"] as body:
             return await body.read(), answer["ETag"]
 
     def swap(self, before: bytes | None, tag: str | None, data: bytes) -> bool:
-        """Replace the file if it still is `before`; whether it was."""
+        """Replace the file if its content is still `before`; returns whether it was replaced."""
         if self._kind == "s3":
             return self._swap_object(tag, data)
         write = partial(self._fs.pipe_file, self._file, data)
@@ -101,10 +101,10 @@ class SwapFile:
             with lock:
                 if self.read()[0] != before:
                     return False
-                retried(write, self._place, also=(FileNotFoundError, FileExistsError))
+                retried(write, self._location, also=(FileNotFoundError, FileExistsError))
         except filelock.Timeout as error:
             raise StorageError(
-                f"{self._place}: another process has held {error.lock_file} for {LOCK_SECONDS:.0f} s: see which "
+                f"{self._location}: another process has held {error.lock_file} for {LOCK_SECONDS:.0f} s: find it "
                 "(fuser, lsof), end it if it hangs, and run again"
             ) from error
         return True
@@ -112,7 +112,7 @@ class SwapFile:
     def _swap_object(self, tag: str | None, data: bytes) -> bool:
         condition = {"mode": "create"} if tag is None else {"IfMatch": tag}
         try:
-            retried(lambda: self._fs.pipe_file(self._file, data, **condition), self._place)
+            retried(lambda: self._fs.pipe_file(self._file, data, **condition), self._location)
         except FileNotFoundError:  # deleted since it was read
             return False
         except FileExistsError:
@@ -123,10 +123,10 @@ class SwapFile:
                 raise
         else:
             return True
-        # A request that was made again because its answer was lost is refused for its own effect.
+        # A request repeated because its response was lost is refused although the first one succeeded.
         return self.read()[0] == data
 
     def try_conditions(self) -> bool:
-        """Whether a write on a condition that does not hold is refused; leaves the file there."""
+        """Whether the server refuses a conditional write whose condition is false; leaves the file there."""
         self.update(lambda _: b"tried by ad-assets doctor")
         return not self.swap(None, None, b"overwritten") and not self.swap(b"", '"another"', b"overwritten")

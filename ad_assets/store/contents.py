@@ -1,4 +1,4 @@
-"""Names and sizes of what lies in a store, as of one look: files that are cut or gone are told without reading any."""
+"""Sizes of the files in a store at one time, which reveal truncated and missing files without reading them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class Contents:
-    """A local disk is asked for each file, an object store for a listing: of all artifacts, or of each one by itself.
+    """Sizes by path: from each file on a local disk, from listings of an object store.
 
     Args:
         store: the store.
-        whole: whether most artifacts will be asked for.
+        whole: list all artifacts at once, for callers that need most of them; else each artifact when it is needed.
     """
 
     def __init__(self, store: ArtifactStore, *, whole: bool = True) -> None:
@@ -29,20 +29,20 @@ class Contents:
     def size(self, path: str) -> int | None:
         """The size of a file in bytes; None where there is none."""
         if self.store.is_local:
-            place = self.store.local_path(path)
-            return retried(lambda: _size(place), str(place))
+            local_path = self.store.local_path(path)
+            return retried(lambda: _size(local_path), str(local_path))
         prefix = self._prefix(path)
         if prefix not in self._listed:
             self._listed[prefix] = {file.path: file.size for file in self.store.files(prefix)}
         return self._listed[prefix].get(path)
 
     def damage(self, sizes: Mapping[str, int]) -> str:
-        """The first of some files that has not its size, in words; empty where all have."""
+        """A message about the first file whose size differs from the one given; empty where none does."""
         for path, size in sizes.items():
-            found = self.size(path)
-            if found != size:
+            actual = self.size(path)
+            if actual != size:
                 name = path.removeprefix(f"{artifact_folder(path)}/")
-                return f"{name} is gone" if found is None else f"{name} is damaged ({found:,} bytes of {size:,})"
+                return f"{name} is gone" if actual is None else f"{name} is damaged ({actual:,} bytes of {size:,})"
         return ""
 
     def _prefix(self, path: str) -> str:
@@ -53,12 +53,12 @@ class Contents:
 
 
 def head_damage(contents: Contents, head: Mapping[str, Any] | None) -> str:
-    """What of the files that a head lists is damaged or gone, in words; empty where nothing is, or none are listed."""
+    """A message about the first file of a head's list that is damaged or missing; empty for none, or without a list."""
     return contents.damage(head.get("files", {})) if head else ""
 
 
-def _size(place: Path) -> int | None:
+def _size(local_path: Path) -> int | None:
     try:
-        return os.stat(place).st_size  # noqa: PTH116 - a hundred thousand of these are one look
+        return os.stat(local_path).st_size  # noqa: PTH116 - faster than Path.stat, for 100,000 files at a time
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -1,7 +1,7 @@
 """Whole files of a store by path relative to its root, on any fsspec file system.
 
 A file is complete or absent: local files are written under a temporary name and renamed, object stores put whole
-objects. Every request is made again while it fails for a reason that may pass (`ad_assets.store.retry`).
+objects. Requests that fail for a transient reason are repeated (`ad_assets.store.retry`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ad_assets.store.compare_and_swap import Change, SwapFile
 from ad_assets.store.local import prune_empty_folders
 from ad_assets.store.retry import find_files, retried
 
-REMEDY = "`ad-assets materialize --verify` makes it anew"
+REMEDY = "`ad-assets materialize --verify` rebuilds it"
 
 
 class MissingFileError(FileNotFoundError):
@@ -32,7 +32,7 @@ class MissingFileError(FileNotFoundError):
 
 @dataclass(frozen=True)
 class StoredFile:
-    """One file of a listing: path relative to the root, size in bytes, change time in seconds, stamp of its content."""
+    """One file of a listing: path relative to the root, size in bytes, change time in seconds since 1970, stamp."""
 
     path: str
     size: int
@@ -41,7 +41,7 @@ class StoredFile:
 
 
 class FileStore(Settings):
-    """Reads, lists, replaces and deletes files; `ArtifactStore` says what lies in them."""
+    """Reads, lists, replaces and deletes files; `ArtifactStore` defines their content."""
 
     root: str = Field(default=".ad_assets", min_length=1, description="local folder or s3://bucket/prefix")
     storage_options: dict[str, Any] = Field(
@@ -71,7 +71,7 @@ class FileStore(Settings):
                 options.setdefault("use_listings_cache", False)
             fs, base = fsspec.core.url_to_fs(self.root, **options)
             self._base = base.rstrip("/")
-            self._fs = fs  # last: to other threads it means that all is set
+            self._fs = fs  # last, since other threads test it
         return self._fs, self._base
 
     @property
@@ -81,25 +81,25 @@ class FileStore(Settings):
         return "file" in (fs.protocol if isinstance(fs.protocol, (tuple, list)) else (fs.protocol,))
 
     def location(self, path: str) -> str:
-        """The full path or URL of a stored path, for people and for error messages."""
+        """The full path or URL of a stored path, for messages."""
         return f"{self.root.rstrip('/')}/{path}"
 
     def exists(self, path: str) -> bool:
         """Whether a complete file lies at `path`."""
         fs, base = self._open()
         try:
-            # Not isfile, which takes a request that failed for a file that is absent.
+            # Not isfile, which returns False when a request fails.
             info = retried(lambda: fs.info(f"{base}/{path}"), self.location(path))
         except (FileNotFoundError, NotADirectoryError):
             return False
         return bool(info["type"] == "file")
 
     def local_path(self, path: str) -> Path:
-        """Where a path of a local store lies."""
+        """The local file of a path in a local store."""
         return Path(self._open()[1], path)
 
     def fetch(self, path: str) -> bytes:
-        """The bytes of a file, compared with nothing."""
+        """The bytes of a file, without verification."""
         fs, base = self._open()
         try:
             data: bytes = retried(lambda: fs.cat_file(f"{base}/{path}"), self.location(path))
@@ -108,15 +108,15 @@ class FileStore(Settings):
         return data
 
     def update(self, path: str, change: Change) -> None:
-        """Replace a file by what `change` makes of it; of several processes that do so at once, none undoes another.
+        """Change a file atomically, so that no change of several processes is lost.
 
         Args:
             path: the file.
-            change: from the content, None where there is no file, to the new one. Called again on what another process
-                has written meanwhile; the same content is not written.
+            change: maps the content, None where there is no file, to the new one; called again if another process wrote
+                meanwhile. Unchanged content is not written.
 
         Raises:
-            StorageError: others were faster for too long, or the file system cannot write on a condition.
+            StorageError: other processes kept writing for too long, or the file system has no conditional writes.
         """
         SwapFile(*self._open(), path, self.location(path)).update(change)
 
@@ -125,7 +125,7 @@ class FileStore(Settings):
         return SwapFile(*self._open(), path, self.location(path)).try_conditions()
 
     def delete(self, paths: Iterable[str]) -> None:
-        """Delete files; absent ones are passed over, and emptied local folders go too."""
+        """Delete files and local folders that become empty; missing files are ignored."""
         fs, base = self._open()
         for path in paths:
             try:
@@ -164,10 +164,10 @@ def _changed(info: dict[str, Any]) -> float:
 
 
 def _stamp(info: dict[str, Any]) -> str:
-    # A file is replaced, never written again: locally by another inode.
+    # Files are replaced and never modified, so the inode changes.
     return str(info.get("ETag") or f"{info.get('ino')}-{info.get('mtime')}-{info['size']}")
 
 
 def stamp_of(status: os.stat_result) -> str:
-    """The stamp that a listing of a local disk will give a file."""
+    """The stamp that a listing of a local disk gives for a file."""
     return _stamp({"ino": status.st_ino, "mtime": status.st_mtime, "size": status.st_size})

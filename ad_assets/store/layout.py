@@ -1,4 +1,4 @@
-"""Names in a store: what lies in the folder of an artifact, and which artifact a path belongs to."""
+"""File names in a store: those in the folder of an artifact, and which artifact a path belongs to."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from ad_assets.store.local import TEMPORARY
 
 ARTIFACTS = "artifacts"
 MARKER = "artifact.json"
-CHECKPOINT = "checkpoint.safetensors"  # of a build that goes on, no part of what it comes to
+CHECKPOINT = "checkpoint.safetensors"  # of an unfinished build; not part of the artifact
 TENSORS = ".safetensors"
 
 
 def artifact_folder(path: str) -> str | None:
-    """The folder of the artifact to which a path belongs; None for all else."""
+    """The folder of the artifact that a path belongs to; None for other files."""
     parts = path.split("/")
     return "/".join(parts[:3]) if parts[0] == ARTIFACTS and len(parts) > 3 else None
 
 
 def is_recorded(path: str) -> bool:
-    """Whether a file in the folder of an artifact is one that its record vouches for."""
+    """Whether a file in the folder of an artifact is listed in its record."""
     return not path.endswith(TEMPORARY) and PurePosixPath(path).name not in (MARKER, CHECKPOINT)

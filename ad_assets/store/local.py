@@ -1,4 +1,4 @@
-"""Files of a local disk or network share: written whole or not at all, folders that come and go with them."""
+"""Atomic writes to a local disk or network share, and removal of emptied folders."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ TEMPORARY = ".tmp"
 
 
 class NoSpaceError(OSError):
-    """A disk or a quota is full; the message says how much is free and what to do."""
+    """The disk or a quota is full; the message gives the free space and the remedy."""
 
 
 def write_whole(target: Path, data: bytes) -> os.stat_result:
-    """Write a file under a temporary name and rename it, so that nobody ever sees a part of it.
+    """Write a file under a temporary name and rename it, so that no reader ever sees a part of it.
 
     Returns:
-        What the disk says of it, inode and times, which tell whether it was replaced since.
+        Its stat result, by which a later replacement can be detected.
 
     Raises:
-        FileNotFoundError: another process removed the folder, which was empty, at that very moment.
+        FileNotFoundError: another process removed the empty folder at the same time.
         NoSpaceError: the disk is full.
-        OSError: anything else; in any case what was there before is still there, and nothing else.
+        OSError: another failure; an earlier file is kept, and no temporary file is left.
     """
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
@@ -52,13 +52,13 @@ def _no_space(error: OSError, target: Path, size: int) -> NoSpaceError:
     free = shutil.disk_usage(next(folder for folder in target.absolute().parents if folder.exists())).free
     return NoSpaceError(
         f"{target} ({size / 1e6:,.1f} MB) cannot be written: {error.strerror}, {free / 1e6:,.1f} MB are free there. "
-        "Make room, remove what nothing refers to (ad-assets gc --delete), or set another store.root; then run again: "
-        "what is finished is kept"
+        "Free space, remove unreferenced files (ad-assets gc --delete), or set another store.root; then run again: "
+        "finished work is kept"
     )
 
 
 def prune_empty_folders(folder: Path, top: Path) -> None:
-    """Remove a folder and those above it, up to `top`, as far as they are empty."""
+    """Remove a folder and its parents below `top`, as far as they are empty."""
     while folder != top:
         try:
             folder.rmdir()

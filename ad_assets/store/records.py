@@ -1,7 +1,7 @@
-"""Records: small JSON objects that are replaced as things change, each with a checksum that covers its place too.
+"""Records: small JSON objects that are replaced as things change, each with a checksum that covers its path too.
 
-What most say can be found out again: heads, attempts, what is known of scanned files. A damaged one of these is as if
-absent, which is told, and made anew (`recall`). Those that cannot be made anew are refused (`read_record`).
+Most can be computed again: heads, build attempts, facts of scanned files. Of these a damaged one counts as absent, with
+a warning (`recall`). Damage of others is an error (`read_record`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from ad_assets.store.store import ArtifactStore
 
 _LOG = logging.getLogger(__name__)
-_TOLD: set[str] = set()  # messages on damaged records, each once a process
+_WARNED: set[str] = set()  # messages about damaged records, each logged once per process
 
 
 def encoded(path: str, record: Mapping[str, Any]) -> bytes:
-    """The bytes of a record at a path; NaN and infinities are refused."""
+    """The bytes of a record to store at a path; NaN and infinities raise ValueError."""
     return json.dumps(sealed_record(path, record), indent=1, sort_keys=True, allow_nan=False).encode()
 
 
@@ -34,10 +34,10 @@ def read_record(store: ArtifactStore, path: str, *names: str, remedy: str = "") 
     """The record at a path.
 
     Args:
-        store: where it lies.
+        store: the store.
         path: its path.
-        names: what it must have.
-        remedy: what to do where it is damaged; empty: what makes anew whatever the graph has made.
+        names: keys that it must have.
+        remedy: remedy for the message if it is damaged; empty: the command that rebuilds assets.
 
     Raises:
         FileNotFoundError: there is none.
@@ -49,14 +49,14 @@ def read_record(store: ArtifactStore, path: str, *names: str, remedy: str = "") 
 def update_record(
     store: ArtifactStore, path: str, change: Callable[[dict[str, Any] | None], dict[str, Any]], *names: str
 ) -> None:
-    """Change a record that several processes change; none undoes what another does.
+    """Change a record atomically, so that no change of several processes is lost.
 
     Args:
-        store: where it lies.
+        store: the store.
         path: its path.
-        change: from the record, None where there is none or a damaged one, to the new one; called again on what another
-            process has written meanwhile.
-        names: what it must have.
+        change: maps the record, None where there is none or a damaged one, to the new one; called again if another
+            process wrote meanwhile.
+        names: keys that it must have.
     """
 
     def changed(data: bytes | None) -> bytes:
@@ -83,7 +83,7 @@ def _opened(store: ArtifactStore, path: str, data: bytes, names: Sequence[str], 
 
 
 def recall(store: ArtifactStore, path: str, *names: str) -> dict[str, Any] | None:
-    """The record at a path; None where there is none, or a damaged one, of which a warning is logged."""
+    """The record at a path; None where there is none, or with a logged warning where it is damaged."""
     try:
         return read_record(store, path, *names)
     except FileNotFoundError:
@@ -95,6 +95,6 @@ def recall(store: ArtifactStore, path: str, *names: str) -> dict[str, Any] | Non
 
 def warn(error: CorruptArtifactError) -> None:
     """Log that a damaged record counts as absent."""
-    if str(error) not in _TOLD:
-        _TOLD.add(str(error))
+    if str(error) not in _WARNED:
+        _WARNED.add(str(error))
         _LOG.warning("%s; until then it counts as absent", error)

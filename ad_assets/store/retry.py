@@ -38,7 +38,7 @@ _NAMES = {"HTTPClientError", "ConnectionError", "ClientConnectionError", "Client
 
 
 class StorageError(OSError):
-    """Storage did not answer in several tries; the message names the place and what to do."""
+    """Storage did not answer in several tries; the message names the file or URL and the remedy."""
 
 
 def may_pass(error: BaseException) -> bool:

@@ -2,13 +2,13 @@
 
 Layout under the root (a local folder or ``s3://bucket/prefix``)::
 
-    features/<extractor>/<ab>/<image_id>.safetensors   one file an image, shared by all datasets and detectors
-    artifacts/<kind>/<version>/...                     one folder an artifact; artifact.json is written last
-    heads/<asset key>/<partition>.json                 which version an asset's partition has now
+    features/<extractor>/<ab>/<image_id>.safetensors   one file per image, shared by all datasets and detectors
+    artifacts/<kind>/<version>/...                     one folder per artifact; artifact.json is written last
+    heads/<asset key>/<partition>.json                 the present version of an asset's partition
 
-Files are whole (`ad_assets.store.files`), and an artifact exists once its ``artifact.json`` does. Disks and people
-change files all the same: what is read is compared with its checksum (`ad_assets.store.checksums`), mapped files when a
-process first reads them.
+Files are complete or absent (`ad_assets.store.files`), and an artifact exists once its ``artifact.json`` does. Since
+disks and people change files too, everything read is compared with its checksum (`ad_assets.store.checksums`),
+memory-mapped files when a process first reads them.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class ArtifactStore(FileStore):
 
     Raises:
         FileNotFoundError: a path to read does not exist.
-        CorruptArtifactError: it exists but cannot be read.
-        NoSpaceError: there is no room for what is written.
-        StorageError: the store does not answer, whatever the number of tries.
+        CorruptArtifactError: it exists and is damaged.
+        NoSpaceError: the disk is full.
+        StorageError: the storage does not answer in several tries.
     """
 
     _records: dict[str, dict[str, Any]] = PrivateAttr(default_factory=dict)
@@ -70,18 +70,18 @@ class ArtifactStore(FileStore):
 
     def _put(self, path: str, data: bytes, checksum: str) -> None:
         fs, base = self._open()
-        place, stamp = self.location(path), ""
+        location, stamp = self.location(path), ""
         if self.is_local:
-            # Absent is a folder that another process has emptied and removed since it was made.
+            # Another process may remove the empty folder between its creation and the write.
             passing = (FileNotFoundError, FileExistsError)
-            stamp = stamp_of(retried(lambda: write_whole(Path(base, path), data), place, also=passing))
+            stamp = stamp_of(retried(lambda: write_whole(Path(base, path), data), location, also=passing))
         else:
-            retried(lambda: fs.pipe_file(f"{base}/{path}", data), place)
+            retried(lambda: fs.pipe_file(f"{base}/{path}", data), location)
         if artifact_folder(path):
             self._written[path] = WrittenFile(len(data), checksum, stamp)
 
     def read_bytes(self, path: str) -> bytes:
-        """Read a whole file; one of an artifact is compared with the artifact's record."""
+        """Read a whole file; a file of an artifact is verified by the checksum in its record."""
         folder = artifact_folder(path)
         return Artifact(self, folder).read(path) if folder else self.fetch(path)
 
@@ -136,17 +136,17 @@ class ArtifactStore(FileStore):
         self._put(path, *seal_tensors(path, save(ready, metadata=unsealed_notes(notes or {}))))
 
     def read_tensors(self, path: str) -> dict[str, Tensor]:
-        """Read named tensors; on a local disk they are mapped, not copied, until used."""
+        """Read named tensors; on a local disk they are memory-mapped and loaded when used."""
         if not self.is_local:
             return self.read_noted_tensors(path)[0]
-        place = self.local_path(path)
+        local_path = self.local_path(path)
         with self._named_errors(path):
-            retried(lambda: verify(place, path), self.location(path))
-            tensors, _ = retried(lambda: map_tensors(place), self.location(path))
+            retried(lambda: verify(local_path, path), self.location(path))
+            tensors, _ = retried(lambda: map_tensors(local_path), self.location(path))
         return tensors
 
     def read_noted_tensors(self, path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Named tensors with the notes of the same file, read at once: another process may replace it meanwhile."""
+        """Named tensors and the text notes of the same file, in one read, since another process may replace it."""
         from safetensors.torch import load
 
         with self._named_errors(path):
@@ -156,7 +156,7 @@ class ArtifactStore(FileStore):
 
     @contextmanager
     def _named_errors(self, path: str) -> Iterator[None]:
-        """Raises one error for a tensor file that is missing, another for one that is damaged."""
+        """Raise the store's errors for a missing and for a damaged tensor file."""
         from safetensors import SafetensorError
 
         try:
@@ -167,7 +167,7 @@ class ArtifactStore(FileStore):
             raise self.corrupt(path, error) from error
 
     def holds_tensors(self, path: str) -> bool:
-        """Whether a whole tensor file lies at a path, as an interrupted build leaves; a damaged one is deleted."""
+        """Whether an intact tensor file exists, as after an interrupted build; a damaged one is deleted."""
         try:
             self.checksum(path)
         except FileNotFoundError:
@@ -179,14 +179,14 @@ class ArtifactStore(FileStore):
         return True
 
     def read_many_tensors(self, paths: Sequence[str]) -> list[dict[str, Tensor]]:
-        """Read several tensor files at once, in order; hides the latency of an object store."""
+        """Read several tensor files concurrently, in order, to hide the latency of object stores."""
         if len(paths) == 1:
             return [self.read_tensors(paths[0])]
         with ThreadPoolExecutor(max_workers=2 if self.is_local else 16) as pool:
             return list(pool.map(self.read_tensors, paths))
 
     def read_notes(self, path: str) -> dict[str, str]:
-        """The text notes in the header of a tensor file, whose tensors are not read, nor compared with the checksum."""
+        """The text notes in the header of a tensor file; tensors are neither read nor verified."""
         return without_checksum(self._all_notes(path))
 
     def _all_notes(self, path: str) -> dict[str, str]:
@@ -205,42 +205,42 @@ class ArtifactStore(FileStore):
     # -- checksums -----------------------------------------------------------------------------------------------
 
     def checksum(self, path: str) -> str:
-        """The checksum of a file, whose every byte is read.
+        """The checksum of a file, which is read completely.
 
         Raises:
-            CorruptArtifactError: a tensor file that is damaged, or another's.
+            CorruptArtifactError: a tensor file is damaged, or was written for another path.
         """
         from safetensors.torch import load
 
         if not path.endswith(TENSORS):
             return plain_checksum(path, self.fetch(path))
         with self._named_errors(path):
-            # Loaded or mapped too: a file that carries no checksum is at least as long as its header says.
+            # Loaded or mapped too, which checks the length of files without a checksum.
             if not self.is_local:
                 data = self.fetch(path)
                 load(data)
                 return tensors_checksum(path, BytesIO(data))
-            place = self.local_path(path)
-            retried(lambda: map_tensors(place, notes_only=True), self.location(path))
-            return retried(lambda: checksum_of(place, path), self.location(path))
+            local_path = self.local_path(path)
+            retried(lambda: map_tensors(local_path, notes_only=True), self.location(path))
+            return retried(lambda: checksum_of(local_path, path), self.location(path))
 
     def stated_checksum(self, path: str) -> str:
-        """The same as far as possible without reading tensors: the checksum that a tensor file states itself."""
+        """The checksum in the header of a tensor file, whose tensors are not read; of other files as `checksum`."""
         return (self._all_notes(path).get(KEY) if path.endswith(TENSORS) else None) or self.checksum(path)
 
     def written(self, folder: str) -> dict[str, WrittenFile]:
-        """Path -> what this object wrote into the folder of an artifact since it was last asked."""
+        """Path -> files that this object wrote into the folder of an artifact since the last call."""
         paths = [path for path in list(self._written) if path.startswith(f"{folder}/")]
         return {path: self._written.pop(path) for path in paths}
 
     # -- records, artifacts and heads ----------------------------------------------------------------------------
 
     def artifact(self, kind: str, version: str) -> Artifact:
-        """The artifact of one kind with one fingerprint, present or not."""
+        """The artifact of a kind and fingerprint, whether or not it exists."""
         return Artifact(self, f"{ARTIFACTS}/{kind}/{version}")
 
     def remembered_record(self, path: str) -> Mapping[str, Any]:
-        """The record of an artifact, read once; empty where there is none yet."""
+        """The record of an artifact, cached; empty where there is none yet."""
         if path not in self._records:
             try:
                 self._records[path] = read_record(self, path)
@@ -249,24 +249,24 @@ class ArtifactStore(FileStore):
         return self._records[path]
 
     def forget_record(self, path: str) -> None:
-        """Read the record of an artifact again when it is next asked for."""
+        """Drop the record of an artifact from the cache."""
         self._records.pop(path, None)
 
     def head_path(self, key: Sequence[str], partition: str | None) -> str:
-        """Where the head of an asset's partition lies."""
+        """Path of the head of an asset's partition."""
         return "/".join(["heads", *key, f"{partition or '_'}.json"])
 
     def read_head(self, key: Sequence[str], partition: str | None) -> dict[str, Any] | None:
-        """What an asset's partition is now, or None when it was never materialized, or its head is damaged."""
+        """The head of an asset's partition; None if it was never materialized, or the head is damaged."""
         return recall(self, self.head_path(key, partition), *HEAD)
 
     def write_head(self, key: Sequence[str], partition: str | None, head: dict[str, Any]) -> None:
-        """Record what an asset's partition is now."""
+        """Write the head of an asset's partition."""
         write_record(self, self.head_path(key, partition), head)
 
     @contextmanager
-    def understood(self, path: str) -> Iterator[None]:
-        """Content that its reader does not expect, as after an edit by hand, is reported as damage of that file."""
+    def valid_content(self, path: str) -> Iterator[None]:
+        """Report errors of the block, which parses the content of a file, as damage of that file."""
         try:
             yield
         except CorruptArtifactError:

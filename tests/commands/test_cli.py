@@ -160,7 +160,7 @@ def test_gc_lists_first_and_deletes_on_request(config: Path, capsys: Any) -> Non
     assert run(config, "gc", *other, "--older-than", "0") == 0
     out = capsys.readouterr().out
     assert "artifacts/score_maps/" in out
-    assert "refer to nothing" in out
+    assert "unreferenced files" in out
     store = ArtifactStore(root=str(config.parent / "store"))
     before = store.usage()
     assert run(config, "gc", *other, "--older-than", "0", "--delete") == 0

@@ -127,7 +127,7 @@ def test_a_list_comes_on_stdin(config: Path, inbox: Path, capsys: Any, monkeypat
         (["INBOX", "--set", "datasets.parts.detectors.small.coreset_ratio=0.5"], "another setting .* run: ad-assets"),
         (["INBOX", "--set", "store.root=EMPTY"], "parts/small .bolt. was never materialized"),
         (["INBOX", "--set", "compute.device=cuda:99"], "cannot be loaded: compute.device: cuda:99 is not there"),
-        (["INBOX", "--raw-maps"], "--raw-maps: say with --out where to"),
+        (["INBOX", "--raw-maps"], "--raw-maps needs --out, the folder to write to"),
         (["EMPTY"], "no image in"),
         (["INBOX", "--out", "INBOX/good.png"], "good.png/pictures/.* cannot be written"),
     ],
@@ -179,5 +179,5 @@ def test_latency_by_step(config: Path, tmp_path: Path, capsys: Any) -> None:
     other = ["--set", "datasets.parts.detectors.small.coreset_ratio=0.5", "--batch", "1"]
     assert main(["latency", "--config", str(config), *other]) == 1
     assert "FAILED parts/small [bolt] was made under another setting" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="a latency needs images"):
+    with pytest.raises(ValueError, match="latency needs at least one image"):
         measure(load_detector("parts", "small", "bolt", config), [], 1, 1)

@@ -69,7 +69,7 @@ def test_of_two_who_change_the_champion_at_once_the_second_is_refused(
     assert main([*call, "--reason", "second"]) == 2
     captured = capsys.readouterr()
     assert captured.out == f"champion: {becomes}\n"
-    assert "the champion has changed just now" in captured.err
+    assert "the champion changed meanwhile" in captured.err
     assert "first): see ad-assets history, and decide again" in captured.err
     history = read_history(store, *LANE)
     assert [entry.candidate.state for entry in history.entries] == ["one", "two", becomes]
@@ -103,7 +103,7 @@ def test_all_that_is_rejected_is_whether_in_one_option_or_in_two(store: Artifact
 def test_admitting_all_leaves_the_rejected_rejected(store: ArtifactStore, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["quarantine", "parts", "bolt", "--reject", "a.png"]) == 0
     assert main(["quarantine", "parts", "bolt", "--admit", "all"]) == 0
-    assert "1 were decided on before" in capsys.readouterr().err
+    assert "1 have an earlier decision" in capsys.readouterr().err
     assert read_decisions(store, "parts", "bolt") == {FIRST: "reject", SECOND: "admit", THIRD: "admit"}
 
 

@@ -104,7 +104,7 @@ def broken_tree(root):
     return {
         "bottle/train/good/000.png": "cannot be decoded",
         "bottle/train/good/001.png": "not an image",
-        "bottle/train/good/002.png": "tests as bottle/test/good/000.png",
+        "bottle/train/good/002.png": "is the test image bottle/test/good/000.png",
         "bottle/test/crack/000.png": "has no mask",
         "bottle/ground_truth/crack/001_mask.png": "mask of 10 x 12 for the image bottle/test/crack/001.png of 12",
         "bottle/ground_truth/dirt/000_mask.png": "cannot be decoded",
@@ -158,7 +158,7 @@ def test_names_that_are_no_text_are_named_with_escapes_and_left_out(tmp_path):
     with pytest.raises(DatasetError) as failure:
         build_index(FolderReader(root=str(tmp_path)), "bottle")
     [line] = str(failure.value).splitlines()[1:]
-    assert line == r"  bottle/train/good/\udce4.png: its name is not UTF-8, so that no table can name it: rename it"
+    assert line == r"  bottle/train/good/\udce4.png: its name is not UTF-8, which tables cannot store: rename it"
     index = build_index(FolderReader(root=str(tmp_path), on_problem="skip"), "bottle")
     names = {row["path"].rpartition("/")[2] for row in index.table.to_pylist() if row["split"] == "train"}
     assert {"a\nb.png", "-rf.png", "\x1b[31m.png"} < names
@@ -226,13 +226,13 @@ def test_a_second_scan_opens_only_what_changed(tmp_path, reads):
     stored = json.loads(json.dumps({path: dataclasses.asdict(file) for path, file in first.files.items()}))
     known = {path: KnownFile(**file) for path, file in stored.items()}
     reads.clear()
-    assert build_index(reader, "bottle", known=known) == first
+    assert build_index(reader, "bottle", known_files=known) == first
     assert reads == []
 
     # What another reader took for an image may be a mask to this one.
     mask = "bottle/ground_truth/dirt/000_mask.png"
     other = {**known, mask: dataclasses.replace(known[mask], area=None)}
-    assert build_index(reader, "bottle", known=other) == first
+    assert build_index(reader, "bottle", known_files=other) == first
     assert reads == [mask]
 
     reads.clear()
@@ -240,7 +240,7 @@ def test_a_second_scan_opens_only_what_changed(tmp_path, reads):
     write_image(folder / "train" / "good" / "000.png", content="other")
     (folder / "test" / "dirt" / "001.png").unlink()
     (folder / "ground_truth" / "dirt" / "001_mask.png").unlink()
-    second = build_index(reader, "bottle", known=known)
+    second = build_index(reader, "bottle", known_files=known)
     assert sorted(reads) == ["bottle/train/good/000.png", "bottle/train/good/new.png"]
     assert second == build_index(reader, "bottle")
     assert second.table != first.table

@@ -136,7 +136,7 @@ def test_the_noise_of_formats_with_losses_is_no_value(kind, quality):
 
 def test_label_maps_in_formats_with_losses_are_refused():
     classes = Image.fromarray((square() * 60 + square(24, 2, 5) * 200).astype(np.uint8))
-    with pytest.raises(ImageError, match="format with losses"):
+    with pytest.raises(ImageError, match="lossy format"):
         read(classes, kind="JPEG", quality=90)
 
 

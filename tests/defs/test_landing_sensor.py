@@ -142,7 +142,7 @@ def test_admissions_that_are_lost_beside_decisions_are_refused(indexed: Bench) -
     store, _ = parts_of(indexed)
     decide(store, "parts", "bolt", [DECISION], "reject")
     store.delete(["admissions/parts/bolt.json", store.head_path(("parts", "image_index"), "bolt")])
-    assert "its admissions are gone" in index(indexed, "bolt")
+    assert "its admissions, which say which images are admitted and held, are missing" in index(indexed, "bolt")
 
 
 @pytest.mark.parametrize("found", ["empty", "another"])

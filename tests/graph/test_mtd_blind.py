@@ -29,7 +29,7 @@ def test_the_images_of_each_setting() -> None:
     known = build_index(labelled, CATEGORY).files
     counts = {}
     for setting in ("mix", "test", "ano"):
-        index = build_index(BlindReader(of=labelled, setting=setting), CATEGORY, known=known)
+        index = build_index(BlindReader(of=labelled, setting=setting), CATEGORY, known_files=known)
         rows = index.table.to_pylist()
         train, test = ([row for row in rows if row["split"] == split] for split in ("train", "test"))
         assert {row["image_id"] for row in train} == {row["image_id"] for row in test}

@@ -55,7 +55,7 @@ def test_lost_admissions_of_an_indexed_category_are_refused(produced: Bench) -> 
     store, dataset = produced.benchmark.store, produced.benchmark.datasets["parts"]
     store.delete(["admissions/parts/bolt.json"])
     told = refusal(produced)
-    assert "its admissions are gone from the store" in told
+    assert "admitted and held, are missing from the store" in told
     assert "--new-store" in told
     assert not has_admissions(store, "parts", "bolt")
     begin_anew(dataset, store, produced.instance)

@@ -1,13 +1,13 @@
 """Blind settings over any labelled dataset (Zhang et al., That's BAD, 2023, section 3): no image is known to be good.
 
-One set S of images is both what a detector learns from and what it scores:
+One set S of images is both trained on and scored:
 
 - ``mix``: all images of the other dataset, its train and its test split;
 - ``test``: its test split;
-- ``ano``: the anomalous images of its test split, so that only pixels can be told apart.
+- ``ano``: the anomalous images of its test split, so that only pixel metrics are defined.
 
-The labels of the other dataset choose the images of ``ano`` and stand beside the scores; the training rows of the index
-carry none.
+The labels of the other dataset select the images of ``ano`` and evaluate the scores; training rows of the index have
+none.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Setting = Literal["mix", "test", "ano"]
 
 @register_reader
 class BlindReader(Reader):
-    """The images of another reader, without its division into nominal training images and test images."""
+    """The images of another reader, without its split into nominal training images and test images."""
 
     name: ClassVar[str] = "blind"
     version: ClassVar[int] = 1
@@ -52,7 +52,7 @@ class BlindReader(Reader):
 
     @property
     def compared_with(self) -> str | None:
-        """``MVTec-Mix``, ``MVTec-Test`` or ``MVTec-Ano`` over MVTec AD; no paper has others."""
+        """``MVTec-Mix``, ``MVTec-Test`` or ``MVTec-Ano`` over MVTec AD; no results of others are published."""
         if self.of.compared_with != "MVTec AD":
             return None
         return f"MVTec-{self.setting.capitalize()}"
@@ -63,11 +63,11 @@ class BlindReader(Reader):
         return self.of.decoding
 
     def prepare(self, category: str | None = None, report: ProgressReport | None = None) -> None:
-        """Make the other dataset's files exist.
+        """Prepare the files of the other dataset.
 
         Args:
             category: only this one; None for all.
-            report: as the other's.
+            report: as for the other reader.
         """
         self.of.prepare(category, report)
 

@@ -1,12 +1,12 @@
 """CIFAR-10 as ten one-class problems: the protocol of SimpleNet (Liu et al., CVPR 2023, table 4).
 
 A category is a class: its 5000 training images are nominal, and all 10,000 test images are tested, those of the nine
-other classes as anomalies of that name. The same test image so serves all ten categories, under another label. There
-are no masks, hence no pixel metrics.
+other classes as anomalies of that type. So each test image is in all ten categories, with different labels. There are
+no masks, hence no pixel metrics.
 
 `prepare` unpacks the public **binary** version (Krizhevsky, "Learning multiple layers of features from tiny images",
-2009) from `source` into PNG files below `root`, named by their position in it. The Python version is pickled, and
-loading a pickle runs what is in it: it is refused.
+2009) from `source` into PNG files below `root`, named by their position in it. The Python version is refused: it is
+pickled, and loading a pickle can run any code.
 """
 
 from __future__ import annotations
@@ -82,10 +82,10 @@ in root, unpacked from it:
         return list(CLASSES)
 
     def prepare(self, category: str | None = None, report: ProgressReport | None = None) -> None:
-        """Unpack the images of all classes, as each tests on all; safe when several processes do so at once.
+        """Unpack the images of all classes, since each category tests on all; safe in several processes at once.
 
         Args:
-            category: no difference.
+            category: ignored.
             report: called as ``report(what, done, total)`` from time to time.
 
         Raises:
@@ -108,7 +108,7 @@ in root, unpacked from it:
             elif split == "test" and kind in test:
                 test[kind].append(path)
         nominal = {kind: [Candidate(path, "test", 0, NOMINAL) for path in test[kind]] for kind in CLASSES}
-        # One object each serves the nine categories that it is foreign to.
+        # The nine other categories share one candidate for each image, to save memory.
         foreign = {kind: [Candidate(path, "test", 1, kind) for path in test[kind]] for kind in CLASSES}
         assigned = {
             category: [
@@ -121,16 +121,16 @@ in root, unpacked from it:
 
     def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
         problems = [
-            Problem(path, f"lies in no class's folder: expected one of {', '.join(CLASSES)}")
+            Problem(path, f"is not in the folder of a class: expected one of {', '.join(CLASSES)}")
             for _, kind, path in sorted(_files(paths))
             if kind not in CLASSES
         ]
         if self.check_counts:
-            found = Counter(f"{_LABELS[c.label]} {c.split}" for c in candidates)
+            counts = Counter(f"{_LABELS[c.label]} {c.split}" for c in candidates)
             problems += [
-                count_problem(category, kind, expected, found[kind])
+                count_problem(category, kind, expected, counts[kind])
                 for kind, expected in COUNTS.items()
-                if found[kind] != expected
+                if counts[kind] != expected
             ]
         return problems
 
@@ -146,19 +146,19 @@ def _files(paths: Sequence[str]) -> Iterator[tuple[str, str, str]]:
 def _unpack(source: Path, split: Split, report: ProgressReport, folder: Path) -> list[str]:
     for kind in CLASSES:
         (folder / kind).mkdir()
-    found: set[str] = set()
+    names_read: set[str] = set()
     for name, data in _published(source, (*BATCHES[split], META)):
-        found.add(name)
+        names_read.add(name)
         if name == META:
             _check_classes(source, data)
         else:
             labels, images = _records(source, name, data)
             first = BATCHES[split].index(name) * BATCH_RECORDS
-            for place, (label, image) in enumerate(zip(labels, images, strict=True), start=first):
-                Image.fromarray(image).save(folder / CLASSES[label] / f"{place:05d}.png")
-                if place % REPORT_EVERY == 0:
-                    report(f"images of {name} unpacked", place - first, len(labels))
-    missing = [name for name in (*BATCHES[split], META) if name not in found]
+            for number, (label, image) in enumerate(zip(labels, images, strict=True), start=first):
+                Image.fromarray(image).save(folder / CLASSES[label] / f"{number:05d}.png")
+                if number % REPORT_EVERY == 0:
+                    report(f"images of {name} unpacked", number - first, len(labels))
+    missing = [name for name in (*BATCHES[split], META) if name not in names_read]
     if missing:
         raise ValueError(f"{source} lacks {', '.join(missing)}: download the binary version again")
     return []
@@ -174,7 +174,9 @@ def _records(source: Path, name: str, data: bytes) -> tuple[NDArray[np.uint8], N
     """Labels (N,) and images (N, 32, 32, 3) of one batch."""
     size = 1 + PIXELS
     if not data or len(data) % size:
-        raise ValueError(f"{source}: {name} of {len(data)} bytes is no row of records of {size}: download it again")
+        raise ValueError(
+            f"{source}: {name} of {len(data)} bytes is not a whole number of records of {size}: download it again"
+        )
     records = np.frombuffer(data, np.uint8).reshape(-1, size)
     labels = records[:, 0]
     if labels.max() >= len(CLASSES):
@@ -202,7 +204,7 @@ def _published(source: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes]
 
 
 def _archived(source: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    # Nothing is extracted: known names are read into memory, whatever folder the archive claims for them.
+    # Nothing is extracted: files of known names are read into memory, whatever their folder in the archive.
     seen = set()
     try:
         with tarfile.open(source, "r:*") as archive:
@@ -229,6 +231,6 @@ def _check_size(source: Path, name: str, size: int) -> None:
 def _refuse_pickles(source: Path, names: Iterator[str] | tuple[str, ...]) -> None:
     if _PICKLES.intersection(names):
         raise ValueError(
-            f"{source} is the Python version of CIFAR-10, whose pickles could run anything when loaded: take the "
+            f"{source} is the Python version of CIFAR-10, whose pickles could run any code when loaded: use the "
             "binary version, cifar-10-binary.tar.gz"
         )

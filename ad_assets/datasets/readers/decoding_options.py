@@ -1,4 +1,4 @@
-"""The options by which people say how their own images and masks are to be read."""
+"""Options for reading a user's own images and masks."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ _TOP = 65535
 
 
 class DecodingOptions(Reader):
-    """A reader of images that nobody has published."""
+    """Base of readers of a user's own images, which have no published decoding rules."""
 
     bit_depth: Literal["auto"] | int = Field(
         "auto",
-        description="bits of pixels that are stored in 16: 8 to 16; auto: as TIFF tags tell, else the smallest of 8, "
-        "10, 12, 14, 16 that holds the largest value of the category",
+        description="bits of pixels that are stored in 16: 8 to 16; auto: as TIFF tags declare, else the smallest of "
+        "8, 10, 12, 14, 16 that holds the largest value of the category",
     )
     mask_values: tuple[int | str, ...] | None = Field(
         None,
         min_length=1,
         description="values of anomalous mask pixels, such as [1, 8] or [128-255]; null: masks have two values, 0 and "
-        "another. Of palettes the indices count",
+        "another. Palettes count by index",
     )
     mask_ignore: tuple[int | str, ...] = Field((), description="values of mask pixels that no pixel metric counts")
-    mask_channel: Channel | None = Field(None, description="of masks in colours, the channel that holds the values")
+    mask_channel: Channel | None = Field(None, description="channel of colour masks that holds the values")
     mask_shrink: Shrink = Field(
         "regions",
-        description="how masks follow images to a smaller frame; regions: the nearest pixel, and of a region that has "
-        "none all that it touches; any_pixel: all that any region touches; nearest: small regions may vanish",
+        description="how masks are reduced to a smaller frame; regions: the nearest pixel, and for a region without "
+        "one all that it touches; any_pixel: all pixels that a region touches; nearest: small regions may vanish",
     )
 
     @field_validator("bit_depth", mode="before")
@@ -56,7 +56,7 @@ class DecodingOptions(Reader):
 
     @property
     def decoding(self) -> Decoding:
-        """The rules that these options make."""
+        """The rules that these options define."""
         masks = MaskRule(
             values=None if self.mask_values is None else _ranges(self.mask_values),
             ignore=_ranges(self.mask_ignore),
@@ -71,7 +71,7 @@ def _ranges(values: tuple[int | str, ...]) -> Ranges:
 
 
 def _range(value: Any) -> tuple[int, int]:
-    """Both ends of a value or of a text such as 128-255.
+    """Both ends of a number or of a range such as 128-255.
 
     Raises:
         ValueError: it is neither.

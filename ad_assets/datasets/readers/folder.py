@@ -1,4 +1,4 @@
-"""Any folder in the layout of MVTec AD (Bergmann et al., CVPR 2019), the common currency of the field.
+"""Any folder in the layout of MVTec AD (Bergmann et al., CVPR 2019), the most common one of the field.
 
     <root>/<category>/train/good/NAME.png
     <root>/<category>/test/good/NAME.png
@@ -6,9 +6,9 @@
     <root>/<category>/ground_truth/<defect type>/NAME_mask.png  or  NAME.png
 
 ``good``, ``ok``, ``normal`` and ``nominal`` name nominal folders; these names and ``train``, ``test`` and
-``ground_truth`` are known in any case, and near-misses of them are errors (`ad_assets.datasets.names`). Subfolders
+``ground_truth`` are accepted in any case, and near misses of them are errors (`ad_assets.datasets.names`). Subfolders
 below a type are allowed, and repeated under ``ground_truth``. Masks pair by name, never by position. ``test`` and
-``ground_truth`` may be missing. What lies in these folders and is not read is told, by number and by name, and so are
+``ground_truth`` may be missing. Files in these folders that are not read are reported with counts and names, and so are
 other folders that hold images. A root that itself holds ``train`` is one category.
 
 With `manifest` a table decides instead of folder names: see `ad_assets.datasets.readers.manifest`.
@@ -29,9 +29,9 @@ from ad_assets.datasets.names import (
     CATEGORY_RULE,
     NOMINAL,
     PARTS,
+    canonical_name,
     is_image,
     is_nominal,
-    known,
     near_nominal,
     near_part,
 )
@@ -52,75 +52,77 @@ MVTEC_LAYOUT = """\
 <category>/ground_truth/<defect type>/NAME_mask.png"""
 
 
-class _Place(NamedTuple):
+class _LocatedFile(NamedTuple):
     category: str
     part: str  # train | test | ground_truth
-    defect_type: str  # "" for a file that lies in no type's folder
-    name: str  # what pairs an image with its mask: the path below the type, without suffix
+    defect_type: str  # "" for a file outside the folders of defect types
+    name: str  # pairs an image with its mask: the path below the defect type, without suffix
     path: str
 
 
 class MvtecLayout(Reader):
-    """What all datasets in the layout of MVTec AD, or in one that `_as_mvtec` turns into it, share.
+    """Base of readers of datasets in the layout of MVTec AD, or in one that `_as_mvtec` converts to it.
 
-    Class facts: `several_masks` (one file a region), `masks_required` (an anomalous image without one is an error, also
-    where no image has any), `more_folders` (of a category, beside those of the layout), `tells_other_folders` (whether
-    images in folders of any other name are told of), `image_place` and `mask_place` (where errors say that a file is
-    expected).
+    Class attributes: `several_masks`, one mask file per region; `masks_required`, a missing mask is an error even where
+    no image has any; `more_folders`, further folders of a category; `reports_other_folders`, images in folders of any
+    other name cause a warning; `image_place` and `mask_place`, the expected paths that errors name.
     """
 
     several_masks: ClassVar[bool] = False
     masks_required: ClassVar[bool] = False
     more_folders: ClassVar[tuple[str, ...]] = ()
-    tells_other_folders: ClassVar[bool] = False
+    reports_other_folders: ClassVar[bool] = False
     image_place: ClassVar[str] = "test/{type}/{name}.*"
     mask_place: ClassVar[str] = "ground_truth/{type}/{name}_mask.png or {name}.png"
 
     def assign(self, paths: Sequence[str]) -> dict[str, list[Candidate]]:
-        places = sorted(self._places(paths))
+        files = sorted(self._places(paths))
         masks: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-        for place in places:
-            if place.part == "ground_truth":
-                masks[place.category, place.defect_type, place.name].append(place.path)
-        found: dict[str, list[Candidate]] = defaultdict(list)
-        for place in places:
-            nominal = is_nominal(place.defect_type)
-            if place.part == "train" and nominal:
-                found[place.category].append(Candidate(place.path, "train", 0, NOMINAL))
-            elif place.part == "test" and nominal:
-                found[place.category].append(Candidate(place.path, "test", 0, NOMINAL))
-            elif place.part == "test" and place.defect_type and not near_nominal(place.defect_type):
-                own = masks.get((place.category, place.defect_type, place.name), [])
-                kept, kind = tuple(own if self.several_masks else own[:1]), self._kind(place.defect_type)
-                found[place.category].append(Candidate(place.path, "test", 1, place.defect_type, kept, kind))
-        return dict(found)
+        for file in files:
+            if file.part == "ground_truth":
+                masks[file.category, file.defect_type, file.name].append(file.path)
+        by_category: dict[str, list[Candidate]] = defaultdict(list)
+        for file in files:
+            nominal = is_nominal(file.defect_type)
+            if file.part == "train" and nominal:
+                by_category[file.category].append(Candidate(file.path, "train", 0, NOMINAL))
+            elif file.part == "test" and nominal:
+                by_category[file.category].append(Candidate(file.path, "test", 0, NOMINAL))
+            elif file.part == "test" and file.defect_type and not near_nominal(file.defect_type):
+                masks_of_image = masks.get((file.category, file.defect_type, file.name), [])
+                used, kind = (
+                    tuple(masks_of_image if self.several_masks else masks_of_image[:1]),
+                    self._kind(file.defect_type),
+                )
+                by_category[file.category].append(Candidate(file.path, "test", 1, file.defect_type, used, kind))
+        return dict(by_category)
 
     def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
-        located = [place for place in self._located(paths) if place.category == category]
-        places = [place for place in located if is_image(place.path)]
-        masked_types = {place.defect_type for place in places if place.part == "ground_truth"}
+        located = [file for file in self._located(paths) if file.category == category]
+        files = [file for file in located if is_image(file.path)]
+        masked_types = {file.defect_type for file in files if file.part == "ground_truth"}
         paired = {mask for candidate in candidates for mask in candidate.masks}
-        problems = unread(place.path for place in located if not is_image(place.path))
+        problems = unread(file.path for file in located if not is_image(file.path))
         problems += misplaced(self._outside(category, paths))
         nearly = defaultdict[str, list[str]](list)
-        for place in places:
-            nominal = is_nominal(place.defect_type)
-            if place.part == "ground_truth" and not nominal and place.path not in paired:
-                image = self.image_place.format(type=place.defect_type, name=place.name)
+        for file in files:
+            nominal = is_nominal(file.defect_type)
+            if file.part == "ground_truth" and not nominal and file.path not in paired:
+                image = self.image_place.format(type=file.defect_type, name=file.name)
                 message = f"mask without an image {image}, or a second mask of it: remove it"
-                problems.append(Problem(place.path, message))
-            elif place.part == "train" and not nominal:
+                problems.append(Problem(file.path, message))
+            elif file.part == "train" and not nominal:
                 message = "not used: only train/good (or ok, normal, nominal) is; move it there or away"
-                problems.append(Problem(place.path, message))
-            elif place.part == "test" and not place.defect_type:
+                problems.append(Problem(file.path, message))
+            elif file.part == "test" and not file.defect_type:
                 message = "lies in no defect type's folder: move it to test/good or test/<defect type>"
-                problems.append(Problem(place.path, message))
-            elif place.part == "test" and near_nominal(place.defect_type):
-                nearly[place.defect_type].append(place.path)
-        for defect_type, own in nearly.items():
+                problems.append(Problem(file.path, message))
+            elif file.part == "test" and near_nominal(file.defect_type):
+                nearly[file.defect_type].append(file.path)
+        for defect_type, images in nearly.items():
             message = (
-                f"holds {counted(own, 'image')}, nominal or not? Rename the folder to {near_nominal(defect_type)} (or "
-                "good, ok, normal, nominal), or to the name of a defect"
+                f"holds {counted(images, 'image')}, nominal or not? Rename the folder to {near_nominal(defect_type)} "
+                "(or good, ok, normal, nominal), or to the name of a defect"
             )
             problems.append(Problem(f"{category}/test/{defect_type}", message))
         for candidate in candidates:
@@ -135,73 +137,75 @@ class MvtecLayout(Reader):
         return problems
 
     def paths_by_category(self, paths: Sequence[str]) -> dict[str, list[str]]:
-        found = defaultdict[str, list[str]](list)
+        by_category = defaultdict[str, list[str]](list)
         for path, parts in self._split(paths):
-            found[parts[0]].append(path)
-        return dict(found)
+            by_category[parts[0]].append(path)
+        return dict(by_category)
 
-    def _places(self, paths: Sequence[str]) -> Iterator[_Place]:
-        return (place for place in self._located(paths) if is_image(place.path))
+    def _places(self, paths: Sequence[str]) -> Iterator[_LocatedFile]:
+        return (file for file in self._located(paths) if is_image(file.path))
 
-    def _located(self, paths: Sequence[str]) -> Iterator[_Place]:
-        """The files of any kind that lie where images or masks do, in folders whose names can be categories."""
-        for path, found in self._split(paths):
-            parts = self._as_mvtec(found)
-            if len(parts) < 3 or not (known(parts[1]) and CATEGORY_KEY.fullmatch(parts[0])):
+    def _located(self, paths: Sequence[str]) -> Iterator[_LocatedFile]:
+        """Files of any format in the folders of images and masks of valid category names."""
+        for path, split_path in self._split(paths):
+            parts = self._as_mvtec(split_path)
+            if len(parts) < 3 or not (canonical_name(parts[1]) and CATEGORY_KEY.fullmatch(parts[0])):
                 continue
             category, part, *below = parts
             defect_type = below[0] if len(below) > 1 else ""
             name = str(PurePosixPath(*below[1:] if defect_type else below).with_suffix(""))
             if part == "ground_truth":
                 name = name.removesuffix("_mask")
-            yield _Place(category, part, defect_type, name, path)
+            yield _LocatedFile(category, part, defect_type, name, path)
 
     def _split(self, paths: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-        """Each path with its parts, the category's first; names of splits in lower case."""
+        """Each path with its parts, the category first and split names in lower case."""
         splits = [path.split("/") for path in paths]
         own_name = self._own_name()
-        # A category may have the name of a split: then the folders in it have such names too.
-        flat = own_name and any(len(parts) > 1 and known(parts[0]) and not known(parts[1]) for parts in splits)
+        # A category may have the name of a split; then its subfolders have split names too.
+        flat = own_name and any(
+            len(parts) > 1 and canonical_name(parts[0]) and not canonical_name(parts[1]) for parts in splits
+        )
         for path, parts in zip(paths, splits, strict=True):
-            if flat and own_name and not known(parts[1] if len(parts) > 2 else ""):
+            if flat and own_name and not canonical_name(parts[1] if len(parts) > 2 else ""):
                 parts = [own_name, *parts]
             if len(parts) > 2:
                 parts = [parts[0], self._folder(parts[1]), *parts[2:]]
             yield path, parts
 
     def _folder(self, name: str) -> str:
-        """The name of a category's folder as the layout has it, whatever its case."""
-        return known(name, (*PARTS, *self.more_folders)) or name
+        """The canonical name of a folder of the layout, whatever its case; other names unchanged."""
+        return canonical_name(name, (*PARTS, *self.more_folders)) or name
 
     def _outside(self, category: str, paths: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Folder and path of the images of a category that lie in no folder of its layout."""
+        """Folder and path of images of a category outside the folders of its layout."""
         for path, parts in self._split(paths):
             name = parts[1] if len(parts) > 2 else ""
-            told = near_part(name) or self.tells_other_folders
-            if told and parts[0] == category and name not in (*PARTS, *self.more_folders) and is_image(path):
+            reported = near_part(name) or self.reports_other_folders
+            if reported and parts[0] == category and name not in (*PARTS, *self.more_folders) and is_image(path):
                 yield path.rsplit("/", max(len(parts) - 2, 1))[0], path
 
     def _own_name(self) -> str | None:
-        """The category where the root itself holds ``train``; None: each has a folder."""
+        """Name of the category where the root itself holds ``train``; None: every category has a folder."""
         return None
 
     def _as_mvtec(self, parts: list[str]) -> list[str]:
-        """The parts of a path as they would be in the layout of MVTec AD; empty: not part of the dataset."""
+        """The parts of a path converted to the layout of MVTec AD; empty: not part of the dataset."""
         return parts
 
     def _kind(self, defect_type: str) -> AnomalyKind:
-        """What kind of anomaly the images of a folder show."""
+        """The kind of anomaly that the images of a defect type show."""
         del defect_type
         return ""
 
 
 @register_reader
 class FolderReader(DecodingOptions, ManifestOption, MvtecLayout):
-    """Reader of the layout above, or of a manifest; the categories are those found."""
+    """Reader of the layout above or of a manifest; categories are those found."""
 
     name: ClassVar[str] = "folder"
     version: ClassVar[int] = 2
-    tells_other_folders: ClassVar[bool] = True
+    reports_other_folders: ClassVar[bool] = True
     origin: ClassVar[str] = "your own images"
     layout: ClassVar[str] = MVTEC_LAYOUT
 
@@ -223,19 +227,19 @@ class FolderReader(DecodingOptions, ManifestOption, MvtecLayout):
         return {key: value for key, value in super().index_config().items() if key != "manifest" or value is not None}
 
     def categories(self) -> list[str]:
-        """The manifest's, or the folders that hold training or test images; sorted. `misfits` tells of the others."""
+        """Sorted: those of the manifest, or the folders with training or test images; `misfits` reports the others."""
         if self.manifest:
             return sorted(self._manifest().by_category)
         paths = list(ImageFiles(self.root).listing())
-        found = self.assign(paths)
-        if not found:
+        by_category = self.assign(paths)
+        if not by_category:
             problems = [str(problem) for problem in self.misfits(paths) if problem.severity == "error"]
             raise ValueError(
                 f"no category under {self.root!r}: expected <category>/train/good/*.png; correct "
                 "datasets.<name>.root in the benchmark file or with --set datasets.<name>.root=/path"
-                + "".join(f"\n  {told}" for told in problems[:SHOWN])
+                + "".join(f"\n  {problem}" for problem in problems[:SHOWN])
             )
-        return sorted(found)
+        return sorted(by_category)
 
     def assign(self, paths: Sequence[str]) -> dict[str, list[Candidate]]:
         return assigned(self._manifest().entries, paths) if self.manifest else super().assign(paths)
@@ -250,17 +254,17 @@ class FolderReader(DecodingOptions, ManifestOption, MvtecLayout):
             return super().paths_by_category(paths)
         there = set(paths)
         return {
-            category: [
-                path for entry in own for path in (entry.candidate.path, *entry.candidate.masks) if path in there
-            ]
-            for category, own in self._manifest().by_category.items()
+            category: [path for row in rows for path in (row.candidate.path, *row.candidate.masks) if path in there]
+            for category, rows in self._manifest().by_category.items()
         }
 
     def stands(self, category: str, listing: Listing) -> bool:
         if self.manifest:
-            return False  # the table was read, and does not name it
-        # A root that is a category goes with the folders of its splits.
-        return category in listing.folders() or (category == self._own_name() and any(map(known, listing.folders())))
+            return False  # the manifest does not name it
+        # Where the root itself is the category, the folders of its splits decide.
+        return category in listing.folders() or (
+            category == self._own_name() and any(map(canonical_name, listing.folders()))
+        )
 
     def misfits(self, paths: Sequence[str]) -> list[Problem]:
         if self.manifest:
@@ -272,21 +276,23 @@ class FolderReader(DecodingOptions, ManifestOption, MvtecLayout):
         for path, parts in self._split(paths):
             if parts[0] not in categories and is_image(path):
                 folders[parts[0] if len(parts) > 1 else ""].append((path, parts))
-        return [self._misfit(folder, own) for folder, own in sorted(folders.items())]
+        return [self._misfit(folder, images) for folder, images in sorted(folders.items())]
 
-    def _misfit(self, folder: str, own: Sequence[tuple[str, list[str]]]) -> Problem:
-        told = f"{counted([path for path, _ in own], 'image')} not read: "
-        names = {parts[1] for _, parts in own if len(parts) > 2}
-        if any(known(name) for name in names) and not CATEGORY_KEY.fullmatch(folder):
-            return Problem(folder, f"{told}its name cannot be a category's ({CATEGORY_RULE}): rename the folder")
+    def _misfit(self, folder: str, images: Sequence[tuple[str, list[str]]]) -> Problem:
+        unread_images = f"{counted([path for path, _ in images], 'image')} not read: "
+        names = {parts[1] for _, parts in images if len(parts) > 2}
+        if any(canonical_name(name) for name in names) and not CATEGORY_KEY.fullmatch(folder):
+            return Problem(
+                folder, f"{unread_images}its name cannot be a category's ({CATEGORY_RULE}): rename the folder"
+            )
         for name in sorted(names | {folder}):
             if near_part(name):
                 where = folder if name == folder else f"{folder}/{name}"
                 return Problem(
-                    where, f"{told}is it {near_part(name)}? Only train, test and ground_truth are; rename it"
+                    where, f"{unread_images}is it {near_part(name)}? Only train, test and ground_truth are; rename it"
                 )
         expected = "expected <category>/train/good/*.png"
-        return Problem(folder or self.root, f"{told}no folder train or test in it; {expected}", "warning")
+        return Problem(folder or self.root, f"{unread_images}no folder train or test in it; {expected}", "warning")
 
     def _manifest(self) -> Manifest:
         return read_manifest(self.root, self.manifest or "", own_name=self._own_name())

@@ -1,17 +1,17 @@
-"""Tables that say which image is what, where folder names do not: one row an image, as CSV or Parquet.
+"""Manifests: CSV or Parquet tables with one row per image, for datasets whose folder names do not describe the images.
 
     image_path            relative to the dataset's root, or absolute and below it
     split                 train | test
     label                 0 or a word such as good, 1 or a word such as anomalous; anomalib's label_index also
     category              optional; without it all rows are one category
-    defect_type           optional; without it "anomaly" (beside label_index, the word in label)
+    defect_type           optional; without it "anomaly" (with label_index, the word in label)
     mask_path             optional, as image_path; may be empty
 
-Names of columns, splits and nominal words are known in any case, as names of folders are
-(`ad_assets.datasets.names`); other columns are passed over, unless they nearly have the name of one of these.
+Names of columns, splits and nominal words are accepted in any case, as folder names are (`ad_assets.datasets.names`).
+Other columns are ignored, unless their name is a near miss of one of these, which is an error.
 
-What is wrong with the table itself is told at once and stops everything, since half a table is no benchmark. Files
-that it names and that are not there are problems of their images, which ``on_problem: skip`` leaves out.
+Errors in the table itself stop the index, since part of a table is not a benchmark. Files that it names and that do not
+exist are problems of their images, which ``on_problem: skip`` leaves out.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from ad_assets.datasets.names import (
     CATEGORY_RULE,
     NOMINAL,
     NOMINAL_NAMES,
+    canonical_name,
     is_nominal,
-    known,
     near_nominal,
 )
 from ad_assets.store.retry import StorageError
 
-ANOMALY = "anomaly"  # the defect type where the table tells none
+ANOMALY = "anomaly"  # the defect type where the table has none
 _LABELS: dict[str, Literal[0, 1]] = {
     **dict.fromkeys(("0", "0.0", "false", *NOMINAL_NAMES), 0),
     **dict.fromkeys(
@@ -54,7 +54,7 @@ _LABELS: dict[str, Literal[0, 1]] = {
 
 @dataclass(frozen=True)
 class ManifestRow:
-    """One row: where it stands, and the image that it describes, whether or not its files are there."""
+    """One row: its position for messages, and the image that it describes, whether or not its files exist."""
 
     where: str
     category: str
@@ -63,19 +63,19 @@ class ManifestRow:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A table that was read: its rows in its order, and those of each category."""
+    """The rows of a manifest in their order, and those of each category."""
 
     entries: tuple[ManifestRow, ...]
     by_category: Mapping[str, tuple[ManifestRow, ...]]
 
 
 class ManifestOption(Reader):
-    """A reader that may read a file which the user names."""
+    """Base of readers with the option `manifest`, a file that the user names."""
 
     manifest: str | None = None
 
     def index_config(self) -> dict[str, Any]:
-        """A file outside the root counts by its content: its stamp is in no listing, and its path is the machine's."""
+        """With a hash of the manifest if it is outside the root, where no listing has its stamp."""
         config = super().index_config()
         if self.manifest and not self.tables(""):
             config["manifest"] = hashlib.sha256(read_file(self.root, self.manifest)).hexdigest()
@@ -88,7 +88,7 @@ class ManifestOption(Reader):
 
 
 def read_file(root: str, path: str) -> bytes:
-    """A file that lies under `root`, or elsewhere if `path` is absolute or a URL.
+    """The bytes of a file below `root`, or anywhere if `path` is absolute or a URL.
 
     Raises:
         DatasetError: it cannot be read.
@@ -106,21 +106,21 @@ def read_file(root: str, path: str) -> bytes:
 
 
 def read_manifest(root: str, path: str, *, own_name: str, renamed: Mapping[str, str] | None = None) -> Manifest:
-    """All rows of a table.
+    """Read a manifest.
 
     Args:
         root: of the dataset.
-        path: of the table, relative to the root, absolute or a URL.
-        own_name: the category of rows that name none.
-        renamed: what the table calls the columns above, where it does so otherwise.
+        path: of the table: relative to the root, absolute, or a URL.
+        own_name: the category of rows without one.
+        renamed: column name above -> its name in this table, where it differs.
 
     Raises:
-        DatasetError: the table cannot be read or lacks a column, or rows contradict themselves or each other.
+        DatasetError: the table cannot be read or lacks a column, or rows are invalid or contradict each other.
     """
     return _parsed(read_file(root, path), root, path, own_name, tuple((renamed or {}).items()))
 
 
-@lru_cache(maxsize=8)  # a check of thousands of categories asks for the same table each time
+@lru_cache(maxsize=8)  # checking thousands of categories parses the same table each time
 def _parsed(data: bytes, root: str, path: str, own_name: str, renamed: tuple[tuple[str, str], ...]) -> Manifest:
     head = f"manifest {path} of the dataset at {root!r}"
     columns, rows = _rows(data, path, head)
@@ -145,29 +145,31 @@ def _parsed(data: bytes, root: str, path: str, own_name: str, renamed: tuple[tup
         entries.append(entry)
     if problems:
         raise DatasetError(head, problems)
-    return Manifest(tuple(entries), {name: tuple(own) for name, own in by_category.items()})
+    return Manifest(tuple(entries), {name: tuple(rows_of_category) for name, rows_of_category in by_category.items()})
 
 
 def assigned(entries: Iterable[ManifestRow], paths: Sequence[str]) -> dict[str, list[Candidate]]:
-    """Category -> candidates whose image is there, sorted by path, with the masks that are there."""
+    """Category -> candidates whose image exists, sorted by path, with the masks that exist."""
     there = set(paths)
-    found: dict[str, list[Candidate]] = defaultdict(list)
+    by_category: dict[str, list[Candidate]] = defaultdict(list)
     for entry in sorted(entries, key=lambda entry: (entry.category, entry.candidate.path)):
         image = entry.candidate
         if image.path in there:
-            found[entry.category].append(replace(image, masks=tuple(mask for mask in image.masks if mask in there)))
-    return dict(found)
+            by_category[entry.category].append(
+                replace(image, masks=tuple(mask for mask in image.masks if mask in there))
+            )
+    return dict(by_category)
 
 
 def manifest_problems(
     entries: Iterable[ManifestRow], paths: Sequence[str], masks_required: bool = False
 ) -> list[Problem]:
-    """What one category's rows name and is not there, and anomalous images without a mask.
+    """Files that a category's rows name and that do not exist, and anomalous images without a mask.
 
     Args:
-        entries: of the category.
+        entries: rows of the category.
         paths: relative posix paths of one listing.
-        masks_required: whether the want of a mask is an error also where the table names none.
+        masks_required: whether a missing mask is an error even where the table names none.
     """
     there, entries, problems = set(paths), list(entries), []
     any_mask = any(entry.candidate.masks for entry in entries)
@@ -191,10 +193,10 @@ _OPTIONAL = ("category", "defect_type", "mask_path")
 
 
 def _called(columns: Sequence[str], renamed: Mapping[str, str], path: str, head: str, *, empty: bool) -> dict[str, str]:
-    """What each column is called in the table.
+    """Column name above -> its name in the table.
 
     Raises:
-        DatasetError: one is missing, there twice, or nearly called so.
+        DatasetError: a column is missing or duplicated, or has a near miss of its name.
     """
     called = {name: renamed.get(name, name) for name in (*_REQUIRED, *_OPTIONAL)}
     if "label_index" in columns:
@@ -204,15 +206,19 @@ def _called(columns: Sequence[str], renamed: Mapping[str, str], path: str, head:
     missing = [called[name] for name in _REQUIRED if called[name] not in columns]
     if missing:
         names = shortened(", ".join(sorted(columns)), 300)
-        found = "it has no rows" if empty and not columns else f"its columns are {names}"
-        raise DatasetError(head, [Problem(path, f"lacks {', '.join(missing)}: {found}")])
+        reason = "it has no rows" if empty and not columns else f"its columns are {names}"
+        raise DatasetError(head, [Problem(path, f"lacks {', '.join(missing)}: {reason}")])
     if empty:
         raise DatasetError(head, [Problem(path, "has no rows")])
     others = set(columns) - set(called.values())
     near = {name: _nearly(name, others) for name in (called[each] for each in _OPTIONAL) if name not in columns}
     problems = [
         *(Problem(path, f"has two columns {name}: keep one") for name in called.values() if columns.count(name) > 1),
-        *(Problem(path, f"has a column {_shown(own)}: is it {name}? Rename it") for name, own in near.items() if own),
+        *(
+            Problem(path, f"has a column {_shown(column)}: is it {name}? Rename it")
+            for name, column in near.items()
+            if column
+        ),
     ]
     if problems:
         raise DatasetError(head, problems)
@@ -220,15 +226,19 @@ def _called(columns: Sequence[str], renamed: Mapping[str, str], path: str, head:
 
 
 def _nearly(name: str, columns: Iterable[str]) -> str | None:
-    """The column that nearly has a name, as ``Mask path`` and ``defecttype`` nearly have."""
+    """The column whose name is a near miss, such as ``Mask path`` or ``defecttype``."""
     short = {re.sub(r"[\W_]+", "", column): column for column in columns}
     near = difflib.get_close_matches(name.replace("_", ""), [each for each in short if len(each) < 40], 1, 0.85)
     return short[near[0]] if near else None
 
 
 def _entry(where: str, row: Mapping[str, str], own_name: str, files: ImageFiles) -> ManifestRow | str:
-    """The row, or what is wrong with it."""
-    category, split, label = row["category"] or own_name, known(row["split"]), _LABELS.get(row["label"].casefold())
+    """The parsed row, or what is wrong with it."""
+    category, split, label = (
+        row["category"] or own_name,
+        canonical_name(row["split"]),
+        _LABELS.get(row["label"].casefold()),
+    )
     defect_type = row["defect_type"] or ANOMALY
     if not row["image_path"]:
         return "names no image"
@@ -255,10 +265,10 @@ def _entry(where: str, row: Mapping[str, str], own_name: str, files: ImageFiles)
 
 
 def _rows(data: bytes, path: str, head: str) -> tuple[list[str], list[tuple[int, dict[str, str] | str]]]:
-    """Names of columns as `_column` has them, and numbered rows by them, or what is wrong with the row.
+    """Normalised column names, and numbered rows keyed by them, or what is wrong with a row.
 
     Raises:
-        DatasetError: it is no such table.
+        DatasetError: it is not a CSV or Parquet table.
     """
     if _is_parquet(path):
         import pyarrow as pa
@@ -269,16 +279,16 @@ def _rows(data: bytes, path: str, head: str) -> tuple[list[str], list[tuple[int,
             columns = list(map(_column, table.column_names))
             cells = [column.to_pylist() for column in table.columns]
         except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError) as error:
-            told = f"is not a Parquet table ({shortened(str(error), 200)}): copy it again"
-            raise DatasetError(head, [Problem(path, told)]) from None
+            message = f"is not a Parquet table ({shortened(str(error), 200)}): copy it again"
+            raise DatasetError(head, [Problem(path, message)]) from None
         return columns, list(enumerate((_row(columns, row) for row in zip(*cells, strict=True)), start=1))
     try:
         text = data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
         # Python's reader keeps every cell as text: category 01 stays 01.
         lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        told = f"is not a CSV table in UTF-8 ({shortened(str(error), 200)}): save it as one"
-        raise DatasetError(head, [Problem(path, told)]) from None
+        message = f"is not a CSV table in UTF-8 ({shortened(str(error), 200)}): save it as one"
+        raise DatasetError(head, [Problem(path, message)]) from None
     columns = list(map(_column, lines[0] if lines else []))
     return columns, [(number, _row(columns, line)) for number, line in enumerate(lines[1:], start=2) if line]
 

@@ -1,17 +1,17 @@
 """Magnetic Tile Defects: Huang, Qiu, Yuan, "Surface defect saliency of magnetic tile", Visual Computer 2018.
 
-The public release holds 952 defect-free and 392 defective grey images (115 blowhole, 85 break, 57 crack, 32
-fray, 103 uneven) as ``MT_<Type>/Imgs/NAME.jpg`` with the mask ``NAME.png`` beside it, and no split.
+The public release holds 952 defect-free and 392 defective grey images (115 blowhole, 85 break, 57 crack, 32 fray, 103
+uneven) as ``MT_<Type>/Imgs/NAME.jpg`` with the mask ``NAME.png`` beside it, and no split.
 
-`split: random` is the papers' protocol: `train_fraction` of the free images train (floor: 761 of 952), the
-others (191) and all defects test. Names are ranked by sha256 of seed and name, so neither listing order nor a
-library's random generator decides. **It leaks**: the names begin with one of about six exposures (exp1, exp2,
-...), apparently of the same tiles under unrelated numbers, so most test tiles were seen in training under
-another light, and no name tells which.
+`split: random` is the papers' protocol: `train_fraction` of the free images are trained on (floor: 761 of 952), the
+others (191) and all defects are tested. Names are ranked by sha256 of seed and name, so the split depends neither on
+the order of the listing nor on a random generator. **It leaks**: the names begin with one of about six exposures (exp1,
+exp2, ...), apparently of the same tiles under unrelated numbers, so most test tiles were trained on under another
+light, and no name shows which.
 
 `split: exposure` trains on the free images of some exposures and tests on all images, free and defective, of
-`test_exposures`. Every light at test is new; the tiles still are not, so it lessens the leak and does not
-close it. Its numbers stand beside the published ones, never in their place.
+`test_exposures`. Every light at test is new but the tiles are not, so the leak is smaller and not closed. Its numbers
+are never compared with the published ones.
 
 Four masks of ``Uneven`` are empty; those images stay anomalous.
 """
@@ -62,11 +62,11 @@ class MtdReader(Reader):
     )
     layout: ClassVar[str] = "MT_{Free,Blowhole,Break,Crack,Fray,Uneven}/Imgs/NAME.{jpg,png}   (the .png is the mask)"
 
-    split: Literal["random", "exposure"] = Field("random", description="how free images are divided")
-    train_fraction: float = Field(0.8, gt=0, lt=1, description="random: part of the free images that trains")
-    seed: int = Field(0, ge=0, description="random: another seed is another division")
+    split: Literal["random", "exposure"] = Field("random", description="how free images are split")
+    train_fraction: float = Field(0.8, gt=0, lt=1, description="random: share of the free images that is trained on")
+    seed: int = Field(0, ge=0, description="random: another seed gives another split")
     test_exposures: tuple[int, ...] = Field(
-        (4, 5, 6), min_length=1, description="exposure: the numbers after exp whose images test"
+        (4, 5, 6), min_length=1, description="exposure: the numbers after exp whose images are tested"
     )
     check_counts: bool = Field(True, description="compare the numbers of images with the published ones")
 
@@ -77,7 +77,7 @@ class MtdReader(Reader):
 
     @property
     def compared_with(self) -> str | None:
-        """The papers split at random; numbers of another split do not stand beside theirs."""
+        """MTD for random splits, as in the papers; results of another split are not compared with them."""
         return self.paper_dataset if self.split == "random" else None
 
     def index_config(self) -> dict[str, Any]:
@@ -118,16 +118,16 @@ class MtdReader(Reader):
         ]
         if self.split == "exposure":
             problems += [
-                Problem(file.path, "its name does not begin with exp<number>_: no exposure to divide by")
+                Problem(file.path, "its name does not begin with exp<number>_: no exposure to split by")
                 for file in files
                 if file.suffix == "jpg" and _exposure(file) is None
             ]
         if self.check_counts:
-            found = Counter(kind for kind, _ in images)
+            counts = Counter(kind for kind, _ in images)
             problems += [
-                count_problem(f"MT_{kind}/Imgs", kind.lower(), expected, found[kind])
+                count_problem(f"MT_{kind}/Imgs", kind.lower(), expected, counts[kind])
                 for kind, expected in COUNTS.items()
-                if found[kind] != expected
+                if counts[kind] != expected
             ]
         return problems
 

@@ -1,7 +1,7 @@
 """The photographs of MVTec 3D-AD: Bergmann, Jin, Sattlegger, Steger, VISAPP 2022: 4147 scans of 10 categories.
 
-Only ``rgb`` is read; the point clouds in ``xyz`` are not. Masks lie beside the images, also for nominal test images,
-where they are empty and passed over.
+Only ``rgb`` is read; the point clouds in ``xyz`` are not. Masks are beside the images, also for nominal test images,
+where they are empty and ignored.
 """
 
 from __future__ import annotations

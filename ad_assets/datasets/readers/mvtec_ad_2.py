@@ -1,7 +1,7 @@
 """MVTec AD 2: Heckler-Kram, Neudeck, Scheler, König, Steger, "The MVTec AD 2 Dataset", 2025: 8 scenarios.
 
 Tests on ``test_public``, or on ``test_private`` or ``test_private_mixed``, whose images have no labels: only MVTec's
-server can score them (https://benchmark.mvtec.com), from maps that `ad-assets export maps` writes.
+server can evaluate them (https://benchmark.mvtec.com), from maps that `ad-assets export maps` writes.
 """
 
 from __future__ import annotations
@@ -54,22 +54,25 @@ class MvtecAd2Reader(WithValidation):
         "walnuts": 48,
     }
 
-    split: Literal["public", "private", "private_mixed"] = Field("public", description="which images test")
+    split: Literal["public", "private", "private_mixed"] = Field("public", description="which images are tested")
 
     def assign(self, paths: Sequence[str]) -> dict[str, list[Candidate]]:
-        found = super().assign(paths)
+        by_category = super().assign(paths)
         if self.split == "public":
-            return found
-        place = re.compile(rf"([^/]+)/test_{self.split}/[^/]+")
-        train = {name: [each for each in own if each.split == "train"] for name, own in found.items()}
+            return by_category
+        pattern = re.compile(rf"([^/]+)/test_{self.split}/[^/]+")
+        train = {
+            name: [candidate for candidate in candidates if candidate.split == "train"]
+            for name, candidates in by_category.items()
+        }
         for path in sorted(paths):
-            match = place.fullmatch(path)
+            match = pattern.fullmatch(path)
             if match and match[1] in train and is_image(path):
                 train[match[1]].append(Candidate(path, "test", None, UNLABELLED))
         return train
 
     def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
-        # ImageCounts are published of what is labelled; masks belong to it too.
+        # Published counts and masks are those of the labelled images.
         return super().check_names(category, paths, candidates) if self.split == "public" else []
 
     def _as_mvtec(self, parts: list[str]) -> list[str]:

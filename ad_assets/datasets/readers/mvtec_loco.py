@@ -1,11 +1,11 @@
 """MVTec LOCO AD: Bergmann, Batzner, Fauser, Sattlegger, Steger, "Beyond Dents and Scratches", IJCV 2022.
 
 5 categories with structural anomalies (dents, scratches) and logical ones (a part missing, misplaced or one too many).
-Each anomaly of an image has a mask file of its own, whose pixels all have the number of its defect;
-``defects_config.json`` says how much of such a defect must be found to find it all.
+Each anomaly of an image has its own mask file, whose pixels all have the number of its defect; ``defects_config.json``
+gives the saturation threshold of each defect.
 
-The paper's text tells of 1772 training and 304 validation images; the archive holds 1778 and 305 (splicing_connectors:
-360 and 60), and it is files that are counted here.
+The paper's text gives 1772 training and 304 validation images; the archive holds 1778 and 305 (splicing_connectors: 360
+and 60), which are the counts expected here.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class MvtecLocoReader(WithValidation):
         except StorageError:
             raise
         except FileNotFoundError:
-            message = "is missing: it says how much of each defect must be found; copy it from the archive"
+            message = "is missing: it gives the saturation threshold of each defect; copy it from the archive"
         except (OSError, ValueError, TypeError, LookupError) as error:
             message = (
                 "expected a list of defects with pixel_value, saturation_threshold and relative_saturation "
@@ -76,7 +76,7 @@ class MvtecLocoReader(WithValidation):
             return super()._as_mvtec(parts)
         if len(parts) != 5:
             return []
-        *above, image, region = parts  # the folder of an image's regions has its name
+        *above, image, region = parts  # the masks of an image are in a folder of its name
         return [*above, image + PurePosixPath(region).suffix]
 
     def _kind(self, defect_type: str) -> AnomalyKind:
@@ -84,12 +84,12 @@ class MvtecLocoReader(WithValidation):
 
 
 def _saturations(defects: Any) -> dict[int, Saturation]:
-    found = {}
+    saturations = {}
     for defect in defects:
         threshold, relative = float(defect["saturation_threshold"]), defect["relative_saturation"]
         if not threshold > 0 or not isinstance(relative, bool):
             raise ValueError(f"saturation_threshold {threshold}, relative_saturation {relative!r}")
-        found[int(defect["pixel_value"])] = Saturation(threshold, relative)
-    if not found:
+        saturations[int(defect["pixel_value"])] = Saturation(threshold, relative)
+    if not saturations:
         raise ValueError("it has none")
-    return found
+    return saturations

@@ -1,8 +1,8 @@
-"""MVTec SL AD: MVTec AD with 37 of its 1258 anomalies, in 3 categories, told to be logical, all others structural.
+"""MVTec SL AD: MVTec AD with 37 of its 1258 anomalies, in 3 categories, labelled logical and all others structural.
 
 Defined by Bergmann et al. (IJCV 2022, for GCAD) and used by HETMM. **Which 37 was never published**, and no union of
-folders over three categories has 37 images. So the list is the user's (`manifest`), or stands for it: `folder_proxy`
-takes all 34 images of cable_swap, missing_cable and misplaced, and its numbers are compared with nobody's.
+folders over three categories has 37 images. So the user gives the list (`manifest`), or `folder_proxy` stands in for
+it: all 34 images of cable_swap, missing_cable and misplaced, whose results are not compared with published ones.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PROXY = frozenset({("cable", "cable_swap"), ("cable", "missing_cable"), ("transi
 
 @register_reader
 class MvtecSlReader(ManifestOption, MvtecAdReader):
-    """Reader of MVTec AD that tells logical from structural anomalies."""
+    """Reader of MVTec AD that distinguishes logical from structural anomalies."""
 
     name: ClassVar[str] = "mvtec_sl"
     version: ClassVar[int] = 1
@@ -61,20 +61,23 @@ class MvtecSlReader(ManifestOption, MvtecAdReader):
 
     @property
     def compared_with(self) -> str | None:
-        """The published tables, unless the proxy stands for the list that they are of."""
+        """MVTec SL AD with a manifest; None for the proxy."""
         return self.paper_dataset if self.logical == "manifest" else None
 
     def assign(self, paths: Sequence[str]) -> dict[str, list[Candidate]]:
         listed = self._listed()
 
-        def told(category: str, candidate: Candidate) -> Candidate:
+        def with_kind(category: str, candidate: Candidate) -> Candidate:
             if candidate.label != 1:
                 return candidate
             logical = candidate.path in listed if self.manifest else (category, candidate.defect_type) in PROXY
             return replace(candidate, kind="logical" if logical else "structural")
 
-        found = super().assign(paths)
-        return {category: [told(category, candidate) for candidate in found[category]] for category in found}
+        by_category = super().assign(paths)
+        return {
+            category: [with_kind(category, candidate) for candidate in by_category[category]]
+            for category in by_category
+        }
 
     def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
         anomalous = {candidate.path for candidate in candidates if candidate.label == 1}
@@ -84,10 +87,10 @@ class MvtecSlReader(ManifestOption, MvtecAdReader):
         return super().check_names(category, paths, candidates) + strangers
 
     def _listed(self) -> frozenset[str]:
-        """The manifest's paths; none without one.
+        """The paths of the manifest; empty without one.
 
         Raises:
-            DatasetError: it cannot be read, names paths of no category, or not as many as there should be.
+            DatasetError: it cannot be read, names paths outside the categories, or not the expected number.
         """
         if not self.manifest:
             return frozenset()

@@ -1,4 +1,4 @@
-"""What readers of published datasets share: known categories, counts that find broken downloads, validation images."""
+"""Bases of readers of published datasets: fixed categories, image counts that reveal broken downloads, validation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ad_assets.datasets.readers.folder import MvtecLayout
 
 
 class ImageCounts(NamedTuple):
-    """Images of one category as published."""
+    """Published numbers of images of one category: train, nominal test, anomalous test."""
 
     train: int
     good: int
@@ -22,7 +22,7 @@ class ImageCounts(NamedTuple):
 
 
 class Published(Reader):
-    """A dataset whose categories, and the number of images of each, are known."""
+    """Base of datasets with known categories and numbers of images."""
 
     counts: ClassVar[Mapping[str, ImageCounts]]
     decodes: ClassVar[Decoding] = PUBLISHED
@@ -33,7 +33,7 @@ class Published(Reader):
     )
 
     def categories(self) -> list[str]:
-        """The published ones."""
+        """The published categories."""
         return list(self.counts)
 
     def _expected(self, category: str) -> ImageCounts:
@@ -43,30 +43,30 @@ class Published(Reader):
         if not self.check_counts:
             return []
         number = Counter((candidate.split, candidate.label) for candidate in candidates)
-        found = ImageCounts(number["train", 0], number["test", 0], number["test", 1])
+        counts = ImageCounts(number["train", 0], number["test", 0], number["test", 1])
         kinds = ("training", "good test", "anomalous test")
         return [
             count_problem(category, kind, expected, count)
-            for kind, expected, count in zip(kinds, self._expected(category), found, strict=True)
+            for kind, expected, count in zip(kinds, self._expected(category), counts, strict=True)
             if count != expected
         ]
 
 
 class PublishedLayout(Published, MvtecLayout):
-    """A published dataset in the layout of MVTec AD, or in one that `_as_mvtec` turns into it."""
+    """A published dataset in the layout of MVTec AD, or in one that `_as_mvtec` converts to it."""
 
     masks_required: ClassVar[bool] = True
 
     def assign(self, paths: Sequence[str]) -> dict[str, list[Candidate]]:
-        found = super().assign(paths)
-        return {category: found[category] for category in self.counts if category in found}
+        by_category = super().assign(paths)
+        return {category: by_category[category] for category in self.counts if category in by_category}
 
     def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
         return super().check_names(category, paths, candidates) + self._count_problems(category, candidates)
 
 
 class WithValidation(PublishedLayout):
-    """A dataset with nominal images to validate on, which the papers' detectors have no use for."""
+    """A dataset with nominal validation images, which the papers' detectors do not use."""
 
     more_folders: ClassVar[tuple[str, ...]] = ("validation",)
     validation_counts: ClassVar[Mapping[str, int]]
@@ -88,11 +88,11 @@ class WithValidation(PublishedLayout):
     def _as_mvtec(self, parts: list[str]) -> list[str]:
         if self.validation == "train" and parts[1:2] == ["validation"]:
             return [parts[0], "train", *parts[2:]]
-        return parts  # the layout knows no folder validation, and leaves it out
+        return parts  # the layout has no folder validation, so it is left out
 
 
-def count_problem(path: str, kind: str, expected: int, found: int) -> Problem:
-    """The problem of a published dataset that lacks images, or has more."""
-    cause = "is the download complete?" if found < expected else "were files added?"
+def count_problem(path: str, kind: str, expected: int, actual: int) -> Problem:
+    """The problem of a published dataset with too few or too many images."""
+    cause = "is the download complete?" if actual < expected else "were files added?"
     remedy = "check_counts: false accepts what is there"
-    return Problem(path, f"expected {expected} {kind} images, found {found}: {cause} ({remedy})")
+    return Problem(path, f"expected {expected} {kind} images, found {actual}: {cause} ({remedy})")

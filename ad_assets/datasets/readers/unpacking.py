@@ -1,7 +1,7 @@
-"""Folders that a reader makes itself from what people download: each is made once, and whole or not at all.
+"""Folders that a reader unpacks from a download: each is made once, completely or not at all.
 
-A folder is written under a dotted name, which listings pass over, and renamed when it is complete. A run that was
-interrupted begins it again; processes that want the same folder wait for the one that is at it.
+A folder is written under a dotted name, which listings skip, and renamed when it is complete. After an interruption it
+is made again from the start; processes that need the same folder wait for the one that makes it.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ MARKER = ".unpacked.json"
 
 
 def make_once(folder: Path, facts: Mapping[str, Any], write: Callable[[Path], list[str]]) -> None:
-    """Make a folder, unless it is there.
+    """Make a folder unless it exists.
 
     Args:
-        folder: to be made.
-        facts: JSON values that say how; kept in the folder.
-        write: fills the empty folder that it is given, and returns what is worth a warning.
+        folder: the folder to make.
+        facts: JSON values that describe how it is made; kept in the folder.
+        write: fills the empty folder that it is given, and returns warnings.
 
     Raises:
-        ValueError: the folder is there and was not made so.
+        ValueError: the folder exists and was made differently.
     """
     if is_made(folder, facts):
         return
@@ -38,7 +38,7 @@ def make_once(folder: Path, facts: Mapping[str, Any], write: Callable[[Path], li
         if is_made(folder, facts):
             return
         made = folder.with_name(f".{folder.name}.part")
-        shutil.rmtree(made, ignore_errors=True)  # of a run that was killed: the lock says that nobody is at it
+        shutil.rmtree(made, ignore_errors=True)  # left by a killed run: the lock excludes a running one
         made.mkdir()
         try:
             warnings = write(made)
@@ -49,10 +49,10 @@ def make_once(folder: Path, facts: Mapping[str, Any], write: Callable[[Path], li
 
 
 def is_made(folder: Path, facts: Mapping[str, Any]) -> bool:
-    """Whether the folder is there and was made so.
+    """Whether the folder exists and was made with these facts.
 
     Raises:
-        ValueError: it is there and was made by others, or in another way.
+        ValueError: it exists and was made by other means, or with other facts.
     """
     marker = _marker(folder)
     if marker is None:
@@ -67,10 +67,10 @@ def is_made(folder: Path, facts: Mapping[str, Any]) -> bool:
 
 
 def check_facts(folder: Path, facts: Mapping[str, Any]) -> None:
-    """That the folder, if it was unpacked at all, was unpacked so.
+    """Check that the folder, if it was unpacked, was unpacked with these facts.
 
     Raises:
-        ValueError: it was unpacked in another way.
+        ValueError: it was unpacked with others.
     """
     marker = _marker(folder)
     if marker is None:
@@ -78,12 +78,14 @@ def check_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     former = marker["facts"]
     differing = [key for key in facts if former.get(key) != facts[key]]
     if differing:
-        told = " and ".join(f"{key} {former.get(key)} instead of {facts[key]}" for key in differing)
-        raise ValueError(f"{folder} was unpacked with {told}: name another root, or remove it to unpack it again")
+        differences = " and ".join(f"{key} {former.get(key)} instead of {facts[key]}" for key in differing)
+        raise ValueError(
+            f"{folder} was unpacked with {differences}: name another root, or remove it to unpack it again"
+        )
 
 
 def warnings_of(folder: Path) -> list[str]:
-    """What was worth a warning when the folder was made."""
+    """The warnings from when the folder was made."""
     marker = _marker(folder)
     return [] if marker is None else [str(warning) for warning in marker["warnings"]]
 
@@ -100,7 +102,7 @@ def _marker(folder: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Wait until no other process is here; a killed one is not. Without such locks (Windows) all come in at once."""
+    """Hold an exclusive file lock, which the system releases when a process dies; without effect on Windows."""
     with path.open("w") as lock:
         if sys.platform != "win32":
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,7 +1,7 @@
 """VisA: Zou, Jeong, Pemula, Zhang, Dabeer, "SPot-the-Difference", ECCV 2022: 9621 normal, 1200 anomalous images.
 
-Divided by the release's own one-class split, ``split_csv/1cls.csv``: 8659 images train and 2162 test. Masks hold small
-numbers, one a kind of defect. A tree that was converted to the layout of MVTec AD is read by ``folder``.
+Split by the release's one-class list, ``split_csv/1cls.csv``: 8659 training and 2162 test images. Mask values are small
+numbers, one for each kind of defect. A tree converted to the layout of MVTec AD is read by ``folder``.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ split_csv/1cls.csv
                 "MVTec AD is read by reader: folder"
             )
             raise DatasetError(f"visa dataset at {self.root!r}", [Problem(SPLIT, message)])
-        found = assigned(self._manifest().entries, paths)
-        return {category: found[category] for category in self.counts if category in found}
+        by_category = assigned(self._manifest().entries, paths)
+        return {category: by_category[category] for category in self.counts if category in by_category}
 
     def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
         entries = self._manifest().by_category.get(category, ())

@@ -303,7 +303,7 @@ _CACHE = _Cache()
 def read_features(work: Work, features: Stage, split: str, layers: tuple[int, ...] | None) -> Features:
     """The stored features of one split, in the order of image ids; `layers` as a method has them, from 1."""
     path = work.input(features).at("features.json")
-    with work.store.understood(path):
+    with work.store.valid_content(path):
         index = work.store.read_json(path)
         return stored_features(work.store, work.compute, index["extractor"], index[split], layers)
 

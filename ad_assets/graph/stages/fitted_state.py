@@ -142,5 +142,5 @@ def runtime_on(compute: Compute, report: ProgressReport) -> Runtime:
 def read_state(artifact: Artifact, method: Method[Any]) -> State:
     """What a detector has learnt, from the artifact of its state stage."""
     tensors, info = artifact.at("state.safetensors"), artifact.at("state.json")
-    with artifact.store.understood(info):
+    with artifact.store.valid_content(info):
         return method.state_type.from_parts(artifact.store.read_tensors(tensors), artifact.store.read_json(info))

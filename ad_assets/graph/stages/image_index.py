@@ -17,7 +17,13 @@ from ad_assets.graph.categories import categories_of
 from ad_assets.graph.progress import Progress
 from ad_assets.graph.stage import Build, Check, CheckReport, CheckResult, Head, Parts, Settle, Stage, Work, read_head
 from ad_assets.production.arrivals import Watched
-from ad_assets.production.review_decisions import NOBODY, Admissions, decision_stamp, held_picture_path, read_admissions
+from ad_assets.production.review_decisions import (
+    NONE_ADMITTED,
+    Admissions,
+    decision_stamp,
+    held_picture_path,
+    read_admissions,
+)
 from ad_assets.production.store_identity import enter_store
 from ad_assets.store.records import recall, update_record, write_record
 from ad_assets.store.store import ArtifactStore, CorruptArtifactError
@@ -64,7 +70,13 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
         # A champion goes on with the depth that it learnt at: an image beyond it is a problem of that image.
         depth = _recorded_depth(store, dataset.name, partition) if dataset.production else None
         index = build_index(
-            reader, partition, known=known, listing=listing, report=progress, looks=gate is not None, bit_depth=depth
+            reader,
+            partition,
+            known_files=known,
+            listing=listing,
+            report=progress,
+            appearance=gate is not None,
+            bit_depth=depth,
         )
         index = dataclasses.replace(index, problems=(*index.problems, *warnings))
         stamps = stamps_of(reader.assign(sorted(listing)).get(partition, []), listing, reader.tables(partition))
@@ -72,7 +84,7 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
         own = stamps_of(reader.assign(sorted(everything)).get(partition, []), everything, ())
         on_their_way = len(own.keys() - listing.keys())
         passed_over = everything.clutter_beside(own)
-        held = NOBODY
+        held = NONE_ADMITTED
         if gate:
             stamps |= decision_stamp(store, dataset.name, partition)
             index, held = gate.filter(index, partition, progress)

@@ -95,7 +95,7 @@ def _write(work: Work, method: Method[Any], state: State, images: Features) -> d
 def read_matches(artifact: Artifact) -> LoadMatches:
     """Reads the matches of images, by their ids."""
     path = artifact.at("images.json")
-    with artifact.store.understood(path):
+    with artifact.store.valid_content(path):
         stored = artifact.store.read_json(path)
         ids, size = stored["image_ids"], stored["shard_images"]
         position = {image_id: number for number, image_id in enumerate(ids)}

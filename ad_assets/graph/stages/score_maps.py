@@ -106,7 +106,7 @@ def calibration_images(dataset: Dataset, evaluation: Evaluation) -> int:
     return 0 if dataset.reader.blind else evaluation.calibration_images
 
 
-def _no_lap(step: str) -> None:
+def _untimed(step: str) -> None:
     del step
 
 
@@ -120,8 +120,8 @@ class Scorer:
         load_matches: reads stored matches of images with the state; None: none are stored.
         map_size: height and width of the maps.
         tools: device and memory budget.
-        lap: called with the name of each step of scoring a batch, at its end: ``match`` and then ``post`` of methods
-            that match first, else ``score``.
+        step_done: called with the name of each step of scoring a batch, at its end: ``match`` and then ``post`` of
+            methods that match first, else ``score``.
     """
 
     def __init__(
@@ -132,10 +132,10 @@ class Scorer:
         load_matches: LoadMatches | None,
         map_size: tuple[int, int],
         tools: Runtime,
-        lap: Callable[[str], None] = _no_lap,
+        step_done: Callable[[str], None] = _untimed,
     ) -> None:
         self._method, self._load_matches, self._map_size, self._tools = method, load_matches, map_size, tools
-        self._learnt, self._lap = state, lap
+        self._learnt, self._step_done = state, step_done
         self._state = method.prepare(state, train, tools, load_matches).to(tools.device)
 
     def __call__(
@@ -150,10 +150,10 @@ class Scorer:
         """
         for ids, matches in self._matches(images, left_out, stored=not (left_out or new)):
             if matches:
-                self._lap("match")
+                self._step_done("match")
             batch = Batch(images.load(ids, images.layers), self._map_size, ids, left_out, matches)
             scores = self._method.score(self._state, batch, self._tools)
-            self._lap("post" if matches else "score")
+            self._step_done("post" if matches else "score")
             yield ids, scores
 
     def nominal(self, train: Features, most: int) -> NominalScores:
@@ -302,7 +302,7 @@ def _write_index(work: Work, index: ScoreIndex, seconds: float, map_size: tuple[
 def read_score_index(artifact: Artifact) -> ScoreIndex:
     """What lies in a score-map artifact beside the maps."""
     path = artifact.at("scores.json")
-    with artifact.store.understood(path):
+    with artifact.store.valid_content(path):
         stored = artifact.store.read_json(path)
         return ScoreIndex(stored["image_ids"], NominalScores(**stored["nominal"]))
 

@@ -64,7 +64,7 @@ def test_the_same_test_image_serves_every_category(tmp_path):
         }
     # What is known of a file holds for each category: the label is no part of it.
     known = {**indexes["cat"].files, **indexes["dog"].files}
-    assert build_index(cifar, "dog", known=known) == indexes["dog"]
+    assert build_index(cifar, "dog", known_files=known) == indexes["dog"]
     assert {**indexes["cat"].files}.items() & indexes["dog"].files.items() == {
         (path, file) for path, file in indexes["dog"].files.items() if path.startswith("test/")
     }
@@ -92,7 +92,7 @@ def test_published_copies_are_told_and_kept(tmp_path):
         write_image(tmp_path / "root" / path, (32, 32), content="same" if path[-5] in "14" else path)
     index = build_index(reader(tmp_path, None), "cat")
     assert [str(problem) for problem in index.problems] == [
-        "train/cat/1.png: the same image tests as test/dog/4.png, as published: that test tells nothing"
+        "train/cat/1.png: the same image is the test image test/dog/4.png, as published: its result means nothing"
     ]
     assert index.table.num_rows == 4
 
@@ -155,7 +155,10 @@ def _linked(folder: Path) -> Path:
 BROKEN = {
     "python version": (_pickled, "is the Python version of CIFAR-10, whose pickles .*cifar-10-binary.tar.gz"),
     "python archive": (lambda f: archive(_pickled(f), f.parent / "cifar-10-python.tar.gz"), "is the Python version"),
-    "cut batch": (_edit("data_batch_2.bin", lambda data: data[:-1]), "data_batch_2.bin of 61459 bytes is no row of"),
+    "cut batch": (
+        _edit("data_batch_2.bin", lambda data: data[:-1]),
+        "data_batch_2.bin of 61459 bytes is not a whole number of",
+    ),
     "empty batch": (_edit("test_batch.bin", lambda _: b""), "test_batch.bin of 0 bytes"),
     "label": (
         _edit("data_batch_5.bin", lambda data: b"\x0a" + data[1:]),
@@ -208,7 +211,7 @@ def test_what_is_wrong_with_the_images_is_told(tmp_path):
         build_index(cifar, "cat")
     problems = {problem.path: problem.message for problem in failure.value.problems}
     assert problems.keys() == {"cat", "test/dog/00005.png", "train/lorry/1.png"}
-    assert "lies in no class's folder" in problems["train/lorry/1.png"]
+    assert "is not in the folder of a class" in problems["train/lorry/1.png"]
     text = str(failure.value)
     for kind, found in {"nominal train": 10, "nominal test": 2, "anomalous test": 18}.items():
         assert f"expected {COUNTS[kind]} {kind} images, found {found}: is the download complete?" in text

@@ -204,7 +204,7 @@ def test_files_that_the_table_names_are_checked_as_all_are(root: Path) -> None:
         build_index(read(root), "01")
     told = {problem.path: problem.message for problem in failure.value.problems}
     assert told.keys() == {"pictures/0.png", "masks/3.png"}
-    assert "tests as pictures/2.png" in told["pictures/0.png"]
+    assert "is the test image pictures/2.png" in told["pictures/0.png"]
 
 
 def test_a_table_is_read_from_any_file_system() -> None:

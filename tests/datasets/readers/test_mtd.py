@@ -130,5 +130,5 @@ def test_the_real_release():
         "MT_Uneven/Imgs/exp4_num_45057.png",
     ]
     assert set(index.table["mode"].to_pylist()) == {"L"}
-    by_light = build_index(MtdReader(root=str(MAGNETIC_TILES), split="exposure"), CATEGORY, known=index.files)
+    by_light = build_index(MtdReader(root=str(MAGNETIC_TILES), split="exposure"), CATEGORY, known_files=index.files)
     assert Counter(by_light.table["split"].to_pylist()) == {"train": 474, "test": 674}

@@ -200,7 +200,11 @@ BREAKS: dict[str, list[tuple[Damage, str, str]]] = {
         (resize, "03/ground_truth/ko/0001.bmp", r"ko/0001\.bmp: mask of 10 x 13 for the image 03/test/ko/0001\.bmp"),
         (write_mask, "03/ground_truth/ko/0777.bmp", r"ko/0777\.bmp: mask without an image test/ko/0777"),
         (remove, "03/train", "03: no training images"),
-        (become("../../train/ok/0001.bmp"), "03/test/ok/0000.bmp", r"ok/0001\.bmp: the same image tests as 03/test/ok"),
+        (
+            become("../../train/ok/0001.bmp"),
+            "03/test/ok/0000.bmp",
+            r"ok/0001\.bmp: the same image is the test image 03/test/ok",
+        ),
     ],
     "mvtec_3d_rgb": [
         (write("no"), "bagel/train/good/rgb/001.png", r"bagel/train/good/rgb/001\.png: not an image"),

@@ -1,9 +1,9 @@
-"""The embedded demo: a small MVTec AD made on first use, so that the whole graph runs without a download.
+"""The embedded demo: a small dataset in the layout of MVTec AD, generated on first use, without a download.
 
 Four categories of 60 training and 40 test images (15 good, 25 anomalous) at 256 px with masks: `brick`,
 `grass` and `gravel` are crops of photographs with painted defects (`textures`), `board` is drawn and has
 logical defects too (`board`). Each image has its own seed, so the files are the same on every run with
-the same libraries. It shows that the system works; its scores say nothing about real products.
+the same libraries. It shows that the system works; its scores do not carry over to real products.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 DEFECTS = {**textures.DEFECTS, "board": board.DEFECTS}
 TRAIN, TEST_GOOD, TEST_ANOMALOUS = 60, 15, 25
 Split = Literal["train", "test"]
-MARKER = ".generated.json"  # a dotted name, which listings pass over
+MARKER = ".generated.json"  # a dotted name, which listings skip
 
 
 @register_reader
@@ -46,15 +46,15 @@ class DemoReader(MvtecLayout):
     root: str = Field(".ad_assets/demo_images", min_length=1, description="local folder to generate the images in")
 
     def categories(self) -> list[str]:
-        """The four that are generated."""
+        """The four generated categories."""
         return list(DEFECTS)
 
     def prepare(self, category: str | None = None, report: ProgressReport | None = None) -> None:
-        """Generate what is missing or was made by another version; safe when two processes do so at once.
+        """Generate what is missing or was made by another version; safe in two processes at once.
 
         Args:
             category: only this one; None for all.
-            report: not called; it takes seconds.
+            report: never called, since it takes seconds only.
 
         Raises:
             ValueError: no such category; the root is not a local folder, or what is there was not generated.
@@ -69,7 +69,7 @@ class DemoReader(MvtecLayout):
 
 
 def generate(root: Path, category: str, version: int) -> None:
-    """Write one category below `root`, unless this version of it is there; another version's is kept, dotted.
+    """Write one category below `root` unless this version of it exists; another version is kept under a dotted name.
 
     Raises:
         ValueError: the folder exists and was not generated.
@@ -100,7 +100,7 @@ def _put(made: Path, folder: Path, version: int) -> None:
     try:
         made.rename(folder)
     except OSError:
-        # A folder that holds files is never renamed over, so what another process put there stays whole.
+        # A folder that holds files is never replaced by a rename, so the result of another process stays complete.
         if not _is_current(folder, version):
             raise
 
@@ -134,5 +134,5 @@ def _plan(category: str) -> Iterator[tuple[Split, str, int]]:
     for number in range(TEST_GOOD):
         yield "test", NOMINAL, number
     defects = DEFECTS[category]
-    for place in range(TEST_ANOMALOUS):
-        yield "test", defects[place % len(defects)], place // len(defects)
+    for index in range(TEST_ANOMALOUS):
+        yield "test", defects[index % len(defects)], index // len(defects)

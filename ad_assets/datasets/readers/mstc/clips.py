@@ -1,7 +1,7 @@
-"""ShanghaiTech Campus as it is published: clips of scenes, their frames, and the masks of the test clips.
+"""ShanghaiTech Campus as published: clips of scenes, their frames, and the masks of the test clips.
 
-Videos are decoded by PyAV, which is an extra: whoever has the frames already does not need it. Masks are memory-mapped,
-as those of one clip take hundreds of megabytes.
+Videos are decoded by PyAV, an optional dependency that unpacked frames do not need. Masks are memory-mapped, since
+those of one clip take hundreds of megabytes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PNG_LEVEL = 1  # frames are noisy: higher levels take several times as long for
 
 @dataclass
 class Scene:
-    """The clips of one scene by name: where the frames of each lie, a video or a folder."""
+    """The clips of one scene: name -> video file or folder of frames."""
 
     train: dict[str, Path] = field(default_factory=dict)
     test: dict[str, Path] = field(default_factory=dict)
@@ -44,13 +44,13 @@ class Scene:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which frames of a clip are used: those at the positions `first`, `first` + `every`, ... from 0 on."""
+    """The frames of a clip that are used: positions `first`, `first` + `every`, ..., counted from 0."""
 
     every: int
     first: int
 
     def takes(self, position: int) -> bool:
-        """Whether the frame at this position is one."""
+        """Whether the frame at this position is used."""
         return position >= self.first and (position - self.first) % self.every == 0
 
 
@@ -58,36 +58,36 @@ def scenes(source: Path) -> dict[str, Scene]:
     """Scenes by category name, ``scene_01`` and so on, from the names of clips.
 
     Raises:
-        ValueError: the folder is not the published one, or a clip's name says no scene.
+        ValueError: the folder is not the published one, or a clip's name has no scene.
     """
     if not any((source / folder).is_dir() for folder in (VIDEOS, TRAIN_FRAMES)):
         raise ValueError(f"{source} holds neither {VIDEOS} nor {TRAIN_FRAMES}: source is the published folder")
     if not (source / TEST_FRAMES).is_dir():
         raise ValueError(f"{source} holds no {TEST_FRAMES}: source is the published folder")
-    found: dict[str, Scene] = {}
+    by_name: dict[str, Scene] = {}
     for path in _entries(source / VIDEOS, ".avi"):
-        _scene(found, path, "train").train[path.stem] = path
+        _scene(by_name, path, "train").train[path.stem] = path
     for path in _entries(source / TRAIN_FRAMES, ""):
-        # Whoever has unpacked a video need not have it decoded again.
-        _scene(found, path, "train").train[path.name] = path
+        # Unpacked frames take precedence over the video.
+        _scene(by_name, path, "train").train[path.name] = path
     for path in _entries(source / TEST_FRAMES, ""):
-        _scene(found, path, "test").test[path.name] = path
+        _scene(by_name, path, "test").test[path.name] = path
     for folder in (PIXEL_MASKS, FRAME_MASKS):
         for path in _entries(source / folder, ".npy"):
             clip = source / TEST_FRAMES / path.stem
-            if _scene(found, path, "test").test.setdefault(path.stem, clip) and not clip.is_dir():
+            if _scene(by_name, path, "test").test.setdefault(path.stem, clip) and not clip.is_dir():
                 raise ValueError(f"{path}: mask without the frames {TEST_FRAMES}/{path.stem}: copy them, or remove it")
-    return dict(sorted(found.items()))
+    return dict(sorted(by_name.items()))
 
 
 def unpack(scene: Scene, source: Path, folder: Path, choice: Choice, report: ProgressReport) -> list[str]:
     """Write the chosen frames of a scene and their masks below `folder`, in the layout of MVTec AD.
 
     Returns:
-        What is worth a warning: frames whose two masks disagree.
+        Warnings about frames whose pixel mask and frame mask disagree.
 
     Raises:
-        ValueError: a file is missing or not what it should be; the message names it.
+        ValueError: a file is missing or damaged; the message names it.
     """
     good = folder / "train" / NOMINAL
     good.mkdir(parents=True)
@@ -110,24 +110,24 @@ def unpack(scene: Scene, source: Path, folder: Path, choice: Choice, report: Pro
         (marked, "nominal by the frame mask though the pixel mask marks some pixels; they count as nominal throughout"),
         (unmarked, "anomalous by the frame mask though the pixel mask marks no pixel; their masks are empty"),
     )
-    return [f"{len(names)} test frame(s) such as {names[0]}: {told}" for names, told in disagreements if names]
+    return [f"{len(names)} test frame(s) such as {names[0]}: {message}" for names, message in disagreements if names]
 
 
 def _entries(folder: Path, suffix: str) -> list[Path]:
-    """Files that end so, folders for an empty suffix, without what desktops leave behind."""
+    """Sorted files with a suffix, or folders for an empty one; hidden entries are skipped."""
     if not folder.is_dir():
         return []
     shown = (path for path in sorted(folder.iterdir()) if not path.name.startswith((".", "__")))
     return [path for path in shown if (path.is_file() and path.suffix.lower() == suffix if suffix else path.is_dir())]
 
 
-def _scene(found: dict[str, Scene], path: Path, split: str) -> Scene:
+def _scene(by_name: dict[str, Scene], path: Path, split: str) -> Scene:
     name = path.stem if path.suffix.lower() in (".avi", ".npy") else path.name
     match = _NAMES[split].fullmatch(name)
     if not match:
         expected = "SS_NNN" if split == "train" else "SS_NNNN"
         raise ValueError(f"{path}: clips are called {expected}, two digits of the scene first: rename or remove it")
-    return found.setdefault(f"scene_{match[1]}", Scene())
+    return by_name.setdefault(f"scene_{match[1]}", Scene())
 
 
 def _frames(path: Path, choice: Choice) -> Iterator[tuple[int, str, bytes]]:
@@ -170,7 +170,7 @@ def _test_frames(clip: Path, name: str, source: Path, folder: Path, choice: Choi
 
 
 def _numbered(clip: Path) -> list[Path]:
-    """The frames of a clip by number; they begin at 0 or 1, as tools count."""
+    """The frames of a clip in order of their numbers, which begin at 0 or 1."""
     frames = sorted(path for path in clip.iterdir() if path.suffix.lower() in _FRAME_SUFFIXES and path.name[0] != ".")
     if not frames:
         raise ValueError(f"{clip} holds no frames FFF.jpg: copy the clip again, or remove it")
@@ -190,7 +190,7 @@ def _chosen(frames: list[Path], choice: Choice) -> list[tuple[int, Path]]:
 
 
 def _sound(path: Path) -> tuple[bytes, tuple[int, int]]:
-    """Bytes of an image, and its height and width: a damaged one is told while its source is still at hand."""
+    """Bytes of an image, and its height and width; decoding it here reports damage while the source is available."""
     try:
         data = path.read_bytes()
         rgb = PUBLISHED.rgb(data, str(path))
@@ -208,8 +208,8 @@ def _array(path: Path, dimensions: int) -> NDArray[Any]:
         raise ValueError(f"{path}: cannot be read as an array of numbers ({error}): copy it again") from None
     if not isinstance(array, np.ndarray) or array.ndim != dimensions or array.dtype.kind not in "biuf":
         shape = "(frames, height, width)" if dimensions == 3 else "(frames,)"
-        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
-        raise ValueError(f"{path}: expected numbers of the shape {shape}, found {found}: copy it again")
+        actual = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
+        raise ValueError(f"{path}: expected numbers of the shape {shape}, found {actual}: copy it again")
     return array
 
 
@@ -224,10 +224,10 @@ def _decoded(path: Path, choice: Choice) -> Iterator[tuple[int, NDArray[np.uint8
         ) from None
     count = declared = 0
     try:
-        # From an open file and as AVI only: a video is not to make the decoder open anything else.
+        # An open file and AVI only, so that a video cannot make the decoder open other files.
         with path.open("rb") as file, av.open(file, mode="r", format="avi") as container:
             if not container.streams.video:
-                raise ValueError(f"{path}: holds no pictures: copy it again")
+                raise ValueError(f"{path}: has no video stream: copy it again")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             declared = stream.frames

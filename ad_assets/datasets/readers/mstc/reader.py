@@ -1,12 +1,12 @@
 """mSTC: ShanghaiTech Campus as Roth et al. (PatchCore, CVPR 2022) use it, scenes as categories.
 
 Luo, Liu, Gao, "A revisit of sparse coding based anomaly detection in stacked RNN framework", ICCV 2017: cameras over
-walks of a campus, nominal training videos, test clips with a mask a frame. mSTC takes every fifth frame of both and
-measures the pixel AUROC. The papers do not say which frame is the first, nor whether scenes are averaged: here it is
-frame 0, each scene is a category with detectors of its own, and their mean is reported.
+campus walkways, nominal training videos, test clips with a mask for each frame. mSTC takes every fifth frame of both
+and measures the pixel AUROC. The papers do not say which frame is the first, nor whether scenes are averaged: here it
+is frame 0, each scene is a category with detectors of its own, and their mean is reported.
 
-The public release has 13 scenes in 330 training and 107 test clips. One scene has no test clips, so that nothing can be
-measured there: it is left out, which leaves the 12 scenes of the papers.
+The public release has 13 scenes in 330 training and 107 test clips. One scene has no test clips and is left out, which
+leaves the 12 scenes of the papers.
 
 `prepare` unpacks the chosen frames of a scene from `source` into `root`, once: frames of videos as PNG (tens of
 gigabytes for all scenes), frames that are files already as they are.
@@ -36,7 +36,7 @@ _SPLITS = {"train": "training", "test": "test"}
 
 @register_reader
 class MstcReader(MvtecLayout):
-    """Reader of the published clips, by way of unpacked frames."""
+    """Reader of the published clips, through unpacked frames."""
 
     name: ClassVar[str] = "mstc"
     version: ClassVar[int] = 1
@@ -57,7 +57,7 @@ in root, unpacked from it:
     source: LocalPath | None = Field(
         None, min_length=1, description="published folder to unpack into root; null: root is unpacked already"
     )
-    every: int = Field(PAPER_EVERY, ge=1, description="one of so many frames of a clip is used")
+    every: int = Field(PAPER_EVERY, ge=1, description="every n-th frame of a clip is used")
     first: int = Field(0, ge=0, description="position of the first frame that is used")
     check_counts: bool = Field(True, description="compare the numbers of clips in source with the published ones")
 
@@ -93,15 +93,15 @@ in root, unpacked from it:
         }
 
     def prepare(self, category: str | None = None, report: ProgressReport | None = None) -> None:
-        """Unpack what is not unpacked; safe when several processes do so at once.
+        """Unpack what is not unpacked yet; safe in several processes at once.
 
         Args:
             category: only this scene; None for all.
             report: called as ``report(what, done, total)`` after each clip.
 
         Raises:
-            ValueError: a file of the source is missing or damaged, the scene cannot be measured, or root holds frames
-                that were chosen otherwise.
+            ValueError: a file of the source is missing or damaged, the scene has no training or test clips, or root
+                holds frames unpacked with other options.
         """
         root = without_tilde(self.root)
         for name in self.categories() if category is None else (category,):
@@ -111,22 +111,24 @@ in root, unpacked from it:
                 make_once(root / name, self._facts, partial(self._unpack, name, report))
 
     def assign(self, paths: Sequence[str]) -> dict[str, list[Candidate]]:
-        return {name: found for name, found in super().assign(paths).items() if name.startswith("scene_")}
+        return {name: candidates for name, candidates in super().assign(paths).items() if name.startswith("scene_")}
 
     def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
         problems = super().check_names(category, paths, candidates)
-        told = warnings_of(without_tilde(self.root) / category)
-        return [*problems, *(Problem(category, message, "warning") for message in told)]
+        messages = warnings_of(without_tilde(self.root) / category)
+        return [*problems, *(Problem(category, message, "warning") for message in messages)]
 
     @property
     def _facts(self) -> dict[str, Any]:
         return {"reader": self.name, "version": self.version, "every": self.every, "first": self.first}
 
     def _scenes(self) -> dict[str, str]:
-        """Scene -> which clips it lacks, empty for none."""
+        """Scene -> which clips it lacks; empty text for none."""
         if self.source is not None:
-            found = {name: {"train": scene.train, "test": scene.test} for name, scene in self._published().items()}
-            return {name: _lacking([split for split in own if own[split]]) for name, own in found.items()}
+            clips = {name: {"train": scene.train, "test": scene.test} for name, scene in self._published().items()}
+            return {
+                name: _lacking([split for split in of_split if of_split[split]]) for name, of_split in clips.items()
+            }
         assigned = self.assign(list(ImageFiles(self.root).listing()))
         return {name: _lacking([candidate.split for candidate in assigned[name]]) for name in sorted(assigned)}
 
@@ -137,21 +139,21 @@ in root, unpacked from it:
                 f"the folder {self.source!r} does not exist: name the published one as datasets.<name>.source, or set "
                 "source: null where root is unpacked already"
             )
-        found = scenes(source)
+        published = scenes(source)
         if self.check_counts:
-            train, test = (sum(len(getattr(s, split)) for s in found.values()) for split in ("train", "test"))
+            train, test = (sum(len(getattr(s, split)) for s in published.values()) for split in ("train", "test"))
             if {"training": train, "test": test} != CLIPS:
                 raise ValueError(
                     f"{source}: expected {CLIPS['training']} training and {CLIPS['test']} test clips, found {train} "
                     f"and {test}: is the download complete? (check_counts: false accepts what is there)"
                 )
-        return found
+        return published
 
     def _unpack(self, name: str, report: ProgressReport | None, folder: Path) -> list[str]:
-        found = self._published()
-        if name not in found:
-            raise ValueError(f"{self.source!r} has no clips of {name!r}, only of {', '.join(found)}")
-        scene = found[name]
+        published = self._published()
+        if name not in published:
+            raise ValueError(f"{self.source!r} has no clips of {name!r}, only of {', '.join(published)}")
+        scene = published[name]
         if not (scene.train and scene.test):
             raise ValueError(f"{name}: {self.left_out()[name]}")
         choice = Choice(self.every, self.first)
