@@ -232,7 +232,11 @@ BREAKS: dict[str, list[tuple[Damage, str, str]]] = {
         (resize, f"{GT_LOCO}/000/001.png", r"000/001\.png: mask of 10 x 13 for the image pushpins/test/logical_anom"),
         (write_mask, f"{GT_LOCO}/777/000.png", r"777/000\.png: mask without an image test/logical_anomalies/777"),
         (number(7), f"{GT_LOCO}/001/000.png", r"001/000\.png: its pixels have the value 7, but defects are"),
-        (become("../../train/good/001.png"), "pushpins/test/good/000.png", r"001\.png: the same image tests as"),
+        (
+            become("../../train/good/001.png"),
+            "pushpins/test/good/000.png",
+            r"001\.png: the same image is the test image",
+        ),
         (remove, CONFIG, r"pushpins/defects_config\.json: is missing"),
         (write("[{"), CONFIG, r"pushpins/defects_config\.json: expected a list of defects"),
         (write("{}"), CONFIG, r"pushpins/defects_config\.json: expected a list of defects"),
@@ -250,7 +254,11 @@ BREAKS: dict[str, list[tuple[Damage, str, str]]] = {
     "visa": [
         (truncate, "pcb1/Data/Images/Normal/0000.JPG", r"Normal/0000\.JPG: cannot be decoded"),
         (remove, "pcb1/Data/Images/Normal/0001.JPG", r"0001\.JPG: named in split_csv/1cls\.csv row 10, but no such"),
-        (become("0000.JPG"), "pcb1/Data/Images/Normal/0004.JPG", r"0000\.JPG: the same image tests as .*0004\.JPG"),
+        (
+            become("0000.JPG"),
+            "pcb1/Data/Images/Normal/0004.JPG",
+            r"0000\.JPG: the same image is the test image .*0004\.JPG",
+        ),
         (write_image, "pcb1/Data/Images/Normal/0777.JPG", r"0777\.JPG: not named in split_csv/1cls\.csv"),
         (
             remove,
