@@ -8,15 +8,25 @@ import select
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 
-from ad_assets.commands import data, export, graph, latency, predict, production, upkeep
 from ad_assets.commands.common import Commands
-from ad_assets.commands.table import command as table
 from ad_assets.config.load import ConfigError
 from ad_assets.datasets import DatasetError
 from ad_assets.interrupts import INTERRUPTED, run_interruptibly
 from ad_assets.store.store import CorruptArtifactError
 
+# Command -> the module of `ad_assets.commands` that has it; no other is imported.
+MODULES = {
+    **dict.fromkeys(("demo", "materialize", "status"), "graph"),
+    "table": "table.command",
+    "predict": "predict",
+    "latency": "latency",
+    **dict.fromkeys(("history", "promote", "rollback", "quarantine"), "production"),
+    "data": "data",
+    "export": "export",
+    **dict.fromkeys(("doctor", "gc"), "upkeep"),
+}
 _NOBODY_READS = 141  # as of a process that SIGPIPE ends
 
 
@@ -42,16 +52,16 @@ def _run(arguments: Sequence[str]) -> int:
         return _NOBODY_READS
 
 
-def parser() -> argparse.ArgumentParser:
-    """What understands the command line."""
+def parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the command line, or of one command alone, whose module is then the only one that is imported."""
     commands = Commands(__doc__)
-    for module in (graph, table, predict, latency, production, data, export, upkeep):
-        module.add(commands)
+    for module in [MODULES[command]] if command in MODULES else dict.fromkeys(MODULES.values()):
+        import_module(f"ad_assets.commands.{module}").add(commands)
     return commands.parser
 
 
 def _carry_out(arguments: Sequence[str]) -> int:
-    options = parser().parse_args(arguments)
+    options = parser(arguments[0] if arguments else None).parse_args(arguments)
     try:
         return int(options.run(options))
     except ConfigError as error:

@@ -28,7 +28,9 @@ from ad_assets.config.load import load_config
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.lanes import stages_of
 from ad_assets.graph.stage import Head, Stage
+from ad_assets.graph.stages.image_index import INDEX
 from ad_assets.graph.stages.leaderboard import read_board
+from ad_assets.graph.stages.metrics import read_rows
 from ad_assets.report.leaderboard import COLUMNS, typed
 from ad_assets.store.store import ArtifactStore
 
@@ -80,7 +82,7 @@ def metrics(dataset: str, config: str | Path | None = None) -> pd.DataFrame:
     rows = []
     for stage, category, head in opened.current([opened.stage(d, "metrics") for d in opened.dataset.detectors]):
         place = {"dataset": dataset, "category": category, "detector": stage.key[1], "fingerprint": head.version}
-        measured = opened.store.read_json(opened.store.artifact(stage.kind, head.version).at("rows.json"))
+        measured = read_rows(opened.store.artifact(stage.kind, head.version))
         rows += [{**place, **row} for row in measured]
     return typed(pd.DataFrame(rows))[COLUMNS]
 
@@ -97,7 +99,7 @@ def image_index(dataset: str, config: str | Path | None = None) -> pd.DataFrame:
     opened = _Opened.of(dataset, config)
     frames = []
     for stage, category, head in opened.current([opened.stage("image_index")]):
-        table = opened.store.read_table(opened.store.artifact(stage.kind, head.version).at("index.parquet"))
+        table = opened.store.read_table(opened.store.artifact(stage.kind, head.version).at(INDEX))
         frame = table.to_pandas(types_mapper={pa.int8(): pd.Int8Dtype()}.get)
         frame.insert(0, "category", category)
         frames.append(frame)

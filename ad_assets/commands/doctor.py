@@ -171,7 +171,7 @@ def _data(benchmark: Benchmark, name: str) -> Finding:
 
 def _growth(benchmark: Benchmark, name: str) -> Iterator[Finding]:
     """Numbers of nominal images, and the largest possible ones, of detectors whose fit the memory budget bounds."""
-    from ad_assets.graph.stages.features import stored_features
+    from ad_assets.graph.stages.features import read_feature_index, stored_features
     from ad_assets.methods import Runtime
     from ad_assets.methods.runtime import growth_warning
 
@@ -187,11 +187,11 @@ def _growth(benchmark: Benchmark, name: str) -> Iterator[Finding]:
                 if head is None:
                     continue  # not indexed yet; a fit that is too large is refused before it begins
                 method = detector.method_for(category)
-                index = store.read_json(store.artifact("features", head["version"]).at("features.json"))
-                train = index["train"]
+                address, images = read_feature_index(store.artifact("features", head["version"]))
+                train = images["train"]
                 if not train:
                     continue
-                features = stored_features(store, benchmark.compute, index["extractor"], train[:1], method.layers)
+                features = stored_features(store, benchmark.compute, address, train[:1], method.layers)
                 most = method.most_images(features.sample(), runtime)
                 if most is not None:
                     counts.append(f"{category} {len(train)} of {most}")

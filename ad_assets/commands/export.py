@@ -80,14 +80,14 @@ def _maps(options: argparse.Namespace) -> int:
 def _write_maps(
     options: argparse.Namespace, benchmark: Benchmark, index: Stage, stage: Stage, categories: list[str]
 ) -> int:
+    from ad_assets.graph.stages.image_index import read_index
     from ad_assets.graph.stages.score_maps import read_score_index
 
     out = ArtifactStore(root=options.out)
     planned: dict[str, tuple[Artifact, list[Target], float | None]] = {}
     # All that can be refused is, before the first file is written.
     for category in categories:
-        rows = benchmark.store.read_table(_artifact(benchmark.store, index, category).at("index.parquet"))
-        images = targets(options.layout, category, rows.to_pylist())
+        images = targets(options.layout, category, read_index(_artifact(benchmark.store, index, category)))
         artifact = _artifact(benchmark.store, stage, category)
         threshold = None
         if options.layout == "mvtec_ad_2":

@@ -79,7 +79,8 @@ def _history(options: argparse.Namespace) -> int:
 
 
 def _promote(options: argparse.Namespace) -> int:
-    from ad_assets.production.champion_history import BY_HAND, ChampionCandidate
+    from ad_assets.graph.stages.champion import read_candidate
+    from ad_assets.production.champion_history import BY_HAND
 
     benchmark = _load(options)
     history = _read(benchmark, options)
@@ -88,9 +89,7 @@ def _promote(options: argparse.Namespace) -> int:
         raise ConfigError(
             f"{options.dataset}/{options.detector} [{options.category}] has no state to promote: materialize it first"
         )
-    path = benchmark.store.artifact("champion", head["version"]).at("candidate.json")
-    with benchmark.store.valid_content(path):
-        newest = ChampionCandidate(**benchmark.store.read_json(path))
+    newest = read_candidate(benchmark.store.artifact("champion", head["version"]))
     if history.champion and history.champion.state == newest.state:
         print(f"{newest.state} is champion already")
         return 0
@@ -208,11 +207,11 @@ def _find(wanted: list[str], path_of: dict[str, str]) -> list[str]:
 
 
 def _training_images(benchmark: Benchmark, dataset: str, category: str) -> dict[str, str]:
-    head = benchmark.store.read_head((dataset, "image_index"), category)
-    if head is None:
-        return {}
-    table = benchmark.store.read_table(benchmark.store.artifact("image_index", head["version"]).at("index.parquet"))
-    return {content_of(row["image_id"]): row["path"] for row in table.to_pylist() if row["split"] == "train"}
+    from ad_assets.graph.stages.image_index import current_index, read_index
+
+    index = current_index(benchmark.store, dataset, category)
+    rows = read_index(index) if index else []
+    return {content_of(row["image_id"]): row["path"] for row in rows if row["split"] == "train"}
 
 
 def _load(options: argparse.Namespace) -> Benchmark:

@@ -8,8 +8,10 @@ unexpected decoder. Of files with several pages or frames the first is used. Pix
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from threading import Condition
 from typing import Any, TypeVar
 
@@ -19,6 +21,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError, _imaging
 
 RgbImage = npt.NDArray[np.uint8]
 Pixels = TypeVar("Pixels", bound=npt.NDArray[Any])
+Source = TypeVar("Source")
+Decoded = TypeVar("Decoded")
 
 UPRIGHT = 1
 # The orientation's number -> quarter turns anticlockwise, after mirroring from left to right.
@@ -193,3 +197,15 @@ def _formats(path: str) -> list[str]:
     named = [kind for suffix, kind in _BY_NAME.items() if path.lower().endswith(suffix)]
     # A build of Pillow may lack a decoder.
     return [kind for kind in (*FORMATS, *named) if kind in Image.OPEN]
+
+
+def decoded_batches(
+    pool: ThreadPoolExecutor, decode: Callable[[Source], Decoded], images: Iterable[Source], size: int
+) -> Iterator[list[Decoded]]:
+    """Decoded batches in order; at most two batches are decoded ahead of the backbone."""
+    waiting = iter(images)
+    ahead = [pool.submit(decode, image) for image in islice(waiting, 2 * size)]
+    while ahead:
+        batch = [future.result() for future in ahead[:size]]
+        ahead = ahead[size:] + [pool.submit(decode, image) for image in islice(waiting, size)]
+        yield batch

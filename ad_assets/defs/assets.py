@@ -11,7 +11,7 @@ from ad_assets.defs.asset_pages import definition_metadata
 from ad_assets.defs.cores import steps_at_once
 from ad_assets.defs.partitions import partitions_of
 from ad_assets.graph.build import Materialized, materialize
-from ad_assets.graph.build_attempts import mends_itself
+from ad_assets.graph.build_attempts import is_temporary
 from ad_assets.graph.stage import Stage, StageError
 
 REPEATS = dg.RetryPolicy(
@@ -80,14 +80,14 @@ def to_asset(
         asked = {"force": config.force, "verify": config.verify}
         repeats = context.retry_number
         try:
-            if stage.admit:
-                stage.admit(store, context.instance)
+            if stage.check_store:
+                stage.check_store(store, context.instance)
             made = materialize(stage, partition, store, compute, context.log, again=repeats > 0, **asked)
             return _result(stage, made)
         except StageError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         except Exception as error:
-            if not mends_itself(error):
+            if not is_temporary(error):
                 raise
             # Not the asset's retry policy, by which Dagster repeats whatever fails, a wrong setting or a bug too, and a
             # step that was interrupted with Ctrl-C.

@@ -1,4 +1,4 @@
-"""Materializing one asset partition: its artifact is found or built, and its head points to it."""
+"""Materializes one asset partition: finds or builds its artifact, and points its head to it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ad_assets.graph.graph import Graph
 from ad_assets.graph.progress import Progress
 from ad_assets.graph.provenance import MADE_OF, contents_of, is_outdated
 from ad_assets.graph.stage import (
+    AfterHead,
     Build,
     CheckReport,
     CheckResult,
     Head,
     Parts,
-    Settle,
     Stage,
     Upstream,
     Work,
@@ -33,7 +33,7 @@ from ad_assets.store.store import HEAD, Artifact, ArtifactStore
 
 @dataclass(frozen=True)
 class Materialized:
-    """What became of one asset partition.
+    """The outcome of materializing one asset partition.
 
     Args:
         head: what it is now.
@@ -68,10 +68,10 @@ def materialize(
         partition: its category.
         store: where artifacts and heads lie.
         compute: what builds run on.
-        log: where progress is told.
-        force: believe no change stamp, and build even what is there.
-        verify: believe no change stamp and no marker: read what is there, and build what is damaged again.
-        again: this repeats what failed a moment ago, and is no attempt of its own.
+        log: where progress is reported.
+        force: trust no change stamp, and build even what is there.
+        verify: trust no change stamp and no record: read what is there, and build what is damaged again.
+        again: this repeats a build that failed in the same run, and does not count as another attempt.
 
     Raises:
         UpstreamError: something it reads is missing or was made under another setting.
@@ -80,7 +80,7 @@ def materialize(
     upstream = Graph([stage], store).upstream((stage.key, partition))
     progress = Progress(log, f"{stage.name}{f' [{partition}]' if partition else ''}")
     started = time.perf_counter()
-    parts, build, settle = _address(stage, upstream, store, progress, verify=verify or force)
+    parts, build, after_head = _address(stage, upstream, store, progress, verify=verify or force)
     head = stage.make_head(partition, parts)
     artifact = store.artifact(stage.kind, head.version)
     sources = stage.made_of(upstream)
@@ -89,10 +89,10 @@ def materialize(
         _clear_away(damaged, artifact, progress)
     record = artifact.record() if damaged == [] else {}
     outdated = damaged == [] and is_outdated(record.get(MADE_OF, {}), sources)
-    doubted = damaged == [] and verify and stage.doubts is not None and stage.doubts(artifact)
-    found = damaged == [] and not outdated and not doubted
+    renewed = damaged == [] and verify and stage.must_rebuild is not None and stage.must_rebuild(artifact)
+    found = damaged == [] and not outdated and not renewed
     if outdated:
-        # All of it: no build shall take a part of it for what an interrupted one has left.
+        # All of it: a build would take what is left for that of an interrupted one.
         progress.done("what it was made of was made anew and differs")
         store.delete([artifact.at(MARKER), *(file.path for file in store.files(artifact.path))])
     work = Work(stage, upstream, store, compute, progress, artifact, force, verify)
@@ -101,9 +101,9 @@ def materialize(
             metadata = build(work)
             seconds = time.perf_counter() - started
             told = {"asset": stage.name, "metadata": metadata, "seconds": seconds, MADE_OF: sources}
-            record = artifact.commit(told, _beside(stage, artifact))
+            record = artifact.commit(told, _shared_files(stage, artifact))
     elif verify and "files" not in record:
-        record = artifact.commit(record, _beside(stage, artifact))  # from before there were checksums
+        record = artifact.commit(record, _shared_files(stage, artifact))  # from before there were checksums
     metadata = record["metadata"]
     report = stage.answer_checks(work) if stage.answer_checks else CheckReport()
     blocking = {check.name for check in stage.checks if check.blocking}
@@ -113,9 +113,9 @@ def materialize(
     sizes = artifact.sizes(record)
     store.write_head(stage.key, partition, head.record(sizes, blocked))
     if before and before.version == head.version and before.contents != head.contents:
-        _tell_lanes(stage, partition, store, head, sizes)
-    if settle:
-        settle(head)
+        _renew_shared_heads(stage, partition, store, head, sizes)
+    if after_head:
+        after_head(head)
     seconds = time.perf_counter() - started
     progress.done("found, nothing to compute" if found else f"built in {seconds:.1f} s")
     metadata = {
@@ -127,10 +127,10 @@ def materialize(
     return Materialized(head, found, seconds, report.check_results, metadata)
 
 
-def _tell_lanes(
+def _renew_shared_heads(
     stage: Stage, partition: str | None, store: ArtifactStore, head: Head, sizes: Mapping[str, int]
 ) -> None:
-    """Lanes that share an artifact which was made anew see by their own heads what of theirs is out of date."""
+    """Renew the heads of other lanes that share a rebuilt artifact: what was made of the old one is out of date."""
     for file in store.files(f"heads/{stage.key[0]}"):
         *_, kind, name = file.path.split("/")
         other = recall(store, file.path, *HEAD) if kind == stage.kind and name == f"{partition or '_'}.json" else None
@@ -139,15 +139,15 @@ def _tell_lanes(
             write_record(store, file.path, {**other, **told})
 
 
-def _beside(stage: Stage, artifact: Artifact) -> dict[str, int]:
+def _shared_files(stage: Stage, artifact: Artifact) -> dict[str, int]:
     """Path -> size of what an artifact rests on elsewhere in the store."""
     contents = Contents(artifact.store, whole=False)
-    sizes = {path: contents.size(path) for path in (stage.beside(artifact) if stage.beside else ())}
+    sizes = {path: contents.size(path) for path in (stage.shared_files(artifact) if stage.shared_files else ())}
     return {path: size for path, size in sizes.items() if size is not None}
 
 
 def _clear_away(damaged: Sequence[str], artifact: Artifact, progress: Progress) -> None:
-    """Delete what is damaged, so that no build takes it for what an interrupted one has left."""
+    """Delete what is damaged: a build would take it for what an interrupted one has left."""
     progress.done(f"damaged or gone, made anew: {'; '.join(damaged[:5])}{' ...' if len(damaged) > 5 else ''}")
     # The record first: the artifact is absent until all of it is there again.
     artifact.store.delete([artifact.at(MARKER), *damaged])
@@ -155,7 +155,7 @@ def _clear_away(damaged: Sequence[str], artifact: Artifact, progress: Progress) 
 
 def _address(
     stage: Stage, upstream: Upstream, store: ArtifactStore, progress: Progress, *, verify: bool
-) -> tuple[Parts, Build, Settle | None]:
+) -> tuple[Parts, Build, AfterHead | None]:
     if stage.scan and upstream.partition is not None:
         return stage.scan(upstream.partition, store, progress, verify)
     if stage.address is None or stage.build is None:

@@ -1,8 +1,8 @@
-"""What becomes of builds that fail: which are repeated within a run, and which automation tries again.
+"""Builds that fail: which are repeated within a run, and which automation tries again.
 
-A build that fails for a reason that may pass is repeated twice in its run, after pauses, and then left for the next run
-of automation, a few times. One that fails for any other reason fails at once, and automation leaves it alone until what
-it would be made from changes.
+A build that fails for a temporary reason is repeated twice in its run, after pauses, and then left for the next run
+of automation, a few times. One that fails for any other reason fails at once, and automation does not try it again
+until its inputs change.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ ATTEMPT = ("version", "count", "error")  # what the record of an attempt must ha
 MOST_ATTEMPTS = 3  # runs that did not finish a build of one address before automation gives up
 
 
-def mends_itself(error: BaseException) -> bool:
-    """Whether repeating a build a little later may help: storage that does not answer, memory that others hold."""
+def is_temporary(error: BaseException) -> bool:
+    """Whether repeating a build later may help: storage that does not answer, memory that other processes hold."""
     return (
         isinstance(error, StorageError | MemoryError)
         or may_pass(error)
@@ -32,7 +32,7 @@ def mends_itself(error: BaseException) -> bool:
 
 
 def attempt_path(key: Sequence[str], partition: str | None) -> str:
-    """Where a build leaves word of itself until it succeeds, so that automation does not try for ever."""
+    """Where a build is on record until it succeeds, so that automation does not repeat it for ever."""
     return "/".join(["attempts", *key, f"{partition or '_'}.json"])
 
 
@@ -40,49 +40,49 @@ def attempt_path(key: Sequence[str], partition: str | None) -> str:
 def attempted(
     store: ArtifactStore, key: Sequence[str], partition: str | None, version: str, *, again: bool = False
 ) -> Iterator[None]:
-    """Keep account of a build: an attempt that failed or was cut off stays on record, with the address it was for.
+    """Record a build while it runs. An attempt that failed or was killed stays on record, with the address it was for.
 
-    Its error is left out where the build itself is not to blame: then it counts as one that was cut off.
+    The error is recorded only where it is permanent; else the attempt counts as one that was killed.
 
     Args:
         store: where the record lies.
         key: the asset.
         partition: its category.
         version: the address.
-        again: whether this repeats, within a run, an attempt on record.
+        again: whether this repeats an attempt of the same run.
     """
     path = attempt_path(key, partition)
     before: dict[str, Any] | None = None
 
-    def begun(record: dict[str, Any] | None) -> dict[str, Any]:
+    def with_attempt(record: dict[str, Any] | None) -> dict[str, Any]:
         nonlocal before
         before = record
         count = record["count"] if record and record["version"] == version else 0
         return {"version": version, "count": max(1, count + (not again)), "error": ""}
 
-    def failed(record: dict[str, Any] | None) -> dict[str, Any]:
+    def with_error(record: dict[str, Any] | None) -> dict[str, Any]:
         if record and record["version"] != version:  # another process builds another address by now
             return record
-        return {"version": version, "count": record["count"] if record else 1, "error": told}
+        return {"version": version, "count": record["count"] if record else 1, "error": message}
 
-    update_record(store, path, begun, *ATTEMPT)
-    with when_interrupted(lambda: _put_back(store, path, before)):
+    update_record(store, path, with_attempt, *ATTEMPT)
+    with when_interrupted(lambda: _restore(store, path, before)):
         try:
             yield
         except Exception as error:
-            if not (mends_itself(error) or isinstance(error, NoSpaceError | ChangedFileError)):
-                told = f"{type(error).__name__}: {error}"
-                with suppress(OSError):  # what the build said matters more
-                    update_record(store, path, failed, *ATTEMPT)
+            if not (is_temporary(error) or isinstance(error, NoSpaceError | ChangedFileError)):
+                message = f"{type(error).__name__}: {error}"
+                with suppress(OSError):  # the error of the build matters more
+                    update_record(store, path, with_error, *ATTEMPT)
             raise
         except BaseException:
-            _put_back(store, path, before)
+            _restore(store, path, before)
             raise
     store.delete([path])
 
 
-def _put_back(store: ArtifactStore, path: str, before: dict[str, Any] | None) -> None:
-    """Whoever interrupts a build says nothing about it: it is neither failed nor cut off."""
+def _restore(store: ArtifactStore, path: str, before: dict[str, Any] | None) -> None:
+    """Record what was recorded before: a build that somebody interrupts has neither failed nor been killed."""
     if before:
         write_record(store, path, before)
     else:

@@ -1,4 +1,4 @@
-"""The categories of a dataset: fixed where a dataset is published, live where folders come and go."""
+"""The categories of a dataset: fixed for a published dataset, live where folders are added and removed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ad_assets.datasets import ImageFiles, Reader
 from ad_assets.datasets.names import CATEGORY_KEY
 from ad_assets.store.store import ArtifactStore
 
-# One look at the folder serves all that a tick or a plan asks of it.
+# One listing of the folder serves a whole tick or plan.
 REMEMBERED_SECONDS = 5.0
 
 
 class LiveCategories(Sequence[str]):
-    """The categories that a dataset's folder holds now; those of before where it cannot be seen now.
+    """The categories that a dataset's folder holds now; the last known ones while it cannot be read.
 
     Args:
         dataset: name of the dataset, and of its dynamic partitions.
@@ -26,7 +26,7 @@ class LiveCategories(Sequence[str]):
 
     def __init__(self, dataset: str, reader: Reader) -> None:
         self.dataset = dataset
-        self.unseen = ""  # why the last look saw nothing: no root, an empty one, a wrong row of a manifest
+        self.unseen = ""  # why the last listing failed: no root, an empty one, a wrong row of a manifest
         self._reader = reader
         self._known: tuple[str, ...] = ()
         self._looked = -REMEMBERED_SECONDS
@@ -61,7 +61,7 @@ class LiveCategories(Sequence[str]):
 
 
 class StoredCategories(tuple[str, ...]):
-    """The categories of a dataset whose folder cannot be seen: those that the store knows.
+    """The categories of a dataset whose folder cannot be read: those that the store knows.
 
     `unseen` says why.
     """
@@ -82,11 +82,11 @@ def categories_of(dataset: Dataset, store: ArtifactStore | None = None) -> Seque
 
     Args:
         dataset: the dataset.
-        store: tells those of a folder that cannot be seen; None: nobody does.
+        store: whose categories are taken where the folder cannot be read; None: an error is raised then.
 
     Raises:
-        ValueError: they cannot be told, because its folder is missing or empty, and nobody else tells them.
-        OSError: as before, because it cannot be read.
+        ValueError: the folder is missing or empty, and there is no store.
+        OSError: it cannot be read, and there is no store.
     """
     if dataset.production:
         return LiveCategories(dataset.name, dataset.reader)
@@ -99,7 +99,7 @@ def categories_of(dataset: Dataset, store: ArtifactStore | None = None) -> Seque
 
 
 def why_unseen(partitions: Sequence[str] | None) -> str:
-    """Why the folder that categories come from cannot be seen; empty: it can."""
+    """Why the folder that categories come from cannot be read; empty: it can."""
     if isinstance(partitions, LiveCategories):
         partitions.now()
         return partitions.unseen

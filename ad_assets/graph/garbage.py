@@ -1,4 +1,4 @@
-"""What the store holds that nothing refers to: no current benchmark file, no recorded materialization.
+"""Files of the store that nothing refers to: no current benchmark file, no recorded materialization.
 
 An artifact is referred to when the head of any asset partition points to it (heads are the store's record of
 materializations, of all benchmark files that share it), when it was ever champion, or when the current benchmark file
@@ -13,8 +13,9 @@ from pathlib import PurePosixPath
 
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Slot
-from ad_assets.graph.stages.features import feature_path, features_of
-from ad_assets.graph.stages.fitted_state import STATES
+from ad_assets.graph.stages import features, studies
+from ad_assets.graph.stages.fitted_state import STATES, read_training_set
+from ad_assets.graph.stages.image_index import image_ids
 from ad_assets.production.champion_history import HISTORY
 from ad_assets.production.review_decisions import ADMISSIONS
 from ad_assets.store.layout import artifact_folder
@@ -46,10 +47,12 @@ def unreferenced(graph: Graph, *, older_than: float) -> list[StoredFile]:
     rows: set[str] = set()
     for file in files:
         parts = file.path.split("/")
-        if artifact_folder(file.path) and parts[2] in versions and parts[-1] == "features.json":
-            kept |= features_of(store.read_json(file.path))
-        elif parts[:2] == ["artifacts", "study"] and parts[-1] == "rows.parquet" and parts[2] in versions:
-            rows |= set(store.read_table(file.path).column("fingerprint").to_pylist())
+        if not artifact_folder(file.path) or parts[2] not in versions:
+            continue
+        if parts[1::2] == ["features", features.IMAGES]:
+            kept |= set(features.feature_files(store.artifact(parts[1], parts[2])))
+        elif parts[1::2] == ["study", studies.TABLE]:
+            rows |= {row["fingerprint"] for row in studies.read_rows(store.artifact(parts[1], parts[2]))}
     versions |= rows
     now = time.time()
     return [
@@ -60,25 +63,21 @@ def unreferenced(graph: Graph, *, older_than: float) -> list[StoredFile]:
 
 
 def _champions(store: ArtifactStore) -> list[tuple[str, set[str]]]:
-    """(address, feature files) of all that was ever champion and what belongs to it: a rollback needs them whole."""
+    """Address and feature files of every artifact of every champion so far: a rollback needs all of them."""
     found: list[tuple[str, set[str]]] = []
     for file in store.files("champions"):
         for entry in HISTORY.read(store, file.path).entries:
             candidate = entry.candidate
             found += [(candidate.score_maps, set()), (candidate.metrics, set())]
-            state = next((kind for kind in STATES if store.exists(_train_path(kind, candidate.state))), None)
-            train = store.read_json(_train_path(state, candidate.state)) if state else {"images": []}
-            found.append((candidate.state, {feature_path(train["features"], image) for image in train["images"]}))
+            states = (store.artifact(kind, candidate.state) for kind in STATES)
+            trained_on = next(filter(None, map(read_training_set, states)), None)
+            found.append((candidate.state, trained_on.feature_files() if trained_on else set()))
     return found
 
 
 def _held_images(store: ArtifactStore) -> set[str]:
-    """Ids of images that wait for a person: whoever admits one wants its features."""
+    """Ids of images that wait for a decision: an admitted one needs its features."""
     return {image for file in store.files("admissions") for image in ADMISSIONS.read(store, file.path).held}
-
-
-def _train_path(kind: str, version: str) -> str:
-    return f"artifacts/{kind}/{version}/train.json"
 
 
 def _is_referenced(path: str, versions: set[str], kept: set[str], held: set[str]) -> bool:
@@ -89,7 +88,7 @@ def _is_referenced(path: str, versions: set[str], kept: set[str], held: set[str]
         return parts[2] in versions
     if parts[0] == "features":
         return path in kept or PurePosixPath(path).stem in held
-    # Heads, scans, generated images and whatever a user keeps beside them are not ours to collect.
+    # Heads, scans, generated images and a user's own files are never collected.
     return True
 
 
@@ -102,5 +101,4 @@ def _planned_features(graph: Graph, slot: Slot) -> set[str]:
     artifact = store.artifact("image_index", index.version) if index else None
     if artifact is None or not artifact.exists():
         return set()
-    images = store.read_table(artifact.at("index.parquet")).column("image_id").to_pylist()
-    return {feature_path(stage.code_version, image) for image in images}
+    return {features.feature_path(stage.code_version, image) for image in image_ids(artifact)}

@@ -1,4 +1,13 @@
-"""From a benchmark file to the stages of the graph: one lane a detector, on features shared by all detectors."""
+"""The life of a benchmark from top to bottom: which stages there are, and what each of them reads.
+
+image_index                                   of each dataset
+  features                                    of each extractor, shared by all detectors
+    state -> neighbours -> score_maps         of each detector, its lane
+      oracle_epochs -> metrics -> champion
+  studies
+    leaderboard -> report                     over all categories
+      comparison                              over several datasets
+"""
 
 from __future__ import annotations
 
@@ -21,28 +30,7 @@ from ad_assets.graph.stages.report import report_stage
 from ad_assets.graph.stages.score_maps import ensemble_stage, score_maps_stage
 from ad_assets.graph.stages.studies import study_stage
 
-
-@dataclass(frozen=True)
-class ScoringStages:
-    """The stages of a lane from what its method learnt to its scores."""
-
-    features: Stage
-    state: Stage
-    neighbours: Stage | None
-    score_maps: Stage
-
-
-def scoring_stages(benchmark: Benchmark, dataset: Dataset, detector: Detector, features: Stage) -> ScoringStages:
-    """The stages by which a lane with a method of its own scores.
-
-    Raises:
-        TypeError: the lane is an ensemble.
-    """
-    state = state_stage(dataset, detector, features)
-    neighbours = neighbours_stage(dataset, detector, state, features)
-    extractor = benchmark.extractors[detector.extractor]
-    score_maps = score_maps_stage(dataset, detector, state, features, neighbours, extractor, benchmark.evaluation)
-    return ScoringStages(features, state, neighbours, score_maps)
+Lane = dict[str, Stage]  # the stages of one detector by role, upstream first
 
 
 def stages_of(
@@ -57,7 +45,7 @@ def stages_of(
         gate: makes what judges the new images of a production dataset; see `image_index_stage`.
 
     Raises:
-        ValueError: the categories of another dataset cannot be told, because its folder is missing or empty.
+        ValueError: the categories of another dataset are unknown, because its folder is missing or empty.
         OSError: as before, because it cannot be read.
     """
     stages: list[Stage] = []
@@ -75,60 +63,70 @@ def _dataset_stages(
     benchmark: Benchmark, dataset: Dataset, categories: Sequence[str], gate: Gate | None
 ) -> list[Stage]:
     index = image_index_stage(dataset, categories, gate)
-    # Where folders come and go, a line goes on without one that is gone: `doctor`, `status` and `materialize` tell it.
-    unknown = (
-        [] if dataset.production or why_unseen(index.partitions) else dataset.unknown_categories(index.partitions or ())
-    )
-    if unknown:
+    # Where folders come and go, a line goes on without one that is gone: `doctor`, `status`, `materialize` report it.
+    if not dataset.production and not why_unseen(categories) and (unknown := dataset.unknown_categories(categories)):
         raise ValueError("; ".join(unknown))
     features = {name: features_stage(dataset, index, name, benchmark.extractors[name]) for name in dataset.extractors}
-    states: dict[str, Stage] = {}
-    neighbours: dict[str, Stage] = {}
-    score_maps: dict[str, Stage] = {}
-    epochs: dict[str, Stage] = {}
-    metrics: dict[str, Stage] = {}
+    lanes: dict[str, Lane] = {}
     for name, detector in dataset.detectors.items():
-        extractor = benchmark.extractors[detector.extractor]
-        if detector.method is None:
-            members = {member: score_maps[member] for member in detector.members}
-            score_maps[name] = ensemble_stage(dataset, name, members, extractor)
-        else:
-            shared = features[detector.extractor]
-            lane = scoring_stages(benchmark, dataset, detector, shared)
-            states[name], score_maps[name] = lane.state, lane.score_maps
-            if lane.neighbours:
-                neighbours[name] = lane.neighbours
-            kept = oracle_epochs_stage(dataset, detector, index, states[name], shared, extractor)
-            if kept:
-                epochs[name] = kept
-        metrics[name] = metrics_stage(
-            dataset, detector, index, score_maps[name], epochs.get(name), extractor, benchmark.evaluation
-        )
+        lanes[name] = _lane(benchmark, dataset, detector, index, features, lanes)
     studies = {
-        name: study_stage(
-            dataset, study, index, features, benchmark.extractors, _learnt(study.base, states, neighbours)
-        )
-        for name, study in dataset.studies.items()
+        name: study_stage(dataset, study, index, features, lanes[study.base]) for name, study in dataset.studies.items()
     }
-    champions = []
-    for name in states if dataset.production else ():
-        detector = dataset.detectors[name]
-        extractor = benchmark.extractors[detector.extractor]
-        champions.append(champion_stage(dataset, detector, extractor, states[name], score_maps[name], metrics[name]))
-    lanes = [
-        *states.values(),
-        *neighbours.values(),
-        *score_maps.values(),
-        *epochs.values(),
-        *metrics.values(),
-        *champions,
-    ]
-    stages = [index, *features.values(), *lanes, *studies.values()]
-    if metrics:
+    stages = [index, *features.values(), *(stage for lane in lanes.values() for stage in lane.values())]
+    if lanes:
+        score_maps, metrics = ({name: lane[role] for name, lane in lanes.items()} for role in ("score_maps", "metrics"))
         leaderboard = leaderboard_stage(dataset, metrics)
-        stages += [leaderboard, report_stage(benchmark, dataset, index, score_maps, metrics, leaderboard, studies)]
+        report = report_stage(benchmark, dataset, index, score_maps, metrics, leaderboard, studies)
+        return [*stages, *studies.values(), leaderboard, report]
     return stages
 
 
-def _learnt(detector: str, *stages: Mapping[str, Stage]) -> tuple[Stage, ...]:
-    return tuple(by_detector[detector] for by_detector in stages if detector in by_detector)
+def _lane(
+    benchmark: Benchmark,
+    dataset: Dataset,
+    detector: Detector,
+    index: Stage,
+    features: Mapping[str, Stage],
+    above: Mapping[str, Lane],
+) -> Lane:
+    """What a detector learns of its features, how it scores with that, and how its scores are measured."""
+    extractor = benchmark.extractors[detector.extractor]
+    epochs = None
+    if detector.method is None:
+        members = {member: above[member]["score_maps"] for member in detector.members}
+        lane = {"score_maps": ensemble_stage(dataset, detector.name, members, extractor)}
+    else:
+        scoring = scoring_stages(benchmark, dataset, detector, features[detector.extractor])
+        lane = {"state": scoring.state, "score_maps": scoring.score_maps}
+        if scoring.neighbours:
+            lane = {"state": scoring.state, "neighbours": scoring.neighbours, "score_maps": scoring.score_maps}
+        if epochs := oracle_epochs_stage(dataset, detector, index, scoring.state, scoring.features, extractor):
+            lane["oracle_epochs"] = epochs
+    metrics = metrics_stage(dataset, detector, index, lane["score_maps"], epochs, extractor, benchmark.evaluation)
+    lane["metrics"] = metrics
+    if dataset.production and detector.method:
+        lane["champion"] = champion_stage(dataset, detector, extractor, lane["state"], lane["score_maps"], metrics)
+    return lane
+
+
+@dataclass(frozen=True)
+class ScoringStages:
+    """The stages of a lane from its features to its scores."""
+
+    features: Stage
+    state: Stage
+    neighbours: Stage | None
+    score_maps: Stage
+
+
+def scoring_stages(benchmark: Benchmark, dataset: Dataset, detector: Detector, features: Stage) -> ScoringStages:
+    """The stages by which a lane with a method of its own scores.
+
+    Raises:
+        TypeError: the lane is an ensemble.
+    """
+    state = state_stage(dataset, detector, features)
+    neighbours = neighbours_stage(dataset, detector, state, features)
+    score_maps = score_maps_stage(dataset, detector, state, features, neighbours, benchmark.evaluation)
+    return ScoringStages(features, state, neighbours, score_maps)

@@ -1,8 +1,8 @@
-"""What an artifact was made of, by content: an address says which inputs, this says whether they are still those.
+"""The contents that an artifact was made from. An address says which inputs; this says whether they still are the same.
 
-A state that was updated as images landed is fitted on all of them when it is damaged and made anew, at the address that
-it had; a forced build may differ too; features that an earlier release stored under the id of other bytes are made
-anew. What was made of them before is then out of date, though no address has changed.
+A rebuild at the same address may have other contents: a state that was updated as images landed is fitted on all of
+them when it is rebuilt after damage; a forced build may differ; features that an earlier release stored under the id of
+other bytes are extracted again. What was made from the old contents is then out of date, though no address has changed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ ALL = "all"
 
 
 def contents_of(record: Mapping[str, Any]) -> str:
-    """What the tensors of an artifact are, by its record; of one without any, what it was made of.
+    """A fingerprint of the tensors of an artifact, from its record; without tensors, of what it was made from.
 
-    Other files follow from these, or tell of time. Empty: nothing can be told, or nothing can differ. Beginning with
-    `REMADE`: it rests on features that were those of other bytes, so what does not know of it is out of date.
+    Other files follow from these, or hold times. Empty: unknown, or nothing can differ. With the prefix `REMADE`: it
+    rests on features that were those of other bytes, so that whatever was made before is out of date.
     """
     if "files" not in record:  # from before there were checksums
         return ""
@@ -34,19 +34,19 @@ def contents_of(record: Mapping[str, Any]) -> str:
 
 
 def made_of(inputs: Iterable[tuple[str, str, str]], *, jointly: bool) -> dict[str, str]:
-    """What is made of some inputs now.
+    """The contents of some inputs, by kind and version.
 
     Args:
         inputs: kind, version and contents of each.
-        jointly: of many, in one word.
+        jointly: one fingerprint for all, for assets of many inputs.
     """
-    told = {f"{kind}/{version}": contents for kind, version, contents in inputs if contents}
-    return {ALL: _marked(fingerprint(told), any(map(is_remade, told.values())))} if jointly and told else told
+    known = {f"{kind}/{version}": contents for kind, version, contents in inputs if contents}
+    return {ALL: _marked(fingerprint(known), any(map(is_remade, known.values())))} if jointly and known else known
 
 
 def is_outdated(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
-    """Whether an input has other contents than those that something was made of; of old records not all are known."""
-    return any(before.get(name, "" if is_remade(told) else told) != told for name, told in now.items())
+    """Whether an input has other contents than before; inputs that old records do not list count as unchanged."""
+    return any(before.get(name, "" if is_remade(contents) else contents) != contents for name, contents in now.items())
 
 
 def is_remade(contents: str) -> bool:

@@ -5,20 +5,23 @@ address from the heads of what it reads; if the artifact with that address is in
 built; then the head of the partition points to it. So a knob put back, a crashed run started again and a second
 detector on the same features cost nothing, and a plain "Materialize all" computes only what is new.
 
-The address is the asset's Dagster data version and the fingerprint of `Stage.config` its code version, hence Dagster's
-own stale marks follow the same arithmetic.
+The address is the asset's Dagster data version and the fingerprint of its settings its code version, hence Dagster's
+own stale marks follow the same arithmetic. A build gets its settings from `Work.settings` and nowhere else, so no value
+of the benchmark file can change what is made without changing where it lies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ad_assets.config.benchmark import fingerprint
+from ad_assets.config.benchmark import Detector, fingerprint
 from ad_assets.graph.progress import Progress
 from ad_assets.graph.provenance import MADE_OF, made_of
+from ad_assets.methods import Method
+from ad_assets.methods.base import Stage as MethodStage
 from ad_assets.settings.compute import Compute
 from ad_assets.store.store import Artifact, ArtifactStore
 
@@ -96,6 +99,57 @@ class Upstream:
         return {partition: head for (key, partition), head in self.heads.items() if key == stage.key and partition}
 
 
+@dataclass(frozen=True)
+class StageSettings:
+    """What a stage reads of the benchmark file. Every value is part of the address of what it makes.
+
+    A value at its default is left out of the address, so that what was made before there was such a setting is found.
+
+    Args:
+        version: of the code of the stage.
+    """
+
+    version: int
+
+    def address(self) -> dict[str, Any]:
+        """The values that the address covers, as JSON values and pydantic models."""
+        values: dict[str, Any] = {}
+        for each in fields(self):
+            default = each.default if each.default_factory is MISSING else each.default_factory()
+            value = getattr(self, each.name)
+            if default is MISSING or value != default:
+                values[each.name] = value
+        return values
+
+    def _with_version(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Values with the ``version`` of a method or reader, and that of the stage beside it."""
+        # Up to version 3 of a stage, the other version stood in its place, and artifacts made then are to be found.
+        return {**values, **({"stage_version": self.version} if self.version > 3 else {})}
+
+
+@dataclass(frozen=True)
+class MethodSettings(StageSettings):
+    """Settings of a stage that runs a method, which may differ from category to category.
+
+    Args:
+        method: the configured method; its fields for the stage `reads` are part of the address. Those of earlier stages
+            are part of the addresses of these.
+        reads: which of its fields the stage reads.
+    """
+
+    method: Method[Any]
+    reads: MethodStage
+
+    def address(self) -> dict[str, Any]:
+        """As `StageSettings.address`."""
+        values = {name: value for name, value in super().address().items() if name not in ("method", "reads")}
+        return self._with_version({**values, **self.of_method()})
+
+    def of_method(self) -> dict[str, Any]:
+        """The fields of the method that the stage reads, with its name and version."""
+        return self.method.stage_config(self.reads)
+
+
 @dataclass
 class Work:
     """What a build gets: inputs, tools, and where its files go."""
@@ -110,6 +164,11 @@ class Work:
     verify: bool = False
 
     @property
+    def settings(self) -> Any:
+        """The settings of the stage for what is being built, as its module declares them."""
+        return self.stage.settings_for(self.upstream.partition)
+
+    @property
     def partition(self) -> str:
         """The category being built."""
         if self.upstream.partition is None:
@@ -122,7 +181,7 @@ class Work:
 
 
 Build = Callable[[Work], dict[str, Any]]
-Settle = Callable[[Head], None]
+AfterHead = Callable[[Head], None]
 
 
 @dataclass(frozen=True)
@@ -164,44 +223,45 @@ class Stage:
     Args:
         key: asset key.
         kind: what the artifact is in the field's words; also its folder in the store.
-        config: exactly the values that the stage reads; their fingerprint is the code version.
+        settings: what it reads of the benchmark file; their fingerprint is the code version.
         deps: the stages it reads.
         address: from the heads of what it reads to its own parts.
         build: makes the artifact; returns metadata (JSON values) for people.
-        scan: of a root, in place of `address` and `build`: looks at the world and returns both answers, and what to do
-            once the head points to what it saw, given that head. Its last argument asks it to believe no change stamp.
+        scan: of a root, in place of `address` and `build`: reads a folder and returns its parts, the build, and what to
+            do once the head points to what it saw, given that head. Its last argument asks it to trust no change stamp.
         partitions: the categories; None for an asset over all categories. `LiveCategories` come and go.
         checks: what each materialization is asked.
         answer_checks: answers `checks`, and does what follows from the answers; called whether the artifact was built
             or found.
-        doubts: whether an artifact that is whole is to be built again all the same, asked where nothing is believed.
-        beside: paths of files elsewhere in the store that an artifact rests on, which are told and made anew like its
-            own.
-        admit: refuses, by an error, a store that the stage must not run on.
+        must_rebuild: whether an undamaged artifact is to be built again all the same, asked where all is verified.
+        shared_files: paths of files elsewhere in the store that an artifact rests on; damage to them is reported and
+            repaired as that of its own files.
+        check_store: refuses, by an error, a store that the stage must not run on.
         pool: the Dagster pool whose slots it takes, on machines that have what the pool stands for.
         group: group in the UI.
         kinds: marks in the UI.
         description: one paragraph for the UI.
+        own_settings: the settings of categories that differ from `settings`.
     """
 
     key: Key
     kind: str
-    config: Mapping[str, Any]
+    settings: StageSettings
     deps: tuple[Stage, ...]
     partitions: Sequence[str] | None
     group: str
     kinds: frozenset[str]
     description: str
-    categories: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    own_settings: Mapping[str, MethodSettings] = field(default_factory=dict)
     address: Callable[[Upstream], Parts] | None = None
     build: Build | None = None
-    scan: Callable[[str, ArtifactStore, Progress, bool], tuple[Parts, Build, Settle]] | None = None
+    scan: Callable[[str, ArtifactStore, Progress, bool], tuple[Parts, Build, AfterHead]] | None = None
     checks: tuple[Check, ...] = ()
     answer_checks: Callable[[Work], CheckReport] | None = None
-    doubts: Callable[[Artifact], bool] | None = None
-    beside: Callable[[Artifact], Sequence[str]] | None = None
+    must_rebuild: Callable[[Artifact], bool] | None = None
+    shared_files: Callable[[Artifact], Sequence[str]] | None = None
     pool: str | None = None
-    admit: Callable[[ArtifactStore, Instance], None] | None = None
+    check_store: Callable[[ArtifactStore, Instance], None] | None = None
 
     @property
     def name(self) -> str:
@@ -211,7 +271,12 @@ class Stage:
     @cached_property
     def code_version(self) -> str:
         """Fingerprint of what the stage reads from the benchmark file, and of its method's version."""
-        return fingerprint({**self.config, **({"categories": self.categories} if self.categories else {})})
+        own = {category: settings.of_method() for category, settings in self.own_settings.items()}
+        return fingerprint({**self.settings.address(), **({"categories": own} if own else {})})
+
+    def settings_for(self, partition: str | None) -> StageSettings:
+        """The settings of one partition."""
+        return self.own_settings.get(partition or "", self.settings)
 
     def slots(self, partition: str | None) -> list[Slot]:
         """The asset partitions that one partition of this stage reads."""
@@ -231,8 +296,8 @@ class Stage:
 
     def make_head(self, partition: str | None, parts: Parts) -> Head:
         """The head with these parts; its version covers them and what is read for this partition."""
-        read = fingerprint({**self.config, **self.categories.get(partition or "", {})})
-        return Head(fingerprint({"code": read, **parts}), parts, self.code_version)
+        settings = fingerprint(self.settings_for(partition).address())
+        return Head(fingerprint({"code": settings, **parts}), parts, self.code_version)
 
     def head_of(self, upstream: Upstream) -> Head:
         """The head that a partition has if it is made from some heads.
@@ -243,6 +308,22 @@ class Stage:
         if self.address is None:
             raise TypeError(f"{self.name} has no address that follows from what it reads")
         return self.make_head(upstream.partition, self.address(upstream))
+
+
+LaneSettings = TypeVar("LaneSettings", bound=MethodSettings)
+
+
+def settings_of_lane(
+    detector: Detector, settings: Callable[[Method[Any]], LaneSettings]
+) -> tuple[LaneSettings, dict[str, LaneSettings]]:
+    """The settings of a stage by the method of its lane, and those of the categories that differ.
+
+    Raises:
+        TypeError: the lane is an ensemble, which has no method.
+    """
+    shared = settings(detector.method_for(""))
+    own = {category: settings(method) for category, method in detector.categories.items()}
+    return shared, {name: each for name, each in own.items() if each.address() != shared.address()}
 
 
 def read_head(store: ArtifactStore, key: Key, partition: str | None) -> Head | None:

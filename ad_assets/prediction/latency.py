@@ -15,7 +15,7 @@ from typing import Any
 
 from ad_assets.config.benchmark import Benchmark, Dataset
 from ad_assets.datasets.files import ChangedFileError, ImageFiles, read_image_bytes
-from ad_assets.graph.stage import read_head
+from ad_assets.graph.stages.image_index import current_index, read_index
 from ad_assets.prediction import DetectorError, Predictor
 
 WARM_UP_BATCHES = 2  # the first compiles kernels and fills the device's caches
@@ -52,11 +52,10 @@ def sample_images(benchmark: Benchmark, dataset: Dataset, category: str, most: i
     Raises:
         DetectorError: there is no image index, or its images cannot be read.
     """
-    head = read_head(benchmark.store, (dataset.name, "image_index"), category)
-    artifact = benchmark.store.artifact("image_index", head.version) if head else None
-    if artifact is None or not artifact.exists():
+    index = current_index(benchmark.store, dataset.name, category)
+    if index is None:
         raise DetectorError(f"{dataset.name}/image_index [{category}] is not materialized in {benchmark.store.root}")
-    rows = benchmark.store.read_table(artifact.at("index.parquet")).to_pylist()
+    rows = read_index(index)
     rows = [row for row in rows if row["split"] == "test"] or rows
     count = min(most, len(rows))
     files = ImageFiles(dataset.reader.root)

@@ -12,7 +12,8 @@ from ad_assets.graph.graph import Graph
 from ad_assets.graph.lanes import ScoringStages
 from ad_assets.graph.stage import Head, Slot, Upstream, read_head
 from ad_assets.graph.stages.features import stored_features, train_part
-from ad_assets.graph.stages.fitted_state import read_state, runtime_on
+from ad_assets.graph.stages.fitted_state import read_state, read_training_set, runtime_on
+from ad_assets.graph.stages.metrics import read_scored_images
 from ad_assets.graph.stages.neighbours import read_matches
 from ad_assets.graph.stages.score_maps import Scorer, calibration_images, read_score_index
 from ad_assets.methods import Features, LoadMatches
@@ -94,7 +95,7 @@ def _champion(lookup: Lookup, dataset: Dataset, detector: Detector, category: st
 
 
 @dataclass(frozen=True)
-class _Learnt:
+class _Fitted:
     """A state in the store: its artifact, its address, the images it was fitted on."""
 
     artifact: Artifact
@@ -138,18 +139,18 @@ class _Loader:
 
     def _member(self, detector: Detector, version: str | None, timer: StepTimer) -> Member:
         stages = self._lookup.stages(self._dataset, detector, self._category)
-        learnt = self._learnt(detector, stages, version)
+        fitted = self._fitted(detector, stages, version)
         compute, extractor = self._benchmark.compute, self._benchmark.extractors[detector.extractor]
         method = detector.method_for(self._category)
-        state = read_state(learnt.artifact, method)
-        train = stored_features(self._store, compute, stages.features.code_version, learnt.images, method.layers)
-        tools = runtime_on(compute, self._report)
-        matches = self._matches(stages, learnt)
-        scorer = Scorer(method, state, train, matches, extractor.input_size, tools, timer)
-        nominal = self._nominal(stages, learnt, scorer, train)
-        return Member(detector.name, learnt.version, learnt.images, extractor, method.layers, scorer, nominal)
+        state = read_state(fitted.artifact, method)
+        train = stored_features(self._store, compute, stages.features.code_version, fitted.images, method.layers)
+        runtime = runtime_on(compute, self._report)
+        matches = self._matches(stages, fitted)
+        scorer = Scorer(method, state, train, matches, extractor.input_size, runtime, timer)
+        nominal = self._nominal(stages, fitted, scorer, train)
+        return Member(detector.name, fitted.version, fitted.images, extractor, method.layers, scorer, nominal)
 
-    def _learnt(self, detector: Detector, stages: ScoringStages, version: str | None) -> _Learnt:
+    def _fitted(self, detector: Detector, stages: ScoringStages, version: str | None) -> _Fitted:
         """The state to load, if it suits the benchmark file.
 
         Raises:
@@ -166,35 +167,35 @@ class _Loader:
         artifact = self._store.artifact(stage.kind, address)
         if not artifact.exists():
             raise DetectorError(f"{place}: the store has no {stage.kind} {address}; {remedy}")
-        train = self._store.read_json(artifact.at("train.json"))
-        if train["features"] != stages.features.code_version:
+        trained_on = read_training_set(artifact)
+        if trained_on is None or trained_on.features != stages.features.code_version:
             raise DetectorError(
                 f"{place} was made from features of another extractor (or backbone precision); {remedy}"
             )
-        learnt = _Learnt(artifact, address, train["images"])
-        reason = self._stale_reason(stages, learnt, current=version is None)
+        fitted = _Fitted(artifact, address, trained_on.images)
+        reason = self._stale_reason(stages, fitted, current=version is None)
         if reason and not self._allow_stale:
             raise DetectorError(f"{place} {reason}; {remedy}, or allow what is stale")
         if reason:
             self._stale.append(f"{place} {reason}")
-        return learnt
+        return fitted
 
-    def _stale_reason(self, stages: ScoringStages, learnt: _Learnt, *, current: bool) -> str:
+    def _stale_reason(self, stages: ScoringStages, fitted: _Fitted, *, current: bool) -> str:
         """Why a state is out of date; empty where it is not. Only the current one must be of the current images."""
-        train = train_part(stages.features.code_version, learnt.images)
-        if stages.state.make_head(self._category, {"train": train}).version != learnt.version:
+        train = train_part(stages.features.code_version, fitted.images)
+        if stages.state.make_head(self._category, {"train": train}).version != fitted.version:
             return "was made under another setting of the benchmark file"
         planned = Graph([stages.state], self._store).planned((stages.state.key, self._category))
-        if current and planned and planned.version != learnt.version:
+        if current and planned and planned.version != fitted.version:
             return "was made of other training images than its image index has now"
         return ""
 
-    def _downstream(self, stages: ScoringStages, learnt: _Learnt) -> Upstream | None:
+    def _downstream(self, stages: ScoringStages, fitted: _Fitted) -> Upstream | None:
         """What neighbours and score maps of a state would read now; None where there are no features."""
         features = read_head(self._store, stages.features.key, self._category)
         if features is None:
             return None
-        state = Head(learnt.version, {}, stages.state.code_version)
+        state = Head(fitted.version, {}, stages.state.code_version)
         heads: dict[Slot, Head] = {
             (stages.state.key, self._category): state,
             (stages.features.key, self._category): features,
@@ -205,18 +206,18 @@ class _Loader:
             reads = Upstream({**heads, (stages.neighbours.key, self._category): head}, self._category)
         return reads
 
-    def _matches(self, stages: ScoringStages, learnt: _Learnt) -> LoadMatches | None:
+    def _matches(self, stages: ScoringStages, fitted: _Fitted) -> LoadMatches | None:
         """What was kept of the images that the state learnt, if it was."""
-        reads = self._downstream(stages, learnt)
+        reads = self._downstream(stages, fitted)
         if stages.neighbours is None or reads is None:
             return None
         # Features that have moved on since may lack an image that the state learnt.
-        same = reads.of(stages.features).parts["train"] == train_part(stages.features.code_version, learnt.images)
+        same = reads.of(stages.features).parts["train"] == train_part(stages.features.code_version, fitted.images)
         artifact = self._store.artifact(stages.neighbours.kind, reads.of(stages.neighbours).version)
         return read_matches(artifact) if same and artifact.exists() else None
 
-    def _nominal(self, stages: ScoringStages, learnt: _Learnt, scorer: Scorer, train: Features) -> NominalScores:
-        reads, stage = self._downstream(stages, learnt), stages.score_maps
+    def _nominal(self, stages: ScoringStages, fitted: _Fitted, scorer: Scorer, train: Features) -> NominalScores:
+        reads, stage = self._downstream(stages, fitted), stages.score_maps
         if reads:
             artifact = self._store.artifact(stage.kind, stage.head_of(reads).version)
             if artifact.exists():
@@ -242,7 +243,7 @@ class _Loader:
         artifact = self._store.artifact("metrics", head.version) if head else None
         if artifact is None or not artifact.exists():
             return None
-        low, high = self._store.read_json(artifact.at("images.json"))["colour_scale"]
+        low, high = read_scored_images(artifact).colour_scale
         return float(low), float(high)
 
     def _place(self, detector: Detector) -> str:

@@ -22,8 +22,8 @@ from ad_assets.backbones.backbone import load_backbone
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.datasets.decoding import Decoding
 from ad_assets.datasets.geometry import unfit_map
-from ad_assets.datasets.images import ROOM, ImageError, RgbImage
-from ad_assets.graph.stages.features import decoded_batches, positions_of, stacked
+from ad_assets.datasets.images import ROOM, ImageError, RgbImage, decoded_batches
+from ad_assets.graph.stages.features import positions_of, stacked
 from ad_assets.graph.stages.score_maps import Scorer
 from ad_assets.methods import Features, ScoreMaps
 from ad_assets.methods.data import NominalScores

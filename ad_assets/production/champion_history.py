@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ad_assets.backbones.extractor import Extractor
-from ad_assets.config.benchmark import Benchmark, Detector, Production
-from ad_assets.methods import METHODS
+from ad_assets.config.benchmark import Benchmark, Detector
+from ad_assets.methods import METHODS, Method
 from ad_assets.metrics.catalogue import compared, find
 from ad_assets.production.lasting_records import LastingRecord
 from ad_assets.store.store import ArtifactStore
@@ -79,9 +79,8 @@ class History:
 HISTORY: LastingRecord[History] = LastingRecord(History, lambda: History((), ()), "which state is champion and why")
 
 
-def settings_of(detector: Detector, extractor: Extractor, category: str) -> dict[str, Any]:
+def settings_of(method: Method[Any], extractor: Extractor) -> dict[str, Any]:
     """Method, options and extractor of a detector, as JSON values."""
-    method = detector.method_for(category)
     # Without defaults: some methods refuse options that are written out and contradict each other.
     values = method.model_dump(mode="json", exclude_unset=True)
     return {"method": method.name, "values": values, "extractor": extractor.model_dump(mode="json", exclude_unset=True)}
@@ -101,31 +100,28 @@ def as_promoted(benchmark: Benchmark, detector: Detector, champion: ChampionCand
     return replace(benchmark, extractors=extractors), replace(detector, method=method, categories={})
 
 
-def below_floors(numbers: Mapping[str, float], production: Production) -> list[str]:
+def below_floors(numbers: Mapping[str, float], floors: Mapping[str, float]) -> list[str]:
     """A message for each floor that a state misses; a missing metric counts as below its floor.
 
     Where lower values are better, the floor is the largest value that passes.
     """
-    values = {metric: numbers.get(metric) for metric in production.floors}
+    found = {metric: numbers.get(metric) for metric in floors}
     return [
-        f"{metric} {'is not known' if value is None else f'{value:.4f}'}, its floor is {production.floors[metric]:g}"
-        for metric, value in values.items()
-        if value is None or find(metric).is_worse(value, production.floors[metric])
+        f"{metric} {'is not known' if value is None else f'{value:.4f}'}, its floor is {floors[metric]:g}"
+        for metric, value in found.items()
+        if value is None or find(metric).is_worse(value, floors[metric])
     ]
 
 
-def behind_champion(
-    challenger: ChampionCandidate, champion: ChampionCandidate | None, production: Production
-) -> list[str]:
+def behind_champion(challenger: ChampionCandidate, champion: ChampionCandidate | None, margin: float) -> list[str]:
     """A message for each metric behind the champion's by more than the margin; none if the test images differ."""
     if champion is None or champion.state == challenger.state or champion.truth != challenger.truth:
         return []
     both = [metric for metric in compared() if metric in challenger.numbers and metric in champion.numbers]
     return [
-        f"{metric} {challenger.numbers[metric]:.4f} after {champion.numbers[metric]:.4f}, "
-        f"more than {production.margin:g} behind"
+        f"{metric} {challenger.numbers[metric]:.4f} after {champion.numbers[metric]:.4f}, more than {margin:g} behind"
         for metric in both
-        if find(metric).is_worse(challenger.numbers[metric], champion.numbers[metric], production.margin)
+        if find(metric).is_worse(challenger.numbers[metric], champion.numbers[metric], margin)
     ]
 
 

@@ -2,13 +2,15 @@
 
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from ad_assets.cli import main
+from ad_assets.cli import MODULES, main
+from ad_assets.commands.common import Commands
 from ad_assets.graph.stages import features
 from ad_assets.store.store import ArtifactStore
 from tests.support.bench_graph import config_tree, draw_image, write_dataset, write_image
@@ -168,6 +170,14 @@ def test_gc_lists_first_and_deletes_on_request(config: Path, capsys: Any) -> Non
     capsys.readouterr()
     assert run(config, "materialize", "--category", "bolt", *other) == 0
     assert "up to date" in capsys.readouterr().out
+
+
+def test_each_command_is_named_beside_its_module() -> None:
+    for module in set(MODULES.values()):
+        commands = Commands(None)
+        import_module(f"ad_assets.commands.{module}").add(commands)
+        names = re.findall(r"^    (\w+)", commands.parser.format_help(), re.MULTILINE)
+        assert set(names) == {name for name, own in MODULES.items() if own == module}
 
 
 def test_the_command_is_the_module(capsys: Any) -> None:

@@ -376,9 +376,9 @@ def test_gates_compare_on_the_same_test_images_alone(running: Line) -> None:
     worse = ChampionCandidate("b", "m", "y", "code", "truth", {"image_auroc": 0.92, "pixel_auroc": 0.9})
     elsewhere = ChampionCandidate("b", "m", "y", "code", "other", {"image_auroc": 0.5, "pixel_auroc": 0.5})
     gates = Production(margin=0.02)
-    assert behind_champion(worse, champion, gates) == ["image_auroc 0.9200 after 0.9500, more than 0.02 behind"]
-    assert behind_champion(worse, champion, Production(margin=0.04)) == []
-    assert behind_champion(elsewhere, champion, gates) == []
+    assert behind_champion(worse, champion, gates.margin) == ["image_auroc 0.9200 after 0.9500, more than 0.02 behind"]
+    assert behind_champion(worse, champion, 0.04) == []
+    assert behind_champion(elsewhere, champion, gates.margin) == []
     history = History((), ()).with_champion(champion, "promoted", "").with_champion(worse, "promoted", "")
     back = history.with_champion(champion, ROLLED_BACK, "by hand")
     assert back.refused == ("b",)

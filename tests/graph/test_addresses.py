@@ -1,8 +1,12 @@
 """Every setting of the benchmark file, flipped: what it can change gets another address, and nothing else does."""
 
 import copy
+import importlib
+import inspect
+import pkgutil
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +14,25 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from ad_assets.backbones.extractor import Extractor
-from ad_assets.config.benchmark import Automation, Evaluation, Production, ReportStyle
+from ad_assets.config.benchmark import (
+    Automation,
+    Benchmark,
+    Dataset,
+    Detector,
+    Evaluation,
+    Production,
+    ReportStyle,
+    Study,
+    Variant,
+)
 from ad_assets.config.faults import ConfigError
 from ad_assets.config.parse import SectionParser
 from ad_assets.datasets import READERS
 from ad_assets.datasets.readers.folder import FolderReader
+from ad_assets.graph import stages as graph_stages
 from ad_assets.graph.lanes import stages_of
-from ad_assets.methods import METHODS
+from ad_assets.graph.stage import Stage, StageSettings
+from ad_assets.methods import METHODS, Method
 from ad_assets.settings.compute import Compute
 from ad_assets.store.store import ArtifactStore
 from tests.support.bench_graph import config_tree, draw_image, write_image
@@ -129,8 +145,85 @@ def test_a_setting_changes_the_addresses_of_what_reads_it(folder: Path, section:
         "compute": {"precision": {"features"}},
     }
     expected = set() if f"{section}.{key}" in NOWHERE else tables[section][key]
-    reached = set().union(*(changed(before, after) for after in flipped(folder, tree, own, key)))
-    assert reached == expected
+    touched = set().union(*(changed(before, after) for after in flipped(folder, tree, own, key)))
+    assert touched == expected
+
+
+def whole(folder: Path) -> dict[str, Any]:
+    """A benchmark file with every kind of stage."""
+    tree = start(folder, {"method": "patchcore", "pooling": "concat"}, production=True)
+    parts = tree["datasets"]["parts"]
+    parts["detectors"] |= {
+        "sheets": {"method": "hetmm", "extractor": "lite0", "windows": [3, 3], "categories": {"bolt": {"sheets": 3}}},
+        "trained": {"method": "simplenet", "extractor": "lite0", "epochs": 2, "oracle_every": 1},
+        "both": {"method": "ensemble", "members": ["small", "sheets"]},
+    }
+    parts["studies"] = {"seeds": {"base": "small", "vary": {"coreset_ratio": [0.1, 0.5]}}}
+    tree["comparisons"] = {"all": {"datasets": ["parts"]}}
+    return tree
+
+
+class NoGate:
+    """Judges nothing: an index has its checks where there is a gate."""
+
+    def filter(self, *_: Any) -> Any: ...
+
+
+def reached(value: Any, seen: set[int]) -> Iterator[Any]:
+    """All objects that a function can reach by its closure, its defaults and what it is bound to."""
+    if id(value) in seen or isinstance(value, Stage):
+        return
+    seen.add(id(value))
+    yield value
+    inner: list[Any] = []
+    if isinstance(value, partial):
+        inner = [value.func, *value.args, *value.keywords.values()]
+    elif isinstance(value, dict):
+        inner = list(value.values())
+    elif isinstance(value, list | tuple | set | frozenset):
+        inner = list(value)
+    elif inspect.isfunction(value):
+        inner = [cell.cell_contents for cell in value.__closure__ or ()] + list(value.__defaults__ or ())
+    for each in inner:
+        yield from reached(each, seen)
+
+
+def test_no_setting_reaches_a_build_but_by_the_settings_of_its_stage(folder: Path) -> None:
+    stages = stages_of(SectionParser("test").benchmark(whole(folder)), gate=lambda *_: NoGate())
+    assert len({stage.kind for stage in stages}) == 14
+    # What opens images and says in which frame they are is handed over; its options are part of addresses upstream.
+    sections = (Benchmark, Dataset, Detector, Study, Variant, Evaluation, ReportStyle, Production, Automation, Compute)
+    for stage in stages:
+        for function in (stage.build, stage.address, stage.answer_checks, stage.must_rebuild):
+            found = [each for each in reached(function, set()) if isinstance(each, (*sections, Method, StageSettings))]
+            assert not found, f"{stage.name} reads a {type(found[0]).__name__} past its settings"
+
+
+MODULES = [
+    importlib.import_module(info.name)
+    for info in pkgutil.iter_modules(graph_stages.__path__, f"{graph_stages.__name__}.")
+]
+
+
+@pytest.mark.parametrize("loaded", [module for module in MODULES if hasattr(module, "VERSION")])
+def test_the_version_of_a_stage_is_part_of_its_addresses(
+    folder: Path, loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = addresses(whole(folder))
+    own = {stage.kind for stage in loaded_stages(folder, loaded.__name__)}
+    assert own
+    monkeypatch.setattr(loaded, "VERSION", loaded.VERSION + 1)
+    after = addresses(whole(folder))
+    ensembles = {name for name in before if name.split("/")[1:] == ["both", "score_maps"]}
+    assert {name for name in before if before[name] != after[name]} == {
+        name for name, (kind, _) in before.items() if kind in own and name not in ensembles
+    }
+
+
+def loaded_stages(folder: Path, module: str) -> list[Stage]:
+    """The stages whose build a module defines."""
+    stages = stages_of(SectionParser("test").benchmark(whole(folder)))
+    return [stage for stage in stages if (stage.build or stage.scan).__module__ == module]  # type: ignore[union-attr]
 
 
 METHOD_KEYS = [(name, key) for name, method in sorted(METHODS.items()) for key in method.model_fields]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ad_assets.config.load import ConfigError
-from ad_assets.graph.stages.training_subsets import draw_contaminated
+from ad_assets.graph.stages.training_subsets import contaminated_subset
 from ad_assets.methods.memory_bank.patchcluster import PatchCluster
 from tests.support.bench_graph import Bench, draw_image, write_image
 
@@ -150,7 +150,7 @@ def test_a_contaminated_training_set_is_tested_on_the_same_images(bench: Bench) 
 def test_contaminated_draws_differ_in_the_anomalous_images_alone() -> None:
     nominal = [f"n{number:03}" for number in range(100)]
     anomalous = [f"a{number:02}" for number in range(40)]
-    draws = {share: draw_contaminated(nominal, anomalous, share, 0.4, seed=3) for share in (0, 0.1, 0.4)}
+    draws = {share: contaminated_subset(nominal, anomalous, share, 0.4, seed=3) for share in (0, 0.1, 0.4)}
     assert len({draw.withheld for draw in draws.values()}) == 1
     good = {share: {image for image in draw.train if image in nominal} for share, draw in draws.items()}
     assert len(good[0]) == 30
@@ -158,7 +158,7 @@ def test_contaminated_draws_differ_in_the_anomalous_images_alone() -> None:
     bad = {share: set(draw.train) - good[share] for share, draw in draws.items()}
     assert {share: len(images) for share, images in bad.items()} == {0: 0, 0.1: 3, 0.4: 20}
     assert bad[0.1] < bad[0.4] <= draws[0].withheld
-    assert draw_contaminated(nominal, anomalous, 0.1, 0.4, seed=4) != draws[0.1]
+    assert contaminated_subset(nominal, anomalous, 0.1, 0.4, seed=4) != draws[0.1]
 
 
 def test_a_comparison_marks_the_best_of_each_line(bench: Bench) -> None:

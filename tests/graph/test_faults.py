@@ -70,7 +70,7 @@ def test_five_percent_of_requests_fail(
         store = request.getfixturevalue("s3_store")
         bench.set("store", {"root": store.root, "storage_options": store.storage_options})
     # What gets through would fail its asset, and none may.
-    monkeypatch.setattr(assets, "mends_itself", lambda _: False)
+    monkeypatch.setattr(assets, "is_temporary", lambda _: False)
     with monkeypatch.context() as patched:
         faults = Faults(0.05, seed=7)
         make_flaky(patched, bench.benchmark.store._open()[0], faults)
@@ -311,7 +311,7 @@ from ad_assets.defs import assets
 from tests.support.flaky import Faults, make_flaky
 faults = Faults(0.05, seed=3)
 make_flaky(pytest.MonkeyPatch(), fsspec.filesystem("file"), faults)
-assets.mends_itself = lambda _: False
+assets.is_temporary = lambda _: False
 status = main(sys.argv[1:])
 assert faults.failed > 50, faults.failed
 sys.exit(status)

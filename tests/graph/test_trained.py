@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ad_assets.graph.stages import checkpoints
-from ad_assets.graph.stages.checkpoints import StoreCheckpoints
+from ad_assets.graph.stages.fitted_state import StoreCheckpoints
 from ad_assets.graph.stages.score_maps import shards
 from ad_assets.kernels.parallel import threads as current_threads
 from ad_assets.kernels.parallel import use_threads

@@ -75,6 +75,28 @@ def test_a_stored_state_scores_alike(fitted: tuple[Method[Any], Any]) -> None:
     assert torch.equal(first.image_scores, second.image_scores)
 
 
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_a_fit_reads_no_setting_of_a_later_stage(
+    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a setting would change what lies at an address that it is no part of."""
+    method = METHODS[name](**options)
+    fields = type(method).model_fields
+    read = set()
+
+    def noted(self: Method[Any], attribute: str) -> Any:
+        read.add(attribute)
+        return object.__getattribute__(self, attribute)
+
+    # This refuses settings that do not suit the features, and makes nothing.
+    monkeypatch.setattr(type(method), "check_layers", lambda *_: None, raising=False)
+    monkeypatch.setattr(type(method), "__getattribute__", noted, raising=False)
+    method.fit(tap_features(NOMINAL, 4), RUNTIME)
+    extras = {each: fields[each].json_schema_extra for each in read & fields.keys()}
+    assert "fit" in read
+    assert {each for each, extra in extras.items() if extra != {"stage": "fit"}} == set()
+
+
 def test_a_fit_repeats_and_does_not_see_its_batches(fitted: tuple[Method[Any], Any]) -> None:
     method, state = fitted
     again = _fit(method, 1)

@@ -86,8 +86,8 @@ def test_a_champion_is_not_made_in_a_store_that_is_not_the_known_one(produced: B
     other = ArtifactStore(root=str(tmp_path / "other"))
     begin_anew(produced.benchmark.datasets["parts"], other, dg.DagsterInstance.ephemeral())
     begin_anew(produced.benchmark.datasets["parts"], produced.benchmark.store, produced.instance)
-    admits = {stage.kind: stage.admit for stage in produced.stages if stage.admit}
-    assert admits.keys() == {"image_index", "champion"}
-    for admit in admits.values():
+    checks = {stage.kind: stage.check_store for stage in produced.stages if stage.check_store}
+    assert checks.keys() == {"image_index", "champion"}
+    for admit in checks.values():
         with pytest.raises(ConfigError, match="has the id"):
             admit(other, produced.instance)

@@ -17,7 +17,11 @@ from ad_assets.datasets import ImageFiles, Reader
 from ad_assets.graph.graph import Graph, closure
 from ad_assets.graph.lanes import stages_of
 from ad_assets.graph.stage import Key, Stage
-from ad_assets.graph.stages.scored_images import read_masks
+from ad_assets.graph.stages import studies
+from ad_assets.graph.stages.fitted_state import read_info
+from ad_assets.graph.stages.ground_truth import read_masks
+from ad_assets.graph.stages.image_index import read_index
+from ad_assets.graph.stages.metrics import read_curves, read_rows
 from ad_assets.papers import published as papers
 from ad_assets.papers.numbered_tables import Counts, Detectors, Images, Part, Study, Systems
 from ad_assets.report.numbered.cells import TRAINING, Measured
@@ -103,7 +107,7 @@ class Measurements:
                     continue
                 match part:
                     case Study():
-                        rows += self.store.read_table(artifact.at("rows.parquet")).to_pylist()
+                        rows += studies.read_rows(artifact)
                     case Images():
                         rows.append({"category": category, **self._statistics(dataset, artifact)})
                     case Detectors(kind="curves"):
@@ -123,8 +127,7 @@ class Measurements:
         )
 
     def _metric_rows(self, artifact: Artifact, detector: str, category: str) -> list[dict[str, Any]]:
-        stored = self.store.read_json(artifact.at("rows.json"))
-        return [{"category": category, "detector": detector, **row} for row in stored]
+        return [{"category": category, "detector": detector, **row} for row in read_rows(artifact)]
 
     def _training_rows(self, part: Part, detector: str, category: str) -> list[dict[str, Any]]:
         """What a trained model says of its own cost, where a part asks."""
@@ -136,13 +139,12 @@ class Measurements:
 
     def _curves(self, part: Part, artifact: Artifact) -> dict[str, Any]:
         if LOSS in part.metrics:
-            return {LOSS: self.store.read_json(artifact.at("state.json"))["losses"]}
-        curves: dict[str, Any] = self.store.read_json(artifact.at("curves.json"))
-        return curves
+            return {LOSS: read_info(artifact)["losses"]}
+        return read_curves(artifact)
 
     def _statistics(self, dataset: Dataset, artifact: Artifact) -> dict[str, float | None]:
         """Counts of the images that a dataset's detectors see; in a blind setting the test rows are all of them."""
-        rows = self.store.read_table(artifact.at("index.parquet")).to_pylist()
+        rows = read_index(artifact)
         seen = [row for row in rows if row["split"] == "test" or not dataset.reader.blind]
         anomalous = sum(bool(row["label"]) for row in seen)
         pixels = sum(row["width"] * row["height"] for row in seen)

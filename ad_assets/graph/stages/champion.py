@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Dataset, Detector, Production
-from ad_assets.graph.stage import Check, CheckReport, CheckResult, Parts, Stage, Upstream, Work
+from ad_assets.graph.stage import Check, CheckReport, CheckResult, Parts, Stage, StageSettings, Upstream, Work
+from ad_assets.graph.stages.fitted_state import method_of
+from ad_assets.graph.stages.metrics import read_rows
 from ad_assets.metrics.catalogue import compared
 from ad_assets.production.champion_history import (
     PROMOTED,
@@ -20,8 +22,18 @@ from ad_assets.production.champion_history import (
     update_history,
 )
 from ad_assets.production.store_identity import check_store
+from ad_assets.store.store import Artifact
 
 VERSION = 1
+CANDIDATE = "candidate.json"
+
+
+@dataclass(frozen=True)
+class ChampionSettings(StageSettings):
+    """The gates of a champion; see `Production`."""
+
+    floors: dict[str, float]
+    margin: float
 
 
 def champion_stage(
@@ -34,43 +46,45 @@ def champion_stage(
 ) -> Stage:
     """The asset ``<dataset>/<detector>/champion`` of a production dataset; by its gates, or by none."""
     production = dataset.production or Production()
+    lane = detector.name
 
     def parts(upstream: Upstream) -> Parts:
         return {stage.kind: upstream.of(stage).version for stage in (state, score_maps, metrics)}
 
     def candidate(work: Work) -> ChampionCandidate:
-        rows = work.store.read_json(work.input(metrics).at("rows.json"))
+        rows = read_rows(work.input(metrics))
         numbers = {r["metric"]: r["value"] for r in rows if r["protocol"] == "standard" and r["value"] is not None}
         state_head, maps_head, metrics_head = (work.upstream.of(stage) for stage in (state, score_maps, metrics))
         return ChampionCandidate(
             state_head.version,
             maps_head.version,
             metrics_head.version,
-            settings_of(detector, extractor, work.partition),
+            settings_of(method_of(state, work.partition), extractor),
             metrics_head.parts["truth"],
             numbers,
         )
 
     def build(work: Work) -> dict[str, Any]:
-        work.store.write_json(work.artifact.at("candidate.json"), asdict(candidate(work)))
+        work.store.write_json(work.artifact.at(CANDIDATE), asdict(candidate(work)))
         return {}
 
     def answer_checks(work: Work) -> CheckReport:
         challenger = candidate(work)
-        below = below_floors(challenger.numbers, production)
+        settings: ChampionSettings = work.settings
+        below = below_floors(challenger.numbers, settings.floors)
         behind: list[str] = []
         kept = ""
 
         def change(before: History) -> History:
             nonlocal behind, kept
-            behind = behind_champion(challenger, before.champion, production)
+            behind = behind_champion(challenger, before.champion, settings.margin)
             refused = challenger.state in before.refused
             kept = "; ".join([*below, *behind, *(["it was rolled back from"] if refused else [])])
             if kept or _same(before.champion, challenger):
                 return before
             return before.with_champion(challenger, PROMOTED, "passed its gates" if before.champion else "the first")
 
-        history = update_history(work.store, work.stage.key[0], detector.name, work.partition, change)
+        history = update_history(work.store, work.stage.key[0], lane, work.partition, change)
         check_results = (
             CheckResult("above_floors", not below, {"why": "; ".join(below) or "no metric is below its floor"}),
             CheckResult("no_worse_than_champion", not behind, {"why": "; ".join(behind) or "no metric fell behind"}),
@@ -80,12 +94,12 @@ def champion_stage(
     return Stage(
         key=(dataset.name, detector.name, "champion"),
         kind="champion",
-        config={"version": VERSION, "floors": production.floors, "margin": production.margin},
+        settings=ChampionSettings(VERSION, production.floors, production.margin),
         deps=(state, score_maps, metrics),
         address=parts,
         build=build,
         answer_checks=answer_checks,
-        admit=partial(check_store, dataset) if dataset.production else None,
+        check_store=partial(check_store, dataset) if dataset.production else None,
         checks=(
             Check("above_floors", "No metric of the new state is below the floor that the benchmark file sets."),
             Check(
@@ -97,6 +111,13 @@ def champion_stage(
         kinds=frozenset({"json"}),
         description="The state that predictions use. A new one takes its place only if it passes the gates.",
     )
+
+
+def read_candidate(artifact: Artifact) -> ChampionCandidate:
+    """The state that a champion artifact offers for promotion."""
+    path = artifact.at(CANDIDATE)
+    with artifact.store.valid_content(path):
+        return ChampionCandidate(**artifact.store.read_json(path))
 
 
 def _same(champion: ChampionCandidate | None, challenger: ChampionCandidate) -> bool:

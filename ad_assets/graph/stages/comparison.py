@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ad_assets.config.benchmark import Comparison
-from ad_assets.graph.stage import Parts, Stage, Upstream, Work
+from ad_assets.graph.stage import Parts, Stage, StageSettings, Upstream, Work
 from ad_assets.graph.stages.leaderboard import read_board
 from ad_assets.report import comparison, html
 from ad_assets.report.leaderboard import to_table
@@ -15,6 +16,14 @@ from ad_assets.store.store import ArtifactStore
 
 COMPARISONS = "comparisons"
 VERSION = 1
+
+
+@dataclass(frozen=True)
+class ComparisonSettings(StageSettings):
+    """Which datasets stand side by side, under which name."""
+
+    name: str
+    datasets: tuple[str, ...]
 
 
 def comparison_stage(compared: Comparison, leaderboards: Mapping[str, Stage]) -> Stage:
@@ -27,7 +36,7 @@ def comparison_stage(compared: Comparison, leaderboards: Mapping[str, Stage]) ->
     boards = {dataset: leaderboards[dataset] for dataset in compared.datasets}
 
     def parts(upstream: Upstream) -> Parts:
-        return {dataset: upstream.heads[stage.key, None].version for dataset, stage in boards.items()}
+        return {dataset: upstream.of(stage).version for dataset, stage in boards.items()}
 
     def build(work: Work) -> dict[str, Any]:
         import pandas as pd
@@ -38,7 +47,7 @@ def comparison_stage(compared: Comparison, leaderboards: Mapping[str, Stage]) ->
         work.store.write_table(work.artifact.at("comparison.parquet"), to_table(rows))
         work.store.write_text(work.artifact.at("comparison.txt"), text)
         page = work.artifact.at("comparison.html")
-        work.store.write_text(page, html.render_comparison(compared.name, table))
+        work.store.write_text(page, html.render_comparison(work.settings.name, table))
         return {
             "table": {"md": fenced(text)},
             **{f"{detector}_leads": count for detector, count in table.leads().items()},
@@ -48,7 +57,7 @@ def comparison_stage(compared: Comparison, leaderboards: Mapping[str, Stage]) ->
     return Stage(
         key=(COMPARISONS, compared.name),
         kind="comparison",
-        config={"version": VERSION, "name": compared.name, "datasets": list(compared.datasets)},
+        settings=ComparisonSettings(VERSION, compared.name, compared.datasets),
         deps=tuple(boards.values()),
         address=parts,
         build=build,

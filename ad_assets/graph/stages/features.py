@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ad_assets.backbones.backbone import load_backbone
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Dataset, fingerprint
+from ad_assets.datasets.base import Reader
 from ad_assets.datasets.files import ImageFiles, read_image_bytes
+from ad_assets.datasets.images import decoded_batches
 from ad_assets.graph.provenance import REMADE
 from ad_assets.graph.stage import (
     GPU,
@@ -23,11 +25,12 @@ from ad_assets.graph.stage import (
     Parts,
     Stage,
     StageError,
+    StageSettings,
     Upstream,
     Work,
     read_head,
 )
-from ad_assets.graph.stages.image_index import images_part
+from ad_assets.graph.stages.image_index import images_part, read_index
 from ad_assets.methods import Features
 from ad_assets.settings.compute import Compute
 from ad_assets.store.layout import MARKER
@@ -38,38 +41,50 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VERSION = 1
+IMAGES = "features.json"
 NOT_FINITE = "another compute.precision, or other weights; the images themselves were read"
 HASHED_MARK, REMADE_MARK = "+", "-"  # before the seconds in a feature file, whose length they leave as it was
 FINITE = Check("finite", "All features are finite numbers.", blocking=True)
-Image = TypeVar("Image")
-Decoded = TypeVar("Decoded")
+
+
+@dataclass(frozen=True)
+class FeaturesSettings(StageSettings):
+    """The extractor with all that changes features; see `Extractor.identity`."""
+
+    extractor: Extractor
+
+    def address(self) -> dict[str, Any]:
+        """As `StageSettings.address`."""
+        identity = self.extractor.identity()
+        # Beside the others, where it has always been: so features made before stay found.
+        return {"version": self.version, "precision": identity.pop("precision"), "extractor": identity}
 
 
 def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extractor) -> Stage:
     """The asset ``<dataset>/features/<extractor>``."""
-    config = _config(extractor)
+    settings = FeaturesSettings(VERSION, extractor)
     address = features_address(extractor)
+    reader, production = dataset.reader, dataset.production is not None
 
     def parts(upstream: Upstream) -> Parts:
         images = upstream.of(index).parts
         # Labels and masks are not read here: relabelling an image changes nothing.
-        return {split: _part(address, images[split]) for split in ("train", "test")}
+        return {split: fingerprint([address, images[split]]) for split in ("train", "test")}
 
     def build(work: Work) -> dict[str, Any]:
-        rows = work.input(index).store.read_table(work.input(index).at("index.parquet")).to_pylist()
+        extractor = work.settings.extractor
+        rows = read_index(work.input(index))
         images = {row["image_id"]: row for row in rows}
         wanted = {feature_path(address, image) for image in images}
         stored = _sound(work.store, f"features/{address}", wanted)
         doubtful = stored if work.force else _unhashed(work.store, stored) if work.verify else set()
         missing = [image for image in sorted(images) if feature_path(address, image) not in stored - doubtful]
-        shapes, odd = _extract(work, dataset, extractor, address, {image: images[image] for image in missing}, doubtful)
+        shapes, odd = _extract(work, reader, address, {image: images[image] for image in missing}, doubtful)
         remade = _remade(work, address, images)
-        if odd and not dataset.production:
+        if odd and not production:
             raise StageError(f"features of {odd[0]} and others are not finite: {NOT_FINITE}")
-        splits = {
-            split: sorted({row["image_id"] for row in rows if row["split"] == split}) for split in ("train", "test")
-        }
-        work.store.write_json(work.artifact.at("features.json"), {"extractor": address, **splits})
+        split = {name: sorted({row["image_id"] for row in rows if row["split"] == name}) for name in ("train", "test")}
+        work.store.write_json(work.artifact.at(IMAGES), {"extractor": address, **split})
         some = [abs(float(work.store.read_notes(feature_path(address, i))["seconds"])) for i in sorted(images)[:200]]
         return {
             "images": len(images),
@@ -82,31 +97,22 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
             **({REMADE: remade} if remade else {}),
         }
 
-    def files(artifact: Artifact) -> list[str]:
-        return sorted(features_of(artifact.store.read_json(artifact.at("features.json"))))
-
-    def doubts(artifact: Artifact) -> bool:
-        paths = files(artifact)
-        known = artifact.record()["metadata"].get(REMADE, [])
-        return bool(_unhashed(artifact.store, paths)) or _noted(artifact.store, paths, REMADE_MARK) != known
-
     def answer_checks(work: Work) -> CheckReport:
         odd = work.artifact.record()["metadata"].get("not_finite", [])
-        return CheckReport(
-            (CheckResult("finite", not odd, {"images": "\n".join(odd[:20]) or "all", "remedy": NOT_FINITE}),)
-        )
+        told = {"images": "\n".join(odd[:20]) or "all", "remedy": NOT_FINITE}
+        return CheckReport((CheckResult("finite", not odd, told),))
 
     return Stage(
         key=(dataset.name, "features", name),
         kind="features",
-        config=config,
+        settings=settings,
         deps=(index,),
         address=parts,
         build=build,
-        doubts=doubts,
-        beside=files,
-        answer_checks=answer_checks if dataset.production else None,
-        checks=(FINITE,) if dataset.production else (),
+        must_rebuild=_must_rebuild,
+        shared_files=feature_files,
+        answer_checks=answer_checks if production else None,
+        checks=(FINITE,) if production else (),
         partitions=index.partitions,
         pool=GPU,
         group=f"{dataset.name}/features",
@@ -116,24 +122,22 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
     )
 
 
-def _config(extractor: Extractor) -> dict[str, Any]:
-    identity = extractor.identity()
-    # Beside the others, where it has always been: so features made before stay found.
-    return {"version": VERSION, "precision": identity.pop("precision"), "extractor": identity}
-
-
 def features_address(extractor: Extractor) -> str:
     """Under which the features of all images lie; the code version of their asset."""
-    return fingerprint(_config(extractor))
+    return fingerprint(FeaturesSettings(VERSION, extractor).address())
 
 
-def _part(address: str, images: str) -> str:
-    return fingerprint([address, images])
+def extractor_of(features: Stage) -> Extractor:
+    """The extractor of a features stage."""
+    settings = features.settings
+    if not isinstance(settings, FeaturesSettings):
+        raise TypeError(f"{features.name} extracts no features")
+    return settings.extractor
 
 
 def train_part(address: str, image_ids: Sequence[str]) -> str:
     """The ``train`` part of the head of features whose training images are these."""
-    return _part(address, images_part(image_ids))
+    return fingerprint([address, images_part(image_ids)])
 
 
 def feature_path(address: str, image_id: str) -> str:
@@ -141,16 +145,32 @@ def feature_path(address: str, image_id: str) -> str:
     return f"features/{address}/{image_id[:2]}/{image_id}.safetensors"
 
 
-def features_of(index: Mapping[str, Any]) -> set[str]:
-    """The paths of the features that a feature index lists."""
-    return {feature_path(index["extractor"], image) for split in ("train", "test") for image in index[split]}
+def feature_files(artifact: Artifact) -> list[str]:
+    """The paths of the features that an artifact lists, sorted."""
+    address, images = read_feature_index(artifact)
+    return sorted({feature_path(address, image) for ids in images.values() for image in ids})
+
+
+def read_feature_index(artifact: Artifact) -> tuple[str, dict[str, list[str]]]:
+    """The address of the features that an artifact lists, and split -> image ids, sorted."""
+    path = artifact.at(IMAGES)
+    with artifact.store.valid_content(path):
+        index = artifact.store.read_json(path)
+        return index["extractor"], {split: index[split] for split in ("train", "test")}
+
+
+def _must_rebuild(artifact: Artifact) -> bool:
+    """Whether features of an earlier release, or ones that differ, make an extraction again worth while."""
+    paths = feature_files(artifact)
+    known = artifact.record()["metadata"].get(REMADE, [])
+    return bool(_unhashed(artifact.store, paths)) or _noted(artifact.store, paths, REMADE_MARK) != known
 
 
 def _sound(store: ArtifactStore, prefix: str, wanted: set[str]) -> set[str]:
     """Those of some features that are stored; all of an extractor have one size, what has another is looked into."""
     files = store.files(prefix)
     usual = max(Counter(file.size for file in files).items(), key=lambda item: item[1], default=(0, 0))[0]
-    own = [file for file in files if file.path in wanted]
+    own = (file for file in files if file.path in wanted)
     return {file.path for file in own if (usual and file.size == usual) or store.holds_tensors(file.path)}
 
 
@@ -179,8 +199,7 @@ def _remade(work: Work, address: str, images: Collection[str]) -> list[str]:
 
 def _extract(
     work: Work,
-    dataset: Dataset,
-    extractor: Extractor,
+    reader: Reader,
     address: str,
     rows: dict[str, dict[str, Any]],
     doubtful: Collection[str],
@@ -194,8 +213,8 @@ def _extract(
     import torch
 
     compute = work.compute
-    backbone = load_backbone(extractor, compute)
-    files, decoding = ImageFiles(dataset.reader.root), dataset.reader.decoding.of(*rows)
+    backbone = load_backbone(work.settings.extractor, compute)
+    files, decoding = ImageFiles(reader.root), reader.decoding.of(*rows)
     shapes = ""
     odd: list[str] = []
 
@@ -258,18 +277,6 @@ def write_features(
     store.write_tensors(feature_path(address, image_id), tensors, {"seconds": f"{mark}{seconds:012.6f}"})
 
 
-def decoded_batches(
-    pool: ThreadPoolExecutor, decode: Callable[[Image], Decoded], images: Iterable[Image], size: int
-) -> Iterator[list[Decoded]]:
-    """Decoded batches in order; at most two batches are decoded ahead of the backbone."""
-    waiting = iter(images)
-    ahead = [pool.submit(decode, image) for image in islice(waiting, 2 * size)]
-    while ahead:
-        batch = [future.result() for future in ahead[:size]]
-        ahead = ahead[size:] + [pool.submit(decode, image) for image in islice(waiting, size)]
-        yield batch
-
-
 class _Cache:
     """Feature tensors read lately, so that the stages of one run read each file once. Bounded in bytes."""
 
@@ -302,10 +309,8 @@ _CACHE = _Cache()
 
 def read_features(work: Work, features: Stage, split: str, layers: tuple[int, ...] | None) -> Features:
     """The stored features of one split, in the order of image ids; `layers` as a method has them, from 1."""
-    path = work.input(features).at("features.json")
-    with work.store.valid_content(path):
-        index = work.store.read_json(path)
-        return stored_features(work.store, work.compute, index["extractor"], index[split], layers)
+    address, images = read_feature_index(work.input(features))
+    return stored_features(work.store, work.compute, address, images[split], layers)
 
 
 def stored_features(

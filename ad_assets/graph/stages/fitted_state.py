@@ -1,29 +1,34 @@
-"""What a detector learnt from the nominal training images: memory bank, template set or trained model."""
+"""What a detector learnt from the nominal training images: memory bank, template set or trained model.
+
+A training leaves checkpoints in the folder of the artifact that it will become, and keeps the weights of epochs there.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.config.benchmark import Dataset, Detector
 from ad_assets.graph.provenance import MADE_OF, is_outdated
-from ad_assets.graph.stage import GPU, Parts, Stage, Upstream, Work, read_head
-from ad_assets.graph.stages.checkpoints import StoreCheckpoints
-from ad_assets.graph.stages.features import read_features
+from ad_assets.graph.stage import GPU, MethodSettings, Parts, Stage, Upstream, Work, read_head, settings_of_lane
+from ad_assets.graph.stages.features import extractor_of, feature_path, read_features
 from ad_assets.methods import Method, Runtime, State
-from ad_assets.methods.runtime import ProgressReport, growth_warning
+from ad_assets.methods.runtime import Checkpoints, ProgressReport, growth_warning
 from ad_assets.report import pictures
 from ad_assets.report.curves import plot_uri
 from ad_assets.settings.compute import Compute
-from ad_assets.store.store import Artifact
+from ad_assets.store.layout import CHECKPOINT
+from ad_assets.store.store import Artifact, ArtifactStore, CorruptArtifactError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _LOG = logging.getLogger(__name__)
-VERSION = 2
+VERSION = 3
+TENSORS, INFO, TRAINING_SET = "state.safetensors", "state.json", "train.json"
 PICTURE_SIDE = 160
 STATES = ("memory_bank", "template_set", "trained_model")  # what a state is called, by what it is in the field
 
@@ -34,36 +39,35 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
     Raises:
         TypeError: the lane is an ensemble, which learns nothing.
     """
-    config, categories = detector.stage_configs("fit")
-    kind = detector.method_for("").state_asset
+    settings, own = settings_of_lane(detector, lambda method: MethodSettings(VERSION, method, "fit"))
+    kind, title = settings.method.state_asset, detector.name
 
     def parts(upstream: Upstream) -> Parts:
         # A new test image leaves the state's address as it was.
         return {"train": upstream.of(features).parts["train"]}
 
     def build(work: Work) -> dict[str, Any]:
-        method = detector.method_for(work.partition)
+        method = work.settings.method
         train = read_features(work, features, "train", method.layers)
         earlier, before = _earlier(work, features)
         new = [image for image in train.image_ids if image not in before]
         checkpoints = StoreCheckpoints.of(work, work.artifact)
-        tools = replace(runtime(work), checkpoints=checkpoints, precision=features.config["precision"])
+        runtime = replace(runtime_of(work), checkpoints=checkpoints, precision=extractor_of(features).precision)
         started = time.perf_counter()
         # An update can add images; what an image that is gone has left behind takes a fit of the others.
         updates = method.updatable and new and before <= set(train.image_ids) and not work.force
         if earlier and updates:
             added = replace(train, image_ids=tuple(new))
-            state = method.update(read_state(earlier, method), added, tools)
+            state = method.update(read_state(earlier, method), added, runtime)
         else:
-            state = method.fit(train, tools)
+            state = method.fit(train, runtime)
         seconds = time.perf_counter() - started
-        work.store.write_tensors(work.artifact.at("state.safetensors"), state.tensors())
-        work.store.write_json(work.artifact.at("state.json"), state.info())
-        work.store.write_json(
-            work.artifact.at("train.json"), {"features": features.code_version, "images": list(train.image_ids)}
-        )
+        work.store.write_tensors(work.artifact.at(TENSORS), state.tensors())
+        work.store.write_json(work.artifact.at(INFO), state.info())
+        trained_on = TrainingSet(features.code_version, list(train.image_ids))
+        work.store.write_json(work.artifact.at(TRAINING_SET), asdict(trained_on))
         checkpoints.clear()
-        most = method.most_images(train.sample(), tools)
+        most = method.most_images(train.sample(), runtime)
         if most is not None and (warning := growth_warning(len(train), most)):
             _LOG.warning("%s, %s: %s", work.stage.name, work.partition, warning)
         sheet = _pictures(method.maps(state))
@@ -76,13 +80,13 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
             **_changes(before, set(train.image_ids)),
             **({"most_images": most} if most is not None else {}),
             **({"maps": {"md": sheet}} if sheet else {}),
-            **({"losses": {"md": f"![losses]({plot_uri(detector.name, curves)})"}} if curves else {}),
+            **({"losses": {"md": f"![losses]({plot_uri(title, curves)})"}} if curves else {}),
         }
 
     return Stage(
         key=(dataset.name, detector.name, kind),
         kind=kind,
-        config={"version": VERSION, **config},
+        settings=settings,
         deps=(features,),
         address=parts,
         build=build,
@@ -90,8 +94,8 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
         pool=GPU,
         group=f"{dataset.name}/{detector.name}",
         kinds=frozenset({"torch", "safetensors"}),
-        description=f"What {config['method']} learnt from the nominal training images.",
-        categories=categories,
+        description=f"What {settings.of_method()['method']} learnt from the nominal training images.",
+        own_settings=own,
     )
 
 
@@ -101,13 +105,14 @@ def _earlier(work: Work, features: Stage) -> tuple[Artifact | None, set[str]]:
     if head is None or head.code_version != work.stage.code_version:
         return None, set()
     artifact = work.store.artifact(work.stage.kind, head.version)
-    path = artifact.at("train.json")
-    if not artifact.exists() or not work.store.exists(path):
+    if not artifact.exists():
         return None, set()
     if is_outdated(artifact.record().get(MADE_OF, {}), work.stage.made_of(work.upstream)):
         return None, set()  # it learnt from features that were those of other bytes
-    train = work.store.read_json(path)
-    return (artifact, set(train["images"])) if train["features"] == features.code_version else (None, set())
+    trained_on = read_training_set(artifact)
+    if trained_on is None or trained_on.features != features.code_version:
+        return None, set()
+    return artifact, set(trained_on.images)
 
 
 def _changes(before: set[str], now: set[str]) -> dict[str, str]:
@@ -129,7 +134,7 @@ def _pictures(maps: dict[str, Tensor]) -> str:
     return "\n\n".join(texts)
 
 
-def runtime(work: Work) -> Runtime:
+def runtime_of(work: Work) -> Runtime:
     """The device, budget and progress that a method gets."""
     return runtime_on(work.compute, work.progress)
 
@@ -141,6 +146,102 @@ def runtime_on(compute: Compute, report: ProgressReport) -> Runtime:
 
 def read_state(artifact: Artifact, method: Method[Any]) -> State:
     """What a detector has learnt, from the artifact of its state stage."""
-    tensors, info = artifact.at("state.safetensors"), artifact.at("state.json")
+    tensors, info = artifact.at(TENSORS), artifact.at(INFO)
     with artifact.store.valid_content(info):
-        return method.state_type.from_parts(artifact.store.read_tensors(tensors), artifact.store.read_json(info))
+        return method.state_type.from_parts(artifact.store.read_tensors(tensors), read_info(artifact))
+
+
+def method_of(state: Stage, category: str) -> Method[Any]:
+    """The configured method of a state stage, as a category has it."""
+    settings = state.settings_for(category)
+    if not isinstance(settings, MethodSettings):
+        raise TypeError(f"{state.name} is no state")
+    return settings.method
+
+
+def read_info(artifact: Artifact) -> dict[str, Any]:
+    """What a state has beside its tensors, such as the losses of a training."""
+    info: dict[str, Any] = artifact.store.read_json(artifact.at(INFO))
+    return info
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What a state was fitted on.
+
+    Args:
+        features: address of the features.
+        images: ids of the images.
+    """
+
+    features: str
+    images: list[str]
+
+    def feature_files(self) -> set[str]:
+        """The paths of their features."""
+        return {feature_path(self.features, image) for image in self.images}
+
+
+def read_training_set(artifact: Artifact) -> TrainingSet | None:
+    """What a state was fitted on; None where the store does not say."""
+    path = artifact.at(TRAINING_SET)
+    return TrainingSet(**artifact.store.read_json(path)) if artifact.store.exists(path) else None
+
+
+class StoreCheckpoints(Checkpoints):
+    """One file a training, renamed into place; the artifact's address says what it is a checkpoint of.
+
+    Args:
+        store: where it lies.
+        artifact: what the training will become.
+        every: steps between two checkpoints.
+    """
+
+    def __init__(self, store: ArtifactStore, artifact: Artifact, every: int) -> None:
+        super().__init__(every)
+        self._store, self._artifact, self._path = store, artifact, artifact.at(CHECKPOINT)
+
+    @classmethod
+    def of(cls, work: Work, artifact: Artifact) -> StoreCheckpoints:
+        """Those of what is being built; a forced build takes none up."""
+        checkpoints = cls(work.store, artifact, work.compute.checkpoint_steps)
+        if work.force:
+            checkpoints.clear()
+        return checkpoints
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The last checkpoint, or None; a damaged one is as if absent."""
+        try:
+            # In one go: another process that trains the same may replace or clear it meanwhile.
+            tensors, notes = self._store.read_noted_tensors(self._path)
+            return tensors, json.loads(notes["info"])
+        except FileNotFoundError:
+            return None
+        except (CorruptArtifactError, KeyError, ValueError) as error:
+            _LOG.warning("%s; the training begins anew", error)
+            return None
+
+    def save(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
+        """Replace the checkpoint; its values lie in the header of the tensors, so that both are of one moment."""
+        self._store.write_tensors(self._path, tensors, {"info": json.dumps(info, allow_nan=False)})
+
+    def keep(self, epoch: int, weights: dict[str, Tensor]) -> None:
+        """Keep the weights after an epoch beside what the training will come to."""
+        self._store.write_tensors(epoch_path(self._artifact, epoch), weights)
+
+    def clear(self) -> None:
+        """Delete the checkpoint."""
+        self._store.delete([self._path])
+
+
+def epoch_path(artifact: Artifact, epoch: int) -> str:
+    """Where the weights after an epoch lie."""
+    return artifact.at(f"epochs/{epoch:06d}.safetensors")
+
+
+def kept_epochs(artifact: Artifact) -> list[int]:
+    """The epochs whose weights were kept, ascending."""
+    files = artifact.store.files(artifact.at("epochs"))
+    return sorted(
+        int(file.path.rpartition("/")[2].partition(".")[0]) for file in files if not file.path.endswith(".tmp")
+    )

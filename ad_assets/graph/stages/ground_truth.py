@@ -1,26 +1,48 @@
-"""Labels and masks of test images: what metrics and studies compare scores with, and nothing else may see."""
+"""Labels, masks and pictures of test images: what metrics and studies compare scores with; no detector sees them."""
 
 from __future__ import annotations
 
 import functools
 import operator
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.datasets.base import Reader
-from ad_assets.datasets.geometry import fit_mask, fit_regions, unfit_map
+from ad_assets.datasets.files import ImageFiles, read_image_bytes, read_mask_bytes
+from ad_assets.datasets.geometry import fit_image, fit_mask, fit_regions, unfit_map
+from ad_assets.datasets.masks import MaskPixels
 from ad_assets.graph.stage import Stage, StageError, Work
-from ad_assets.graph.stages.scored_images import read_masks
+from ad_assets.graph.stages.image_index import read_index
+from ad_assets.graph.stages.score_maps import read_shard
+from ad_assets.store.store import Artifact
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
 
-class Truth:
+def read_masks(reader: Reader, row: dict[str, Any]) -> list[MaskPixels]:
+    """The masks of an image in the frame of the file, one a region where its dataset has them apart.
+
+    Raises:
+        ChangedFileError: a mask is not the one that was indexed.
+    """
+    read = zip(read_mask_bytes(ImageFiles(reader.root), row), row["mask_paths"], strict=True)
+    return [reader.decoding.mask(data, path) for data, path in read]
+
+
+def read_mask(reader: Reader, row: dict[str, Any], extractor: Extractor) -> NDArray[Any] | None:
+    """All that is anomalous in an image, in the frame of an extractor; None where it has no mask."""
+    shrink = reader.decoding.masks.shrink
+    masks = [fit_mask(mask.anomalous, *extractor.geometry, shrink) for mask in read_masks(reader, row)]
+    return functools.reduce(operator.or_, masks) if masks else None
+
+
+class GroundTruth:
     """The test rows of an image index, found by image id. One image may lie in the test set under several names.
 
     For unlabelled test sets, such as those of a server, `labelled` is False and labels are placeholders that no metric
@@ -50,14 +72,13 @@ class Truth:
         return [i for i, row in enumerate(self.rows) if not row["label"] or row["anomaly_kind"] == kind]
 
     @classmethod
-    def of(cls, work: Work, index: Stage) -> Truth:
+    def of(cls, work: Work, index: Stage) -> GroundTruth:
         """The truth in the image index that an asset reads.
 
         Raises:
             StageError: it has no test images.
         """
-        table = work.store.read_table(work.input(index).at("index.parquet"))
-        truth = cls(row for row in table.to_pylist() if row["split"] == "test")
+        truth = cls(row for row in read_index(work.input(index)) if row["split"] == "test")
         if not truth.rows:
             raise StageError(f"{index.key[0]} [{work.partition}] has no test images, so there is nothing to measure")
         return truth
@@ -66,7 +87,7 @@ class Truth:
 FPR_LIMIT = 0.3
 
 
-class Comparison:
+class MeasuredScores:
     """Scores of test images beside the truth, batch by batch.
 
     `scores` (rows of the truth,) float32, `pixels` and `per_image` hold what was seen so far. Where the truth has its
@@ -76,7 +97,7 @@ class Comparison:
     """
 
     def __init__(
-        self, truth: Truth, reader: Reader, extractor: Extractor, memory_gb: float, *, original: bool = False
+        self, truth: GroundTruth, reader: Reader, extractor: Extractor, memory_gb: float, *, original: bool = False
     ) -> None:
         from ad_assets.metrics.per_image import PerImageOverlap
         from ad_assets.metrics.pixels import PixelStatistics
@@ -143,7 +164,7 @@ class Comparison:
         return 0 < self.pixels.anomalous_pixels < self.pixels.pixels
 
 
-def quality(truth: Truth, comparison: Comparison) -> Iterator[tuple[str, str, float | None, int]]:
+def quality(truth: GroundTruth, comparison: MeasuredScores) -> Iterator[tuple[str, str, float | None, int]]:
     """Yield (metric, defect type or empty for all, value or None where it is not defined, n)."""
     from ad_assets.metrics import ranking
 
@@ -159,7 +180,7 @@ def quality(truth: Truth, comparison: Comparison) -> Iterator[tuple[str, str, fl
     yield f"aupro_{FPR_LIMIT:.2f}", "", statistics.aupro(FPR_LIMIT) if comparison.has_both else None, statistics.pixels
 
 
-def kinds_apart(truth: Truth, scores: NDArray[Any]) -> list[tuple[str, float, int]]:
+def kinds_apart(truth: GroundTruth, scores: NDArray[Any]) -> list[tuple[str, float, int]]:
     """Metric, value, n: image AUROC of each kind of anomaly against all nominal images, and the mean of the kinds.
 
     As MVTec LOCO AD has it; nothing where the dataset does not tell kinds.
@@ -173,3 +194,39 @@ def kinds_apart(truth: Truth, scores: NDArray[Any]) -> list[tuple[str, float, in
     if found:
         found.append(("image_auroc_kinds", sum(value for _, value, _ in found) / len(found), len(found)))
     return found
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One scored test image in the frame that the detector saw.
+
+    Args:
+        row: its row of the image index.
+        score: its image score.
+        rgb: ``(H, W, 3)`` uint8, resized and cropped.
+        mask: ``(H, W)`` bool, or None where it has none.
+        score_map: ``(H, W)`` float32 raw scores.
+    """
+
+    row: dict[str, Any]
+    score: float
+    rgb: NDArray[Any]
+    mask: NDArray[Any] | None
+    score_map: NDArray[Any]
+
+
+def read_pictures(
+    reader: Reader, extractor: Extractor, score_maps: Artifact, rows: Sequence[dict[str, Any]]
+) -> Iterator[Picture]:
+    """Read images, masks and maps of some rows of an image index, one by one."""
+    files = ImageFiles(reader.root)
+    for row in rows:
+        rgb = reader.decoding.of(row["image_id"]).rgb(read_image_bytes(files, row), row["path"])
+        score_map, score = read_shard(score_maps, row["image_id"])
+        yield Picture(
+            row,
+            score,
+            fit_image(rgb, extractor.resize, extractor.crop, extractor.interpolation),
+            read_mask(reader, row, extractor),
+            score_map.numpy(),
+        )

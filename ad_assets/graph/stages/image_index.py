@@ -5,17 +5,30 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 from ad_assets.config.benchmark import Dataset, Production, fingerprint
 from ad_assets.datasets import ImageFiles, KnownFile, build_index
-from ad_assets.datasets.base import Candidate, DatasetError, FileStamp, Problem
+from ad_assets.datasets.base import Candidate, DatasetError, FileStamp, Problem, Reader
 from ad_assets.datasets.identity import depth_of
 from ad_assets.datasets.index import ImageIndex
 from ad_assets.graph.categories import categories_of
 from ad_assets.graph.progress import Progress
-from ad_assets.graph.stage import Build, Check, CheckReport, CheckResult, Head, Parts, Settle, Stage, Work, read_head
+from ad_assets.graph.stage import (
+    AfterHead,
+    Build,
+    Check,
+    CheckReport,
+    CheckResult,
+    Head,
+    Parts,
+    Stage,
+    StageSettings,
+    Work,
+    read_head,
+)
 from ad_assets.production.arrivals import Watched
 from ad_assets.production.review_decisions import (
     NONE_ADMITTED,
@@ -26,9 +39,10 @@ from ad_assets.production.review_decisions import (
 )
 from ad_assets.production.store_identity import enter_store
 from ad_assets.store.records import recall, update_record, write_record
-from ad_assets.store.store import ArtifactStore, CorruptArtifactError
+from ad_assets.store.store import Artifact, ArtifactStore, CorruptArtifactError
 
 VERSION = 3
+INDEX, PROBLEMS = "index.parquet", "problems.json"
 PICTURES = 8
 ON_THEIR_WAY = "on_their_way"  # metadata: files that were not taken, because they changed just now or lack their ends
 UNKNOWN = "there is no record of the files that it was made from"
@@ -45,6 +59,17 @@ class Gate(Protocol):
         """The index without what is held or rejected, and who is held."""
 
 
+@dataclass(frozen=True)
+class IndexSettings(StageSettings):
+    """The reader with all its options."""
+
+    reader: Reader
+
+    def address(self) -> dict[str, Any]:
+        """As `StageSettings.address`; where the images lie is no part of it."""
+        return self._with_version({**self.reader.index_config()})
+
+
 def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None, gate: Gate | None = None) -> Stage:
     """The asset ``<dataset>/image_index``.
 
@@ -54,11 +79,12 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
         gate: judges new images, where there are any. Without one, a stage of a production dataset says what the asset
             is, and makes no index.
     """
+    settings, name = IndexSettings(VERSION, dataset.reader), dataset.name
 
-    def scan(partition: str, store: ArtifactStore, progress: Progress, verify: bool) -> tuple[Parts, Build, Settle]:
+    def scan(partition: str, store: ArtifactStore, progress: Progress, verify: bool) -> tuple[Parts, Build, AfterHead]:
         if dataset.production and gate is None:
             raise TypeError(f"{dataset.name}: an index of a production dataset is made behind a gate alone")
-        reader = dataset.reader
+        reader = settings.reader
         reader.prepare(partition, progress)
         listing = everything = ImageFiles(reader.root).listing()
         warnings: list[Problem] = []
@@ -91,7 +117,7 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
         files = {path: entry for path, entry in seen.items() if path in listing}
         write_record(store, _files_path(reader.root, partition), files)
 
-        def settle(head: Head) -> None:
+        def write_stamps(head: Head) -> None:
             # After the head, and only beside it: a run that was cut off, or another that ended later, leaves no stamps
             # of files that its head was not made from.
             def beside(before: dict[str, Any] | None) -> dict[str, Any]:
@@ -100,9 +126,9 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
             update_record(store, stamps_path(dataset.name, partition), beside)
 
         def build(work: Work) -> dict[str, Any]:
-            work.store.write_table(work.artifact.at("index.parquet"), index.table)
+            work.store.write_table(work.artifact.at(INDEX), index.table)
             problems = [dataclasses.asdict(problem) for problem in index.problems]
-            work.store.write_json(work.artifact.at("problems.json"), problems)
+            work.store.write_json(work.artifact.at(PROBLEMS), problems)
             return {
                 **_summary(index),
                 **({ON_THEIR_WAY: on_their_way} if on_their_way else {}),
@@ -110,15 +136,15 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
                 **({"held_back": len(held.held)} if gate else {}),
             }
 
-        return index_parts(index), build, settle
+        return index_parts(index), build, write_stamps
 
     def answer_checks(work: Work) -> CheckReport:
-        problems = work.store.read_json(work.artifact.at("problems.json"))
-        waiting = read_admissions(work.store, dataset.name, work.partition).held
-        shown = _held_pictures(work.store, dataset.name, work.partition, waiting)
-        broken = [f"{each['path']}: {each['message']}" for each in problems if each["severity"] == "error"]
+        problems = read_problems(work.artifact)
+        waiting = read_admissions(work.store, name, work.partition).held
+        shown = _held_pictures(work.store, name, work.partition, waiting)
+        broken = [f"{each.path}: {each.message}" for each in problems if each.severity == "error"]
         listed = "\n".join(f"{held.path}: {'; '.join(held.reasons)}" for held in list(waiting.values())[:20])
-        remedy = f"ad-assets quarantine {dataset.name} {work.partition}"
+        remedy = f"ad-assets quarantine {name} {work.partition}"
         return CheckReport(
             (
                 CheckResult("images_readable", not broken, {"left_out": "\n".join(broken[:20]) or "none"}),
@@ -137,12 +163,12 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
     return Stage(
         key=(dataset.name, "image_index"),
         kind="image_index",
-        config={"version": VERSION, **dataset.reader.index_config()},
+        settings=settings,
         deps=(),
         scan=scan,
         checks=CHECKS if gate else (),
         answer_checks=answer_checks if gate else None,
-        admit=partial(enter_store, dataset) if dataset.production else None,
+        check_store=partial(enter_store, dataset) if dataset.production else None,
         partitions=categories_of(dataset) if categories is None else categories,
         group=f"{dataset.name}/images",
         kinds=frozenset({"parquet"}),
@@ -153,12 +179,33 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
 
 def _recorded_depth(store: ArtifactStore, dataset: str, category: str) -> int | None:
     """The bit depth that a category was last indexed with; None where it has no deep images or no index."""
+    artifact = current_index(store, dataset, category)
+    ids = image_ids(artifact) if artifact else []
+    return max((depth for image in ids if (depth := depth_of(image))), default=None)
+
+
+def current_index(store: ArtifactStore, dataset: str, category: str) -> Artifact | None:
+    """The image index that a category has now; None where it has none."""
     head = read_head(store, (dataset, "image_index"), category)
     artifact = store.artifact("image_index", head.version) if head else None
-    if artifact is None or not artifact.exists():
-        return None
-    ids = store.read_table(artifact.at("index.parquet")).column("image_id").to_pylist()
-    return max((depth for image in ids if (depth := depth_of(image))), default=None)
+    return artifact if artifact and artifact.exists() else None
+
+
+def read_index(artifact: Artifact) -> list[dict[str, Any]]:
+    """The rows of an image index."""
+    rows: list[dict[str, Any]] = artifact.store.read_table(artifact.at(INDEX)).to_pylist()
+    return rows
+
+
+def image_ids(artifact: Artifact) -> list[str]:
+    """The ids of the images of an image index, one a row."""
+    ids: list[str] = artifact.store.read_table(artifact.at(INDEX)).column("image_id").to_pylist()
+    return ids
+
+
+def read_problems(artifact: Artifact) -> list[Problem]:
+    """What was wrong or odd in the folder that an image index was made from."""
+    return [Problem(**each) for each in artifact.store.read_json(artifact.at(PROBLEMS))]
 
 
 def _arrived(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.config.benchmark import Dataset
-from ad_assets.graph.stage import Parts, Stage, Upstream, Work
+from ad_assets.graph.stage import Parts, Stage, StageSettings, Upstream, Work
+from ad_assets.graph.stages.metrics import read_rows, read_scored_images
 from ad_assets.papers import published as papers
 from ad_assets.report import leaderboard
 from ad_assets.report.markdown import fenced
@@ -19,6 +21,24 @@ if TYPE_CHECKING:
     from ad_assets.metrics.uncertainty import Interval
 
 VERSION = 2
+BOARD, TEXT = "leaderboard.parquet", "leaderboard.txt"
+
+
+@dataclass(frozen=True)
+class LeaderboardSettings(StageSettings):
+    """Whose rows stand in which order, beside whose.
+
+    Args:
+        dataset: its name, which the rows have.
+        papers: detector -> published system and dataset.
+        tables: fingerprint of the papers' numbers.
+        order: the detectors.
+    """
+
+    dataset: str
+    papers: dict[str, tuple[str, str]]
+    tables: str
+    order: tuple[str, ...]
 
 
 def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage]) -> Stage:
@@ -28,7 +48,7 @@ def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage]) -> Stage:
         dataset: the dataset.
         metrics: detector name -> its metrics stage.
     """
-    beside = _papers(dataset)
+    settings = LeaderboardSettings(VERSION, dataset.name, _papers(dataset), papers.tables_fingerprint(), tuple(metrics))
 
     def parts(upstream: Upstream) -> Parts:
         return {
@@ -38,24 +58,23 @@ def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage]) -> Stage:
         }
 
     def build(work: Work) -> dict[str, Any]:
+        settings: LeaderboardSettings = work.settings
         rows = []
         intervals = {}
         for detector, stage in metrics.items():
             heads = sorted(work.upstream.all(stage).items())
-            scored = [
-                work.store.read_json(work.input(stage, category).at("images.json"))["images"] for category, _ in heads
-            ]
+            scored = [read_scored_images(work.input(stage, category)).images for category, _ in heads]
             interval = _mean_interval(scored)
             if interval:
                 intervals[detector] = interval
             for category, head in heads:
-                place = {"dataset": dataset.name, "category": category, "detector": detector}
-                measured = work.store.read_json(work.input(stage, category).at("rows.json"))
+                place = {"dataset": settings.dataset, "category": category, "detector": detector}
+                measured = read_rows(work.input(stage, category))
                 rows += [{**place, **row, "fingerprint": head.version} for row in measured]
-        board = leaderboard.build(rows, beside, intervals)
+        board = leaderboard.build(rows, settings.papers, intervals)
         text = text_table(board)
-        work.store.write_table(work.artifact.at("leaderboard.parquet"), leaderboard.to_table(board))
-        work.store.write_text(work.artifact.at("leaderboard.txt"), text)
+        work.store.write_table(work.artifact.at(BOARD), leaderboard.to_table(board))
+        work.store.write_text(work.artifact.at(TEXT), text)
         means = board[board["category"].eq(leaderboard.MEAN) & board["protocol"].eq(leaderboard.STANDARD)]
         numbers = {f"{row.detector}_{row.metric}": row.value for row in means.itertuples()}
         return {"rows": len(board), "table": {"md": fenced(text)}, **numbers}
@@ -63,13 +82,7 @@ def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage]) -> Stage:
     return Stage(
         key=(dataset.name, "leaderboard"),
         kind="leaderboard",
-        config={
-            "version": VERSION,
-            "dataset": dataset.name,
-            "papers": beside,
-            "tables": papers.tables_fingerprint(),
-            "order": list(metrics),
-        },
+        settings=settings,
         deps=tuple(metrics.values()),
         address=parts,
         build=build,
@@ -103,7 +116,7 @@ def _papers(dataset: Dataset) -> dict[str, tuple[str, str]]:
 
 def read_board(artifact: Artifact) -> pd.DataFrame:
     """The leaderboard in an artifact."""
-    return leaderboard.from_table(artifact.store.read_table(artifact.at("leaderboard.parquet")))
+    return leaderboard.from_table(artifact.store.read_table(artifact.at(BOARD)))
 
 
 def leaderboard_text(store: ArtifactStore, stages: Sequence[Stage], dataset: str) -> str:
@@ -112,4 +125,4 @@ def leaderboard_text(store: ArtifactStore, stages: Sequence[Stage], dataset: str
     head = store.read_head(key, None)
     if head is None or not any(stage.key == key for stage in stages):
         return ""
-    return store.read_text(store.artifact("leaderboard", head["version"]).at("leaderboard.txt"))
+    return store.read_text(store.artifact("leaderboard", head["version"]).at(TEXT))

@@ -10,27 +10,54 @@ and say so, as ``oracle_best_epoch`` does an epoch; ``timing`` is speed.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Dataset, Detector, Evaluation
-from ad_assets.graph.stage import Parts, Stage, StageError, Upstream, Work
-from ad_assets.graph.stages.ground_truth import FPR_LIMIT, Comparison, Truth, kinds_apart
+from ad_assets.datasets.base import Reader
+from ad_assets.graph.stage import Parts, Stage, StageError, StageSettings, Upstream, Work
+from ad_assets.graph.stages.ground_truth import FPR_LIMIT, GroundTruth, MeasuredScores, kinds_apart, read_pictures
 from ad_assets.graph.stages.oracle_epochs import read_best
 from ad_assets.graph.stages.score_maps import read_score_index, shards
-from ad_assets.graph.stages.scored_images import read_pictures
 from ad_assets.metrics.catalogue import registered, registered_facts
 from ad_assets.report import pictures
 from ad_assets.report.gallery import choose_gallery
+from ad_assets.store.store import Artifact
 
 if TYPE_CHECKING:
     import numpy as np
 
 VERSION = 3
+ROWS, CURVES, IMAGES = "rows.json", "curves.json", "images.json"
 INTERVAL = 0.95
 SHEET_BYTES = 60_000
 # Every n-th pixel of a map in both directions is enough for the ends of a colour scale.
 COLOUR_STRIDE = 8
+
+
+@dataclass(frozen=True)
+class MetricsSettings(StageSettings):
+    """How scores become metrics.
+
+    Args:
+        fpr_limits: limits of AUPRO.
+        nominal_false_positive_rate: what the threshold from nominal images aims at.
+        geometry: resize, crop and interpolation of the masks.
+        resolution: where pixels are compared.
+        seed: of the method, for the rows.
+        blind: whether no image is known to be nominal.
+        registered: what metrics of other packages say of themselves, by name.
+    """
+
+    fpr_limits: tuple[float, ...]
+    nominal_false_positive_rate: float
+    geometry: tuple[Any, ...]
+    resolution: str
+    seed: int | None
+    blind: bool = False
+    registered: Mapping[str, Any] = field(default_factory=dict)
 
 
 def metrics_stage(
@@ -43,7 +70,17 @@ def metrics_stage(
     evaluation: Evaluation,
 ) -> Stage:
     """The asset ``<dataset>/<detector>/metrics``."""
-    seed = detector.method.seed if detector.method else None
+    settings = MetricsSettings(
+        VERSION,
+        evaluation.fpr_limits,
+        evaluation.nominal_false_positive_rate,
+        extractor.geometry,
+        evaluation.resolution,
+        detector.method.seed if detector.method else None,
+        dataset.reader.blind,
+        registered_facts(),
+    )
+    reader = dataset.reader
 
     def parts(upstream: Upstream) -> Parts:
         read = {"score_maps": upstream.of(score_maps).version, "truth": upstream.of(index).parts["truth"]}
@@ -52,14 +89,15 @@ def metrics_stage(
     def build(work: Work) -> dict[str, Any]:
         import numpy as np
 
-        truth = Truth.of(work, index)
-        rows = _Rows(seed)
-        scores, colour_scale, curves = _read_scores(rows, work, score_maps, truth, dataset, extractor, evaluation)
+        settings: MetricsSettings = work.settings
+        truth = GroundTruth.of(work, index)
+        rows = _Rows(settings.seed)
+        scores, colour_scale, curves = _read_scores(rows, work, score_maps, truth, reader, extractor)
         nominal = read_score_index(work.input(score_maps)).nominal.scores
-        threshold = _image_rows(rows, scores, truth, nominal, evaluation, curves)
+        threshold = _image_rows(rows, scores, truth, nominal, settings, curves)
         _registered_rows(rows, "image", truth.has_both, len(scores), scores, np.array(truth.labels))
         if epochs:
-            for row in read_best(work, epochs, detector.method_for(work.partition)):
+            for row in read_best(work, epochs):
                 rows.add("oracle_best_epoch", row["metric"], row["value"], row["n"])
         _timing_rows(rows, work.input(score_maps).record()["metadata"])
         images = [
@@ -67,28 +105,16 @@ def metrics_stage(
             {"image_id": row["image_id"], "score": score, "label": row["label"]}
             for row, score in zip(truth.rows, scores.tolist(), strict=True)
         ]
-        work.store.write_json(work.artifact.at("rows.json"), rows.rows)
-        work.store.write_json(work.artifact.at("curves.json"), curves)
-        work.store.write_json(
-            work.artifact.at("images.json"),
-            {"images": images, "threshold": threshold, "colour_scale": colour_scale},
-        )
-        sheet = _contact_sheet(work, score_maps, truth, scores, threshold, colour_scale, dataset, extractor)
+        work.store.write_json(work.artifact.at(ROWS), rows.rows)
+        work.store.write_json(work.artifact.at(CURVES), curves)
+        work.store.write_json(work.artifact.at(IMAGES), asdict(ScoredImages(images, threshold, colour_scale)))
+        sheet = _contact_sheet(work, score_maps, truth, scores, threshold, colour_scale, reader, extractor)
         return {**rows.headline(), "contact_sheet": {"md": f"![false alarms, misses, hits]({sheet})"}}
 
     return Stage(
         key=(dataset.name, detector.name, "metrics"),
         kind="metrics",
-        config={
-            "version": VERSION,
-            "fpr_limits": evaluation.fpr_limits,
-            "nominal_false_positive_rate": evaluation.nominal_false_positive_rate,
-            "geometry": extractor.geometry,
-            "resolution": evaluation.resolution,
-            "seed": seed,
-            **({"blind": True} if dataset.reader.blind else {}),
-            **({"registered": facts} if (facts := registered_facts()) else {}),
-        },
+        settings=settings,
         deps=(index, score_maps, *((epochs,) if epochs else ())),
         address=parts,
         build=build,
@@ -97,6 +123,38 @@ def metrics_stage(
         kinds=frozenset({"python"}),
         description="Tidy rows: image and pixel AUROC, AP, AUPRO, IoU, thresholds with their errors, images/s.",
     )
+
+
+@dataclass(frozen=True)
+class ScoredImages:
+    """The test images with their scores.
+
+    Args:
+        images: ``image_id``, ``score`` and ``label`` of each; the label is None where nobody knows it.
+        threshold: an image is called anomalous above it.
+        colour_scale: the scores that the ends of the colours of maps stand for.
+    """
+
+    images: list[dict[str, Any]]
+    threshold: float
+    colour_scale: tuple[float, float]
+
+
+def read_rows(artifact: Artifact) -> list[dict[str, Any]]:
+    """The tidy rows of a metrics artifact."""
+    rows: list[dict[str, Any]] = artifact.store.read_json(artifact.at(ROWS))
+    return rows
+
+
+def read_curves(artifact: Artifact) -> dict[str, Any]:
+    """The curves of a metrics artifact, by name; two lists of coordinates each."""
+    curves: dict[str, Any] = artifact.store.read_json(artifact.at(CURVES))
+    return curves
+
+
+def read_scored_images(artifact: Artifact) -> ScoredImages:
+    """The scores of a metrics artifact."""
+    return ScoredImages(**artifact.store.read_json(artifact.at(IMAGES)))
 
 
 class _Rows:
@@ -133,44 +191,43 @@ def _read_scores(
     rows: _Rows,
     work: Work,
     score_maps: Stage,
-    truth: Truth,
-    dataset: Dataset,
+    truth: GroundTruth,
+    reader: Reader,
     extractor: Extractor,
-    evaluation: Evaluation,
 ) -> tuple[np.ndarray, tuple[float, float], dict[str, Any]]:
     """Stream the maps once: image scores in the order of `truth`, the colour scale, and the pixel metrics."""
     import numpy as np
 
-    original = evaluation.resolution == "original"
-    comparison = Comparison(truth, dataset.reader, extractor, work.compute.memory_gb, original=original)
+    original = work.settings.resolution == "original"
+    comparison = MeasuredScores(truth, reader, extractor, work.compute.memory_gb, original=original)
     sample: list[np.ndarray] = []
     for number, (image_ids, maps, image_scores) in enumerate(shards(work.input(score_maps))):
         comparison.add(image_ids, maps, image_scores)
         sample.append(maps[:, ::COLOUR_STRIDE, ::COLOUR_STRIDE].numpy().ravel())
         work.progress("shards of maps evaluated", number + 1, -(-len(truth.positions) // len(image_ids)))
     low, high = np.quantile(np.concatenate(sample), [0.5, 0.999])
-    curves = _pixel_rows(rows, comparison, evaluation)
+    curves = _pixel_rows(rows, comparison, work.settings.fpr_limits)
     _registered_rows(rows, "pixel", comparison.has_both, comparison.pixels.pixels, comparison.pixels)
     return comparison.scores, (float(low), float(max(high, np.nextafter(low, np.inf)))), curves
 
 
-def _pixel_rows(rows: _Rows, comparison: Comparison, evaluation: Evaluation) -> dict[str, Any]:
+def _pixel_rows(rows: _Rows, comparison: MeasuredScores, fpr_limits: Sequence[float]) -> dict[str, Any]:
     statistics = comparison.pixels
     n = statistics.pixels
     if comparison.vanished:
         rows.add("standard", "regions_vanished", comparison.vanished, statistics.components)
     if not comparison.has_both:
-        for metric in ("pixel_auroc", "pixel_ap", *(f"aupro_{limit:.2f}" for limit in evaluation.fpr_limits)):
+        for metric in ("pixel_auroc", "pixel_ap", *(f"aupro_{limit:.2f}" for limit in fpr_limits)):
             rows.add("standard", metric, None, n)
         return {}
     rows.add("standard", "pixel_auroc", statistics.pixel_auroc(), n)
     rows.add("standard", "pixel_ap", statistics.pixel_ap(), n)
-    for limit in evaluation.fpr_limits:
+    for limit in fpr_limits:
         rows.add("standard", f"aupro_{limit:.2f}", statistics.aupro(limit), statistics.components)
     rows.add("oracle_threshold", "best_iou", statistics.best_iou()[0], n)
     if comparison.per_image.images:
         rows.add("per_image_fpr", f"aupro_{FPR_LIMIT:.2f}", comparison.per_image.mean, comparison.per_image.images)
-    for limit in evaluation.fpr_limits if comparison.regions else ():
+    for limit in fpr_limits if comparison.regions else ():
         metric = f"au_spro_{limit:.2f}"
         kinds = {kind: each.aupro(limit) for kind, each in comparison.regions.items() if each.components}
         for kind, value in kinds.items():
@@ -201,9 +258,9 @@ def _points(curve: tuple[Any, Any]) -> list[list[float]]:
 def _image_rows(
     rows: _Rows,
     scores: np.ndarray,
-    truth: Truth,
+    truth: GroundTruth,
     nominal: list[float],
-    evaluation: Evaluation,
+    settings: MetricsSettings,
     curves: dict[str, Any],
 ) -> float:
     """Image metrics; returns a threshold that no label has set."""
@@ -227,7 +284,7 @@ def _image_rows(
         rows.add("standard", "image_ap", None, n)
     if nominal:
         protocol = "nominal_threshold"
-        threshold = thresholds.nominal_quantile(nominal, evaluation.nominal_false_positive_rate)
+        threshold = thresholds.nominal_quantile(nominal, settings.nominal_false_positive_rate)
     else:  # a blind setting, or one training image, which cannot be scored left-out
         protocol, threshold = "outlier_threshold", thresholds.outlier_fence(scores)
     if truth.labelled:
@@ -238,7 +295,7 @@ def _image_rows(
     return threshold
 
 
-def _decision_rows(rows: _Rows, protocol: str, threshold: float, alarms: int, misses: int, truth: Truth) -> None:
+def _decision_rows(rows: _Rows, protocol: str, threshold: float, alarms: int, misses: int, truth: GroundTruth) -> None:
     n, hits = len(truth.labels), sum(truth.labels) - misses
     rows.add(protocol, "threshold", threshold, n)
     rows.add(protocol, "image_f1", 2 * hits / (2 * hits + alarms + misses) if any(truth.labels) else None, n)
@@ -256,11 +313,11 @@ def _timing_rows(rows: _Rows, record: dict[str, Any]) -> None:
 def _contact_sheet(
     work: Work,
     score_maps: Stage,
-    truth: Truth,
+    truth: GroundTruth,
     scores: np.ndarray,
     threshold: float,
     colour_scale: tuple[float, float],
-    dataset: Dataset,
+    reader: Reader,
     extractor: Extractor,
 ) -> str:
     """The worst errors and some hits as one small picture, for the UI."""
@@ -277,6 +334,6 @@ def _contact_sheet(
             title=picture.row["defect_type"],
             size=96,
         )
-        for picture in read_pictures(dataset, extractor, work.input(score_maps), rows)
+        for picture in read_pictures(reader, extractor, work.input(score_maps), rows)
     ]
     return pictures.data_uri(pictures.to_jpeg(pictures.contact_sheet(panels, 2), max_bytes=SHEET_BYTES))

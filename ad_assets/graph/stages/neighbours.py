@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.config.benchmark import Dataset, Detector, fingerprint
-from ad_assets.graph.stage import GPU, Parts, Stage, Upstream, Work
+from ad_assets.graph.stage import GPU, MethodSettings, Parts, Stage, Upstream, Work, settings_of_lane
 from ad_assets.graph.stages.features import read_features
-from ad_assets.graph.stages.fitted_state import read_state, runtime
+from ad_assets.graph.stages.fitted_state import read_state, runtime_of
 from ad_assets.methods import Features, LoadMatches, Matches, Method, State
 from ad_assets.methods.memory_bank.search import by_image, together
 from ad_assets.store.store import Artifact
@@ -21,7 +21,8 @@ from ad_assets.store.store import Artifact
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION = 1
+VERSION = 3
+INDEX = "images.json"
 SHARD_IMAGES = 32
 KIND = "neighbours"
 
@@ -31,25 +32,25 @@ def neighbours_stage(dataset: Dataset, detector: Detector, state: Stage, feature
     method = detector.method
     if method is None or not method.matched:
         return None
-    config, categories = detector.stage_configs("match")
+    settings, own_settings = settings_of_lane(detector, lambda each: MethodSettings(VERSION, each, "match"))
+    splits = method.matched
 
     def parts(upstream: Upstream) -> Parts:
         images = upstream.of(features).parts
         # Images that both train and are tested are matched once.
-        matched = sorted({images[split] for split in method.matched})
+        matched = sorted({images[split] for split in splits})
         return {"state": upstream.of(state).version, "images": fingerprint(matched)}
 
     def build(work: Work) -> dict[str, Any]:
-        own = detector.method_for(work.partition)
-        learnt = read_state(work.input(state), own)
-        splits = [read_features(work, features, split, own.layers) for split in own.matched]
-        ids = tuple(sorted({image_id for images in splits for image_id in images.image_ids}))
-        return _write(work, own, learnt, replace(splits[0], image_ids=ids))
+        method = work.settings.method
+        images = [read_features(work, features, split, method.layers) for split in method.matched]
+        ids = tuple(sorted({image_id for each in images for image_id in each.image_ids}))
+        return _write(work, method, read_state(work.input(state), method), replace(images[0], image_ids=ids))
 
     return Stage(
         key=(dataset.name, detector.name, KIND),
         kind=KIND,
-        config={"version": VERSION, **config},
+        settings=settings,
         deps=(state, features),
         address=parts,
         build=build,
@@ -58,7 +59,7 @@ def neighbours_stage(dataset: Dataset, detector: Detector, state: Stage, feature
         group=f"{dataset.name}/{detector.name}",
         kinds=frozenset({"torch", "safetensors"}),
         description="The nearest rows of the memory bank for every patch: distances and row numbers, nearest first.",
-        categories=categories,
+        own_settings=own_settings,
     )
 
 
@@ -68,7 +69,7 @@ def _shard_path(artifact: Artifact, number: int) -> str:
 
 def _write(work: Work, method: Method[Any], state: State, images: Features) -> dict[str, Any]:
     """Match all images and store the matches, shard by shard; shards of an interrupted run are kept."""
-    artifact, ids, tools = work.artifact, images.image_ids, runtime(work)
+    artifact, ids, runtime = work.artifact, images.image_ids, runtime_of(work)
     shards = dict(enumerate(ids[first : first + SHARD_IMAGES] for first in range(0, len(ids), SHARD_IMAGES)))
     stored = set() if work.force else {n for n in shards if work.store.holds_tensors(_shard_path(artifact, n))}
     missing = {number: own for number, own in shards.items() if number not in stored}
@@ -76,7 +77,7 @@ def _write(work: Work, method: Method[Any], state: State, images: Features) -> d
     waiting = list(missing)
     pending: dict[str, Matches] = {}
     started = time.perf_counter()
-    for batch, matches in method.match(state.to(tools.device), replace(images, image_ids=wanted), tools):
+    for batch, matches in method.match(state.to(runtime.device), replace(images, image_ids=wanted), runtime):
         pending |= by_image(batch, matches)
         while waiting and len(pending) >= len(missing[waiting[0]]):
             number = waiting.pop(0)
@@ -84,7 +85,7 @@ def _write(work: Work, method: Method[Any], state: State, images: Features) -> d
             for image_id in missing[number]:
                 del pending[image_id]
     seconds = time.perf_counter() - started
-    work.store.write_json(artifact.at("images.json"), {"image_ids": list(ids), "shard_images": SHARD_IMAGES})
+    work.store.write_json(artifact.at(INDEX), {"image_ids": list(ids), "shard_images": SHARD_IMAGES})
     return {
         "images": len(ids),
         "bytes": work.store.usage(artifact.at("")),
@@ -94,7 +95,7 @@ def _write(work: Work, method: Method[Any], state: State, images: Features) -> d
 
 def read_matches(artifact: Artifact) -> LoadMatches:
     """Reads the matches of images, by their ids."""
-    path = artifact.at("images.json")
+    path = artifact.at(INDEX)
     with artifact.store.valid_content(path):
         stored = artifact.store.read_json(path)
         ids, size = stored["image_ids"], stored["shard_images"]
@@ -108,3 +109,9 @@ def read_matches(artifact: Artifact) -> LoadMatches:
         return {name: torch.stack([read[n][name][row] for n, row in numbers]) for name in next(iter(read.values()))}
 
     return load
+
+
+def seconds_each(neighbours: Artifact) -> float:
+    """The seconds that matching one image took."""
+    rate = neighbours.record()["metadata"].get("images_per_second")
+    return 1 / rate if rate else 0.0

@@ -7,23 +7,36 @@ The authors of SimpleNet and FOD report the epoch that is best on the test image
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Dataset, Detector
-from ad_assets.graph.stage import GPU, Parts, Stage, Upstream, Work
-from ad_assets.graph.stages.checkpoints import epoch_path, kept_epochs
+from ad_assets.graph.stage import GPU, MethodSettings, Parts, Stage, Upstream, Work, settings_of_lane
 from ad_assets.graph.stages.features import read_features
-from ad_assets.graph.stages.fitted_state import read_state, runtime
-from ad_assets.graph.stages.ground_truth import Comparison, Truth, quality
+from ad_assets.graph.stages.fitted_state import epoch_path, kept_epochs, read_state, runtime_of
+from ad_assets.graph.stages.ground_truth import GroundTruth, MeasuredScores, quality
 from ad_assets.graph.stages.score_maps import Scorer
 from ad_assets.methods.training.base import Network, TrainedMethod
 from ad_assets.report.curves import plot_uri
 
-VERSION = 2
+VERSION = 3
+ROWS = "rows.json"
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EpochSettings(MethodSettings):
+    """How the weights of each epoch score.
+
+    Args:
+        choice: the authors' rule of choosing an epoch.
+        map_size: height and width of the maps.
+    """
+
+    choice: str
+    map_size: tuple[int, int]
 
 
 def oracle_epochs_stage(
@@ -32,7 +45,10 @@ def oracle_epochs_stage(
     """The asset ``<dataset>/<detector>/oracle_epochs``; None for lanes that keep no epochs."""
     if not any(_keeps(method) for method in (detector.method, *detector.categories.values())):
         return None
-    shared, categories = detector.stage_configs("score")
+    settings, own = settings_of_lane(
+        detector, lambda method: EpochSettings(VERSION, method, "score", _choice(method), extractor.input_size)
+    )
+    reader, title = dataset.reader, detector.name
 
     def parts(upstream: Upstream) -> Parts:
         return {
@@ -42,18 +58,19 @@ def oracle_epochs_stage(
         }
 
     def build(work: Work) -> dict[str, Any]:
-        method = detector.method_for(work.partition)
-        truth = Truth.of(work, index)
+        settings: EpochSettings = work.settings
+        method = settings.method
+        truth = GroundTruth.of(work, index)
         train, test = (read_features(work, features, split, method.layers) for split in ("train", "test"))
-        learnt, artifact = read_state(work.input(state), method), work.input(state)
+        fitted, artifact = read_state(work.input(state), method), work.input(state)
         epochs = kept_epochs(artifact)
         rows: list[Row] = []
-        if not isinstance(learnt, Network):
+        if not isinstance(fitted, Network):
             raise TypeError(f"{method.name} keeps no epochs")
         for done, epoch in enumerate(epochs):
             weights = work.store.read_tensors(epoch_path(artifact, epoch))
-            scorer = Scorer(method, replace(learnt, weights=weights), train, None, extractor.input_size, runtime(work))
-            comparison = Comparison(truth, dataset.reader, extractor, work.compute.memory_gb)
+            scorer = Scorer(method, replace(fitted, weights=weights), train, None, settings.map_size, runtime_of(work))
+            comparison = MeasuredScores(truth, reader, extractor, work.compute.memory_gb)
             for ids, result in scorer(test):
                 comparison.add(ids, result.maps, result.image_scores)
             rows += [
@@ -62,21 +79,21 @@ def oracle_epochs_stage(
                 if not defect
             ]
             work.progress("epochs scored", done + 1, len(epochs))
-        work.store.write_json(work.artifact.at("rows.json"), rows)
+        work.store.write_json(work.artifact.at(ROWS), rows)
         curves = {
             metric: [row["value"] for row in rows if row["metric"] == metric]
             for metric in dict.fromkeys(row["metric"] for row in rows)
         }
         return {
             "epochs": len(epochs),
-            **{f"{row['metric']}_epoch": row["epoch"] for row in best_epoch(rows, _choice(method))},
-            **({"plot": {"md": f"![epochs]({plot_uri(detector.name, curves, epochs)})"}} if rows else {}),
+            **{f"{row['metric']}_epoch": row["epoch"] for row in best_epoch(rows, settings.choice)},
+            **({"plot": {"md": f"![epochs]({plot_uri(title, curves, epochs)})"}} if rows else {}),
         }
 
     return Stage(
         key=(dataset.name, detector.name, "oracle_epochs"),
         kind="oracle_epochs",
-        config={"version": VERSION, **shared, "choice": _choice(detector.method), "map_size": extractor.input_size},
+        settings=settings,
         deps=(index, state, features),
         address=parts,
         build=build,
@@ -86,7 +103,7 @@ def oracle_epochs_stage(
         kinds=frozenset({"python"}),
         description="The test set after every kept epoch, measured with its labels: what a choice of the best epoch, "
         "as the authors make it, reports. Nothing reads it but the rows called oracle_best_epoch.",
-        categories=categories,
+        own_settings=own,
     )
 
 
@@ -125,6 +142,9 @@ def best_epoch(rows: list[Row], choice: str) -> list[Row]:
     return [row for row in known if row["epoch"] == best]
 
 
-def read_best(work: Work, stage: Stage, method: object) -> list[Row]:
-    """The chosen rows of one category."""
-    return best_epoch(work.store.read_json(work.input(stage).at("rows.json")), _choice(method))
+def read_best(work: Work, stage: Stage) -> list[Row]:
+    """The rows of one category that the authors' rule chooses."""
+    settings = stage.settings_for(work.partition)
+    if not isinstance(settings, EpochSettings):
+        raise TypeError(f"{stage.name} keeps no epochs")
+    return best_epoch(work.store.read_json(work.input(stage).at(ROWS)), settings.choice)

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import datetime
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from ad_assets.config.benchmark import Benchmark, Dataset
-from ad_assets.datasets.base import Problem
-from ad_assets.graph.stage import Parts, Stage, Upstream, Work
+from ad_assets.backbones.extractor import Extractor
+from ad_assets.config.benchmark import Benchmark, Dataset, ReportStyle
+from ad_assets.datasets.base import Reader
+from ad_assets.graph.stage import Parts, Stage, StageSettings, Upstream, Work
+from ad_assets.graph.stages.ground_truth import read_pictures
+from ad_assets.graph.stages.image_index import read_index, read_problems
 from ad_assets.graph.stages.leaderboard import read_board
-from ad_assets.graph.stages.scored_images import read_pictures
+from ad_assets.graph.stages.metrics import ScoredImages, read_curves, read_scored_images
 from ad_assets.graph.stages.studies import read_study
 from ad_assets.report import html, pictures
 from ad_assets.report.gallery import GalleryItem, choose_gallery
-from ad_assets.store.store import ArtifactStore
+from ad_assets.store.store import Artifact, ArtifactStore
 
 VERSION = 3
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class ReportSettings(StageSettings):
+    """The name of the dataset, and how many pictures there are."""
+
+    dataset: str
+    style: ReportStyle
 
 
 def report_stage(
@@ -40,11 +53,14 @@ def report_stage(
         leaderboard: its leaderboard.
         studies: study name -> its stage.
     """
+    reader, source = dataset.reader, benchmark.source.rpartition("/")[2]
+    extractors = {name: benchmark.extractors[detector.extractor] for name, detector in dataset.detectors.items()}
 
     def parts(upstream: Upstream) -> Parts:
         return {"/".join([*key, partition or ""]): head.version for (key, partition), head in upstream.heads.items()}
 
     def build(work: Work) -> dict[str, Any]:
+        settings: ReportSettings = work.settings
         board = read_board(work.input(leaderboard))
         categories = set(index.partitions or ())
         lanes = sorted(
@@ -54,37 +70,42 @@ def report_stage(
         gallery: dict[str, dict[str, list[GalleryItem]]] = {}
         fingerprints = {"leaderboard": work.upstream.heads[leaderboard.key, None].version}
         for done, (category, detector) in enumerate(lanes):
-            artifact = work.input(metrics[detector], category)
-            curves.setdefault(category, {})[detector] = work.store.read_json(artifact.at("curves.json"))
+            measured = work.input(metrics[detector], category)
+            curves.setdefault(category, {})[detector] = read_curves(measured)
+            rows = [row for row in read_index(work.input(index, category)) if row["split"] == "test"]
+            maps = work.input(score_maps[detector], category)
             gallery.setdefault(category, {})[detector] = _gallery(
-                work, benchmark, dataset, index, score_maps[detector], metrics[detector], category, detector
+                settings.style, reader, extractors[detector], rows, read_scored_images(measured), maps
             )
             fingerprints[f"{detector} {category}"] = work.upstream.of(metrics[detector], category).version
             work.progress("galleries drawn", done + 1, len(lanes))
         text = html.render(
             html.ReportInput(
-                dataset=dataset.name,
+                dataset=settings.dataset,
                 created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-                config_name=benchmark.source.rpartition("/")[2],
+                config_name=source,
                 hardware=_hardware(work),
                 board=board,
                 curves=curves,
                 gallery=gallery,
-                problems={category: _problems(work, index, category) for category in curves},
+                problems={
+                    category: [f"{each.severity}: {each}" for each in read_problems(work.input(index, category))]
+                    for category in curves
+                },
                 fingerprints=fingerprints,
                 studies={name: rows for name, stage in studies.items() if (rows := read_study(work, stage))},
             )
         )
-        work.store.write_text(work.artifact.at("report.html"), text)
+        work.store.write_text(work.artifact.at(PAGE), text)
         return {
             "bytes": len(text.encode()),
-            "report": {"path": work.store.location(work.artifact.at("report.html"))},
+            "report": {"path": work.store.location(work.artifact.at(PAGE))},
         }
 
     return Stage(
         key=(dataset.name, "report"),
         kind="report",
-        config={"version": VERSION, "dataset": dataset.name, "style": benchmark.report.model_dump()},
+        settings=ReportSettings(VERSION, dataset.name, benchmark.report),
         deps=(index, *score_maps.values(), *metrics.values(), leaderboard, *studies.values()),
         address=parts,
         build=build,
@@ -95,49 +116,38 @@ def report_stage(
     )
 
 
-def _problems(work: Work, index: Stage, category: str) -> list[str]:
-    """What the image index of a category found wrong or odd, in words."""
-    problems = work.store.read_json(work.input(index, category).at("problems.json"))
-    return [f"{each['severity']}: {Problem(**each)}" for each in problems]
-
-
 def _gallery(
-    work: Work,
-    benchmark: Benchmark,
-    dataset: Dataset,
-    index: Stage,
-    score_maps: Stage,
-    metrics: Stage,
-    category: str,
-    detector: str,
+    style: ReportStyle,
+    reader: Reader,
+    extractor: Extractor,
+    rows: Sequence[dict[str, Any]],
+    scored: ScoredImages,
+    score_maps: Artifact,
 ) -> list[GalleryItem]:
-    summary = work.store.read_json(work.input(metrics, category).at("images.json"))
-    style = benchmark.report
-    if any(image["label"] is None for image in summary["images"]):
-        return []  # nobody knows what is a hit
+    """The worst errors and the clearest hits of one lane; nothing where nobody knows the labels."""
+    if any(image["label"] is None for image in scored.images):
+        return []
     chosen = choose_gallery(
-        [image["score"] for image in summary["images"]],
-        [image["label"] for image in summary["images"]],
-        summary["threshold"],
+        [image["score"] for image in scored.images],
+        [image["label"] for image in scored.images],
+        scored.threshold,
         misses=style.misses,
         false_alarms=style.false_alarms,
         hits=style.hits,
     )
-    table = work.store.read_table(work.input(index, category).at("index.parquet")).to_pylist()
-    rows = {row["image_id"]: row for row in table if row["split"] == "test"}
-    extractor = benchmark.extractors[dataset.detectors[detector].extractor]
-    wanted = [rows[summary["images"][i]["image_id"]] for i in chosen]
-    low, high = summary["colour_scale"]
+    by_id = {row["image_id"]: row for row in rows}
+    wanted = [by_id[scored.images[i]["image_id"]] for i in chosen]
+    low, high = scored.colour_scale
     return [
         GalleryItem(
             picture.row["path"],
             picture.row["defect_type"],
             picture.row["label"],
             picture.score,
-            summary["threshold"],
+            scored.threshold,
             pictures.to_jpeg(pictures.strip(picture.rgb, picture.mask, picture.score_map, low, high), quality=80),
         )
-        for picture in read_pictures(dataset, extractor, work.input(score_maps, category), wanted)
+        for picture in read_pictures(reader, extractor, score_maps, wanted)
     ]
 
 
@@ -154,4 +164,4 @@ def _hardware(work: Work) -> str:
 def report_location(store: ArtifactStore, dataset: str) -> str:
     """Where the current report of a dataset lies; empty if it was never made."""
     head = store.read_head((dataset, "report"), None)
-    return store.location(store.artifact("report", head["version"]).at("report.html")) if head else ""
+    return store.location(store.artifact("report", head["version"]).at(PAGE)) if head else ""

@@ -8,16 +8,25 @@ threshold on images or on pixels may look at.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Dataset, Detector, Evaluation
-from ad_assets.graph.stage import GPU, Parts, Stage, Upstream, Work
-from ad_assets.graph.stages.features import read_features
-from ad_assets.graph.stages.fitted_state import read_state, runtime
-from ad_assets.graph.stages.neighbours import read_matches
+from ad_assets.graph.stage import (
+    GPU,
+    MethodSettings,
+    Parts,
+    Stage,
+    StageSettings,
+    Upstream,
+    Work,
+    settings_of_lane,
+)
+from ad_assets.graph.stages.features import extractor_of, read_features
+from ad_assets.graph.stages.fitted_state import read_state, runtime_of
+from ad_assets.graph.stages.neighbours import read_matches, seconds_each
 from ad_assets.methods import Batch, Features, LoadMatches, Matches, Method, Runtime, ScoreMaps, State
 from ad_assets.methods.data import NominalScores
 from ad_assets.store.store import Artifact
@@ -25,7 +34,9 @@ from ad_assets.store.store import Artifact
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION = 2
+VERSION = 3
+ENSEMBLE_VERSION = 2
+INDEX = "scores.json"
 SHARD_IMAGES = 32
 
 
@@ -36,10 +47,37 @@ class ScoreIndex:
     Args:
         image_ids: the test images in order.
         nominal: nominal training images that were scored left-out.
+        shard_images: images a shard.
     """
 
     image_ids: list[str]
     nominal: NominalScores
+    shard_images: int = SHARD_IMAGES
+
+
+@dataclass(frozen=True)
+class ScoreSettings(MethodSettings):
+    """How a method scores.
+
+    Args:
+        map_size: height and width of the maps.
+        calibration_images: most nominal images to be scored left-out.
+    """
+
+    map_size: tuple[int, int]
+    calibration_images: int
+
+
+@dataclass(frozen=True)
+class EnsembleSettings(StageSettings):
+    """Whose maps are fused."""
+
+    members: tuple[str, ...]
+    map_size: tuple[int, int]
+
+    def address(self) -> dict[str, Any]:
+        """As `StageSettings.address`."""
+        return {**super().address(), "method": "ensemble"}
 
 
 def score_maps_stage(
@@ -48,7 +86,6 @@ def score_maps_stage(
     state: Stage,
     features: Stage,
     neighbours: Stage | None,
-    extractor: Extractor,
     evaluation: Evaluation,
 ) -> Stage:
     """The asset ``<dataset>/<detector>/score_maps`` of a method.
@@ -56,13 +93,8 @@ def score_maps_stage(
     Raises:
         TypeError: the lane is an ensemble.
     """
-    shared, categories = detector.stage_configs("score")
-    config = {
-        "version": VERSION,
-        **shared,
-        "map_size": extractor.input_size,
-        "calibration_images": calibration_images(dataset, evaluation),
-    }
+    size, most = extractor_of(features).input_size, calibration_images(dataset, evaluation)
+    settings, own = settings_of_lane(detector, lambda method: ScoreSettings(VERSION, method, "score", size, most))
 
     def parts(upstream: Upstream) -> Parts:
         read = {"state": upstream.of(state).version, "test": upstream.of(features).parts["test"]}
@@ -71,13 +103,13 @@ def score_maps_stage(
     def build(work: Work) -> dict[str, Any]:
         import torch
 
-        tools = runtime(work)
-        method = detector.method_for(work.partition)
+        settings: ScoreSettings = work.settings
+        runtime, method = runtime_of(work), settings.method
         train = read_features(work, features, "train", method.layers)
         test = read_features(work, features, "test", method.layers)
         matches = read_matches(work.input(neighbours)) if neighbours else None
-        learnt = read_state(work.input(state), method)
-        scorer = Scorer(method, learnt, train, matches, extractor.input_size, tools)
+        fitted = read_state(work.input(state), method)
+        scorer = Scorer(method, fitted, train, matches, settings.map_size, runtime)
 
         def score(number: int, image_ids: Sequence[str]) -> ScoreMaps:
             work.progress("test images scored", number * SHARD_IMAGES, len(test))
@@ -87,18 +119,18 @@ def score_maps_stage(
             )
 
         seconds = _write_shards(work, test.image_ids, score)
-        index = ScoreIndex(list(test.image_ids), scorer.nominal(train, config["calibration_images"]))
+        index = ScoreIndex(list(test.image_ids), scorer.nominal(train, settings.calibration_images))
         if seconds and neighbours:
             seconds += seconds_each(work.input(neighbours))
         speed = {
             "features_images_per_second": work.input(features).record()["metadata"]["images_per_second"],
             "fit_seconds": work.input(state).record()["metadata"]["fit_seconds"],
         }
-        return {**_write_index(work, index, seconds, extractor.input_size), **speed}
+        return {**_write_index(work, index, seconds, settings.map_size), **speed}
 
-    what = f"Raw score maps of {shared['method']}."
+    what = f"Raw score maps of {settings.method.name}."
     deps = (state, features, *((neighbours,) if neighbours else ()))
-    return _stage(dataset, detector.name, config, deps, parts, build, what, categories)
+    return _stage(dataset, detector.name, settings, deps, parts, build, what, own)
 
 
 def calibration_images(dataset: Dataset, evaluation: Evaluation) -> int:
@@ -119,7 +151,7 @@ class Scorer:
         train: the features it was fitted on.
         load_matches: reads stored matches of images with the state; None: none are stored.
         map_size: height and width of the maps.
-        tools: device and memory budget.
+        runtime: device and memory budget.
         step_done: called with the name of each step of scoring a batch, at its end: ``match`` and then ``post`` of
             methods that match first, else ``score``.
     """
@@ -131,12 +163,12 @@ class Scorer:
         train: Features,
         load_matches: LoadMatches | None,
         map_size: tuple[int, int],
-        tools: Runtime,
+        runtime: Runtime,
         step_done: Callable[[str], None] = _untimed,
     ) -> None:
-        self._method, self._load_matches, self._map_size, self._tools = method, load_matches, map_size, tools
+        self._method, self._load_matches, self._map_size, self._runtime = method, load_matches, map_size, runtime
         self._learnt, self._step_done = state, step_done
-        self._state = method.prepare(state, train, tools, load_matches).to(tools.device)
+        self._state = method.prepare(state, train, runtime, load_matches).to(runtime.device)
 
     def __call__(
         self, images: Features, *, left_out: bool = False, new: bool = False
@@ -152,7 +184,7 @@ class Scorer:
             if matches:
                 self._step_done("match")
             batch = Batch(images.load(ids, images.layers), self._map_size, ids, left_out, matches)
-            scores = self._method.score(self._state, batch, self._tools)
+            scores = self._method.score(self._state, batch, self._runtime)
             self._step_done("post" if matches else "score")
             yield ids, scores
 
@@ -169,7 +201,7 @@ class Scorer:
         for _, scored in self(replace(train, image_ids=tuple(chosen)), left_out=method.leaves_out):
             scores += scored.image_scores.tolist()
             maxima += scored.maps.amax(dim=(1, 2)).tolist()
-            self._tools.report("nominal images scored left-out", len(scores), len(chosen))
+            self._runtime.report("nominal images scored left-out", len(scores), len(chosen))
         return NominalScores(chosen, scores, maxima)
 
     def _matches(self, images: Features, left_out: bool, *, stored: bool) -> Iterator[tuple[tuple[str, ...], Matches]]:
@@ -178,7 +210,7 @@ class Scorer:
             for ids in images.id_batches():
                 yield ids, self._load_matches(ids)
         else:
-            yield from self._method.match(self._state, images, self._tools, left_out=left_out)
+            yield from self._method.match(self._state, images, self._runtime, left_out=left_out)
 
 
 def _calibration_images(image_ids: Sequence[str], most: int) -> list[str]:
@@ -189,20 +221,9 @@ def _calibration_images(image_ids: Sequence[str], most: int) -> list[str]:
     return [image_ids[int(i * step)] for i in range(min(len(image_ids), most))]
 
 
-def seconds_each(neighbours: Artifact) -> float:
-    """The seconds that matching one image took."""
-    rate = neighbours.record()["metadata"].get("images_per_second")
-    return 1 / rate if rate else 0.0
-
-
 def ensemble_stage(dataset: Dataset, detector: str, members: dict[str, Stage], extractor: Extractor) -> Stage:
     """The asset ``<dataset>/<detector>/score_maps`` of an ensemble: the fused maps of its members."""
-    config = {
-        "version": VERSION,
-        "method": "ensemble",
-        "members": list(members),
-        "map_size": extractor.input_size,
-    }
+    settings = EnsembleSettings(ENSEMBLE_VERSION, tuple(members), extractor.input_size)
 
     def parts(upstream: Upstream) -> Parts:
         return {name: upstream.of(stage).version for name, stage in members.items()}
@@ -223,12 +244,12 @@ def ensemble_stage(dataset: Dataset, detector: str, members: dict[str, Stage], e
 
         seconds = _write_shards(work, indexes[0].image_ids, score)
         index = ScoreIndex(indexes[0].image_ids, fuse_nominal([index.nominal for index in indexes]))
-        return _write_index(work, index, seconds, extractor.input_size)
+        return _write_index(work, index, seconds, work.settings.map_size)
 
     return _stage(
         dataset,
         detector,
-        config,
+        settings,
         tuple(members.values()),
         parts,
         build,
@@ -239,17 +260,17 @@ def ensemble_stage(dataset: Dataset, detector: str, members: dict[str, Stage], e
 def _stage(
     dataset: Dataset,
     detector: str,
-    config: dict[str, Any],
+    settings: StageSettings,
     deps: tuple[Stage, ...],
     parts: Callable[[Upstream], Parts],
     build: Callable[[Work], dict[str, Any]],
     what: str,
-    categories: dict[str, dict[str, Any]] | None = None,
+    own_settings: Mapping[str, MethodSettings] | None = None,
 ) -> Stage:
     return Stage(
         key=(dataset.name, detector, "score_maps"),
         kind="score_maps",
-        config=config,
+        settings=settings,
         deps=deps,
         address=parts,
         build=build,
@@ -258,7 +279,7 @@ def _stage(
         group=f"{dataset.name}/{detector}",
         kinds=frozenset({"torch", "safetensors"}),
         description=f"{what} Float32, higher is more anomalous; neither clamped nor normalised.",
-        categories=categories or {},
+        own_settings=own_settings or {},
     )
 
 
@@ -282,14 +303,7 @@ def _write_shards(work: Work, image_ids: Sequence[str], score: Callable[[int, Se
 
 
 def _write_index(work: Work, index: ScoreIndex, seconds: float, map_size: tuple[int, int]) -> dict[str, Any]:
-    work.store.write_json(
-        work.artifact.at("scores.json"),
-        {
-            "image_ids": index.image_ids,
-            "nominal": asdict(index.nominal),
-            "shard_images": SHARD_IMAGES,
-        },
-    )
+    work.store.write_json(work.artifact.at(INDEX), asdict(index))
     return {
         "test_images": len(index.image_ids),
         "nominal_images": len(index.nominal.image_ids),
@@ -301,16 +315,16 @@ def _write_index(work: Work, index: ScoreIndex, seconds: float, map_size: tuple[
 
 def read_score_index(artifact: Artifact) -> ScoreIndex:
     """What lies in a score-map artifact beside the maps."""
-    path = artifact.at("scores.json")
+    path = artifact.at(INDEX)
     with artifact.store.valid_content(path):
         stored = artifact.store.read_json(path)
-        return ScoreIndex(stored["image_ids"], NominalScores(**stored["nominal"]))
+        return ScoreIndex(stored["image_ids"], NominalScores(**stored["nominal"]), stored["shard_images"])
 
 
 def shards(artifact: Artifact) -> Iterator[tuple[tuple[str, ...], Tensor, Tensor]]:
     """Yield ``(image ids, maps (B, H, W), image scores (B,))`` shard by shard."""
-    stored = artifact.store.read_json(artifact.at("scores.json"))
-    ids, size = stored["image_ids"], stored["shard_images"]
+    index = read_score_index(artifact)
+    ids, size = index.image_ids, index.shard_images
     for number, first in enumerate(range(0, len(ids), size)):
         tensors = artifact.store.read_tensors(_shard_path(artifact, number))
         yield tuple(ids[first : first + size]), tensors["maps"], tensors["image_scores"]
@@ -318,8 +332,7 @@ def shards(artifact: Artifact) -> Iterator[tuple[tuple[str, ...], Tensor, Tensor
 
 def read_shard(artifact: Artifact, image_id: str) -> tuple[Tensor, float]:
     """The map and the image score of one image."""
-    stored = artifact.store.read_json(artifact.at("scores.json"))
-    position = stored["image_ids"].index(image_id)
-    number, row = divmod(position, stored["shard_images"])
+    index = read_score_index(artifact)
+    number, row = divmod(index.image_ids.index(image_id), index.shard_images)
     tensors = artifact.store.read_tensors(_shard_path(artifact, number))
     return tensors["maps"][row], float(tensors["image_scores"][row])

@@ -13,29 +13,78 @@ from typing import Any
 
 import pyarrow as pa
 
-from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Dataset, Study, Variant, fingerprint
-from ad_assets.graph.stage import GPU, Parts, Stage, StageError, Upstream, Work
-from ad_assets.graph.stages.checkpoints import StoreCheckpoints
-from ad_assets.graph.stages.features import read_features
-from ad_assets.graph.stages.fitted_state import read_state, runtime, state_stage
-from ad_assets.graph.stages.ground_truth import Comparison, Truth, quality
-from ad_assets.graph.stages.neighbours import neighbours_stage, read_matches
-from ad_assets.graph.stages.score_maps import Scorer, seconds_each
-from ad_assets.graph.stages.training_subsets import Draw, draw_contaminated, draw_few
+from ad_assets.datasets.base import Reader
+from ad_assets.graph.stage import GPU, Parts, Stage, StageError, StageSettings, Upstream, Work
+from ad_assets.graph.stages.features import extractor_of, read_features
+from ad_assets.graph.stages.fitted_state import StoreCheckpoints, read_state, runtime_of, state_stage
+from ad_assets.graph.stages.ground_truth import GroundTruth, MeasuredScores, quality
+from ad_assets.graph.stages.neighbours import neighbours_stage, read_matches, seconds_each
+from ad_assets.graph.stages.score_maps import Scorer
+from ad_assets.graph.stages.training_subsets import TrainingSubset, contaminated_subset, random_subset
 from ad_assets.methods import LoadMatches, Method, State
 from ad_assets.methods.base import Stage as MethodStage
 from ad_assets.methods.runtime import Checkpoints
 from ad_assets.report.markdown import escaped, fenced
 from ad_assets.report.studies import plot_uri, summarise, text_table
 from ad_assets.store.layout import MARKER
+from ad_assets.store.store import Artifact
 
 VERSION = 3
-ROWS = "study_rows"
+ROWS = "study_rows"  # the kind of artifact that holds the rows of one variant
+TABLE, VARIANT = "rows.parquet", "rows.json"
 _SPLITS = ("train", "test")
 _STAGES: tuple[MethodStage, ...] = ("fit", "match", "score")
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class VariantSettings:
+    """One variant of a study with all that it reads of the benchmark file.
+
+    Args:
+        variant: which settings differ, and the detector that results.
+        most_contaminated: the largest contamination of all variants.
+        map_size: height and width of its score maps.
+    """
+
+    variant: Variant
+    most_contaminated: float
+    map_size: tuple[int, int]
+
+    def address(self) -> dict[str, Any]:
+        """Its part of the address of the study: that of all categories."""
+        stages: dict[str, Any] = {stage: self.variant.detector.stage_configs(stage) for stage in _STAGES}
+        return {
+            **{name: shared for name, (shared, _) in stages.items()},
+            "categories": {name: own for name, (_, own) in stages.items()},
+            **self._drawn(),
+            "map_size": self.map_size,
+        }
+
+    def address_of(self, category: str) -> dict[str, Any]:
+        """Its part of the address of the rows of one category."""
+        method = self.variant.detector.method_for(category)
+        stages: dict[str, Any] = {stage: method.stage_config(stage) for stage in _STAGES}
+        return {**stages, **self._drawn(), "map_size": self.map_size}
+
+    def _drawn(self) -> dict[str, Any]:
+        drawn = {"contamination": self.variant.contamination, "most_contaminated": self.most_contaminated}
+        contaminated = self.variant.contamination is not None
+        return {"train_images": self.variant.train_images, **(drawn if contaminated else {})}
+
+
+@dataclass(frozen=True)
+class StudySettings(StageSettings):
+    """What varies, and how often each variant is measured."""
+
+    draws: int
+    variants: tuple[VariantSettings, ...]
+
+    def address(self) -> dict[str, Any]:
+        """As `StageSettings.address`."""
+        return {**super().address(), "variants": {each.variant.name: each.address() for each in self.variants}}
 
 
 def study_stage(
@@ -43,8 +92,7 @@ def study_stage(
     study: Study,
     index: Stage,
     features: Mapping[str, Stage],
-    extractors: Mapping[str, Extractor],
-    base: tuple[Stage, ...],
+    base: Mapping[str, Stage],
 ) -> Stage:
     """The asset ``<dataset>/studies/<study>``.
 
@@ -53,27 +101,36 @@ def study_stage(
         study: what varies.
         index: the image index, for the truth.
         features: extractor name -> its features stage.
-        extractors: extractor name -> extractor.
-        base: what the varied detector has learnt and found, which many a variant uses again.
+        base: the stages of the varied detector by role; many a variant uses its state and its neighbours again.
     """
     used = list(dict.fromkeys(variant.detector.extractor for variant in study.variants))
     lanes = {variant.name: _Lane.of(dataset, variant, features) for variant in study.variants}
-    settings = {variant.name: _settings(variant, study, extractors) for variant in study.variants}
+    settings = StudySettings(
+        VERSION,
+        study.draws,
+        tuple(
+            VariantSettings(variant, study.most_contaminated, extractor_of(lanes[variant.name].features).input_size)
+            for variant in study.variants
+        ),
+    )
+    reader = dataset.reader
 
     def parts(upstream: Upstream) -> Parts:
         read = {f"{name}/{split}": upstream.of(features[name]).parts[split] for name in used for split in _SPLITS}
         return {**read, "truth": upstream.of(index).parts["truth"]}
 
     def build(work: Work) -> dict[str, Any]:
-        bench = _Bench(work, dataset, Truth.of(work, index), study.most_contaminated)
+        settings: StudySettings = work.settings
+        study = work.stage.key[-1]
+        bench = _Measuring(work, reader, GroundTruth.of(work, index))
         rows: list[Row] = []
-        runs = [(variant, draw) for variant in study.variants for draw in range(study.draws)]
-        for done, (variant, draw) in enumerate(runs):
-            name = variant.detector.extractor
-            seed = draw if study.draws > 1 else None
+        runs = [(each, draw) for each in settings.variants for draw in range(settings.draws)]
+        for done, (each, draw) in enumerate(runs):
+            name = each.variant.detector.extractor
+            seed = draw if settings.draws > 1 else None
             read = {
-                "version": VERSION,
-                "settings": _read(settings[variant.name], work.partition),
+                "version": settings.version,
+                "settings": each.address_of(work.partition),
                 "features": {split: work.upstream.of(features[name]).parts[split] for split in _SPLITS},
                 "truth": work.upstream.of(index).parts["truth"],
                 "seed": seed,
@@ -81,58 +138,42 @@ def study_stage(
             address = fingerprint(read)
             stored = work.store.artifact(ROWS, address)
             if not work.force and stored.is_sound():
-                measured = work.store.read_json(stored.at("rows.json"))
+                measured = work.store.read_json(stored.at(VARIANT))
             else:
                 checkpoints = StoreCheckpoints.of(work, stored)
-                measured = bench.measure(variant, lanes[variant.name], extractors[name], seed, checkpoints)
-                work.store.write_json(stored.at("rows.json"), measured)
+                measured = bench.measure(each, lanes[each.variant.name], seed, checkpoints)
+                work.store.write_json(stored.at(VARIANT), measured)
                 checkpoints.clear()
                 stored.commit({"study": work.stage.name, "metadata": {}})
-            place = {"study": study.name, "category": work.partition, "variant": variant.name, "draw": draw}
+            place = {"study": study, "category": work.partition, "variant": each.variant.name, "draw": draw}
             rows += [{**place, **row, "fingerprint": address} for row in measured]
             work.progress("variants measured", done + 1, len(runs))
-        work.store.write_table(work.artifact.at("rows.parquet"), pa.Table.from_pylist(rows))
+        work.store.write_table(work.artifact.at(TABLE), pa.Table.from_pylist(rows))
         summary = summarise(rows)
         return {
-            "variants": len(study.variants),
-            "draws": study.draws,
+            "variants": len(settings.variants),
+            "draws": settings.draws,
             "table": {"md": fenced(text_table(summary, defects=True))},
-            "plot": {"md": f"![{escaped(study.name)}]({plot_uri(study.name, summary)})"},
+            "plot": {"md": f"![{escaped(study)}]({plot_uri(study, summary)})"},
         }
 
     return Stage(
         key=(dataset.name, "studies", study.name),
         kind="study",
-        config={"version": VERSION, "draws": study.draws, "variants": settings},
-        deps=(index, *(features[name] for name in used), *base),
+        settings=settings,
+        deps=(
+            index,
+            *(features[name] for name in used),
+            *(base[role] for role in ("state", "neighbours") if role in base),
+        ),
         address=parts,
         build=build,
         partitions=index.partitions,
         pool=GPU,
         group=f"{dataset.name}/studies",
         kinds=frozenset({"parquet"}),
-        description=f"{study.base} with other settings: {'; '.join(settings)}. Nothing is chosen from it.",
+        description=f"{study.base} with other settings: {'; '.join(lanes)}. Nothing is chosen from it.",
     )
-
-
-def _settings(variant: Variant, study: Study, extractors: Mapping[str, Extractor]) -> dict[str, Any]:
-    """All that a variant reads of the benchmark file."""
-    stages: dict[str, Any] = {stage: variant.detector.stage_configs(stage) for stage in _STAGES}
-    drawn = {"contamination": variant.contamination, "most_contaminated": study.most_contaminated}
-    return {
-        **{name: shared for name, (shared, _) in stages.items()},
-        "categories": {name: own for name, (_, own) in stages.items()},
-        "train_images": variant.train_images,
-        **(drawn if variant.contamination is not None else {}),
-        "map_size": extractors[variant.detector.extractor].input_size,
-    }
-
-
-def _read(settings: Mapping[str, Any], category: str) -> dict[str, Any]:
-    """The part of a variant's settings that one category reads."""
-    own = settings["categories"]
-    stages: dict[str, Any] = {stage: own[stage].get(category, settings[stage]) for stage in _STAGES}
-    return {**{key: value for key, value in settings.items() if key != "categories"}, **stages}
 
 
 @dataclass(frozen=True)
@@ -151,49 +192,47 @@ class _Lane:
         return cls(shared, state, neighbours_stage(dataset, variant.detector, state, shared))
 
 
-class _Bench:
+class _Measuring:
     """Measures variants of one category, and remembers the last fit: score settings vary more often."""
 
-    def __init__(self, work: Work, dataset: Dataset, truth: Truth, most_contaminated: float) -> None:
+    def __init__(self, work: Work, reader: Reader, truth: GroundTruth) -> None:
         self._work = work
         self._truth = truth
-        self._most_contaminated = most_contaminated
-        self._reader = dataset.reader
+        self._reader = reader
         self._last: tuple[str, State, float] | None = None
 
-    def measure(
-        self, variant: Variant, lane: _Lane, extractor: Extractor, seed: int | None, checkpoints: Checkpoints
-    ) -> list[Row]:
+    def measure(self, settings: VariantSettings, lane: _Lane, seed: int | None, checkpoints: Checkpoints) -> list[Row]:
         """The rows of one variant; `seed` replaces the method's, and draws the training images."""
         import torch
 
-        work, tools = self._work, runtime(self._work)
+        work, runtime, variant = self._work, runtime_of(self._work), settings.variant
+        extractor = extractor_of(lane.features)
         method = variant.detector.method_for(work.partition)
         if seed is not None:
             method = method.model_copy(update={"seed": seed})
         train = read_features(work, lane.features, "train", method.layers)
-        draw = self._draw(train.image_ids, variant, method.seed)
+        draw = self._draw(train.image_ids, settings, method.seed)
         drawn = replace(train, image_ids=draw.train)
         as_a_lane = draw.train == train.image_ids and seed is None
         key = fingerprint([method.stage_config("fit"), lane.features.key, drawn.image_ids])
         if self._last is None or self._last[0] != key:
             started = time.perf_counter()
             stored = self._stored(lane.state, method) if as_a_lane else None
-            learnt = stored or method.fit(
-                drawn, replace(tools, checkpoints=checkpoints, precision=lane.features.config["precision"])
+            fitted = stored or method.fit(
+                drawn, replace(runtime, checkpoints=checkpoints, precision=extractor.precision)
             )
-            self._last = key, learnt, 0.0 if stored else time.perf_counter() - started
-        _, learnt, fit_seconds = self._last
+            self._last = key, fitted, 0.0 if stored else time.perf_counter() - started
+        _, fitted, fit_seconds = self._last
         matches, matching = self._matches(lane) if as_a_lane else (None, 0.0)
-        scorer = Scorer(method, learnt, drawn, matches, extractor.input_size, tools)
-        truth = Truth(row for row in self._truth.rows if row["image_id"] not in draw.withheld)
-        comparison = Comparison(truth, self._reader, extractor, work.compute.memory_gb)
+        scorer = Scorer(method, fitted, drawn, matches, settings.map_size, runtime)
+        truth = GroundTruth(row for row in self._truth.rows if row["image_id"] not in draw.withheld)
+        comparison = MeasuredScores(truth, self._reader, extractor, work.compute.memory_gb)
         test = read_features(work, lane.features, "test", method.layers)
         tested = tuple(image_id for image_id in test.image_ids if image_id not in draw.withheld)
         seconds, images = 0.0, 0
         started = time.perf_counter()
         for ids, result in scorer(replace(test, image_ids=tested)):
-            if tools.device != "cpu":
+            if runtime.device != "cpu":
                 torch.cuda.synchronize()
             seconds, images = seconds + time.perf_counter() - started, images + len(ids)
             comparison.add(ids, result.maps, result.image_scores)
@@ -208,14 +247,19 @@ class _Bench:
             rows.append(_row("fit_seconds", "", fit_seconds, len(drawn)))
         return rows
 
-    def _draw(self, nominal: tuple[str, ...], variant: Variant, seed: int) -> Draw:
+    def _draw(self, nominal: tuple[str, ...], settings: VariantSettings, seed: int) -> TrainingSubset:
         """The training images of a variant, and what it may not test."""
+        variant = settings.variant
         try:
             if variant.contamination is not None:
                 # The labels make the mixed set, as the world would; the detector sees its images alone.
                 anomalous = sorted({row["image_id"] for row in self._truth.rows if row["label"]})
-                return draw_contaminated(nominal, anomalous, variant.contamination, self._most_contaminated, seed)
-            return Draw(nominal) if variant.train_images is None else draw_few(nominal, variant.train_images, seed)
+                return contaminated_subset(nominal, anomalous, variant.contamination, settings.most_contaminated, seed)
+            return (
+                TrainingSubset(nominal)
+                if variant.train_images is None
+                else random_subset(nominal, variant.train_images, seed)
+            )
         except ValueError as error:
             raise StageError(f"{self._work.stage.name} [{self._work.partition}], {variant.name}: {error}") from error
 
@@ -250,5 +294,11 @@ def read_study(work: Work, stage: Stage) -> list[Row]:
     """The rows of a study over all categories that are up to date."""
     rows: list[Row] = []
     for _, head in sorted(work.upstream.all(stage).items()):
-        rows += work.store.read_table(work.store.artifact(stage.kind, head.version).at("rows.parquet")).to_pylist()
+        rows += read_rows(work.store.artifact(stage.kind, head.version))
+    return rows
+
+
+def read_rows(artifact: Artifact) -> list[Row]:
+    """The rows of one category of a study."""
+    rows: list[Row] = artifact.store.read_table(artifact.at(TABLE)).to_pylist()
     return rows

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Draw:
+class TrainingSubset:
     """The images of one measurement.
 
     Args:
@@ -19,7 +19,7 @@ class Draw:
     withheld: frozenset[str] = frozenset()
 
 
-def draw_few(nominal: Sequence[str], wanted: int, seed: int) -> Draw:
+def random_subset(nominal: Sequence[str], wanted: int, seed: int) -> TrainingSubset:
     """As many nominal images as wanted, at random.
 
     Raises:
@@ -30,10 +30,12 @@ def draw_few(nominal: Sequence[str], wanted: int, seed: int) -> Draw:
     if wanted > len(nominal):
         raise ValueError(f"{wanted} training images are asked for, there are {len(nominal)}")
     chosen = np.random.default_rng([seed, wanted]).choice(len(nominal), wanted, replace=False)
-    return Draw(tuple(sorted(nominal[i] for i in chosen)))
+    return TrainingSubset(tuple(sorted(nominal[i] for i in chosen)))
 
 
-def draw_contaminated(nominal: Sequence[str], anomalous: Sequence[str], share: float, most: float, seed: int) -> Draw:
+def contaminated_subset(
+    nominal: Sequence[str], anomalous: Sequence[str], share: float, most: float, seed: int
+) -> TrainingSubset:
     """Nominal training images polluted with anomalous ones of the test split.
 
     Half of the anomalous images, drawn at random, may train and are never tested; so all shares up to `most` are tested
@@ -62,4 +64,4 @@ def draw_contaminated(nominal: Sequence[str], anomalous: Sequence[str], share: f
             f"tested: too few for a contamination of {most:g}"
         )
     kept = [nominal[i] for i in generator.permutation(len(nominal))[:count]]
-    return Draw(tuple(sorted([*kept, *pool[: round(count * share / (1 - share))]])), frozenset(pool))
+    return TrainingSubset(tuple(sorted([*kept, *pool[: round(count * share / (1 - share))]])), frozenset(pool))

@@ -6,7 +6,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from ad_assets.graph.stages.ground_truth import Comparison, Truth, kinds_apart, quality
+from ad_assets.graph.stages.ground_truth import GroundTruth, MeasuredScores, kinds_apart, quality
 from ad_assets.metrics.ranking import auroc
 
 
@@ -25,7 +25,7 @@ def rows(*kinds: str) -> list[dict[str, Any]]:
 
 
 def test_each_kind_is_against_all_nominal_images():
-    truth = Truth(rows("", "", "", "structural", "structural", "logical"))
+    truth = GroundTruth(rows("", "", "", "structural", "structural", "logical"))
     scores = np.array([1, 2, 3, 2.5, 4, 0], np.float32)
     structural, logical = auroc(scores[:5], [0, 0, 0, 1, 1]), auroc(scores[[0, 1, 2, 5]], [0, 0, 0, 1])
     expected = {
@@ -36,11 +36,11 @@ def test_each_kind_is_against_all_nominal_images():
     found = {metric: value for metric, value, _ in kinds_apart(truth, scores)}
     assert found == pytest.approx(expected)
     assert found["image_auroc_logical"] == 0
-    comparison = cast(Comparison, SimpleNamespace(scores=scores, pixels=SimpleNamespace(pixels=0), has_both=False))
+    comparison = cast(MeasuredScores, SimpleNamespace(scores=scores, pixels=SimpleNamespace(pixels=0), has_both=False))
     measured = {metric: value for metric, defect, value, _ in quality(truth, comparison) if not defect}
     assert expected.items() <= measured.items()
 
 
 def test_without_kinds_there_is_nothing_to_tell_apart():
-    truth = Truth([{**row, "anomaly_kind": ""} for row in rows("", "crack")])
+    truth = GroundTruth([{**row, "anomaly_kind": ""} for row in rows("", "crack")])
     assert kinds_apart(truth, np.array([0, 1], np.float32)) == []
