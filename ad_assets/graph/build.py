@@ -100,8 +100,8 @@ def materialize(
         with attempted(store, stage.key, partition, head.version, again=again):
             metadata = build(work)
             seconds = time.perf_counter() - started
-            told = {"asset": stage.name, "metadata": metadata, "seconds": seconds, MADE_OF: sources}
-            record = artifact.commit(told, _shared_files(stage, artifact))
+            made = {"asset": stage.name, "metadata": metadata, "seconds": seconds, MADE_OF: sources}
+            record = artifact.commit(made, _shared_files(stage, artifact))
     elif verify and "files" not in record:
         record = artifact.commit(record, _shared_files(stage, artifact))  # from before there were checksums
     metadata = record["metadata"]
@@ -135,8 +135,8 @@ def _renew_shared_heads(
         *_, kind, name = file.path.split("/")
         other = recall(store, file.path, *HEAD) if kind == stage.kind and name == f"{partition or '_'}.json" else None
         if other and other["version"] == head.version:
-            told = {"files": dict(sizes), "contents": head.contents, MADE_OF: dict(head.made_of)}
-            write_record(store, file.path, {**other, **told})
+            renewed = {"files": dict(sizes), "contents": head.contents, MADE_OF: dict(head.made_of)}
+            write_record(store, file.path, {**other, **renewed})
 
 
 def _shared_files(stage: Stage, artifact: Artifact) -> dict[str, int]:

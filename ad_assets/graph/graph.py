@@ -1,8 +1,8 @@
 """What each asset partition is, what it would be, and what is out of date: read from the stages and the store alone.
 
-An asset partition is current when its head is the one that the benchmark file and the image index give, all the way
-down. That is a state, not an event: an update that lands while nobody looks is seen at the next look, and a rebuild
-with an equal result changes nothing. Plans, automation, builds, tables and predictions all ask the `Graph`.
+An asset partition is current when its head is the one that follows from the benchmark file and the image index, all
+the way down. That is a state, not an event: an update between two looks is seen at the next one, and a rebuild with an
+equal result changes nothing. Plans, automation, builds, tables and predictions all ask the `Graph`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class _Records:
 
 
 class Graph:
-    """The assets of a benchmark on a store, as of one look: what was read is not read again until `refresh`.
+    """The assets of a benchmark on a store. What was read is not read again until `refresh`.
 
     Args:
         stages: stages; what they read belongs to the graph too.
@@ -101,7 +101,7 @@ class Graph:
         self._records.refresh(
             [*slots, *(read for key, name in slots if name is None for read in self.stages[key].slots(None))]
         )
-        # As long as something is damaged each look sees whether it is mended: a head may come back as it was.
+        # While something is damaged, check every time: a repair may restore the same head.
         if self._damage or time.monotonic() - self._checked >= DAMAGE_SECONDS:
             self._contents = Contents(self.store, whole=categories is None)
             found = ((slot, self._damage_now(slot)) for slot in slots)
@@ -179,7 +179,7 @@ class Graph:
         return self._planned[slot]
 
     def expected(self, slot: Slot) -> Head | None:
-        """What an asset partition should be now; None where that cannot be told before something else has run.
+        """What an asset partition should be now; None where that is unknown before something else has run.
 
         An asset over all categories is to be made of those that are as expected: rows of different settings never
         stand side by side.
@@ -238,10 +238,10 @@ class Graph:
         stage, partition = self.stages[slot[0]], slot[1]
         left_out = []
         for (key, category), fault in self.faults(slot).items():
-            told = f"{'/'.join(key)}{f' [{category}]' if category else ''} {fault}"
+            message = f"{'/'.join(key)}{f' [{category}]' if category else ''} {fault}"
             if category == partition:
-                raise UpstreamError(f"{told}: materialize it first, or select it as well")
-            left_out.append(told)
+                raise UpstreamError(f"{message}: materialize it first, or select it as well")
+            left_out.append(message)
         heads = self.readable(slot)
         if not heads and stage.deps:
             raise UpstreamError(f"{stage.name} has nothing to read: {'; '.join(left_out[:5])}")
@@ -285,7 +285,7 @@ class Graph:
         """Whether a run of an asset partition could read what it should read."""
         stage, partition = self.stages[slot[0]], slot[1]
         if isinstance(stage.partitions, LiveCategories) and stage.address is None and self.head(slot) is None:
-            # The sensor that watches its folder knows when the first images are whole; it does not look at heads.
+            # The sensor that watches its folder starts the first run, once the images are complete.
             return self.has_damaged_head(slot)
         reads = stage.slots(partition)
         if stage.partitions is not None:

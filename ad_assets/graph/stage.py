@@ -36,7 +36,7 @@ Parts = dict[str, str]
 
 
 class StageError(Exception):
-    """An asset cannot be made, for a reason that the message tells people and that no repeat takes away."""
+    """An asset cannot be made, for a permanent reason that the message explains."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Head:
         parts: fingerprints of what it was made from. The image index and features name theirs so that a stage
             downstream depends only on the parts it reads: ``train``, ``test``, ``truth``.
         code_version: the stage's code version when it was materialized.
-        contents: of the artifact, as `contents_of` tells them.
+        contents: fingerprint of the contents of the artifact, see `contents_of`.
         made_of: the contents of what it was made of.
     """
 
@@ -122,8 +122,8 @@ class StageSettings:
         return values
 
     def _with_version(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Values with the ``version`` of a method or reader, and that of the stage beside it."""
-        # Up to version 3 of a stage, the other version stood in its place, and artifacts made then are to be found.
+        """Values that have the ``version`` of a method or reader, with that of the stage added."""
+        # Up to version 3 of a stage it was left out, and artifacts made then must stay found.
         return {**values, **({"stage_version": self.version} if self.version > 3 else {})}
 
 

@@ -99,8 +99,8 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
 
     def answer_checks(work: Work) -> CheckReport:
         odd = work.artifact.record()["metadata"].get("not_finite", [])
-        told = {"images": "\n".join(odd[:20]) or "all", "remedy": NOT_FINITE}
-        return CheckReport((CheckResult("finite", not odd, told),))
+        metadata = {"images": "\n".join(odd[:20]) or "all", "remedy": NOT_FINITE}
+        return CheckReport((CheckResult("finite", not odd, metadata),))
 
     return Stage(
         key=(dataset.name, "features", name),
@@ -189,7 +189,7 @@ def _mark(store: ArtifactStore, path: str) -> str:
 
 
 def _remade(work: Work, address: str, images: Collection[str]) -> list[str]:
-    """Those of some images whose features were those of other bytes; all are read where nothing is believed."""
+    """Those of some images whose features were those of other bytes; read from all files where all is verified."""
     if work.verify or work.force:
         return _noted(work.store, (feature_path(address, image) for image in images), REMADE_MARK)
     head = read_head(work.store, work.stage.key, work.partition)
@@ -249,7 +249,7 @@ def _differ(store: ArtifactStore, address: str, image_id: str, taps: Sequence[Te
         if _mark(store, path) == REMADE_MARK:
             return True
         stored = store.read_tensors(path)
-    except CorruptArtifactError:  # nobody knows any more
+    except CorruptArtifactError:  # unknown, and so to be made again
         return True
     own = {f"tap{level}": tap for level, tap in enumerate(taps)}
     return stored.keys() != own.keys() or not all(torch.equal(stored[name], own[name].cpu()) for name in own)

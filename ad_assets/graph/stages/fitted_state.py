@@ -160,7 +160,7 @@ def method_of(state: Stage, category: str) -> Method[Any]:
 
 
 def read_info(artifact: Artifact) -> dict[str, Any]:
-    """What a state has beside its tensors, such as the losses of a training."""
+    """The values of a state that are no tensors, such as the losses of a training."""
     info: dict[str, Any] = artifact.store.read_json(artifact.at(INFO))
     return info
 
@@ -226,7 +226,7 @@ class StoreCheckpoints(Checkpoints):
         self._store.write_tensors(self._path, tensors, {"info": json.dumps(info, allow_nan=False)})
 
     def keep(self, epoch: int, weights: dict[str, Tensor]) -> None:
-        """Keep the weights after an epoch beside what the training will come to."""
+        """Keep the weights after an epoch, in the artifact of the trained model."""
         self._store.write_tensors(epoch_path(self._artifact, epoch), weights)
 
     def clear(self) -> None:

@@ -88,7 +88,7 @@ FPR_LIMIT = 0.3
 
 
 class MeasuredScores:
-    """Scores of test images beside the truth, batch by batch.
+    """Scores of test images with their ground truth, batch by batch.
 
     `scores` (rows of the truth,) float32, `pixels` and `per_image` hold what was seen so far. Where the truth has its
     regions apart, with saturations, `regions` holds statistics that weigh them so, for each kind of anomaly with all

@@ -118,12 +118,12 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
         write_record(store, _files_path(reader.root, partition), files)
 
         def write_stamps(head: Head) -> None:
-            # After the head, and only beside it: a run that was cut off, or another that ended later, leaves no stamps
+            # After the head, and only for it: a run that was killed, or another that ended later, leaves no stamps
             # of files that its head was not made from.
-            def beside(before: dict[str, Any] | None) -> dict[str, Any]:
+            def own_or_before(before: dict[str, Any] | None) -> dict[str, Any]:
                 return stamps if read_head(store, (dataset.name, "image_index"), partition) == head else before or {}
 
-            update_record(store, stamps_path(dataset.name, partition), beside)
+            update_record(store, stamps_path(dataset.name, partition), own_or_before)
 
         def build(work: Work) -> dict[str, Any]:
             work.store.write_table(work.artifact.at(INDEX), index.table)
@@ -211,11 +211,11 @@ def read_problems(artifact: Artifact) -> list[Problem]:
 def _arrived(
     dataset: Dataset, production: Production, category: str, listing: Mapping[str, FileStamp], store: ArtifactStore
 ) -> tuple[dict[str, FileStamp], list[Problem]]:
-    """The files of a listing that are not on their way any more, and the files of other categories; with warnings.
+    """The files of a listing that are not being written any more, and the files of other categories; with warnings.
 
     Raises:
-        DatasetError: files that were indexed are on their way again, so that an index without them would be smaller; or
-            all files of the category are.
+        DatasetError: files that were indexed are being written again, so that an index without them would be smaller;
+            or all files of the category are being written.
     """
     now = time.time()
     watched = Watched(dataset, production, store, lambda each: read_stamps(store, dataset.name, each))
@@ -223,7 +223,7 @@ def _arrived(
     own = stamps_of(dataset.reader.assign(sorted(listing)).get(category, []), listing, ())
     halves = watched.incomplete(own, arrivals, category, now)
     left_out = {path for path in own if path in halves or path in arrivals.moving}
-    told = [
+    uploading = [
         Problem(path, "not taken, an upload goes on: it is new or changed, and incomplete or not at rest", "warning")
         for path in sorted(left_out)
     ]
@@ -232,9 +232,9 @@ def _arrived(
         which = f"{len(missed)} files that it was indexed from are" if missed else "all its files are"
         where = f"{dataset.name} [{category}]: {which} on their way"
         remedy = f"wait until they rest for {production.settle_seconds:g} s (production.settle_seconds), then run again"
-        raise DatasetError(f"{where}; {remedy}", [each for each in told if not missed or each.path in missed])
+        raise DatasetError(f"{where}; {remedy}", [each for each in uploading if not missed or each.path in missed])
     resting = {path: stamp for path, stamp in arrivals.resting.items() if path not in left_out}
-    return resting, [*told, *(each for each in arrivals.warnings() if each.path in own and each.path in resting)]
+    return resting, [*uploading, *(each for each in arrivals.warnings() if each.path in own and each.path in resting)]
 
 
 def index_parts(index: ImageIndex) -> Parts:
@@ -259,8 +259,8 @@ def images_part(image_ids: Iterable[str]) -> str:
 
 
 def _truth(row: dict[str, Any]) -> list[Any]:
-    told = [row["image_id"], row["label"], row["defect_type"], row["mask_id"]]
-    return [*told, *([row["anomaly_kind"], row["mask_saturations"]] if row["anomaly_kind"] else [])]
+    truth = [row["image_id"], row["label"], row["defect_type"], row["mask_id"]]
+    return [*truth, *([row["anomaly_kind"], row["mask_saturations"]] if row["anomaly_kind"] else [])]
 
 
 def changed_files(dataset: Dataset, store: ArtifactStore, wanted: Collection[str] | None = None) -> dict[str, str]:

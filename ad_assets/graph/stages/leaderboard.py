@@ -1,4 +1,4 @@
-"""All detectors on all categories of a dataset, beside the papers: the leaderboard table."""
+"""The leaderboard: all detectors on all categories of a dataset, compared with the papers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BOARD, TEXT = "leaderboard.parquet", "leaderboard.txt"
 
 @dataclass(frozen=True)
 class LeaderboardSettings(StageSettings):
-    """Whose rows stand in which order, beside whose.
+    """Which detectors have rows, in which order, and the papers that they are compared with.
 
     Args:
         dataset: its name, which the rows have.

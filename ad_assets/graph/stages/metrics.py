@@ -130,7 +130,7 @@ class ScoredImages:
     """The test images with their scores.
 
     Args:
-        images: ``image_id``, ``score`` and ``label`` of each; the label is None where nobody knows it.
+        images: ``image_id``, ``score`` and ``label`` of each; the label is None where it is unknown.
         threshold: an image is called anomalous above it.
         colour_scale: the scores that the ends of the colours of maps stand for.
     """

@@ -124,7 +124,7 @@ def _gallery(
     scored: ScoredImages,
     score_maps: Artifact,
 ) -> list[GalleryItem]:
-    """The worst errors and the clearest hits of one lane; nothing where nobody knows the labels."""
+    """The worst errors and the clearest hits of one lane; nothing without labels."""
     if any(image["label"] is None for image in scored.images):
         return []
     chosen = choose_gallery(

@@ -2,7 +2,7 @@
 
 Beside them lie the image scores and the highest map scores of nominal training images, each scored without what the
 state took from that same image, or of those that were held out of a training: the only scores that a nominal-only
-threshold on images or on pixels may look at.
+threshold on images or on pixels may use.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SHARD_IMAGES = 32
 
 @dataclass(frozen=True)
 class ScoreIndex:
-    """What lies in a score-map artifact beside the maps.
+    """The contents of a score-map artifact without the maps.
 
     Args:
         image_ids: the test images in order.
@@ -134,7 +134,7 @@ def score_maps_stage(
 
 
 def calibration_images(dataset: Dataset, evaluation: Evaluation) -> int:
-    """Most nominal images to be scored left-out; of a blind setting nobody knows which images are nominal."""
+    """Most nominal images to be scored left-out; none in a blind setting, where no image is known to be nominal."""
     return 0 if dataset.reader.blind else evaluation.calibration_images
 
 
@@ -314,7 +314,7 @@ def _write_index(work: Work, index: ScoreIndex, seconds: float, map_size: tuple[
 
 
 def read_score_index(artifact: Artifact) -> ScoreIndex:
-    """What lies in a score-map artifact beside the maps."""
+    """Read the contents of a score-map artifact without the maps."""
     path = artifact.at(INDEX)
     with artifact.store.valid_content(path):
         stored = artifact.store.read_json(path)
