@@ -28,10 +28,10 @@ def _settings(stage: Stage, benchmark: Benchmark) -> dict[str, Any]:
         extractor = benchmark.extractors[detector.extractor]
         method = detector.method.model_dump(mode="json") if detector.method else {"members": list(detector.members)}
         shown |= {"backbone": extractor.backbone, "taps": ", ".join(extractor.taps), **dict(_readable(method))}
-    shown |= dict(_readable(stage.config))
+    shown |= dict(_readable(stage.settings.address()))
     if detector and detector.method:
         shown["method"] = detector.method.name  # a state may be shared by several
-    if own := {name: dict(_readable(config)) for name, config in stage.categories.items()}:
+    if own := {name: dict(_readable(each.of_method())) for name, each in stage.own_settings.items()}:
         shown["settings of categories"] = dg.MetadataValue.json(own)
     return shown
 

@@ -17,6 +17,8 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydantic import BaseModel
+
 from ad_assets.config.benchmark import Detector, fingerprint
 from ad_assets.graph.progress import Progress
 from ad_assets.graph.provenance import MADE_OF, made_of
@@ -112,13 +114,13 @@ class StageSettings:
     version: int
 
     def address(self) -> dict[str, Any]:
-        """The values that the address covers, as JSON values and pydantic models."""
+        """The values that the address covers, as JSON values."""
         values: dict[str, Any] = {}
         for each in fields(self):
             default = each.default if each.default_factory is MISSING else each.default_factory()
             value = getattr(self, each.name)
             if default is MISSING or value != default:
-                values[each.name] = value
+                values[each.name] = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
         return values
 
     def _with_version(self, values: dict[str, Any]) -> dict[str, Any]:
