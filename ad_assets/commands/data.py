@@ -39,7 +39,7 @@ from ad_assets.graph.progress import Progress
 from ad_assets.report.text import aligned
 
 if TYPE_CHECKING:
-    from ad_assets.report.pictures import Rgb
+    from ad_assets.datasets.images import RgbImage
 
 SHOWN = DatasetError.SHOWN
 HEADS = (
@@ -320,7 +320,7 @@ def _record(overview: Overview) -> dict[str, Any]:
     }
 
 
-def _sample_row(reader: Reader, overview: Overview, index: ImageIndex) -> list[Rgb]:
+def _sample_row(reader: Reader, overview: Overview, index: ImageIndex) -> list[RgbImage]:
     from ad_assets.report.pictures import tile, title_tile
     from ad_assets.report.samples import choose_samples
 
@@ -342,7 +342,7 @@ def _sample_row(reader: Reader, overview: Overview, index: ImageIndex) -> list[R
     return tiles
 
 
-def _write_sheet(path: Path, rows: Sequence[Sequence[Rgb]]) -> None:
+def _write_sheet(path: Path, rows: Sequence[Sequence[RgbImage]]) -> None:
     from PIL import Image
 
     from ad_assets.report.samples import sample_sheet

@@ -55,7 +55,7 @@ def read_tree(text: str, origin: str) -> Any:
         node = _composed(text)
         if node is None:
             return None
-        loader = _Loader("")
+        loader = _UniqueKeyLoader("")
         _check(node, loader)
         return loader.construct_document(node)
     except ConfigError as error:
@@ -89,7 +89,7 @@ def read_value(text: str, origin: str) -> Any:
     return read_tree(text, origin)
 
 
-class _Loader(yaml.SafeLoader):
+class _UniqueKeyLoader(yaml.SafeLoader):
     """See the module."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own name
@@ -134,18 +134,18 @@ def _set_up() -> None:
         ),
         ("merge", "<<", ["<"]),
     ):
-        _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"(?:{pattern})\Z"), first)
-    _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.whole)
-    _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.real)
+        _UniqueKeyLoader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"(?:{pattern})\Z"), first)
+    _UniqueKeyLoader.add_constructor("tag:yaml.org,2002:int", _UniqueKeyLoader.whole)
+    _UniqueKeyLoader.add_constructor("tag:yaml.org,2002:float", _UniqueKeyLoader.real)
     for tag in ("binary", "timestamp", "omap", "pairs", "set"):
-        _Loader.add_constructor(f"tag:yaml.org,2002:{tag}", _Loader.refused)
+        _UniqueKeyLoader.add_constructor(f"tag:yaml.org,2002:{tag}", _UniqueKeyLoader.refused)
 
 
 _set_up()
 
 
 def _composed(text: str) -> yaml.Node | None:
-    loader = _Loader(text)
+    loader = _UniqueKeyLoader(text)
     try:
         node: yaml.Node | None = loader.get_single_node()
         return node
@@ -153,7 +153,7 @@ def _composed(text: str) -> yaml.Node | None:
         loader.dispose()
 
 
-def _check(root: yaml.Node, loader: _Loader) -> None:
+def _check(root: yaml.Node, loader: _UniqueKeyLoader) -> None:
     """Refuse what aliases blow up, what holds itself, what is nested too deeply, and tags that lie."""
     known: dict[int, tuple[int, int]] = {}
     open_nodes: set[int] = set()

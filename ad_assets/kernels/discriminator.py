@@ -34,7 +34,7 @@ Loss = Literal["truncated", "cross_entropy"]
 
 
 @dataclass(frozen=True)
-class Head:
+class HeadWeights:
     """Weights, all of one dtype and device.
 
     Args:
@@ -106,7 +106,7 @@ class Arithmetic:
 
 
 def training_step(
-    head: Head,
+    head: HeadWeights,
     images: Sequence[Tensor],
     draw: Callable[[int], Tensor],
     *,
@@ -135,7 +135,7 @@ def training_step(
 
 
 class _Step:
-    def __init__(self, head: Head, rows: int, margin: float, loss: Loss, arithmetic: Arithmetic) -> None:
+    def __init__(self, head: HeadWeights, rows: int, margin: float, loss: Loss, arithmetic: Arithmetic) -> None:
         self._head, self._rows, self._margin, self._loss, self._arithmetic = head, rows, margin, loss, arithmetic
         # What the input of the adaptor's last layer, or of W1 where there is none, is multiplied with to become h.
         self._weight, self._bias = head.first
@@ -286,7 +286,7 @@ def adapted(adaptor: Sequence[tuple[Tensor, Tensor | None]], rows: Tensor, arith
     return inputs
 
 
-def folded(head: Head) -> tuple[Tensor, Tensor]:
+def folded(head: HeadWeights) -> tuple[Tensor, Tensor]:
     """The head in evaluation, as few products as it takes.
 
     Returns:

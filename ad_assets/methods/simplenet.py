@@ -1,4 +1,4 @@
-"""SimpleNet: Liu et al., A Simple Network for Image Anomaly Detection and Localization, CVPR 2023.
+"""SimpleNet: Liu et al., A Simple TrainedNetwork for Image Anomaly Detection and Localization, CVPR 2023.
 
 An adaptor moves patch features towards the product (equation 5); a discriminator learns to tell them from themselves
 with Gaussian noise (equations 6 to 8); minus its output is the anomaly score (equation 9). The image score is the
@@ -27,12 +27,12 @@ from ad_assets.methods.base import fit_field, register, score_field
 from ad_assets.methods.data import Batch, Features, LoadMatches, ScoreMaps, check_finite
 from ad_assets.methods.patch_embedding import Pooling, embed, patch_grid
 from ad_assets.methods.runtime import Runtime
-from ad_assets.methods.training.base import Network, TrainedMethod
+from ad_assets.methods.training.base import TrainedMethod, TrainedNetwork
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ad_assets.kernels.discriminator import Head
+    from ad_assets.kernels.discriminator import HeadWeights
     from ad_assets.methods.training.loop import Recalled, Training
 
 MEASURED_AT_ONCE = 16  # images, for the unit of the noise
@@ -190,7 +190,7 @@ class SimpleNet(TrainedMethod):
         }
         return weights | linear("last", self.hidden_units, 1, bias=False)
 
-    def optimizers(self, head: Head) -> list[Any]:
+    def optimizers(self, head: HeadWeights) -> list[Any]:
         """Of the discriminator, and of the adaptor if there is one."""
         from torch.optim import Adam, AdamW
 
@@ -207,8 +207,8 @@ class SimpleNet(TrainedMethod):
         return "running" not in name and name != "noise.unit"
 
     def prepare(
-        self, state: Network, train: Features, runtime: Runtime, load_matches: LoadMatches | None = None
-    ) -> Network:
+        self, state: TrainedNetwork, train: Features, runtime: Runtime, load_matches: LoadMatches | None = None
+    ) -> TrainedNetwork:
         """Fold the batch norm, and an adaptor of one layer, into one linear layer."""
         from ad_assets.kernels.discriminator import folded
 
@@ -219,7 +219,7 @@ class SimpleNet(TrainedMethod):
         folds = {"folded.weight": weight, "folded.bias": bias, "last": state.weights["last.weight"]}
         return replace(state, weights={**kept, **folds})
 
-    def score(self, state: Network, batch: Batch, runtime: Runtime) -> ScoreMaps:
+    def score(self, state: TrainedNetwork, batch: Batch, runtime: Runtime) -> ScoreMaps:
         """Score a batch: minus the discriminator's output, on the CPU.
 
         Raises:
@@ -257,13 +257,13 @@ def layers_of(weights: Mapping[str, Tensor], name: str) -> list[tuple[Tensor, Te
     return [(weights[f"{name}.{number}.weight"], weights.get(f"{name}.{number}.bias")) for number in range(count)]
 
 
-def head_of(weights: Mapping[str, Tensor]) -> Head:
+def head_of(weights: Mapping[str, Tensor]) -> HeadWeights:
     """Named weights as the kernel has them; views, not copies."""
-    from ad_assets.kernels.discriminator import Head
+    from ad_assets.kernels.discriminator import HeadWeights
 
     norm = tuple(weights[f"norm.{name}"] for name in ("scale", "shift", "running_mean", "running_variance"))
     scale, shift, mean, variance = norm
-    return Head(
+    return HeadWeights(
         layers_of(weights, "adaptor"),
         (weights["first.weight"], weights["first.bias"]),
         (scale, shift, mean, variance),

@@ -85,7 +85,7 @@ class StudyRow(_Model):
     spread: Printed = {}
 
 
-class Study(_Broken):
+class StudyPart(_Broken):
     """Variants of a study; without `rows`, all of them, beside no printed number."""
 
     kind: Literal["study"]
@@ -119,7 +119,7 @@ class Images(_Part):
     paper: Printed
 
 
-Part = Annotated[Systems | Counts | Study | Detectors | Images, Field(discriminator="kind")]
+Part = Annotated[Systems | Counts | StudyPart | Detectors | Images, Field(discriminator="kind")]
 
 
 class NumberedTable(_Model):

@@ -3,11 +3,12 @@ far its nominal scores go."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ad_assets.config.benchmark import Benchmark, Dataset, Detector
+from ad_assets.datasets.base import ProgressReport
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.lanes import ScoringStages
 from ad_assets.graph.stage import Head, Slot, Upstream, read_head
@@ -23,8 +24,6 @@ from ad_assets.prediction.predictor import Member, Predictor, StepTimer
 from ad_assets.production.champion_history import as_promoted, read_history
 from ad_assets.store.store import Artifact, ArtifactStore
 
-Report = Callable[[str, int, int], None]
-
 
 def _no_report(what: str, done: int, total: int) -> None:
     del what, done, total
@@ -39,7 +38,7 @@ def load_detector(
     *,
     version: str | Mapping[str, str] | None = None,
     allow_stale: bool = False,
-    report: Report = _no_report,
+    report: ProgressReport = _no_report,
 ) -> Predictor:
     """Load what a lane has learnt, ready to score images.
 
@@ -70,7 +69,7 @@ def load_detector(
     try:
         if version is None and found.production and detector.method:
             lookup, detector, version = _champion(lookup, found, detector, known)
-        return _Loader(lookup, found, known, allow_stale, report).predictor(detector, version)
+        return _LaneLoader(lookup, found, known, allow_stale, report).predictor(detector, version)
     except DetectorError:
         raise
     except (ValueError, OSError, RuntimeError, TypeError, KeyError) as error:
@@ -103,8 +102,10 @@ class _Fitted:
     images: list[str]
 
 
-class _Loader:
-    def __init__(self, lookup: Lookup, dataset: Dataset, category: str, allow_stale: bool, report: Report) -> None:
+class _LaneLoader:
+    def __init__(
+        self, lookup: Lookup, dataset: Dataset, category: str, allow_stale: bool, report: ProgressReport
+    ) -> None:
         self._lookup, self._dataset, self._category = lookup, dataset, category
         self._benchmark = lookup.benchmark
         self._store: ArtifactStore = lookup.benchmark.store

@@ -44,7 +44,7 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class Line:
+class ChartLine:
     """One detector's curve: SVG path data, and the detector's position in the report (its colour)."""
 
     detector: str
@@ -59,7 +59,7 @@ class Chart:
     kind: Kind
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[ChartLine, ...]
 
 
 def charts(curves: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], detectors: Sequence[str]) -> list[Chart]:
@@ -80,7 +80,7 @@ def charts(curves: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], dete
     made = []
     for key, kind in KINDS.items():
         lines = tuple(
-            Line(detector, colour, _path(*curves[detector][key], kind.x_end, f"{detector}/{key}"))
+            ChartLine(detector, colour, _path(*curves[detector][key], kind.x_end, f"{detector}/{key}"))
             for colour, detector in enumerate(detectors)
             if key in curves.get(detector, {})
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ad_assets.metrics.catalogue import compared, find
 from ad_assets.report.leaderboard import MEAN, STANDARD
-from ad_assets.report.tables import Cell, arranged, winners
+from ad_assets.report.tables import TableCell, arranged, winners
 from ad_assets.report.text import aligned
 
 if TYPE_CHECKING:
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparisonRow:
     """One metric on one dataset."""
 
     dataset: str
     metric: str
-    cells: tuple[Cell, ...]
+    cells: tuple[TableCell, ...]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonTable:
     """The table.
 
     Args:
@@ -36,7 +36,7 @@ class Comparison:
     """
 
     detectors: tuple[str, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[ComparisonRow, ...]
 
     @property
     def has_paper(self) -> bool:
@@ -57,7 +57,7 @@ class Comparison:
         return f"best on so many of {len(self.lines)} lines: {leads or 'none'}"
 
 
-def compare(boards: pd.DataFrame) -> Comparison:
+def compare(boards: pd.DataFrame) -> ComparisonTable:
     """Arrange leaderboards as one table.
 
     Args:
@@ -67,13 +67,15 @@ def compare(boards: pd.DataFrame) -> Comparison:
     best = {label for _, line in rows.groupby(["dataset", "metric"]) for label in winners(line)}
     cells = arranged(rows, ["dataset", "metric"], "detector", best)
     detectors = boards["detector"].unique()
-    cells = cells.reindex(columns=detectors, fill_value=Cell())
+    cells = cells.reindex(columns=detectors, fill_value=TableCell())
     order = [(d, m) for d in boards["dataset"].unique() for m in compared() if (d, m) in cells.index]
-    lines = (Line(dataset, find(metric).heading, tuple(cells.loc[dataset, metric])) for dataset, metric in order)
-    return Comparison(tuple(detectors), tuple(lines))
+    lines = (
+        ComparisonRow(dataset, find(metric).heading, tuple(cells.loc[dataset, metric])) for dataset, metric in order
+    )
+    return ComparisonTable(tuple(detectors), tuple(lines))
 
 
-def text_table(comparison: Comparison) -> str:
+def text_table(comparison: ComparisonTable) -> str:
     """The table for a terminal, in percent; * marks the best of a line, papers' numbers stand in brackets below."""
     wide = max((len(line.dataset) for line in comparison.lines), default=0)
     names = [""]

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ad_assets.metrics.catalogue import find
 from ad_assets.report.leaderboard import MEAN, STANDARD, is_oracle, to_table
-from ad_assets.report.tables import Cell, matrix
+from ad_assets.report.tables import TableCell, matrix
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,7 +100,7 @@ def escape(text: str) -> str:
     return "".join(_ESCAPES.get(character, character) for character in text)
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: TableCell) -> str:
     text = escape(cell.text)
     text = rf"\textbf{{{text}}}" if cell.best else text
     paper = f" ({escape(cell.paper)})" if cell.paper else ""

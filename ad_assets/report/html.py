@@ -80,7 +80,7 @@ class Category:
 
     name: str
     anchor: str
-    summary: tuple[tuple[str, int, tables.Cell], ...]  # detector, colour, image AUROC
+    summary: tuple[tuple[str, int, tables.TableCell], ...]  # detector, colour, image AUROC
     notes: tuple[str, ...]  # what to know of its files before its numbers are believed
     charts: tuple[Chart, ...]
     galleries: tuple[Gallery, ...]
@@ -129,7 +129,7 @@ def render(report: ReportInput) -> str:
     )
 
 
-def render_comparison(name: str, table: comparison.Comparison) -> str:
+def render_comparison(name: str, table: comparison.ComparisonTable) -> str:
     """A comparison as HTML text; write it as UTF-8."""
     return _filled("comparison.html", name=name, table=table, colours=COLOURS)
 
@@ -175,7 +175,7 @@ def _category(report: ReportInput, detectors: tuple[str, ...], name: str, anchor
     return Category(
         name,
         anchor,
-        tuple((d, k, shown.get(d, tables.Cell())) for k, d in enumerate(detectors)),
+        tuple((d, k, shown.get(d, tables.TableCell())) for k, d in enumerate(detectors)),
         tuple(_notes(report, name)),
         tuple(charts(report.curves.get(name, {}), detectors)),
         tuple(sorted(galleries, key=lambda gallery: gallery.colour)),

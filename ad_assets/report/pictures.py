@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ad_assets.datasets.images import RgbImage
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.figure import Figure
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont, ImageFont
-
-Rgb = NDArray[np.uint8]
 
 # Base64 grows bytes by 4/3: a JPEG of this size stays below 100 kB as a data URI in Dagster's markdown.
 CONTACT_SHEET_BYTES = 72_000
@@ -36,7 +36,7 @@ LABEL_COLOURS = ((126, 200, 150), (255, 150, 122))
 OUTLINE = (64, 224, 255)  # far from inferno's colours and from most steel, wood and textile
 
 
-def heat_map(score_map: NDArray[Any], low: float, high: float) -> Rgb:
+def heat_map(score_map: NDArray[Any], low: float, high: float) -> RgbImage:
     """A score map in colour.
 
     Args:
@@ -60,7 +60,7 @@ def heat_map(score_map: NDArray[Any], low: float, high: float) -> Rgb:
     return _colours()[np.rint(np.clip(share, 0, 1) * 255).astype(np.intp)]
 
 
-def overlay(rgb: Rgb, score_map: NDArray[Any], low: float, high: float, alpha: float = 0.65) -> Rgb:
+def overlay(rgb: RgbImage, score_map: NDArray[Any], low: float, high: float, alpha: float = 0.65) -> RgbImage:
     """The heat map laid over its image with opacity `alpha` (0 image only .. 1 heat map only).
 
     Raises:
@@ -68,11 +68,11 @@ def overlay(rgb: Rgb, score_map: NDArray[Any], low: float, high: float, alpha: f
     """
     _same_size(rgb, score_map, "score map")
     heat = heat_map(score_map, low, high)
-    mixed: Rgb = np.rint(rgb * (1 - alpha) + heat * alpha).astype(np.uint8)
+    mixed: RgbImage = np.rint(rgb * (1 - alpha) + heat * alpha).astype(np.uint8)
     return mixed
 
 
-def outline(rgb: Rgb, mask: NDArray[Any]) -> Rgb:
+def outline(rgb: RgbImage, mask: NDArray[Any]) -> RgbImage:
     """The image with a line just outside the mask, so that the defect itself stays in view.
 
     Args:
@@ -93,8 +93,8 @@ def outline(rgb: Rgb, mask: NDArray[Any]) -> Rgb:
 
 
 def strip(
-    rgb: Rgb, mask: NDArray[Any] | None, score_map: NDArray[Any], low: float, high: float, *, size: int = 160
-) -> Rgb:
+    rgb: RgbImage, mask: NDArray[Any] | None, score_map: NDArray[Any], low: float, high: float, *, size: int = 160
+) -> RgbImage:
     """Image | image with mask outline | heat map over the image, side by side.
 
     Args:
@@ -116,7 +116,7 @@ def strip(
 
 
 def panel(
-    rgb: Rgb,
+    rgb: RgbImage,
     mask: NDArray[Any] | None,
     score_map: NDArray[Any],
     low: float,
@@ -126,7 +126,7 @@ def panel(
     label: int,
     title: str = "",
     size: int = 160,
-) -> Rgb:
+) -> RgbImage:
     """A `strip` with a caption: label, image score and a title such as detector or defect type.
 
     Raises:
@@ -139,7 +139,7 @@ def panel(
     return np.concatenate([caption, tiles], axis=0)
 
 
-def tile(rgb: Rgb, mask: NDArray[Any] | None, *, label: int, title: str, size: int = 160) -> Rgb:
+def tile(rgb: RgbImage, mask: NDArray[Any] | None, *, label: int, title: str, size: int = 160) -> RgbImage:
     """An image in a square of `size` pixels with the outline of its mask, under a caption: label and title.
 
     Raises:
@@ -153,7 +153,7 @@ def tile(rgb: Rgb, mask: NDArray[Any] | None, *, label: int, title: str, size: i
     return np.concatenate([_caption(size, LABEL_NAMES[label], LABEL_COLOURS[label], title), square], axis=0)
 
 
-def title_tile(lines: Sequence[str], size: int = 160) -> Rgb:
+def title_tile(lines: Sequence[str], size: int = 160) -> RgbImage:
     """Lines of text in the frame of a `tile`, each cut to fit; for the head of a row of them."""
     captions = [_caption(size, line, INK, "") for line in lines]
     square = np.full((size + CAPTION_HEIGHT, size, 3), GROUND, np.uint8)
@@ -162,7 +162,7 @@ def title_tile(lines: Sequence[str], size: int = 160) -> Rgb:
     return square
 
 
-def contact_sheet(panels: Sequence[Rgb], columns: int) -> Rgb:
+def contact_sheet(panels: Sequence[RgbImage], columns: int) -> RgbImage:
     """Panels in rows of `columns`, padded to the largest one.
 
     Raises:
@@ -180,7 +180,7 @@ def contact_sheet(panels: Sequence[Rgb], columns: int) -> Rgb:
     return sheet
 
 
-def to_jpeg(rgb: Rgb, quality: int = 85, max_bytes: int | None = None) -> bytes:
+def to_jpeg(rgb: RgbImage, quality: int = 85, max_bytes: int | None = None) -> bytes:
     """The picture as JPEG; where it exceeds `max_bytes`, with less quality first, smaller then.
 
     Raises:
@@ -202,7 +202,7 @@ def to_jpeg(rgb: Rgb, quality: int = 85, max_bytes: int | None = None) -> bytes:
         image = image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def to_png(rgb: Rgb) -> bytes:
+def to_png(rgb: RgbImage) -> bytes:
     """The picture as PNG."""
     from PIL import Image
 
@@ -239,15 +239,15 @@ def jpeg_size(jpeg: bytes) -> tuple[int, int]:
 
 
 @cache
-def _colours() -> Rgb:
+def _colours() -> RgbImage:
     """The colour map as a table ``(256, 3)``."""
     from matplotlib import colormaps
 
-    table: Rgb = np.asarray(colormaps["inferno"](np.arange(256), bytes=True))[:, :3]
+    table: RgbImage = np.asarray(colormaps["inferno"](np.arange(256), bytes=True))[:, :3]
     return table
 
 
-def _same_size(rgb: Rgb, other: NDArray[Any], what: str) -> None:
+def _same_size(rgb: RgbImage, other: NDArray[Any], what: str) -> None:
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(f"an image has the shape (H, W, 3) and uint8, not {rgb.shape} and {rgb.dtype}")
     if other.shape != rgb.shape[:2]:
@@ -265,7 +265,7 @@ def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return grown
 
 
-def _resized(rgb: Rgb, size: int) -> Rgb:
+def _resized(rgb: RgbImage, size: int) -> RgbImage:
     """The picture with its longer side at `size` pixels."""
     from PIL import Image
 
@@ -275,7 +275,7 @@ def _resized(rgb: Rgb, size: int) -> Rgb:
     return np.asarray(Image.fromarray(rgb).resize(target, Image.Resampling.LANCZOS))
 
 
-def _resized_mask(mask: NDArray[Any], rgb: Rgb, small: Rgb) -> NDArray[np.bool_]:
+def _resized_mask(mask: NDArray[Any], rgb: RgbImage, small: RgbImage) -> NDArray[np.bool_]:
     """The mask at the size of the small picture; a defect thinner than one of its pixels stays visible."""
     from PIL import Image
 
@@ -285,7 +285,7 @@ def _resized_mask(mask: NDArray[Any], rgb: Rgb, small: Rgb) -> NDArray[np.bool_]
     return np.asarray(image.resize(target, Image.Resampling.BOX)) > 0
 
 
-def _caption(width: int, head: str, colour: tuple[int, int, int], title: str) -> Rgb:
+def _caption(width: int, head: str, colour: tuple[int, int, int], title: str) -> RgbImage:
     from PIL import Image, ImageDraw, ImageFont
 
     image = Image.new("RGB", (width, CAPTION_HEIGHT), (GROUND, GROUND, GROUND))

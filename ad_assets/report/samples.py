@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ad_assets.report.pictures import GROUND, Rgb, contact_sheet
+from ad_assets.datasets.images import RgbImage
+from ad_assets.report.pictures import GROUND, contact_sheet
 
 NOMINAL_SAMPLES = 3
 ANOMALOUS_SAMPLES = 5
@@ -38,7 +39,7 @@ def choose_samples(
     return [*(good[place * len(good) // shown] for place in range(shown)), *defects]
 
 
-def sample_sheet(rows: Sequence[Sequence[Rgb]]) -> Rgb:
+def sample_sheet(rows: Sequence[Sequence[RgbImage]]) -> RgbImage:
     """Rows of tiles under each other, shorter ones filled up.
 
     Raises:

@@ -20,7 +20,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Measured:
+class StudyNumber:
     """One number of a study: the mean, the standard deviation over draws (0 for one), categories behind it."""
 
     mean: float
@@ -38,9 +38,9 @@ class Summary:
     """
 
     variants: tuple[str, ...]
-    cells: Mapping[tuple[str, str, str], Measured]
+    cells: Mapping[tuple[str, str, str], StudyNumber]
 
-    def column(self, metric: str, defect: str = "") -> list[Measured | None]:
+    def column(self, metric: str, defect: str = "") -> list[StudyNumber | None]:
         """One metric of all variants."""
         return [self.cells.get((variant, metric, defect)) for variant in self.variants]
 
@@ -65,7 +65,7 @@ def summarise(rows: Iterable[Row]) -> Summary:
         # The spread is that of a whole benchmark's mean, from draw to draw.
         means = [np.mean([values[draw] for values in categories.values() if draw in values]) for draw in draws]
         spread = float(np.std(means)) if np.ptp(means) > ROUNDING else 0.0
-        cells[key] = Measured(float(np.mean(means)), spread, len(categories))
+        cells[key] = StudyNumber(float(np.mean(means)), spread, len(categories))
     return Summary(tuple(variants), cells)
 
 
@@ -93,7 +93,7 @@ def text_table(summary: Summary, *, defects: bool = False) -> str:
     return aligned(list(zip(header, *rows, strict=True)))
 
 
-def _text(cell: Measured | None, metric: Metric) -> str:
+def _text(cell: StudyNumber | None, metric: Metric) -> str:
     if cell is None:
         return "-"
     return metric.text(cell.mean) + (f" ±{metric.text(cell.spread)}" if cell.spread and metric.is_share else "")
@@ -127,7 +127,7 @@ def plot_uri(title: str, summary: Summary) -> str:
     return figure_uri(figure)
 
 
-def _line(axes: Any, name: str, column: Sequence[Measured | None], factor: float) -> None:
+def _line(axes: Any, name: str, column: Sequence[StudyNumber | None], factor: float) -> None:
     known = [(place, cell) for place, cell in enumerate(column) if cell]
     if known:
         axes.errorbar(

@@ -36,7 +36,7 @@ def signed_percent(value: float) -> str:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One number: text, the unrounded value as tooltip, how it stands to the paper and to its neighbours."""
 
     text: str = DASH
@@ -60,7 +60,7 @@ class Table:
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    rows: tuple[tuple[str, tuple[TableCell, ...]], ...]
 
     @property
     def has_paper(self) -> bool:
@@ -83,19 +83,19 @@ def arranged(
     known = rows.astype(object).where(rows.notna(), None)
     made = [_cell(row, best=row.Index in best, categories=categories) for row in known.itertuples()]
     table = rows.assign(cell=made).pivot(index=index, columns=columns, values="cell")
-    return table.where(table.notna(), Cell())
+    return table.where(table.notna(), TableCell())
 
 
-def _cell(row: Any, *, best: bool, categories: int) -> Cell:
+def _cell(row: Any, *, best: bool, categories: int) -> TableCell:
     """What a table shows of one leaderboard row."""
     if row.value is None:
-        return Cell()
+        return TableCell()
     metric = find(row.metric)
     over = f"{row.aggregate} over {row.n} categories" if row.aggregate else f"n = {row.n}"
     seed = [] if row.seed is None else [f"seed {row.seed}"]
     delta = "" if row.delta is None else signed_percent(row.delta)
     shortfall = row.value if metric.better == "lower" else 1 - row.value
-    return Cell(
+    return TableCell(
         text=metric.text(row.value),
         hint=", ".join([f"{row.value:.6g}", over, *seed, f"fingerprint {row.fingerprint[:12]}"]),
         paper="" if row.paper_value is None else percent(row.paper_value),
@@ -140,7 +140,7 @@ def mean_cells(board: pd.DataFrame, protocol: str, metrics: Sequence[str] | None
     rows = rows[rows["metric"].isin(metrics)]
     total = board.loc[board["category"] != MEAN, "category"].nunique()
     cells = arranged(rows, "detector", "metric", _marked(rows, "metric"), total)
-    return cells.reindex(index=board["detector"].unique(), columns=metrics, fill_value=Cell())
+    return cells.reindex(index=board["detector"].unique(), columns=metrics, fill_value=TableCell())
 
 
 def _directed(rows: pd.DataFrame) -> list[str]:
@@ -151,7 +151,7 @@ def _directed(rows: pd.DataFrame) -> list[str]:
 def means(board: pd.DataFrame, protocol: str, metrics: Sequence[str] | None = None) -> Table:
     """Means under one protocol; what has no number at all is left out. Arguments as `mean_cells`."""
     cells = mean_cells(board, protocol, metrics)
-    there = cells.map(lambda cell: cell != Cell())
+    there = cells.map(lambda cell: cell != TableCell())
     cells = cells.loc[there.any(axis=1), there.any(axis=0)]
     return Table(protocol, tuple(find(name).heading for name in cells), _lines(cells))
 
@@ -178,5 +178,5 @@ def matrix(board: pd.DataFrame, metric: str, protocol: str = STANDARD) -> Table:
     return Table(find(metric).heading, tuple(cells.columns), _lines(cells))
 
 
-def _lines(cells: pd.DataFrame) -> tuple[tuple[str, tuple[Cell, ...]], ...]:
+def _lines(cells: pd.DataFrame) -> tuple[tuple[str, tuple[TableCell, ...]], ...]:
     return tuple((name, tuple(line)) for name, line in zip(cells.index, cells.to_numpy(), strict=True))

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from ad_assets.methods import Runtime
 from ad_assets.methods.fod.fod import Fod
-from ad_assets.methods.fod.network import Network, position_code
+from ad_assets.methods.fod.network import LevelNetwork, position_code
 from ad_assets.methods.fod.training import FodTraining
 from tests.benchmarks.measure import interleaved, peak_extra_megabytes, report
 from tests.support.tap_features import tap_features
@@ -65,7 +65,7 @@ def entropy(s: torch.Tensor) -> torch.Tensor:
     return -(s * torch.log(s + EPSILON)).sum(dim=3).mean()
 
 
-def whole_step(network: Network, tokens: torch.Tensor, reference: torch.Tensor, grid: tuple[int, int]) -> None:
+def whole_step(network: LevelNetwork, tokens: torch.Tensor, reference: torch.Tensor, grid: tuple[int, int]) -> None:
     """Gradients of both phases, one backward pass each."""
     network.zero_grad()
     x = network.embedding(tokens)
@@ -133,7 +133,7 @@ class Step:
         ]
 
 
-def gradients(network: Network) -> dict[str, torch.Tensor]:
+def gradients(network: LevelNetwork) -> dict[str, torch.Tensor]:
     return {name: parameter.grad.clone() for name, parameter in network.named_parameters()}
 
 

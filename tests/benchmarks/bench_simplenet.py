@@ -24,10 +24,10 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as f
 
-from ad_assets.kernels.discriminator import Head
+from ad_assets.kernels.discriminator import HeadWeights
 from ad_assets.methods import Batch, Runtime
 from ad_assets.methods.simplenet import SimpleNet, head_of
-from ad_assets.methods.training.base import Network
+from ad_assets.methods.training.base import TrainedNetwork
 from tests.benchmarks.measure import interleaved, report
 from tests.support.tap_features import tap_features
 
@@ -61,7 +61,7 @@ def decode(file: bytes) -> Tensor:
 class Recipe:
     """The authors' path: backbone in the loop, neighbourhoods unfolded, the head differentiated by torch."""
 
-    def __init__(self, head: Head, optimizers: list[torch.optim.Optimizer]) -> None:
+    def __init__(self, head: HeadWeights, optimizers: list[torch.optim.Optimizer]) -> None:
         # Early exit is commented out there: the last stage and the classifier run for nothing.
         self._backbone = timm.create_model("wide_resnet50_2", pretrained=False).eval()
         self._kept: dict[str, Tensor] = {}
@@ -128,7 +128,7 @@ def normalise_once(maps: np.ndarray) -> np.ndarray:
     return maps + (maps - low) / max(high - low, 0.01)
 
 
-def with_gradients(method: SimpleNet) -> tuple[Head, list[torch.optim.Optimizer]]:
+def with_gradients(method: SimpleNet) -> tuple[HeadWeights, list[torch.optim.Optimizer]]:
     weights = method.initial_weights(DIMENSIONS)
     for name, tensor in weights.items():
         tensor.requires_grad_(method.is_parameter(name))
@@ -153,7 +153,7 @@ def main() -> None:
         "training step, 8 images", interleaved(ours, lambda: recipe.step(batch), repeats), "same step, other weights"
     )
 
-    state = method.prepare(Network(training.weights, []), features, Runtime())
+    state = method.prepare(TrainedNetwork(training.weights, []), features, Runtime())
     few = [tap[:2] for tap in taps]
     rows = torch.rand(2 * 36 * 36, DIMENSIONS)
     stack = np.random.default_rng(0).random((TEST, CROP, CROP), np.float32)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as f
 
-from ad_assets.kernels.discriminator import Arithmetic, Head, folded, patch_scores, training_step
+from ad_assets.kernels.discriminator import Arithmetic, HeadWeights, folded, patch_scores, training_step
 from ad_assets.kernels.parallel import threads as current_threads
 from ad_assets.kernels.parallel import use_threads
 
@@ -15,7 +15,7 @@ SIZES = (37, 300, 5)  # patches of each image: less than a block, more than one,
 D, H = 12, 20
 
 
-def make_head(layers: int, *, dtype: torch.dtype = torch.float64, bias: bool = True) -> Head:
+def make_head(layers: int, *, dtype: torch.dtype = torch.float64, bias: bool = True) -> HeadWeights:
     """Random weights."""
     generator = torch.Generator().manual_seed(layers)
 
@@ -24,7 +24,7 @@ def make_head(layers: int, *, dtype: torch.dtype = torch.float64, bias: bool = T
 
     adaptor = [(draw(D, D), draw(D) if bias else None) for _ in range(layers)]
     norm = (1 + 0.3 * draw(H), 0.5 * draw(H), draw(H), 0.5 + draw(H).square())
-    return Head(adaptor, (draw(H, D), draw(H)), norm, draw(1, H))
+    return HeadWeights(adaptor, (draw(H, D), draw(H)), norm, draw(1, H))
 
 
 def images(dtype: torch.dtype = torch.float64) -> tuple[list[Tensor], list[Tensor]]:
@@ -34,13 +34,13 @@ def images(dtype: torch.dtype = torch.float64) -> tuple[list[Tensor], list[Tenso
     return draw[:3], [0.4 * noise for noise in draw[3:]]
 
 
-def trained(head: Head) -> list[Tensor]:
+def trained(head: HeadWeights) -> list[Tensor]:
     """All tensors that have gradients."""
     return [*head.first, *head.norm[:2], head.last, *(t for layer in head.adaptor for t in layer if t is not None)]
 
 
 def by_differentiation(
-    head: Head, rows: Tensor, noise: Tensor, margin: float, loss: str
+    head: HeadWeights, rows: Tensor, noise: Tensor, margin: float, loss: str
 ) -> tuple[Tensor, list[Tensor]]:
     """The loss and its gradients from torch's own modules, on one batch of all rows."""
     parameters = [tensor.clone().requires_grad_() for tensor in trained(head)]

@@ -13,7 +13,7 @@ from torch import Tensor
 from ad_assets.kernels.discriminator import training_step
 from ad_assets.methods import METHODS, Batch, Features, Runtime
 from ad_assets.methods.simplenet import SimpleNet, head_of
-from ad_assets.methods.training.base import Network
+from ad_assets.methods.training.base import TrainedNetwork
 from tests.support.fixtures import fixture
 from tests.support.repeated_training import assert_only_the_seed_counts
 from tests.support.tap_features import tap_features
@@ -57,7 +57,7 @@ def from_fixture(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, Tensor
 
 def assert_scores(method: SimpleNet, weights: dict[str, Tensor], arrays: dict[str, np.ndarray], prefix: str) -> None:
     """Image scores and maps of the fixture's images."""
-    state = method.prepare(Network(weights, []), features(), RUNTIME)
+    state = method.prepare(TrainedNetwork(weights, []), features(), RUNTIME)
     inputs = [torch.from_numpy(arrays["layer2"]), torch.from_numpy(arrays["layer3"])]
     size = (int(arrays["out_size"][0]), int(arrays["out_size"][1]))
     result = method.score(state, Batch(inputs, size), RUNTIME)

@@ -8,7 +8,7 @@ from ad_assets.papers.numbered_tables import (
     Counts,
     Detectors,
     Images,
-    Study,
+    StudyPart,
     Systems,
     numbered_table,
     numbered_tables,
@@ -61,7 +61,7 @@ def test_a_benchmark_has_all_that_tables_name(name):
                 detectors = set(systems.values()) - {None}
             case Detectors(rows=rows):
                 detectors = {row.detector for row in rows.values()} - {None}
-            case Study(study=study, rows=rows):
+            case StudyPart(study=study, rows=rows):
                 detectors = set()
                 variants = {variant.name for variant in dataset.studies[study].variants}
                 assert {row.variant for row in rows.values()} - {None} <= variants, table
@@ -90,10 +90,10 @@ def test_every_system_has_numbers_for_the_dataset_and_some_metric():
 
 def test_inline_numbers_are_under_the_part_s_metrics():
     for table, part in PARTS:
-        rows = part.rows.values() if isinstance(part, Study | Detectors) else ()
+        rows = part.rows.values() if isinstance(part, StudyPart | Detectors) else ()
         for row in rows:
             known = set(part.metrics)
-            if isinstance(part, Study) and part.by == "kind":
+            if isinstance(part, StudyPart) and part.by == "kind":
                 known = {*KINDS, "mean"}
             assert set(row.paper) <= known, table
             assert all(metric not in QUALITY or 10 < value <= 100 for metric, value in row.paper.items()), table
@@ -103,7 +103,7 @@ def test_inline_numbers_are_under_the_part_s_metrics():
 
 def printed(table: str, row: str, part: int = 0) -> dict[str, float]:
     found = numbered_table(table).parts[part]
-    assert isinstance(found, Study | Detectors)
+    assert isinstance(found, StudyPart | Detectors)
     return found.rows[row].paper
 
 
@@ -134,7 +134,7 @@ def test_numbers_are_those_of_the_papers():
     assert printed("patchcluster/5", "50", 1) == {"image_auroc": 95.6, "pixel_auroc": 94.3, "aupro_0.30": 89.5}
     assert printed("patchcluster/7", "1 %", 2) == {"pixel_auroc": 85.8, "aupro_0.30": 68.5}
     few = numbered_table("patchcore/s5").parts[2]
-    assert isinstance(few, Study)
+    assert isinstance(few, StudyPart)
     assert few.rows["16"].paper["image_auroc"] == 95.4
     assert few.rows["16"].spread["image_auroc"] == 0.7
     ano = numbered_table("patchcluster/1").parts[2]

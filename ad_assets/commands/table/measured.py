@@ -23,7 +23,7 @@ from ad_assets.graph.stages.ground_truth import read_masks
 from ad_assets.graph.stages.image_index import read_index
 from ad_assets.graph.stages.metrics import read_curves, read_rows
 from ad_assets.papers import published as papers
-from ad_assets.papers.numbered_tables import Counts, Detectors, Images, Part, Study, Systems
+from ad_assets.papers.numbered_tables import Counts, Detectors, Images, Part, StudyPart, Systems
 from ad_assets.report.numbered.cells import TRAINING, Measured
 from ad_assets.report.numbered.curves import LOSS
 from ad_assets.store.store import Artifact, ArtifactStore
@@ -106,7 +106,7 @@ class Measurements:
                 if artifact is None:
                     continue
                 match part:
-                    case Study():
+                    case StudyPart():
                         rows += studies.read_rows(artifact)
                     case Images():
                         rows.append({"category": category, **self._statistics(dataset, artifact)})
@@ -116,7 +116,7 @@ class Measurements:
                     case _:
                         rows += self._metric_rows(artifact, name, category)
                         rows += self._training_rows(part, name, category)
-        study = dataset.studies.get(part.study) if isinstance(part, Study) else None
+        study = dataset.studies.get(part.study) if isinstance(part, StudyPart) else None
         return Measured(
             rows,
             categories,
@@ -174,7 +174,7 @@ def names(part: Part) -> list[str]:
             found: Iterable[str | None] = systems.values()
         case Detectors(rows=rows):
             found = (row.detector for row in rows.values())
-        case Study(study=study):
+        case StudyPart(study=study):
             found = (study,)
         case Images():
             found = ("image_index",)
@@ -182,7 +182,7 @@ def names(part: Part) -> list[str]:
 
 
 def _key(part: Part, name: str) -> Key:
-    if isinstance(part, Study):
+    if isinstance(part, StudyPart):
         return part.dataset, "studies", name
     if isinstance(part, Images):
         return part.dataset, name

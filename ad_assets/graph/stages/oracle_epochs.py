@@ -17,7 +17,7 @@ from ad_assets.graph.stages.features import read_features
 from ad_assets.graph.stages.fitted_state import epoch_path, kept_epochs, read_state, runtime_of
 from ad_assets.graph.stages.ground_truth import GroundTruth, MeasuredScores, quality
 from ad_assets.graph.stages.score_maps import Scorer
-from ad_assets.methods.training.base import Network, TrainedMethod
+from ad_assets.methods.training.base import TrainedMethod, TrainedNetwork
 from ad_assets.report.curves import plot_uri
 
 VERSION = 3
@@ -65,7 +65,7 @@ def oracle_epochs_stage(
         fitted, artifact = read_state(work.input(state), method), work.input(state)
         epochs = kept_epochs(artifact)
         rows: list[Row] = []
-        if not isinstance(fitted, Network):
+        if not isinstance(fitted, TrainedNetwork):
             raise TypeError(f"{method.name} keeps no epochs")
         for done, epoch in enumerate(epochs):
             weights = work.store.read_tensors(epoch_path(artifact, epoch))

@@ -29,13 +29,12 @@ from pydantic import model_validator
 from ad_assets.methods.base import fit_field, register, score_field
 from ad_assets.methods.data import Batch, Features, ScoreMaps, check_finite
 from ad_assets.methods.runtime import Runtime
-from ad_assets.methods.training.base import Network, TrainedMethod
+from ad_assets.methods.training.base import TrainedMethod, TrainedNetwork
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ad_assets.methods.fod.network import Branch
-    from ad_assets.methods.fod.network import Network as Level
+    from ad_assets.methods.fod.network import Branch, LevelNetwork
     from ad_assets.methods.fod.references import Reference
     from ad_assets.methods.training.loop import Training
 
@@ -167,11 +166,11 @@ class Fod(TrainedMethod):
         tokens = pooled.flatten(2).transpose(1, 2).contiguous()
         return tokens if unit is None else tokens / unit
 
-    def level(self, number: int, channels: int) -> Level:
+    def level(self, number: int, channels: int) -> LevelNetwork:
         """The untrained network of one level; its weights come from torch's generator."""
-        from ad_assets.methods.fod.network import Network as Level
+        from ad_assets.methods.fod.network import LevelNetwork
 
-        return Level(
+        return LevelNetwork(
             channels,
             self.widths[number],
             depth=self.depth,
@@ -227,7 +226,7 @@ class Fod(TrainedMethod):
         """All but the reference features and the units."""
         return name.startswith("levels.")
 
-    def score(self, state: Network, batch: Batch, runtime: Runtime) -> ScoreMaps:
+    def score(self, state: TrainedNetwork, batch: Batch, runtime: Runtime) -> ScoreMaps:
         """Score a batch, on the CPU.
 
         Raises:
@@ -247,7 +246,7 @@ class Fod(TrainedMethod):
         image_scores = gaussian_blur(maps, self.image_sigma).amax(dim=(1, 2))
         return ScoreMaps(gaussian_blur(maps, self.sigma).cpu(), image_scores.cpu())
 
-    def _level_scores(self, state: Network, number: int, tokens: Tensor, grid: Grid, runtime: Runtime) -> Tensor:
+    def _level_scores(self, state: TrainedNetwork, number: int, tokens: Tensor, grid: Grid, runtime: Runtime) -> Tensor:
         """(B, L) of one level, image by image."""
         import torch
 

@@ -142,7 +142,7 @@ class Layer(nn.Module):
         return self.second_norm(y + self.narrow(functional.gelu(self.widen(y))))
 
 
-class Network(nn.Module):
+class LevelNetwork(nn.Module):
     """One level: embedding, layers, reconstruction.
 
     Args:

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ad_assets.methods.fod.network import BRANCHES, Branch, Network, Reconstructed
+from ad_assets.methods.fod.network import BRANCHES, Branch, LevelNetwork, Reconstructed
 
 Criterion = Literal["rec", "div", "rec_div"]
 Weighing = Literal["intra", "inter", "both"]
 
 
 def patch_scores(
-    network: Network,
+    network: LevelNetwork,
     tokens: Tensor,
     reference: Tensor | None,
     grid: tuple[int, int],

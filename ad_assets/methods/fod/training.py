@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ad_assets.methods.data import Features
     from ad_assets.methods.fod.fod import Fod
-    from ad_assets.methods.fod.network import Network
+    from ad_assets.methods.fod.network import LevelNetwork
     from ad_assets.methods.runtime import Runtime
 
 Grid = tuple[int, int]
@@ -39,7 +39,7 @@ class FodTraining(Training):
         self,
         method: Fod,
         features: Features,
-        levels: Sequence[Network],
+        levels: Sequence[LevelNetwork],
         grids: Sequence[Grid],
         units: Mapping[str, Tensor],
         runtime: Runtime,

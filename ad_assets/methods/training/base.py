@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Network(State):
+class TrainedNetwork(State):
     """A trained network.
 
     Args:
@@ -49,7 +49,7 @@ class Network(State):
         return max((len(values) for values in self.losses.values()), default=0)
 
 
-class TrainedMethod(Method[Network]):
+class TrainedMethod(Method[TrainedNetwork]):
     """A detector that trains on stored features; the headline is the last epoch, whatever the test images say.
 
     `oracle_choice` is the authors' rule of choosing an epoch on the test images: by image AUROC (ties: pixel AUROC), or
@@ -57,7 +57,7 @@ class TrainedMethod(Method[Network]):
     """
 
     state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]] = "trained_model"
-    state_type: ClassVar[type[State]] = Network
+    state_type: ClassVar[type[State]] = TrainedNetwork
     update_reads: ClassVar[str] = "on all images, from the stored weights on"
     oracle_choice: ClassVar[Literal["image_auroc", "each"]] = "image_auroc"
 
@@ -118,11 +118,11 @@ class TrainedMethod(Method[Network]):
         if left_out:
             raise ValueError(f"{key}what {self.name} took from one image cannot be left out of its weights")
 
-    def held_out_ids(self, state: Network) -> list[str]:
+    def held_out_ids(self, state: TrainedNetwork) -> list[str]:
         """What `held_out` asked for."""
         return state.held_out
 
-    def fit(self, features: Features, runtime: Runtime) -> Network:
+    def fit(self, features: Features, runtime: Runtime) -> TrainedNetwork:
         """Train from weights drawn with the seed.
 
         Raises:
@@ -130,15 +130,15 @@ class TrainedMethod(Method[Network]):
         """
         return self._train(features, None, runtime)
 
-    def update(self, state: Network, new: Features, runtime: Runtime) -> Network:
+    def update(self, state: TrainedNetwork, new: Features, runtime: Runtime) -> TrainedNetwork:
         """Train on old and new images, from the stored weights on; not what `fit` of all would come to."""
         images = tuple(sorted({*state.image_ids, *state.held_out, *new.image_ids}))
         return self._train(replace(new, image_ids=images), state, runtime)
 
-    def _train(self, features: Features, before: Network | None, runtime: Runtime) -> Network:
+    def _train(self, features: Features, before: TrainedNetwork | None, runtime: Runtime) -> TrainedNetwork:
         from ad_assets.methods.training.loop import Plan, digest, train
 
-        earlier = before or Network({}, [], starts=[])
+        earlier = before or TrainedNetwork({}, [], starts=[])
         held_out = self._choose_held_out(features.image_ids, earlier)
         features = replace(features, image_ids=tuple(sorted({*features.image_ids} - {*held_out})))
         training = self.training(features, before.weights if before else None, runtime)
@@ -157,7 +157,7 @@ class TrainedMethod(Method[Network]):
             },
         )
         history = train(training, plan, runtime)
-        return Network(
+        return TrainedNetwork(
             weights={name: tensor.detach().cpu() for name, tensor in training.weights.items()},
             image_ids=list(features.image_ids),
             held_out=held_out,
@@ -167,16 +167,16 @@ class TrainedMethod(Method[Network]):
             macs=training.macs,
         )
 
-    def _choose_held_out(self, image_ids: Sequence[str], earlier: Network) -> list[str]:
+    def _choose_held_out(self, image_ids: Sequence[str], earlier: TrainedNetwork) -> list[str]:
         """As many as asked for, drawn by their ids, never one that an earlier training has seen."""
         free = sorted({*image_ids} - {*earlier.image_ids}, key=lambda image: hashlib.sha256(image.encode()).digest())
         return sorted(free[: round(self.held_out * len(image_ids))])
 
-    def curves(self, state: Network) -> dict[str, list[float]]:
+    def curves(self, state: TrainedNetwork) -> dict[str, list[float]]:
         """Mean losses, epoch by epoch."""
         return state.losses
 
-    def describe(self, state: Network) -> dict[str, Any]:
+    def describe(self, state: TrainedNetwork) -> dict[str, Any]:
         """Epochs, seconds, size."""
         return {
             **super().describe(state),

@@ -169,7 +169,7 @@ class Plan:
 
 
 @dataclass
-class History:
+class TrainingHistory:
     """What has happened so far.
 
     Args:
@@ -190,7 +190,7 @@ class History:
         return patience is not None and len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
 
 
-def train(training: Training, plan: Plan, runtime: Runtime) -> History:
+def train(training: Training, plan: Plan, runtime: Runtime) -> TrainingHistory:
     """Train, from the last checkpoint if there is one.
 
     Raises:
@@ -219,16 +219,16 @@ def train(training: Training, plan: Plan, runtime: Runtime) -> History:
     return history
 
 
-def _resume(training: Training, plan: Plan, runtime: Runtime) -> History:
+def _resume(training: Training, plan: Plan, runtime: Runtime) -> TrainingHistory:
     saved = runtime.checkpoints.load() if runtime.checkpoints else None
     if saved is None or saved[1]["identity"] != plan.identity:
-        return History()
+        return TrainingHistory()
     tensors, info = saved
     training.restore(tensors)
-    return History(**info["history"])
+    return TrainingHistory(**info["history"])
 
 
-def _close_epoch(training: Training, history: History, plan: Plan, epoch: int, runtime: Runtime) -> None:
+def _close_epoch(training: Training, history: TrainingHistory, plan: Plan, epoch: int, runtime: Runtime) -> None:
     for name, total in history.sums.items():
         if not math.isfinite(total):
             raise ValueError(f"the {name} of epoch {epoch} is {total}: lower the learning rate")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from ad_assets.metrics.catalogue import find
 from ad_assets.papers import published as papers
-from ad_assets.papers.numbered_tables import KINDS, Counts, Detectors, Images, Part, Study, StudyRow, Systems
+from ad_assets.papers.numbered_tables import KINDS, Counts, Detectors, Images, Part, StudyPart, StudyRow, Systems
 from ad_assets.report.leaderboard import BEST_EPOCH, MEAN, STANDARD, TIMING, published_beside
 from ad_assets.report.numbered.cells import (
     Block,
@@ -36,7 +36,7 @@ def blocks(part: Part, measured: Measured) -> list[Block]:
             return _systems(part, measured)
         case Counts():
             return [_counts(part, measured)]
-        case Study():
+        case StudyPart():
             return _study(part, measured)
         case Detectors():
             return [_speed(part, measured)]
@@ -110,7 +110,7 @@ def _systems(part: Systems, measured: Measured) -> list[Block]:
     ]
 
 
-def _by_kind(part: Systems | Study, names: Sequence[str], cell: Callable[[int, str], Cell]) -> Block:
+def _by_kind(part: Systems | StudyPart, names: Sequence[str], cell: Callable[[int, str], Cell]) -> Block:
     columns = (*KINDS, MEAN)
     lines = tuple((name, tuple(cell(place, kind) for kind in columns)) for place, name in enumerate(names))
     return Block(titled(part, find("image_auroc").heading_with_unit), columns, lines, "mean over categories")
@@ -213,7 +213,7 @@ def _images(part: Images, measured: Measured) -> Block:
 # -- studies --------------------------------------------------------------------------------------------------------
 
 
-def _study(part: Study, measured: Measured) -> list[Block]:
+def _study(part: StudyPart, measured: Measured) -> list[Block]:
     rows = part.rows or {name: StudyRow(variant=name) for name in measured.variants}
     summary = summarise(measured.rows)
 

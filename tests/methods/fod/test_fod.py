@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ad_assets.methods import METHODS, Batch, Features, Runtime
 from ad_assets.methods.fod.fod import Fod
-from ad_assets.methods.training.base import Network
+from ad_assets.methods.training.base import TrainedNetwork
 from tests.methods.fod.test_network import recorded
 from tests.methods.test_simplenet import taps
 from tests.support.repeated_training import assert_only_the_seed_counts
@@ -37,7 +37,7 @@ def test_maps_are_the_authors() -> None:
     size = (int(arrays["out_size"][0]), int(arrays["out_size"][1]))
     feature_map = torch.from_numpy(arrays["feature_map"])
     np.testing.assert_allclose(method.tokens([feature_map], {})[0], arrays["tokens"], atol=1e-6)
-    result = method.score(Network(weights, []), Batch([feature_map], size), RUNTIME)
+    result = method.score(TrainedNetwork(weights, []), Batch([feature_map], size), RUNTIME)
     np.testing.assert_allclose(result.maps, arrays["test_map"], atol=1e-5)
     np.testing.assert_allclose(result.image_scores, arrays["test_image_score"], atol=1e-5)
 

@@ -6,7 +6,7 @@ import torch
 
 from ad_assets.methods.fod.network import (
     BRANCHES,
-    Network,
+    LevelNetwork,
     direct_loss,
     phase_losses,
     position_code,
@@ -38,11 +38,11 @@ def own_name(name: str) -> str:
     return name
 
 
-def recorded() -> tuple[dict[str, np.ndarray], Network]:
+def recorded() -> tuple[dict[str, np.ndarray], LevelNetwork]:
     """The fixture, and a network with its parameters."""
     data = fixture("fod")
     channels, width, heads, depth = data["config"].tolist()
-    network = Network(channels, width, heads=heads, depth=depth)
+    network = LevelNetwork(channels, width, heads=heads, depth=depth)
     parameters = {own_name(key[6:]): value for key, value in data.items() if key.startswith("param.")}
     shapes = {name: value.shape for name, value in network.state_dict().items()}
     network.load_state_dict(
@@ -56,9 +56,9 @@ def tokens_of(data: dict[str, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor, 
     return torch.from_numpy(data["tokens"]), torch.from_numpy(data["reference"])[None], (rows, columns)
 
 
-def small(**options) -> tuple[Network, torch.Tensor, torch.Tensor, tuple[int, int]]:
+def small(**options) -> tuple[LevelNetwork, torch.Tensor, torch.Tensor, tuple[int, int]]:
     torch.manual_seed(0)
-    network = Network(12, 16, heads=2, depth=2, **options)
+    network = LevelNetwork(12, 16, heads=2, depth=2, **options)
     return network, torch.randn(2, 20, 12), torch.randn(1, 20, 12), (4, 5)
 
 
@@ -121,7 +121,7 @@ def test_as_many_parameters_as_published(channels: tuple[int, int], millions: fl
     with torch.device("meta"):
         for level, width in zip(channels, (256, 512), strict=True):
             dropped = 3 * 2 * (width * width + width)  # projections that the authors evaluate and drop
-            total += dropped + sum(parameter.numel() for parameter in Network(level, width).parameters())
+            total += dropped + sum(parameter.numel() for parameter in LevelNetwork(level, width).parameters())
     assert round(total / 1e6, 2) == millions
 
 
@@ -208,4 +208,4 @@ def test_refused_shapes() -> None:
     with pytest.raises(ValueError, match="needs a reference"):
         network(tokens, None, grid)
     with pytest.raises(ValueError, match="multiple of 4 and of the 8 heads"):
-        Network(12, 20)
+        LevelNetwork(12, 20)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ad_assets.papers.numbered_tables import Counts, Detectors, Images, Study, Systems, numbered_table
+from ad_assets.papers.numbered_tables import Counts, Detectors, Images, StudyPart, Systems, numbered_table
 from ad_assets.report.numbered.blocks import blocks
 from ad_assets.report.numbered.cells import Block, Cell, Measured, joined
 from ad_assets.report.numbered.curves import curve_blocks, plot
@@ -109,7 +109,7 @@ def study_row(category: str, variant: str, metric: str, value: float, draw: int 
 
 
 def test_studies_have_spreads_and_stand_alone_without_printed_numbers():
-    part = Study.model_validate(
+    part = StudyPart.model_validate(
         {
             "kind": "study",
             **PLACE,
