@@ -26,6 +26,7 @@ MODULES = {
     "data": "data",
     "export": "export",
     **dict.fromkeys(("doctor", "gc"), "upkeep"),
+    "describe": "describe",
 }
 _NOBODY_READS = 141  # as of a process that SIGPIPE ends
 
