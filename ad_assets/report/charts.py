@@ -1,4 +1,7 @@
-"""Curves as small SVG line charts: points are thinned to what the eye can tell apart, so files stay small."""
+"""ROC, precision-recall and PRO curves as small SVG line charts, which the report's template draws in its own colours.
+
+Matplotlib simplifies the lines. Its SVG writer takes 35 ms a chart, and knows no dark theme and no titles of lines.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
 WIDTH, HEIGHT = 264, 200  # of the plot's inside, in SVG units; about one unit a pixel on a laptop
-TOLERANCE = 0.2  # units: a fifth of a pixel
+TOLERANCE = 0.2  # units by which a drawn line may be off: a fifth of a pixel
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Tick:
-    """A labelled place on an axis, in SVG units."""
+    """A labelled position on an axis, in SVG units."""
 
     at: float
     text: str
@@ -54,7 +57,7 @@ class ChartLine:
 
 @dataclass(frozen=True)
 class Chart:
-    """Everything a template needs to draw one chart."""
+    """What a template needs to draw one chart."""
 
     kind: Kind
     x_ticks: tuple[Tick, ...]
@@ -93,44 +96,15 @@ def charts(curves: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], dete
 
 def _path(x: ArrayLike, y: ArrayLike, x_end: float, name: str) -> str:
     """SVG path data of a curve."""
+    from matplotlib.path import Path
+
     across, up = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if across.ndim != 1 or across.shape != up.shape or not across.size:
         raise ValueError(f"curve {name}: x and y must be (P,) with P > 0, not {across.shape} and {up.shape}")
     points = np.stack([across * WIDTH / x_end, (1 - up) * HEIGHT], axis=-1)
     if not np.isfinite(points).all():
         raise ValueError(f"curve {name}: x or y holds a value that is not finite")
-    # Neighbours on the same tenth of a unit are one point: that makes a curve of millions of pixels cheap.
-    tenths = np.rint(points * 10)
-    moved = np.ones(len(points), bool)
-    moved[1:-1] = (tenths[1:-1] != tenths[:-2]).any(axis=1)
-    return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in thinned(points[moved], TOLERANCE))
-
-
-def thinned(points: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
-    """The polyline ``(P, 2)`` with fewer points, none of the dropped ones further from it than `tolerance`.
-
-    Ramer (1972), Douglas and Peucker (1973), without recursion.
-    """
-    keep = np.zeros(len(points), bool)
-    keep[[0, -1]] = True
-    pending = [(0, len(points) - 1)]
-    while pending:
-        first, last = pending.pop()
-        if last - first < 2:
-            continue
-        start, end = points[first], points[last]
-        between = points[first + 1 : last]
-        length = float(np.hypot(*(end - start)))
-        along = end - start
-        # To the segment, not to its line: a curve may come back to where it began.
-        away = between - start
-        if length > 0:
-            share = np.clip(away @ along / length**2, 0, 1)
-            away = away - share[:, None] * along
-        distance = np.hypot(away[:, 0], away[:, 1])
-        worst = int(distance.argmax())
-        if distance[worst] > tolerance:
-            middle = first + 1 + worst
-            keep[middle] = True
-            pending += [(first, middle), (middle, last)]
-    return points[keep]
+    drawn = Path(points)
+    drawn.simplify_threshold = TOLERANCE
+    vertices = np.asarray(drawn.cleaned(simplify=True).vertices)[:-1]  # the last one only ends the path
+    return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in vertices)
