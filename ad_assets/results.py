@@ -63,7 +63,7 @@ def leaderboard(dataset: str, config: str | Path | None = None) -> pd.DataFrame:
     stage = opened.stage("leaderboard")
     head = opened.graph.head((stage.key, None))
     if head is None:
-        raise ResultsError(f"{stage.name} is not materialized; first run: {opened.remedy(stage)}")
+        raise ResultsError(f"{stage.name} is not in this store; first run: {opened.remedy(stage)}")
     if head != opened.graph.planned((stage.key, None)):
         _warn(f"{stage.name} is incomplete or out of date; to renew it: {opened.remedy(stage)}")
     return read_board(opened.store.artifact(stage.kind, head.version))
@@ -164,13 +164,11 @@ class _Opened:
         for stage in stages:
             for category in wanted or stage.partitions or ():
                 slot = (stage.key, category)
-                head = self.graph.head(slot)
-                if head is None or not self.graph.has_artifact(stage.key, head.version):
-                    faults.append(f"{stage.name} [{category}] is not materialized")
-                elif head != self.graph.expected(slot):
-                    faults.append(f"{stage.name} [{category}] is out of date")
-                else:
+                head, why = self.graph.head(slot), self.graph.stale_reason(slot)
+                if head and not why and self.graph.has_artifact(stage.key, head.version):
                     found.append((stage, category, head))
+                else:
+                    faults.append(f"{stage.name} [{category}]: {why or 'its artifact is gone'}")
         told = "; ".join([*faults[:SHOWN], *([f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else [])])
         remedy = self.remedy(*stages[:1]) if len(stages) == 1 else self.remedy()
         if not found:

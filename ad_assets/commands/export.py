@@ -15,7 +15,8 @@ from ad_assets.report.submission import Layout, SubmissionError, Target, encode,
 from ad_assets.store.store import ArtifactStore, CorruptArtifactError
 
 if TYPE_CHECKING:
-    from ad_assets.graph.stage import Stage
+    from ad_assets.graph.graph import Graph
+    from ad_assets.graph.stage import Key, Stage
     from ad_assets.store.store import Artifact
 
 FORMATS = ("csv", "parquet", "latex", "json")
@@ -55,30 +56,29 @@ def add(commands: Commands) -> None:
 def _maps(options: argparse.Namespace) -> int:
     from ad_assets.graph.stages.image_index import changed_files
 
-    benchmark, stages = _load(options)
+    benchmark, graph = _load(options)
     dataset = benchmark.datasets[options.dataset]
     check_name("detector", options.detector, dataset.detectors, f"dataset {dataset.name}")
-    stage = stages[dataset.name, options.detector, "score_maps"]
+    stage = graph.stages[dataset.name, options.detector, "score_maps"]
     categories = list(dict.fromkeys(options.category or stage.partitions or ()))
     for category in categories:
         check_name("category", category, stage.partitions or ())
-    index = stages[dataset.name, "image_index"]
     changed = changed_files(dataset, benchmark.store)
-    stale = {c: why for c in categories if (why := changed.get(c) or _stale(benchmark.store, index, stage, c))}
+    stale = {c: why for c in categories if (why := changed.get(c) or _stale(graph, stage, c))}
     for category, why in stale.items():
         print(f"{stage.name} [{category}]: {why}", file=sys.stderr)
     if stale:
         print(f"nothing was exported; first run: {_remedy(options, stage, list(stale))}", file=sys.stderr)
         return 1
     try:
-        return _write_maps(options, benchmark, index, stage, categories)
+        return _write_maps(options, benchmark, graph, stage, categories)
     except (SubmissionError, CorruptArtifactError, OSError) as error:
         print(f"ad-assets: {error}", file=sys.stderr)
         return 1
 
 
 def _write_maps(
-    options: argparse.Namespace, benchmark: Benchmark, index: Stage, stage: Stage, categories: list[str]
+    options: argparse.Namespace, benchmark: Benchmark, graph: Graph, stage: Stage, categories: list[str]
 ) -> int:
     from ad_assets.graph.stages.image_index import read_index
     from ad_assets.graph.stages.score_maps import read_score_index
@@ -87,8 +87,8 @@ def _write_maps(
     planned: dict[str, tuple[Artifact, list[Target], float | None]] = {}
     # All that can be refused is, before the first file is written.
     for category in categories:
-        images = targets(options.layout, category, read_index(_artifact(benchmark.store, index, category)))
-        artifact = _artifact(benchmark.store, stage, category)
+        images = targets(options.layout, category, read_index(_artifact(graph, (stage.key[0], "image_index"), category)))
+        artifact = _artifact(graph, stage.key, category)
         threshold = None
         if options.layout == "mvtec_ad_2":
             maxima = read_score_index(artifact).nominal.map_maxima
@@ -167,18 +167,16 @@ def _pixel_threshold(maxima: list[float], benchmark: Benchmark, place: str) -> f
 def _leaderboard(options: argparse.Namespace) -> int:
     import pandas as pd
 
-    from ad_assets.graph.graph import Graph
     from ad_assets.graph.stages.leaderboard import read_board
     from ad_assets.report import formats
     from ad_assets.report.leaderboard import STANDARD
 
     if options.format != "latex" and (options.metric or options.protocol):
         raise ConfigError(f"--metric and --protocol are of --format latex; {options.format} has all rows")
-    benchmark, stages = _load(options)
-    graph = Graph(stages.values(), benchmark.store)
+    benchmark, graph = _load(options)
     boards = []
     for name in [options.dataset] if options.dataset else benchmark.datasets:
-        stage = stages.get((name, "leaderboard"))
+        stage = graph.stages.get((name, "leaderboard"))
         head = graph.head((stage.key, None)) if stage else None
         if stage is None or head is None:
             continue
@@ -217,39 +215,31 @@ class _StandardError:
         print(line, file=sys.stderr)
 
 
-def _load(options: argparse.Namespace) -> tuple[Benchmark, dict[tuple[str, ...], Stage]]:
-    """The benchmark of a call and its stages by key."""
+def _load(options: argparse.Namespace) -> tuple[Benchmark, Graph]:
+    """The benchmark of a call and its graph."""
+    from ad_assets.graph.graph import Graph
     from ad_assets.graph.lanes import stages_of
 
     benchmark = load_config(options.config, options.set)
     if options.dataset:
         check_name("dataset", options.dataset, benchmark.datasets, benchmark.source)
     try:
-        return benchmark, {stage.key: stage for stage in stages_of(benchmark)}
+        return benchmark, Graph(stages_of(benchmark), benchmark.store)
     except ValueError as error:
         raise ConfigError(f"{benchmark.source}: {error}") from error
 
 
-def _stale(store: ArtifactStore, index: Stage, stage: Stage, category: str) -> str:
+def _stale(graph: Graph, stage: Stage, category: str) -> str:
     """Why a category of an asset is not what the benchmark file says; empty where it is."""
-    from ad_assets.graph.graph import Graph
-
-    graph, slot = Graph([index, stage], store), (stage.key, category)
-    head = graph.head(slot)
-    if head is None or graph.head((index.key, category)) is None:
-        return "never materialized"
-    if head != graph.expected(slot):
-        return "made under another setting, or from other images"
-    return "" if graph.artifact(slot) else "its artifact is gone"
+    slot = (stage.key, category)
+    return graph.stale_reason(slot) or ("" if graph.artifact(slot) else "its artifact is gone")
 
 
-def _artifact(store: ArtifactStore, stage: Stage, category: str) -> Artifact:
-    from ad_assets.graph.stage import read_head
-
-    head = read_head(store, stage.key, category)
-    if head is None:
-        raise SubmissionError(f"{stage.name} [{category}] is not materialized")
-    return store.artifact(stage.kind, head.version)
+def _artifact(graph: Graph, key: Key, category: str) -> Artifact:
+    artifact = graph.artifact((key, category))
+    if artifact is None:
+        raise SubmissionError(f"{'/'.join(key)} [{category}] is gone from the store")
+    return artifact
 
 
 def _remedy(options: argparse.Namespace, stage: Stage, categories: list[str]) -> str:
