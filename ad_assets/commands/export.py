@@ -87,7 +87,9 @@ def _write_maps(
     planned: dict[str, tuple[Artifact, list[Target], float | None]] = {}
     # All that can be refused is, before the first file is written.
     for category in categories:
-        images = targets(options.layout, category, read_index(_artifact(graph, (stage.key[0], "image_index"), category)))
+        images = targets(
+            options.layout, category, read_index(_artifact(graph, (stage.key[0], "image_index"), category))
+        )
         artifact = _artifact(graph, stage.key, category)
         threshold = None
         if options.layout == "mvtec_ad_2":

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from ad_assets.config.benchmark import Production
 from ad_assets.metrics import Metric, catalogue, register_metric
 from ad_assets.production.champion_history import ChampionCandidate, behind_champion, below_floors
 from ad_assets.report import tables
@@ -51,15 +50,15 @@ def test_where_lower_is_better_the_lowest_is_marked_and_gates_turn_round(lower: 
         ("good", "1.0", True, 5),
     ]
     assert "FPR at 95 % recall" in text_table(build([*rows, row("a", "image_auroc", 0.9)], {}))
-    gates = Production(floors={lower.name: 0.1}, margin=0.05)
-    assert below_floors({lower.name: 0.1}, gates) == []
-    assert below_floors({lower.name: 0.2}, gates) == ["image_fpr_95 0.2000, its floor is 0.1"]
+    floors = {lower.name: 0.1}
+    assert below_floors({lower.name: 0.1}, floors) == []
+    assert below_floors({lower.name: 0.2}, floors) == ["image_fpr_95 0.2000, its floor is 0.1"]
 
     def candidate(state: str, value: float) -> ChampionCandidate:
         return ChampionCandidate(state, "maps", "metrics", {}, "truth", {lower.name: value})
 
-    assert behind_champion(candidate("new", 0.05), candidate("old", 0.3), gates) == []
-    [why] = behind_champion(candidate("new", 0.3), candidate("old", 0.05), gates)
+    assert behind_champion(candidate("new", 0.05), candidate("old", 0.3), 0.05) == []
+    [why] = behind_champion(candidate("new", 0.3), candidate("old", 0.05), 0.05)
     assert "image_fpr_95 0.3000 after 0.0500" in why
 
 
