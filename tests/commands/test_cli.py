@@ -1,6 +1,5 @@
 """``ad-assets`` as a user meets it: status, doctor, failures, and what they say."""
 
-import json
 import re
 import sys
 from importlib import import_module
@@ -187,12 +186,3 @@ def test_the_command_is_the_module(capsys: Any) -> None:
     assert leave.value.code == 0
     assert "materialize" in capsys.readouterr().out
     assert sys.modules["ad_assets.cli"].main is main
-
-
-def test_describe_prints_the_settings_of_a_method_or_the_schema(capsys: Any) -> None:
-    assert main(["describe", "patchcore"]) == 0
-    assert "coreset_ratio (0.1, read by fit)\n  part of the patches kept" in capsys.readouterr().out
-    assert main(["describe"]) == 0
-    assert json.loads(capsys.readouterr().out)["title"] == "BenchmarkFile"
-    assert main(["describe", "patchcor"]) == 2
-    assert "no method or reader 'patchcor'; did you mean 'patchcore'?" in capsys.readouterr().err
