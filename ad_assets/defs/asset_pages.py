@@ -18,7 +18,8 @@ HIDDEN = ("version", "dataset", "tables", "geometry")  # say nothing to people, 
 
 def definition_metadata(stage: Stage, benchmark: Benchmark) -> dict[str, Any]:
     """The settings that the artifacts of a stage follow from, those of its lane among them, and code references."""
-    return {**_settings(stage, benchmark), "dagster/code_references": _references(stage, benchmark)}
+    settings = {f"settings/{name}": value for name, value in _settings(stage, benchmark).items()}
+    return {**settings, "dagster/code_references": _references(stage, benchmark)}
 
 
 def _settings(stage: Stage, benchmark: Benchmark) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def _settings(stage: Stage, benchmark: Benchmark) -> dict[str, Any]:
     if detector and detector.method:
         shown["method"] = detector.method.name  # a state may be shared by several
     if own := {name: dict(_readable(each.of_method())) for name, each in stage.own_settings.items()}:
-        shown["settings of categories"] = dg.MetadataValue.json(own)
+        shown["categories"] = dg.MetadataValue.json(own)
     return shown
 
 

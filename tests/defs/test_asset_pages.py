@@ -18,13 +18,13 @@ def test_every_asset_of_a_lane_shows_its_settings_and_its_backbone(bench: Bench)
     found = specs(bench)
     for name in ("memory_bank", "neighbours", "score_maps", "metrics"):
         metadata = found[f"small/{name}"].metadata
-        assert metadata["backbone"] == "tf_efficientnet_lite0"
-        assert metadata["taps"] == "blocks.2, blocks.4"
-        assert metadata["coreset_ratio"] == 0.1
-    assert found["small/memory_bank"].metadata["settings of categories"].value["nut"]["coreset_ratio"] == 0.5
-    assert found["features/lite0"].metadata["extractor.resize"] == "64, 64"
-    assert found["small/metrics"].metadata["fpr_limits"] == "0.3, 0.05"
-    assert found["report"].metadata["style.hits"] == 3
+        assert metadata["settings/backbone"] == "tf_efficientnet_lite0"
+        assert metadata["settings/taps"] == "blocks.2, blocks.4"
+        assert metadata["settings/coreset_ratio"] == 0.1
+    assert found["small/memory_bank"].metadata["settings/categories"].value["nut"]["coreset_ratio"] == 0.5
+    assert found["features/lite0"].metadata["settings/extractor.resize"] == "64, 64"
+    assert found["small/metrics"].metadata["settings/fpr_limits"] == "0.3, 0.05"
+    assert found["report"].metadata["settings/style.hits"] == 3
     shown = str([dict(spec.metadata) for spec in found.values()])
     assert bench.benchmark.store.root not in shown  # where a store lies, and its options, are nobody's business
 

@@ -31,7 +31,7 @@ def test_every_asset_of_the_demo(snapshot: SnapshotAssertion) -> None:
             "owners": list(graph.get(key).owners),
             "partitions": graph.get(key).partitions_def.get_partition_keys() if graph.get(key).is_partitioned else None,
             "described": bool(graph.get(key).description),
-            "settings": sorted(name for name in graph.get(key).metadata if not name.startswith("dagster/")),
+            "settings": sorted(name for name in graph.get(key).metadata if name.startswith("settings/")),
             "versioned": bool(graph.get(key).code_version),
         }
         for key in graph.toposorted_asset_keys
