@@ -1,6 +1,6 @@
 """The Dagster asset of a stage. No postponed annotations here: Dagster reads them when the asset is defined."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -12,11 +12,13 @@ from ad_assets.defs.cores import steps_at_once
 from ad_assets.defs.partitions import partitions_of
 from ad_assets.graph.build import Materialized, materialize
 from ad_assets.graph.build_attempts import is_temporary
-from ad_assets.graph.stage import Stage, StageError
+from ad_assets.graph.stage import Check, Stage, StageError
 
 REPEATS = dg.RetryPolicy(
     max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
 )  # seconds: 10, 30
+# Answered when an index cannot be made, too: a share that is not mounted shows on the page of the asset.
+FOUND = Check("images_found", "The folder of the dataset is there and its images can be listed and read.")
 
 
 class Materialization(dg.Config):
@@ -71,10 +73,12 @@ def to_asset(
                 blocking=check.blocking,
                 partitions_def=partitions,
             )
-            for check in stage.checks
+            for check in _checks(stage)
         ],
     )
-    def body(context: dg.AssetExecutionContext, config: Materialization) -> dg.MaterializeResult:
+    def body(
+        context: dg.AssetExecutionContext, config: Materialization
+    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
         compute.apply_threads(steps_at_once(context))
         partition = context.partition_key if stage.partitions is not None else None
         asked = {"force": config.force, "verify": config.verify}
@@ -83,10 +87,12 @@ def to_asset(
             if stage.check_store:
                 stage.check_store(store, context.instance)
             made = materialize(stage, partition, store, compute, context.log, again=repeats > 0, **asked)
-            return _result(stage, made)
+            yield _result(stage, made)
         except StageError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         except Exception as error:
+            if stage.scan and isinstance(error, ValueError | OSError):
+                yield dg.AssetCheckResult(passed=False, check_name=FOUND.name, metadata={"missing": str(error)})
             if not is_temporary(error):
                 raise
             # Not the asset's retry policy, by which Dagster repeats whatever fails, a wrong setting or a bug too, and a
@@ -94,6 +100,10 @@ def to_asset(
             raise dg.RetryRequested(REPEATS.max_retries, REPEATS.calculate_delay(repeats + 1)) from error
 
     return body
+
+
+def _checks(stage: Stage) -> tuple[Check, ...]:
+    return (*((FOUND,) if stage.scan else ()), *stage.checks)
 
 
 def _result(stage: Stage, made: Materialized) -> dg.MaterializeResult:
@@ -106,13 +116,16 @@ def _result(stage: Stage, made: Materialized) -> dg.MaterializeResult:
             "stage_seconds": dg.MetadataValue.float(made.seconds),
         },
         check_results=[
-            dg.AssetCheckResult(
-                passed=result.passed,
-                check_name=result.check,
-                severity=dg.AssetCheckSeverity.ERROR if result.check in blocking else dg.AssetCheckSeverity.WARN,
-                metadata=_for_people(result.metadata),
-            )
-            for result in made.check_results
+            *([dg.AssetCheckResult(passed=True, check_name=FOUND.name)] if stage.scan else []),
+            *(
+                dg.AssetCheckResult(
+                    passed=result.passed,
+                    check_name=result.check,
+                    severity=dg.AssetCheckSeverity.ERROR if result.check in blocking else dg.AssetCheckSeverity.WARN,
+                    metadata=_for_people(result.metadata),
+                )
+                for result in made.check_results
+            ),
         ],
     )
 
