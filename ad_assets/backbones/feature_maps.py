@@ -87,7 +87,7 @@ def layout_of(
     layout = _layout(model, module, output, frame, declared, convolutional)
     if not layout:
         raise ValueError(
-            f"{given}, of which nothing tells that it is a map (B, C, h, w) or (B, h, w, C); choose a stage of the "
+            f"{given}, which is not known to be a map (B, C, h, w) or (B, h, w, C); choose a stage of the "
             "network, or another resize or crop"
         )
     channels, rows, columns = (output[axis] for axis in LAYOUTS[layout])

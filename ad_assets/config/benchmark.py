@@ -1,4 +1,4 @@
-"""The benchmark file as typed models, and the fingerprints of its sections. config.py reads files into them."""
+"""The benchmark file as typed models, and the fingerprints of its sections. `load` reads files into them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class ReportStyle(Settings):
 class Production(Settings):
     """A dataset whose nominal images go on landing: what is watched, held back and promoted.
 
-    `gatekeeper` is the detector that judges new images; without one none is held back for how it looks to a detector.
+    `gatekeeper` is the detector that judges new images; without one none is held back for its anomaly score.
     """
 
     settle_seconds: float = Field(
@@ -98,7 +98,7 @@ class Automation(Settings):
     nightly_hours: float = Field(4.0, gt=0, le=24, description="how long the nightly window stays open")
     retrain: str | None = Field(None, description="cron: fit afresh what was only updated since; null: never")
     verify: str | None = Field(None, description="cron: read every image and artifact again; null: never")
-    every_seconds: int = Field(30, ge=1, le=86_400, description="seconds between two looks at folders and assets")
+    every_seconds: int = Field(30, ge=1, le=86_400, description="seconds between two checks of folders and assets")
     timezone: str = Field("UTC", description="of the cron times")
 
     @field_validator("nightly", "retrain", "verify")
@@ -121,7 +121,7 @@ class Automation(Settings):
 
 @dataclass(frozen=True)
 class Detector:
-    """One lane: a configured method on an extractor, or an ensemble of other lanes (`members`).
+    """A configured method on an extractor, or an ensemble of other detectors (`members`).
 
     `categories` holds the method of every category that has values of its own, `written` names those of the file: a
     preset may name more than a copy of its dataset holds.
@@ -139,7 +139,7 @@ class Detector:
         """The configured method of one category.
 
         Raises:
-            TypeError: the lane is an ensemble.
+            TypeError: the detector is an ensemble.
         """
         method = self.categories.get(category, self.method)
         if method is None:
@@ -161,7 +161,7 @@ class Variant:
 
     Args:
         name: the settings that differ, as people read them.
-        detector: the detector that results; it is no lane of its own.
+        detector: the detector that results; it has no assets of its own.
         train_images: how many nominal images it is fitted on, drawn at random; None: all.
         contamination: part of the training images that are anomalous ones of the test split, drawn at random; None: no
             such image trains, and all are tested.
@@ -214,17 +214,17 @@ class Dataset:
     def unknown_categories(self, known: Sequence[str]) -> list[str]:
         """The categories that detectors and variants have values for and that are none of the known ones, in words."""
         path = f"datasets.{self.name}"
-        told = [(f"detectors.{d.name}", name) for d in self.detectors.values() for name in d.written]
+        named = [(f"detectors.{d.name}", name) for d in self.detectors.values() for name in d.written]
         for study in self.studies.values():
             of_base = self.detectors[study.base].written
             own = ((v.name, name) for v in study.variants for name in v.detector.written if name not in of_base)
-            told += [(f"studies.{study.name}.{variant}", name) for variant, name in own]
+            named += [(f"studies.{study.name}.{variant}", name) for variant, name in own]
         names = ", ".join(known[:SHOWN_NAMES]) + (", ..." if len(known) > SHOWN_NAMES else "")
         return [
             f"{path}.{place}.categories: no category {name}; "
             + "".join(f"did you mean {close!r}? " for close in get_close_matches(name, known, n=1))
             + f"choose from: {names or 'none'}"
-            for place, name in told
+            for place, name in named
             if name not in known
         ]
 

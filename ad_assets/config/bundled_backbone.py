@@ -19,7 +19,7 @@ _USUAL = {1: (16,), 2: (8, 16), 3: (4, 8, 16), 4: (4, 8, 16, 32)}
 def bundled(section: Mapping[str, Any]) -> dict[str, Any]:
     """The section of an extractor with the embedded backbone, taps at the same reductions, and the same geometry.
 
-    Sections that name bundled weights are left as they are, and so are those that are wrong, which is told later.
+    Sections that name bundled weights are left as they are, and so are those that are wrong, which is reported later.
 
     >>> bundled({"backbone": "resnet18.tv_in1k", "taps": ["layer2", "/16"], "resize": 256, "crop": 224})["taps"]
     ['blocks.2', 'blocks.4']

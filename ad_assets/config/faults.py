@@ -50,7 +50,7 @@ def check_name(what: str, name: str, names: Iterable[str], whose: str = "") -> N
         raise ConfigError(f"{f'{whose} has ' if whose else ''}no {what} {name!r}; {close}{there}")
 
 
-def told(head: str, faults: Sequence[str]) -> str:
+def fault_list(head: str, faults: Sequence[str]) -> str:
     """The message of several faults: as many as it can hold, then how many more there are."""
     lines = [f"{head} has {len(faults)} fault(s):"]
     room = MOST_CHARACTERS - len(lines[0]) - 40

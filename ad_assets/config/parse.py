@@ -21,7 +21,7 @@ from ad_assets.config.benchmark import (
     Study,
     Variant,
 )
-from ad_assets.config.faults import Checker, ConfigError, key_text, shown, told
+from ad_assets.config.faults import Checker, ConfigError, fault_list, key_text, shown
 from ad_assets.config.spelling import plain
 from ad_assets.datasets import READERS, Reader
 from ad_assets.datasets.names import CATEGORY_KEY
@@ -45,7 +45,7 @@ class SectionParser(Checker):
         self.source = source
         self.evaluation: Evaluation | None = None
         self.extractors: dict[str, Extractor] = {}
-        self.extractor_names: dict[str, str] = {}  # those with faults too, so that a lane on one is no second fault
+        self.extractor_names: dict[str, str] = {}  # those with faults too, so that a detector on one is no second fault
 
     def benchmark(self, tree: dict[str, Any]) -> Benchmark:
         self.only(
@@ -89,7 +89,7 @@ class SectionParser(Checker):
         if not datasets and not self.faults:
             self.faults.append("datasets: name at least one dataset")
         if self.faults or not (store and compute and evaluation and report and automation):
-            raise ConfigError(told(self.source, self.faults))
+            raise ConfigError(fault_list(self.source, self.faults))
         return Benchmark(
             self.source, store, compute, evaluation, report, self.extractors, datasets, comparisons, automation, owners
         )
@@ -259,7 +259,7 @@ class SectionParser(Checker):
         earlier: Mapping[str, Detector],
         over: Mapping[str, Any] | None = None,
     ) -> Detector | None:
-        """One lane; the values in `over` (of a study's variant) win over those of categories too."""
+        """One detector; the values in `over` (of a study's variant) win over those of categories too."""
         over = over or {}
         options = {**self.mapping(section, path), **over}
         paper = options.pop("paper", None)
@@ -302,7 +302,7 @@ class SectionParser(Checker):
     def _preset(
         self, method_type: type[Method[Any]], options: dict[str, Any], path: str
     ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-        """The values of a lane and of single categories: those of its preset under those that are written."""
+        """The values of a detector and of single categories: those of its preset under those that are written."""
         preset: dict[str, Any] = {}
         if "preset" in options:
             preset = dict(self.choice(options.pop("preset"), method_type.presets, f"{path}.preset") or {})

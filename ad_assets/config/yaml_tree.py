@@ -27,7 +27,7 @@ _BOMS |= {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # after those of UTF-32
 
 
 def decoded(data: bytes, origin: str) -> str:
-    """The text of a file: UTF-8, or what its byte order mark tells.
+    """The text of a file: UTF-8, or the encoding of its byte order mark.
 
     Raises:
         ConfigError: it is neither, or larger than any benchmark file.
@@ -82,7 +82,7 @@ def read_value(text: str, origin: str) -> Any:
     try:
         node = _composed(text)
     except (yaml.YAMLError, RecursionError):
-        return read_tree(text, origin)  # which tells what is wrong
+        return read_tree(text, origin)  # raises the error with its place
     plain = isinstance(node, yaml.ScalarNode) and node.style is None and node.value != text.strip()
     if plain or (node is None and text.lstrip().startswith("#")):
         return text.strip()

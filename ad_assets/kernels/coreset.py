@@ -81,12 +81,12 @@ def greedy_coreset(
         greedy = _Greedy(features, k, initial, memory_gb)
         if initial is None:
             greedy.pick(torch.tensor([start], device=features.device))
-        told = time.monotonic()
+        last_report = time.monotonic()
         while greedy.made < k:
             greedy.round()
-            if report is not None and time.monotonic() - told >= 1.0:
+            if report is not None and time.monotonic() - last_report >= 1.0:
                 report(greedy.made, k)
-                told = time.monotonic()
+                last_report = time.monotonic()
         if report is not None:
             report(k, k)
         return greedy.picks

@@ -48,8 +48,8 @@ def compare(s: Tensor, rows: Tensor, columns: Tensor, div: Tensor, entropy: Tens
     """
     if _compiles(s):
         wanted = entropy is not None
-        told = (entropy if entropy is not None else div).numpy()
-        _compare(s.numpy(), rows.numpy(), columns.numpy(), div.numpy(), told, wanted)
+        entropies = (entropy if entropy is not None else div).numpy()
+        _compare(s.numpy(), rows.numpy(), columns.numpy(), div.numpy(), entropies, wanted)
         return
     u, v = s + EPSILON, _target(rows, columns).add_(EPSILON)
     if entropy is not None:

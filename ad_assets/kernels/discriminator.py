@@ -163,9 +163,9 @@ class _Step:
         weighted = scale / deviation
         found = [torch.zeros_like(last, dtype=torch.float64) for _ in range(2)]
         seen = torch.zeros(3, dtype=torch.float64, device=last.device)
-        for slopes, slopes_h, told in each(lambda image: self._score(image, weighted), kept, device):
+        for slopes, slopes_h, losses in each(lambda image: self._score(image, weighted), kept, device):
             found = [found[0] + slopes, found[1] + slopes_h]
-            seen = seen + told
+            seen = seen + losses
         # Sums over rows of the gradient at z, alone and times the normalised h.
         slopes, slopes_h = found[0].to(last.dtype), (found[1] / deviation).to(last.dtype)
         of_shift, of_scale = last * slopes, last * slopes_h
@@ -218,7 +218,7 @@ class _Step:
         last = self._head.last[0]
         weighted = weighted.to(last.dtype)
         slopes, slopes_h = torch.zeros_like(last), torch.zeros_like(last)
-        told = torch.zeros(3, dtype=torch.float64, device=last.device)
+        losses = torch.zeros(3, dtype=torch.float64, device=last.device)
         for sign, half, out in zip((1, -1), image.halves, image.score_gradients, strict=True):
             for block, gradient in zip(half.split(ROWS), out.split(ROWS), strict=True):
                 m = _slopes(block, weighted, shift)
@@ -229,8 +229,8 @@ class _Step:
                 slopes.addmv_(m.T, gradient)
                 slopes_h.addmv_(mh.T, gradient)
                 right = (scores >= self._margin if sign > 0 else scores < -self._margin).sum() / self._rows
-                told += torch.stack([value.sum() / self._rows, *((right, right * 0)[::sign])]).double()
-        return slopes.double(), slopes_h.double(), told
+                losses += torch.stack([value.sum() / self._rows, *((right, right * 0)[::sign])]).double()
+        return slopes.double(), slopes_h.double(), losses
 
     def _loss_of(self, scores: Tensor, sign: int) -> tuple[Tensor, Tensor]:
         """Loss of every row and its derivative; `sign` 1 for true rows, -1 for noisy ones."""

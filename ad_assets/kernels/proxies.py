@@ -99,7 +99,7 @@ def learned_proxies(
 
     # A row's gradient is about 1 / count in each dimension; eps keeps proxies without any row from following noise.
     optimiser = torch.optim.Adam([proxies], eps=1e-3 / count)
-    told = time.monotonic()
+    last_report = time.monotonic()
     with full_precision():
         for step in range(steps):
             optimiser.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / steps)
@@ -107,9 +107,9 @@ def learned_proxies(
             tiles = row_tiles(batch, 4 * MATRICES * count, int(memory_gb * 1e9), rows.device)
             proxies.grad = torch.stack(list(each(gradient, [drawn[tile] for tile in tiles], device))).sum(dim=0)
             optimiser.step()
-            if report is not None and time.monotonic() - told >= 1.0:
+            if report is not None and time.monotonic() - last_report >= 1.0:
                 report(step + 1, steps)
-                told = time.monotonic()
+                last_report = time.monotonic()
     if report is not None:
         report(steps, steps)
     return proxies.detach() * length + centre

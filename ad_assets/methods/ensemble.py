@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Ensemble(Settings):
-    """A lane of the benchmark file that fuses other lanes of the same dataset."""
+    """A detector of the benchmark file that fuses other detectors of the same dataset."""
 
     name: ClassVar[str] = "ensemble"
     version: ClassVar[int] = 1

@@ -1,4 +1,4 @@
-"""What a method learnt, as the store keeps it: tensors and JSON values."""
+"""The fitted state of a method, as the store keeps it: tensors and JSON values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class State:
-    """What a method learnt. Fields are tensors, lists or dicts of tensors (stored as safetensors), or JSON values."""
+    """What a method fitted. Fields are tensors, lists or dicts of tensors (stored as safetensors), or JSON values."""
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name; those of a list are called ``<field>.<number>``, those of a dict ``<field>.<key>``."""

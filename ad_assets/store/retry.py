@@ -57,8 +57,8 @@ def _status(error: BaseException | None) -> int | None:
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    told = (response, *(getattr(error, name, None) for name in ("status", "status_code", "code")))
-    return next((value for value in told if isinstance(value, int)), None)
+    statuses = (response, *(getattr(error, name, None) for name in ("status", "status_code", "code")))
+    return next((value for value in statuses if isinstance(value, int)), None)
 
 
 def retried(request: Callable[[], T], place: str, also: tuple[type[Exception], ...] = ()) -> T:

@@ -142,7 +142,7 @@ def test_two_orders_of_axes_are_read_and_all_others_refused(
     with torch.inference_mode():
         shape = tuple(model(torch.zeros(1, 3, *size)).shape)
     with pytest.raises(
-        ValueError, match=r"taps: 'turn' gives .* for one frame of \d+x\d+, of which nothing tells"
+        ValueError, match=r"taps: 'turn' gives .* for one frame of \d+x\d+, which is not known to be a map"
     ) as told:
         Backbone(model, extractor, "cpu")
     assert str(shape) in str(told.value)
@@ -153,7 +153,10 @@ def test_two_orders_of_axes_are_read_and_all_others_refused(
     [
         (("vit_tiny_patch16_224", ["blocks.3"], (224, 224)), r"gives \(1, 197, 192\) for one frame of 224x224, no map"),
         (("test_resnet", ["fc"], (64, 64)), r"gives \(1, 1000\) for one frame of 64x64, no map"),
-        (("cait_xxs24_224", ["blocks.1.attn.proj_l"], (224, 224)), r"gives \(1, 196, 196, 4\) .* nothing tells"),
+        (
+            ("cait_xxs24_224", ["blocks.1.attn.proj_l"], (224, 224)),
+            r"gives \(1, 196, 196, 4\) .* which is not known to be a map",
+        ),
     ],
 )
 def test_what_is_no_map_is_refused_with_its_shape(options: tuple[Any, ...], given: str) -> None:

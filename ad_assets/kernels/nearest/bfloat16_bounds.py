@@ -2,7 +2,8 @@
 
 A bound is |x|^2 - 2 x.c + |c|^2 less an error of known size, relative to |x|^2 + |c|^2 and, since products come back in
 bfloat16 too, to x.c. Rounding rows to bfloat16 moves them by a distance that is measured, so the coarse bounds are as
-certain as the fine ones. They only let more candidates through: by how much depends on the data, and a sample tells.
+certain as the fine ones. They only let more candidates through; how many more depends on the data, and is measured on a
+sample.
 """
 
 from __future__ import annotations

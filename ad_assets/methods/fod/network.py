@@ -1,8 +1,8 @@
 """The transformer of one feature level of FOD (Yao et al., Focus the Discrepancy, ICCV 2023), its losses and scores.
 
 A level embeds its tokens, and the reference tokens separately, and reconstructs the tokens. Every layer attends to the
-image itself (intra, equation 4) and to the reference (inter, equation 9), and tells how far both correlations are from
-their targets (`kernels.correlation`).
+image itself (intra, equation 4) and to the reference (inter, equation 9), and measures how far both correlations are
+from their targets (`kernels.correlation`).
 
 Where the authors' code differs from the paper it is followed:
 
@@ -198,8 +198,8 @@ class LevelNetwork(nn.Module):
             tokens: (B, H W, D) float32, places by row, then column.
             reference: (B or 1, H W, D), on the same grid; not read without the inter branch.
             grid: H and W.
-            correlations: branches whose correlations are told; the others attend only, which costs much less.
-            entropy: whether entropies are told.
+            correlations: branches whose correlations are returned; the others attend only, which costs much less.
+            entropy: whether entropies are returned.
 
         Raises:
             ValueError: tokens that do not fill the grid, or no reference for the inter branch.
@@ -213,12 +213,12 @@ class LevelNetwork(nn.Module):
             if reference is None:
                 raise ValueError("the inter branch needs a reference")
             reference = self.reference_embedding(reference) + code
-        told: dict[Branch, Correlations] = {
+        kept: dict[Branch, Correlations] = {
             branch: Correlations() for branch in self.branches if branch in correlations
         }
         for layer in self.layers:
-            x = layer(x, reference, grid, told, entropy)
-        return Reconstructed(self.reconstruct(self.norm(x)), told)
+            x = layer(x, reference, grid, kept, entropy)
+        return Reconstructed(self.reconstruct(self.norm(x)), kept)
 
 
 def _embedding(channels: int, width: int) -> nn.Linear:

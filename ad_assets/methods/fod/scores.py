@@ -1,9 +1,9 @@
 """Scores of patches from a network of FOD (Yao et al., Focus the Discrepancy, ICCV 2023, equation 12).
 
-A patch scores its reconstruction error times a weight that tells how unlike a nominal patch it correlates. As in the
-authors' code the error is a mean of squares, and the weight max(a) - a with a = softmax of -Div over the places of the
-image: the most nominal patch weighs nothing. The maximum is taken for each image (theirs is over the batch, which is
-one image there). `printed` has the paper's instead: the L2 norm, and 1 - a, which is all but constant.
+A patch scores its reconstruction error times a weight that grows with how unlike a nominal patch it correlates. As in
+the authors' code the error is a mean of squares, and the weight max(a) - a with a = softmax of -Div over the places of
+the image: the most nominal patch weighs nothing. The maximum is taken for each image (theirs is over the batch, which
+is one image there). `printed` has the paper's instead: the L2 norm, and 1 - a, which is all but constant.
 
 Training brings S of nominal patches near its target in the inter branch, and far from it in the intra branch (appendix
 A.1), so a nominal patch has a small Div there and a large one here: for ``intra`` a is the softmax of +Div, and
@@ -74,7 +74,7 @@ def errors(tokens: Tensor, reconstruction: Tensor, *, printed: bool = False) -> 
 
 
 def weights(found: Reconstructed, *, printed: bool = False) -> Tensor:
-    """(B, L), not negative, from the divergences of the branches that were told."""
+    """(B, L), not negative, from the divergences of the branches that were computed."""
     away = [
         correlations.divergence() * (1 if branch == "inter" else -1)
         for branch, correlations in found.correlations.items()

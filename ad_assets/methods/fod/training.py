@@ -76,10 +76,10 @@ class FodTraining(Training):
         totals: dict[int, list[Tensor]] = {}
         sums = torch.zeros(2, dtype=torch.float64, device=self._runtime.device)
         device = torch.device(self._runtime.device).type
-        for (number, _), (told, gradients) in zip(
+        for (number, _), (losses, gradients) in zip(
             tasks, each(lambda task: self._gradients(task[0], loaded[task[1]]), tasks, device), strict=True
         ):
-            sums += told / len(images)
+            sums += losses / len(images)
             if number in totals:
                 for total, gradient in zip(totals[number], gradients, strict=True):
                     total += gradient

@@ -155,7 +155,7 @@ class Plan:
         first_epoch: epochs of earlier trainings, so that a warm start draws anew.
         patience: stop after so many epochs whose mean `loss` is no lower than the lowest before; None: never.
         keep_every: keep the weights after every so many epochs; None: never.
-        identity: JSON values that tell this training from any other, so that no foreign checkpoint is taken up.
+        identity: JSON values that identify this training, so that it does not resume from the checkpoint of another.
     """
 
     images: int
