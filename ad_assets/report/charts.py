@@ -39,14 +39,6 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Tick:
-    """A labelled position on an axis, in SVG units."""
-
-    at: float
-    text: str
-
-
-@dataclass(frozen=True)
 class ChartLine:
     """One detector's curve: SVG path data, and the detector's position in the report (its colour)."""
 
@@ -57,11 +49,9 @@ class ChartLine:
 
 @dataclass(frozen=True)
 class Chart:
-    """What a template needs to draw one chart."""
+    """What a chart shows, and the line of each detector that has it."""
 
     kind: Kind
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
     lines: tuple[ChartLine, ...]
 
 
@@ -88,9 +78,7 @@ def charts(curves: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], dete
             if key in curves.get(detector, {})
         )
         if lines:
-            x_ticks = tuple(Tick(WIDTH * k / 4, f"{kind.x_end * k / 4:.3g}") for k in range(5))
-            y_ticks = tuple(Tick(HEIGHT * (1 - k / 4), f"{k / 4:g}") for k in range(5))
-            made.append(Chart(kind, x_ticks, y_ticks, lines))
+            made.append(Chart(kind, lines))
     return made
 
 

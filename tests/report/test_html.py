@@ -120,6 +120,14 @@ def test_numbers_stand_in_their_sections(report):
     assert page.open == []
 
 
+def test_axes_of_charts_end_where_their_curves_do(report):
+    charts = render(report).split('<figure class="chart">')[1:]
+    texts = [re.findall(r'text-anchor="(?:middle|end)">([^<]*)<', each.partition("</figure>")[0]) for each in charts]
+    quarters = ["0", "0.25", "0.5", "0.75", "1"]
+    assert [each[0::2] for each in (text[:10] for text in texts)] == [quarters, ["0", "0.075", "0.15", "0.225", "0.3"]]
+    assert [text[1:10:2] for text in texts] == [quarters, quarters]
+
+
 def test_oracle_rows_are_marked_and_apart(report):
     text = render(report)
     page = Page(text)
