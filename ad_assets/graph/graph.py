@@ -112,7 +112,7 @@ class Graph:
     def _forget(self) -> None:
         self._planned: dict[Slot, Head | None] = {}
         self._expected: dict[Slot, Head | None] = {}
-        self._outdated: dict[Slot, bool] = {}
+        self._stale: dict[Slot, str] = {}
         self._due: dict[Slot, bool] = {}
 
     def slots(self, categories: Collection[str] | None = None) -> Iterator[Slot]:
@@ -251,6 +251,11 @@ class Graph:
 
     def stale_reason(self, slot: Slot) -> str:
         """Why an asset partition is not what it should be, in words; empty where it is. Its files count as whole."""
+        if slot not in self._stale:
+            self._stale[slot] = self._stale_reason(slot)
+        return self._stale[slot]
+
+    def _stale_reason(self, slot: Slot) -> str:
         stage, head = self.stages[slot[0]], self.head(slot)
         if head is None:
             return "its head is damaged" if self.has_damaged_head(slot) else "not in this store"
@@ -258,14 +263,8 @@ class Graph:
             return "made under another setting"
         if head != self.expected(slot):
             return "made from something else"
-        return REMADE if self._is_outdated(slot, head) else ""
-
-    def _is_outdated(self, slot: Slot, head: Head) -> bool:
-        if slot not in self._outdated:
-            stage, partition = self.stages[slot[0]], slot[1]
-            heads = self.readable(slot) if head.made_of else {}
-            self._outdated[slot] = is_outdated(head.made_of, stage.made_of(Upstream(heads, partition)))
-        return self._outdated[slot]
+        heads = self.readable(slot) if head.made_of else {}
+        return REMADE if is_outdated(head.made_of, stage.made_of(Upstream(heads, slot[1]))) else ""
 
     def is_current(self, slot: Slot) -> bool:
         """Whether an asset partition is what it should be, and its files are there."""

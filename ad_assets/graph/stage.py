@@ -298,8 +298,15 @@ class Stage:
 
     def make_head(self, partition: str | None, parts: Parts) -> Head:
         """The head with these parts; its version covers them and what is read for this partition."""
-        settings = fingerprint(self.settings_for(partition).address())
+        own = self._fingerprints
+        settings = own.get(partition or "", own[""])
         return Head(fingerprint({"code": settings, **parts}), parts, self.code_version)
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        """Those of the settings of categories that have their own; under the empty name that of all others."""
+        each = {**self.own_settings, "": self.settings}
+        return {category: fingerprint(settings.address()) for category, settings in each.items()}
 
     def head_of(self, upstream: Upstream) -> Head:
         """The head that a partition has if it is made from some heads.
