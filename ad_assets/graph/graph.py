@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 from ad_assets.graph.build_attempts import ATTEMPT, MOST_ATTEMPTS, attempt_path
@@ -98,9 +99,8 @@ class Graph:
             categories: the partitions that will be asked for; None: all.
         """
         slots = list(self.slots(categories))
-        self._records.refresh(
-            [*slots, *(read for key, name in slots if name is None for read in self.stages[key].slots(None))]
-        )
+        gathered = (read for key, name in slots if name is None for read in self.stages[key].slots(None))
+        self._records.refresh(chain(slots, gathered))
         # While something is damaged, check every time: a repair may restore the same head.
         if self._damage or time.monotonic() - self._checked >= DAMAGE_SECONDS:
             self._contents = Contents(self.store, whole=categories is None)
