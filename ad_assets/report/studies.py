@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from ad_assets.metrics.catalogue import Metric, compared, find, rank
 from ad_assets.report.markdown import one_line
 from ad_assets.report.pictures import figure_uri
 from ad_assets.report.text import aligned
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RATES = ("score_images_per_second", "images_per_second")  # of the plot; the second includes the backbone
 ROUNDING = 1e-12  # of the mean of equal numbers
@@ -52,21 +55,20 @@ class Summary:
 
 def summarise(rows: Iterable[Row]) -> Summary:
     """Tidy rows to means over draws and categories; values that are not defined are left out."""
-    grouped: dict[tuple[str, str, str], dict[str, dict[int, float]]] = {}
-    variants: dict[str, None] = {}
-    for row in rows:
-        variants[row["variant"]] = None
-        if row["value"] is not None:
-            cell = grouped.setdefault((row["variant"], row["metric"], row["defect_type"]), {})
-            cell.setdefault(row["category"], {})[row["draw"]] = row["value"]
-    cells = {}
-    for key, categories in grouped.items():
-        draws = sorted({draw for values in categories.values() for draw in values})
-        # The spread is that of a whole benchmark's mean, from draw to draw.
-        means = [np.mean([values[draw] for values in categories.values() if draw in values]) for draw in draws]
-        spread = float(np.std(means)) if np.ptp(means) > ROUNDING else 0.0
-        cells[key] = StudyNumber(float(np.mean(means)), spread, len(categories))
-    return Summary(tuple(variants), cells)
+    import pandas as pd
+
+    frame = pd.DataFrame(rows, columns=["variant", "metric", "defect_type", "category", "draw", "value"])
+    known = frame.dropna(subset="value").astype({"value": float})
+    cells = {
+        key: StudyNumber(*mean_and_spread(group.groupby("draw")["value"].mean()), group["category"].nunique())
+        for key, group in known.groupby(["variant", "metric", "defect_type"])
+    }
+    return Summary(tuple(frame["variant"].unique()), cells)
+
+
+def mean_and_spread(draws: pd.Series) -> tuple[float, float]:
+    """Mean and standard deviation of a whole benchmark's means, one a draw."""
+    return float(draws.mean()), float(draws.std(ddof=0)) if np.ptp(draws) > ROUNDING else 0.0
 
 
 def table(summary: Summary, *, defects: bool = False) -> tuple[list[str], list[list[str]]]:

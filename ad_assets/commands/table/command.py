@@ -15,7 +15,6 @@ from ad_assets.commands.common import Commands, Overrides
 from ad_assets.config.load import ConfigError, load_config, suited
 from ad_assets.papers.numbered_tables import NumberedTable, Part, Systems, numbered_table, numbered_tables
 from ad_assets.report.leaderboard import STANDARD
-from ad_assets.report.numbered.blocks import blocks
 from ad_assets.report.numbered.cells import Block, Measured, joined
 from ad_assets.report.numbered.curves import curve_blocks, plot
 from ad_assets.report.numbered.text import FORMATS, Page, render
@@ -190,6 +189,8 @@ def _page(
     name: str, table: NumberedTable, parts: list[_Computed], options: argparse.Namespace
 ) -> tuple[Page, dict[str, bytes]]:
     """What is printed, and the pictures asked for by file name."""
+    from ad_assets.report.numbered.blocks import blocks
+
     found: list[Block] = []
     pictures: dict[str, bytes] = {}
     remarks: dict[str, None] = {}

@@ -6,249 +6,234 @@ stands beside it without a difference.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
 
 from ad_assets.metrics.catalogue import find
 from ad_assets.papers import published as papers
 from ad_assets.papers.numbered_tables import KINDS, Counts, Detectors, Images, Part, StudyPart, StudyRow, Systems
 from ad_assets.report.leaderboard import BEST_EPOCH, MEAN, STANDARD, TIMING, published_beside
-from ad_assets.report.numbered.cells import (
-    Block,
-    Cell,
-    Measured,
-    Row,
-    Values,
-    by_category,
-    mean_cell,
-    percent,
-    short_names,
-    titled,
-)
-from ad_assets.report.studies import Summary, summarise
+from ad_assets.report.numbered.cells import TRAINING, Block, Cell, Measured
+from ad_assets.report.studies import mean_and_spread
 
-
-def blocks(part: Part, measured: Measured) -> list[Block]:
-    """The lines of one part; those of ``curves`` are made by `numbered_curves`."""
-    match part:
-        case Systems():
-            return _systems(part, measured)
-        case Counts():
-            return [_counts(part, measured)]
-        case StudyPart():
-            return _study(part, measured)
-        case Detectors():
-            return [_speed(part, measured)]
-        case Images():
-            return [_images(part, measured)]
-
-
-def _headings(part: Part) -> tuple[str, ...]:
-    return tuple(find(metric).heading_with_unit for metric in part.metrics)
-
-
-# -- systems --------------------------------------------------------------------------------------------------------
+Key = tuple[str, ...]
+Values = Mapping[Key, pd.DataFrame]  # (*key of a line, metric) -> (categories, draws), without undefined values
+NOTHING = pd.DataFrame()
 
 
 @dataclass(frozen=True)
 class _Line:
-    """One line of systems: what a detector measured under one protocol, and whether the paper's number is beside."""
+    """A detector under one protocol, or a variant of a study, and what the paper prints of it.
+
+    Args:
+        name: for people.
+        key: under which it was measured; None: the paper's numbers alone.
+        printed: metric -> category, kind of anomaly or `MEAN` -> number.
+        spread: of `printed`, over draws.
+        factor: from `printed` to the unit in which it is shown.
+        dataset: whose categories the paper's mean is of, where a part of them can be compared.
+    """
 
     name: str
-    system: str
-    detector: str | None
-    protocol: str = STANDARD
-    with_paper: bool = True
+    key: Key | None
+    printed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    spread: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    factor: float = 1
+    dataset: str | None = None
 
 
-def _lines(part: Systems, measured: Measured) -> list[_Line]:
-    short = short_names(part.systems)
-    found = []
-    for system, detector in part.systems.items():
-        name = short[system]
-        has = any((row["detector"], row["protocol"]) == (detector, part.protocol) for row in measured.rows)
-        if part.protocol == STANDARD or not has:
-            found.append(_Line(name, system, detector))
-        else:  # what looked at test labels never stands without what did not
-            oracle = "best epoch (oracle)" if part.protocol == BEST_EPOCH else part.protocol
-            found.append(_Line(f"{name}, {oracle}", system, detector, part.protocol))
-            found.append(_Line(f"{name}, last epoch", system, detector, STANDARD, with_paper=False))
-    return found
+def blocks(part: Part, measured: Measured) -> list[Block]:
+    """The lines of one part; those of ``curves`` are made by `curves.curve_blocks`."""
+    match part:
+        case Systems():
+            return _blocks(part, measured, _systems(part, measured), _values(measured.rows, "detector", "protocol"))
+        case Counts():
+            return _blocks(part, measured, *_counts(part, measured), "sum over categories")
+        case StudyPart():
+            rows = [row for row in measured.rows if not row["defect_type"]]
+            return _blocks(part, measured, _variants(part, measured), _values(rows, "variant"))
+        case Detectors():
+            # Rates are of all categories together: one number a detector.
+            whole = replace(measured, categories=(MEAN,))
+            return _blocks(part, whole, *_speed(part, measured), "over all categories")
+        case Images():
+            lines = [_Line(part.label, (), _means(part.paper))]
+            values = pd.DataFrame(measured.rows, columns=["category", *part.metrics]).melt(
+                "category", var_name="metric"
+            )
+            return [replace(block, title="") for block in _blocks(part, measured, lines, _values(values))]
 
 
-def _systems(part: Systems, measured: Measured) -> list[Block]:
-    lines = _lines(part, measured)
-    values = by_category(measured.rows)
+def _blocks(
+    part: Part, measured: Measured, lines: Sequence[_Line], values: Values, corner: str = "mean over categories"
+) -> list[Block]:
+    """Lines x metrics, lines x kinds of anomalies, or for each metric categories x lines."""
+    by = getattr(part, "by", "mean")
+    headings = [find(metric).heading_with_unit for metric in part.metrics]
 
-    def cell(line: _Line, metric: str, category: str = MEAN) -> Cell:
-        own = values.get((line.detector or "", line.protocol, metric), {})
-        printed = papers.published(line.system, part.paper_dataset).get(metric, {}) if line.with_paper else {}
-        return _cell(own, printed, category, measured, metric, line.detector is not None, part.paper_dataset)
-
-    def kind_cell(line: _Line, kind: str) -> Cell:
-        suffix = "kinds" if kind == MEAN else kind
-        own = values.get((line.detector or "", line.protocol, f"image_auroc_{suffix}"), {})
-        printed = papers.published(line.system, part.paper_dataset).get("image_auroc", {}) if line.with_paper else {}
-        return mean_cell(own, percent(printed.get(kind)), measured, "image_auroc", line.detector is not None)
-
-    if part.by == "kind":
-        return [_by_kind(part, [line.name for line in lines], lambda place, kind: kind_cell(lines[place], kind))]
-    if part.by == "mean":
-        found = tuple((line.name, tuple(cell(line, metric) for metric in part.metrics)) for line in lines)
-        return [Block(titled(part), _headings(part), found, "mean over categories")]
-    names = tuple(line.name for line in lines)
-    printed = (row for system in part.systems for row in papers.published(system, part.paper_dataset).values())
-    categories = measured.chosen or tuple(dict.fromkeys(each for row in printed for each in row if each != MEAN))
-    return [
-        Block(
-            titled(part, find(metric).heading_with_unit),
-            names,
-            tuple((each, tuple(cell(line, metric, each) for line in lines)) for each in (*categories, MEAN)),
+    def cell(line: _Line, metric: str, column: str) -> Cell:
+        shown = f"{metric}_{'kinds' if column == MEAN else column}" if by == "kind" else metric
+        own = NOTHING if line.key is None else values.get((*line.key, shown), NOTHING)
+        one = by == "category" and column != MEAN
+        of = (column,) if one else measured.categories
+        return _cell(
+            line,
+            metric,
+            column,
+            own[own.index.isin(of)].dropna(axis=1, how="all"),
+            of,
+            measured.same_data,
+            whole_only=by == "kind" or one,
         )
-        for metric in part.metrics
+
+    if by == "category":
+        printed = (column for line in lines for row in line.printed.values() for column in row if column != MEAN)
+        categories = (*(measured.chosen or dict.fromkeys(printed)), MEAN)
+        names = tuple(line.name for line in lines)
+        return [
+            Block(
+                _title(part, heading),
+                names,
+                tuple((category, tuple(cell(line, metric, category) for line in lines)) for category in categories),
+            )
+            for metric, heading in zip(part.metrics, headings, strict=True)
+        ]
+    columns = (
+        [(part.metrics[0], kind) for kind in (*KINDS, MEAN)] if by == "kind" else [(m, MEAN) for m in part.metrics]
+    )
+    title, heads = (_title(part, headings[0]), (*KINDS, MEAN)) if by == "kind" else (_title(part), tuple(headings))
+    return [
+        Block(title, heads, tuple((line.name, tuple(cell(line, *each) for each in columns)) for line in lines), corner)
     ]
 
 
-def _by_kind(part: Systems | StudyPart, names: Sequence[str], cell: Callable[[int, str], Cell]) -> Block:
-    columns = (*KINDS, MEAN)
-    lines = tuple((name, tuple(cell(place, kind) for kind in columns)) for place, name in enumerate(names))
-    return Block(titled(part, find("image_auroc").heading_with_unit), columns, lines, "mean over categories")
-
-
 def _cell(
-    own: Values, printed: Values, category: str, measured: Measured, metric: str, lane: bool, dataset: str
+    line: _Line, metric: str, column: str, own: pd.DataFrame, of: Collection[str], same_data: bool, *, whole_only: bool
 ) -> Cell:
-    """A share of one category or of all, beside the paper's over the same categories."""
-    if category != MEAN:
-        ours, paper = percent(own.get(category)), percent(printed.get(category))
-        return Cell(ours, paper, lane=lane, compared=measured.same_data)
-    covered = set(own)
-    known = {name for name in printed if name != MEAN}
-    whole = covered == set(measured.categories)
-    paper = published_beside(printed, MEAN, covered, dataset) if covered and (whole or covered <= known) else None
-    if paper is not None:
-        return mean_cell(own, percent(paper), measured, metric, lane, same_part=True)
-    return mean_cell(own, percent(printed.get(MEAN)), measured, metric, lane, same_part=False)
+    """Ours over the categories measured, beside the paper's over the same ones if there is such a number.
 
-
-# -- counts, speed, images ------------------------------------------------------------------------------------------
-
-
-def _counts(part: Counts, measured: Measured) -> Block:
-    values = by_category(measured.rows)
-    lines = []
-    short = short_names(part.systems)
-    for system, detector in part.systems.items():
-        printed = papers.counts(system, part.paper_dataset)
-        own = {
-            name: values.get((detector or "", "oracle_f1", name), {}) for name in ("false_positives", "false_negatives")
-        }
-        both = own["false_positives"].keys() & own["false_negatives"].keys()
-        own["misclassified"] = {each: own["false_positives"][each] + own["false_negatives"][each] for each in both}
-        cells = []
-        for metric in part.metrics:
-            found = own.get(metric, {})
-            whole = set(found) == set(measured.categories)
-            cells.append(
-                Cell(
-                    math.fsum(found.values()) if found else None,
-                    printed.get(metric),
-                    decimals=0,
-                    lane=detector is not None,
-                    compared=whole and measured.same_data,
-                    covered=None if whole or not found else len(found),
-                )
-            )
-        lines.append((short[system], tuple(cells)))
-    return Block(titled(part), _headings(part), tuple(lines), "sum over categories")
-
-
-def _speed(part: Detectors, measured: Measured) -> Block:
-    lines = []
-    for name, row in part.rows.items():
-        own = _costs([each for each in measured.rows if each["detector"] == row.detector])
-        cells = (
-            Cell(own.get(metric), row.paper.get(metric), decimals=find(metric).decimals, lane=row.detector is not None)
-            for metric in part.metrics
+    Args:
+        line: whose cell.
+        metric: of ours.
+        column: category, kind or `MEAN`.
+        own: values (categories, draws).
+        of: the categories that make a whole.
+        same_data: whether the paper's images are ours.
+        whole_only: compare only where all of `of` were measured, and not with the paper's mean over the same part.
+    """
+    facts = find(metric)
+    factor = 100 if facts.is_share else 1
+    mean, spread = mean_and_spread(own.sum() if facts.aggregate == "sum" else own.mean()) if len(own) else (None, 0.0)
+    whole = len(own) == len(of)
+    printed = line.printed.get(metric, {})
+    paper, compared = printed.get(column), whole
+    if line.dataset and not whole_only:
+        known = set(printed) - {MEAN}
+        covered = set(own.index)
+        beside = (
+            published_beside(printed, MEAN, covered, line.dataset) if covered and (whole or covered <= known) else None
         )
-        lines.append((name.partition(" [")[0], tuple(cells)))
-    return Block(titled(part), _headings(part), tuple(lines), "over all categories")
+        paper, compared = (paper, False) if beside is None else (beside, True)
+    return Cell(
+        ours=None if mean is None else factor * mean,
+        paper=None if paper is None else line.factor * paper,
+        spread=factor * spread,
+        paper_spread=line.spread.get(metric, {}).get(column, 0.0),
+        decimals=facts.decimals,
+        lane=line.key is not None,
+        compared=compared and same_data,
+        covered=None if whole or own.empty else len(own),
+    )
 
 
-def _costs(rows: Sequence[Row]) -> dict[str, float]:
-    """What images cost a detector: rates over all categories together, the rest in the mean."""
-    values = {metric: own for (_, _, metric), own in by_category(rows).items()}
-    images = {row["category"]: row["n"] for row in rows if row["protocol"] == TIMING}
-    backbone, scoring = (values.get(f"{stage}_images_per_second", {}) for stage in ("features", "score"))
-    both = backbone.keys() & scoring.keys()
-    found = {}
-    if both:
-        seconds = math.fsum(images[each] * (1 / backbone[each] + 1 / scoring[each]) for each in both)
-        total = math.fsum(images[each] for each in both)
-        found = {"images_per_second": total / seconds, "seconds_per_image": seconds / total}
-    for metric, name, factor in (
-        ("gmacs_per_image", "gmacs_per_image", 1.0),
-        ("million_parameters", "parameters", 1e-6),
-        ("seconds_per_epoch", "seconds_per_epoch", 1.0),
-    ):
-        if own := values.get(name):
-            found[metric] = factor * math.fsum(own.values()) / len(own)
-    return found
+def _values(rows: Iterable[Mapping[str, Any]] | pd.DataFrame, *keys: str) -> dict[Key, pd.DataFrame]:
+    """Tidy rows by the columns `keys` and ``metric``; rows without ``draw`` are of draw 0."""
+    frame = pd.DataFrame(rows, columns=[*keys, "metric", "category", "draw", "value"]).dropna(subset="value")
+    frame = frame.fillna({"draw": 0}).astype({"value": float})
+    return {
+        key: group.pivot(index="category", columns="draw", values="value")
+        for key, group in frame.groupby([*keys, "metric"])
+    }
 
 
-def _images(part: Images, measured: Measured) -> Block:
-    cells = []
-    for metric in part.metrics:
-        own = [row[metric] for row in measured.rows if row[metric] is not None]
-        whole = len(own) == len(measured.categories)
-        ours = math.fsum(own) / len(own) if own else None
-        shown = Cell(
-            ours, part.paper.get(metric), decimals=find(metric).decimals, compared=whole and measured.same_data
-        )
-        cells.append(shown if whole or not own else replace(shown, covered=len(own)))
-    return Block("", _headings(part), ((part.label, tuple(cells)),), "mean over categories")
+def _means(printed: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    return {metric: {MEAN: number} for metric, number in printed.items()}
 
 
-# -- studies --------------------------------------------------------------------------------------------------------
+def _systems(part: Systems, measured: Measured) -> list[_Line]:
+    """What looked at test labels never stands without what did not."""
+    measured_under = {(row["detector"], row["protocol"]) for row in measured.rows}
+    lines = []
+    for name, system, detector in _named(part.systems):
+        key = (detector, STANDARD) if detector else None
+        printed = papers.published(system, part.paper_dataset)
+        line = _Line(name, key, printed, factor=100, dataset=part.paper_dataset)
+        if detector is None or part.protocol == STANDARD or (detector, part.protocol) not in measured_under:
+            lines.append(line)
+        else:
+            oracle = "best epoch (oracle)" if part.protocol == BEST_EPOCH else part.protocol
+            lines.append(replace(line, name=f"{name}, {oracle}", key=(detector, part.protocol)))
+            lines.append(replace(line, name=f"{name}, last epoch", printed={}))
+    return lines
 
 
-def _study(part: StudyPart, measured: Measured) -> list[Block]:
+def _named(systems: Mapping[str, str | None]) -> list[tuple[str, str, str | None]]:
+    """Name for people, system and detector; without ``[quoted in X paper]`` where that keeps names apart."""
+    short = [system.partition(" [")[0] for system in systems]
+    return [
+        (name if short.count(name) == 1 else system, system, detector)
+        for name, (system, detector) in zip(short, systems.items(), strict=True)
+    ]
+
+
+def _counts(part: Counts, measured: Measured) -> tuple[list[_Line], Values]:
+    values = _values((row for row in measured.rows if row["protocol"] == "oracle_f1"), "detector")
+    for detector in {key[0] for key in values}:
+        alarms, misses = (values.get((detector, f"false_{name}"), NOTHING) for name in ("positives", "negatives"))
+        values[detector, "misclassified"] = (alarms + misses).dropna()
+    lines = [
+        _Line(name, (detector,) if detector else None, _means(papers.counts(system, part.paper_dataset)))
+        for name, system, detector in _named(part.systems)
+    ]
+    return lines, values
+
+
+def _variants(part: StudyPart, measured: Measured) -> list[_Line]:
     rows = part.rows or {name: StudyRow(variant=name) for name in measured.variants}
-    summary = summarise(measured.rows)
-
-    def cell(row: StudyRow, metric: str, printed: str, of: Summary = summary, category: str = "") -> Cell:
-        found = of.cells.get((row.variant or "", metric, ""))
-        whole = found is not None and (bool(category) or found.categories == len(measured.categories))
-        factor = 100 if find(metric).is_share else 1
-        return Cell(
-            factor * found.mean if found else None,
-            None if category else row.paper.get(printed),
-            factor * found.spread if found else 0.0,
-            row.spread.get(printed, 0.0),
-            find(metric).decimals,
-            row.variant is not None,
-            whole and measured.same_data,
-            None if whole or found is None else found.categories,
+    lines = []
+    for name, row in rows.items():
+        printed, spread = (
+            {"image_auroc": each} if part.by == "kind" else _means(each) for each in (row.paper, row.spread)
         )
+        lines.append(_Line(name, (row.variant,) if row.variant else None, printed, spread))
+    return lines
 
-    if part.by == "kind":
-        order = list(rows.values())
 
-        def kind_cell(place: int, kind: str) -> Cell:
-            return cell(order[place], f"image_auroc_{'kinds' if kind == MEAN else kind}", kind)
+def _speed(part: Detectors, measured: Measured) -> tuple[list[_Line], Values]:
+    """What images cost a detector: rates over all categories together, the rest in the mean."""
+    rows = pd.DataFrame(measured.rows, columns=["detector", "protocol", "metric", "category", "value", "n"])
+    values: dict[Key, pd.DataFrame] = {}
+    for detector, own in rows[rows["protocol"].isin([TIMING, TRAINING])].dropna(subset="value").groupby("detector"):
+        costs = own.pivot(index="category", columns="metric", values="value")
+        found = costs.mean().rename({"parameters": "million_parameters"})
+        if "million_parameters" in found:
+            found["million_parameters"] *= 1e-6
+        seconds = 1 / costs.reindex(columns=["features_images_per_second", "score_images_per_second"]).dropna()
+        if len(seconds):
+            images = own[own["protocol"] == TIMING].groupby("category")["n"].last()[seconds.index]
+            found["seconds_per_image"] = (images * seconds.sum(axis=1)).sum() / images.sum()
+            found["images_per_second"] = 1 / found["seconds_per_image"]
+        values |= {(str(detector), str(metric)): pd.DataFrame([value], [MEAN]) for metric, value in found.items()}
+    lines = [
+        _Line(name.partition(" [")[0], (row.detector,) if row.detector else None, _means(row.paper))
+        for name, row in part.rows.items()
+    ]
+    return lines, values
 
-        return [_by_kind(part, list(rows), kind_cell)]
-    if part.by == "mean":
-        lines = tuple((name, tuple(cell(row, m, m) for m in part.metrics)) for name, row in rows.items())
-        return [Block(titled(part), _headings(part), lines, "mean over categories")]
-    found = []
-    apart = {each: summarise(row for row in measured.rows if row["category"] == each) for each in measured.chosen}
-    for metric in part.metrics:
-        lines = tuple(
-            (each, tuple(cell(row, metric, metric, summary_, each) for row in rows.values()))
-            for each, summary_ in apart.items()
-        )
-        mean = (MEAN, tuple(cell(row, metric, metric) for row in rows.values()))
-        found.append(Block(titled(part, find(metric).heading_with_unit), tuple(rows), (*lines, mean)))
-    return found
+
+def _title(part: Part, *more: str) -> str:
+    """What sets a part apart, and what a block of it shows."""
+    return ": ".join(text for text in (part.label, *more) if text)

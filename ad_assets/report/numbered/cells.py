@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ad_assets.metrics.catalogue import find
-from ad_assets.papers.numbered_tables import Part
-
 Row = Mapping[str, Any]
-Values = dict[str, float]  # by category
 
 TRAINING = "training"  # the protocol under which a trained model's own numbers are handed in
 
@@ -87,44 +82,3 @@ def joined(found: Iterable[Block]) -> list[Block]:
         else:
             kept.append(block)
     return kept
-
-
-def short_names(systems: Iterable[str]) -> dict[str, str]:
-    """Names of systems without ``[quoted in X paper]``, where that keeps them apart."""
-    names = list(systems)
-    short = {name: name.partition(" [")[0] for name in names}
-    return {name: text if list(short.values()).count(text) == 1 else name for name, text in short.items()}
-
-
-def titled(part: Part, *more: str) -> str:
-    """What sets a part apart, and what a block of it shows."""
-    return ": ".join(text for text in (part.label, *more) if text)
-
-
-def by_category(rows: Iterable[Row]) -> dict[tuple[str, str, str], Values]:
-    """(detector, protocol, metric) -> category -> value, of those that are defined."""
-    values: dict[tuple[str, str, str], Values] = {}
-    for row in rows:
-        if row["value"] is not None:
-            values.setdefault((row["detector"], row["protocol"], row["metric"]), {})[row["category"]] = row["value"]
-    return values
-
-
-def percent(fraction: float | None) -> float | None:
-    """A fraction as a percentage."""
-    return None if fraction is None else 100 * fraction
-
-
-def mean_cell(
-    own: Values, paper: float | None, measured: Measured, metric: str, lane: bool, same_part: bool | None = None
-) -> Cell:
-    """The mean over categories in percent beside a printed one (percent)."""
-    whole = set(own) == set(measured.categories)
-    return Cell(
-        percent(math.fsum(own.values()) / len(own)) if own else None,
-        paper,
-        decimals=find(metric).decimals,
-        lane=lane,
-        compared=measured.same_data and (whole if same_part is None else same_part),
-        covered=None if whole or not own else len(own),
-    )

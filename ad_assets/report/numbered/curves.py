@@ -42,22 +42,19 @@ def curve_blocks(part: Detectors, measured: Measured) -> list[Block]:
         places = [place for place in SAMPLED if place <= kind.x_end]
         lines = []
         for name, row in part.rows.items():
-            area = [
+            areas = [
                 each["value"]
                 for each in measured.rows
                 if (each["detector"], each["protocol"], each["metric"]) == (row.detector, STANDARD, AREAS[curve])
                 and each["value"] is not None
             ]
-            values = mean_curve(measured, row.detector, curve, places)
-            cells = [
-                Cell(100 * math.fsum(area) / len(area) if area else None, lane=row.detector is not None),
-                *(
-                    Cell(100 * float(value), lane=row.detector is not None)
-                    for value in (values if values is not None else ())
-                ),
+            sampled = mean_curve(measured, row.detector, curve, places)
+            numbers = [
+                math.fsum(areas) / len(areas) if areas else None,
+                *(sampled if sampled is not None else [None] * len(places)),
             ]
-            cells += [Cell(lane=row.detector is not None)] * (1 + len(places) - len(cells))
-            lines.append((name, tuple(cells)))
+            lane = row.detector is not None
+            lines.append((name, tuple(Cell(None if n is None else 100 * float(n), lane=lane) for n in numbers)))
         columns = ("area", *(f"at {place:g}" for place in places))
         title = f"{kind.title}: {kind.y_name} in %, at {kind.x_name}"
         found.append(Block(title, columns, tuple(lines), "mean over categories"))

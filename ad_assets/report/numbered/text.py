@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -129,13 +127,14 @@ def _markdown(block: Block) -> str:
 
 
 def _csv(page: Page) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["table", "part", "line", "column", "ours", "paper", "difference", "categories"])
-    for block in page.blocks:
-        for name, cells in block.lines:
-            for column, cell in zip(block.columns, cells, strict=True):
-                numbers = (cell.ours, cell.paper, cell.difference)
-                shown = ["" if number is None else f"{number:.6g}" for number in numbers]
-                writer.writerow([page.name, block.title, name, column, *shown, cell.covered or ""])
-    return buffer.getvalue().rstrip("\n")
+    import pandas as pd
+
+    rows = [
+        (page.name, block.title, name, column, cell.ours, cell.paper, cell.difference, cell.covered)
+        for block in page.blocks
+        for name, cells in block.lines
+        for column, cell in zip(block.columns, cells, strict=True)
+    ]
+    heads = ["table", "part", "line", "column", "ours", "paper", "difference", "categories"]
+    frame = pd.DataFrame(rows, columns=heads).astype(dict.fromkeys(heads[4:], float))
+    return frame.to_csv(index=False, float_format="%.6g").rstrip("\n")

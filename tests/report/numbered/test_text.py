@@ -1,4 +1,4 @@
-"""Numbered tables from made-up rows: every kind of part, what is compared with what, and the three formats."""
+"""Numbered tables from synthetic rows: every kind of part, what is compared with what, and the three formats."""
 
 from typing import Any
 
