@@ -19,7 +19,7 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from ad_assets.datasets.decoding import Decoding
-from ad_assets.datasets.names import CATEGORY_KEY, CATEGORY_RULE, plain, plain_name
+from ad_assets.datasets.names import plain, plain_name
 from ad_assets.settings.home import known_home
 from ad_assets.settings.model import Settings
 
@@ -321,22 +321,6 @@ class Reader(Settings, ABC):
         """
         del category, paths, candidates
         return []
-
-
-def checked_keys(categories: Sequence[str], root: str) -> list[str]:
-    """The names, checked to be valid partition keys.
-
-    Raises:
-        ValueError: one is not.
-    """
-    wrong = [name for name in categories if not CATEGORY_KEY.fullmatch(name)]
-    if wrong:
-        shown = ", ".join(repr(shortened(name, 120)) for name in wrong[:5])
-        raise ValueError(
-            f"category names under {root!r} that cannot be keys: {shown}{' and others' if wrong[5:] else ''}; rename "
-            f"the folders with {CATEGORY_RULE} (one category alone: set datasets.<name>.category)"
-        )
-    return list(categories)
 
 
 READERS: dict[str, type[Reader]] = {}

@@ -9,7 +9,6 @@ categories are compared exactly.
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
 
 NOMINAL = "good"  # the defect type of every nominal image, whatever its folder's name
 NOMINAL_NAMES = ("good", "ok", "normal", "nominal")
@@ -70,11 +69,6 @@ def near_part(name: str) -> str | None:
 def near_nominal(name: str) -> str | None:
     """The nominal name that `name` is a near miss of, such as ``goods``, ``OK (2)`` or ``defect-free``."""
     return None if is_nominal(name) else _near(name, NOMINAL_NAMES)
-
-
-def sibling_suffix(path: str) -> str:
-    """The suffix of a path in lower case, or ``no suffix``."""
-    return PurePosixPath(path).suffix.lower() or "no suffix"
 
 
 def plain(text: str) -> str:

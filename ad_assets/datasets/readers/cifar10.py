@@ -19,18 +19,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field, model_validator
 
-from ad_assets.datasets.base import Candidate, Problem, ProgressReport, Reader, register_reader
+from ad_assets.datasets.base import Candidate, Problem, ProgressReport, register_reader
 from ad_assets.datasets.names import NOMINAL, is_image
 from ad_assets.datasets.readers.published import count_problem
-from ad_assets.datasets.readers.unpacking import make_once
-from ad_assets.settings.home import LocalPath, without_tilde
+from ad_assets.datasets.readers.unpacking import UnpackedReader, make_once
+from ad_assets.settings.home import without_tilde
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 COUNTS = {"nominal train": 5000, "nominal test": 1000, "anomalous test": 9000}
@@ -48,7 +47,7 @@ Split = Literal["train", "test"]
 
 
 @register_reader
-class Cifar10OneClassReader(Reader):
+class Cifar10OneClassReader(UnpackedReader):
     """Reader of the unpacked images."""
 
     name: ClassVar[str] = "cifar10_one_class"
@@ -61,21 +60,6 @@ source, as published: cifar-10-binary.tar.gz, or its folder with
 in root, unpacked from it:
   {{train,test}}/<class>/NNNNN.png   (airplane ... truck)"""
     published_copies: ClassVar[bool] = True
-
-    source: LocalPath | None = Field(
-        None, min_length=1, description="binary archive or folder to unpack into root; null: root is unpacked already"
-    )
-    check_counts: bool = Field(True, description="compare the numbers of images with the published ones")
-
-    @model_validator(mode="after")
-    def _local(self) -> Cifar10OneClassReader:
-        if self.source and "://" in self.source + self.root:
-            raise ValueError("source and root must be local: unpack there, copy root, and set source: null")
-        return self
-
-    def index_config(self) -> dict[str, Any]:
-        """Without `source`: the same images are the same index, wherever they were unpacked from."""
-        return {key: value for key, value in super().index_config().items() if key != "source"}
 
     def categories(self) -> list[str]:
         """The ten classes."""

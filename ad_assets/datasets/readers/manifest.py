@@ -270,7 +270,7 @@ def _rows(data: bytes, path: str, head: str) -> tuple[list[str], list[tuple[int,
     Raises:
         DatasetError: it is not a CSV or Parquet table.
     """
-    if _is_parquet(path):
+    if path.lower().endswith(".parquet"):
         import pyarrow as pa
         from pyarrow import parquet
 
@@ -310,10 +310,6 @@ def _shown(value: str) -> str:
 def _text(value: Any) -> str:
     # Data frames write NaN for an empty cell.
     return "" if value is None or value != value else str(value).strip()
-
-
-def _is_parquet(path: str) -> bool:
-    return path.lower().endswith(".parquet")
 
 
 def _relative(path: str) -> str:

@@ -12,12 +12,38 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from ad_assets.datasets.base import Reader
+from ad_assets.settings.home import LocalPath
 
 if sys.platform != "win32":
     import fcntl
 
 MARKER = ".unpacked.json"
+
+
+class UnpackedReader(Reader):
+    """Base of readers that unpack a published download, `source`, into `root`."""
+
+    source: LocalPath | None = Field(
+        None,
+        min_length=1,
+        description="published folder or archive to unpack into root; null: already unpacked",
+    )
+    check_counts: bool = Field(True, description="compare the numbers of images or clips with the published ones")
+
+    @model_validator(mode="after")
+    def _local(self) -> Self:
+        if self.source and "://" in self.source + self.root:
+            raise ValueError("source and root must be local: unpack there, copy root, and set source: null")
+        return self
+
+    def index_config(self) -> dict[str, Any]:
+        """Without `source`: the same images are the same index, wherever they were unpacked from."""
+        return {key: value for key, value in super().index_config().items() if key != "source"}
 
 
 def make_once(folder: Path, facts: Mapping[str, Any], write: Callable[[Path], list[str]]) -> None:

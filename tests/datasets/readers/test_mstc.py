@@ -133,7 +133,7 @@ def test_what_others_put_there_is_not_touched(tmp_path):
     with pytest.raises(ValueError, match="scene_01 exists and was not unpacked by ad-assets"):
         reader(tmp_path).prepare("scene_01")
     assert own.is_file()
-    with pytest.raises(ValidationError, match="must be local folders"):
+    with pytest.raises(ValidationError, match="must be local"):
         reader(tmp_path, root="s3://bucket/campus")
     assert reader(tmp_path, root="s3://bucket/campus", source=None).root == "s3://bucket/campus"
 

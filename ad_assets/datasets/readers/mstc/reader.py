@@ -19,15 +19,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from ad_assets.datasets.base import Candidate, Problem, ProgressReport, register_reader
 from ad_assets.datasets.decoding import PUBLISHED, Decoding
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.readers.folder import MvtecLayout
 from ad_assets.datasets.readers.mstc.clips import Choice, Scene, scenes, unpack
-from ad_assets.datasets.readers.unpacking import check_facts, make_once, warnings_of
-from ad_assets.settings.home import LocalPath, without_tilde
+from ad_assets.datasets.readers.unpacking import UnpackedReader, check_facts, make_once, warnings_of
+from ad_assets.settings.home import without_tilde
 
 CLIPS = {"training": 330, "test": 107}
 PAPER_EVERY = 5
@@ -35,7 +35,7 @@ _SPLITS = {"train": "training", "test": "test"}
 
 
 @register_reader
-class MstcReader(MvtecLayout):
+class MstcReader(UnpackedReader, MvtecLayout):
     """Reader of the published clips, through unpacked frames."""
 
     name: ClassVar[str] = "mstc"
@@ -54,27 +54,13 @@ in root, unpacked from it:
   scene_SS/test/{good,anomalous}/SS_NNNN_FFFFF.jpg
   scene_SS/ground_truth/anomalous/SS_NNNN_FFFFF_mask.png"""
 
-    source: LocalPath | None = Field(
-        None, min_length=1, description="published folder to unpack into root; null: root is unpacked already"
-    )
     every: int = Field(PAPER_EVERY, ge=1, description="every n-th frame of a clip is used")
     first: int = Field(0, ge=0, description="position of the first frame that is used")
-    check_counts: bool = Field(True, description="compare the numbers of clips in source with the published ones")
-
-    @model_validator(mode="after")
-    def _local(self) -> MstcReader:
-        if self.source and "://" in self.source + self.root:
-            raise ValueError("source and root must be local folders: unpack there, copy root, and set source: null")
-        return self
 
     @property
     def compared_with(self) -> str | None:
         """The papers take every fifth frame."""
         return self.paper_dataset if self.every == PAPER_EVERY else None
-
-    def index_config(self) -> dict[str, Any]:
-        """Without `source`: the same frames are the same index, wherever they were unpacked from."""
-        return {key: value for key, value in super().index_config().items() if key != "source"}
 
     def categories(self) -> list[str]:
         """The scenes with training and test clips."""
