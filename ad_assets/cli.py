@@ -28,13 +28,13 @@ MODULES = {
     **dict.fromkeys(("doctor", "gc"), "upkeep"),
     "describe": "describe",
 }
-_NOBODY_READS = 141  # as of a process that SIGPIPE ends
+_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 done, 1 something failed, 2 the call or the file is wrong.
+    """Run a command; returns the exit status: 0 done, 1 something failed, 2 the call or the benchmark file is invalid.
 
-    Without arguments those of this process, which then ends promptly when it is interrupted.
+    Without `arguments` it takes those of this process, which then ends promptly when it is interrupted.
     """
     if arguments is None:
         return run_interruptibly(lambda: _run(sys.argv[1:]))
@@ -46,11 +46,11 @@ def _run(arguments: Sequence[str]) -> int:
         try:
             return _carry_out(arguments)
         finally:
-            sys.stdout.flush()  # a reader that has gone is met here, not when the interpreter ends
+            sys.stdout.flush()  # raises here, instead of at exit, if the reader has closed the pipe
     except BrokenPipeError:
         if not _without_readers():
             raise
-        return _NOBODY_READS
+        return _BROKEN_PIPE
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
@@ -79,7 +79,7 @@ def _carry_out(arguments: Sequence[str]) -> int:
 
 
 def _without_readers() -> bool:
-    """Whether nobody reads what is printed any more, as after ``| head``; then nothing more is printed."""
+    """Whether the reader of stdout or stderr has closed its pipe, as ``| head`` does; then nothing more is printed."""
     closed = []
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # a stream without a file

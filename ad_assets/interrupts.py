@@ -1,10 +1,9 @@
-"""Ctrl-C and SIGTERM: the process tidies up and ends within two seconds, whatever it computes.
+"""Ctrl-C and SIGTERM: the process cleans up and ends within two seconds, whatever it computes.
 
-A command works in a thread of its own, for the main thread alone hears of signals, and it hears of them only between
-two lines of Python: a kernel, or the wait for a pool of threads, would keep it for as long as they last. Nothing is
-unwound. To end at any line is safe anyway, as it is for a run that is killed; what a kill would leave behind (temporary
-files, runs that look as if they went on, attempts that look as if they had failed) is put right by whoever makes it,
-with `when_interrupted`.
+A command runs in a thread of its own. Only the main thread receives signals, and only between two bytecodes: a kernel,
+or a wait for a thread pool, would delay it. The stack is not unwound: ending at any line is safe, as for a killed run.
+Code that would leave something behind (temporary files, runs that look alive, attempts that look failed) registers its
+cleanup with `when_interrupted`.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 TIDY_SECONDS = 1.5
-INTERRUPTED = "ad-assets: interrupted; what is finished is kept, run the command again to go on"
+INTERRUPTED = "ad-assets: interrupted; finished work is kept, run the command again to continue"
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _LOG = logging.getLogger(__name__)
 
 _tidying: list[Callable[[], None]] = []
-# Held for ever by the thread that ends the process: others can neither begin nor finish what has to be tidied.
+# Never released by the thread that ends the process, so that no other one changes the list of cleanups.
 _lock = threading.RLock()
 
 
 @contextmanager
 def when_interrupted(tidy: Callable[[], None]) -> Iterator[None]:
-    """What to do if the process is interrupted while the block goes on; it has parts of a second for it."""
+    """Register a cleanup to call if the process is interrupted during the block; it must be short."""
     with _lock:
         _tidying.append(tidy)
     try:
@@ -41,10 +40,10 @@ def when_interrupted(tidy: Callable[[], None]) -> Iterator[None]:
 
 
 def run_interruptibly(work: Callable[[], int]) -> int:
-    """Do the work of this process, which ends with exit status 128 + signal when it is interrupted.
+    """Run `work`; on a signal the process ends with exit status 128 + signal.
 
     Args:
-        work: done in another thread.
+        work: called in another thread.
 
     Returns:
         What `work` returns.
@@ -63,20 +62,20 @@ def run_interruptibly(work: Callable[[], int]) -> int:
 
     thread = threading.Thread(target=run, name="command", daemon=True)
     for number in _SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and background jobs of a shell want it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and shells' background jobs ignore signals
             signal.signal(number, _end)
     thread.start()
     while thread.is_alive():
-        thread.join(0.5)  # not for ever: a system may tell another thread of the signal, which wakes nobody
+        thread.join(0.5)  # with a limit, since a signal delivered to another thread does not wake this one
     if raised:
         raise raised[0]
     return status[0]
 
 
 def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler
-    """End this process, tidied as far as a short time allows."""
+    """Clean up as far as a short time allows, and end this process."""
     for each in _SIGNALS:
-        signal.signal(each, signal.SIG_IGN)  # it ends soon; some terminals and wrappers say it twice
+        signal.signal(each, signal.SIG_IGN)  # some terminals and wrappers send it twice
     limit = threading.Timer(TIDY_SECONDS, lambda: os._exit(128 + number))
     limit.daemon = True
     limit.start()
@@ -84,7 +83,7 @@ def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a sign
     for tidy in reversed(_tidying):
         try:
             tidy()
-        except Exception:  # noqa: BLE001 - whatever it is, the others are tidied too
+        except Exception:  # noqa: BLE001 - the other cleanups must run
             _LOG.warning("while ending", exc_info=True)
     with suppress(OSError, ValueError):
         sys.stderr.write(f"{INTERRUPTED}\n")

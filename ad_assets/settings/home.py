@@ -1,4 +1,4 @@
-"""Paths that begin with ``~``: the home of whoever runs this, or ``~name``, that of a user."""
+"""Paths that begin with ``~``, the user's home, or ``~name``, the home of another user."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import AfterValidator
 
 
 def without_tilde(path: str | Path) -> Path:
-    """A path with the home in place of ``~``; as it is where there is no such user, as fsspec has it."""
+    """A path with ``~`` expanded; unchanged if there is no such user, as in fsspec."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 - that of Path raises RuntimeError there
 
 
@@ -22,7 +22,7 @@ def known_home(path: str) -> str:
     """
     user = path.partition("/")[0]
     if user.startswith("~") and str(without_tilde(user)) == user:
-        whose = f"there is no user {user[1:]!r} here" if user[1:] else "nobody knows the home of who runs this"
+        whose = f"there is no user {user[1:]!r} here" if user[1:] else "the home of this user is unknown"
         raise ValueError(f"{whose}; write the whole path, or ./{user} for a folder of that name")
     return path
 

@@ -1,4 +1,4 @@
-"""What all models of the benchmark file share: no key that nobody reads, no number that is none."""
+"""Base of all models of the benchmark file, which refuses unknown keys and invalid numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SECRET = re.compile(
 class Settings(BaseModel):
     """A frozen section: unknown keys, NaN and infinity, absurd numbers, and true for 1 are refused.
 
-    Class fact: `largest`, of numbers whose field names no limit of its own. The default is what JSON keeps exactly.
+    Class attribute: `largest`, the limit of numbers whose field has none. The default is the largest that JSON keeps.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -47,17 +47,17 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_secret_in_a_place(cls, value: Any) -> Any:
-        # Of any field: which ones are places that somebody shows is not known here.
+        # In any field, since it is not known here which paths and URLs are displayed.
         for text in _texts(value):
             without_password(text)
         return value
 
 
 def without_password(url: str) -> str:
-    """A path or URL as it is.
+    """The path or URL, unchanged.
 
     Raises:
-        ValueError: it carries a password, a token or a signature, which would be shown wherever the place is.
+        ValueError: it has a password, a token or a signature, which would be displayed with it.
     """
     try:
         # Chained ones, such as simplecache::https://..., are several.

@@ -63,7 +63,7 @@ def test_a_signal_in_the_middle_of_a_step_ends_the_process_at_once(
         _, told = process.communicate(timeout=30)
         assert time.monotonic() - sent < 2
         assert process.returncode == status
-        assert b"interrupted; what is finished is kept" in told
+        assert b"interrupted; finished work is kept" in told
         store = ArtifactStore(root=str(tmp_path / "store"))
         assert not [file.path for file in store.files() if file.path.endswith(".tmp")]
         assert store.files("attempts") == []  # it is neither failed nor cut off
