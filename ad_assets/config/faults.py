@@ -25,10 +25,10 @@ class ConfigError(ValueError):
         super().__init__(message if len(message) <= MOST_CHARACTERS else f"{message[: MOST_CHARACTERS - 4]} ...")
 
 
-def shown(value: object) -> str:
-    """A value as messages show it: as Python writes it, and no more of it than a line."""
+def shown(value: object, most: int = MOST_SHOWN) -> str:
+    """A value as messages show it: as Python writes it, and of one with more characters the beginning."""
     text = repr(value)
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]} ..."
+    return text if len(text) <= most else f"{text[:most]} ..."
 
 
 def key_text(key: object) -> str:

@@ -97,7 +97,7 @@ def find_file(source: str) -> Path:
         except OSError:  # such as a name that is too long
             continue
     names = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
-    raise ConfigError(f"no benchmark file {shown(source)}: give a path, or one of the shipped names: {names}")
+    raise ConfigError(f"no benchmark file {shown(source, 500)}: give a path, or one of the shipped names: {names}")
 
 
 def suited(

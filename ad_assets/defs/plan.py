@@ -6,7 +6,7 @@ still cost nothing: whether an artifact is already in the store is known beforeh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +18,8 @@ from ad_assets.graph.stage import Key, Slot, Stage
 from ad_assets.graph.stages.comparison import COMPARISONS
 from ad_assets.graph.stages.image_index import UNKNOWN, changed_files
 
-DATA_VERSION_TAG = "dagster/data_version"  # under which Dagster stores the data version of a materialization
+# Under which Dagster stores the data version of a materialization, and those of the assets that it read.
+DATA_VERSION_TAG, INPUT_TAG = "dagster/data_version", "dagster/input_data_version"
 Action = Literal["compute", "reuse", "scan"]
 
 
@@ -65,7 +66,7 @@ def plan(
     wanted = graph.below(chosen) | needed.keys()
     graph.refresh(categories)
     files = _FileChanges(benchmark, graph, categories)
-    recorded = _Recorded(instance)
+    recorded = _Recorded(graph, instance)
     scanned: set[tuple[str, str | None]] = set()
     steps: dict[Slot, Step] = {}
     for slot in graph.slots(categories):
@@ -74,15 +75,14 @@ def plan(
         if key not in wanted or (key not in needed and _lacks(graph, slot, steps)):
             continue
         stale, damage, head = graph.stale_reason(slot), graph.damage(slot), graph.head(slot)
-        versions = recorded.versions(stage)
         reasons = (
             ("forced" if force else "verified" if verify else "") if key in chosen else "",
             files.reason(slot) if stage.address is None else "",
             next((f"{'/'.join(read[0][1:])} is rebuilt" for read in stage.slots(partition) if read in steps), ""),
-            "" if partition in versions else "never materialized",
+            "" if slot in recorded else "never materialized",
             stale,
             damage,
-            "" if head and versions.get(partition) == head.version else "Dagster has another version on record",
+            recorded.other_version(slot),
         )
         reason = next(filter(None, reasons), "")
         if not reason:
@@ -132,25 +132,55 @@ class _FileChanges:
 
 
 class _Recorded:
-    """What Dagster knows of asset partitions, by one query an asset: the data version that it saw last of each."""
+    """What Dagster knows of asset partitions: the last materialization of each, by two queries an asset."""
 
-    def __init__(self, instance: dg.DagsterInstance) -> None:
+    def __init__(self, graph: Graph, instance: dg.DagsterInstance) -> None:
+        self._graph = graph
         self._instance = instance
-        self._versions: dict[Key, Mapping[str | None, str | None]] = {}
+        self._assets: dict[Key, Mapping[str | None, tuple[int, str | None]]] = {}
 
-    def versions(self, stage: Stage) -> Mapping[str | None, str | None]:
-        """Partition -> data version, of those that were materialized."""
-        if stage.key not in self._versions:
-            self._versions[stage.key] = self._read(stage)
-        return self._versions[stage.key]
+    def __contains__(self, slot: Slot) -> bool:
+        return slot[1] in self._last(slot[0])
 
-    def _read(self, stage: Stage) -> Mapping[str | None, str | None]:
-        key = dg.AssetKey(list(stage.key))
-        if stage.partitions is not None:
-            tags = self._instance.event_log_storage.get_latest_tags_by_partition(
-                key, dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
-            )
-            return {partition: own.get(DATA_VERSION_TAG) for partition, own in tags.items()}
-        event = self._instance.get_latest_materialization_event(key)
-        made = event.asset_materialization if event else None
-        return {None: (made.tags or {}).get(DATA_VERSION_TAG)} if made else {}
+    def other_version(self, slot: Slot) -> str:
+        """Why Dagster marks an asset partition `Unsynced` that is what it should be; once it is found, it is not.
+
+        On Dagster's record it is, or was made of, another version, as after features were materialized alone.
+        """
+        event, version = self._last(slot[0]).get(slot[1], (0, None))
+        head = self._graph.head(slot)
+        if head is None or version != head.version:
+            return "Dagster has another version on record"
+        for read in self._graph.stages[slot[0]].slots(slot[1]):
+            # Of an asset over all categories Dagster records no version of each that it read.
+            newer, now = self._last(read[0]).get(read[1], (0, None)) if read[1] == slot[1] else (0, None)
+            if newer > event and self._tags(slot).get(f"{INPUT_TAG}/{'/'.join(read[0])}", now) != now:
+                return f"Dagster has another version of {'/'.join(read[0])} on record"
+        return ""
+
+    def _last(self, key: Key) -> Mapping[str | None, tuple[int, str | None]]:
+        """Partition -> number of the event and data version, of the partitions that were materialized."""
+        if key not in self._assets:
+            asset = dg.AssetKey(list(key))
+            if self._graph.stages[key].partitions is None:
+                tags, found = self._tags((key, None)), self._events(asset)
+                self._assets[key] = {None: (found[0].storage_id, tags.get(DATA_VERSION_TAG))} if found else {}
+            else:
+                log, kind = self._instance.event_log_storage, dg.DagsterEventType.ASSET_MATERIALIZATION
+                versions = log.get_latest_tags_by_partition(asset, kind, [DATA_VERSION_TAG])
+                self._assets[key] = {
+                    partition: (event, versions.get(partition, {}).get(DATA_VERSION_TAG))
+                    for partition, event in log.get_latest_storage_id_by_partition(asset, kind).items()
+                }
+        return self._assets[key]
+
+    def _tags(self, slot: Slot) -> Mapping[str, str]:
+        """The tags of the last materialization of an asset partition."""
+        for record in self._events(dg.AssetKey(list(slot[0])), slot[1]):
+            if record.asset_materialization:
+                return record.asset_materialization.tags or {}
+        return {}
+
+    def _events(self, asset: dg.AssetKey, partition: str | None = None) -> Sequence[dg.EventLogRecord]:
+        only = dg.AssetRecordsFilter(asset, [partition] if partition else None)
+        return self._instance.fetch_materializations(only, limit=1).records

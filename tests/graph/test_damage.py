@@ -219,7 +219,7 @@ def told_when_read(store: ArtifactStore, path: str) -> str:
 @pytest.mark.parametrize("way", WAYS)
 def test_no_damage_is_silent(whole: Whole, way: Way, caplog: pytest.LogCaptureFixture) -> None:
     whole.restore()
-    records._TOLD.clear()
+    records._WARNED.clear()
     dataset = whole.benchmark.datasets["parts"]
     for path in victims(whole):
         place = whole.root / path

@@ -183,7 +183,7 @@ def test_a_disk_that_fills_up_on_the_way(bench: Bench, calm: Bench, monkeypatch:
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
         failures = bench.outcome().failures
-    told = r"cannot be written: No space left on device, [\d,.]+ MB are free there. Make room, .*ad-assets gc"
+    told = r"cannot be written: No space left on device, [\d,.]+ MB are free there. Free space, .*ad-assets gc"
     assert failures
     assert re.search(told, failures[0])
     assert not [file for file in bench.benchmark.store.files() if file.path.endswith(".tmp")]

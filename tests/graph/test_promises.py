@@ -4,6 +4,7 @@ Promise 1, only downstream: a changed setting rebuilds what reads it and what fo
 is in the store is found.
 """
 
+import dagster as dg
 import pytest
 
 from ad_assets.backbones.backbone import Backbone
@@ -134,6 +135,20 @@ def test_a_new_test_image_leaves_what_was_learnt(bench: Bench, forward_passes: l
     assert built == {slot for slot in EVERYTHING if slot[1] == "bolt"} - found | RESULTS
     assert forward_passes == [1]
     assert bench.benchmark.store.read_head(("parts", "small", "memory_bank"), "bolt") == bank
+
+
+def test_what_dagster_marks_is_in_the_plan_after_features_were_made_alone(bench: Bench) -> None:
+    bench.run()
+    write_image(bench.images / "bolt/test/good/new.png", draw_image(78))
+    job = bench.definitions.resolve_implicit_global_asset_job_def()
+    alone = [dg.AssetKey(["parts", "image_index"]), dg.AssetKey(["parts", "features", "lite0"])]
+    assert job.execute_in_process(asset_selection=alone, partition_key="bolt", instance=bench.instance).success
+    plan = bench.plan()
+    assert plan["parts/small/memory_bank", "bolt"] == "reuse"  # it reads nothing of the test image, and is marked
+    assert bench.stale() <= plan.keys()
+    bench.run()
+    assert not bench.stale()
+    assert not bench.plan()
 
 
 def test_labels_and_masks_reach_metrics_only(bench: Bench) -> None:

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 import torch
 
-from ad_assets.graph.stages import checkpoints
+from ad_assets.graph.stages import fitted_state
 from ad_assets.graph.stages.fitted_state import StoreCheckpoints
 from ad_assets.graph.stages.score_maps import shards
 from ad_assets.kernels.parallel import threads as current_threads
@@ -203,7 +203,7 @@ def test_epochs_chosen_on_test_images_stand_apart(trained: Bench) -> None:
     assert {key: value for key, value in rows.items() if key[0] != "oracle_best_epoch"} == plain
     again, _, artifact = model(trained, "fod")
     assert all(torch.equal(tensor, weights[name]) for name, tensor in again.items())
-    assert checkpoints.kept_epochs(artifact) == [2, 4]
+    assert fitted_state.kept_epochs(artifact) == [2, 4]
     assert set(oracle) == {"image_auroc", "pixel_auroc", "aupro_0.30"}
     for metric, value in oracle.items():
         assert value >= rows["standard", metric] - 1e-12  # the last epoch is among those it chooses from

@@ -87,7 +87,7 @@ def test_a_defective_newcomer_is_held_back_and_good_ones_are_not(guarded: Line, 
     assert event.asset_materialization.metadata["extracted"].value == 0
     assert not guarded.tick().run_requests
     guarded.settle()
-    assert checks(guarded, "bolt") == {"images_readable": True, "new_images_nominal": False}
+    assert checks(guarded, "bolt") == {"images_found": True, "images_readable": True, "new_images_nominal": False}
     assert call("quarantine", "parts") == 0
     assert "bolt/train/good/bad.png" in capsys.readouterr().out
 
@@ -95,7 +95,7 @@ def test_a_defective_newcomer_is_held_back_and_good_ones_are_not(guarded: Line, 
     assert call("quarantine", "parts", "bolt", "--admit", "bad.png") == 0
     assert guarded.carry_out(guarded.tick()) == ["bolt"]
     assert "bad.png" in training_images(guarded, "bolt")
-    assert checks(guarded, "bolt") == {"images_readable": True, "new_images_nominal": True}
+    assert checks(guarded, "bolt") == {"images_found": True, "images_readable": True, "new_images_nominal": True}
     assert call("quarantine", "parts", "bolt", "--reject", "bad.png") == 0
     assert guarded.carry_out(guarded.tick()) == ["bolt"]
     assert "bad.png" not in training_images(guarded, "bolt")
@@ -116,7 +116,7 @@ def test_newcomers_that_look_odd_are_held_back_whatever_a_detector_says(guarded:
     assert "128 x 128 pixels, the others have 64 x 64" in held["large.png"]
     assert any(reason.startswith("mean grey") for reason in held["dark.png"])
     assert not {"large.png", "dark.png", "copy.png", "broken.png"} & training_images(guarded, "nut")
-    assert checks(guarded, "nut") == {"images_readable": False, "new_images_nominal": False}
+    assert checks(guarded, "nut") == {"images_found": True, "images_readable": False, "new_images_nominal": False}
 
 
 def test_a_copy_is_known_by_its_thumbnail() -> None:
