@@ -13,7 +13,6 @@ from other images is left out, and an `OutOfDateWarning` names it.
 
 from __future__ import annotations
 
-import shlex
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,15 +23,15 @@ import pyarrow as pa
 
 from ad_assets.config.benchmark import Dataset
 from ad_assets.config.faults import check_name
-from ad_assets.config.load import load_config
+from ad_assets.config.load import load_config, materialize_command
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.lanes import stages_of
-from ad_assets.graph.stage import Head, Stage
+from ad_assets.graph.stage import Stage
 from ad_assets.graph.stages.image_index import INDEX
 from ad_assets.graph.stages.leaderboard import read_board
 from ad_assets.graph.stages.metrics import read_rows
 from ad_assets.report.leaderboard import COLUMNS, typed
-from ad_assets.store.store import ArtifactStore
+from ad_assets.store.store import Artifact, ArtifactStore
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,10 +79,9 @@ def metrics(dataset: str, config: str | Path | None = None) -> pd.DataFrame:
 
     opened = _Opened.of(dataset, config)
     rows = []
-    for stage, category, head in opened.current([opened.stage(d, "metrics") for d in opened.dataset.detectors]):
-        place = {"dataset": dataset, "category": category, "detector": stage.key[1], "fingerprint": head.version}
-        measured = read_rows(opened.store.artifact(stage.kind, head.version))
-        rows += [{**place, **row} for row in measured]
+    for stage, category, artifact in opened.current([opened.stage(d, "metrics") for d in opened.dataset.detectors]):
+        place = {"dataset": dataset, "category": category, "detector": stage.key[1], "fingerprint": artifact.version}
+        rows += [{**place, **row} for row in read_rows(artifact)]
     return typed(pd.DataFrame(rows))[COLUMNS]
 
 
@@ -98,8 +96,8 @@ def image_index(dataset: str, config: str | Path | None = None) -> pd.DataFrame:
 
     opened = _Opened.of(dataset, config)
     frames = []
-    for stage, category, head in opened.current([opened.stage("image_index")]):
-        table = opened.store.read_table(opened.store.artifact(stage.kind, head.version).at(INDEX))
+    for _, category, artifact in opened.current([opened.stage("image_index")]):
+        table = opened.store.read_table(artifact.at(INDEX))
         frame = table.to_pandas(types_mapper={pa.int8(): pd.Int8Dtype()}.get)
         frame.insert(0, "category", category)
         frames.append(frame)
@@ -124,9 +122,8 @@ def score_maps(
     check_name("detector", detector, opened.dataset.detectors, dataset)
     stage = opened.stage(detector, "score_maps")
     check_name("category", category, stage.partitions or (), dataset)
-    [(_, _, head)] = opened.current([stage], [category])
-    found = shards(opened.store.artifact(stage.kind, head.version))
-    return ((image_ids, maps.numpy()) for image_ids, maps, _ in found)
+    [(_, _, artifact)] = opened.current([stage], [category])
+    return ((image_ids, maps.numpy()) for image_ids, maps, _ in shards(artifact))
 
 
 @dataclass(frozen=True)
@@ -154,8 +151,8 @@ class _Opened:
             )
         return self.graph.stages[key]
 
-    def current(self, stages: list[Stage], wanted: list[str] | None = None) -> list[tuple[Stage, str, Head]]:
-        """The asset partitions that are what they should be.
+    def current(self, stages: list[Stage], wanted: list[str] | None = None) -> list[tuple[Stage, str, Artifact]]:
+        """The artifacts of the asset partitions that are what they should be, with stage and category.
 
         Raises:
             ResultsError: there are none.
@@ -164,24 +161,22 @@ class _Opened:
         for stage in stages:
             for category in wanted or stage.partitions or ():
                 slot = (stage.key, category)
-                head, why = self.graph.head(slot), self.graph.stale_reason(slot)
-                if head and not why and self.graph.has_artifact(stage.key, head.version):
-                    found.append((stage, category, head))
+                why, artifact = self.graph.absence_reason(slot), self.graph.artifact(slot)
+                if artifact and not why:
+                    found.append((stage, category, artifact))
                 else:
-                    faults.append(f"{stage.name} [{category}]: {why or 'its artifact is gone'}")
+                    faults.append(f"{stage.name} [{category}]: {why}")
         told = "; ".join([*faults[:SHOWN], *([f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else [])])
-        remedy = self.remedy(*stages[:1]) if len(stages) == 1 else self.remedy()
+        remedy = self.remedy(stages[0] if len(stages) == 1 else None)
         if not found:
             raise ResultsError(f"{told or f'{self.dataset.name} has no categories'}; first run: {remedy}")
         if faults:
             _warn(f"left out: {told}; to renew them: {remedy}")
         return found
 
-    def remedy(self, *stages: Stage) -> str:
+    def remedy(self, stage: Stage | None = None) -> str:
         """The command that makes the assets of the dataset, or one of them, what they should be."""
-        words = ["ad-assets", "materialize", self.dataset.name]
-        words += ["--config", str(self.config)] if self.config else []
-        return shlex.join([*words, *(word for stage in stages for word in ("--select", f'key:"{stage.name}"'))])
+        return materialize_command(self.dataset.name, self.config, asset=stage.name if stage else None)
 
 
 def _warn(message: str) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from typing import TYPE_CHECKING, get_args
 
 from ad_assets.commands.common import Commands
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.config.faults import check_name
-from ad_assets.config.load import ConfigError, load_config
+from ad_assets.config.load import ConfigError, load_config, materialize_command
 from ad_assets.report.submission import Layout, SubmissionError, Target, encode, folders, targets
 from ad_assets.store.store import ArtifactStore, CorruptArtifactError
 
@@ -64,11 +63,11 @@ def _maps(options: argparse.Namespace) -> int:
     for category in categories:
         check_name("category", category, stage.partitions or ())
     changed = changed_files(dataset, benchmark.store)
-    stale = {c: why for c in categories if (why := changed.get(c) or _stale(graph, stage, c))}
+    stale = {c: why for c in categories if (why := changed.get(c) or graph.absence_reason((stage.key, c)))}
     for category, why in stale.items():
         print(f"{stage.name} [{category}]: {why}", file=sys.stderr)
     if stale:
-        print(f"nothing was exported; first run: {_remedy(options, stage, list(stale))}", file=sys.stderr)
+        print(f"nothing was exported; first run: {_remedy(options, dataset.name, stage.name, *stale)}", file=sys.stderr)
         return 1
     try:
         return _write_maps(options, benchmark, graph, stage, categories)
@@ -183,11 +182,11 @@ def _leaderboard(options: argparse.Namespace) -> int:
         if stage is None or head is None:
             continue
         if head != graph.planned((stage.key, None)):
-            remedy = _remedy(options, stage, [])
+            remedy = _remedy(options, name, stage.name)
             print(f"{stage.name} is incomplete or out of date; to renew it: {remedy}", file=sys.stderr)
         boards.append(read_board(benchmark.store.artifact(stage.kind, head.version)))
     if not boards:
-        print(f"there is no leaderboard yet; first run: {_command(options, options.dataset)}", file=sys.stderr)
+        print(f"there is no leaderboard yet; first run: {_remedy(options, options.dataset)}", file=sys.stderr)
         return 1
     if options.format == "latex":
         wanted = (options.metric or "image_auroc", options.protocol or STANDARD)
@@ -231,12 +230,6 @@ def _load(options: argparse.Namespace) -> tuple[Benchmark, Graph]:
         raise ConfigError(f"{benchmark.source}: {error}") from error
 
 
-def _stale(graph: Graph, stage: Stage, category: str) -> str:
-    """Why a category of an asset is not what the benchmark file says; empty where it is."""
-    slot = (stage.key, category)
-    return graph.stale_reason(slot) or ("" if graph.artifact(slot) else "its artifact is gone")
-
-
 def _artifact(graph: Graph, key: Key, category: str) -> Artifact:
     artifact = graph.artifact((key, category))
     if artifact is None:
@@ -244,14 +237,5 @@ def _artifact(graph: Graph, key: Key, category: str) -> Artifact:
     return artifact
 
 
-def _remedy(options: argparse.Namespace, stage: Stage, categories: list[str]) -> str:
-    """The command that makes an asset what it should be."""
-    chosen = [word for category in categories for word in ("--category", category)]
-    return _command(options, stage.key[0], "--select", f'key:"{stage.name}"', *chosen)
-
-
-def _command(options: argparse.Namespace, dataset: str | None, *more: str) -> str:
-    words = ["ad-assets", "materialize", *([dataset] if dataset else [])]
-    words += ["--config", options.config] if options.config else []
-    words += [word for override in options.set for word in ("--set", override)]
-    return shlex.join([*words, *more])
+def _remedy(options: argparse.Namespace, dataset: str | None, asset: str | None = None, *categories: str) -> str:
+    return materialize_command(dataset, options.config, options.set, asset, categories)

@@ -9,6 +9,7 @@ command line a list, a mapping and a quoted text are YAML, and any other value i
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ad_assets.config.parse import SectionParser
 from ad_assets.config.yaml_tree import MOST_DEPTH, decoded, read_tree, read_value
 from ad_assets.datasets import READERS
 
-__all__ = ["CONFIGS", "ConfigError", "find_file", "load_config", "load_dataset", "suited"]
+__all__ = ["CONFIGS", "ConfigError", "find_file", "load_config", "load_dataset", "materialize_command", "suited"]
 
 CONFIGS = Path(__file__).parent / "benchmarks"
 DEFAULT = "demo"
@@ -143,3 +144,23 @@ def _assign(tree: dict[str, Any], keys: list[str], text: str, origin: str) -> No
         if not isinstance(node, dict):
             raise ConfigError(f"{origin}: {key!r} is a value, not a section")
     node[keys[-1]] = read_value(text, origin)
+
+
+def materialize_command(
+    dataset: str | None,
+    config: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    asset: str | None = None,
+    categories: Iterable[str] = (),
+) -> str:
+    """The command line that makes the assets of a dataset, or one of them, what they should be.
+
+    >>> print(materialize_command("parts", "my parts.yaml", asset="parts/leaderboard"))
+    ad-assets materialize parts --config 'my parts.yaml' --select 'key:"parts/leaderboard"'
+    """
+    words = ["ad-assets", "materialize", *([dataset] if dataset else [])]
+    words += ["--config", str(config)] if config else []
+    words += [word for override in overrides for word in ("--set", override)]
+    words += ["--select", f'key:"{asset}"'] if asset else []
+    words += [word for category in categories for word in ("--category", category)]
+    return shlex.join(words)

@@ -6,7 +6,7 @@ still cost nothing: whether an artifact is already in the store is known beforeh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,9 +82,8 @@ def plan(
             "" if slot in recorded else "never materialized",
             stale,
             damage,
-            recorded.other_version(slot),
         )
-        reason = next(filter(None, reasons), "")
+        reason = next(filter(None, reasons), "") or recorded.other_version(slot)
         if not reason:
             continue
         action: Action = "scan" if stage.address is None else "compute"
@@ -154,19 +153,19 @@ class _Recorded:
         for read in self._graph.stages[slot[0]].slots(slot[1]):
             # Of an asset over all categories Dagster records no version of each that it read.
             newer, now = self._last(read[0]).get(read[1], (0, None)) if read[1] == slot[1] else (0, None)
-            if newer > event and self._tags(slot).get(f"{INPUT_TAG}/{'/'.join(read[0])}", now) != now:
+            if newer > event and self._latest(slot)[1].get(f"{INPUT_TAG}/{'/'.join(read[0])}", now) != now:
                 return f"Dagster has another version of {'/'.join(read[0])} on record"
         return ""
 
     def _last(self, key: Key) -> Mapping[str | None, tuple[int, str | None]]:
         """Partition -> number of the event and data version, of the partitions that were materialized."""
         if key not in self._assets:
-            asset = dg.AssetKey(list(key))
             if self._graph.stages[key].partitions is None:
-                tags, found = self._tags((key, None)), self._events(asset)
-                self._assets[key] = {None: (found[0].storage_id, tags.get(DATA_VERSION_TAG))} if found else {}
+                event, tags = self._latest((key, None))
+                self._assets[key] = {None: (event, tags.get(DATA_VERSION_TAG))} if event else {}
             else:
-                log, kind = self._instance.event_log_storage, dg.DagsterEventType.ASSET_MATERIALIZATION
+                asset, kind = dg.AssetKey(list(key)), dg.DagsterEventType.ASSET_MATERIALIZATION
+                log = self._instance.event_log_storage
                 versions = log.get_latest_tags_by_partition(asset, kind, [DATA_VERSION_TAG])
                 self._assets[key] = {
                     partition: (event, versions.get(partition, {}).get(DATA_VERSION_TAG))
@@ -174,13 +173,11 @@ class _Recorded:
                 }
         return self._assets[key]
 
-    def _tags(self, slot: Slot) -> Mapping[str, str]:
-        """The tags of the last materialization of an asset partition."""
-        for record in self._events(dg.AssetKey(list(slot[0])), slot[1]):
-            if record.asset_materialization:
-                return record.asset_materialization.tags or {}
-        return {}
-
-    def _events(self, asset: dg.AssetKey, partition: str | None = None) -> Sequence[dg.EventLogRecord]:
-        only = dg.AssetRecordsFilter(asset, [partition] if partition else None)
-        return self._instance.fetch_materializations(only, limit=1).records
+    def _latest(self, slot: Slot) -> tuple[int, Mapping[str, str]]:
+        """The number of the last materialization of an asset partition, 0 where there is none, and its tags."""
+        asset = dg.AssetKey(list(slot[0]))
+        only = dg.AssetRecordsFilter(asset, [slot[1]] if slot[1] else None)
+        for record in self._instance.fetch_materializations(only, limit=1).records:
+            made = record.asset_materialization
+            return record.storage_id, (made.tags if made else None) or {}
+        return 0, {}

@@ -112,6 +112,7 @@ class Graph:
     def _forget(self) -> None:
         self._planned: dict[Slot, Head | None] = {}
         self._expected: dict[Slot, Head | None] = {}
+        self._faults: dict[Slot, dict[Slot, str]] = {}
         self._stale: dict[Slot, str] = {}
         self._due: dict[Slot, bool] = {}
 
@@ -215,8 +216,13 @@ class Graph:
         reads = self.stages[slot[0]].slots(slot[1])
         return {read: head for read in reads if read not in faults and (head := self.head(read))}
 
-    def faults(self, slot: Slot) -> dict[Slot, str]:
+    def faults(self, slot: Slot) -> Mapping[Slot, str]:
         """What a run of an asset partition could not read, each with the reason."""
+        if slot not in self._faults:
+            self._faults[slot] = self._find_faults(slot)
+        return self._faults[slot]
+
+    def _find_faults(self, slot: Slot) -> dict[Slot, str]:
         stage, partition = self.stages[slot[0]], slot[1]
         faults: dict[Slot, str] = {}
         for read in stage.slots(partition):
@@ -265,6 +271,10 @@ class Graph:
             return "made from something else"
         heads = self.readable(slot) if head.made_of else {}
         return REMADE if is_outdated(head.made_of, stage.made_of(Upstream(heads, slot[1]))) else ""
+
+    def absence_reason(self, slot: Slot) -> str:
+        """Why what an asset partition should be cannot be read from the store, in words; empty where it can."""
+        return self.stale_reason(slot) or ("" if self.artifact(slot) else "its artifact is gone")
 
     def is_current(self, slot: Slot) -> bool:
         """Whether an asset partition is what it should be, and its files are there."""

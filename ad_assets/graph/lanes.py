@@ -98,9 +98,8 @@ def _lane(
         lane = {"score_maps": ensemble_stage(dataset, detector.name, members, extractor)}
     else:
         scoring = scoring_stages(benchmark, dataset, detector, features[detector.extractor])
-        lane = {"state": scoring.state, "score_maps": scoring.score_maps}
-        if scoring.neighbours:
-            lane = {"state": scoring.state, "neighbours": scoring.neighbours, "score_maps": scoring.score_maps}
+        neighbours = {"neighbours": scoring.neighbours} if scoring.neighbours else {}
+        lane = {"state": scoring.state, **neighbours, "score_maps": scoring.score_maps}
         if epochs := oracle_epochs_stage(dataset, detector, index, scoring.state, scoring.features, extractor):
             lane["oracle_epochs"] = epochs
     metrics = metrics_stage(dataset, detector, index, lane["score_maps"], epochs, extractor, benchmark.evaluation)

@@ -37,6 +37,11 @@ class Artifact:
     store: ArtifactStore
     path: str
 
+    @property
+    def version(self) -> str:
+        """Its address, the last part of its path."""
+        return self.path.rpartition("/")[2]
+
     def at(self, name: str) -> str:
         """The store path of one file of the artifact."""
         return f"{self.path}/{name}"
