@@ -195,6 +195,14 @@ class Extractor(Settings):
         return self.resize
 
     @property
+    def finest_step(self) -> float | None:
+        """Pixels of the input to a cell of the first tap, whose map is the finest; None where the table lacks it."""
+        tabled = tap_table().get(self.architecture, {}).get(self.modules[0])
+        if tabled is not None:
+            return float(tabled[1])
+        return float(self.taps[0][1:]) if self.taps[0].startswith("/") else None
+
+    @property
     def normalisation(self) -> tuple[Rgb, Rgb]:
         """Mean and standard deviation of RGB in 0..1.
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ad_assets.backbones.extractor import Extractor
+from ad_assets.backbones.view import View
 from ad_assets.commands.common import Commands
 from ad_assets.config.benchmark import Dataset
 from ad_assets.config.faults import check_name
@@ -82,7 +84,7 @@ def add(commands: Commands) -> None:
 def _check(options: argparse.Namespace) -> int:
     sound = total = 0
     failed = False
-    for dataset in _datasets(options):
+    for dataset, extractors in _datasets(options):
         print(_title(dataset))
         for category, index, problems in _indexes(dataset, options.category):
             if category is None:
@@ -100,7 +102,12 @@ def _check(options: argparse.Namespace) -> int:
             )
             print(f"{'FAIL' if errors else 'ok  '}  {plain_name(category)}: {counts}")
             lacks = [Problem(category, text, "warning") for text in overview.lacks()] if overview else []
-            _print_problems([*problems, *lacks])
+            views = _views(extractors, index) if index else {}
+            for name, view in views.items():
+                print(plain(f"      {view.sentence(name)}"))
+            hidden = [Problem(f"extractor {name}", view.warning(), "warning") for name, view in views.items()]
+            hidden = [each for each in hidden if each.message and dataset.own_images]
+            _print_problems([*problems, *lacks, *hidden])
             total, sound, failed = total + 1, sound + (not errors), failed or errors
     print(f"{sound} of {total} categories are sound" if total else "nothing could be checked")
     return 1 if failed else 0
@@ -110,7 +117,7 @@ def _describe(options: argparse.Namespace) -> int:
     status = 0
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-    for dataset in _datasets(options):
+    for dataset, _ in _datasets(options):
         print(_title(dataset))
         overviews, sheet = [], []
         for category, index, problems in _indexes(dataset, options.category):
@@ -133,17 +140,25 @@ def _describe(options: argparse.Namespace) -> int:
     return status
 
 
-def _datasets(options: argparse.Namespace) -> list[Dataset]:
+def _views(extractors: Mapping[str, Extractor], index: ImageIndex) -> dict[str, View]:
+    """What each extractor sees of the images."""
+    sizes = {(row["height"], row["width"]) for row in index.table.select(["height", "width"]).to_pylist()}
+    return {name: View.of(extractor, sizes) for name, extractor in extractors.items()}
+
+
+def _datasets(options: argparse.Namespace) -> list[tuple[Dataset, dict[str, Extractor]]]:
+    """The datasets that are asked for, with the extractors that look at their images."""
     if options.reader:
         if options.dataset or options.config:
             raise ConfigError("--reader reads a folder without a benchmark file: leave out the dataset and --config")
-        return [load_dataset(options.reader, options.root, options.set)]
+        return [(load_dataset(options.reader, options.root, options.set), {})]
     if options.root:
         raise ConfigError("--root goes with --reader; in a benchmark file write --set datasets.<name>.root=/path")
     benchmark = load_config(options.config, options.set)
     if options.dataset:
         check_name("dataset", options.dataset, benchmark.datasets, benchmark.source)
-    return [dataset for name, dataset in benchmark.datasets.items() if options.dataset in (None, name)]
+    chosen = [dataset for name, dataset in benchmark.datasets.items() if options.dataset in (None, name)]
+    return [(dataset, {name: benchmark.extractors[name] for name in dataset.extractors}) for dataset in chosen]
 
 
 def _indexes(

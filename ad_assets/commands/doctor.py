@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import numpy as np
 
 from ad_assets.backbones.backbone import load_backbone
 from ad_assets.backbones.extractor import Extractor
+from ad_assets.backbones.view import View
 from ad_assets.config.benchmark import Benchmark
+from ad_assets.datasets.images import ImageError
 from ad_assets.settings.compute import usable_cores
 from ad_assets.settings.home import without_tilde
 from ad_assets.store.contents import Contents, head_damage
@@ -44,6 +47,7 @@ def examine(benchmark: Benchmark) -> list[Finding]:
         _device(benchmark),
         *(weights(benchmark, name) for name in benchmark.extractors),
         *(_data(benchmark, name) for name in benchmark.datasets),
+        *(finding for name in benchmark.datasets for finding in _views(benchmark, name)),
         *(finding for name in benchmark.datasets for finding in _growth(benchmark, name)),
     ]
 
@@ -167,6 +171,43 @@ def _data(benchmark: Benchmark, name: str) -> Finding:
         return Finding(f"dataset {name}", False, "left out " + "\n  left out ".join(wrong[:5]) + more)
     images = sum(len(assigned[category]) for category in categories)
     return Finding(f"dataset {name}", True, f"{len(categories)} categories, {images} images in {reader.root}")
+
+
+def _views(benchmark: Benchmark, name: str) -> Iterator[Finding]:
+    """What each extractor sees of a dataset's images; a warning for people's own images alone."""
+    dataset = benchmark.datasets[name]
+    try:
+        sizes = _image_sizes(benchmark, name)
+    except (OSError, ValueError):  # the folder's own finding says what is wrong with it
+        return
+    for extractor in dataset.extractors if sizes else ():
+        subject = f"view of {name}/{extractor}"
+        try:
+            grid = load_backbone(benchmark.extractors[extractor], benchmark.compute).tap_shapes[0][1:]
+        except (OSError, ValueError, RuntimeError):  # the extractor's own finding says why
+            continue
+        view = View.of(benchmark.extractors[extractor], sizes, (grid[0], grid[1]))
+        warning = view.warning() if dataset.own_images else ""
+        yield Finding(subject, True, view.sentence(extractor) + (f"; warning: {warning}" if warning else ""))
+
+
+def _image_sizes(benchmark: Benchmark, name: str) -> set[tuple[int, int]]:
+    """Height and width of the indexed images; of a category without an index those of its first image."""
+    from ad_assets.datasets import ImageFiles
+    from ad_assets.graph.stages.image_index import current_index, read_index
+
+    reader = benchmark.datasets[name].reader
+    files = ImageFiles(reader.root)
+    sizes: set[tuple[int, int]] = set()
+    for category, candidates in reader.assign(sorted(files.listing())).items():
+        index = current_index(benchmark.store, name, category)
+        if index:
+            sizes |= {(row["height"], row["width"]) for row in read_index(index)}
+        for path in [] if index else [candidate.path for candidate in candidates[:1]]:
+            with suppress(ImageError):  # `data check` names it
+                height, width, _ = reader.decoding.rgb(files.read(path), path).shape
+                sizes.add((height, width))
+    return sizes
 
 
 def _growth(benchmark: Benchmark, name: str) -> Iterator[Finding]:

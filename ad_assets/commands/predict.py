@@ -78,6 +78,9 @@ def _predict(options: argparse.Namespace) -> int:
     counts = ", ".join(f"{words.count(word)} {word}" for word in ("anomalous", "nominal", "failed") if word in words)
     seconds = time.perf_counter() - started
     print(f"{len(paths)} images{f': {counts}' if counts else ''}; {seconds:.1f} s", file=sys.stderr)
+    shapes = {(row.height, row.width) for row in rows if row.height and row.width}
+    if shapes:
+        print(detector.view(shapes).sentence(detector.detector), file=sys.stderr)
     if writer:
         print(f"written to {options.out}", file=sys.stderr)
     return 1 if "failed" in words else 0

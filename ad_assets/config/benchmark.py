@@ -211,6 +211,11 @@ class Dataset:
         studied = [variant.detector for study in self.studies.values() for variant in study.variants]
         return list(dict.fromkeys(d.extractor for d in [*self.detectors.values(), *studied]))
 
+    @property
+    def own_images(self) -> bool:
+        """Whether the images are people's own, for which no protocol is published."""
+        return self.production is not None or self.reader.own_images
+
     def unknown_categories(self, known: Sequence[str]) -> list[str]:
         """The categories that detectors and variants have values for and that are none of the known ones, in words."""
         path = f"datasets.{self.name}"

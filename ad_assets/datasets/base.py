@@ -227,6 +227,11 @@ class Reader(Settings, ABC):
         return self.paper_dataset
 
     @property
+    def own_images(self) -> bool:
+        """Whether it reads people's own images, for which no protocol is published."""
+        return False
+
+    @property
     def decoding(self) -> Decoding:
         """How its files become pixels; the bit depth of images with more than 8 bits is known once they are indexed."""
         return self.decodes

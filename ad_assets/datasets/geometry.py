@@ -51,6 +51,29 @@ def centre_box(h: int, w: int, crop: int | None) -> tuple[int, int, int, int]:
     return top, left, top + crop, left + crop
 
 
+def seen_share(size: tuple[int, int], resize: Resize, crop: int | None) -> float:
+    """The part of an image of some height and width that is left after resizing and cropping, 0..1."""
+    h, w = resized_shape(*size, resize)
+    top, left, bottom, right = centre_box(h, w, crop)
+    return (bottom - top) * (right - left) / (h * w)
+
+
+def seen_mask(size: tuple[int, int], resize: Resize, crop: int | None, to: tuple[int, int] | None = None) -> Mask:
+    """Which pixels of an image have their centre in the crop, ``(H, W)``; nothing is known of the others.
+
+    Args:
+        size: height and width of the image.
+        resize: as for the image.
+        crop: as for the image.
+        to: height and width of the result, if not `size`.
+    """
+    h, w = resized_shape(*size, resize)
+    top, left, bottom, right = centre_box(h, w, crop)
+    height, width = to or size
+    rows, columns = _nearest(h, height), _nearest(w, width)
+    return ((rows >= top) & (rows < bottom))[:, None] & ((columns >= left) & (columns < right))
+
+
 def fit_image(rgb: RgbImage, resize: Resize, crop: int | None, interpolation: Interpolation = "bilinear") -> RgbImage:
     """Resize with antialiasing, then crop: ``(H, W, 3)`` uint8 -> ``(h, w, 3)`` uint8.
 

@@ -80,6 +80,7 @@ _SCHEMA = [
     ("anomalous", "bool"),
     ("height", "int32"),
     ("width", "int32"),
+    ("seen", "float64"),
     ("seconds", "float64"),
     ("picture", "string"),
     ("raw_map", "string"),
@@ -89,7 +90,8 @@ _SCHEMA = [
 
 @dataclass(frozen=True)
 class PredictionRow:
-    """One image in the tables; `error` instead of a score where it could not be read. Sizes in pixels."""
+    """One image in the tables; `error` instead of a score where it could not be read. Sizes in pixels, `seen`
+    the part of the picture that was looked at, 0..1."""
 
     image: str
     score: float | None = None
@@ -97,6 +99,7 @@ class PredictionRow:
     anomalous: bool | None = None
     height: int | None = None
     width: int | None = None
+    seen: float | None = None
     seconds: float | None = None
     picture: str | None = None
     raw_map: str | None = None
@@ -173,8 +176,8 @@ class PredictionWriter:
         if size != prediction.shape:
             rgb = np.asarray(Image.fromarray(rgb).resize(size[::-1], Image.Resampling.LANCZOS))
         score_map = prediction.full_map(size)
-        low, high = self._detector.colour_scale or (float(score_map.min()), float(score_map.max()))
-        return pictures.overlay(rgb, score_map, low, high)
+        low, high = self._detector.colour_scale or (float(np.nanmin(score_map)), float(np.nanmax(score_map)))
+        return pictures.overlay(rgb, score_map, low, high, seen=prediction.seen_mask(size))
 
 
 def row_of(prediction: Prediction, picture: str | None = None, raw_map: str | None = None) -> PredictionRow:
@@ -187,6 +190,7 @@ def row_of(prediction: Prediction, picture: str | None = None, raw_map: str | No
         prediction.anomalous,
         height,
         width,
+        prediction.seen,
         prediction.seconds,
         picture,
         raw_map,

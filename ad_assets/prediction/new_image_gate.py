@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ad_assets.config.benchmark import Benchmark, Dataset, Production
 from ad_assets.config.faults import ConfigError
 from ad_assets.datasets import ImageFiles, KnownFile
@@ -178,9 +180,12 @@ class NewImageGate:
             scores[image] = prediction.score, threshold
             if prediction.score > threshold:
                 full = prediction.full_map()
-                low, high = detector.colour_scale or (float(full.min()), float(full.max()))
+                low, high = detector.colour_scale or (float(np.nanmin(full)), float(np.nanmax(full)))
                 name = row["path"].rpartition("/")[2]
-                panel = pictures.panel(rgb, None, full, low, high, score=prediction.score, label=1, title=name)
+                seen = prediction.seen_mask()
+                panel = pictures.panel(
+                    rgb, None, full, low, high, score=prediction.score, label=1, title=name, seen=seen
+                )
                 path = held_picture_path(self._dataset.name, category, image)
                 self._store.write_bytes(path, pictures.to_jpeg(panel, max_bytes=PICTURE_BYTES))
             progress("new images judged", number + 1, len(rows))

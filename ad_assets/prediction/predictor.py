@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from ad_assets.backbones.backbone import load_backbone
 from ad_assets.backbones.extractor import Extractor
+from ad_assets.backbones.view import View
 from ad_assets.datasets.decoding import Decoding
-from ad_assets.datasets.geometry import unfit_map
+from ad_assets.datasets.geometry import seen_mask, seen_share, unfit_map
 from ad_assets.datasets.images import ROOM, ImageError, RgbImage, decoded_batches
 from ad_assets.graph.stages.features import positions_of, stacked
 from ad_assets.graph.stages.score_maps import Scorer
@@ -70,12 +71,28 @@ class Prediction:
         return sum(self.step_seconds.values())
 
     def full_map(self, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
-        """The map in the frame of the whole image, ``(H, W)`` float32; see `unfit_map`.
+        """The map in the frame of the whole image, ``(H, W)`` float32; NaN where nothing was looked at.
 
         Args:
             size: height and width of the result, if not those of the image.
         """
-        return unfit_map(self.score_map, self.shape, *self.extractor.geometry, size)
+        whole = unfit_map(self.score_map, self.shape, *self.extractor.geometry, size)
+        if self.seen < 1:
+            whole[~self.seen_mask(size)] = np.nan
+        return whole
+
+    @property
+    def seen(self) -> float:
+        """The part of the picture that was looked at, 0..1."""
+        return seen_share(self.shape, *self.extractor.geometry)
+
+    def seen_mask(self, size: tuple[int, int] | None = None) -> NDArray[np.bool_]:
+        """Which pixels of the whole image were looked at, ``(H, W)``; the others were cut away by the crop.
+
+        Args:
+            size: as for `full_map`.
+        """
+        return seen_mask(self.shape, *self.extractor.geometry, size)
 
 
 class StepTimer:
@@ -187,6 +204,11 @@ class Predictor:
         self.precisions = sorted({extractor.precision for extractor in self._extractors})
         self._backbones = [load_backbone(extractor, compute) for extractor in self._extractors]
         self._lock = Lock()
+
+    def view(self, shapes: Iterable[tuple[int, int]]) -> View:
+        """What is seen of images of some heights and widths, in cells of the finest map of its first member."""
+        rows, columns = self._backbones[0].tap_shapes[0][1:]
+        return View.of(self._extractors[0], shapes, (rows, columns))
 
     def predict(self, image: Image) -> Prediction:
         """Score one image.

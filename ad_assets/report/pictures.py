@@ -33,6 +33,7 @@ GROUND = 28  # dark grey behind and between tiles, so that heat maps keep their 
 INK = (214, 214, 214)
 LABEL_NAMES = ("nominal", "anomalous")
 LABEL_COLOURS = ((126, 200, 150), (255, 150, 122))
+HATCH = 12  # pixels from one line to the next where nothing was looked at
 OUTLINE = (64, 224, 255)  # far from inferno's colours and from most steel, wood and textile
 
 
@@ -60,15 +61,36 @@ def heat_map(score_map: NDArray[Any], low: float, high: float) -> RgbImage:
     return _colours()[np.rint(np.clip(share, 0, 1) * 255).astype(np.intp)]
 
 
-def overlay(rgb: RgbImage, score_map: NDArray[Any], low: float, high: float, alpha: float = 0.65) -> RgbImage:
+def overlay(
+    rgb: RgbImage,
+    score_map: NDArray[Any],
+    low: float,
+    high: float,
+    alpha: float = 0.65,
+    *,
+    seen: NDArray[np.bool_] | None = None,
+) -> RgbImage:
     """The heat map laid over its image with opacity `alpha` (0 image only .. 1 heat map only).
+
+    Args:
+        rgb: ``(H, W, 3)`` uint8.
+        score_map: ``(H, W)`` raw scores.
+        low: as for `heat_map`.
+        high: as for `heat_map`.
+        alpha: opacity.
+        seen: ``(H, W)``, where the detector looked; the rest is shown in hatched grey, and its scores are not read.
+            None: everywhere.
 
     Raises:
         ValueError: as `heat_map`, or image and map differ in size.
     """
     _same_size(rgb, score_map, "score map")
-    heat = heat_map(score_map, low, high)
+    everywhere = seen is None or bool(seen.all())
+    heat = heat_map(score_map if everywhere else np.where(seen, score_map, low), low, high)
     mixed: RgbImage = np.rint(rgb * (1 - alpha) + heat * alpha).astype(np.uint8)
+    if seen is not None and not everywhere:
+        _same_size(rgb, seen, "mask of what is seen")
+        mixed[~seen] = _hatched(rgb)[~seen]
     return mixed
 
 
@@ -93,7 +115,14 @@ def outline(rgb: RgbImage, mask: NDArray[Any]) -> RgbImage:
 
 
 def strip(
-    rgb: RgbImage, mask: NDArray[Any] | None, score_map: NDArray[Any], low: float, high: float, *, size: int = 160
+    rgb: RgbImage,
+    mask: NDArray[Any] | None,
+    score_map: NDArray[Any],
+    low: float,
+    high: float,
+    *,
+    size: int = 160,
+    seen: NDArray[np.bool_] | None = None,
 ) -> RgbImage:
     """Image | image with mask outline | heat map over the image, side by side.
 
@@ -104,13 +133,14 @@ def strip(
         low: start of the category's colour scale.
         high: its end.
         size: longer side of each tile in pixels.
+        seen: as for `overlay`.
 
     Raises:
         ValueError: as `overlay` and `outline`.
     """
     small = _resized(rgb, size)
     masked = small if mask is None else outline(small, _resized_mask(mask, rgb, small))
-    heat = _resized(overlay(rgb, score_map, low, high), size)
+    heat = _resized(overlay(rgb, score_map, low, high, seen=seen), size)
     gap = np.full((small.shape[0], GAP, 3), GROUND, np.uint8)
     return np.concatenate([small, gap, masked, gap, heat], axis=1)
 
@@ -126,6 +156,7 @@ def panel(
     label: int,
     title: str = "",
     size: int = 160,
+    seen: NDArray[np.bool_] | None = None,
 ) -> RgbImage:
     """A `strip` with a caption: label, image score and a title such as detector or defect type.
 
@@ -134,7 +165,7 @@ def panel(
     """
     if label not in (0, 1):
         raise ValueError(f"a label is 0 (nominal) or 1 (anomalous), not {label}")
-    tiles = strip(rgb, mask, score_map, low, high, size=size)
+    tiles = strip(rgb, mask, score_map, low, high, size=size, seen=seen)
     caption = _caption(tiles.shape[1], f"{LABEL_NAMES[label]} {score:.4g}", LABEL_COLOURS[label], title)
     return np.concatenate([caption, tiles], axis=0)
 
@@ -245,6 +276,14 @@ def _colours() -> RgbImage:
 
     table: RgbImage = np.asarray(colormaps["inferno"](np.arange(256), bytes=True))[:, :3]
     return table
+
+
+def _hatched(rgb: RgbImage) -> RgbImage:
+    """The image in dark grey under diagonal lines, which no heat map looks like."""
+    grey = rgb.mean(axis=2) * 0.4 + GROUND
+    rows, columns = (np.arange(side) for side in grey.shape)
+    grey[(rows[:, None] + columns) % HATCH < max(1, HATCH // 6)] = 160
+    return np.repeat(np.rint(np.clip(grey, 0, 255)).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
 def _same_size(rgb: RgbImage, other: NDArray[Any], what: str) -> None:

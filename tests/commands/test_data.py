@@ -12,6 +12,8 @@ from ad_assets.cli import main
 from tests.support.bench_graph import config_tree
 from tests.support.trees import campus_tree, mvtec_tree, write_image
 
+SEEN = "      images are 12 x 10, lite0 looks at 100 % of them, one cell is 1.5 x 1.2 camera pixels"
+
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
@@ -32,7 +34,9 @@ def test_sound_datasets_are_ok_and_nothing_is_stored(config: Path, capsys: Any) 
     assert out.out.splitlines() == [
         f"parts (reader folder, {config.parent}/images)",
         "ok    bolt: 4 train, 2 good and 4 anomalous test images",
+        SEEN,
         "ok    nut: 4 train, 2 good and 4 anomalous test images",
+        SEEN,
         "2 of 2 categories are sound",
     ]
     assert not (config.parent / "store").exists()
@@ -48,6 +52,14 @@ def test_a_folder_needs_no_benchmark_file(config: Path, capsys: Any) -> None:
     assert "no images; the folder holds bolt, nut" in capsys.readouterr().out
 
 
+def test_what_a_crop_hides_is_a_warning_and_no_fault(config: Path, capsys: Any) -> None:
+    cropped = ("--set", "extractors.lite0.resize=72", "--set", "extractors.lite0.crop=64")
+    assert data("check", "--config", str(config), "--category", "nut", *cropped) == 0
+    out = capsys.readouterr().out
+    assert "images are 12 x 10, lite0 looks at 66 % of them, one cell is 1.1 x 1.1 camera pixels" in out
+    assert "warning  extractor lite0: 34 % of the picture is never looked at" in out
+
+
 def test_broken_files_fail_their_category_with_every_problem(config: Path, capsys: Any) -> None:
     bolt = config.parent / "images/bolt"
     (bolt / "train/good/000.png").write_bytes(b"\x89PNG\r\n\x1a\n cut off")
@@ -56,10 +68,11 @@ def test_broken_files_fail_their_category_with_every_problem(config: Path, capsy
     assert data("check", "--config", str(config)) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "FAIL  bolt: 4 train, 2 good and 3 anomalous test images"  # those that are sound
-    assert lines[2].startswith("      error  bolt/test/crack/000.png: has no mask: expected ground_truth/crack")
-    assert lines[3].startswith("      error  bolt/train/good/000.png: not an image of a known format")
-    assert lines[4].startswith("      warning  bolt/train/good/again.png: the same image as bolt/train/good/001.png")
-    assert lines[5].startswith("ok    nut")
+    assert lines[2] == SEEN
+    assert lines[3].startswith("      error  bolt/test/crack/000.png: has no mask: expected ground_truth/crack")
+    assert lines[4].startswith("      error  bolt/train/good/000.png: not an image of a known format")
+    assert lines[5].startswith("      warning  bolt/train/good/again.png: the same image as bolt/train/good/001.png")
+    assert lines[6].startswith("ok    nut")
     assert lines[-1] == "1 of 2 categories are sound"
     # A benchmark file that leaves bad files out is not failed by them, but they are told.
     assert data("check", "--config", str(config), "--set", "datasets.parts.on_problem=skip") == 0

@@ -62,6 +62,7 @@ def test_a_folder_is_predicted_and_written(config: Path, inbox: Path, tmp_path: 
     assert "FAILED" in said.err
     assert "broken.png: not an image of a known format" in said.err
     assert re.search(r"4 images: \d anomalous, \d nominal, 1 failed", said.err)
+    assert "images are 64 x 64 to 1920 x 1280, small looks at 100 % of them, one cell is 8 x 8 to 240 x 160" in said.err
 
     rows = pq.read_table(out / "predictions.parquet").to_pylist()
     told = json.loads((out / "predictions.json").read_text())

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import functional as torchvision
 
-from ad_assets.datasets.geometry import centre_box, fit_image, fit_mask, fit_regions, resized_shape
+from ad_assets.datasets.geometry import (
+    centre_box,
+    fit_image,
+    fit_mask,
+    fit_regions,
+    resized_shape,
+    seen_mask,
+    seen_share,
+)
 
 
 def ties(old: int, new: int) -> list[bool]:
@@ -111,3 +119,20 @@ def test_regions_that_a_crop_cuts_away_are_counted():
     fitted, lost = fit_regions(mask, (60, 60), 20, "regions")
     assert lost == 1
     assert fitted.sum() == 1
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.one_of(st.integers(1, 40), st.just((30, 50))), st.data())
+def test_seen_is_every_pixel_whose_centre_lies_in_the_crop(h, w, resize, data):
+    shape = resized_shape(h, w, resize)
+    if min(shape) < 1:
+        return
+    crop = data.draw(st.one_of(st.none(), st.integers(1, min(shape))))
+    top, left, bottom, right = centre_box(*shape, crop)
+    mask = seen_mask((h, w), resize, crop)
+    inside = [
+        [low <= Fraction(2 * i + 1, 2) * new / old < high for i in range(old)]
+        for low, high, old, new in ((top, bottom, h, shape[0]), (left, right, w, shape[1]))
+    ]
+    assert np.array_equal(mask, np.outer(*inside))
+    assert seen_share((h, w), resize, crop) == (bottom - top) * (right - left) / (shape[0] * shape[1])
+    assert seen_share((h, w), resize, None) == 1

@@ -154,9 +154,14 @@ def test_a_map_goes_back_to_the_frame_of_its_image(built: Bench) -> None:
     assert prediction.score_map.shape == (64, 64)
     whole = prediction.full_map()
     assert whole.shape == (128, 256)
-    # Resized to 72 x 144, the middle 64 x 64 was seen; beside it lies the value of its edge.
-    assert np.array_equal(whole[:, :60], np.repeat(whole[:, :1], 60, axis=1))
-    assert whole.max() <= prediction.score_map.max() + 1e-6
+    # Resized to 72 x 144, the middle 64 x 64 was seen, 4 to 68 down and 40 to 104 across: nothing is said of the rest.
+    seen = prediction.seen_mask()
+    assert seen.sum(axis=0).max() == 114  # 64 / 72 of 128, by the pixels' centres
+    assert not seen[:, :71].any()
+    assert seen[64, 72:184].all()
+    assert prediction.seen == pytest.approx(64 * 64 / (72 * 144))
+    assert np.array_equal(np.isnan(whole), ~seen)
+    assert np.nanmax(whole) <= prediction.score_map.max() + 1e-6
     assert prediction.full_map((8, 16)).shape == (8, 16)
 
 

@@ -68,6 +68,21 @@ def test_overlay_runs_from_image_to_heat_map():
         pictures.overlay(GREY, scores[:, :29], 0, 1)
 
 
+def test_what_was_not_looked_at_looks_like_no_heat_map():
+    scores = np.full((20, 30), np.nan)
+    scores[:, 10:] = 0.5
+    seen = np.isfinite(scores)
+    shown = pictures.overlay(GREY, scores, 0, 1, seen=seen)
+    assert np.array_equal(shown[:, 10:], pictures.overlay(GREY[:, 10:], scores[:, 10:], 0, 1))
+    unseen = shown[:, :10]
+    assert np.array_equal(unseen.max(axis=2), unseen.min(axis=2))  # grey, which no colour of the scale is but black
+    assert len(np.unique(unseen)) > 1  # lines
+    with pytest.raises(ValueError, match="not finite"):  # where it looked, a score is a number
+        pictures.overlay(GREY, scores, 0, 1, seen=np.ones_like(seen))
+    everywhere = pictures.strip(GREY, None, np.zeros((20, 30)), 0, 1, size=30)
+    assert not np.array_equal(pictures.strip(GREY, None, scores, 0, 1, size=30, seen=seen), everywhere)
+
+
 @given(hnp.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
 def test_outline_is_the_ring_around_the_mask(mask):
     rows, columns = mask.shape

@@ -58,6 +58,11 @@ class BlindReader(Reader):
         return f"MVTec-{self.setting.capitalize()}"
 
     @property
+    def own_images(self) -> bool:
+        """The other reader's."""
+        return self.of.own_images
+
+    @property
     def decoding(self) -> Decoding:
         """The other reader's."""
         return self.of.decoding

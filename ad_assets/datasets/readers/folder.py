@@ -222,6 +222,11 @@ class FolderReader(DecodingOptions, ManifestOption, MvtecLayout):
         "or a URL)",
     )
 
+    @property
+    def own_images(self) -> bool:
+        """They are."""
+        return True
+
     def index_config(self) -> dict[str, Any]:
         # Indexes made before there were manifests keep their fingerprint.
         return {key: value for key, value in super().index_config().items() if key != "manifest" or value is not None}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ad_assets.backbones.backbone import load_backbone
 from ad_assets.backbones.extractor import Extractor
+from ad_assets.backbones.view import View
 from ad_assets.config.benchmark import Dataset, fingerprint
 from ad_assets.datasets.base import Reader
 from ad_assets.datasets.files import ImageFiles, read_image_bytes
@@ -92,6 +93,7 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
             "images_per_second": len(some) / sum(some) if some and sum(some) else 0.0,
             "backbone": f"{extractor.backbone} ({extractor.weights})",
             "taps": ", ".join(extractor.taps),
+            **View.of(extractor, ((row["height"], row["width"]) for row in rows)).facts(name, dataset.own_images),
             **({"tap_shapes": shapes} if shapes else {}),
             **({"not_finite": odd} if odd else {}),
             **({REMADE: remade} if remade else {}),

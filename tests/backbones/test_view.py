@@ -1,0 +1,81 @@
+"""What is seen of a picture, in one sentence, and when it is a warning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ad_assets.backbones.extractor import Extractor
+from ad_assets.backbones.view import View
+
+
+def extractor(**settings: Any) -> Extractor:
+    given = {"backbone": "tf_efficientnet_lite0", "weights": "random(0)", "taps": ["/8", "/16"], **settings}
+    return Extractor.model_validate(given)
+
+
+PAPER = {"resize": 256, "crop": 224}
+
+
+@pytest.mark.parametrize(
+    ("settings", "sizes", "sentence", "warnings"),
+    [
+        (
+            PAPER,
+            [(3000, 4000)],
+            "images are 4000 x 3000, lite0 looks at 57 % of them, one cell is 94 x 94 camera pixels",
+            ("43 % of the picture is never looked at", "one cell is 94 x 94 camera pixels"),
+        ),
+        (
+            PAPER,
+            [(256, 256)],
+            "images are 256 x 256, lite0 looks at 77 % of them, one cell is 8 x 8 camera pixels",
+            ("23 % of the picture",),
+        ),
+        (
+            {"resize": [256, 256]},
+            [(3000, 4000)],
+            "images are 4000 x 3000, lite0 looks at 100 % of them, one cell is 125 x 94 camera pixels",
+            ("one cell is 125 x 94",),
+        ),
+        (
+            {"resize": [256, 256]},
+            [(1024, 1024)],
+            "images are 1024 x 1024, lite0 looks at 100 % of them, one cell is 32 x 32 camera pixels",
+            (),
+        ),
+        (
+            {"resize": 256, "crop": 256},
+            [(300, 400), (1000, 1000), (300, 400)],
+            "images are 400 x 300 to 1000 x 1000, lite0 looks at 75 to 100 % of them, one cell is 9.4 x 9.4 to "
+            "31 x 31 camera pixels",
+            ("25 % of the picture",),
+        ),
+        (
+            {"backbone": "some_network", "taps": ["body.2"], "resize": [64, 64]},
+            [(64, 64)],
+            "images are 64 x 64, lite0 looks at 100 % of them",
+            (),
+        ),
+    ],
+)
+def test_one_sentence_says_what_is_seen(
+    settings: dict[str, Any], sizes: list[tuple[int, int]], sentence: str, warnings: tuple[str, ...]
+) -> None:
+    view = View.of(extractor(**settings), sizes)
+    assert view.sentence("lite0") == sentence
+    said = view.warning().split("; ") if view.warning() else []
+    assert len(said) == len(warnings)
+    assert all(words in text for words, text in zip(warnings, said, strict=True))
+    assert view.facts("lite0", own_images=False) == {"seen": sentence}  # a published protocol is no fault
+
+
+def test_the_grid_of_a_loaded_backbone_counts() -> None:
+    unknown = extractor(backbone="some_network", taps=["body.2"], resize=[64, 64])
+    assert View.of(unknown, [(640, 640)], (16, 8)).sentence("it").endswith("one cell is 80 x 40 camera pixels")
+
+
+def test_no_image_has_no_view() -> None:
+    with pytest.raises(ValueError, match="no image"):
+        View.of(extractor(**PAPER), [])
