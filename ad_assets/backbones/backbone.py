@@ -80,7 +80,9 @@ class Backbone:
         self._layouts = {
             tap: layout_of(model, tap, outputs[tap], extractor.input_size, convolutional=tabled) for tap in self._taps
         }
-        self.tap_shapes = [tuple(outputs[tap][axis] for axis in LAYOUTS[self._layouts[tap]]) for tap in self._taps]
+        self.tap_shapes: list[Shape] = [
+            tuple(int(outputs[tap][axis]) for axis in LAYOUTS[self._layouts[tap]]) for tap in self._taps
+        ]
         self._deepest = trace.order[-1]
         activations = trace.activations if extractor.pre_activation else {}
         if len({activations.get(tap, tap) for tap in self._taps}) < len(self._taps):

@@ -183,7 +183,7 @@ def _views(benchmark: Benchmark, name: str) -> Iterator[Finding]:
     for extractor in dataset.extractors if sizes else ():
         subject = f"view of {name}/{extractor}"
         try:
-            grid = load_backbone(benchmark.extractors[extractor], benchmark.compute).tap_shapes[0][1:]
+            _, *grid = load_backbone(benchmark.extractors[extractor], benchmark.compute).tap_shapes[0]
         except (OSError, ValueError, RuntimeError):  # the extractor's own finding says why
             continue
         view = View.of(benchmark.extractors[extractor], sizes, (grid[0], grid[1]))

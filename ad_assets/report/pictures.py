@@ -85,11 +85,12 @@ def overlay(
         ValueError: as `heat_map`, or image and map differ in size.
     """
     _same_size(rgb, score_map, "score map")
-    everywhere = seen is None or bool(seen.all())
-    heat = heat_map(score_map if everywhere else np.where(seen, score_map, low), low, high)
-    mixed: RgbImage = np.rint(rgb * (1 - alpha) + heat * alpha).astype(np.uint8)
-    if seen is not None and not everywhere:
+    if seen is not None:
         _same_size(rgb, seen, "mask of what is seen")
+        score_map = np.where(seen, score_map, low)
+    heat = heat_map(score_map, low, high)
+    mixed: RgbImage = np.rint(rgb * (1 - alpha) + heat * alpha).astype(np.uint8)
+    if seen is not None and not seen.all():
         mixed[~seen] = _hatched(rgb)[~seen]
     return mixed
 
