@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from ad_assets.defs.plan import Step
+    from ad_assets.graph.graph import Graph
     from ad_assets.graph.stage import Stage
 
 SHOWN = 10
@@ -103,6 +104,7 @@ class Session:
     """A loaded benchmark with its graph and the plan for the selected part.
 
     `unseen` has the selected datasets whose folder cannot be read, with the reason; nothing is planned for them.
+    `untested` has, by dataset, the selected categories whose image index has no test images.
     """
 
     benchmark: Benchmark
@@ -111,6 +113,7 @@ class Session:
     instance: dg.DagsterInstance
     steps: list[Step]
     unseen: dict[str, str]
+    untested: dict[str, list[str]]
 
     def warn(self) -> None:
         """Print on stderr which folders cannot be read, and which files belong to no category."""
@@ -169,9 +172,10 @@ def open_session(options: argparse.Namespace, *, force: bool = False, verify: bo
             raise ConfigError(f"no category {category!r}; there are: {names}{reasons}")
     instance = open_instance()
     register_categories(stages, instance)
+    graph = Graph(stages, benchmark.store)
     steps = plan(
         benchmark,
-        Graph(stages, benchmark.store),
+        graph,
         instance,
         selected={tuple(key.path) for key in selected},
         categories=options.category,
@@ -179,7 +183,16 @@ def open_session(options: argparse.Namespace, *, force: bool = False, verify: bo
         verify=verify,
     )
     steps = [step for step in steps if step.stage.key[0] not in unseen]
-    return Session(benchmark, stages, definitions, instance, steps, unseen)
+    indexes = [stage for stage in stages if stage.kind == "image_index" and dg.AssetKey(list(stage.key)) in selected]
+    untested = {stage.key[0]: _untested(graph, stage, options.category) for stage in indexes}
+    return Session(benchmark, stages, definitions, instance, steps, unseen, untested)
+
+
+def _untested(graph: Graph, index: Stage, only: Sequence[str] | None) -> list[str]:
+    from ad_assets.graph.stages.image_index import NO_IMAGES
+
+    heads = {name: graph.head((index.key, name)) for name in index.partitions or () if not only or name in only}
+    return [name for name, head in heads.items() if head and head.parts.get("test") == NO_IMAGES]
 
 
 def _unknown_categories(benchmark: Benchmark, stages: list[Stage]) -> Iterator[str]:

@@ -170,7 +170,10 @@ def _data(benchmark: Benchmark, name: str) -> Finding:
         more = f"\n  and {len(wrong) - 5} more" if wrong[5:] else ""
         return Finding(f"dataset {name}", False, "left out " + "\n  left out ".join(wrong[:5]) + more)
     images = sum(len(assigned[category]) for category in categories)
-    return Finding(f"dataset {name}", True, f"{len(categories)} categories, {images} images in {reader.root}")
+    untested = [name for name in categories if not any(each.split == "test" for each in assigned[name])]
+    more = f", ... {len(untested)} in all" if untested[SHOWN:] else ""
+    none = f"; no test images of: {', '.join(untested[:SHOWN])}{more}" if untested else ""
+    return Finding(f"dataset {name}", True, f"{len(categories)} categories, {images} images in {reader.root}{none}")
 
 
 def _views(benchmark: Benchmark, name: str) -> Iterator[Finding]:

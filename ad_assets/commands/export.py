@@ -99,7 +99,7 @@ def _write_maps(
     for category, (artifact, images, threshold) in planned.items():
         _write_category(out, benchmark, stage, category, artifact, images, threshold)
         at = "" if threshold is None else f", pixels above {threshold:.6g} are anomalous"
-        print(f"{category}: {len(images)} maps{at}")
+        print(f"{category}: {len(images)} maps{at}" if images else f"{category}: no test images, so no maps")
     print(f"{stage.name}: {sum(len(images) for _, images, _ in planned.values())} maps below {options.out}")
     return 0
 

@@ -87,6 +87,9 @@ def _begin_anew(session: Session, only: str | None) -> None:
 def _status(options: argparse.Namespace) -> int:
     session = open_session(options)
     session.warn()
+    for name, categories in session.untested.items():
+        if categories:
+            print(f"no test images: {name} [{', '.join(categories)}]; image AUROC and the like are not measured there")
     if not session.steps:
         print("nothing would run" if session.unseen else "everything is up to date")
         return 1 if session.unseen else 0

@@ -3,12 +3,14 @@ far its nominal scores go."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ad_assets.config.benchmark import Benchmark, Dataset, Detector
 from ad_assets.datasets.base import ProgressReport
+from ad_assets.graph.build_attempts import ATTEMPT, attempt_path
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.lanes import ScoringStages
 from ad_assets.graph.stage import Head, Slot, Upstream, read_head
@@ -22,6 +24,7 @@ from ad_assets.methods.data import NominalScores
 from ad_assets.prediction.lookup import DetectorError, Lookup
 from ad_assets.prediction.predictor import Member, Predictor, StepTimer
 from ad_assets.production.champion_history import as_promoted, read_history
+from ad_assets.store.records import recall
 from ad_assets.store.store import Artifact, ArtifactStore
 
 
@@ -84,13 +87,31 @@ def _champion(lookup: Lookup, dataset: Dataset, detector: Detector, category: st
     """
     champion = read_history(lookup.benchmark.store, dataset.name, detector.name, category).champion
     if champion is None:
-        command = lookup.command(dataset, detector, category)
-        raise DetectorError(
-            f"{dataset.name}/{detector.name} [{category}] has no champion; run: {command}, and see with `ad-assets "
-            f"history {dataset.name} {detector.name} {category}` whether it passed its gates"
-        )
+        remedy = _remedy(lookup, dataset, detector, category)
+        raise DetectorError(f"{dataset.name}/{detector.name} [{category}] has no champion; {remedy}")
     benchmark, lane = as_promoted(lookup.benchmark, detector, champion)
     return replace(lookup, benchmark=benchmark), lane, champion.state
+
+
+def _remedy(lookup: Lookup, dataset: Dataset, detector: Detector, category: str) -> str:
+    """What leads to a first champion: never the command that has just failed, or was without effect."""
+    store = lookup.benchmark.store
+    stages = lookup.stages(dataset, detector, category)
+    lane = (dataset.name, detector.name)
+    keys = [(dataset.name, "image_index"), stages.features.key, stages.state.key]
+    keys += [(*lane, name) for name in ("neighbours", "score_maps", "metrics", "champion")]
+    for key in keys:
+        record = recall(store, attempt_path(key, category), *ATTEMPT)
+        if record and record["error"]:
+            return f"{'/'.join(key)} could not be made: {record['error']}"
+    if read_head(store, (*lane, "champion"), category) is None:
+        return f"run: {lookup.command(dataset, detector, category)}"
+    options = "".join(f" {shlex.quote(option)}" for option in lookup.options)
+    place = f"{dataset.name} {detector.name} {shlex.quote(category)}"
+    return (
+        f"its newest state did not pass the gates, and the checks of {'/'.join(lane)}/champion in the UI say which: "
+        f"correct datasets.{dataset.name}.production, or run: ad-assets promote {place} --reason ...{options}"
+    )
 
 
 @dataclass(frozen=True)
@@ -244,8 +265,7 @@ class _LaneLoader:
         artifact = self._store.artifact("metrics", head.version) if head else None
         if artifact is None or not artifact.exists():
             return None
-        low, high = read_scored_images(artifact).colour_scale
-        return float(low), float(high)
+        return read_scored_images(artifact).colour_scale
 
     def _place(self, detector: Detector) -> str:
         return f"{self._dataset.name}/{detector.name} [{self._category}]"

@@ -35,6 +35,7 @@ class ChampionCandidate:
             file.
         truth: fingerprint of the test images and labels behind the metrics; only equal ones are compared.
         numbers: metrics of the standard protocol, as fractions.
+        anomalous_images: how many anomalous test images are behind them; None: not known, as of older champions.
     """
 
     state: str
@@ -43,6 +44,7 @@ class ChampionCandidate:
     settings: Mapping[str, Any]
     truth: str
     numbers: Mapping[str, float]
+    anomalous_images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,11 @@ def as_promoted(benchmark: Benchmark, detector: Detector, champion: ChampionCand
     extractor = Extractor.model_validate({"precision": benchmark.compute.precision, **settings["extractor"]})
     extractors = {**benchmark.extractors, detector.extractor: extractor}
     return replace(benchmark, extractors=extractors), replace(detector, method=method, categories={})
+
+
+def not_measurable(challenger: ChampionCandidate, floors: Mapping[str, float]) -> list[str]:
+    """The metrics with floors that no state can have, because there is no anomalous test image."""
+    return [metric for metric in floors if challenger.anomalous_images == 0 and metric not in challenger.numbers]
 
 
 def below_floors(numbers: Mapping[str, float], floors: Mapping[str, float]) -> list[str]:

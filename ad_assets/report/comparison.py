@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ad_assets.metrics.catalogue import compared, find
 from ad_assets.report.leaderboard import MEAN, STANDARD
 from ad_assets.report.tables import TableCell, arranged, winners
-from ad_assets.report.text import aligned
+from ad_assets.report.text import aligned, no_test_images
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,10 +33,12 @@ class ComparisonTable:
     Args:
         detectors: the columns, in the order of the datasets' leaderboards.
         lines: metrics within datasets, without those that no detector has (image AUROC of anomalous images alone).
+        notes: what to know of datasets before their lines are read.
     """
 
     detectors: tuple[str, ...]
     lines: tuple[ComparisonRow, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def has_paper(self) -> bool:
@@ -72,7 +74,9 @@ def compare(boards: pd.DataFrame) -> ComparisonTable:
     lines = (
         ComparisonRow(dataset, find(metric).heading, tuple(cells.loc[dataset, metric])) for dataset, metric in order
     )
-    return ComparisonTable(tuple(detectors), tuple(lines))
+    boards_apart = boards.groupby("dataset", sort=False)
+    notes = tuple(f"{dataset}: {note}" for dataset, board in boards_apart if (note := no_test_images(board)))
+    return ComparisonTable(tuple(detectors), tuple(lines), notes)
 
 
 def text_table(comparison: ComparisonTable) -> str:
@@ -88,4 +92,5 @@ def text_table(comparison: ComparisonTable) -> str:
             names.append(f"{'':<{wide}}    paper")
             rows.append([f"({cell.paper})" if cell.paper else "" for cell in line.cells])
         before = line.dataset
-    return f"{aligned([names, *zip(*rows, strict=True)])}\n\n{comparison.statement()}"
+    table = aligned([names, *zip(*rows, strict=True)])
+    return "\n\n".join([table, comparison.statement(), *(["\n".join(comparison.notes)] if comparison.notes else [])])

@@ -17,7 +17,7 @@ from ad_assets.report import comparison, studies, tables
 from ad_assets.report.certainty import certainty
 from ad_assets.report.charts import HEIGHT, WIDTH, Chart, charts
 from ad_assets.report.gallery import VERDICTS, GalleryItem
-from ad_assets.report.leaderboard import INTERVAL, MEAN, NOMINAL, OUTLIER, STANDARD, TIMING
+from ad_assets.report.leaderboard import INTERVAL, MEAN, NOMINAL, OUTLIER, STANDARD, TIMING, untested
 from ad_assets.report.pictures import data_uri, jpeg_size
 
 if TYPE_CHECKING:
@@ -183,13 +183,15 @@ def _category(report: ReportInput, detectors: tuple[str, ...], name: str, anchor
 
 
 def _notes(report: ReportInput, category: str) -> list[str]:
-    """What the image index found, and the regions that no pixel of a detector's frame shows."""
+    """Missing test images, what the image index found, and regions that no pixel of a detector's frame shows."""
     problems = report.problems.get(category, ())
     notes = list(problems[:NOTES])
     if len(problems) > NOTES:
         notes.append(f"... and {len(problems) - NOTES} more: see problems.json of the image index")
     rows = report.board[report.board["metric"].eq(VANISHED) & report.board["category"].eq(category)]
+    none = ["no test images: nothing was measured on this category"] if category in untested(report.board) else []
     return [
+        *none,
         *notes,
         *(
             f"{row.detector}: {row.value:.0f} regions of the masks vanish in its frame and are not measured"

@@ -110,6 +110,12 @@ def build(
     return board.loc[order.index].reset_index(drop=True)
 
 
+def untested(board: pd.DataFrame) -> list[str]:
+    """The categories of a leaderboard that have no test images, so that no detector was measured on them."""
+    rows = board[board["metric"].eq("image_auroc") & board["protocol"].eq(STANDARD) & board["category"].ne(MEAN)]
+    return sorted(category for category, own in rows.groupby("category") if (own["n"] == 0).all())
+
+
 def typed(frame: pd.DataFrame) -> pd.DataFrame:
     """A data frame with the columns of `SCHEMA` in their types; texts that are not there are empty."""
     types = {pa.string(): "str", pa.int64(): "Int64", pa.float64(): "float64"}

@@ -37,6 +37,13 @@ HATCH = 12  # pixels from one line to the next where nothing was looked at
 OUTLINE = (64, 224, 255)  # far from inferno's colours and from most steel, wood and textile
 
 
+def nominal_scale(maxima: Sequence[float]) -> tuple[float, float] | None:
+    """A colour scale from the highest map scores of nominal images: cold below all of them, hot above; None without."""
+    if not maxima:
+        return None
+    return float(min(maxima)), float(max(max(maxima), np.nextafter(min(maxima), np.inf)))
+
+
 def heat_map(score_map: NDArray[Any], low: float, high: float) -> RgbImage:
     """A score map in colour.
 

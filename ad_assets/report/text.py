@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 from ad_assets.metrics.catalogue import compared, find, registered
 from ad_assets.report.certainty import certainty
-from ad_assets.report.leaderboard import BEST_EPOCH, INTERVAL, MEAN, NOMINAL, ORACLE_PREFIX, OUTLIER, STANDARD
+from ad_assets.report.leaderboard import (
+    BEST_EPOCH,
+    INTERVAL,
+    MEAN,
+    NOMINAL,
+    ORACLE_PREFIX,
+    OUTLIER,
+    STANDARD,
+    untested,
+)
 from ad_assets.report.tables import DASH, matrix, mean_cells, percent
 
 if TYPE_CHECKING:
@@ -58,6 +67,7 @@ def text_table(board: pd.DataFrame, width: int = WIDTH) -> str:
     columns = [["", *(category for category, _ in auroc.rows)]]
     columns += [[name, *(cells[k].beside for _, cells in auroc.rows)] for k, name in enumerate(auroc.columns)]
     blocks = [f"{board['dataset'].iloc[0]}: image AUROC, {unit}", aligned(columns, width)]
+    blocks += [no_test_images(board)]
     measured = set(board["metric"])
     names = dict.fromkeys([*compared(), *(metric.name for metric in registered() if metric.name in measured)])
     means = _columns(mean_cells(board, STANDARD, list(names)))
@@ -87,6 +97,12 @@ def text_table(board: pd.DataFrame, width: int = WIDTH) -> str:
         title = f"ORACLE epoch, chosen on test labels as the papers do: beside theirs, not a result; {unit}"
         blocks += [title, aligned(_columns(chosen), width)]
     return "\n\n".join(block for block in blocks if block)
+
+
+def no_test_images(board: pd.DataFrame) -> str:
+    """Which categories of a leaderboard have no test images, in words; empty where all have."""
+    categories = untested(board)
+    return f"no test images: {', '.join(categories)}" if categories else ""
 
 
 def _columns(cells: pd.DataFrame) -> list[list[str]]:

@@ -43,3 +43,12 @@ def test_lines_leads_and_papers() -> None:
     assert "<i>two" not in page
     assert "&lt;b&gt;" in page
     assert "98.9" in page
+
+
+def test_categories_without_test_images_are_named_beside_the_table() -> None:
+    mix = build(_rows("mix", {"a": {"image_auroc": 0.9}}), {})
+    unseen = [{**row, "value": None, "n": 0} for row in _rows("ano", {"a": {"image_auroc": None}})]
+    table = compare(pd.concat([mix, build(unseen, {})], ignore_index=True))
+    assert table.notes == ("ano: no test images: bottle, cable",)
+    assert text_table(table).endswith("\n\nano: no test images: bottle, cable")
+    assert '<p class="about">ano: no test images: bottle, cable.</p>' in html.render_comparison("both", table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Dataset, Detector, Production
 from ad_assets.graph.stage import Check, CheckReport, CheckResult, Parts, Stage, StageSettings, Upstream, Work
 from ad_assets.graph.stages.fitted_state import method_of
-from ad_assets.graph.stages.metrics import read_rows
+from ad_assets.graph.stages.metrics import read_rows, read_scored_images
 from ad_assets.metrics.catalogue import compared
 from ad_assets.production.champion_history import (
     PROMOTED,
@@ -18,6 +19,7 @@ from ad_assets.production.champion_history import (
     History,
     behind_champion,
     below_floors,
+    not_measurable,
     settings_of,
     update_history,
 )
@@ -62,6 +64,7 @@ def champion_stage(
             settings_of(method_of(state, work.partition), extractor),
             metrics_head.parts["truth"],
             numbers,
+            sum(bool(image["label"]) for image in read_scored_images(work.input(metrics)).images),
         )
 
     def build(work: Work) -> dict[str, Any]:
@@ -71,7 +74,9 @@ def champion_stage(
     def answer_checks(work: Work) -> CheckReport:
         challenger = candidate(work)
         settings: ChampionSettings = work.settings
-        below = below_floors(challenger.numbers, settings.floors)
+        unknown = not_measurable(challenger, settings.floors)
+        floors = {metric: floor for metric, floor in settings.floors.items() if metric not in unknown}
+        below = below_floors(challenger.numbers, floors)
         behind: list[str] = []
         kept = ""
 
@@ -86,7 +91,7 @@ def champion_stage(
 
         history = update_history(work.store, work.stage.key[0], lane, work.partition, change)
         check_results = (
-            CheckResult("above_floors", not below, {"why": "; ".join(below) or "no metric is below its floor"}),
+            CheckResult("above_floors", not below, {"why": _of_floors(below, unknown)}),
             CheckResult("no_worse_than_champion", not behind, {"why": "; ".join(behind) or "no metric fell behind"}),
         )
         return CheckReport(check_results, _described(history, kept))
@@ -118,6 +123,12 @@ def read_candidate(artifact: Artifact) -> ChampionCandidate:
     path = artifact.at(CANDIDATE)
     with artifact.store.valid_content(path):
         return ChampionCandidate(**artifact.store.read_json(path))
+
+
+def _of_floors(below: Sequence[str], unknown: Sequence[str]) -> str:
+    if unknown:
+        return "; ".join([*below, f"not measurable: no anomalous test image ({', '.join(unknown)})"])
+    return "; ".join(below) or "no metric is below its floor"
 
 
 def _same(champion: ChampionCandidate | None, challenger: ChampionCandidate) -> bool:

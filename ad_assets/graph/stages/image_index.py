@@ -258,6 +258,9 @@ def images_part(image_ids: Iterable[str]) -> str:
     return fingerprint(sorted(set(image_ids)))
 
 
+NO_IMAGES = images_part(())
+
+
 def _truth(row: dict[str, Any]) -> list[Any]:
     truth = [row["image_id"], row["label"], row["defect_type"], row["mask_id"]]
     return [*truth, *([row["anomaly_kind"], row["mask_saturations"]] if row["anomaly_kind"] else [])]

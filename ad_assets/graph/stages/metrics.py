@@ -33,6 +33,7 @@ VERSION = 3
 ROWS, CURVES, IMAGES = "rows.json", "curves.json", "images.json"
 INTERVAL = 0.95
 SHEET_BYTES = 60_000
+NO_TEST_IMAGES = "none, so that no metric that needs them was measured"
 # Every n-th pixel of a map in both directions is enough for the ends of a colour scale.
 COLOUR_STRIDE = 8
 
@@ -92,9 +93,11 @@ def metrics_stage(
         settings: MetricsSettings = work.settings
         truth = GroundTruth.of(work, index)
         rows = _Rows(settings.seed)
+        nominal = read_score_index(work.input(score_maps)).nominal
         scores, colour_scale, curves = _read_scores(rows, work, score_maps, truth, reader, extractor)
-        nominal = read_score_index(work.input(score_maps)).nominal.scores
-        threshold = _image_rows(rows, scores, truth, nominal, settings, curves)
+        if not truth.rows:
+            colour_scale = pictures.nominal_scale(nominal.map_maxima)
+        threshold = _image_rows(rows, scores, truth, nominal.scores, settings, curves)
         _registered_rows(rows, "image", truth.has_both, len(scores), scores, np.array(truth.labels))
         if epochs:
             for row in read_best(work, epochs):
@@ -108,6 +111,8 @@ def metrics_stage(
         work.store.write_json(work.artifact.at(ROWS), rows.rows)
         work.store.write_json(work.artifact.at(CURVES), curves)
         work.store.write_json(work.artifact.at(IMAGES), asdict(ScoredImages(images, threshold, colour_scale)))
+        if threshold is None or colour_scale is None or not truth.rows:
+            return {**rows.headline(), "test_images": NO_TEST_IMAGES}
         sheet = _contact_sheet(work, score_maps, truth, scores, threshold, colour_scale, reader, extractor)
         return {**rows.headline(), "contact_sheet": {"md": f"![false alarms, misses, hits]({sheet})"}}
 
@@ -131,13 +136,13 @@ class ScoredImages:
 
     Args:
         images: ``image_id``, ``score`` and ``label`` of each; the label is None where it is unknown.
-        threshold: an image is called anomalous above it.
-        colour_scale: the scores that the ends of the colours of maps stand for.
+        threshold: an image is called anomalous above it; None without test images where no nominal one was scored.
+        colour_scale: the scores that the ends of the colours of maps stand for; None as before.
     """
 
     images: list[dict[str, Any]]
-    threshold: float
-    colour_scale: tuple[float, float]
+    threshold: float | None
+    colour_scale: tuple[float, float] | None
 
 
 def read_rows(artifact: Artifact) -> list[dict[str, Any]]:
@@ -194,8 +199,11 @@ def _read_scores(
     truth: GroundTruth,
     reader: Reader,
     extractor: Extractor,
-) -> tuple[np.ndarray, tuple[float, float], dict[str, Any]]:
-    """Stream the maps once: image scores in the order of `truth`, the colour scale, and the pixel metrics."""
+) -> tuple[np.ndarray, tuple[float, float] | None, dict[str, Any]]:
+    """Stream the maps once: image scores in the order of `truth`, the colour scale, and the pixel metrics.
+
+    There is no colour scale without test images.
+    """
     import numpy as np
 
     original = work.settings.resolution == "original"
@@ -205,10 +213,11 @@ def _read_scores(
         comparison.add(image_ids, maps, image_scores)
         sample.append(maps[:, ::COLOUR_STRIDE, ::COLOUR_STRIDE].numpy().ravel())
         work.progress("shards of maps evaluated", number + 1, -(-len(truth.positions) // len(image_ids)))
-    low, high = np.quantile(np.concatenate(sample), [0.5, 0.999])
+    low, high = np.quantile(np.concatenate(sample), [0.5, 0.999]) if sample else (0.0, 0.0)
     curves = _pixel_rows(rows, comparison, work.settings.fpr_limits)
     _registered_rows(rows, "pixel", comparison.has_both, comparison.pixels.pixels, comparison.pixels)
-    return comparison.scores, (float(low), float(max(high, np.nextafter(low, np.inf)))), curves
+    colours = (float(low), float(max(high, np.nextafter(low, np.inf)))) if sample else None
+    return comparison.scores, colours, curves
 
 
 def _pixel_rows(rows: _Rows, comparison: MeasuredScores, fpr_limits: Sequence[float]) -> dict[str, Any]:
@@ -262,8 +271,8 @@ def _image_rows(
     nominal: list[float],
     settings: MetricsSettings,
     curves: dict[str, Any],
-) -> float:
-    """Image metrics; returns a threshold that no label has set."""
+) -> float | None:
+    """Image metrics; returns a threshold that no label has set; None where there are no scores at all."""
     from ad_assets.metrics import ranking, thresholds, uncertainty
 
     labels, n = truth.labels, len(truth.labels)
@@ -285,9 +294,13 @@ def _image_rows(
     if nominal:
         protocol = "nominal_threshold"
         threshold = thresholds.nominal_quantile(nominal, settings.nominal_false_positive_rate)
-    else:  # a blind setting, or one training image, which cannot be scored left-out
+    elif n:  # a blind setting, or one training image, which cannot be scored left-out
         protocol, threshold = "outlier_threshold", thresholds.outlier_fence(scores)
-    if truth.labelled:
+    else:
+        return None
+    if not n:  # no decision was made, so there are no errors to count: the scores are those of training images
+        rows.add(protocol, "threshold", threshold, len(nominal))
+    elif truth.labelled:
         alarms, misses = thresholds.errors_at(scores, labels, threshold, inclusive=False)
         _decision_rows(rows, protocol, threshold, alarms, misses, truth)
     else:
@@ -304,9 +317,9 @@ def _decision_rows(rows: _Rows, protocol: str, threshold: float, alarms: int, mi
 
 
 def _timing_rows(rows: _Rows, record: dict[str, Any]) -> None:
-    n = record["test_images"]
+    n = record["test_images"] or record["nominal_images"]
     for metric in ("features_images_per_second", "fit_seconds", "score_images_per_second"):
-        if record.get(metric):
+        if record.get(metric) and n:
             rows.add("timing", metric, record[metric], n)
 
 

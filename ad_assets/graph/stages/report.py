@@ -124,8 +124,12 @@ def _gallery(
     scored: ScoredImages,
     score_maps: Artifact,
 ) -> list[GalleryItem]:
-    """The worst errors and the clearest hits of one lane; nothing without labels."""
-    if any(image["label"] is None for image in scored.images):
+    """The worst errors and the clearest hits of one lane; nothing without images or labels."""
+    if (
+        scored.threshold is None
+        or scored.colour_scale is None
+        or any(image["label"] is None for image in scored.images)
+    ):
         return []
     chosen = choose_gallery(
         [image["score"] for image in scored.images],

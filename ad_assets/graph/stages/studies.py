@@ -238,11 +238,12 @@ class _Measuring:
             comparison.add(ids, result.maps, result.image_scores)
             started = time.perf_counter()
         rows = [_row(*found) for found in quality(truth, comparison)]
-        each = seconds / images + matching
-        rows.append(_row("score_images_per_second", "", 1 / each, images))
-        backbone = work.input(lane.features).record()["metadata"]["images_per_second"]
-        if backbone:
-            rows.append(_row("images_per_second", "", 1 / (1 / backbone + each), images))
+        if images:
+            each = seconds / images + matching
+            rows.append(_row("score_images_per_second", "", 1 / each, images))
+            backbone = work.input(lane.features).record()["metadata"]["images_per_second"]
+            if backbone:
+                rows.append(_row("images_per_second", "", 1 / (1 / backbone + each), images))
         if fit_seconds:
             rows.append(_row("fit_seconds", "", fit_seconds, len(drawn)))
         return rows
