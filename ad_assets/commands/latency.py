@@ -46,7 +46,7 @@ def _latency(options: argparse.Namespace) -> int:
     width = max(map(len, ("detector", *lanes)))
     for lane in lanes:
         try:
-            detector = load_detector(dataset.name, lane, category, options.config, options.set)
+            detector = load_detector(dataset.name, lane, category, options.config, options.set, record=False)
         except DetectorError as error:
             print(f"FAILED {error}", file=sys.stderr)
             status = 1

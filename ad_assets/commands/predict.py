@@ -40,6 +40,9 @@ def add(commands: Commands) -> None:
         "--raw-maps", action="store_true", help="write the score maps too: .npy, float32, in the detector's frame"
     )
     predict.add_argument(
+        "--no-record", action="store_true", help="do not record the images as inspections (production datasets)"
+    )
+    predict.add_argument(
         "--allow-stale", action="store_true", help="use a state that was fitted with other settings or images too"
     )
 
@@ -63,7 +66,15 @@ def _predict(options: argparse.Namespace) -> int:
     progress = Progress(TerminalLog(), "predict")
     names = (options.dataset, options.detector, options.category)
     stale: bool = options.allow_stale
-    detector = load_detector(*names, options.config, options.set, allow_stale=stale, report=progress)
+    detector = load_detector(
+        *names,
+        options.config,
+        options.set,
+        allow_stale=stale,
+        report=progress,
+        record=not options.no_record,
+        source="predict",
+    )
     progress.done(f"{detector.dataset}/{detector.detector} [{detector.category}] loaded")
     for reason in detector.stale:
         print(f"STALE {reason}", file=sys.stderr)
@@ -83,6 +94,10 @@ def _predict(options: argparse.Namespace) -> int:
         print(detector.view(shapes).sentence(detector.detector), file=sys.stderr)
     if writer:
         print(f"written to {options.out}", file=sys.stderr)
+    if detector.recorder and detector.recorder.fault:
+        print(
+            plain_name(f"NOT RECORDED {detector.recorder.lost} inspections: {detector.recorder.fault}"), file=sys.stderr
+        )
     return 1 if "failed" in words else 0
 
 

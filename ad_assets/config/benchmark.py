@@ -86,6 +86,13 @@ class Production(Settings):
         default_factory=dict, description="metric -> worst value of a state that may be promoted"
     )
     margin: float = Field(0.02, ge=0, le=1, description="by how much a metric may fall behind the champion's")
+    kept_gb: float = Field(
+        2.0,
+        ge=0,
+        le=100_000,
+        description="room in the store for inspected images of a category with their features; the oldest nominal ones "
+        "go first. 0: none is kept",
+    )
 
 
 class Automation(Settings):

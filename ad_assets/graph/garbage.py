@@ -3,23 +3,27 @@
 An artifact is referred to when the head of any asset partition points to it (heads are the store's record of
 materializations, of all benchmark files that share it), when it was ever champion, or when the current benchmark file
 would make it: a setting put back finds its artifacts. A feature file is referred to by the images of a kept feature
-index or of a champion, the rows of one variant by the kept studies that show them.
+index or of a champion, by images that wait for a decision, and by inspected images whose bytes are kept; the rows of
+one variant by the kept studies that show them.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+from ad_assets.datasets.identity import content_of
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Slot
 from ad_assets.graph.stages import features, studies
 from ad_assets.graph.stages.fitted_state import STATES, read_training_set
 from ad_assets.graph.stages.image_index import image_ids
 from ad_assets.production.champion_history import HISTORY
-from ad_assets.production.review_decisions import ADMISSIONS
+from ad_assets.production.inspections import all_kept_images
+from ad_assets.production.review_decisions import ADMISSIONS, decided_images
 from ad_assets.store.layout import artifact_folder
-from ad_assets.store.records import read_record
+from ad_assets.store.records import read_record, recall
 from ad_assets.store.store import HEAD, ArtifactStore, StoredFile
 
 
@@ -42,7 +46,7 @@ def unreferenced(graph: Graph, *, older_than: float) -> list[StoredFile]:
     champions = _champions(store)
     versions |= {version for version, _ in champions}
     kept |= {path for _, paths in champions for path in paths}
-    held = _held_images(store)
+    held = _held_images(store) | {kept.image_id for kept in all_kept_images(store)}
     files = store.files()
     rows: set[str] = set()
     for file in files:
@@ -62,6 +66,21 @@ def unreferenced(graph: Graph, *, older_than: float) -> list[StoredFile]:
     ]
 
 
+def is_needed(store: ArtifactStore, images: Iterable[str]) -> set[str]:
+    """Those of some images that an index or a champion has, or that people decide or have decided on: their features
+    are needed whether or not they were inspected."""
+    needed = _held_images(store)
+    for _, paths in _champions(store):
+        needed |= {PurePosixPath(path).stem for path in paths}
+    for file in store.files("heads"):
+        _, _, kind, _ = ("", *file.path.split("/"))[-4:]
+        if kind == "image_index" and (head := recall(store, file.path, *HEAD)):
+            index = store.artifact("image_index", head["version"])
+            needed |= set(image_ids(index)) if index.exists() else set()
+    decided = decided_images(store)
+    return {image for image in images if image in needed or content_of(image) in decided}
+
+
 def _champions(store: ArtifactStore) -> list[tuple[str, set[str]]]:
     """Address and feature files of every artifact of every champion so far: a rollback needs all of them."""
     found: list[tuple[str, set[str]]] = []
@@ -76,7 +95,7 @@ def _champions(store: ArtifactStore) -> list[tuple[str, set[str]]]:
 
 
 def _held_images(store: ArtifactStore) -> set[str]:
-    """Ids of images that wait for a decision: an admitted one needs its features."""
+    """Ids of training images that wait for a decision: an admitted one needs its features."""
     return {image for file in store.files("admissions") for image in ADMISSIONS.read(store, file.path).held}
 
 

@@ -4,7 +4,7 @@ far its nominal scores go."""
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,9 @@ from ad_assets.methods import Features, LoadMatches
 from ad_assets.methods.data import NominalScores
 from ad_assets.prediction.lookup import DetectorError, Lookup
 from ad_assets.prediction.predictor import Member, Predictor, StepTimer
+from ad_assets.prediction.recording import Recorder
 from ad_assets.production.champion_history import as_promoted, read_history
+from ad_assets.production.inspections import Source
 from ad_assets.store.records import recall
 from ad_assets.store.store import Artifact, ArtifactStore
 
@@ -42,6 +44,8 @@ def load_detector(
     version: str | Mapping[str, str] | None = None,
     allow_stale: bool = False,
     report: ProgressReport = _no_report,
+    record: bool = True,
+    source: Source = "library",
 ) -> Predictor:
     """Load what a lane has learnt, ready to score images.
 
@@ -61,6 +65,8 @@ def load_detector(
         allow_stale: take what was made under another setting or of other images too. Scores are then made with the
             current settings. Features of another extractor are refused all the same.
         report: called as ``report(what, done, total)`` from time to time.
+        record: whether what a champion says of images is recorded in the store as inspections.
+        source: what inspects, as it is recorded.
 
     Raises:
         ConfigError: the benchmark file is wrong.
@@ -70,9 +76,12 @@ def load_detector(
     found = lookup.dataset(dataset)
     detector, known = lookup.detector(found, lane), lookup.category(found, category)
     try:
+        recorder = None
         if version is None and found.production and detector.method:
             lookup, detector, version = _champion(lookup, found, detector, known)
-        return _LaneLoader(lookup, found, known, allow_stale, report).predictor(detector, version)
+            if record:
+                recorder = Recorder(lookup.benchmark, found, known, version, source, keep=True)
+        return _LaneLoader(lookup, found, known, allow_stale, report).predictor(detector, version, recorder)
     except DetectorError:
         raise
     except (ValueError, OSError, RuntimeError, TypeError, KeyError) as error:
@@ -133,7 +142,9 @@ class _LaneLoader:
         self._allow_stale, self._report = allow_stale, report
         self._stale: list[str] = []
 
-    def predictor(self, detector: Detector, version: str | Mapping[str, str] | None) -> Predictor:
+    def predictor(
+        self, detector: Detector, version: str | Mapping[str, str] | None, recorder: Recorder | None
+    ) -> Predictor:
         compute = self._benchmark.compute
         compute.apply_threads()
         timer = StepTimer(compute.torch_device())
@@ -144,8 +155,20 @@ class _LaneLoader:
         decoding = self._dataset.reader.decoding.of(*(image for member in members for image in member.images))
         place = (self._dataset.name, detector.name, self._category)
         nominal = self._fused_nominal(members)
-        threshold, colours = self._threshold(nominal), self._colour_scale(detector)
-        return Predictor(place, members, threshold, nominal, decoding, compute, timer, colours, tuple(self._stale))
+        threshold, pixels = self._threshold(nominal.scores), self._threshold(nominal.map_maxima)
+        return Predictor(
+            place,
+            members,
+            threshold,
+            nominal,
+            decoding,
+            compute,
+            timer,
+            self._colour_scale(detector),
+            tuple(self._stale),
+            pixels,
+            recorder,
+        )
 
     def _versions(self, detector: Detector, version: str | Mapping[str, str] | None) -> Mapping[str, str]:
         if version is None:
@@ -253,11 +276,11 @@ class _LaneLoader:
 
         return fuse_nominal([member.nominal for member in members])
 
-    def _threshold(self, nominal: NominalScores) -> float | None:
+    def _threshold(self, nominal: Sequence[float]) -> float | None:
         from ad_assets.metrics.thresholds import nominal_quantile
 
         rate = self._benchmark.evaluation.nominal_false_positive_rate
-        return nominal_quantile(nominal.scores, rate) if nominal.scores else None
+        return nominal_quantile(nominal, rate) if nominal else None
 
     def _colour_scale(self, detector: Detector) -> tuple[float, float] | None:
         """Colour range of the latest metrics; used only for drawing, so it may be stale."""

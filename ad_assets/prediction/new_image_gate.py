@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,8 +26,8 @@ from ad_assets.datasets.files import read_image_bytes
 from ad_assets.datasets.identity import content_of
 from ad_assets.datasets.index import ImageIndex
 from ad_assets.graph.progress import Progress
-from ad_assets.graph.stages.features import feature_path, features_address, write_features
 from ad_assets.graph.stages.image_index import read_stamps
+from ad_assets.prediction.recording import Inspected, Recorder, keep_features
 from ad_assets.production.champion_history import read_history
 from ad_assets.production.review_decisions import (
     DECISIONS,
@@ -156,8 +157,8 @@ class NewImageGate:
     ) -> dict[str, tuple[float, float]]:
         """Image content -> score and threshold by the champion of the gatekeeper; empty without a champion.
 
-        Features are stored where the features asset finds them, so no image passes the backbone twice. For images above
-        the threshold a picture is stored for the person who decides.
+        Features are stored where the features asset finds them, so no image passes the backbone twice; each score is
+        recorded as an inspection. For images above the threshold a picture is stored for the person who decides.
 
         Raises:
             DetectorError: the champion cannot be loaded.
@@ -167,17 +168,21 @@ class NewImageGate:
             return {}
         from ad_assets.prediction import load_detector
 
-        detector = load_detector(self._dataset.name, lane, category, self._benchmark)
+        detector = load_detector(self._dataset.name, lane, category, self._benchmark, record=False)
         threshold = suspicion_threshold(detector, self._production.suspicious_rate)
         if threshold is None:
             return {}
         files = ImageFiles(self._dataset.reader.root)
         scores: dict[str, tuple[float, float]] = {}
         images = (read_image_bytes(files, row) for row in rows)
-        predictions = detector.predict_pictures(images, keep=self._keep)
+        recorder = Recorder(
+            self._benchmark, self._dataset, category, detector.versions[lane], source="landed", keep=False
+        )
+        predictions = detector.predict_pictures(images, keep=partial(keep_features, self._store))
         for number, (row, (prediction, rgb)) in enumerate(zip(rows, predictions, strict=True)):
             image = content_of(row["image_id"])
             scores[image] = prediction.score, threshold
+            recorder.add(Inspected(row["image_id"], None, row["path"]), prediction)
             if prediction.score > threshold:
                 full = prediction.full_map()
                 low, high = detector.colour_scale or (float(np.nanmin(full)), float(np.nanmax(full)))
@@ -189,12 +194,8 @@ class NewImageGate:
                 path = held_picture_path(self._dataset.name, category, image)
                 self._store.write_bytes(path, pictures.to_jpeg(panel, max_bytes=PICTURE_BYTES))
             progress("new images judged", number + 1, len(rows))
+        recorder.flush()
         return scores
-
-    def _keep(self, extractor: Any, image_id: str, taps: Sequence[Any], seconds: float) -> None:
-        address = features_address(extractor)
-        if not self._store.exists(feature_path(address, image_id)):
-            write_features(self._store, address, image_id, taps, seconds)
 
 
 class NominalStatistics:

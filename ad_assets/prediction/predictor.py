@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -23,11 +24,14 @@ from ad_assets.backbones.extractor import Extractor
 from ad_assets.backbones.view import View
 from ad_assets.datasets.decoding import Decoding
 from ad_assets.datasets.geometry import seen_mask, seen_share, unfit_map
+from ad_assets.datasets.identity import content_id
 from ad_assets.datasets.images import ROOM, ImageError, RgbImage, decoded_batches
 from ad_assets.graph.stages.features import positions_of, stacked
 from ad_assets.graph.stages.score_maps import Scorer
 from ad_assets.methods import Features, ScoreMaps
 from ad_assets.methods.data import NominalScores
+from ad_assets.metrics.defect_regions import DefectRegion, defect_regions
+from ad_assets.prediction.recording import Inspected, Recorder, png_of
 from ad_assets.settings.compute import Compute
 
 if TYPE_CHECKING:
@@ -50,6 +54,8 @@ class Prediction:
         shape: height and width of the image.
         extractor: the extractor, whose resizing and crop define that frame.
         step_seconds: step -> seconds per image, an equal share of its batch.
+        pixel_threshold: for scores of the map, from the highest map scores of nominal training images at the rate of
+            `threshold`; None where there are none.
     """
 
     name: str
@@ -59,6 +65,7 @@ class Prediction:
     shape: tuple[int, int]
     extractor: Extractor
     step_seconds: Mapping[str, float]
+    pixel_threshold: float | None = None
 
     @property
     def anomalous(self) -> bool | None:
@@ -69,6 +76,13 @@ class Prediction:
     def seconds(self) -> float:
         """Seconds per image, an equal share of its batch."""
         return sum(self.step_seconds.values())
+
+    @cached_property
+    def regions(self) -> tuple[DefectRegion, ...]:
+        """The connected regions above the pixel threshold, in pixels of the whole image; none without a threshold."""
+        if self.pixel_threshold is None or self.score_map.max() <= self.pixel_threshold:
+            return ()
+        return defect_regions(self.full_map(), self.pixel_threshold)
 
     def full_map(self, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """The map in the frame of the whole image, ``(H, W)`` float32; NaN where nothing was looked at.
@@ -158,6 +172,7 @@ class _Decoded:
     rgb: RgbImage = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
     inputs: tuple[Tensor, ...] = ()
     error: ImageError | None = None
+    inspected: Inspected | None = None
 
 
 class Predictor:
@@ -169,11 +184,13 @@ class Predictor:
         category: the category.
         versions: detector name -> address of its fitted state; several entries for ensembles only.
         threshold: see `Prediction`.
+        pixel_threshold: see `Prediction`.
         nominal: the left-out scores of nominal images that set the threshold.
         compute: device and limits.
         precisions: of its backbones, without duplicates.
         colour_scale: lowest and highest score of the category's pictures in the report; None without metrics.
         stale: how the loaded states differ from the benchmark file, where that was allowed.
+        recorder: records each prediction as an inspection; None: none is recorded.
     """
 
     def __init__(
@@ -187,10 +204,13 @@ class Predictor:
         timer: StepTimer,
         colour_scale: tuple[float, float] | None = None,
         stale: tuple[str, ...] = (),
+        pixel_threshold: float | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.dataset, self.detector, self.category = place
         self.versions = {member.lane: member.version for member in members}
-        self.threshold = threshold
+        self.threshold, self.pixel_threshold = threshold, pixel_threshold
+        self.recorder = recorder
         self.nominal = nominal
         self.compute = compute
         ROOM.limit(compute.memory_gb)
@@ -219,7 +239,8 @@ class Predictor:
         Raises:
             ImageError: it cannot be read; the message names it.
         """
-        return next(self.predict_batch([image]))
+        [prediction] = self.predict_batch([image])
+        return prediction
 
     def predict_batch(
         self,
@@ -257,6 +278,21 @@ class Predictor:
             failed: as for `predict_batch`.
             keep: called for every image with the extractor, the image's id, its feature maps and their seconds.
         """
+        try:
+            yield from self._predict_pictures(images, batch_size, failed, keep)
+        finally:
+            if self.recorder:
+                self.recorder.flush()
+
+    def _predict_pictures(
+        self,
+        images: Iterable[Image],
+        batch_size: int | None,
+        failed: Callable[[ImageError], None] | None,
+        keep: Keep | None,
+    ) -> Iterator[tuple[Prediction, RgbImage]]:
+        if keep is None and self.recorder and self.recorder.keeps:
+            keep = self.recorder.keep_features
         with ThreadPoolExecutor(max_workers=4) as pool:
             numbered = enumerate(images, start=1)
             batches = decoded_batches(pool, self._decode, numbered, batch_size or self.compute.batch_size)
@@ -268,6 +304,9 @@ class Predictor:
                         return
                     good = [image for image in batch if image.error is None]
                     predictions = self._predict(good, keep) if good else []
+                for image, prediction in zip(good, predictions, strict=True):
+                    if self.recorder and image.inspected:
+                        self.recorder.add(image.inspected, prediction)
                 for error in (image.error for image in batch if image.error):
                     if failed is None:
                         raise error
@@ -278,8 +317,16 @@ class Predictor:
         number, image = numbered
         name = str(image) if isinstance(image, (str, Path)) else f"image {number}"
         try:
-            image_id, rgb = _read(image, name, self._decoding)
-            return _Decoded(name, image_id, rgb, tuple(backbone.preprocess(rgb) for backbone in self._backbones))
+            image_id, rgb, data = _read(image, name, self._decoding)
+            inspected = None
+            if self.recorder:
+                if data is None and self.recorder.keeps:
+                    data = png_of(rgb)  # as a file, by whose content a person can name it
+                    image_id = content_id(data)
+                path = str(Path(image).absolute()) if isinstance(image, (str, Path)) else name
+                inspected = Inspected(image_id, data if self.recorder.keeps else None, path)
+            inputs = tuple(backbone.preprocess(rgb) for backbone in self._backbones)
+            return _Decoded(name, image_id, rgb, inputs, inspected=inspected)
         except ImageError as error:
             return _Decoded(name, error=error)
 
@@ -308,6 +355,7 @@ class Predictor:
                 image.rgb.shape[:2],
                 self._extractors[0],
                 seconds,
+                self.pixel_threshold,
             )
             for image, score, score_map in zip(batch, scores.image_scores, scores.maps, strict=True)
         ]
@@ -340,8 +388,8 @@ class Predictor:
         return fused
 
 
-def _read(image: Any, name: str, decoding: Decoding) -> tuple[str, RgbImage]:
-    """An image's id and pixels.
+def _read(image: Any, name: str, decoding: Decoding) -> tuple[str, RgbImage, bytes | None]:
+    """An image's id, its pixels, and the bytes of its file; None for an array of pixels.
 
     The id is that of the index, by which blind settings recognise an image that they were fitted on; for an array of
     pixels it never matches one.
@@ -353,11 +401,11 @@ def _read(image: Any, name: str, decoding: Decoding) -> tuple[str, RgbImage]:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ImageError(name, f"expected pixels (H, W, 3) of uint8, got {image.shape} of {image.dtype}")
         rgb = np.ascontiguousarray(image)
-        return f"pixels:{hashlib.sha256(rgb.tobytes()).hexdigest()}", rgb
+        return f"pixels:{hashlib.sha256(rgb.tobytes()).hexdigest()}", rgb, None
     if not isinstance(image, (str, Path, bytes)):
         raise ImageError(name, f"expected a path, bytes or pixels (H, W, 3) of uint8, got {type(image).__name__}")
     try:
         data = image if isinstance(image, bytes) else Path(image).read_bytes()
     except OSError as error:
         raise ImageError(name, f"cannot be read: {error.strerror or error}") from error
-    return decoding.identified(data, name)
+    return *decoding.identified(data, name), data

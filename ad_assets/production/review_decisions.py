@@ -74,6 +74,15 @@ def read_decisions(store: ArtifactStore, dataset: str, category: str) -> dict[st
     return decisions
 
 
+def decided_images(store: ArtifactStore) -> set[str]:
+    """The content hashes of all images that people decided on, in all datasets.
+
+    Raises:
+        DamagedRecordError: decisions cannot be read.
+    """
+    return {image for file in store.files("decisions") for image in _DECISIONS.read(store, file.path)}
+
+
 def refuse_loss(
     store: ArtifactStore, dataset: str, category: str, decisions: Mapping[str, Decision], counted_before: int
 ) -> None:

@@ -1,5 +1,6 @@
 """New images held back and decided on, champions that predictions use, and the commands for people who decide."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from PIL import Image
 
 from ad_assets.cli import main
 from ad_assets.datasets.appearance import appearance_of, copies
+from ad_assets.datasets.identity import content_id
 from ad_assets.prediction import DetectorError, load_detector
 from ad_assets.production.champion_history import read_history
+from ad_assets.production.inspections import kept_images, read, read_kept_image
 from ad_assets.production.review_decisions import read_admissions
 from tests.defs.test_automation import Line, built_by, line, running  # noqa: F401 - fixtures
 from tests.support.bench_graph import draw_image, write_image
@@ -197,3 +200,73 @@ def test_the_store_keeps_what_rollback_needs(guarded: Line) -> None:
         if "artifacts" in file.path
     }
     assert not states & gone
+
+
+def test_predictions_are_inspections_and_what_they_extracted_is_found(
+    guarded: Line, call: Run, capsys: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, inbox = guarded.benchmark.store, guarded.folder / "inbox"
+    write_image(inbox / "good.png", draw_image(40_000))
+    write_image(inbox / "bad.png", draw_image(41_000, defect=True))
+    named = ("--dataset", "parts", "--category", "bolt", str(inbox))
+    assert call("predict", *named, "--no-record") == 0
+    assert not read(store, "parts", "bolt")
+    assert call("predict", *named) == 0
+    champion = read_history(store, "parts", "small", "bolt").champion
+    assert champion
+    told = {Path(row.path).name: row for row in read(store, "parts", "bolt")}
+    assert {name: (row.anomalous, row.source, row.champion) for name, row in told.items()} == {
+        "good.png": (False, "predict", champion.state),
+        "bad.png": (True, "predict", champion.state),
+    }
+    assert told["bad.png"].image_id == content_id((inbox / "bad.png").read_bytes())
+    assert told["bad.png"].regions
+    kept = kept_images(store, "parts", "bolt")
+    assert [image.image_id for image in kept] == [told[name].image_id for name in ("good.png", "bad.png")]
+    assert read_kept_image(store, kept[1]) == (inbox / "bad.png").read_bytes()
+    assert call("gc", "--delete", "--older-than", "0") == 0
+    assert kept_images(store, "parts", "bolt") == kept
+
+    # The library records too, frames of a camera as the files that they would be.
+    config = guarded.folder / "bench.yaml"
+    detector = load_detector("parts", "small", "bolt", config)
+    frame = draw_image(41_001, defect=True)
+    detector.predict(frame)
+    [row] = [row for row in read(store, "parts", "bolt") if row.source == "library"]
+    [image] = [image for image in kept_images(store, "parts", "bolt") if image.image_id == row.image_id]
+    png = inbox / "frame.png"
+    png.write_bytes(read_kept_image(store, image))
+    assert (np.asarray(Image.open(png)) == frame).all()
+    load_detector("parts", "small", "bolt", config, record=False).predict(frame)
+    assert len(read(store, "parts", "bolt")) == 3
+
+    # What lands is inspected by the gate; its features, and those of the frame, were made already.
+    shutil.copy(inbox / "good.png", guarded.images / "bolt/train/good/again.png")
+    shutil.copy(png, guarded.images / "bolt/test/good/frame.png")
+    built_by(guarded, lambda: guarded.carry_out(guarded.tick()))
+    assert [row.path for row in read(store, "parts", "bolt") if row.source == "landed"] == ["bolt/train/good/again.png"]
+    event = guarded.instance.get_latest_materialization_event(dg.AssetKey(["parts", "features", "lite0"]))
+    assert event
+    assert event.asset_materialization
+    assert event.asset_materialization.metadata["extracted"].value == 0
+
+    # Beyond the bound the oldest nominal image goes first, and with it features that nothing else needs.
+    features = {path.stem for path in (Path(store.root) / "features").rglob("*.safetensors")}
+    assert {row.image_id for row in told.values()} <= features
+    guarded.set("datasets.parts.production.kept_gb", 1e-9)
+    load_detector("parts", "small", "bolt", config).predict(draw_image(40_002))
+    assert kept_images(store, "parts", "bolt") == []
+    left = {path.stem for path in (Path(store.root) / "features").rglob("*.safetensors")}
+    assert features - left == {told["bad.png"].image_id}  # the others are in the index by now
+
+    # A store that cannot be written costs no prediction, and it is said.
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "store/inspections")
+
+    monkeypatch.setattr("ad_assets.prediction.recording.append", refused)
+    capsys.readouterr()
+    assert call("predict", *named) == 0
+    said = capsys.readouterr()
+    assert "anomalous" in said.out
+    assert "NOT RECORDED 3 inspections: [Errno 13] Permission denied" in said.err
+    assert "inspections of parts [bolt] are not recorded" in caplog.text
