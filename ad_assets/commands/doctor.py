@@ -48,6 +48,7 @@ def examine(benchmark: Benchmark) -> list[Finding]:
         *(weights(benchmark, name) for name in benchmark.extractors),
         *(_data(benchmark, name) for name in benchmark.datasets),
         *(finding for name in benchmark.datasets for finding in _views(benchmark, name)),
+        *(finding for name in benchmark.datasets for finding in _false_alarm_rates(benchmark, name)),
         *(finding for name in benchmark.datasets for finding in _growth(benchmark, name)),
     ]
 
@@ -211,6 +212,34 @@ def _image_sizes(benchmark: Benchmark, name: str) -> set[tuple[int, int]]:
                 height, width, _ = reader.decoding.rgb(files.read(path), path).shape
                 sizes.add((height, width))
     return sizes
+
+
+def _false_alarm_rates(benchmark: Benchmark, name: str) -> Iterator[Finding]:
+    """Whether there are nominal images enough for the false alarm rates that a dataset's lanes decide at."""
+    from ad_assets.datasets import ImageFiles
+    from ad_assets.graph.stages.score_maps import calibration_images
+    from ad_assets.metrics.thresholds import images_for_rate, promise
+
+    dataset, evaluation = benchmark.datasets[name], benchmark.evaluation
+    if dataset.reader.blind:
+        return
+    try:
+        assigned = dataset.reader.assign(sorted(ImageFiles(dataset.reader.root).listing()))
+    except (OSError, ValueError):
+        return  # the finding of the dataset says why
+    short = []
+    for lane, detector in dataset.detectors.items():
+        for category in sorted(assigned) if detector.method else ():
+            method, most = detector.method_for(category), calibration_images(dataset, detector, category, evaluation)
+            train = sum(candidate.split == "train" for candidate in assigned[category])
+            scored = min(method.calibration_images(train), most)
+            rate = dataset.false_alarm_rate(detector, category, evaluation)
+            if scored < images_for_rate(rate):
+                raised = "; raise evaluation.calibration_images" if scored == most else ""
+                short.append(f"{lane} [{category}]: {promise(scored, rate)}{raised}")
+    if short:
+        more = f"; and {len(short) - SHOWN} more" if short[SHOWN:] else ""
+        yield Finding(f"false alarms of {name}", True, f"warning: {'; '.join(short[:SHOWN])}{more}")
 
 
 def _growth(benchmark: Benchmark, name: str) -> Iterator[Finding]:

@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
         choices=get_args(Layout),
         required=True,
         help="mvtec_ad: MVTec AD's and LOCO's offline evaluators, float32; mvtec_ad_2: its server, float16 with "
-        "maps at a threshold from nominal training images (evaluation.nominal_false_positive_rate)",
+        "maps at a threshold from nominal training images, for the false alarm rate of the benchmark file",
     )
     maps.add_argument("--category", action="append", help="only this category (may be repeated)")
     maps.add_argument("--out", required=True, metavar="DIR", help="folder, or s3://bucket/prefix")
@@ -93,7 +93,9 @@ def _write_maps(
         threshold = None
         if options.layout == "mvtec_ad_2":
             maxima = read_score_index(artifact).nominal.map_maxima
-            threshold = _pixel_threshold(maxima, benchmark, f"{stage.name} [{category}]")
+            dataset = benchmark.datasets[stage.key[0]]
+            rate = dataset.false_alarm_rate(dataset.detectors[stage.key[1]], category, benchmark.evaluation)
+            threshold = _pixel_threshold(maxima, rate, f"{stage.name} [{category}]")
         planned[category] = (artifact, images, threshold)
         _check_folder(out, options, category, images)
     for category, (artifact, images, threshold) in planned.items():
@@ -152,7 +154,7 @@ def _write_category(
     progress.done(f"{done} maps written")
 
 
-def _pixel_threshold(maxima: list[float], benchmark: Benchmark, place: str) -> float:
+def _pixel_threshold(maxima: list[float], rate: float, place: str) -> float:
     """What the wanted part of nominal images has no pixel above; no test image has a say."""
     from ad_assets.metrics.thresholds import nominal_quantile
 
@@ -162,7 +164,7 @@ def _pixel_threshold(maxima: list[float], benchmark: Benchmark, place: str) -> f
             "a detector that trains needs held_out, such as 0.1; a category needs two training images; a blind setting "
             "has no nominal ones; --layout mvtec_ad needs no threshold"
         )
-    return nominal_quantile(maxima, benchmark.evaluation.nominal_false_positive_rate)
+    return nominal_quantile(maxima, rate)
 
 
 def _leaderboard(options: argparse.Namespace) -> int:

@@ -78,6 +78,7 @@ def _predict(options: argparse.Namespace) -> int:
     progress.done(f"{detector.dataset}/{detector.detector} [{detector.category}] loaded")
     for reason in detector.stale:
         print(f"STALE {reason}", file=sys.stderr)
+    print(f"decision: {detector.promise}", file=sys.stderr)
     writer = None
     if options.out:
         writer = PredictionWriter(options.out, detector, result_names(paths), raw_maps=options.raw_maps)
@@ -109,14 +110,12 @@ def _rows(
 
     rows: dict[str, PredictionRow] = {}
     width = max(len("image"), *(len(plain_name(path)) for path in paths))
-    print(f"{'image':<{width}}  {'score':>12}  {'threshold':>12}  decision", flush=True)
+    print(f"{'image':<{width}}  {'score':>12}  {'threshold':>12}  {'p-value':>12}  decision", flush=True)
 
     def note(row: PredictionRow) -> None:
         rows[row.image] = row
-        print(
-            f"{plain_name(row.image):<{width}}  {_number(row.score)}  {_number(row.threshold)}  {row.decision}",
-            flush=True,
-        )
+        numbers = "  ".join(map(_number, (row.score, row.threshold, row.p_value)))
+        print(f"{plain_name(row.image):<{width}}  {numbers}  {row.decision}", flush=True)
         progress("images", len(rows), len(paths))
 
     def failed(error: ImageError) -> None:

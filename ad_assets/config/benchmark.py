@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, field_validator
 
 from ad_assets.backbones.extractor import Extractor
+from ad_assets.config.decision import Decision
 from ad_assets.datasets import Reader
 from ad_assets.methods import Method
 from ad_assets.methods.base import Stage as MethodStage
@@ -131,7 +132,7 @@ class Detector:
     """A configured method on an extractor, or an ensemble of other detectors (`members`).
 
     `categories` holds the method of every category that has values of its own, `written` names those of the file: a
-    preset may name more than a copy of its dataset holds.
+    preset may name more than a copy of its dataset holds. `decision` wins over that of the dataset.
     """
 
     name: str
@@ -141,6 +142,7 @@ class Detector:
     paper: str | None
     categories: Mapping[str, Method[Any]] = field(default_factory=dict)
     written: tuple[str, ...] = ()
+    decision: Decision = field(default_factory=Decision)
 
     def method_for(self, category: str) -> Method[Any]:
         """The configured method of one category.
@@ -211,6 +213,21 @@ class Dataset:
     detectors: dict[str, Detector]
     studies: dict[str, Study] = field(default_factory=dict)
     production: Production | None = None
+    decision: Decision = field(default_factory=Decision)
+
+    def asked_rate(self, detector: Detector, category: str) -> float | None:
+        """The rate of false alarms that `decision` asks for in a lane and category; None: it asks for none."""
+        rates = (decision.rate_of(category) for decision in (detector.decision, self.decision))
+        return next((rate for rate in rates if rate is not None), None)
+
+    def false_alarm_rate(self, detector: Detector, category: str, evaluation: Evaluation) -> float:
+        """The rate of false alarms at which a lane decides in a category."""
+        asked = self.asked_rate(detector, category)
+        return evaluation.nominal_false_positive_rate if asked is None else asked
+
+    def decided_apart(self, detector: Detector) -> list[str]:
+        """The categories that `decision` names for a lane."""
+        return sorted({*self.decision.categories, *detector.decision.categories})
 
     @property
     def extractors(self) -> list[str]:
@@ -224,9 +241,12 @@ class Dataset:
         return self.production is not None or self.reader.own_images
 
     def unknown_categories(self, known: Sequence[str]) -> list[str]:
-        """The categories that detectors and variants have values for and that are none of the known ones, in words."""
+        """The categories that decisions, detectors and variants name and that are none of the known ones, in words."""
         path = f"datasets.{self.name}"
-        named = [(f"detectors.{d.name}", name) for d in self.detectors.values() for name in d.written]
+        named = [("decision", name) for name in self.decision.categories]
+        for each in self.detectors.values():
+            named += [(f"detectors.{each.name}", name) for name in each.written]
+            named += [(f"detectors.{each.name}.decision", name) for name in each.decision.categories]
         for study in self.studies.values():
             of_base = self.detectors[study.base].written
             own = ((v.name, name) for v in study.variants for name in v.detector.written if name not in of_base)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -70,8 +70,8 @@ class Checker:
     def __init__(self) -> None:
         self.faults: list[str] = []
 
-    def model(self, model: type[ModelT], section: object, path: str) -> ModelT | None:
-        """A model of a section; None if it has faults."""
+    def model(self, model: type[ModelT], section: object, path: str, also: Sequence[str] = ()) -> ModelT | None:
+        """A model of a section, from which the keys in `also` were taken out; None if it has faults."""
         values = self.mapping({} if section is None else section, path)
         try:
             return _validated(model, values)
@@ -79,7 +79,7 @@ class Checker:
             for fault in error.errors(include_url=False):
                 place = ".".join([path, *map(key_text, fault["loc"])])
                 if fault["type"] == "extra_forbidden":
-                    self._unknown(str(fault["loc"][-1]), model.model_fields, place)
+                    self._unknown(str(fault["loc"][-1]), _keys(model, fault["loc"], also), place)
                 elif fault["type"] == "missing":
                     self.faults.append(f"{place}: is required")
                 else:
@@ -134,6 +134,21 @@ class Checker:
         close = difflib.get_close_matches(key[:100], list(allowed), n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         self.faults.append(f"{place}: unknown key; {hint}allowed: {', '.join(sorted(allowed))}")
+
+
+def _keys(model: type[BaseModel], place: Sequence[int | str], also: Sequence[str]) -> list[str]:
+    """The keys that are allowed at a place in a model and in the models of its fields."""
+    for step in place[:-1]:
+        field = model.model_fields.get(str(step))  # none: a name that people choose
+        inner = _model_within(field.annotation) if field else None
+        model = inner or model
+    return [*model.model_fields, *(also if len(place) == 1 else ())]
+
+
+def _model_within(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_within, get_args(annotation))), None)
 
 
 def _validated(model: type[ModelT], values: dict[str, Any]) -> ModelT:

@@ -21,6 +21,7 @@ from ad_assets.config.benchmark import (
     Study,
     Variant,
 )
+from ad_assets.config.decision import Decision
 from ad_assets.config.faults import Checker, ConfigError, fault_list, key_text, shown
 from ad_assets.config.spelling import plain
 from ad_assets.datasets import READERS, Reader
@@ -34,6 +35,9 @@ from ad_assets.store.store import ArtifactStore
 
 MOST_VARIANTS = 1000
 MOST_NAME = 300  # characters of a variant's name
+# Beside the options of a reader and of a method.
+DATASET_KEYS = ("reader", "detectors", "studies", "production", "decision")
+DETECTOR_KEYS = ("method", "extractor", "paper", "preset", "categories", "decision")
 OWNER = re.compile(r"team:[\w.-]+|\w[\w.%+-]*@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}", re.ASCII)  # as Dagster takes them
 
 
@@ -106,7 +110,7 @@ class SectionParser(Checker):
     def _dataset(self, name: str, section: object, earlier: Mapping[str, Dataset]) -> Dataset | None:
         path = f"datasets.{name}"
         options = self.mapping(section, path)
-        lanes = self.section(options, "detectors", path)
+        lanes, decision = self.section(options, "detectors", path), self._decision(options, path)
         studied = self.section(options, "studies", path)
         production = options.pop("production", None)
         if production is None and isinstance(section, Mapping) and "production" in section:
@@ -145,7 +149,7 @@ class SectionParser(Checker):
             ]
         line = self._production(production, f"{path}.production", reader, detectors) if production is not None else None
         known = {s: study for s, study in studies.items() if study}
-        return Dataset(name, reader, detectors, known, line) if reader else None
+        return Dataset(name, reader, detectors, known, line, decision) if reader else None
 
     def _production(
         self, section: object, path: str, reader: Reader | None, detectors: Mapping[str, Detector]
@@ -172,7 +176,10 @@ class SectionParser(Checker):
             options["of"] = self.choice(options.get("of"), labelled, f"{path}.of")
             if options["of"] is None:
                 return None
-        return self.model(reader_type, options, path) if reader_type else None
+        return self.model(reader_type, options, path, DATASET_KEYS) if reader_type else None
+
+    def _decision(self, options: dict[str, Any], path: str) -> Decision:
+        return self.model(Decision, options.pop("decision", None), f"{path}.decision") or Decision()
 
     def _comparison(self, name: str, section: object, datasets: Mapping[str, Dataset]) -> Comparison:
         path = f"comparisons.{name}"
@@ -261,7 +268,9 @@ class SectionParser(Checker):
     ) -> Detector | None:
         """One detector; the values in `over` (of a study's variant) win over those of categories too."""
         over = over or {}
-        options = {**self.mapping(section, path), **over}
+        options = self.mapping(section, path)
+        decision = self._decision(options, path)
+        options |= over
         paper = options.pop("paper", None)
         if paper is not None:
             self.choice(paper, {system: system for system in systems()}, f"{path}.paper")
@@ -275,11 +284,10 @@ class SectionParser(Checker):
                         + (", ".join(n for n, d in earlier.items() if not d.members) or "none")
                     )
                     return None
-            return (
-                Detector(name, None, tuple(ensemble.members), earlier[ensemble.members[0]].extractor, paper)
-                if ensemble
-                else None
-            )
+            if ensemble is None:
+                return None
+            extractor = earlier[ensemble.members[0]].extractor
+            return Detector(name, None, tuple(ensemble.members), extractor, paper, decision=decision)
         extractor = self.choice(options.pop("extractor", None), self.extractor_names, f"{path}.extractor")
         choices: dict[str, Any] = {**METHODS, Ensemble.name: Ensemble}
         method_type = self.choice(method, choices, f"{path}.method")
@@ -297,7 +305,7 @@ class SectionParser(Checker):
             for category, own in by_category.items()
         }
         own_methods = {category: own for category, own in categories.items() if own}
-        return Detector(name, configured, (), extractor, paper, own_methods, written)
+        return Detector(name, configured, (), extractor, paper, own_methods, written, decision)
 
     def _preset(
         self, method_type: type[Method[Any]], options: dict[str, Any], path: str
@@ -320,7 +328,7 @@ class SectionParser(Checker):
         self, method_type: type[Method[Any]], values: dict[str, Any], path: str, taps: int | None
     ) -> Method[Any] | None:
         """A method that suits an extractor with so many taps; None: the extractor has faults of its own."""
-        method = self.model(method_type, values, path)
+        method = self.model(method_type, values, path, DETECTOR_KEYS)
         if method is None or taps is None:
             return method
         if method.layers and method.layers[-1] > taps:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Automation, Evaluation, Production, ReportStyle
+from ad_assets.config.decision import Decision
 from ad_assets.datasets import READERS
 from ad_assets.datasets.readers.blind import BlindReader
 from ad_assets.methods import METHODS
@@ -52,7 +53,12 @@ def schema() -> dict[str, Any]:
     """
     detector: Any = Union[(*map(_detector, METHODS), _ensemble())]
     line = (Production | None, None)
-    inner = {"detectors": _section(detector), "studies": _section(_Study), "production": line}
+    inner = {
+        "detectors": _section(detector),
+        "studies": _section(_Study),
+        "production": line,
+        "decision": (Decision | None, None),
+    }
     datasets = [
         _model(
             f"reader_{name}",
@@ -103,12 +109,16 @@ def _detector(name: str) -> type[BaseModel]:
         extractor=(str, Field(description="name of an extractor above")),
         paper=_paper(),
         categories=(dict[str, dict[str, Any] | None] | None, Field(None, description="category -> values of its own")),
+        decision=(Decision | None, None),
         **presets,
     )
 
 
 def _ensemble() -> type[BaseModel]:
-    return _model("detector_ensemble", __base__=Ensemble, method=(Literal["ensemble"], ...), paper=_paper())
+    decision = (Decision | None, None)
+    return _model(
+        "detector_ensemble", __base__=Ensemble, method=(Literal["ensemble"], ...), paper=_paper(), decision=decision
+    )
 
 
 def _paper() -> Any:

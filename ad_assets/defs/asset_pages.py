@@ -32,7 +32,7 @@ def _settings(stage: Stage, benchmark: Benchmark) -> dict[str, Any]:
     shown |= dict(_readable(stage.settings.address()))
     if detector and detector.method:
         shown["method"] = detector.method.name  # a state may be shared by several
-    if own := {name: dict(_readable(each.of_method())) for name, each in stage.own_settings.items()}:
+    if own := {name: dict(_readable(each.apart_from(stage.settings))) for name, each in stage.own_settings.items()}:
         shown["categories"] = dg.MetadataValue.json(own)
     return shown
 

@@ -123,6 +123,11 @@ class StageSettings:
                 values[each.name] = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
         return values
 
+    def apart_from(self, shared: StageSettings) -> dict[str, Any]:
+        """The values of a category that differ from those of the others, as JSON values."""
+        own, of_all = self.address(), shared.address()
+        return {key: own.get(key) for key in own.keys() | of_all.keys() if own.get(key) != of_all.get(key)}
+
     def _with_version(self, values: dict[str, Any]) -> dict[str, Any]:
         """Values that have the ``version`` of a method or reader, with that of the stage added."""
         # Up to version 3 of a stage it was left out, and artifacts made then must stay found.
@@ -146,6 +151,10 @@ class MethodSettings(StageSettings):
         """As `StageSettings.address`."""
         values = {name: value for name, value in super().address().items() if name not in ("method", "reads")}
         return self._with_version({**values, **self.of_method()})
+
+    def apart_from(self, shared: StageSettings) -> dict[str, Any]:
+        """As `StageSettings.apart_from`, with all fields of the method that the stage reads."""
+        return {**super().apart_from(shared), **self.of_method()}
 
     def of_method(self) -> dict[str, Any]:
         """The fields of the method that the stage reads, with its name and version."""
@@ -254,7 +263,7 @@ class Stage:
     group: str
     kinds: frozenset[str]
     description: str
-    own_settings: Mapping[str, MethodSettings] = field(default_factory=dict)
+    own_settings: Mapping[str, StageSettings] = field(default_factory=dict)
     address: Callable[[Upstream], Parts] | None = None
     build: Build | None = None
     scan: Callable[[str, ArtifactStore, Progress, bool], tuple[Parts, Build, AfterHead]] | None = None
@@ -273,7 +282,7 @@ class Stage:
     @cached_property
     def code_version(self) -> str:
         """Fingerprint of what the stage reads from the benchmark file, and of its method's version."""
-        own = {category: settings.of_method() for category, settings in self.own_settings.items()}
+        own = {category: settings.apart_from(self.settings) for category, settings in self.own_settings.items()}
         return fingerprint({**self.settings.address(), **({"categories": own} if own else {})})
 
     def settings_for(self, partition: str | None) -> StageSettings:

@@ -91,6 +91,10 @@ class Method(Settings, ABC, Generic[StateT]):
         """Whether `score` heeds `left_out`: it can score an image without what the state took from it."""
         return False
 
+    def calibration_images(self, images: int) -> int:
+        """How many of so many nominal images can be scored for a threshold: one cannot be left out of itself."""
+        return images if self.leaves_out and images > 1 else 0
+
     def check_layers(self, count: int) -> None:
         """Refuse a number of layers that does not suit the parameters; most methods take any.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ad_assets.metrics.ranking import binary_labels, finite_scores, levels_of
 
@@ -51,6 +51,57 @@ def nominal_quantile(nominal_scores: ArrayLike, false_positive_rate: float = 0.0
     rank = math.ceil((len(values) + 1) * (1 - false_positive_rate) - 1e-9)
     values.sort()
     return float(values[min(max(rank, 1), len(values)) - 1])
+
+
+def p_values(scores: ArrayLike, nominal_scores: ArrayLike) -> NDArray[np.float64]:
+    """How rare such a score is among nominal images: (1 + number of nominal scores >= score) / (n + 1).
+
+    A new nominal image has a p-value of at most r with probability at most r (Vovk et al. 2005), for every r. With at
+    least 1 / r - 1 nominal scores, p <= r is the same decision as a score above `nominal_quantile` at the rate r.
+
+    Args:
+        scores: (m,) finite.
+        nominal_scores: (n,) as for `nominal_quantile`.
+
+    Returns:
+        (m,) in [1 / (n + 1), 1].
+
+    Raises:
+        ValueError: no nominal scores, or a score that is not finite.
+    """
+    nominal = np.sort(finite_scores(nominal_scores))
+    if len(nominal) == 0:
+        raise ValueError("no nominal scores: a p-value needs at least one nominal image kept out of the fit")
+    above = len(nominal) - np.searchsorted(nominal, finite_scores(scores), side="left")
+    values: NDArray[np.float64] = (1 + above) / (len(nominal) + 1)
+    return values
+
+
+def images_for_rate(rate: float) -> int:
+    """The fewest nominal scores that can promise a rate of false alarms: 1 / rate - 1.
+
+    >>> images_for_rate(0.05), images_for_rate(0.01), images_for_rate(0.3)
+    (19, 99, 3)
+    """
+    return math.ceil(1 / rate - 1 - 1e-9)
+
+
+def promise(images: int, rate: float) -> str:
+    """What a threshold from so many nominal scores promises, in a sentence.
+
+    >>> promise(60, 0.05)
+    'at most 5 % of new nominal images are called anomalous (60 nominal scores)'
+    >>> promise(60, 0.01)
+    '1 % of false alarms needs 99 nominal scores, there are 60: the threshold is their maximum and promises 1.64 %'
+    """
+    if images == 0:
+        return "no rate of false alarms is promised: no nominal image was scored without having shaped the detector"
+    if images >= images_for_rate(rate):
+        return f"at most {100 * rate:.3g} % of new nominal images are called anomalous ({images} nominal scores)"
+    return (
+        f"{100 * rate:.3g} % of false alarms needs {images_for_rate(rate)} nominal scores, there are {images}: the "
+        f"threshold is their maximum and promises {100 / (images + 1):.3g} %"
+    )
 
 
 def outlier_fence(scores: ArrayLike) -> float:

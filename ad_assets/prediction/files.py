@@ -77,6 +77,7 @@ _SCHEMA = [
     ("image", "string"),
     ("score", "float64"),
     ("threshold", "float64"),
+    ("p_value", "float64"),
     ("anomalous", "bool"),
     ("height", "int32"),
     ("width", "int32"),
@@ -96,6 +97,7 @@ class PredictionRow:
     image: str
     score: float | None = None
     threshold: float | None = None
+    p_value: float | None = None
     anomalous: bool | None = None
     height: int | None = None
     width: int | None = None
@@ -155,6 +157,8 @@ class PredictionWriter:
             "category": detector.category,
             "versions": detector.versions,
             "threshold": detector.threshold,
+            "false_alarm_rate": detector.false_alarm_rate,
+            "nominal_scores": len(detector.nominal.scores),
             "predictions": [vars(row) for row in rows],
         }
         self._write("predictions.parquet", _parquet(rows))
@@ -187,6 +191,7 @@ def row_of(prediction: Prediction, picture: str | None = None, raw_map: str | No
         prediction.name,
         prediction.score,
         prediction.threshold,
+        prediction.p_value,
         prediction.anomalous,
         height,
         width,

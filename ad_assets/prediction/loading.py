@@ -154,21 +154,10 @@ class _LaneLoader:
         # New images are decoded as those were that the state learnt, whatever the index says by now.
         decoding = self._dataset.reader.decoding.of(*(image for member in members for image in member.images))
         place = (self._dataset.name, detector.name, self._category)
-        nominal = self._fused_nominal(members)
-        threshold, pixels = self._threshold(nominal.scores), self._threshold(nominal.map_maxima)
-        return Predictor(
-            place,
-            members,
-            threshold,
-            nominal,
-            decoding,
-            compute,
-            timer,
-            self._colour_scale(detector),
-            tuple(self._stale),
-            pixels,
-            recorder,
-        )
+        nominal, colours = self._fused_nominal(members), self._colour_scale(detector)
+        rate = self._dataset.false_alarm_rate(detector, self._category, self._benchmark.evaluation)
+        stale = tuple(self._stale)
+        return Predictor(place, members, rate, nominal, decoding, compute, timer, colours, stale, recorder)
 
     def _versions(self, detector: Detector, version: str | Mapping[str, str] | None) -> Mapping[str, str]:
         if version is None:
@@ -192,7 +181,7 @@ class _LaneLoader:
         runtime = runtime_on(compute, self._report)
         matches = self._matches(stages, fitted)
         scorer = Scorer(method, state, train, matches, extractor.input_size, runtime, timer)
-        nominal = self._nominal(stages, fitted, scorer, train)
+        nominal = self._nominal(detector, stages, fitted, scorer, train)
         return Member(detector.name, fitted.version, fitted.images, extractor, method.layers, scorer, nominal)
 
     def _fitted(self, detector: Detector, stages: ScoringStages, version: str | None) -> _Fitted:
@@ -261,13 +250,16 @@ class _LaneLoader:
         artifact = self._store.artifact(stages.neighbours.kind, reads.of(stages.neighbours).version)
         return read_matches(artifact) if same and artifact.exists() else None
 
-    def _nominal(self, stages: ScoringStages, fitted: _Fitted, scorer: Scorer, train: Features) -> NominalScores:
+    def _nominal(
+        self, detector: Detector, stages: ScoringStages, fitted: _Fitted, scorer: Scorer, train: Features
+    ) -> NominalScores:
         reads, stage = self._downstream(stages, fitted), stages.score_maps
         if reads:
             artifact = self._store.artifact(stage.kind, stage.head_of(reads).version)
             if artifact.exists():
                 return read_score_index(artifact).nominal
-        return scorer.nominal(train, calibration_images(self._dataset, self._benchmark.evaluation))
+        most = calibration_images(self._dataset, detector, self._category, self._benchmark.evaluation)
+        return scorer.nominal(train, most)
 
     def _fused_nominal(self, members: list[Member]) -> NominalScores:
         if len(members) == 1:
@@ -275,12 +267,6 @@ class _LaneLoader:
         from ad_assets.methods.ensemble import fuse_nominal
 
         return fuse_nominal([member.nominal for member in members])
-
-    def _threshold(self, nominal: Sequence[float]) -> float | None:
-        from ad_assets.metrics.thresholds import nominal_quantile
-
-        rate = self._benchmark.evaluation.nominal_false_positive_rate
-        return nominal_quantile(nominal, rate) if nominal else None
 
     def _colour_scale(self, detector: Detector) -> tuple[float, float] | None:
         """Colour range of the latest metrics; used only for drawing, so it may be stale."""

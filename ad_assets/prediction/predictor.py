@@ -31,6 +31,7 @@ from ad_assets.graph.stages.score_maps import Scorer
 from ad_assets.methods import Features, ScoreMaps
 from ad_assets.methods.data import NominalScores
 from ad_assets.metrics.defect_regions import DefectRegion, defect_regions
+from ad_assets.metrics.thresholds import nominal_quantile, p_values, promise
 from ad_assets.prediction.recording import Inspected, Recorder, png_of
 from ad_assets.settings.compute import Compute
 
@@ -50,6 +51,7 @@ class Prediction:
         score: raw image score; higher is more anomalous.
         threshold: from scores of nominal training images alone; None where there are none (blind settings, one training
             image, a trained method without held-out images).
+        p_value: as `p_values` has it; None without a threshold.
         score_map: ``(h, w)`` float32, raw, in the frame of the extractor's input.
         shape: height and width of the image.
         extractor: the extractor, whose resizing and crop define that frame.
@@ -61,6 +63,7 @@ class Prediction:
     name: str
     score: float
     threshold: float | None
+    p_value: float | None
     score_map: NDArray[np.float32]
     shape: tuple[int, int]
     extractor: Extractor
@@ -183,6 +186,7 @@ class Predictor:
         detector: name of the detector.
         category: the category.
         versions: detector name -> address of its fitted state; several entries for ensembles only.
+        false_alarm_rate: that the threshold aims at, as the benchmark file has it now.
         threshold: see `Prediction`.
         pixel_threshold: see `Prediction`.
         nominal: the left-out scores of nominal images that set the threshold.
@@ -197,21 +201,22 @@ class Predictor:
         self,
         place: tuple[str, str, str],
         members: Sequence[Member],
-        threshold: float | None,
+        false_alarm_rate: float,
         nominal: NominalScores,
         decoding: Decoding,
         compute: Compute,
         timer: StepTimer,
         colour_scale: tuple[float, float] | None = None,
         stale: tuple[str, ...] = (),
-        pixel_threshold: float | None = None,
         recorder: Recorder | None = None,
     ) -> None:
         self.dataset, self.detector, self.category = place
         self.versions = {member.lane: member.version for member in members}
-        self.threshold, self.pixel_threshold = threshold, pixel_threshold
-        self.recorder = recorder
-        self.nominal = nominal
+        self.false_alarm_rate, self.nominal, self.recorder = false_alarm_rate, nominal, recorder
+        self.threshold, self.pixel_threshold = (
+            nominal_quantile(values, false_alarm_rate) if values else None
+            for values in (nominal.scores, nominal.map_maxima)
+        )
         self.compute = compute
         ROOM.limit(compute.memory_gb)
         self._decoding = decoding
@@ -229,6 +234,11 @@ class Predictor:
         """What is seen of images of some heights and widths, in cells of the finest map of its first member."""
         rows, columns = self._backbones[0].tap_shapes[0][1:]
         return View.of(self._extractors[0], shapes, (rows, columns))
+
+    @property
+    def promise(self) -> str:
+        """What the threshold promises, in a sentence."""
+        return promise(len(self.nominal.scores), self.false_alarm_rate)
 
     def predict(self, image: Image) -> Prediction:
         """Score one image.
@@ -346,18 +356,21 @@ class Predictor:
         ids = [image.image_id for image in batch]
         scores = self._fused([self._score(member, ids, taps[member.extractor]) for member in self._members])
         seconds = self._timer.share(len(batch))
+        image_scores, nominal = scores.image_scores.tolist(), self.nominal.scores
+        rare = p_values(image_scores, nominal).tolist() if nominal else [None] * len(batch)
         return [
             Prediction(
                 image.name,
-                float(score),
+                score,
                 self.threshold,
+                p_value,
                 score_map.numpy().copy(),  # a view would hold the maps of the whole batch
                 image.rgb.shape[:2],
                 self._extractors[0],
                 seconds,
                 self.pixel_threshold,
             )
-            for image, score, score_map in zip(batch, scores.image_scores, scores.maps, strict=True)
+            for image, score, p_value, score_map in zip(batch, image_scores, rare, scores.maps, strict=True)
         ]
 
     def _score(self, member: Member, ids: Sequence[str], taps: list[Tensor]) -> ScoreMaps:

@@ -101,7 +101,7 @@ class Recorder:
                     self._champion,
                     prediction.score,
                     prediction.threshold,
-                    None,
+                    prediction.p_value,
                     prediction.anomalous,
                     prediction.regions,
                 )

@@ -115,6 +115,10 @@ def test_doctor_tells_what_would_fail(config: Path, capsys: Any, tmp_path: Path)
     assert run(config, "doctor") == 0
     out = capsys.readouterr().out
     assert "ok    dataset parts: 2 categories, 24 images" in out
+    told = (
+        "ok    false alarms of parts: warning: small [bolt]: 5 % of false alarms needs 19 nominal scores, there are 6"
+    )
+    assert told in out
     told = "ok    extractor lite0: tf_efficientnet_lite0, bundled weights, float32, images 64x64, taps "
     assert told + "blocks.2 (40, 8, 8), blocks.4 (112, 4, 4)" in out
     assert re.search(r"ok    device: .*CPU threads? a run \(\d+ usable, shared by runs at once\)", out)

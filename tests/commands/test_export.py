@@ -5,7 +5,6 @@ import io
 import re
 import shlex
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -162,9 +161,8 @@ def test_the_nominal_maxima_are_those_of_a_detector_that_never_saw_the_image(ben
 
 
 def test_without_nominal_scores_there_is_no_threshold() -> None:
-    benchmark: Any = SimpleNamespace(evaluation=SimpleNamespace(nominal_false_positive_rate=0.05))
     with pytest.raises(SubmissionError, match=r"parts/x \[bolt\]: no nominal training image .* held_out"):
-        _pixel_threshold([], benchmark, "parts/x [bolt]")
+        _pixel_threshold([], 0.05, "parts/x [bolt]")
 
 
 def test_what_is_stale_or_missing_is_refused_with_the_command(

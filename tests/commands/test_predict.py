@@ -56,9 +56,9 @@ def test_a_folder_is_predicted_and_written(config: Path, inbox: Path, tmp_path: 
     out = tmp_path / "out"
     assert predict(config, str(inbox), "--out", str(out), "--raw-maps") == 1
     said = capsys.readouterr()
-    assert re.search(r"good\.png +\d\S+ +\d\S+  nominal\n", said.out)
-    assert re.search(r"spoilt\.png +\d\S+ +\d\S+  anomalous\n", said.out)
-    assert re.search(r"broken\.png +- +-  failed\n", said.out)
+    assert re.search(r"good\.png +\d\S+ +\d\S+ +[01]\S*  nominal\n", said.out)
+    assert re.search(r"spoilt\.png +\d\S+ +\d\S+ +0\.\d+  anomalous\n", said.out)
+    assert re.search(r"broken\.png +- +- +-  failed\n", said.out)
     assert "FAILED" in said.err
     assert "broken.png: not an image of a known format" in said.err
     assert re.search(r"4 images: \d anomalous, \d nominal, 1 failed", said.err)
@@ -72,6 +72,11 @@ def test_a_folder_is_predicted_and_written(config: Path, inbox: Path, tmp_path: 
     assert rows[0]["score"] is None
     assert rows[0]["error"].startswith("not an image")
     assert {row["threshold"] for row in rows[1:]} == {told["threshold"]}
+    assert re.search(
+        r"decision: 5 % of false alarms needs 19 nominal scores, there are 6: .* promises 14.3 %", said.err
+    )
+    assert (told["false_alarm_rate"], told["nominal_scores"]) == (0.05, 6)
+    assert {row["p_value"] for row in rows if row["anomalous"]} == {1 / 7}
     detector = load_detector("parts", "small", "bolt", config)
     assert told["versions"] == detector.versions
     for row in rows[1:]:

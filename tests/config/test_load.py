@@ -108,6 +108,13 @@ def test_no_number_of_a_loaded_file_remembers_how_it_was_written(name: str) -> N
         ("datasets.parts.studies={a: {base: small, vary: {sigm: [1]}}}", "sigm=1.sigm: unknown key; did you mean"),
         ("datasets.parts.studies={a: {base: small, vary: {sigma: [1]}, draws: 0}}", "studies.a.draws: .*got 0"),
         ("datasets.parts.studies={a: {base: small, vary: {train_images: [0]}}}", "train_images is a number"),
+        ("datasets.parts.decison={}", "parts.decison: unknown key; did you mean 'decision'"),
+        ("datasets.parts.detectors.small.decision.false_alarm_rat=0.1", "decision.false_alarm_rat: unknown key; did"),
+        ("datasets.parts.detectors.small.descision={}", "small.descision: unknown key; did you mean 'decision'"),
+        ("datasets.parts.decision.false_alarm_rate=0", "parts.decision.false_alarm_rate: .*greater than 0"),
+        ("datasets.parts.decision.false_alarm_rate=1", "parts.decision.false_alarm_rate: .*less than 1"),
+        ("datasets.parts.decision.categories.bolt.rate=0.1", "bolt.rate: unknown key; .*allowed: false_alarm_rate"),
+        ("datasets.parts.decision.categories={bolt (copy): {}}", "decision.categories: .*letters, digits"),
         ("datasets.parts.studies={a: {base: small, var: {}}}", "studies.a.var: unknown key; did you mean"),
     ],
 )

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ad_assets.metrics.thresholds import errors_at, f1_optimal, nominal_quantile, outlier_fence
+from ad_assets.metrics.thresholds import (
+    errors_at,
+    f1_optimal,
+    images_for_rate,
+    nominal_quantile,
+    outlier_fence,
+    p_values,
+    promise,
+)
 from tests.support.fixtures import fixture
 
 
@@ -48,6 +56,29 @@ def test_quantiles_by_hand():
     assert nominal_quantile(np.arange(1, 100), 0.1) == 90.0
     assert nominal_quantile([3.0, 1.0, 2.0], 0.05) == 3.0
     assert nominal_quantile([3.0, 1.0, 2.0], 0.75) == 1.0
+
+
+@given(
+    nominal=st.lists(st.integers(0, 20), min_size=1, max_size=60),
+    scores=st.lists(st.integers(-1, 21), min_size=1, max_size=5),
+    rate=st.sampled_from([0.01, 0.02, 0.05, 0.1, 0.3, 0.5]),
+)
+def test_a_p_value_decides_as_the_threshold_does_where_there_are_images_enough(nominal, scores, rate):
+    values = p_values(scores, nominal)
+    for score, value in zip(scores, values, strict=True):
+        assert value == (1 + sum(each >= score for each in nominal)) / (len(nominal) + 1)
+        if len(nominal) >= images_for_rate(rate):
+            assert (value <= rate + 1e-12) == (score > nominal_quantile(nominal, rate))
+
+
+def test_a_rate_that_few_images_cannot_promise_is_said_with_the_number_needed():
+    assert [images_for_rate(rate) for rate in (0.5, 0.05, 0.01, 0.001)] == [1, 19, 99, 999]
+    assert "at most 5 %" in promise(19, 0.05)
+    assert "needs 19 nominal scores, there are 18" in promise(18, 0.05)
+    assert "promises 5.26 %" in promise(18, 0.05)
+    assert "no rate" in promise(0, 0.05)
+    with pytest.raises(ValueError, match="at least one nominal"):
+        p_values([1.0], [])
 
 
 def test_a_fence_ignores_what_stands_out():

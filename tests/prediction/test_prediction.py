@@ -106,6 +106,9 @@ def test_scores_are_those_of_the_graph(built: Bench, lane: str, batch_size: int 
     else:
         assert detector.threshold == threshold
         assert [p.anomalous for p in predictions] == [p.score > threshold for p in predictions]
+        nominal = detector.nominal.scores
+        rare = [(1 + sum(each >= p.score for each in nominal)) / (len(nominal) + 1) for p in predictions]
+        assert [p.p_value for p in predictions] == rare
     assert {"decode", "backbone"} < set(predictions[0].step_seconds)
     assert predictions[0].seconds > 0
 

@@ -11,7 +11,7 @@ from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Dataset, Detector, Production
 from ad_assets.graph.stage import Check, CheckReport, CheckResult, Parts, Stage, StageSettings, Upstream, Work
 from ad_assets.graph.stages.fitted_state import method_of
-from ad_assets.graph.stages.metrics import read_rows, read_scored_images
+from ad_assets.graph.stages.metrics import DECISION, read_rows, read_scored_images
 from ad_assets.metrics.catalogue import compared
 from ad_assets.production.champion_history import (
     PROMOTED,
@@ -94,7 +94,8 @@ def champion_stage(
             CheckResult("above_floors", not below, {"why": _of_floors(below, unknown)}),
             CheckResult("no_worse_than_champion", not behind, {"why": "; ".join(behind) or "no metric fell behind"}),
         )
-        return CheckReport(check_results, _described(history, kept))
+        decision = {k: v for k, v in work.input(metrics).record()["metadata"].items() if k == DECISION}
+        return CheckReport(check_results, {**_described(history, kept), **decision})
 
     return Stage(
         key=(dataset.name, detector.name, "champion"),

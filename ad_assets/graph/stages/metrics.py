@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.backbones.extractor import Extractor
@@ -22,6 +22,7 @@ from ad_assets.graph.stages.ground_truth import FPR_LIMIT, GroundTruth, Measured
 from ad_assets.graph.stages.oracle_epochs import read_best
 from ad_assets.graph.stages.score_maps import read_score_index, shards
 from ad_assets.metrics.catalogue import registered, registered_facts
+from ad_assets.metrics.thresholds import promise
 from ad_assets.report import pictures
 from ad_assets.report.gallery import choose_gallery
 from ad_assets.store.store import Artifact
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 VERSION = 3
 ROWS, CURVES, IMAGES = "rows.json", "curves.json", "images.json"
+DECISION = "decision"  # metadata: what the threshold promises
 INTERVAL = 0.95
 SHEET_BYTES = 60_000
 NO_TEST_IMAGES = "none, so that no metric that needs them was measured"
@@ -74,13 +76,19 @@ def metrics_stage(
     settings = MetricsSettings(
         VERSION,
         evaluation.fpr_limits,
-        evaluation.nominal_false_positive_rate,
+        dataset.false_alarm_rate(detector, "", evaluation),
         extractor.geometry,
         evaluation.resolution,
         detector.method.seed if detector.method else None,
         dataset.reader.blind,
         registered_facts(),
     )
+    rates = {name: dataset.false_alarm_rate(detector, name, evaluation) for name in dataset.decided_apart(detector)}
+    own = {
+        name: replace(settings, nominal_false_positive_rate=rate)
+        for name, rate in rates.items()
+        if rate != settings.nominal_false_positive_rate
+    }
     reader = dataset.reader
 
     def parts(upstream: Upstream) -> Parts:
@@ -114,7 +122,8 @@ def metrics_stage(
         if threshold is None or colour_scale is None or not truth.rows:
             return {**rows.headline(), "test_images": NO_TEST_IMAGES}
         sheet = _contact_sheet(work, score_maps, truth, scores, threshold, colour_scale, reader, extractor)
-        return {**rows.headline(), "contact_sheet": {"md": f"![false alarms, misses, hits]({sheet})"}}
+        decision = {} if settings.blind else {DECISION: promise(len(nominal), settings.nominal_false_positive_rate)}
+        return {**decision, **rows.headline(), "contact_sheet": {"md": f"![false alarms, misses, hits]({sheet})"}}
 
     return Stage(
         key=(dataset.name, detector.name, "metrics"),
@@ -126,6 +135,7 @@ def metrics_stage(
         partitions=index.partitions,
         group=f"{dataset.name}/{detector.name}",
         kinds=frozenset({"python"}),
+        own_settings=own,
         description="Tidy rows: image and pixel AUROC, AP, AUPRO, IoU, thresholds with their errors, images/s.",
     )
 

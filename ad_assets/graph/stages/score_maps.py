@@ -22,13 +22,13 @@ from ad_assets.graph.stage import (
     StageSettings,
     Upstream,
     Work,
-    settings_of_lane,
 )
 from ad_assets.graph.stages.features import extractor_of, read_features
 from ad_assets.graph.stages.fitted_state import read_state, runtime_of
 from ad_assets.graph.stages.neighbours import read_matches, seconds_each
 from ad_assets.methods import Batch, Features, LoadMatches, Matches, Method, Runtime, ScoreMaps, State
 from ad_assets.methods.data import NominalScores
+from ad_assets.metrics.thresholds import images_for_rate
 from ad_assets.store.store import Artifact
 
 if TYPE_CHECKING:
@@ -93,8 +93,15 @@ def score_maps_stage(
     Raises:
         TypeError: the lane is an ensemble.
     """
-    size, most = extractor_of(features).input_size, calibration_images(dataset, evaluation)
-    settings, own = settings_of_lane(detector, lambda method: ScoreSettings(VERSION, method, "score", size, most))
+    size = extractor_of(features).input_size
+
+    def settings_in(category: str) -> ScoreSettings:
+        most = calibration_images(dataset, detector, category, evaluation)
+        return ScoreSettings(VERSION, detector.method_for(category), "score", size, most)
+
+    settings = settings_in("")
+    named = {name: settings_in(name) for name in {*detector.categories, *dataset.decided_apart(detector)}}
+    own = {name: each for name, each in named.items() if each.address() != settings.address()}
 
     def parts(upstream: Upstream) -> Parts:
         read = {"state": upstream.of(state).version, "test": upstream.of(features).parts["test"]}
@@ -133,9 +140,15 @@ def score_maps_stage(
     return _stage(dataset, detector.name, settings, deps, parts, build, what, own)
 
 
-def calibration_images(dataset: Dataset, evaluation: Evaluation) -> int:
-    """Most nominal images to be scored left-out; none in a blind setting, where no image is known to be nominal."""
-    return 0 if dataset.reader.blind else evaluation.calibration_images
+def calibration_images(dataset: Dataset, detector: Detector, category: str, evaluation: Evaluation) -> int:
+    """Most nominal images to be scored left-out: those of `Evaluation`, or as many as an asked rate needs.
+
+    None in a blind setting, where no image is known to be nominal.
+    """
+    if dataset.reader.blind:
+        return 0
+    rate = dataset.asked_rate(detector, category)
+    return max(evaluation.calibration_images, images_for_rate(rate) if rate is not None else 0)
 
 
 def _untimed(step: str) -> None:

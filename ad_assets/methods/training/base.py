@@ -109,6 +109,11 @@ class TrainedMethod(Method[TrainedNetwork]):
         """What the weights took from which image is not known."""
         return False
 
+    def calibration_images(self, images: int) -> int:
+        """Those that `held_out` keeps from training."""
+        held_out = round(self.held_out * images)
+        return held_out if held_out > 1 else 0
+
     def refuse_left_out(self, left_out: bool, key: str = "") -> None:
         """Refuse what would take a training of its own for every image.
 
