@@ -119,10 +119,11 @@ def metrics_stage(
         work.store.write_json(work.artifact.at(ROWS), rows.rows)
         work.store.write_json(work.artifact.at(CURVES), curves)
         work.store.write_json(work.artifact.at(IMAGES), asdict(ScoredImages(images, threshold, colour_scale)))
+        rate = settings.nominal_false_positive_rate
+        decision = {} if settings.blind else {DECISION: promise(len(nominal.scores), rate)}
         if threshold is None or colour_scale is None or not truth.rows:
-            return {**rows.headline(), "test_images": NO_TEST_IMAGES}
+            return {**decision, **rows.headline(), "test_images": NO_TEST_IMAGES}
         sheet = _contact_sheet(work, score_maps, truth, scores, threshold, colour_scale, reader, extractor)
-        decision = {} if settings.blind else {DECISION: promise(len(nominal), settings.nominal_false_positive_rate)}
         return {**decision, **rows.headline(), "contact_sheet": {"md": f"![false alarms, misses, hits]({sheet})"}}
 
     return Stage(
