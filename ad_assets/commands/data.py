@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.backbones.view import View
+from ad_assets.commands import index_history
 from ad_assets.commands.common import Commands
 from ad_assets.config.benchmark import Dataset
 from ad_assets.config.faults import check_name
@@ -79,6 +80,7 @@ def add(commands: Commands) -> None:
             "--reader", help="use this reader without a benchmark file; its other options are --set option=value"
         )
         command.add_argument("--root", help="the folder that --reader reads")
+    index_history.add(commands, group)
 
 
 def _check(options: argparse.Namespace) -> int:

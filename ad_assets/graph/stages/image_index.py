@@ -29,6 +29,7 @@ from ad_assets.graph.stage import (
     Work,
     read_head,
 )
+from ad_assets.graph.stages.index_history import begin_history, record_head
 from ad_assets.production.arrivals import Watched
 from ad_assets.production.review_decisions import (
     NONE_ADMITTED,
@@ -107,6 +108,7 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
         index = dataclasses.replace(index, problems=(*index.problems, *warnings))
         stamps = stamps_of(reader.assign(sorted(listing)).get(partition, []), listing, reader.tables(partition))
         seen |= {path: dataclasses.asdict(entry) for path, entry in index.files.items()}
+        begin_history(store, dataset.name, partition, read_index)
         own = stamps_of(reader.assign(sorted(everything)).get(partition, []), everything, ())
         on_their_way = len(own.keys() - listing.keys())
         passed_over = everything.clutter_beside(own)
@@ -124,6 +126,7 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
                 return stamps if read_head(store, (dataset.name, "image_index"), partition) == head else before or {}
 
             update_record(store, stamps_path(dataset.name, partition), own_or_before)
+            record_head(store, dataset.name, partition, head, index.table.to_pylist(), read_index)
 
         def build(work: Work) -> dict[str, Any]:
             work.store.write_table(work.artifact.at(INDEX), index.table)
