@@ -211,7 +211,8 @@ def _training_images(benchmark: Benchmark, dataset: str, category: str) -> dict[
 
     index = current_index(benchmark.store, dataset, category)
     rows = read_index(index) if index else []
-    return {content_of(row["image_id"]): row["path"] for row in rows if row["split"] == "train"}
+    train = (row for row in rows if row["split"] == "train" or row.get("held_out"))
+    return {content_of(row["image_id"]): row["path"] for row in train}
 
 
 def _load(options: argparse.Namespace) -> Benchmark:

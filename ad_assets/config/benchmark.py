@@ -94,6 +94,11 @@ class Production(Settings):
         description="room in the store for inspected images of a category with their features; the oldest nominal ones "
         "go first. 0: none is kept",
     )
+    held_out: Literal["auto"] | Annotated[float, Field(ge=0, le=0.5)] = Field(
+        "auto",
+        description="share of the nominal images that is kept for judging, by content; auto: 0.2 where a category has "
+        "no nominal test images, 0: none",
+    )
 
 
 class Automation(Settings):

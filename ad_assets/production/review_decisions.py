@@ -35,11 +35,14 @@ class Admissions:
         held: id -> held image.
         decided: number of images that people had decided on when this was written. It never decreases, so a decisions
             file with fewer entries was lost. None in records older than this count.
+        held_out: the share of the images that is kept for judging, from the time on when there were no other nominal
+            images to judge by; None before.
     """
 
     admitted: tuple[str, ...]
     held: Mapping[str, Held]
     decided: int | None = None
+    held_out: float | None = None
 
 
 NONE_ADMITTED = Admissions((), {}, 0)

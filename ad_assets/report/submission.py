@@ -70,13 +70,14 @@ def targets(layout: Layout, category: str, rows: Iterable[Mapping[str, Any]]) ->
     Args:
         layout: which evaluator.
         category: its name.
-        rows: of the image index; others than test rows are passed over.
+        rows: of the image index; others than test rows are passed over, and training images held out for judging.
 
     Raises:
         SubmissionError: two images would get one file, or a path leads out of the folder.
     """
     found: dict[str, Target] = {}
-    for row in sorted((row for row in rows if row["split"] == "test"), key=lambda row: str(row["path"])):
+    tested = (row for row in rows if row["split"] == "test" and not row.get("held_out"))
+    for row in sorted(tested, key=lambda row: str(row["path"])):
         place = _place(layout, category, row["path"], row["defect_type"])
         if place in found:
             other = found[place].path

@@ -5,11 +5,13 @@ import shutil
 import pytest
 
 from ad_assets.cli import main
+from ad_assets.graph.stages.fitted_state import read_training_set
+from ad_assets.graph.stages.image_index import read_index
 from ad_assets.graph.stages.metrics import read_scored_images
 from ad_assets.prediction import load_detector
 from ad_assets.prediction.lookup import DetectorError
 from ad_assets.production.champion_history import read_history
-from tests.support.bench_graph import Bench, draw_image
+from tests.support.bench_graph import Bench, draw_image, write_image
 
 
 @pytest.fixture
@@ -93,3 +95,38 @@ def test_a_line_gets_its_champion_and_a_floor_counts_where_it_can_be_measured(
         load_detector("parts", "small", "nut")
     assert "ad-assets promote parts small nut" in str(refused.value)
     assert "materialize" not in str(refused.value)
+
+
+def test_a_line_judges_by_images_that_no_state_has_learnt(bench: Bench) -> None:
+    for number in range(6, 16):
+        write_image(bench.images / "bolt" / "train" / "good" / f"{number:03}.png", draw_image(1000 + number))
+    shutil.rmtree(bench.images / "bolt" / "test" / "good")
+    bench.tree["datasets"]["parts"]["detectors"].pop("full")
+    bench.set("datasets.parts.production", {"settle_seconds": 0})
+    bench.run(categories=["bolt"])
+    store = bench.benchmark.store
+    heads = {
+        kind: store.read_head(("parts", *key), "bolt")
+        for kind, key in {"image_index": ("image_index",), "memory_bank": ("small", "memory_bank")}.items()
+    }
+    index, bank = (store.artifact(kind, (head or {})["version"]) for kind, head in heads.items())
+    rows = read_index(index)
+    held = {row["image_id"] for row in rows if row["held_out"]}
+    assert (
+        index.record()["metadata"]["held_out"]
+        == f"{len(held)} of 16 nominal images are held out for judging, by content hash"
+    )
+    trained = read_training_set(bank)
+    assert trained is not None
+    assert held
+    assert held.isdisjoint(trained.images)
+    assert len(held) + len(trained.images) == 16
+    assert bench.rows("small", "bolt")["standard", "image_auroc"] is not None  # against the anomalous test images
+    assert not any("held_out" in row for row in read_index(store.artifact("image_index", _version(bench, "nut"))))
+
+
+def _version(bench: Bench, category: str) -> str:
+    bench.run(categories=[category])
+    head = bench.benchmark.store.read_head(("parts", "image_index"), category)
+    assert head is not None
+    return str(head["version"])

@@ -30,7 +30,9 @@ from ad_assets.graph.stage import (
     read_head,
 )
 from ad_assets.graph.stages.index_history import begin_history, record_head
+from ad_assets.graph.stages.index_summary import summary_of
 from ad_assets.production.arrivals import Watched
+from ad_assets.production.hold_out import hold_out
 from ad_assets.production.review_decisions import (
     NONE_ADMITTED,
     Admissions,
@@ -62,13 +64,15 @@ class Gate(Protocol):
 
 @dataclass(frozen=True)
 class IndexSettings(StageSettings):
-    """The reader with all its options."""
+    """The reader with all its options, and what share of the nominal images a watched dataset keeps for judging."""
 
     reader: Reader
+    held_out: str | float = "auto"
 
     def address(self) -> dict[str, Any]:
         """As `StageSettings.address`; where the images lie is no part of it."""
-        return self._with_version({**self.reader.index_config()})
+        own = {} if self.held_out == "auto" else {"held_out": self.held_out}
+        return self._with_version({**self.reader.index_config(), **own})
 
 
 def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None, gate: Gate | None = None) -> Stage:
@@ -80,7 +84,8 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
         gate: judges new images, where there are any. Without one, a stage of a production dataset says what the asset
             is, and makes no index.
     """
-    settings, name = IndexSettings(VERSION, dataset.reader), dataset.name
+    held_out = dataset.production.held_out if dataset.production else "auto"
+    settings, name = IndexSettings(VERSION, dataset.reader, held_out), dataset.name
 
     def scan(partition: str, store: ArtifactStore, progress: Progress, verify: bool) -> tuple[Parts, Build, AfterHead]:
         if dataset.production and gate is None:
@@ -116,6 +121,8 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
         if gate:
             stamps |= decision_stamp(store, dataset.name, partition)
             index, held = gate.filter(index, partition, progress)
+        if dataset.production:
+            index = hold_out(index, dataset.production, store, dataset.name, partition)
         files = {path: entry for path, entry in seen.items() if path in listing}
         write_record(store, _files_path(reader.root, partition), files)
 
@@ -133,7 +140,7 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
             problems = [dataclasses.asdict(problem) for problem in index.problems]
             work.store.write_json(work.artifact.at(PROBLEMS), problems)
             return {
-                **_summary(index),
+                **summary_of(index),
                 **({ON_THEIR_WAY: on_their_way} if on_their_way else {}),
                 **({"passed_over": passed_over} if passed_over else {}),
                 **({"held_back": len(held.held)} if gate else {}),
@@ -331,23 +338,3 @@ def _held_pictures(store: ArtifactStore, dataset: str, category: str, waiting: I
     kept = {file.path for file in store.files(f"held/{dataset}/{category}")}
     paths = [path for image in waiting if (path := held_picture_path(dataset, category, image)) in kept]
     return "\n\n".join(f"![held back]({data_uri(store.read_bytes(path))})" for path in paths[:PICTURES])
-
-
-def _summary(index: ImageIndex) -> dict[str, Any]:
-    rows = index.table.to_pylist()
-    test = [row for row in rows if row["split"] == "test"]
-    types = sorted({row["defect_type"] for row in test if row["label"]})
-    unlabelled = sum(row["label"] is None for row in test)
-    summary: dict[str, Any] = {
-        "train_images": len(rows) - len(test),
-        "test_nominal": sum(row["label"] == 0 for row in test),
-        "test_anomalous": sum(row["label"] == 1 for row in test),
-        **({"test_unlabelled": unlabelled} if unlabelled else {}),
-        "defect_types": ", ".join(f"{t} {sum(row['defect_type'] == t for row in test)}" for t in types) or "none",
-        "modes": ", ".join(sorted({row["mode"] for row in rows})),
-        "bytes": sum(row["bytes"] for row in rows),
-        "problems": len(index.problems),
-    }
-    if index.problems:
-        summary["first_problems"] = "\n".join(map(str, index.problems[:20]))
-    return summary
