@@ -26,6 +26,7 @@ MAX_LOADED = 2
 # Most images of one pass on a CPU, which is a task of one thread: what they leave behind stays in the cache. With one
 # thread PyTorch takes other convolutions from 16 images on, which round otherwise.
 CPU_IMAGES = 4
+TILES = 16  # of one image at once, which bounds the memory of their passes
 
 __all__ = ["Backbone", "MissingWeights", "load_backbone"]
 
@@ -78,11 +79,16 @@ class Backbone:
         trace = _Trace(extractor, modules, self._taps, self._forward)
         tabled, outputs = extractor.architecture in tap_table(), trace.outputs
         self._layouts = {
-            tap: layout_of(model, tap, outputs[tap], extractor.input_size, convolutional=tabled) for tap in self._taps
+            tap: layout_of(model, tap, outputs[tap], extractor.frame_size, convolutional=tabled) for tap in self._taps
         }
         self.tap_shapes: list[Shape] = [
             tuple(int(outputs[tap][axis]) for axis in LAYOUTS[self._layouts[tap]]) for tap in self._taps
         ]
+        if extractor.tiles:
+            self.tap_shapes = [
+                _whole_shape(extractor, *each)
+                for each in zip(extractor.taps, self.tap_shapes, extractor.reductions, strict=True)
+            ]
         self._deepest = trace.order[-1]
         activations = trace.activations if extractor.pre_activation else {}
         if len({activations.get(tap, tap) for tap in self._taps}) < len(self._taps):
@@ -104,24 +110,33 @@ class Backbone:
         return cls(build_model(extractor), extractor, device)
 
     def preprocess(self, rgb: RgbImage) -> Tensor:
-        """Resize, crop and normalise one image: ``(H, W, 3)`` uint8 -> ``(3, h, w)`` float32. Thread safe."""
+        """Resize, crop and normalise one image: ``(H, W, 3)`` uint8 -> ``(3, h, w)`` float32. Thread safe.
+
+        With tiles the result is uint8: it is a quarter of the size, and `extract` normalises tile by tile.
+        """
         import torch
 
         fitted = fit_image(rgb, *self.extractor.geometry, self.extractor.interpolation)
+        if self.extractor.tiles:
+            return torch.from_numpy(np.array(fitted.transpose(2, 0, 1), order="C"))
+        return self._normalised(fitted)
+
+    def _normalised(self, rgb: RgbImage) -> Tensor:
+        import torch
+
         mean, std = (np.array(values, np.float32) for values in self.extractor.normalisation)
-        return torch.from_numpy((fitted.astype(np.float32) / 255 - mean) / std).permute(2, 0, 1).contiguous()
+        return torch.from_numpy((rgb.astype(np.float32) / 255 - mean) / std).permute(2, 0, 1).contiguous()
 
     def extract(self, batch: Tensor) -> list[Tensor]:
-        """Features of ``(B, 3, H, W)`` normalised float32: for each tap ``(B, C, h, w)`` float32 on the CPU.
+        """Features of a batch ``(B, 3, H, W)`` of what `preprocess` gives: for each tap ``(B, C, h, w)`` on the CPU.
 
-        Run on a CPU, the values do not depend on the batch; on CUDA their last bits may.
+        They are float32, or float16 by `Extractor.storage`. Images with tiles pass the backbone one after another,
+        `TILES` tiles at once. Run on a CPU, the values do not depend on the batch; on CUDA their last bits may.
 
         Raises:
             ValueError: the batch is not ``(B, 3, H, W)`` of the extractor's input size.
         """
         import torch
-
-        from ad_assets.kernels.parallel import map_single_threaded, threads
 
         expected = (3, *self.extractor.input_size)
         if batch.ndim != 4 or tuple(batch.shape[1:]) != expected or not len(batch):
@@ -129,6 +144,43 @@ class Backbone:
                 f"the batch has shape {tuple(batch.shape)}, expected (B, {expected[0]}, {expected[1]}, "
                 f"{expected[2]}) from {type(self).__name__}.preprocess"
             )
+        if self.extractor.tiles:
+            images = [self._extract_tiled(image) for image in batch]
+            self.images_seen += len(batch)
+            return [torch.stack(tap) for tap in zip(*images, strict=True)]
+        self.images_seen += len(batch)
+        return self._extract_whole(batch)
+
+    def _extract_tiled(self, image: Tensor) -> list[Tensor]:
+        """The taps ``(C, h, w)`` of one image ``(3, H, W)`` uint8, put together from its tiles."""
+        import torch
+
+        extractor, (height, width) = self.extractor, self.extractor.frame_size
+        if extractor.tiles is None:
+            raise TypeError("the extractor has no tiles")
+        rows, columns = (extractor.tiles.along(side, extractor.grid) for side in extractor.input_size)
+        taps: list[Tensor] = []
+        places = [(row, column) for row in rows for column in columns]
+        for first in range(0, len(places), TILES):
+            own = places[first : first + TILES]
+            cut = [image[:, r.start : r.start + height, c.start : c.start + width] for r, c in own]
+            tiles = torch.stack([self._normalised(each.permute(1, 2, 0).numpy()) for each in cut])
+            parts = self._extract_whole(tiles)
+            taps = taps or [
+                torch.empty(shape, dtype=part.dtype) for shape, part in zip(self.tap_shapes, parts, strict=True)
+            ]
+            for tap, part, step in zip(taps, parts, extractor.reductions, strict=True):
+                for number, (row, column) in enumerate(own):
+                    (down, within_rows), (across, within_columns) = row.kept(step or 1), column.kept(step or 1)
+                    tap[:, down, across] = part[number, :, within_rows, within_columns]
+        return taps
+
+    def _extract_whole(self, batch: Tensor) -> list[Tensor]:
+        """The taps of normalised inputs, each in one piece."""
+        import torch
+
+        from ad_assets.kernels.parallel import map_single_threaded, threads
+
         # TF32 convolutions, torch's default, would make float32 depend on the card.
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         with self._lock, exact:
@@ -137,7 +189,6 @@ class Backbone:
                 parts = list(map_single_threaded(self._pass, batch.split(size)))
             else:
                 parts = [self._pass(batch)]
-            self.images_seen += len(batch)
         return [torch.cat(tap) for tap in zip(*parts, strict=True)]
 
     def _pass(self, batch: Tensor) -> list[Tensor]:
@@ -151,7 +202,8 @@ class Backbone:
         finally:
             caught, self._caught.taps = self._caught.taps, {}
         maps = [channels_first(caught[tap], self._layouts[tap]) for tap in self._taps]
-        return [each.float().cpu().clone(memory_format=torch.contiguous_format) for each in maps]
+        kept = torch.float16 if self.extractor.storage == "float16" else torch.float32
+        return [each.to(kept).cpu().clone(memory_format=torch.contiguous_format) for each in maps]
 
     def _forward(self, batch: Tensor) -> None:
         import torch
@@ -238,7 +290,7 @@ def _show_frame(forward: Any, model: nn.Module, extractor: Extractor) -> None:
     import torch
 
     try:
-        forward(torch.zeros(1, 3, *extractor.input_size))
+        forward(torch.zeros(1, 3, *extractor.frame_size))
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a network of one size says so by an assertion, or fails somewhere within
@@ -247,14 +299,34 @@ def _show_frame(forward: Any, model: nn.Module, extractor: Extractor) -> None:
 
 def _refusal(model: nn.Module, extractor: Extractor, error: Exception) -> str:
     """That a network does not take the frame, the size that it is made for, and the remedy."""
-    height, width = extractor.input_size
+    height, width = extractor.frame_size
     failure = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
     own = tuple((getattr(model, "pretrained_cfg", None) or {}).get("input_size") or ())[1:]
-    said = f"{extractor.backbone} fails at images of {height}x{width} (resize and crop): {failure}"
+    source = "tiles" if extractor.tiles else "resize and crop"
+    said = f"{extractor.backbone} fails at images of {height}x{width} ({source}): {failure}"
     if len(own) != 2 or own == (height, width):
         return f"{said}; choose another size or another backbone"
     square = f", or crop: {own[0]} with a resize of at least that" if own[0] == own[1] else ""
+    if extractor.tiles:
+        return f"{said}; it is made for {own[0]}x{own[1]}: write tiles: {{size: {own[0]}, overlap: {own[0] // 4}}}"
     return f"{said}; it is made for {own[0]}x{own[1]}: write resize: [{own[0]}, {own[1]}] without crop{square}"
+
+
+def _whole_shape(extractor: Extractor, tap: str, shape: Shape, step: int | None) -> Shape:
+    """``(C, h, w)`` of a tap of a whole image, from that of one tile.
+
+    Raises:
+        ValueError: the tap does not shrink a tile by exactly its reduction.
+    """
+    channels, rows, columns = shape
+    height, width = extractor.frame_size
+    if not step or (rows * step, columns * step) != (height, width):
+        raise ValueError(
+            f"tiles: {tap} makes {rows}x{columns} cells of a tile of {height}x{width}, which do not fit together at a "
+            f"reduction of {step}; choose another tap"
+        )
+    height, width = extractor.input_size
+    return channels, height // step, width // step
 
 
 def _is_activation(module: nn.Module) -> bool:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ad_assets.backbones.tiles import Tiles
 from ad_assets.datasets.geometry import Interpolation
 from ad_assets.settings.home import known_home, without_tilde
 from ad_assets.settings.model import Settings
@@ -84,6 +85,11 @@ class Extractor(Settings):
     )
     resize: Side | tuple[Side, Side] = Field(description="new shorter side, or exact [height, width]")
     crop: Side | None = Field(None, description="side of the centred square kept after resizing")
+    tiles: Tiles | None = Field(
+        None,
+        description="the resized image passes the backbone in square tiles of this size, and their maps are put "
+        "together without the overlap; for images too large to be shrunk",
+    )
     interpolation: Interpolation = "bilinear"
     mean: Rgb | None = Field(None, description="of RGB in 0..1; default: the backbone's own")
     std: tuple[Positive, Positive, Positive] | None = Field(None, description="as mean; default: the backbone's")
@@ -91,6 +97,12 @@ class Extractor(Settings):
         "float32",
         description="arithmetic of the backbone, and of products in training on its features; features and weights are "
         "float32 either way; bfloat16 moves features of EfficientNet-Lite0 by 5 % (L2); default: compute.precision",
+    )
+
+    storage: Literal["float32", "float16"] = Field(
+        "float32",
+        description="of features in the store and in memory; float16 halves both, and moves no value by more than "
+        "0.05 %",
     )
 
     @field_validator("weights")
@@ -168,6 +180,36 @@ class Extractor(Settings):
             raise ValueError(f"crop: {self.crop} is larger than the resized image ({shorter}); make resize larger")
         return self
 
+    @model_validator(mode="after")
+    def _tiles_fit(self) -> Extractor:
+        if self.tiles is None:
+            return self
+        if self.crop is not None or isinstance(self.resize, int):
+            raise ValueError(
+                "tiles: the whole picture is looked at, so leave out crop and write resize: [height, width], "
+                "the camera's own size for full resolution"
+            )
+        unknown = [tap for tap, step in zip(self.taps, self.reductions, strict=True) if step is None]
+        if unknown:
+            raise ValueError(f"tiles: the reduction of {unknown[0]} is not known; write it as one, such as /8")
+        grid = self.grid
+        uneven = [(name, side) for name, side in self._sides if side % grid]
+        if uneven:
+            name, side = uneven[0]
+            near = sorted({max(grid, side // grid * grid), -(-side // grid) * grid})
+            raise ValueError(
+                f"tiles: {name} {side} is no multiple of {grid}, the reduction of the deepest tap, so that maps of "
+                f"tiles would not fit together: write {' or '.join(map(str, near))}, or leave out the deepest tap"
+            )
+        return self
+
+    @property
+    def _sides(self) -> list[tuple[str, int]]:
+        """What must be a multiple of the coarsest reduction where there are tiles."""
+        height, width = self.input_size
+        tiles = [("tiles.size", self.tiles.size), ("tiles.overlap", self.tiles.overlap)] if self.tiles else []
+        return [("resize: height", height), ("resize: width", width), *tiles]
+
     @property
     def architecture(self) -> str:
         """The backbone's name without its weight tag."""
@@ -187,7 +229,7 @@ class Extractor(Settings):
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Height and width of the backbone's input, and of score maps, in pixels."""
+        """Height and width of the image after resizing and cropping, in pixels."""
         if self.crop is not None:
             return self.crop, self.crop
         if isinstance(self.resize, int):
@@ -195,12 +237,43 @@ class Extractor(Settings):
         return self.resize
 
     @property
-    def finest_step(self) -> float | None:
-        """Pixels of the input to a cell of the first tap, whose map is the finest; None where the table lacks it."""
-        tabled = tap_table().get(self.architecture, {}).get(self.modules[0])
-        if tabled is not None:
-            return float(tabled[1])
-        return float(self.taps[0][1:]) if self.taps[0].startswith("/") else None
+    def reductions(self) -> tuple[int | None, ...]:
+        """Pixels of the input to a cell of each tap; None for modules that the table lacks."""
+        table = tap_table().get(self.architecture, {})
+        steps = {f"/{step}": step for step in (int(tap[1:]) for tap in self.taps if tap.startswith("/"))}
+        known = {**steps, **{module: step for module, (_, step) in table.items()}}
+        return tuple(known.get(module) or known.get(tap) for tap, module in zip(self.taps, self.modules, strict=True))
+
+    @property
+    def grid(self) -> int:
+        """Pixels of the input to a cell of the coarsest tap; of an extractor with tiles."""
+        return max(step or 1 for step in self.reductions)
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of what passes the backbone at once: a tile, or else the whole input."""
+        height, width = self.input_size
+        return (min(height, self.tiles.size), min(width, self.tiles.size)) if self.tiles else (height, width)
+
+    @property
+    def map_step(self) -> int:
+        """Pixels of the input to a pixel of score maps: 1, or with tiles a cell of the first tap."""
+        return self.reductions[0] or 1 if self.tiles else 1
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """Height and width of score maps."""
+        height, width = self.input_size
+        return height // self.map_step, width // self.map_step
+
+    @property
+    def map_geometry(self) -> tuple[int | tuple[int, int], int | None]:
+        """Resize and crop that bring an image or mask to the frame of score maps."""
+        return (self.map_size, None) if self.tiles else self.geometry
+
+    def images_a_batch(self, batch_size: int) -> int:
+        """Images that are held at once where a batch has so many inputs of the backbone; each tile is one."""
+        return max(1, batch_size // self.tiles.count(*self.input_size)) if self.tiles else batch_size
 
     @property
     def normalisation(self) -> tuple[Rgb, Rgb]:
@@ -257,6 +330,8 @@ class Extractor(Settings):
             "std": list(std),
             "precision": self.precision,
             **({"layout": "NCHW"} if self._was_misread else {}),
+            **({"tiles": self.tiles.model_dump()} if self.tiles else {}),
+            **({"storage": self.storage} if self.storage != "float32" else {}),
         }
 
     @property

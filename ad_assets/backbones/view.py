@@ -47,7 +47,7 @@ class View:
         if not known:
             raise ValueError("no image, so nothing is known of what is seen of it")
         height, width = extractor.input_size
-        step = extractor.finest_step
+        step = extractor.reductions[0]
         steps = (height / grid[0], width / grid[1]) if grid else (step, step) if step else None
         frames = [resized_shape(*size, extractor.resize) for size in known]
         return cls(
@@ -88,7 +88,7 @@ class View:
         if max(largest) > LARGE_CELL:
             found.append(
                 f"one cell is {_cell(largest)} camera pixels, and a defect smaller than that may change no score: "
-                "shrink the images less (resize)"
+                "shrink the images less (resize), and pass them in pieces (tiles)"
             )
         return "; ".join(found)
 

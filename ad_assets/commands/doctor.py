@@ -264,7 +264,8 @@ def _growth(benchmark: Benchmark, name: str) -> Iterator[Finding]:
                 train = images["train"]
                 if not train:
                     continue
-                features = stored_features(store, benchmark.compute, address, train[:1], method.layers)
+                extractor = benchmark.extractors[detector.extractor]
+                features = stored_features(store, benchmark.compute, address, train[:1], method.layers, extractor)
                 most = method.most_images(features.sample(), runtime)
                 if most is not None:
                     counts.append(f"{category} {len(train)} of {most}")

@@ -143,7 +143,7 @@ def _write_category(
     for image_ids, maps, _ in shards(artifact):
         for image_id, score_map in zip(image_ids, maps.numpy(), strict=True):
             for image in by_id.pop(image_id, []):
-                fitted = unfit_map(score_map, image.size, *extractor.geometry)
+                fitted = unfit_map(score_map, image.size, *extractor.map_geometry)
                 for path, data in encode(image, fitted, threshold).items():
                     out.write_bytes(path, data)
                 done += 1

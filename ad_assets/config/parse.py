@@ -130,7 +130,7 @@ class SectionParser(Checker):
         for detector in detectors.values():
             # An extractor with faults of its own has no frame to compare.
             used = {detectors[member].extractor for member in detector.members if member in detectors}
-            frames = {self.extractors[name].geometry for name in used if name in self.extractors}
+            frames = {self.extractors[name].map_geometry for name in used if name in self.extractors}
             if len(frames) > 1:
                 self.faults.append(
                     f"{path}.detectors.{detector.name}.members: the extractors resize and crop differently, so their "

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar, cast, get_args
 
 from pydantic import BaseModel, Field, field_validator
 
@@ -49,7 +49,8 @@ class Method(Settings, ABC, Generic[StateT]):
     Class facts: `name` in benchmark files, `version` (bumped when the numbers change), `update_reads` (for people: what
     an update learns from), `state_asset` (what the field calls the state), `state_type`, `presets` (named sets of
     values, for ``preset:`` in benchmark files; a preset may hold ``categories``, values for single categories),
-    `matched` (the splits whose images are matched before they are scored; empty for most methods).
+    `matched` (the splits whose images are matched before they are scored; empty for most methods), `lengths` (the
+    parameters of scoring that are in pixels, such as smoothing).
     """
 
     largest: ClassVar[float] = 1_000_000
@@ -60,6 +61,7 @@ class Method(Settings, ABC, Generic[StateT]):
     state_type: ClassVar[type[State]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     matched: ClassVar[tuple[Literal["train", "test"], ...]] = ()
+    lengths: ClassVar[tuple[str, ...]] = ()
     seed: int = fit_field(0, ge=0, le=2**53, description="seed of every random choice of the fit")
     layers: tuple[int, ...] | None = fit_field(
         None, min_length=1, description="taps of the extractor that are read, by position from 1; null: all"
@@ -94,6 +96,20 @@ class Method(Settings, ABC, Generic[StateT]):
     def calibration_images(self, images: int) -> int:
         """How many of so many nominal images can be scored for a threshold: one cannot be left out of itself."""
         return images if self.leaves_out and images > 1 else 0
+
+    def at_step(self, step: int) -> Self:
+        """The method for maps of which a pixel stands for so many pixels of the extractor's input, along each axis.
+
+        Its `lengths`, which are in pixels of the input, are those in pixels of the maps then.
+        """
+        if step == 1:
+            return self
+        lengths = {name: value for name in self.lengths if (value := getattr(self, name)) is not None}
+        # Sides of kernels stay odd, and of pools at least one.
+        scaled = {
+            n: value / step if isinstance(value, float) else value // step // 2 * 2 + 1 for n, value in lengths.items()
+        }
+        return self.model_copy(update=scaled)
 
     def check_layers(self, count: int) -> None:
         """Refuse a number of layers that does not suit the parameters; most methods take any.

@@ -54,6 +54,7 @@ class Padim(Method[Gaussians]):
 
     name: ClassVar[str] = "padim"
     version: ClassVar[int] = 1
+    lengths: ClassVar[tuple[str, ...]] = ("sigma",)
     state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]] = "trained_model"
     state_type: ClassVar[type[State]] = Gaussians
 

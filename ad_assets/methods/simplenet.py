@@ -48,6 +48,7 @@ class SimpleNet(TrainedMethod):
     """
 
     name: ClassVar[str] = "simplenet"
+    lengths: ClassVar[tuple[str, ...]] = ("sigma",)
     version: ClassVar[int] = 1
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {

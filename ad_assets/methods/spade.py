@@ -52,6 +52,7 @@ class Spade(Method[Pyramids]):
 
     name: ClassVar[str] = "spade"
     version: ClassVar[int] = 1
+    lengths: ClassVar[tuple[str, ...]] = ("sigma",)
     state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]] = "memory_bank"
     state_type: ClassVar[type[State]] = Pyramids
 

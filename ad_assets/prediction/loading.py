@@ -177,10 +177,12 @@ class _LaneLoader:
         compute, extractor = self._benchmark.compute, self._benchmark.extractors[detector.extractor]
         method = detector.method_for(self._category)
         state = read_state(fitted.artifact, method)
-        train = stored_features(self._store, compute, stages.features.code_version, fitted.images, method.layers)
+        address = stages.features.code_version
+        train = stored_features(self._store, compute, address, fitted.images, method.layers, extractor)
         runtime = runtime_on(compute, self._report)
         matches = self._matches(stages, fitted)
-        scorer = Scorer(method, state, train, matches, extractor.input_size, runtime, timer)
+        size, step = extractor.map_size, extractor.map_step
+        scorer = Scorer(method, state, train, matches, size, runtime, timer, map_step=step)
         nominal = self._nominal(detector, stages, fitted, scorer, train)
         return Member(detector.name, fitted.version, fitted.images, extractor, method.layers, scorer, nominal)
 

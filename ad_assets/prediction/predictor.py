@@ -52,7 +52,8 @@ class Prediction:
         threshold: from scores of nominal training images alone; None where there are none (blind settings, one training
             image, a trained method without held-out images).
         p_value: as `p_values` has it; None without a threshold.
-        score_map: ``(h, w)`` float32, raw, in the frame of the extractor's input.
+        score_map: ``(h, w)`` float32, raw, in the frame of the extractor's input; with tiles, in cells of the first
+            tap.
         shape: height and width of the image.
         extractor: the extractor, whose resizing and crop define that frame.
         step_seconds: step -> seconds per image, an equal share of its batch.
@@ -93,7 +94,7 @@ class Prediction:
         Args:
             size: height and width of the result, if not those of the image.
         """
-        whole = unfit_map(self.score_map, self.shape, *self.extractor.geometry, size)
+        whole = unfit_map(self.score_map, self.shape, *self.extractor.map_geometry, size)
         if self.seen < 1:
             whole[~self.seen_mask(size)] = np.nan
         return whole
@@ -263,7 +264,7 @@ class Predictor:
 
         Args:
             images: as for `predict`.
-            batch_size: images per batch; changes no score. None: that of the benchmark file.
+            batch_size: images per batch, or tiles; changes no score. None: that of the benchmark file.
             failed: called with the error of an image that cannot be read, which is then skipped.
 
         Raises:
@@ -305,7 +306,7 @@ class Predictor:
             keep = self.recorder.keep_features
         with ThreadPoolExecutor(max_workers=4) as pool:
             numbered = enumerate(images, start=1)
-            batches = decoded_batches(pool, self._decode, numbered, batch_size or self.compute.batch_size)
+            batches = decoded_batches(pool, self._decode, numbered, self._images_a_batch(batch_size))
             while True:
                 with self._lock:
                     self._timer.start()
@@ -322,6 +323,10 @@ class Predictor:
                         raise error
                     failed(error)
                 yield from zip(predictions, (image.rgb for image in good), strict=True)
+
+    def _images_a_batch(self, batch_size: int | None) -> int:
+        inputs = batch_size or self.compute.batch_size
+        return min(extractor.images_a_batch(inputs) for extractor in self._extractors)
 
     def _decode(self, numbered: tuple[int, Image]) -> _Decoded:
         number, image = numbered

@@ -154,3 +154,14 @@ def test_parameters_and_facts(fitted: tuple[Method[Any], Any]) -> None:
     assert json.dumps(method.describe(state))
     assert method.describe(state)["bytes"] > 0
     assert method.state_asset in ("template_set", "memory_bank", "trained_model")
+
+
+def test_lengths_in_pixels_follow_the_size_of_a_map_s_pixels(fitted: tuple[Method[Any], Any]) -> None:
+    method, _ = fitted
+    of_scoring = method.stage_config("score").keys()
+    assert set(method.lengths) == {name for name in of_scoring if name.endswith(("sigma", "_blur_size", "_pool"))}
+    assert method.at_step(1) is method
+    sized = method.model_copy(update={name: 20.0 if name.endswith("sigma") else 21 for name in method.lengths})
+    coarse = sized.at_step(4)
+    assert all(getattr(coarse, name) == 5 for name in method.lengths)  # 21 // 4, which is odd
+    assert all(getattr(sized.at_step(100), name) == (0.2 if name.endswith("sigma") else 1) for name in method.lengths)

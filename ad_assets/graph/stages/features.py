@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 IMAGES = "features.json"
-NOT_FINITE = "another compute.precision, or other weights; the images themselves were read"
+NOT_FINITE = "another compute.precision, storage: float32, or other weights; the images themselves were read"
 HASHED_MARK, REMADE_MARK = "+", "-"  # before the seconds in a feature file, whose length they leave as it was
 FINITE = Check("finite", "All features are finite numbers.", blocking=True)
 
@@ -215,7 +215,8 @@ def _extract(
     import torch
 
     compute = work.compute
-    backbone = load_backbone(work.settings.extractor, compute)
+    extractor: Extractor = work.settings.extractor
+    backbone = load_backbone(extractor, compute)
     files, decoding = ImageFiles(reader.root), reader.decoding.of(*rows)
     shapes = ""
     odd: list[str] = []
@@ -226,7 +227,7 @@ def _extract(
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         done = 0
-        for batch in decoded_batches(pool, decode, list(rows), compute.batch_size):
+        for batch in decoded_batches(pool, decode, list(rows), extractor.images_a_batch(compute.batch_size)):
             started = time.perf_counter()
             taps = backbone.extract(torch.stack([pixels for _, pixels in batch]))
             seconds = (time.perf_counter() - started) / len(batch)
@@ -312,11 +313,16 @@ _CACHE = _Cache()
 def read_features(work: Work, features: Stage, split: str, layers: tuple[int, ...] | None) -> Features:
     """The stored features of one split, in the order of image ids; `layers` as a method has them, from 1."""
     address, images = read_feature_index(work.input(features))
-    return stored_features(work.store, work.compute, address, images[split], layers)
+    return stored_features(work.store, work.compute, address, images[split], layers, extractor_of(features))
 
 
 def stored_features(
-    store: ArtifactStore, compute: Compute, address: str, image_ids: Sequence[str], layers: tuple[int, ...] | None
+    store: ArtifactStore,
+    compute: Compute,
+    address: str,
+    image_ids: Sequence[str],
+    layers: tuple[int, ...] | None,
+    extractor: Extractor,
 ) -> Features:
     """The stored features of some images, in their order; `address` is the fingerprint of the extractor's stage."""
 
@@ -324,14 +330,14 @@ def stored_features(
         images = _load_images(store, [feature_path(address, image) for image in image_ids], compute.memory_gb)
         return stacked(images, positions)
 
-    return Features(tuple(image_ids), load, compute.batch_size, positions_of(layers))
+    return Features(tuple(image_ids), load, extractor.images_a_batch(compute.batch_size), positions_of(layers))
 
 
 def stacked(images: Sequence[list[Tensor]], positions: tuple[int, ...] | None) -> list[Tensor]:
-    """Taps ``(C, h, w)`` of single images as a batch: those at `positions`, from 0; None: all."""
+    """Taps ``(C, h, w)`` of single images as a batch of float32: those at `positions`, from 0; None: all."""
     import torch
 
-    return [torch.stack([image[level] for image in images]) for level in positions or range(len(images[0]))]
+    return [torch.stack([image[level] for image in images]).float() for level in positions or range(len(images[0]))]
 
 
 def positions_of(layers: tuple[int, ...] | None) -> tuple[int, ...] | None:

@@ -38,7 +38,7 @@ def read_masks(reader: Reader, row: dict[str, Any]) -> list[MaskPixels]:
 def read_mask(reader: Reader, row: dict[str, Any], extractor: Extractor) -> NDArray[Any] | None:
     """All that is anomalous in an image, in the frame of an extractor; None where it has no mask."""
     shrink = reader.decoding.masks.shrink
-    masks = [fit_mask(mask.anomalous, *extractor.geometry, shrink) for mask in read_masks(reader, row)]
+    masks = [fit_mask(mask.anomalous, *extractor.map_geometry, shrink) for mask in read_masks(reader, row)]
     return functools.reduce(operator.or_, masks) if masks else None
 
 
@@ -126,7 +126,7 @@ class MeasuredScores:
             return  # an anomalous image whose mask is not known says nothing about pixels
         parts, ignored = self._masks(row)
         if self._original:
-            score_map = unfit_map(score_map, (row["height"], row["width"]), *self._extractor.geometry)
+            score_map = unfit_map(score_map, (row["height"], row["width"]), *self._extractor.map_geometry)
         mask = functools.reduce(operator.or_, parts, np.zeros(score_map.shape, bool))
         out = None if ignored is None else ignored[None] & ~mask[None]
         self.pixels.update(score_map[None], mask[None], ignored=out)
@@ -146,10 +146,10 @@ class MeasuredScores:
         shrink = self._reader.decoding.masks.shrink
         parts = []
         for mask in found:
-            part, vanished = fit_regions(mask.anomalous, *self._extractor.geometry, shrink)
+            part, vanished = fit_regions(mask.anomalous, *self._extractor.map_geometry, shrink)
             parts.append(part)
             self.vanished += vanished
-        return parts, None if ignored is None else fit_mask(ignored, *self._extractor.geometry)
+        return parts, None if ignored is None else fit_mask(ignored, *self._extractor.map_geometry)
 
     @property
     def has_both(self) -> bool:
@@ -219,7 +219,7 @@ def read_pictures(
         yield Picture(
             row,
             score,
-            fit_image(rgb, extractor.resize, extractor.crop, extractor.interpolation),
+            fit_image(rgb, *extractor.map_geometry, extractor.interpolation),
             read_mask(reader, row, extractor),
             score_map.numpy(),
         )

@@ -77,7 +77,7 @@ def metrics_stage(
         VERSION,
         evaluation.fpr_limits,
         dataset.false_alarm_rate(detector, "", evaluation),
-        extractor.geometry,
+        extractor.map_geometry,
         evaluation.resolution,
         detector.method.seed if detector.method else None,
         dataset.reader.blind,

@@ -33,10 +33,12 @@ class EpochSettings(MethodSettings):
     Args:
         choice: the authors' rule of choosing an epoch.
         map_size: height and width of the maps.
+        map_step: as `Scorer` has it.
     """
 
     choice: str
     map_size: tuple[int, int]
+    map_step: int = 1
 
 
 def oracle_epochs_stage(
@@ -45,8 +47,9 @@ def oracle_epochs_stage(
     """The asset ``<dataset>/<detector>/oracle_epochs``; None for lanes that keep no epochs."""
     if not any(_keeps(method) for method in (detector.method, *detector.categories.values())):
         return None
+    size, step = extractor.map_size, extractor.map_step
     settings, own = settings_of_lane(
-        detector, lambda method: EpochSettings(VERSION, method, "score", _choice(method), extractor.input_size)
+        detector, lambda method: EpochSettings(VERSION, method, "score", _choice(method), size, step)
     )
     reader, title = dataset.reader, detector.name
 
@@ -69,7 +72,8 @@ def oracle_epochs_stage(
             raise TypeError(f"{method.name} keeps no epochs")
         for done, epoch in enumerate(epochs):
             weights = work.store.read_tensors(epoch_path(artifact, epoch))
-            scorer = Scorer(method, replace(fitted, weights=weights), train, None, settings.map_size, runtime_of(work))
+            of_epoch, size, step = replace(fitted, weights=weights), settings.map_size, settings.map_step
+            scorer = Scorer(method, of_epoch, train, None, size, runtime_of(work), map_step=step)
             comparison = MeasuredScores(truth, reader, extractor, work.compute.memory_gb)
             for ids, result in scorer(test):
                 comparison.add(ids, result.maps, result.image_scores)

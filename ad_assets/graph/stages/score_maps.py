@@ -62,10 +62,12 @@ class ScoreSettings(MethodSettings):
     Args:
         map_size: height and width of the maps.
         calibration_images: most nominal images to be scored left-out.
+        map_step: pixels of the extractor's input to a pixel of the maps.
     """
 
     map_size: tuple[int, int]
     calibration_images: int
+    map_step: int = 1
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,12 @@ def score_maps_stage(
     Raises:
         TypeError: the lane is an ensemble.
     """
-    size = extractor_of(features).input_size
+    extractor = extractor_of(features)
+    size, step = extractor.map_size, extractor.map_step
 
     def settings_in(category: str) -> ScoreSettings:
         most = calibration_images(dataset, detector, category, evaluation)
-        return ScoreSettings(VERSION, detector.method_for(category), "score", size, most)
+        return ScoreSettings(VERSION, detector.method_for(category), "score", size, most, step)
 
     settings = settings_in("")
     named = {name: settings_in(name) for name in {*detector.categories, *dataset.decided_apart(detector)}}
@@ -116,7 +119,7 @@ def score_maps_stage(
         test = read_features(work, features, "test", method.layers)
         matches = read_matches(work.input(neighbours)) if neighbours else None
         fitted = read_state(work.input(state), method)
-        scorer = Scorer(method, fitted, train, matches, settings.map_size, runtime)
+        scorer = Scorer(method, fitted, train, matches, settings.map_size, runtime, map_step=settings.map_step)
 
         def score(number: int, image_ids: Sequence[str]) -> ScoreMaps:
             work.progress("test images scored", number * SHARD_IMAGES, len(test))
@@ -167,6 +170,7 @@ class Scorer:
         runtime: device and memory budget.
         step_done: called with the name of each step of scoring a batch, at its end: ``match`` and then ``post`` of
             methods that match first, else ``score``.
+        map_step: pixels of the extractor's input to a pixel of the maps, by which smoothing is scaled.
     """
 
     def __init__(
@@ -178,7 +182,10 @@ class Scorer:
         map_size: tuple[int, int],
         runtime: Runtime,
         step_done: Callable[[str], None] = _untimed,
+        *,
+        map_step: int = 1,
     ) -> None:
+        method = method.at_step(map_step)
         self._method, self._load_matches, self._map_size, self._runtime = method, load_matches, map_size, runtime
         self._learnt, self._step_done = state, step_done
         self._state = method.prepare(state, train, runtime, load_matches).to(runtime.device)
@@ -236,7 +243,7 @@ def _calibration_images(image_ids: Sequence[str], most: int) -> list[str]:
 
 def ensemble_stage(dataset: Dataset, detector: str, members: dict[str, Stage], extractor: Extractor) -> Stage:
     """The asset ``<dataset>/<detector>/score_maps`` of an ensemble: the fused maps of its members."""
-    settings = EnsembleSettings(ENSEMBLE_VERSION, tuple(members), extractor.input_size)
+    settings = EnsembleSettings(ENSEMBLE_VERSION, tuple(members), extractor.map_size)
 
     def parts(upstream: Upstream) -> Parts:
         return {name: upstream.of(stage).version for name, stage in members.items()}

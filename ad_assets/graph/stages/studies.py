@@ -47,11 +47,13 @@ class VariantSettings:
         variant: which settings differ, and the detector that results.
         most_contaminated: the largest contamination of all variants.
         map_size: height and width of its score maps.
+        map_step: as `Scorer` has it.
     """
 
     variant: Variant
     most_contaminated: float
     map_size: tuple[int, int]
+    map_step: int = 1
 
     def address(self) -> dict[str, Any]:
         """Its part of the address of the study: that of all categories."""
@@ -60,14 +62,17 @@ class VariantSettings:
             **{name: shared for name, (shared, _) in stages.items()},
             "categories": {name: own for name, (_, own) in stages.items()},
             **self._drawn(),
-            "map_size": self.map_size,
+            **self._maps(),
         }
 
     def address_of(self, category: str) -> dict[str, Any]:
         """Its part of the address of the rows of one category."""
         method = self.variant.detector.method_for(category)
         stages: dict[str, Any] = {stage: method.stage_config(stage) for stage in _STAGES}
-        return {**stages, **self._drawn(), "map_size": self.map_size}
+        return {**stages, **self._drawn(), **self._maps()}
+
+    def _maps(self) -> dict[str, Any]:
+        return {"map_size": self.map_size, **({"map_step": self.map_step} if self.map_step != 1 else {})}
 
     def _drawn(self) -> dict[str, Any]:
         drawn = {"contamination": self.variant.contamination, "most_contaminated": self.most_contaminated}
@@ -109,8 +114,9 @@ def study_stage(
         VERSION,
         study.draws,
         tuple(
-            VariantSettings(variant, study.most_contaminated, extractor_of(lanes[variant.name].features).input_size)
+            VariantSettings(variant, study.most_contaminated, extractor.map_size, extractor.map_step)
             for variant in study.variants
+            for extractor in [extractor_of(lanes[variant.name].features)]
         ),
     )
     reader = dataset.reader
@@ -224,7 +230,7 @@ class _Measuring:
             self._last = key, fitted, 0.0 if stored else time.perf_counter() - started
         _, fitted, fit_seconds = self._last
         matches, matching = self._matches(lane) if as_a_lane else (None, 0.0)
-        scorer = Scorer(method, fitted, drawn, matches, settings.map_size, runtime)
+        scorer = Scorer(method, fitted, drawn, matches, settings.map_size, runtime, map_step=settings.map_step)
         truth = GroundTruth(row for row in self._truth.rows if row["image_id"] not in draw.withheld)
         comparison = MeasuredScores(truth, self._reader, extractor, work.compute.memory_gb)
         test = read_features(work, lane.features, "test", method.layers)

@@ -50,6 +50,7 @@ class Fod(TrainedMethod):
     """
 
     name: ClassVar[str] = "fod"
+    lengths: ClassVar[tuple[str, ...]] = ("image_sigma", "sigma")
     version: ClassVar[int] = 1
     oracle_choice: ClassVar[Literal["image_auroc", "each"]] = "each"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

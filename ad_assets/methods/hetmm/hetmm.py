@@ -52,6 +52,7 @@ class Hetmm(Method[TemplateSet]):
 
     name: ClassVar[str] = "hetmm"
     version: ClassVar[int] = 1
+    lengths: ClassVar[tuple[str, ...]] = ("image_sigma", "image_blur_size", "image_pool", "map_sigma", "map_blur_size")
     state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]] = "template_set"
     state_type: ClassVar[type[State]] = TemplateSet
     presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS

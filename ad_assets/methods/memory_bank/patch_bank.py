@@ -49,6 +49,7 @@ IVFPQ_VERSION = 2  # beside the version of all matches, of approximate search al
 class PatchBank(Method[MemoryBank]):
     """What the methods on a memory bank have in common."""
 
+    lengths: ClassVar[tuple[str, ...]] = ("sigma",)
     state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]] = "memory_bank"
     state_type: ClassVar[type[State]] = MemoryBank
     matched: ClassVar[tuple[Literal["train", "test"], ...]] = ("test",)
