@@ -24,6 +24,7 @@ MODULES = {
     "latency": "latency",
     **dict.fromkeys(("history", "promote", "rollback", "quarantine"), "production"),
     "data": "data",
+    "bisect": "bisect",
     "export": "export",
     **dict.fromkeys(("doctor", "gc"), "upkeep"),
     "describe": "describe",

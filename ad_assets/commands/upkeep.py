@@ -43,6 +43,8 @@ def _gc(options: argparse.Namespace) -> int:
         print(f"{file.size:>12,}  {file.path}")
     if len(files) > 20:
         print(f"              ... and {len(files) - 20} more")
+    if features := sum(file.path.startswith("features/") for file in files):
+        print(f"{features} of them are features: `bisect` cannot fit versions that had their images once they are gone")
     if options.delete:
         benchmark.store.delete(file.path for file in files)
         print(f"deleted {len(files)} files, {size / 1e6:.1f} MB")

@@ -173,6 +173,25 @@ def read_scored_images(artifact: Artifact) -> ScoredImages:
     return ScoredImages(**artifact.store.read_json(artifact.at(IMAGES)))
 
 
+def measured_rows(
+    scores: np.ndarray,
+    truth: GroundTruth,
+    nominal: list[float],
+    settings: MetricsSettings,
+    pixels: MeasuredScores | None,
+) -> list[dict[str, Any]]:
+    """The rows that `metrics` would have of scores that are not stored; `pixels`: of their maps, for pixel metrics."""
+    rows = _Rows(settings.seed)
+    if pixels is not None:
+        _pixel_rows(rows, pixels, settings.fpr_limits)
+        _registered_rows(rows, "pixel", pixels.has_both, pixels.pixels.pixels, pixels.pixels)
+    import numpy as np
+
+    _image_rows(rows, scores, truth, nominal, settings, {})
+    _registered_rows(rows, "image", truth.has_both, len(scores), scores, np.array(truth.labels))
+    return rows.rows
+
+
 class _Rows:
     """Tidy metric rows of one lane; the leaderboard adds dataset, category and detector."""
 

@@ -1,0 +1,201 @@
+"""States fitted on other training images than today's, from stored features, measured on today's test images.
+
+No image passes a backbone: features are stored by content, so those of every training set that ever was are there
+until `gc` deletes those of images that have left the index.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ad_assets.config.benchmark import Dataset, Detector
+from ad_assets.datasets.base import ProgressReport
+from ad_assets.graph.lanes import ScoringStages
+from ad_assets.graph.provenance import MADE_OF, is_outdated
+from ad_assets.graph.stage import Upstream, read_head
+from ad_assets.graph.stages.features import feature_path, stored_features, train_part
+from ad_assets.graph.stages.fitted_state import read_state, runtime_on
+from ad_assets.graph.stages.ground_truth import GroundTruth, MeasuredScores
+from ad_assets.graph.stages.image_index import current_index, image_index_stage, read_index
+from ad_assets.graph.stages.metrics import MetricsSettings, measured_rows, metrics_stage
+from ad_assets.graph.stages.score_maps import Scorer, calibration_images
+from ad_assets.methods import Features, Method, Runtime, State
+from ad_assets.prediction.lookup import DetectorError, Lookup
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ALL = "on all images"  # of a state's record: not updated
+ALIASES = {"false_alarms": "false_positives", "misses": "false_negatives"}
+AT_THRESHOLD = ("false_positives", "false_negatives", "image_f1")
+PROTOCOLS = ("standard", "nominal_threshold")
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A state and how it does.
+
+    Args:
+        state: as the method's `fit` returned it.
+        value: of the metric.
+        scores: (rows of the truth,) image scores.
+        threshold: on image scores, from left-out nominal ones; None where the metric needs none.
+        seconds: that it all took.
+        found: whether a state fitted from scratch was in the store.
+    """
+
+    state: Any
+    value: float
+    scores: np.ndarray
+    threshold: float | None
+    seconds: float
+    found: bool
+
+
+class Refits:
+    """Fits of one lane and category, each from scratch and in memory; the store stays as it is.
+
+    Attributes:
+        metric: name in the catalogue.
+        truth: today's test images with their labels, by which every state is measured.
+        method: the method, as the category has it.
+        done: how many states were fitted.
+
+    Raises:
+        DetectorError: the lane is an ensemble or blind, has no test images, or lacks features of them.
+    """
+
+    def __init__(
+        self, lookup: Lookup, dataset: Dataset, detector: Detector, category: str, metric: str, report: ProgressReport
+    ) -> None:
+        self._place = f"{dataset.name}/{detector.name} [{category}]"
+        if detector.method is None:
+            raise DetectorError(f"{self._place} is an ensemble, which fits nothing: name one of its members")
+        if dataset.reader.blind:
+            raise DetectorError(f"{self._place}: blind: all images are trained on and tested, so none can be left out")
+        self._lookup, self._dataset, self._detector, self._category = lookup, dataset, detector, category
+        self._store, self._compute = lookup.benchmark.store, lookup.benchmark.compute
+        self.metric = ALIASES.get(metric, metric)
+        self.method: Method[Any] = detector.method_for(category)
+        self.done = 0
+        self._stages: ScoringStages = lookup.stages(dataset, detector, category)
+        self._report = report
+        index = current_index(self._store, dataset.name, category)
+        rows = read_index(index) if index else []
+        self.truth = GroundTruth(row for row in rows if row["split"] == "test")
+        if not self.truth.rows:
+            raise DetectorError(f"{self._place} has no test images, by which versions could be compared")
+        if absent := self.absent(self.truth.positions):
+            command = lookup.command(dataset, detector, category)
+            raise DetectorError(f"{self._place}: features of {len(absent)} test images are not stored; run: {command}")
+
+    @property
+    def address(self) -> str:
+        """Under which the features lie."""
+        return self._stages.features.code_version
+
+    @cached_property
+    def _stored(self) -> set[str]:
+        return {file.path for file in self._store.files(f"features/{self.address}")}
+
+    def absent(self, image_ids: Iterable[str]) -> set[str]:
+        """Those of some images whose features are not stored."""
+        return {image for image in image_ids if feature_path(self.address, image) not in self._stored}
+
+    def features(self, image_ids: Iterable[str]) -> Features:
+        """The stored features of some images, in the order of ids."""
+        ids = sorted(set(image_ids))
+        return stored_features(self._store, self._compute, self.address, ids, self.method.layers)
+
+    @property
+    def runtime(self) -> Runtime:
+        """What methods run on."""
+        precision = self._lookup.benchmark.extractors[self._detector.extractor].precision
+        return replace(runtime_on(self._compute, self._report), precision=precision)
+
+    def fit(self, image_ids: Iterable[str]) -> Refit:
+        """A state fitted on some images alone, and its value.
+
+        Raises:
+            DetectorError: the method cannot be fitted on them, or the metric is not defined.
+        """
+        started = time.perf_counter()
+        train = self.features(image_ids)
+        try:
+            state = self._found(train.image_ids)
+            found = state is not None
+            if state is None:
+                state = self.method.fit(train, self.runtime)
+                self.done += 1
+            scorer = Scorer(self.method, state, train, None, self._extractor.input_size, self.runtime)
+            value, scores, threshold = self._measured(scorer, train)
+        except ValueError as error:
+            raise DetectorError(f"{self._place}, on {len(train)} images: {error}") from error
+        return Refit(state, value, scores, threshold, time.perf_counter() - started, found)
+
+    @property
+    def _extractor(self) -> Any:
+        return self._lookup.benchmark.extractors[self._detector.extractor]
+
+    def _found(self, image_ids: Sequence[str]) -> State | None:
+        """The stored state of these images, if it is one from scratch: an update may have chosen other rows."""
+        stage = self._stages.state
+        head = stage.make_head(self._category, {"train": train_part(self.address, image_ids)})
+        artifact = self._store.artifact(stage.kind, head.version)
+        if not artifact.exists():
+            return None
+        features = read_head(self._store, self._stages.features.key, self._category)
+        upstream = Upstream({(self._stages.features.key, self._category): features} if features else {}, self._category)
+        record = artifact.record()
+        if record["metadata"].get("fitted") != ALL or is_outdated(record.get(MADE_OF, {}), stage.made_of(upstream)):
+            return None
+        return read_state(artifact, self.method)
+
+    def _measured(self, scorer: Scorer, train: Features) -> tuple[float, np.ndarray, float | None]:
+        import numpy as np
+
+        pixels = None
+        if not self.metric.startswith("image_") and self.metric not in AT_THRESHOLD:
+            original = self._settings.resolution == "original"
+            memory = self._compute.memory_gb
+            pixels = MeasuredScores(self.truth, self._dataset.reader, self._extractor, memory, original=original)
+        scores = np.zeros(len(self.truth.rows), np.float32)
+        for ids, scored in scorer(self.features(self.truth.positions), new=True):
+            for image_id, score in zip(ids, scored.image_scores.tolist(), strict=True):
+                scores[self.truth.positions[image_id]] = score
+            if pixels is not None:
+                pixels.add(ids, scored.maps, scored.image_scores)
+        nominal: list[float] = []
+        if self.metric in AT_THRESHOLD:
+            most = calibration_images(self._dataset, self._detector, self._category, self._lookup.benchmark.evaluation)
+            nominal = scorer.nominal(train, most).scores
+            if not nominal:
+                raise ValueError(f"{self.metric} needs a threshold, and no nominal image can be scored left out")
+        rows = measured_rows(scores, self.truth, nominal, self._settings, pixels)
+        values = {row["metric"]: row["value"] for row in rows if row["protocol"] in PROTOCOLS}
+        if self.metric not in values:
+            raise ValueError(f"{self.metric} is not measured; these are: {', '.join(values)}")
+        if values[self.metric] is None:
+            raise ValueError(
+                f"{self.metric} is not defined on these test images: it needs nominal and anomalous ones (false_alarms needs nominal ones)"
+            )
+        return values[self.metric], scores, values.get("threshold") if nominal else None
+
+    @cached_property
+    def _settings(self) -> MetricsSettings:
+        index = image_index_stage(self._dataset, (self._category,))
+        evaluation, score_maps = self._lookup.benchmark.evaluation, self._stages.score_maps
+        stage = metrics_stage(self._dataset, self._detector, index, score_maps, None, self._extractor, evaluation)
+        settings = stage.settings_for(self._category)
+        if not isinstance(settings, MetricsSettings):
+            raise TypeError(f"{stage.name} has no settings of metrics")
+        return settings
+
+
+def labels_by_id(truth: GroundTruth) -> Mapping[str, int]:
+    """Image id -> 1 for anomalous, 0 for nominal ones."""
+    return {row["image_id"]: label for row, label in zip(truth.rows, truth.labels, strict=True)}
