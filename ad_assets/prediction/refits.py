@@ -181,7 +181,8 @@ class Refits:
             raise ValueError(f"{self.metric} is not measured; these are: {', '.join(values)}")
         if values[self.metric] is None:
             raise ValueError(
-                f"{self.metric} is not defined on these test images: it needs nominal and anomalous ones (false_alarms needs nominal ones)"
+                f"{self.metric} is not defined on these test images: it needs nominal and anomalous ones; false_alarms "
+                "needs nominal ones alone"
             )
         return values[self.metric], scores, values.get("threshold") if nominal else None
 
