@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Dataset, Detector
 from ad_assets.datasets.base import ProgressReport
 from ad_assets.graph.lanes import ScoringStages
@@ -109,13 +110,12 @@ class Refits:
     def features(self, image_ids: Iterable[str]) -> Features:
         """The stored features of some images, in the order of ids."""
         ids = sorted(set(image_ids))
-        return stored_features(self._store, self._compute, self.address, ids, self.method.layers)
+        return stored_features(self._store, self._compute, self.address, ids, self.method.layers, self._extractor)
 
     @property
     def runtime(self) -> Runtime:
         """What methods run on."""
-        precision = self._lookup.benchmark.extractors[self._detector.extractor].precision
-        return replace(runtime_on(self._compute, self._report), precision=precision)
+        return replace(runtime_on(self._compute, self._report), precision=self._extractor.precision)
 
     def fit(self, image_ids: Iterable[str]) -> Refit:
         """A state fitted on some images alone, and its value.
@@ -131,14 +131,15 @@ class Refits:
             if state is None:
                 state = self.method.fit(train, self.runtime)
                 self.done += 1
-            scorer = Scorer(self.method, state, train, None, self._extractor.input_size, self.runtime)
+            size, step = self._extractor.map_size, self._extractor.map_step
+            scorer = Scorer(self.method, state, train, None, size, self.runtime, map_step=step)
             value, scores, threshold = self._measured(scorer, train)
         except ValueError as error:
             raise DetectorError(f"{self._place}, on {len(train)} images: {error}") from error
         return Refit(state, value, scores, threshold, time.perf_counter() - started, found)
 
     @property
-    def _extractor(self) -> Any:
+    def _extractor(self) -> Extractor:
         return self._lookup.benchmark.extractors[self._detector.extractor]
 
     def _found(self, image_ids: Sequence[str]) -> State | None:
