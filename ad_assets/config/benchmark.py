@@ -99,6 +99,15 @@ class Production(Settings):
         description="share of the nominal images that is kept for judging, by content; auto: 0.2 where a category has "
         "no nominal test images, 0: none",
     )
+    drift_alpha: float = Field(
+        0.05, gt=0, lt=1, description="largest chance of a false alarm of the drift check of a category"
+    )
+    quiet_hours: float | None = Field(
+        None,
+        gt=0,
+        le=87_600,
+        description="a category is quiet if nothing was inspected or landed for so long; null: never",
+    )
 
 
 class Automation(Settings):

@@ -10,6 +10,7 @@ import dagster as dg
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.defs.assets import to_asset
 from ad_assets.defs.conditions import up_to_date
+from ad_assets.defs.inspections import inspections_asset
 from ad_assets.defs.schedules import automation_of
 from ad_assets.defs.terminal import terminal_logger
 from ad_assets.graph.categories import why_unseen
@@ -51,8 +52,14 @@ def benchmark_definitions(benchmark: Benchmark, name: str = "") -> tuple[dg.Defi
         warnings.simplefilter("ignore", dg.PreviewWarning)
         condition = up_to_date(benchmark, stages)
         automation = automation_of(benchmark, stages, name)
+        roots = {stage.key[0]: stage for stage in stages if stage.kind == "image_index"}
+        inspected = [
+            inspections_asset(benchmark, benchmark.datasets[name], index)
+            for name, index in roots.items()
+            if benchmark.datasets[name].production
+        ]
         definitions = dg.Definitions(
-            assets=[to_asset(stage, benchmark, condition) for stage in stages],
+            assets=[*(to_asset(stage, benchmark, condition) for stage in stages), *inspected],
             jobs=automation.jobs,
             sensors=automation.sensors,
             schedules=automation.schedules,

@@ -10,6 +10,7 @@ import dagster as dg
 from ad_assets.config.benchmark import Benchmark, Dataset
 from ad_assets.defs.assets import run_config_of
 from ad_assets.defs.conditions import condition_sensor
+from ad_assets.defs.inspections import inspections_sensor
 from ad_assets.defs.landing_sensor import landing_sensor
 from ad_assets.defs.orphaned_runs import cut_off_sensor
 from ad_assets.graph.stage import Stage, read_head
@@ -49,6 +50,7 @@ def automation_of(benchmark: Benchmark, stages: Sequence[Stage], name: str = "")
         made.jobs.append(job)
         if automatic and dataset.production:
             made.sensors.append(landing_sensor(benchmark, dataset, dataset.production, job))
+            made.sensors.append(inspections_sensor(benchmark, dataset, dataset.production))
         if benchmark.automation.retrain:
             made.schedules.append(_retraining(benchmark, dataset, job, own, benchmark.automation.retrain))
         if benchmark.automation.verify:

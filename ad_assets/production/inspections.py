@@ -134,11 +134,16 @@ def read(
 
 def files(store: ArtifactStore, dataset: str, category: str) -> list[InspectionFile]:
     """The files of a category, by the times of their first rows; opens none."""
-    found = []
-    for file in store.files(inspections_folder(dataset, category)):
-        match = _NAME.fullmatch(PurePosixPath(file.path).name)
-        if match:
-            found.append(InspectionFile(file.path, _time(match[1]), _time(match[2]), int(match[3])))
+    listed = store.files(inspections_folder(dataset, category))
+    return [file for each in listed if (file := _file(each.path))]
+
+
+def all_files(store: ArtifactStore, dataset: str) -> dict[str, list[InspectionFile]]:
+    """Category -> its files, of a dataset, from one listing."""
+    found: dict[str, list[InspectionFile]] = {}
+    for file in store.files(f"inspections/{dataset}"):
+        if inspection_file := _file(file.path):
+            found.setdefault(PurePosixPath(file.path).parent.name, []).append(inspection_file)
     return found
 
 
@@ -260,6 +265,11 @@ def _newest(
         if len(rows) >= most > 0:
             oldest = sorted(row.time for row in rows.values())[-most]
     return sorted(rows.values(), key=_order)[-most:] if most > 0 else []
+
+
+def _file(path: str) -> InspectionFile | None:
+    match = _NAME.fullmatch(PurePosixPath(path).name)
+    return InspectionFile(path, _time(match[1]), _time(match[2]), int(match[3])) if match else None
 
 
 def _identity(row: Inspection) -> tuple[Any, ...]:

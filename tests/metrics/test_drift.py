@@ -1,0 +1,76 @@
+"""The drift test keeps its error rate, speaks within few images, and its p-values are those of plain counting."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.integrate import quad
+
+from ad_assets.metrics.drift import HIGHER, LOWER, Martingale, OnlineRanks, _odds
+
+LIMIT = 1 / 0.05
+
+
+def alarm(calibration: np.ndarray, stream: np.ndarray, seed: int) -> tuple[int, str]:
+    """After how many images of a stream the wealth reaches the limit, 0: never; and the direction then."""
+    ranks, martingale = OnlineRanks(list(calibration)), Martingale()
+    random = np.random.default_rng(seed)
+    for number, score in enumerate(stream, start=1):
+        if martingale.bet(ranks.add(float(score), random.uniform())) >= LIMIT:
+            return number, martingale.direction
+    return 0, ""
+
+
+@pytest.mark.parametrize("decimals", [1, 6])
+def test_p_values_are_those_of_plain_counting(decimals: int) -> None:
+    random = np.random.default_rng(decimals)
+    scores = np.round(random.normal(size=120), decimals)  # with many ties, and with none
+    ranks = OnlineRanks(list(scores[:20]))
+    for position in range(20, 120):
+        u, before = random.uniform(), scores[:position]
+        higher = sum(score > scores[position] for score in before)
+        equal = 1 + sum(score == scores[position] for score in before)
+        assert ranks.add(scores[position], u) == pytest.approx((higher + u * equal) / (position + 1))
+
+
+def test_no_bet_gains_on_average() -> None:
+    for bet in range(len(_odds(0.5))):
+        lower, _ = quad(lambda p, bet=bet: _odds(p)[bet], 0, 0.5)
+        upper, _ = quad(lambda p, bet=bet: _odds(1 - p)[bet], 0, 0.5)
+        assert lower + upper == pytest.approx(1, abs=0.002)
+
+
+def test_it_is_quiet_on_exchangeable_scores() -> None:
+    random = np.random.default_rng(5)
+    scores = random.gamma(2, size=400)  # skewed, as scores are
+    alarms = 0
+    for seed in range(200):
+        shuffled = random.permutation(scores)
+        alarms += alarm(shuffled[:60], shuffled[60:], seed)[0] > 0
+    assert alarms <= 10
+
+
+def test_a_fixed_calibration_set_would_not_be_valid() -> None:
+    """Ranked among the calibration scores alone, p-values share the luck of that set, and wealth grows for ever."""
+    random = np.random.default_rng(6)
+    alarms = 0
+    for _ in range(60):
+        calibration, martingale = np.sort(random.normal(size=20)), Martingale()
+        for score in random.normal(size=400):
+            higher = 20 - np.searchsorted(calibration, score, side="right")
+            if martingale.bet((higher + random.uniform()) / 21) >= LIMIT:
+                alarms += 1
+                break
+    assert alarms > 15  # of 60, where at most 3 are promised
+
+
+@pytest.mark.parametrize(("shift", "within", "direction"), [(3, 12, HIGHER), (1.5, 40, HIGHER), (-3, 12, LOWER)])
+def test_it_speaks_soon_and_tells_the_direction(shift: float, within: int, direction: str) -> None:
+    random = np.random.default_rng(7)
+    found = [
+        alarm(random.normal(size=60), np.concatenate([random.normal(size=30), random.normal(size=60) + shift]), seed)
+        for seed in range(40)
+    ]
+    delays = sorted(number - 30 if number else 1000 for number, _ in found)
+    assert delays[35] <= within  # nine in ten
+    assert [told for number, told in found if number > 30].count(direction) >= 35
