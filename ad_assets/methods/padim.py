@@ -194,7 +194,12 @@ def _moments(
     height, width, size = sample.shape
     need = 4e-9 * height * width * size * size
     parts = f"{height} x {width} places, {size} x {size} float32"
-    runtime.check_budget("the covariances", need, parts, "keep fewer channels")
+    runtime.check_budget(
+        "the covariances",
+        need,
+        parts,
+        "keep fewer channels, or shrink the images more (resize): PaDiM holds one for each place",
+    )
     mean = torch.empty(height, width, size)
     covariance = torch.empty(height, width, size, size)
     before = len(known.image_ids) if known else 0

@@ -43,7 +43,7 @@ def check_budget(shapes: list[list[int]], images: int, runtime: Runtime) -> None
     """
     sizes = " + ".join("x".join(map(str, shape)) for shape in shapes)
     parts = f"{images} images x {sizes} float32"
-    remedy = "keep fewer sheets, or tap deeper layers"
+    remedy = "keep fewer sheets, tap deeper layers, or shrink the images more (resize)"
     runtime.check_images("the templates", images, bytes_each(shapes), parts, remedy)
 
 

@@ -12,7 +12,6 @@ has never seen start from the first.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -33,7 +32,7 @@ from ad_assets.methods.memory_bank.search import (
     neighbours,
     together,
 )
-from ad_assets.methods.memory_bank.subsampling import Selection, select
+from ad_assets.methods.memory_bank.subsampling import Selection, drawn_places, select
 from ad_assets.methods.patch_embedding import Pooling, embed, patch_grid
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
@@ -60,6 +59,12 @@ class PatchBank(Method[MemoryBank]):
     pre_dimensions: int = fit_field(1024, ge=1, description="values a tap is pooled to (authors)")
     dimensions: int = fit_field(1024, ge=1, description="values a patch ends up with (authors)")
     coreset_ratio: float = fit_field(0.1, gt=0, le=1, description="part of the patches kept; 1 keeps all")
+    preselect: float = fit_field(
+        1.0,
+        gt=0,
+        le=1,
+        description="part of the patches of each image, drawn at random, that the kept ones are of; 1: all",
+    )
     subsampling: Literal["greedy", "random", "proxies"] = fit_field(
         "greedy", description="which: a coreset, a random choice, or as many learned proxies in their place"
     )
@@ -83,7 +88,7 @@ class PatchBank(Method[MemoryBank]):
     def _no_idle_options(self) -> Self:
         unread = {
             "pooling 'concat' keeps every channel": (self.pooling == "concat", {"pre_dimensions", "dimensions"}),
-            "coreset_ratio 1 selects nothing": (self.coreset_ratio == 1, {"subsampling", "anchors"}),
+            "coreset_ratio 1 selects nothing": (self.coreset_ratio == 1, {"subsampling", "anchors", "preselect"}),
             "only the greedy subsampling reads it": (self.subsampling != "greedy", {"projection", "anchors"}),
             "only search 'ivfpq' reads it": (self.search == "exact", {"lists", "subquantisers", "bits", "probes"}),
         }
@@ -91,6 +96,11 @@ class PatchBank(Method[MemoryBank]):
             if idle and keys & self.model_fields_set:
                 named = ", ".join(sorted(keys & self.model_fields_set))
                 raise ValueError(f"{named}: {reason}; remove the key")
+        if self.coreset_ratio != 1 and self.preselect < self.coreset_ratio:
+            raise ValueError(
+                f"preselect: {self.preselect:g} of the patches are fewer than coreset_ratio keeps of all "
+                f"({self.coreset_ratio:g}): raise it, or lower coreset_ratio"
+            )
         if self.search == "ivfpq" and find_spec("faiss") is None:
             raise ValueError("search: ivfpq needs faiss: pip install 'ad-assets[cpu]' (or [gpu]), or choose exact")
         if self._always_counts:
@@ -104,6 +114,8 @@ class PatchBank(Method[MemoryBank]):
     def stage_config(self, stage: Stage) -> dict[str, Any]:
         """As `Method.stage_config`; banks and searches do not depend on the method that has them."""
         own = super().stage_config(stage)
+        if self.preselect == 1:  # as in banks made before there was a choice
+            own.pop("preselect", None)
         shared = {"fit": BANK_VERSION, "match": MATCH_VERSION}
         if stage == "match" and self.search == "ivfpq":
             own["ivfpq_version"] = IVFPQ_VERSION
@@ -159,11 +171,11 @@ class PatchBank(Method[MemoryBank]):
         """
         import torch
 
-        patches, grid = self._all_patches(features, runtime)
-        per_image = grid[0] * grid[1]
-        kept = select(patches, self._size(len(patches)), self._selection(), runtime)
-        source = torch.where(kept.picks < 0, -1, kept.picks // per_image)
-        place = kept.picks.clamp(min=0) % per_image
+        patches, places, grid = self._patches(features, runtime)
+        count = min(self._size(len(features) * grid[0] * grid[1]), len(patches))
+        kept = select(patches, count, self._selection(), runtime)
+        source = torch.where(kept.picks < 0, -1, kept.picks // places.shape[1])
+        place = places.flatten()[kept.picks.clamp(min=0)]
         return MemoryBank(kept.rows, source, place, list(features.image_ids), list(grid), kept.covering_radius)
 
     @property
@@ -189,7 +201,7 @@ class PatchBank(Method[MemoryBank]):
 
         from ad_assets.kernels.nearest.search import nearest
 
-        patches, grid = self._all_patches(new, runtime)
+        patches, places, grid = self._patches(new, runtime)
         if list(grid) != state.grid or patches.shape[1] != state.rows.shape[1]:
             raise ValueError(
                 f"the new images have a grid of {grid} patches of {patches.shape[1]} values, the bank {state.grid} of "
@@ -204,8 +216,8 @@ class PatchBank(Method[MemoryBank]):
             picks = select(patches, count, self._selection(), runtime, known=state.rows).picks
         rows = torch.cat([state.rows, patches[picks]])
         before = torch.tensor([number[image_id] for image_id in state.image_ids])[state.source]
-        after = torch.tensor([number[image_id] for image_id in new.image_ids])[picks // per_image]
-        source, place = torch.cat([before, after]), torch.cat([state.place, picks % per_image])
+        after = torch.tensor([number[image_id] for image_id in new.image_ids])[picks // places.shape[1]]
+        source, place = torch.cat([before, after]), torch.cat([state.place, places.flatten()[picks]])
         if self.coreset_ratio == 1:
             order = (source * per_image + place).argsort()
             return MemoryBank(rows[order], source[order], place[order], ids, list(grid), 0.0)
@@ -214,8 +226,9 @@ class PatchBank(Method[MemoryBank]):
         return MemoryBank(rows, source, place, ids, list(grid), radius, state.appended + len(picks))
 
     def most_images(self, taps: list[Tensor], runtime: Runtime) -> int:
-        """All patches are selected from at once."""
-        return runtime.most_images(4 * math.prod(self._shape(taps)))
+        """All patches, or those of `preselect`, are selected from at once."""
+        patches, values = self._shape(taps)
+        return runtime.most_images(4 * self._drawn(patches) * values)
 
     def _shape(self, taps: list[Tensor]) -> tuple[int, int]:
         """Patches of an image, and values of each."""
@@ -229,17 +242,23 @@ class PatchBank(Method[MemoryBank]):
     def _size(self, patches: int) -> int:
         return max(1, int(self.coreset_ratio * patches))
 
-    def _all_patches(self, features: Features, runtime: Runtime) -> tuple[Tensor, tuple[int, int]]:
-        """(N * P, D) on the CPU, and the grid."""
+    def _drawn(self, patches: int) -> int:
+        """How many of so many patches of an image the bank is selected from."""
+        return max(1, int(self.preselect * patches))
+
+    def _patches(self, features: Features, runtime: Runtime) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """(N * n, D) on the CPU, (N, n) which patches of each image they are, and the grid."""
         import torch
 
         sample = features.sample()
         grid = patch_grid(sample, self.patch_size, self.stride)
         shape = self._shape(sample)
-        parts = f"{len(features)} images x {shape[0]} patches x {shape[1]} float32"
-        remedy = "choose a larger stride, fewer dimensions or deeper taps"
-        runtime.check_images("the patches", len(features), 4 * math.prod(shape), parts, remedy)
-        patches = torch.empty(len(features), *shape)
+        drawn = self._drawn(shape[0])
+        parts = f"{len(features)} images x {drawn} patches x {shape[1]} float32"
+        remedy = "choose a smaller preselect, a larger stride, fewer dimensions or deeper taps"
+        runtime.check_images("the patches", len(features), 4 * drawn * shape[1], parts, remedy)
+        patches = torch.empty(len(features), drawn, shape[1])
+        places = torch.stack([drawn_places(image_id, shape[0], drawn, self.seed) for image_id in features.image_ids])
         done = 0
         for ids, taps in features.batches():
             batch = self.embed(taps, runtime.device)
@@ -248,10 +267,11 @@ class PatchBank(Method[MemoryBank]):
                     f"image {ids[0]} has {batch.shape[1]} patches of {batch.shape[2]} values, those before "
                     f"{shape[0]} of {shape[1]}: extract all features with one extractor"
                 )
-            patches[done : done + len(ids)] = batch.cpu()
-            done += len(ids)
+            for each in batch:
+                patches[done] = each.cpu()[places[done]]
+                done += 1
             runtime.report("patches embedded", done, len(features))
-        return patches.flatten(0, 1), grid
+        return patches.flatten(0, 1), places, grid
 
     def match(
         self, state: MemoryBank, images: Features, runtime: Runtime, *, left_out: bool = False

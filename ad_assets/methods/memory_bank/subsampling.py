@@ -6,6 +6,7 @@ random choice, and proxies that are learned to reconstruct the patches (equation
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -65,6 +66,23 @@ def select(patches: Tensor, count: int, selection: Selection, runtime: Runtime, 
         picks = torch.randperm(len(patches), generator=generator)[:count].sort().values
         return Kept(patches[picks], picks, covering_radius(patches, picks, runtime.memory_gb))
     return _greedy(patches, count, selection, runtime, known)
+
+
+def drawn_places(image_id: str, patches: int, count: int, seed: int) -> Tensor:
+    """(count,) int64, ascending: patches of an image drawn at random, the same whatever other images there are.
+
+    Args:
+        image_id: which image.
+        patches: its patches.
+        count: how many of them.
+        seed: of the draw.
+    """
+    import torch
+
+    if count == patches:
+        return torch.arange(patches)
+    own = int.from_bytes(hashlib.sha256(f"{seed} {image_id}".encode()).digest()[:7], "big")
+    return torch.randperm(patches, generator=torch.Generator().manual_seed(own))[:count].sort().values
 
 
 def _greedy(patches: Tensor, count: int, selection: Selection, runtime: Runtime, known: Tensor | None) -> Kept:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from ad_assets.methods import Batch, Runtime
 from ad_assets.methods.memory_bank import patch_bank
 from ad_assets.methods.memory_bank.patchcore import MemoryBank, PatchCore
+from ad_assets.methods.memory_bank.subsampling import drawn_places
 from tests.support.fixtures import fixture
 from tests.support.tap_features import tap_features
 
@@ -101,6 +102,47 @@ def test_the_bank_is_a_part_of_the_patches(ratio: float) -> None:
     assert described["rows"] * described["compression"] == pytest.approx(5 * 36)
     radius = torch.cdist(patches.flatten(0, 1).double(), state.rows.double()).min(1).values.max()
     assert described["covering_radius"] == pytest.approx(float(radius), rel=1e-5, abs=1e-6)
+
+
+def test_preselected_patches_of_an_image_do_not_depend_on_the_others() -> None:
+    taps = [_random(0, 6)]
+    method = PatchCore(**BARE, coreset_ratio=0.1, preselect=0.25)
+    state, without = (method.fit(tap_features([taps[0][:images]]), RUNTIME) for images in (6, 5))
+    assert len(state.rows) == int(0.1 * 6 * 36)  # coreset_ratio is of all patches, whatever was drawn
+    patches = method.embed(taps, "cpu")
+    assert torch.equal(state.rows, patches[state.source, state.place])
+    for image in range(6):
+        drawn = set(drawn_places(f"image-{image}", 36, 9, method.seed).tolist())
+        assert len(drawn) == 9
+        assert {
+            place for source, place in zip(state.source.tolist(), state.place.tolist(), strict=True) if source == image
+        } <= drawn
+    # An update draws of the new image what a fit of all draws.
+    newcomer = dataclasses.replace(tap_features(taps), image_ids=("image-5",))
+    updated = method.update(without, newcomer, RUNTIME)
+    own = updated.source == updated.image_ids.index("image-5")
+    assert updated.appended == int(own.sum()) == int(0.1 * 6 * 36) - int(0.1 * 5 * 36)
+    assert set(updated.place[own].tolist()) <= set(drawn_places("image-5", 36, 9, method.seed).tolist())
+    assert torch.equal(updated.rows, patches[updated.source, updated.place])
+    assert not torch.equal(drawn_places("image-5", 36, 9, 0), drawn_places("image-5", 36, 9, 1))
+
+
+def test_preselection_bounds_memory_and_leaves_other_banks_where_they_are() -> None:
+    small = Runtime(memory_gb=4 * 6 * 36 * 12 / 2e9)  # half of all patches
+    features = tap_features([_random(0, 6)])
+    with pytest.raises(ValueError, match=r"6 images x 36 patches x 12 float32.* choose a smaller preselect"):
+        PatchCore(**BARE, coreset_ratio=0.1).fit(features, small)
+    drawn = PatchCore(**BARE, coreset_ratio=0.1, preselect=0.25)
+    assert drawn.most_images(features.sample(), small) == 12
+    assert len(drawn.fit(features, small).rows) == 21
+    assert "preselect" not in PatchCore(**BARE, coreset_ratio=0.1).stage_config("fit")
+    assert drawn.stage_config("fit")["preselect"] == 0.25
+    with pytest.raises(
+        ValidationError, match=r"preselect: 0.25 of the patches are fewer than coreset_ratio keeps of all \(0.3\)"
+    ):
+        PatchCore(coreset_ratio=0.3, preselect=0.25)
+    with pytest.raises(ValidationError, match="preselect: coreset_ratio 1 selects nothing; remove the key"):
+        PatchCore(coreset_ratio=1, preselect=0.5)
 
 
 @pytest.mark.parametrize("anchors", ["clean", "official"])
