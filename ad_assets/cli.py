@@ -25,6 +25,7 @@ MODULES = {
     **dict.fromkeys(("history", "promote", "rollback", "quarantine"), "production"),
     "data": "data",
     "bisect": "bisect",
+    "explain": "explain",
     "export": "export",
     **dict.fromkeys(("doctor", "gc"), "upkeep"),
     "describe": "describe",

@@ -194,6 +194,7 @@ class Predictor:
         compute: device and limits.
         precisions: of its backbones, without duplicates.
         colour_scale: lowest and highest score of the category's pictures in the report; None without metrics.
+        members: its fitted methods; several for ensembles only.
         stale: how the loaded states differ from the benchmark file, where that was allowed.
         recorder: records each prediction as an inspection; None: none is recorded.
     """
@@ -223,7 +224,7 @@ class Predictor:
         self._decoding = decoding
         self.colour_scale = colour_scale
         self.stale = stale
-        self._members = tuple(members)
+        self.members = tuple(members)
         self._timer = timer
         # Members with the same extractor share its features.
         self._extractors = list(dict.fromkeys(member.extractor for member in members))
@@ -359,7 +360,7 @@ class Predictor:
                     keep(extractor, image.image_id, [tap[row] for tap in taps[extractor]], seconds_each)
         self._timer("backbone")
         ids = [image.image_id for image in batch]
-        scores = self._fused([self._score(member, ids, taps[member.extractor]) for member in self._members])
+        scores = self._fused([self._score(member, ids, taps[member.extractor]) for member in self.members])
         seconds = self._timer.share(len(batch))
         image_scores, nominal = scores.image_scores.tolist(), self.nominal.scores
         rare = p_values(image_scores, nominal).tolist() if nominal else [None] * len(batch)
@@ -400,7 +401,7 @@ class Predictor:
 
         from ad_assets.methods.ensemble import fuse
 
-        nominal = [torch.tensor(member.nominal.scores) for member in self._members]
+        nominal = [torch.tensor(member.nominal.scores) for member in self.members]
         fused = fuse([each.maps for each in scores], [each.image_scores for each in scores], nominal)
         self._timer("fuse")
         return fused

@@ -192,6 +192,11 @@ def tile(rgb: RgbImage, mask: NDArray[Any] | None, *, label: int, title: str, si
     return np.concatenate([_caption(size, LABEL_NAMES[label], LABEL_COLOURS[label], title), square], axis=0)
 
 
+def captioned(rgb: RgbImage, text: str) -> RgbImage:
+    """A picture below a line of text, cut to fit."""
+    return np.concatenate([_caption(rgb.shape[1], text, INK, ""), rgb], axis=0)
+
+
 def title_tile(lines: Sequence[str], size: int = 160) -> RgbImage:
     """Lines of text in the frame of a `tile`, each cut to fit; for the head of a row of them."""
     captions = [_caption(size, line, INK, "") for line in lines]

@@ -190,6 +190,21 @@ class Scorer:
         self._learnt, self._step_done = state, step_done
         self._state = method.prepare(state, train, runtime, load_matches).to(runtime.device)
 
+    @property
+    def method(self) -> Method[Any]:
+        """The method as it scores."""
+        return self._method
+
+    @property
+    def state(self) -> State:
+        """The state as the method reads it, on the device."""
+        return self._state
+
+    @property
+    def runtime(self) -> Runtime:
+        """Where it scores."""
+        return self._runtime
+
     def __call__(
         self, images: Features, *, left_out: bool = False, new: bool = False
     ) -> Iterator[tuple[tuple[str, ...], ScoreMaps]]:

@@ -1,0 +1,205 @@
+"""Which training images, and which of their patches, a place of an image is compared with.
+
+Memory banks, SPADE and template sets keep vectors of single images, so they can say it. What keeps statistics or
+weights of all images together cannot: `why_unknown` says what such a method has instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ad_assets.methods.base import Method
+from ad_assets.methods.hetmm.hetmm import Hetmm
+from ad_assets.methods.hetmm.templates import TemplateSet
+from ad_assets.methods.memory_bank.bank import MemoryBank
+from ad_assets.methods.memory_bank.patch_bank import PatchBank
+from ad_assets.methods.memory_bank.search import nearest_rows
+from ad_assets.methods.padim import Padim
+from ad_assets.methods.patch_embedding import embed, patch_grid
+from ad_assets.methods.runtime import Runtime
+from ad_assets.methods.spade import Pyramids, Spade
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+Place = tuple[float, float]  # of the height and width of the extractor's input, 0..1
+
+
+@dataclass(frozen=True)
+class Source:
+    """A patch of a training image.
+
+    Args:
+        image_id: the image.
+        place: the centre of the patch.
+        size: its height and width, as parts of those of the input. What its features see reaches further.
+        distance: to the patch of the image that is explained: L2, or of template sets 1 - cosine.
+        layer: of template sets, the tap, from 1; None where taps are joined.
+    """
+
+    image_id: str
+    place: Place
+    size: Place
+    distance: float
+    layer: int | None = None
+
+
+def why_unknown(method: Method[Any]) -> str:
+    """Why a method cannot name the training images behind a score, and what it can say; empty where it can."""
+    if isinstance(method, PatchBank):
+        proxies = "subsampling: proxies learns rows that are no patch of an image; greedy and random keep patches"
+        return proxies if method.subsampling == "proxies" else ""
+    if isinstance(method, Hetmm):
+        patch = "matching: patch compares whole patches, whose sources are not sought; matching: window names them"
+        return patch if method.matching == "patch" else ""
+    if isinstance(method, Spade):
+        return ""
+    if isinstance(method, Padim):
+        return (
+            "padim keeps a mean and a covariance of all training images at each place: which image widened it is not "
+            "known. Its score map says where; `ad-assets bisect` says with which batch it changed"
+        )
+    return (
+        f"{method.name} keeps what it learnt of all training images together and no patch of one: its score map says "
+        "where, `ad-assets bisect` with which batch it changed"
+    )
+
+
+def hottest_place(
+    method: Method[Any],
+    state: Any,
+    taps: list[Tensor],
+    score_map: NDArray[Any],
+    runtime: Runtime,
+    allowed: NDArray[Any] | None,
+) -> Place | None:
+    """The place of the highest score: of a memory bank among its patches, else in the map.
+
+    Args:
+        method: that `why_unknown` has nothing against.
+        state: as it scores.
+        taps: of one image, each (1, C, h, w).
+        score_map: (H, W), of the image.
+        runtime: device and memory budget.
+        allowed: (H, W) bool, where to look; None: everywhere.
+
+    Returns:
+        None: nowhere is allowed.
+    """
+    import torch
+
+    values = torch.from_numpy(score_map.copy())
+    if isinstance(method, PatchBank) and isinstance(state, MemoryBank):
+        grid = patch_grid(taps, method.patch_size, method.stride)
+        bank = state.to(runtime.device)
+        distances, _ = nearest_rows(method.embed(taps, runtime.device)[0], bank.blocks(), 1, runtime)
+        values = distances[:, 0].cpu().unflatten(0, grid)
+    if allowed is not None:
+        inside = torch.nn.functional.adaptive_max_pool2d(torch.from_numpy(allowed)[None].float(), tuple(values.shape))
+        if not inside.any():
+            return None
+        values = values.masked_fill(inside[0] == 0, -torch.inf)
+    row, column = divmod(int(values.argmax()), values.shape[1])
+    return (row + 0.5) / values.shape[0], (column + 0.5) / values.shape[1]
+
+
+def sources_at(
+    method: Method[Any], state: Any, taps: list[Tensor], place: Place, count: int, runtime: Runtime
+) -> list[Source]:
+    """The nearest patches of training images at a place, nearest first; of template sets in each layer.
+
+    Args:
+        method: that `why_unknown` has nothing against.
+        state: as it scores.
+        taps: of one image that the state has not learnt, each (1, C, h, w).
+        place: where.
+        count: how many; fewer where there are fewer.
+        runtime: device and memory budget.
+
+    Raises:
+        TypeError: the method does not know its sources.
+    """
+    if isinstance(method, PatchBank) and isinstance(state, MemoryBank):
+        return _of_bank(method, state.to(runtime.device), taps, place, count, runtime)
+    if isinstance(method, Spade) and isinstance(state, Pyramids):
+        return _of_pyramids(method, state, taps, place, count, runtime)
+    if isinstance(method, Hetmm) and isinstance(state, TemplateSet):
+        return [
+            source
+            for layer, tap in enumerate(taps)
+            for source in _of_templates(state, layer, tap, place, method.windows[layer], count)
+        ]
+    raise TypeError(why_unknown(method))
+
+
+def _of_bank(
+    method: PatchBank, bank: MemoryBank, taps: list[Tensor], place: Place, count: int, runtime: Runtime
+) -> list[Source]:
+    grid = patch_grid(taps, method.patch_size, method.stride)
+    row, column = _cell(place, grid)
+    patch = method.embed(taps, runtime.device)[0, row * grid[1] + column]
+    distances, rows = nearest_rows(patch[None], bank.blocks(), min(count, len(bank.rows)), runtime)
+    size = method.patch_size / taps[0].shape[2], method.patch_size / taps[0].shape[3]
+    found = []
+    for distance, number in zip(distances[0].tolist(), rows[0].tolist(), strict=True):
+        image = bank.image_ids[int(bank.source[number])]
+        found.append(Source(image, _centre(int(bank.place[number]), grid), size, distance))
+    return found
+
+
+def _of_pyramids(
+    method: Spade, state: Pyramids, taps: list[Tensor], place: Place, count: int, runtime: Runtime
+) -> list[Source]:
+    from ad_assets.kernels.nearest.bounds import exact_distances
+    from ad_assets.kernels.nearest.search import nearest
+
+    pooled, grid = taps[-1].mean(dim=(2, 3)), _grid(taps[0])
+    queries = embed(taps[: method.pixel_layers], patch_size=1, pooling="concat")
+    among = min(method.neighbours, len(state.image_ids))
+    images = exact_distances(pooled, state.pooled.to(pooled.device))[0].topk(among, largest=False).indices
+    row, column = _cell(place, grid)
+    vectors = state.vectors[0][images.cpu()].flatten(0, 1).to(runtime.device)
+    query = queries[0, row * grid[1] + column][None].to(runtime.device)
+    distances, rows = nearest(query, vectors, min(count, len(vectors)), memory_gb=runtime.memory_gb)
+    found = []
+    for distance, number in zip(distances[0].tolist(), rows[0].tolist(), strict=True):
+        image, where = divmod(number, grid[0] * grid[1])
+        size = 1 / grid[0], 1 / grid[1]
+        found.append(Source(state.image_ids[int(images[image])], _centre(where, grid), size, distance))
+    return found
+
+
+def _of_templates(state: TemplateSet, layer: int, tap: Tensor, place: Place, window: int, count: int) -> list[Source]:
+    """Those that the forward distance (equation 4) of the place is to: within the window, of all templates."""
+    from torch.nn.functional import normalize
+
+    grid = _grid(tap)
+    row, column = _cell(place, grid)
+    top, left = max(row - window // 2, 0), max(column - window // 2, 0)
+    near = state.templates[layer][top : row + window // 2 + 1, left : column + window // 2 + 1].cpu()
+    cosines = near @ normalize(tap.cpu(), dim=1)[0, :, row, column]
+    best = cosines.flatten().topk(min(count, cosines.numel()))
+    found = []
+    for cosine, number in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        y, rest = divmod(number, cosines.shape[1] * cosines.shape[2])
+        x, template = divmod(rest, cosines.shape[2])
+        source = int(state.sources[layer][top + y, left + x, template]) if state.sources else template
+        centre = (top + y + 0.5) / grid[0], (left + x + 0.5) / grid[1]
+        found.append(Source(state.image_ids[source], centre, (1 / grid[0], 1 / grid[1]), 1 - cosine, layer + 1))
+    return found
+
+
+def _grid(tap: Tensor) -> tuple[int, int]:
+    return tap.shape[2], tap.shape[3]
+
+
+def _cell(place: Place, grid: tuple[int, int]) -> tuple[int, int]:
+    row, column = (min(int(part * cells), cells - 1) for part, cells in zip(place, grid, strict=True))
+    return row, column
+
+
+def _centre(number: int, grid: tuple[int, int]) -> Place:
+    row, column = divmod(number, grid[1])
+    return (row + 0.5) / grid[0], (column + 0.5) / grid[1]
