@@ -10,8 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ad_assets.backbones.backbone import load_backbone
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.backbones.view import View
@@ -113,17 +111,16 @@ def _device(benchmark: Benchmark) -> Finding:
 
 
 def weights(benchmark: Benchmark, name: str) -> Finding:
-    """Check that the backbone of an extractor loads and gives finite features for an image of the extractor's size."""
+    """Check that the backbone of an extractor loads and gives finite features for a grey image, or a grey tile."""
     extractor = benchmark.extractors[name]
     height, width = extractor.input_size
     try:
         backbone = load_backbone(extractor, benchmark.compute)
-        grey = np.full((height, width, 3), 128, np.uint8)
-        taps = backbone.extract(backbone.preprocess(grey)[None])
+        taps = backbone.probe()
     except (OSError, ValueError, RuntimeError) as error:
         return Finding(f"extractor {name}", False, str(error))
     facts = f"{extractor.backbone}, {extractor.weights} weights, {extractor.precision}, images {height}x{width}, taps "
-    facts += ", ".join(f"{tap} {tuple(each.shape[1:])}" for tap, each in zip(extractor.taps, taps, strict=True))
+    facts += ", ".join(f"{tap} {shape}" for tap, shape in zip(extractor.taps, backbone.tap_shapes, strict=True))
     if not all(bool(each.isfinite().all()) for each in taps):
         return Finding(f"extractor {name}", False, f"{facts}: not all features of a grey image are finite numbers")
     return Finding(f"extractor {name}", True, facts)

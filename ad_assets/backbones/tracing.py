@@ -1,0 +1,97 @@
+"""One forward pass that learns what the taps of a network give, and in which order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ad_assets.backbones.feature_maps import Shape
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ad_assets.backbones.extractor import Extractor
+
+
+class Trace:
+    """One forward pass that learns the taps' order, what they give, and the activation that each ends in.
+
+    Raises:
+        ValueError: the pass fails, or calls a tap never or more than once.
+    """
+
+    def __init__(self, extractor: Extractor, modules: dict[str, nn.Module], taps: list[str], forward: Any) -> None:
+        import torch
+
+        self.order: list[str] = []
+        self.outputs: dict[str, Shape | str] = {}
+        self.activations: dict[str, str] = {}
+        last_leaf: dict[int, str] = {}
+        alive: list[object] = []  # ids of tensors are compared, so none may be freed in between
+
+        def seen(name: str) -> Any:
+            def hook(module: nn.Module, inputs: object, output: object) -> None:
+                del inputs
+                if not any(module.children()) and not isinstance(module, torch.nn.Identity):
+                    last_leaf[id(output)] = name
+                    alive.append(output)
+                if name in taps:
+                    self.order.append(name)
+                    self.outputs[name] = (
+                        tuple(output.shape) if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
+                    )
+                    # A block ends in an activation when that module made the very tensor that it returns.
+                    leaf = last_leaf.get(id(output))
+                    if leaf is not None and _is_activation(modules[leaf]):
+                        self.activations[name] = leaf
+
+            return hook
+
+        hooks = [module.register_forward_hook(seen(name)) for name, module in modules.items() if name]
+        try:
+            _show_frame(forward, modules[""], extractor)
+        finally:
+            for handle in hooks:
+                handle.remove()
+        unused = [tap for tap in taps if tap not in self.order]
+        if unused:
+            raise ValueError(f"taps: the forward pass never calls {', '.join(unused)}; choose another module")
+        shared = [tap for tap in taps if self.order.count(tap) > 1]
+        if shared:
+            raise ValueError(f"taps: the forward pass calls {', '.join(shared)} more than once; choose another module")
+
+
+def _show_frame(forward: Any, model: nn.Module, extractor: Extractor) -> None:
+    """Pass a black frame through a network.
+
+    Raises:
+        ValueError: it takes no frame of this size.
+    """
+    import torch
+
+    try:
+        forward(torch.zeros(1, 3, *extractor.frame_size))
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a network of one size says so by an assertion, or fails somewhere within
+        raise ValueError(_refusal(model, extractor, error)) from error
+
+
+def _refusal(model: nn.Module, extractor: Extractor, error: Exception) -> str:
+    """That a network does not take the frame, the size that it is made for, and the remedy."""
+    height, width = extractor.frame_size
+    failure = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+    own = tuple((getattr(model, "pretrained_cfg", None) or {}).get("input_size") or ())[1:]
+    source = "tiles" if extractor.tiles else "resize and crop"
+    said = f"{extractor.backbone} fails at images of {height}x{width} ({source}): {failure}"
+    if len(own) != 2 or own == (height, width):
+        return f"{said}; choose another size or another backbone"
+    square = f", or crop: {own[0]} with a resize of at least that" if own[0] == own[1] else ""
+    if extractor.tiles:
+        return f"{said}; it is made for {own[0]}x{own[1]}: write tiles: {{size: {own[0]}, overlap: {own[0] // 4}}}"
+    return f"{said}; it is made for {own[0]}x{own[1]}: write resize: [{own[0]}, {own[1]}] without crop{square}"
+
+
+def _is_activation(module: nn.Module) -> bool:
+    return (
+        type(module).__module__ == "torch.nn.modules.activation" or "timm.layers.activations" in type(module).__module__
+    )
