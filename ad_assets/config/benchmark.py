@@ -254,6 +254,18 @@ class Dataset:
         """Whether the images are people's own, for which no protocol is published."""
         return self.production is not None or self.reader.own_images
 
+    def without_region(self) -> list[str]:
+        """The detectors and variants that learn inside a region of interest alone where there is none, in words."""
+        lanes = {f"detectors.{name}": detector for name, detector in self.detectors.items()}
+        for study in self.studies.values():
+            lanes |= {f"studies.{study.name}.{variant.name}": variant.detector for variant in study.variants}
+        return [
+            f"datasets.{self.name}.{place}.roi_fit: the dataset has no roi: give it one, or remove the key"
+            for place, lane in lanes.items()
+            if not self.reader.has_regions
+            and any(getattr(method, "roi_fit", False) for method in (lane.method, *lane.categories.values()))
+        ]
+
     def unknown_categories(self, known: Sequence[str]) -> list[str]:
         """The categories that decisions, detectors and variants name and that are none of the known ones, in words."""
         path = f"datasets.{self.name}"

@@ -149,7 +149,9 @@ class SectionParser(Checker):
             ]
         line = self._production(production, f"{path}.production", reader, detectors) if production is not None else None
         known = {s: study for s, study in studies.items() if study}
-        return Dataset(name, reader, detectors, known, line, decision) if reader else None
+        dataset = Dataset(name, reader, detectors, known, line, decision) if reader else None
+        self.faults += dataset.without_region() if dataset else []
+        return dataset
 
     def _production(
         self, section: object, path: str, reader: Reader | None, detectors: Mapping[str, Detector]

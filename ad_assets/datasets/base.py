@@ -287,13 +287,23 @@ class Reader(Settings, ABC):
         """
 
     def tables(self, category: str) -> tuple[str, ...]:
-        """Relative paths of the files that `assign` and `saturations` read: manifests, lists of splits.
+        """Relative paths of what an index is made from beside images and masks: manifests, lists, regions of interest.
 
         Args:
             category: the category that they describe.
         """
         del category
         return ()
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether any category may have a region of interest."""
+        return False
+
+    def region_path(self, category: str) -> str | None:
+        """Relative path of the mask of a category's region of interest; None: its images are inspected whole."""
+        del category
+        return None
 
     def saturations(self, category: str) -> Mapping[int, Saturation]:
         """Pixel value of a region in its mask -> its saturation threshold; empty where regions have none.

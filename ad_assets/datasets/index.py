@@ -32,6 +32,7 @@ from ad_assets.datasets.identity import image_id, joint_id
 from ad_assets.datasets.images import UPRIGHT
 from ad_assets.datasets.listing import broken_links
 from ad_assets.datasets.plausibility import plausibility_warnings
+from ad_assets.datasets.region_of_interest import RegionOfInterest, find_region, size_problems
 from ad_assets.datasets.scanning import KnownFile, Scan
 
 
@@ -43,11 +44,13 @@ class ImageIndex:
         table: `IMAGE_INDEX_SCHEMA`, sorted by (split, path).
         problems: errors, whose files were left out, and warnings.
         files: every readable image and mask by path, for the next scan.
+        region: what is inspected of its images; None: all of them is.
     """
 
     table: pa.Table
     problems: tuple[Problem, ...]
     files: dict[str, KnownFile]
+    region: RegionOfInterest | None = None
 
 
 def build_index(
@@ -95,12 +98,14 @@ def build_index(
     if broken := broken_links(listing):
         own_paths = set(reader.paths_by_category(paths).get(category, ()))
         problems += [problem for problem in broken if problem.path in own_paths]
+    region = find_region(reader, category, files, listing)
     scan = Scan(files, listing, reader.decoding, report or _no_report, appearance)
     scanned, damaged = scan.run(candidates, known_files or {})
     decoding = _settled(reader.decoding, candidates, scanned, bit_depth)
     if decoding.bit_depth and appearance:  # the appearance depends on the bit depth
         scanned, damaged = replace(scan, decoding=decoding).run(candidates, scanned)
     problems += [*damaged, *_size_mismatches(candidates, scanned), *_beyond(candidates, scanned, decoding)]
+    problems += size_problems(reader, category, region, candidates, scanned) if region else []
     problems += _duplicates(candidates, scanned, published=reader.published_copies)
     saturations = reader.saturations(category)
     problems += _unknown_values(candidates, scanned, saturations)
@@ -116,7 +121,7 @@ def build_index(
     if no_train or (errors and reader.on_problem == "fail"):
         remedy = "repair them, or set on_problem: skip to leave these files out"
         raise DatasetError(f"{where}: {len(errors)} problem(s); {remedy}", errors)
-    return ImageIndex(_table(sound, scanned, decoding, saturations), tuple(problems), scanned)
+    return ImageIndex(_table(sound, scanned, decoding, saturations), tuple(problems), scanned, region)
 
 
 def _no_report(what: str, done: int, total: int) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import dagster as dg
@@ -124,7 +125,7 @@ class Watch:
             return dg.SensorResult(skip_reason=str(error), cursor=cursor)
         arrivals = self._watched.look(listing, self._now)
         stamps = self._stamps(arrivals.resting)
-        busy = self._names(arrivals.moving)
+        busy = self._names(arrivals.moving, stamps)
         if ahead := sorted(arrivals.ahead.keys() & arrivals.moving.keys()):
             others = f" and {len(ahead) - 1} more" if len(ahead) > 1 else ""
             self._pass_over(f"{ahead[0]}{others}: dated in the future, taken once seen unchanged for a while")
@@ -237,10 +238,12 @@ class Watch:
                     self._undecided[name] = str(error)
         return stamps
 
-    def _names(self, paths: Iterable[str]) -> dict[str, int]:
-        """How many of some files belong to each category."""
-        assigned = self._dataset.reader.assign(sorted(paths))
-        return {category: len(candidates) for category, candidates in assigned.items()}
+    def _names(self, paths: Collection[str], categories: Iterable[str]) -> dict[str, int]:
+        """How many of some files belong to each category, and to those whose region of interest is one of them."""
+        reader = self._dataset.reader
+        found = Counter({category: len(own) for category, own in reader.assign(sorted(paths)).items()})
+        found.update(category for category in categories if reader.region_path(category) in paths)
+        return found
 
     def _pass_over(self, reason: str) -> None:
         self._passed_over.append(reason)

@@ -50,7 +50,8 @@ class Method(Settings, ABC, Generic[StateT]):
     an update learns from), `state_asset` (what the field calls the state), `state_type`, `presets` (named sets of
     values, for ``preset:`` in benchmark files; a preset may hold ``categories``, values for single categories),
     `matched` (the splits whose images are matched before they are scored; empty for most methods), `lengths` (the
-    parameters of scoring that are in pixels, such as smoothing).
+    parameters of scoring that are in pixels, such as smoothing), `later` (parameters that came after others were in
+    use: at their defaults they are left out of addresses, which so stay as they were).
     """
 
     largest: ClassVar[float] = 1_000_000
@@ -62,6 +63,7 @@ class Method(Settings, ABC, Generic[StateT]):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     matched: ClassVar[tuple[Literal["train", "test"], ...]] = ()
     lengths: ClassVar[tuple[str, ...]] = ()
+    later: ClassVar[frozenset[str]] = frozenset({"roi_fit"})
     seed: int = fit_field(0, ge=0, le=2**53, description="seed of every random choice of the fit")
     layers: tuple[int, ...] | None = fit_field(
         None, min_length=1, description="taps of the extractor that are read, by position from 1; null: all"
@@ -123,7 +125,9 @@ class Method(Settings, ABC, Generic[StateT]):
         names = {
             name
             for name, field in type(self).model_fields.items()
-            if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("stage") == stage
+            if isinstance(field.json_schema_extra, dict)
+            and field.json_schema_extra.get("stage") == stage
+            and not (name in self.later and getattr(self, name) == field.default)
         }
         return {"method": self.name, "version": self.version, **self.model_dump(mode="json", include=names)}
 

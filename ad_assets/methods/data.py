@@ -24,12 +24,14 @@ class Features:
             float32, shallow to deep.
         batch_size: images a batch; never changes a result.
         layers: positions of the taps that are loaded; None: all.
+        region: (H, W) bool, the region of interest in pixels of the extractor's input; None: all of it.
     """
 
     image_ids: tuple[str, ...]
     load: Callable[[Sequence[str], tuple[int, ...] | None], list[Tensor]]
     batch_size: int = 16
     layers: tuple[int, ...] | None = None
+    region: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -70,6 +72,7 @@ class Batch:
         left_out: score every image without what the state took from it (nominal-only thresholds need this), as the
             option `exclude_same_image` does.
         matches: what `Method.match` yielded for these images; empty: `score` searches now.
+        region: (H, W) bool of size `map_size`, outside which nothing scores; None: all of it is inspected.
     """
 
     taps: list[Tensor]
@@ -77,6 +80,7 @@ class Batch:
     image_ids: Sequence[str] | None = None
     left_out: bool = False
     matches: Matches = field(default_factory=dict)
+    region: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ad_assets.methods.base import Method, fit_field, register, score_field
 from ad_assets.methods.data import Batch, Features, LoadMatches, ScoreMaps, check_finite
+from ad_assets.methods.region_of_interest import InspectedGrid, without_outside
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
 
@@ -131,8 +132,9 @@ class Padim(Method[Gaussians]):
             known = set(state.image_ids)
             own = torch.tensor([image_id in known for image_id in excluded], device=squares.device)
             squares = torch.where(own, self._without_itself(state, _lengths(without, away)), squares)
-        grid = squares.T.unflatten(1, state.mean.shape[:2]).sqrt()
-        maps = gaussian_blur(upsample(grid, batch.map_size), self.sigma)
+        places = state.mean.shape[:2]
+        grid = InspectedGrid(batch.region, places).filled(squares.T).unflatten(1, places).sqrt()
+        maps = without_outside(gaussian_blur(upsample(grid, batch.map_size), self.sigma), batch.region)
         return ScoreMaps(maps.cpu(), maps.amax(dim=(1, 2)).cpu())
 
     def _without_itself(self, state: Gaussians, q: Tensor) -> Tensor:

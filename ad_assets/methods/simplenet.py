@@ -26,6 +26,7 @@ from pydantic import model_validator
 from ad_assets.methods.base import fit_field, register, score_field
 from ad_assets.methods.data import Batch, Features, LoadMatches, ScoreMaps, check_finite
 from ad_assets.methods.patch_embedding import Pooling, embed, patch_grid
+from ad_assets.methods.region_of_interest import InspectedGrid, learnt_places, without_outside
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.training.base import TrainedMethod, TrainedNetwork
 
@@ -91,6 +92,7 @@ class SimpleNet(TrainedMethod):
     adaptor_weight_decay: float = fit_field(0.01, ge=0, description="of the adaptor")
     decoupled_decay: bool = fit_field(True, description="the adaptor's as AdamW has it; else as Adam")
     discriminator_weight_decay: float = fit_field(1e-5, ge=0, description="of the discriminator, as Adam has it")
+    roi_fit: bool = fit_field(False, description="no patch outside the region of interest trains")
 
     sigma: float = score_field(4.0, ge=0, le=1000, description="Gaussian smoothing of maps in pixels; 0: none")
 
@@ -124,7 +126,14 @@ class SimpleNet(TrainedMethod):
         from ad_assets.kernels.discriminator import Arithmetic, training_step
         from ad_assets.methods.training.loop import Recalled, Training, deviation, stream
 
-        sample = self.embed(features.sample())
+        grid = patch_grid(features.sample(), self.patch_size)
+        learnt = learnt_places(features.region if self.roi_fit else None, grid)
+
+        def patches(taps: list[Tensor]) -> Tensor:
+            embedded = self.embed(taps)
+            return embedded if len(learnt) == embedded.shape[1] else embedded[:, learnt.to(embedded.device)]
+
+        sample = patches(features.sample())
         _, places, dimensions = sample.shape
         if weights is None:
             weights = self.initial_weights(dimensions)
@@ -133,7 +142,7 @@ class SimpleNet(TrainedMethod):
         weights = {name: tensor.clone().to(runtime.device) for name, tensor in weights.items()}
         head = head_of(weights)
         optimizers = self.optimizers(head)
-        recalled = Recalled(features, lambda taps, _: [self.embed(taps)], runtime)
+        recalled = Recalled(features, lambda taps, _: [patches(taps)], runtime)
         if self.noise_unit == "features" and "noise.unit" not in weights:
             weights["noise.unit"] = deviation(_in_portions(recalled, len(features), runtime), runtime)
         sigma = self.noise_sigma * float(weights.get("noise.unit", 1.0))
@@ -240,8 +249,9 @@ class SimpleNet(TrainedMethod):
             state.weights["last"],
             patches,
         )
+        scores = InspectedGrid(batch.region, grid).filled(scores)
         maps = gaussian_blur(upsample(scores.unflatten(1, grid), batch.map_size), self.sigma)
-        return ScoreMaps(maps.cpu(), scores.amax(dim=1).cpu())
+        return ScoreMaps(without_outside(maps, batch.region).cpu(), scores.amax(dim=1).cpu())
 
 
 def _in_portions(recalled: Recalled, images: int, runtime: Runtime) -> Iterator[list[Tensor]]:

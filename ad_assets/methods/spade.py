@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from ad_assets.methods.base import Method, fit_field, register, score_field
 from ad_assets.methods.data import Batch, Features, LoadMatches, ScoreMaps, check_finite
 from ad_assets.methods.patch_embedding import embed
+from ad_assets.methods.region_of_interest import InspectedGrid, inspected_cells, learnt_places, without_outside
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
 
@@ -64,6 +65,7 @@ class Spade(Method[Pyramids]):
     pixel_neighbours: int = score_field(1, ge=1, description="a pixel scores the mean distance to so many vectors")
     exclude_same_image: bool = score_field(True, description="an image that was trained on is not compared with itself")
     squared: bool = score_field(False, description="squared distances in the image score")
+    roi_fit: bool = score_field(False, description="no vector outside the region of interest is compared with")
     sigma: float = score_field(4.0, ge=0, le=1000, description="Gaussian smoothing of maps in pixels; 0: none")
 
     @property
@@ -118,6 +120,8 @@ class Spade(Method[Pyramids]):
     ) -> Pyramids:
         """Read the vectors of all nominal images from the stored features.
 
+        With a region of interest, images are described anew by what is inspected of them.
+
         Raises:
             ValueError: they need more than the budget.
         """
@@ -128,12 +132,17 @@ class Spade(Method[Pyramids]):
         places, size = sample.shape[1:]
         parts = f"{len(train)} images x {places} places x {size} float32"
         runtime.check_images("the vectors", len(train), 4 * sample.numel(), parts, "read deeper layers")
-        vectors = torch.empty(len(train), places, size)
+        kept = learnt_places(train.region if self.roi_fit else None, train.sample()[0].shape[2:])
+        vectors = torch.empty(len(train), len(kept), size)
+        pooled = state.pooled if train.region is None else torch.empty_like(state.pooled)
         done = 0
         for ids, taps in train.batches():
-            vectors[done : done + len(ids)] = self._vectors(taps)
+            own = self._vectors(taps)
+            vectors[done : done + len(ids)] = own if len(kept) == places else own[:, kept]
+            if train.region is not None:
+                pooled[done : done + len(ids)] = _pooled(taps, train.region)
             done += len(ids)
-        return replace(state, vectors=[vectors])
+        return replace(state, pooled=pooled, vectors=[vectors])
 
     def _vectors(self, taps: list[Tensor]) -> Tensor:
         """(B, H W, D)."""
@@ -151,9 +160,10 @@ class Spade(Method[Pyramids]):
         from ad_assets.kernels.nearest.search import nearest
         from ad_assets.kernels.smoothing import gaussian_blur, upsample
 
-        pooled, queries = _pooled(batch.taps), self._vectors(batch.taps)
+        pooled, queries = _pooled(batch.taps, batch.region), self._vectors(batch.taps)
         (bank,) = state.vectors
-        if pooled.shape[1] != state.pooled.shape[1] or queries.shape[1:] != bank.shape[1:]:
+        alike = queries.shape[2] == bank.shape[2] if self.roi_fit else queries.shape[1:] == bank.shape[1:]
+        if pooled.shape[1] != state.pooled.shape[1] or not alike:
             raise ValueError(
                 f"features give {tuple(queries.shape[1:])} vectors, the nominal images {tuple(bank.shape[1:])}: score "
                 "with the extractor that they are from"
@@ -185,7 +195,8 @@ class Spade(Method[Pyramids]):
             )
             grids.append(found.mean(dim=1))
         grid = batch.taps[0].shape[2:]
-        maps = gaussian_blur(upsample(torch.stack(grids).unflatten(1, grid), batch.map_size), self.sigma)
+        filled = InspectedGrid(batch.region, grid).filled(torch.stack(grids)).unflatten(1, grid)
+        maps = without_outside(gaussian_blur(upsample(filled, batch.map_size), self.sigma), batch.region)
         return ScoreMaps(maps.cpu(), torch.stack(scores).float().cpu())
 
     def describe(self, state: Pyramids) -> dict[str, int | float | str]:
@@ -193,11 +204,14 @@ class Spade(Method[Pyramids]):
         return {**super().describe(state), "images": len(state.image_ids)}
 
 
-def _pooled(taps: list[Tensor]) -> Tensor:
-    """(B, C): the mean vector of the deepest layer.
+def _pooled(taps: list[Tensor], region: Tensor | None = None) -> Tensor:
+    """(B, C): the mean vector of the deepest layer, of its inspected cells.
 
     Raises:
         ValueError: NaN or infinity.
     """
     check_finite(*taps)
-    return taps[-1].mean(dim=(2, 3))
+    if region is None:
+        return taps[-1].mean(dim=(2, 3))
+    cells = inspected_cells(region, taps[-1].shape[2:])
+    return taps[-1][:, :, cells.to(taps[-1].device)].mean(dim=2)

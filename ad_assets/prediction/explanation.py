@@ -166,12 +166,14 @@ def _place(
             raise DetectorError(f"{at[0]:g},{at[1]:g} of {prediction.name} ({size}) was not looked at: it is cut away")
         return place, "given"
     scorer = member.scorer
-    allowed = None
-    if defect is not None:
-        allowed = fit_mask(defect, *prediction.extractor.map_geometry, "any_pixel")
+    masks = [mask for mask in (defect, prediction.inspected) if mask is not None]
+    fitted = [fit_mask(mask, *prediction.extractor.map_geometry, "any_pixel") for mask in masks]
+    allowed = np.logical_and.reduce(fitted) if fitted else None
     found = hottest_place(scorer.method, scorer.state, taps, prediction.score_map, scorer.runtime, allowed)
     if found is None:
-        raise DetectorError(f"the defect of {prediction.name} was not looked at: all of it is cut away")
+        raise DetectorError(
+            f"the defect of {prediction.name} was not looked at: all of it is cut away, or not inspected"
+        )
     return found, "hottest" if defect is None else "hottest of the defect"
 
 

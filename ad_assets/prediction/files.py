@@ -179,7 +179,8 @@ class PredictionWriter:
         size = max(1, round(height * scale)), max(1, round(width * scale))
         if size != prediction.shape:
             rgb = np.asarray(Image.fromarray(rgb).resize(size[::-1], Image.Resampling.LANCZOS))
-        score_map = prediction.full_map(size)
+        score_map, inspected = prediction.full_map(size), prediction.inspected_at(size)
+        rgb = rgb if inspected is None else pictures.inspected(rgb, inspected)
         low, high = self._detector.colour_scale or (float(np.nanmin(score_map)), float(np.nanmax(score_map)))
         return pictures.overlay(rgb, score_map, low, high, seen=prediction.seen_mask(size))
 

@@ -18,13 +18,14 @@ from ad_assets.graph.stages.features import stored_features, train_part
 from ad_assets.graph.stages.fitted_state import read_state, read_training_set, runtime_on
 from ad_assets.graph.stages.metrics import read_scored_images
 from ad_assets.graph.stages.neighbours import read_matches
+from ad_assets.graph.stages.region_of_interest import PART, read_region, region_digest, region_tensor
 from ad_assets.graph.stages.score_maps import Scorer, calibration_images, read_score_index
 from ad_assets.methods import Features, LoadMatches
 from ad_assets.methods.data import NominalScores
 from ad_assets.prediction.lookup import DetectorError, Lookup
 from ad_assets.prediction.predictor import Member, Predictor, StepTimer
 from ad_assets.prediction.recording import Recorder
-from ad_assets.production.champion_history import as_promoted, read_history
+from ad_assets.production.champion_history import ChampionCandidate, as_promoted, read_history
 from ad_assets.production.inspections import Source
 from ad_assets.store.records import recall
 from ad_assets.store.store import Artifact, ArtifactStore
@@ -76,20 +77,24 @@ def load_detector(
     found = lookup.dataset(dataset)
     detector, known = lookup.detector(found, lane), lookup.category(found, category)
     try:
-        recorder = None
+        recorder = champion = None
         if version is None and found.production and detector.method:
-            lookup, detector, version = _champion(lookup, found, detector, known)
+            lookup, detector, champion = _champion(lookup, found, detector, known)
+            version = champion.state
             if record:
                 recorder = Recorder(lookup.benchmark, found, known, version, source, keep=True)
-        return _LaneLoader(lookup, found, known, allow_stale, report).predictor(detector, version, recorder)
+        loader = _LaneLoader(lookup, found, known, allow_stale, report, champion)
+        return loader.predictor(detector, version, recorder)
     except DetectorError:
         raise
     except (ValueError, OSError, RuntimeError, TypeError, KeyError) as error:
         raise DetectorError(f"{found.name}/{detector.name} [{known}] cannot be loaded: {error}") from error
 
 
-def _champion(lookup: Lookup, dataset: Dataset, detector: Detector, category: str) -> tuple[Lookup, Detector, str]:
-    """What leads to the champion of a lane.
+def _champion(
+    lookup: Lookup, dataset: Dataset, detector: Detector, category: str
+) -> tuple[Lookup, Detector, ChampionCandidate]:
+    """The champion of a lane, and what leads to it.
 
     Raises:
         DetectorError: there is none.
@@ -99,7 +104,7 @@ def _champion(lookup: Lookup, dataset: Dataset, detector: Detector, category: st
         remedy = _remedy(lookup, dataset, detector, category)
         raise DetectorError(f"{dataset.name}/{detector.name} [{category}] has no champion; {remedy}")
     benchmark, lane = as_promoted(lookup.benchmark, detector, champion)
-    return replace(lookup, benchmark=benchmark), lane, champion.state
+    return replace(lookup, benchmark=benchmark), lane, champion
 
 
 def _remedy(lookup: Lookup, dataset: Dataset, detector: Detector, category: str) -> str:
@@ -125,22 +130,34 @@ def _remedy(lookup: Lookup, dataset: Dataset, detector: Detector, category: str)
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A state in the store: its artifact, its address, the images it was fitted on."""
+    """A state in the store: its artifact, its address, the images it was fitted on, the region it learnt alone."""
 
     artifact: Artifact
     version: str
     images: list[str]
+    region: str
 
 
 class _LaneLoader:
     def __init__(
-        self, lookup: Lookup, dataset: Dataset, category: str, allow_stale: bool, report: ProgressReport
+        self,
+        lookup: Lookup,
+        dataset: Dataset,
+        category: str,
+        allow_stale: bool,
+        report: ProgressReport,
+        champion: ChampionCandidate | None,
     ) -> None:
         self._lookup, self._dataset, self._category = lookup, dataset, category
         self._benchmark = lookup.benchmark
         self._store: ArtifactStore = lookup.benchmark.store
         self._allow_stale, self._report = allow_stale, report
         self._stale: list[str] = []
+        self._champion = champion
+        now = region_digest(read_head(self._store, (dataset.name, "image_index"), category))
+        self._region = champion.roi if champion else now
+        self._redrawn = self._region != now
+        self._inspected = read_region(self._store, self._region)
 
     def predictor(
         self, detector: Detector, version: str | Mapping[str, str] | None, recorder: Recorder | None
@@ -156,8 +173,11 @@ class _LaneLoader:
         place = (self._dataset.name, detector.name, self._category)
         nominal, colours = self._fused_nominal(members), self._colour_scale(detector)
         rate = self._dataset.false_alarm_rate(detector, self._category, self._benchmark.evaluation)
-        stale = tuple(self._stale)
-        return Predictor(place, members, rate, nominal, decoding, compute, timer, colours, stale, recorder)
+        if self._redrawn:
+            told = "another region of interest than" if self._region else "whole images, and no region of interest as"
+            self._stale.append(f"{self._place(detector)} inspects {told} its dataset has now, as it was promoted")
+        stale, inside = tuple(self._stale), self._inspected
+        return Predictor(place, members, rate, nominal, decoding, compute, timer, colours, stale, recorder, inside)
 
     def _versions(self, detector: Detector, version: str | Mapping[str, str] | None) -> Mapping[str, str]:
         if version is None:
@@ -181,8 +201,8 @@ class _LaneLoader:
         train = stored_features(self._store, compute, address, fitted.images, method.layers, extractor)
         runtime = runtime_on(compute, self._report)
         matches = self._matches(stages, fitted)
-        size, step = extractor.map_size, extractor.map_step
-        scorer = Scorer(method, state, train, matches, size, runtime, timer, map_step=step)
+        size, step, region = extractor.map_size, extractor.map_step, region_tensor(self._inspected, extractor)
+        scorer = Scorer(method, state, train, matches, size, runtime, timer, map_step=step, region=region)
         nominal = self._nominal(detector, stages, fitted, scorer, train)
         return Member(detector.name, fitted.version, fitted.images, extractor, method.layers, scorer, nominal)
 
@@ -208,7 +228,7 @@ class _LaneLoader:
             raise DetectorError(
                 f"{place} was made from features of another extractor (or backbone precision); {remedy}"
             )
-        fitted = _Fitted(artifact, address, trained_on.images)
+        fitted = _Fitted(artifact, address, trained_on.images, trained_on.region)
         reason = self._stale_reason(stages, fitted, current=version is None)
         if reason and not self._allow_stale:
             raise DetectorError(f"{place} {reason}; {remedy}, or allow what is stale")
@@ -218,8 +238,9 @@ class _LaneLoader:
 
     def _stale_reason(self, stages: ScoringStages, fitted: _Fitted, *, current: bool) -> str:
         """Why a state is out of date; empty where it is not. Only the current one must be of the current images."""
-        train = train_part(stages.features.code_version, fitted.images)
-        if stages.state.make_head(self._category, {"train": train}).version != fitted.version:
+        learnt = {"train": train_part(stages.features.code_version, fitted.images)}
+        learnt |= {PART: fitted.region} if fitted.region else {}
+        if stages.state.make_head(self._category, learnt).version != fitted.version:
             return "was made under another setting of the benchmark file"
         planned = Graph([stages.state], self._store).planned((stages.state.key, self._category))
         if current and planned and planned.version != fitted.version:
@@ -235,6 +256,8 @@ class _LaneLoader:
         heads: dict[Slot, Head] = {
             (stages.state.key, self._category): state,
             (stages.features.key, self._category): features,
+            # What it inspects, which the index may have another of by now.
+            (stages.features.deps[0].key, self._category): Head("", {PART: self._region}, ""),
         }
         reads = Upstream(heads, self._category)
         if stages.neighbours:
@@ -256,7 +279,8 @@ class _LaneLoader:
         self, detector: Detector, stages: ScoringStages, fitted: _Fitted, scorer: Scorer, train: Features
     ) -> NominalScores:
         reads, stage = self._downstream(stages, fitted), stages.score_maps
-        if reads:
+        # Where the option is gone, the address of score maps no longer names the region.
+        if reads and (self._dataset.reader.has_regions or not self._region):
             artifact = self._store.artifact(stage.kind, stage.head_of(reads).version)
             if artifact.exists():
                 return read_score_index(artifact).nominal

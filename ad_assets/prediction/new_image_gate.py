@@ -187,9 +187,10 @@ class NewImageGate:
                 full = prediction.full_map()
                 low, high = detector.colour_scale or (float(np.nanmin(full)), float(np.nanmax(full)))
                 name = row["path"].rpartition("/")[2]
-                seen = prediction.seen_mask()
+                seen, inside = prediction.seen_mask(), prediction.inspected
+                shown = rgb if inside is None else pictures.inspected(rgb, inside)
                 panel = pictures.panel(
-                    rgb, None, full, low, high, score=prediction.score, label=1, title=name, seen=seen
+                    shown, None, full, low, high, score=prediction.score, label=1, title=name, seen=seen
                 )
                 path = held_picture_path(self._dataset.name, category, image)
                 self._store.write_bytes(path, pictures.to_jpeg(panel, max_bytes=PICTURE_BYTES))

@@ -23,7 +23,7 @@ from ad_assets.backbones.backbone import load_backbone
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.backbones.view import View
 from ad_assets.datasets.decoding import Decoding
-from ad_assets.datasets.geometry import seen_mask, seen_share, unfit_map
+from ad_assets.datasets.geometry import Mask, fit_mask, seen_mask, seen_share, unfit_map
 from ad_assets.datasets.identity import content_id
 from ad_assets.datasets.images import ROOM, ImageError, RgbImage, decoded_batches
 from ad_assets.graph.stages.features import positions_of, stacked
@@ -59,6 +59,7 @@ class Prediction:
         step_seconds: step -> seconds per image, an equal share of its batch.
         pixel_threshold: for scores of the map, from the highest map scores of nominal training images at the rate of
             `threshold`; None where there are none.
+        inspected: ``(H, W)`` bool, the region of interest in the frame of the image; None: all of it is inspected.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Prediction:
     extractor: Extractor
     step_seconds: Mapping[str, float]
     pixel_threshold: float | None = None
+    inspected: Mask | None = None
 
     @property
     def anomalous(self) -> bool | None:
@@ -91,13 +93,22 @@ class Prediction:
     def full_map(self, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """The map in the frame of the whole image, ``(H, W)`` float32; NaN where nothing was looked at.
 
+        Outside the region of interest it has the lowest score of the map.
+
         Args:
             size: height and width of the result, if not those of the image.
         """
         whole = unfit_map(self.score_map, self.shape, *self.extractor.map_geometry, size)
+        inspected = self.inspected_at(whole.shape)
+        if inspected is not None:
+            whole[~inspected] = self.score_map.min()
         if self.seen < 1:
             whole[~self.seen_mask(size)] = np.nan
         return whole
+
+    def inspected_at(self, size: Sequence[int]) -> Mask | None:
+        """The region of interest at another height and width; None: all is inspected."""
+        return None if self.inspected is None else fit_mask(self.inspected, (size[0], size[1]), None, "any_pixel")
 
     @property
     def seen(self) -> float:
@@ -195,8 +206,10 @@ class Predictor:
         precisions: of its backbones, without duplicates.
         colour_scale: lowest and highest score of the category's pictures in the report; None without metrics.
         members: its fitted methods; several for ensembles only.
-        stale: how the loaded states differ from the benchmark file, where that was allowed.
+        stale: how the loaded states differ from the benchmark file, where that was allowed, and that the region of
+            interest is another by now than the champion was promoted with.
         recorder: records each prediction as an inspection; None: none is recorded.
+        inspected: ``(H, W)`` bool, the region of interest; None: images are inspected whole.
     """
 
     def __init__(
@@ -211,6 +224,7 @@ class Predictor:
         colour_scale: tuple[float, float] | None = None,
         stale: tuple[str, ...] = (),
         recorder: Recorder | None = None,
+        inspected: Mask | None = None,
     ) -> None:
         self.dataset, self.detector, self.category = place
         self.versions = {member.lane: member.version for member in members}
@@ -224,6 +238,7 @@ class Predictor:
         self._decoding = decoding
         self.colour_scale = colour_scale
         self.stale = stale
+        self.inspected = inspected
         self.members = tuple(members)
         self._timer = timer
         # Members with the same extractor share its features.
@@ -334,6 +349,7 @@ class Predictor:
         name = str(image) if isinstance(image, (str, Path)) else f"image {number}"
         try:
             image_id, rgb, data = _read(image, name, self._decoding)
+            _refuse_other_size(name, rgb, self.inspected)
             inspected = None
             if self.recorder:
                 if data is None and self.recorder.keeps:
@@ -375,6 +391,7 @@ class Predictor:
                 self._extractors[0],
                 seconds,
                 self.pixel_threshold,
+                self.inspected,
             )
             for image, score, p_value, score_map in zip(batch, image_scores, rare, scores.maps, strict=True)
         ]
@@ -405,6 +422,13 @@ class Predictor:
         fused = fuse([each.maps for each in scores], [each.image_scores for each in scores], nominal)
         self._timer("fuse")
         return fused
+
+
+def _refuse_other_size(name: str, rgb: RgbImage, inspected: Mask | None) -> None:
+    (height, width), region = rgb.shape[:2], rgb.shape[:2] if inspected is None else inspected.shape
+    if (height, width) != region:
+        message = f"is of {width} x {height}, and what to inspect is known of images of {region[1]} x {region[0]} alone"
+        raise ImageError(name, f"{message}, the size of the region of interest")
 
 
 def _read(image: Any, name: str, decoding: Decoding) -> tuple[str, RgbImage, bytes | None]:

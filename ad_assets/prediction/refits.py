@@ -23,6 +23,7 @@ from ad_assets.graph.stages.fitted_state import read_state, runtime_on
 from ad_assets.graph.stages.ground_truth import GroundTruth, MeasuredScores
 from ad_assets.graph.stages.image_index import current_index, image_index_stage, read_index
 from ad_assets.graph.stages.metrics import MetricsSettings, measured_rows, metrics_stage
+from ad_assets.graph.stages.region_of_interest import PART, learns_inside, read_region, region_digest, region_tensor
 from ad_assets.graph.stages.score_maps import Scorer, calibration_images
 from ad_assets.methods import Features, Method, Runtime, State
 from ad_assets.prediction.lookup import DetectorError, Lookup
@@ -85,6 +86,9 @@ class Refits:
         self.done = 0
         self._stages: ScoringStages = lookup.stages(dataset, detector, category)
         self._report = report
+        # All versions are compared by what is inspected now.
+        self._digest = region_digest(read_head(self._store, (dataset.name, "image_index"), category))
+        self._inspected = read_region(self._store, self._digest)
         index = current_index(self._store, dataset.name, category)
         rows = read_index(index) if index else []
         self.truth = GroundTruth(row for row in rows if row["split"] == "test")
@@ -126,13 +130,15 @@ class Refits:
         started = time.perf_counter()
         train = self.features(image_ids)
         try:
+            region = region_tensor(self._inspected, self._extractor)
             state = self._found(train.image_ids)
             found = state is not None
             if state is None:
-                state = self.method.fit(train, self.runtime)
+                inside = region if learns_inside(self.method) else None
+                state = self.method.fit(replace(train, region=inside), self.runtime)
                 self.done += 1
             size, step = self._extractor.map_size, self._extractor.map_step
-            scorer = Scorer(self.method, state, train, None, size, self.runtime, map_step=step)
+            scorer = Scorer(self.method, state, train, None, size, self.runtime, map_step=step, region=region)
             value, scores, threshold = self._measured(scorer, train)
         except ValueError as error:
             raise DetectorError(f"{self._place}, on {len(train)} images: {error}") from error
@@ -145,7 +151,8 @@ class Refits:
     def _found(self, image_ids: Sequence[str]) -> State | None:
         """The stored state of these images, if it is one from scratch: an update may have chosen other rows."""
         stage = self._stages.state
-        head = stage.make_head(self._category, {"train": train_part(self.address, image_ids)})
+        inside = {PART: self._digest} if self._digest and learns_inside(self.method) else {}
+        head = stage.make_head(self._category, {"train": train_part(self.address, image_ids), **inside})
         artifact = self._store.artifact(stage.kind, head.version)
         if not artifact.exists():
             return None
@@ -162,8 +169,9 @@ class Refits:
         pixels = None
         if not self.metric.startswith("image_") and self.metric not in AT_THRESHOLD:
             original = self._settings.resolution == "original"
-            memory = self._compute.memory_gb
-            pixels = MeasuredScores(self.truth, self._dataset.reader, self._extractor, memory, original=original)
+            reader, memory = self._dataset.reader, self._compute.memory_gb
+            inside = self._inspected
+            pixels = MeasuredScores(self.truth, reader, self._extractor, memory, original=original, inspected=inside)
         scores = np.zeros(len(self.truth.rows), np.float32)
         for ids, scored in scorer(self.features(self.truth.positions), new=True):
             for image_id, score in zip(ids, scored.image_scores.tolist(), strict=True):

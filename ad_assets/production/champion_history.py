@@ -36,6 +36,7 @@ class ChampionCandidate:
         truth: fingerprint of the test images and labels behind the metrics; only equal ones are compared.
         numbers: metrics of the standard protocol, as fractions.
         anomalous_images: how many anomalous test images are behind them; None: not known, as of older champions.
+        roi: content of the region of interest that it inspects, see `region_location`; empty: whole images.
     """
 
     state: str
@@ -45,6 +46,7 @@ class ChampionCandidate:
     truth: str
     numbers: Mapping[str, float]
     anomalous_images: int | None = None
+    roi: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,13 @@ def below_floors(numbers: Mapping[str, float], floors: Mapping[str, float]) -> l
 
 
 def behind_champion(challenger: ChampionCandidate, champion: ChampionCandidate | None, margin: float) -> list[str]:
-    """A message for each metric behind the champion's by more than the margin; none if the test images differ."""
-    if champion is None or champion.state == challenger.state or champion.truth != challenger.truth:
+    """A message for each metric behind the champion's by more than the margin.
+
+    None where test images or regions of interest differ.
+    """
+    if champion is None or champion.state == challenger.state:
+        return []
+    if (champion.truth, champion.roi) != (challenger.truth, challenger.roi):
         return []
     both = [metric for metric in compared() if metric in challenger.numbers and metric in champion.numbers]
     return [

@@ -34,6 +34,9 @@ INK = (214, 214, 214)
 LABEL_NAMES = ("nominal", "anomalous")
 LABEL_COLOURS = ((126, 200, 150), (255, 150, 122))
 HATCH = 12  # pixels from one line to the next where nothing was looked at
+BORDER = (255, 255, 255)  # of what is inspected
+BORDER_PART = 200  # its line is this part of the longer side, so that it shows in small pictures
+OUTSIDE_BRIGHTNESS = 0.4
 OUTLINE = (64, 224, 255)  # far from inferno's colours and from most steel, wood and textile
 
 
@@ -122,6 +125,27 @@ def outline(rgb: RgbImage, mask: NDArray[Any]) -> RgbImage:
     return drawn
 
 
+def inspected(rgb: RgbImage, region: NDArray[Any]) -> RgbImage:
+    """The image with what lies outside a region of interest darkened, and a line along its border.
+
+    Args:
+        rgb: ``(H, W, 3)`` uint8.
+        region: ``(H, W)``, nonzero = inspected.
+
+    Raises:
+        ValueError: image and region differ in size.
+    """
+    _same_size(rgb, region, "region of interest")
+    inside = region.astype(bool)
+    drawn = rgb.copy()
+    drawn[~inside] = np.rint(drawn[~inside] * OUTSIDE_BRIGHTNESS).astype(np.uint8)
+    line = inside
+    for _ in range(max(1, round(max(inside.shape) / BORDER_PART))):
+        line = _grown(line)
+    drawn[line & ~inside] = BORDER
+    return drawn
+
+
 def strip(
     rgb: RgbImage,
     mask: NDArray[Any] | None,
@@ -146,9 +170,9 @@ def strip(
     Raises:
         ValueError: as `overlay` and `outline`.
     """
-    small = _resized(rgb, size)
+    small = resized(rgb, size)
     masked = small if mask is None else outline(small, _resized_mask(mask, rgb, small))
-    heat = _resized(overlay(rgb, score_map, low, high, seen=seen), size)
+    heat = resized(overlay(rgb, score_map, low, high, seen=seen), size)
     gap = np.full((small.shape[0], GAP, 3), GROUND, np.uint8)
     return np.concatenate([small, gap, masked, gap, heat], axis=1)
 
@@ -184,7 +208,7 @@ def tile(rgb: RgbImage, mask: NDArray[Any] | None, *, label: int, title: str, si
     Raises:
         ValueError: image and mask differ in size.
     """
-    small = _resized(rgb, size)
+    small = resized(rgb, size)
     shown = small if mask is None else outline(small, _resized_mask(mask, rgb, small))
     square = np.full((size, size, 3), GROUND, np.uint8)
     top, left = (size - shown.shape[0]) // 2, (size - shown.shape[1]) // 2
@@ -317,7 +341,7 @@ def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return grown
 
 
-def _resized(rgb: RgbImage, size: int) -> RgbImage:
+def resized(rgb: RgbImage, size: int) -> RgbImage:
     """The picture with its longer side at `size` pixels."""
     from PIL import Image
 

@@ -103,6 +103,13 @@ class BlindReader(Reader):
     def tables(self, category: str) -> tuple[str, ...]:
         return self.of.tables(category)
 
+    @property
+    def has_regions(self) -> bool:
+        return self.of.has_regions
+
+    def region_path(self, category: str) -> str | None:
+        return self.of.region_path(category)
+
     def saturations(self, category: str) -> Mapping[int, Saturation]:
         return self.of.saturations(category)
 

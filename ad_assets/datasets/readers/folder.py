@@ -37,6 +37,7 @@ from ad_assets.datasets.names import (
 )
 from ad_assets.datasets.readers.decoding_options import DecodingOptions
 from ad_assets.datasets.readers.manifest import Manifest, ManifestOption, assigned, manifest_problems, read_manifest
+from ad_assets.datasets.readers.region_option import RegionOption
 from ad_assets.datasets.strays import counted, misplaced, unread
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ class MvtecLayout(Reader):
 
 
 @register_reader
-class FolderReader(DecodingOptions, ManifestOption, MvtecLayout):
+class FolderReader(DecodingOptions, ManifestOption, RegionOption, MvtecLayout):
     """Reader of the layout above or of a manifest; categories are those found."""
 
     name: ClassVar[str] = "folder"
@@ -246,6 +247,10 @@ class FolderReader(DecodingOptions, ManifestOption, MvtecLayout):
             )
         return sorted(by_category)
 
+    def tables(self, category: str) -> tuple[str, ...]:
+        region = self.region_path(category) if category else None
+        return (*super().tables(category), *([region] if region else []))
+
     def assign(self, paths: Sequence[str]) -> dict[str, list[Candidate]]:
         return assigned(self._manifest().entries, paths) if self.manifest else super().assign(paths)
 
@@ -255,6 +260,14 @@ class FolderReader(DecodingOptions, ManifestOption, MvtecLayout):
         return super().check_names(category, paths, candidates)
 
     def paths_by_category(self, paths: Sequence[str]) -> dict[str, list[str]]:
+        there, by_category = set(paths), self._own_paths(paths)
+        regions = {category: self.region_path(category) for category in by_category}
+        return {
+            category: [*own, *(path for path in (regions[category],) if path in there and path not in own)]
+            for category, own in by_category.items()
+        }
+
+    def _own_paths(self, paths: Sequence[str]) -> dict[str, list[str]]:
         if not self.manifest:
             return super().paths_by_category(paths)
         there = set(paths)
@@ -272,16 +285,23 @@ class FolderReader(DecodingOptions, ManifestOption, MvtecLayout):
         )
 
     def misfits(self, paths: Sequence[str]) -> list[Problem]:
+        paths = [path for path in paths if not self.is_region(path)]
+        categories = self.assign(paths).keys()
+        strangers = sorted(self.roi.keys() - categories) if isinstance(self.roi, dict) else []
+        unmatched = [Problem(name, "roi names a region of it, and it has no images", "warning") for name in strangers]
         if self.manifest:
             named = {path for e in self._manifest().entries for path in (e.candidate.path, *e.candidate.masks)}
             rest = [path for path in paths if is_image(path) and path not in named]
-            return [Problem(self.manifest, f"names {counted(rest, 'image')} in no row", "warning")] if rest else []
-        categories = self.assign(paths).keys()
+            in_no_row = [Problem(self.manifest, f"names {counted(rest, 'image')} in no row", "warning")]
+            return [*unmatched, *(in_no_row if rest else [])]
         folders = defaultdict[str, list[tuple[str, list[str]]]](list)
         for path, parts in self._split(paths):
             if parts[0] not in categories and is_image(path):
                 folders[parts[0] if len(parts) > 1 else ""].append((path, parts))
-        return [self._misfit(folder, images) for folder, images in sorted(folders.items())]
+        return [*unmatched, *(self._misfit(folder, images) for folder, images in sorted(folders.items()))]
+
+    def _split(self, paths: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+        return super()._split([path for path in paths if not self.is_region(path)] if self.roi else paths)
 
     def _misfit(self, folder: str, images: Sequence[tuple[str, list[str]]]) -> Problem:
         unread_images = f"{counted([path for path, _ in images], 'image')} not read: "

@@ -12,6 +12,7 @@ from ad_assets.config.benchmark import Dataset, Detector, Production
 from ad_assets.graph.stage import Check, CheckReport, CheckResult, Parts, Stage, StageSettings, Upstream, Work
 from ad_assets.graph.stages.fitted_state import method_of
 from ad_assets.graph.stages.metrics import DECISION, read_rows, read_scored_images
+from ad_assets.graph.stages.region_of_interest import PART
 from ad_assets.metrics.catalogue import compared
 from ad_assets.production.champion_history import (
     PROMOTED,
@@ -65,6 +66,7 @@ def champion_stage(
             metrics_head.parts["truth"],
             numbers,
             sum(bool(image["label"]) for image in read_scored_images(work.input(metrics)).images),
+            maps_head.parts.get(PART, ""),
         )
 
     def build(work: Work) -> dict[str, Any]:

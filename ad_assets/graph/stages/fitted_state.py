@@ -15,6 +15,14 @@ from ad_assets.config.benchmark import Dataset, Detector
 from ad_assets.graph.provenance import MADE_OF, is_outdated
 from ad_assets.graph.stage import GPU, MethodSettings, Parts, Stage, Upstream, Work, read_head, settings_of_lane
 from ad_assets.graph.stages.features import extractor_of, feature_path, read_features
+from ad_assets.graph.stages.region_of_interest import (
+    PART,
+    learns_inside,
+    read_region,
+    region_parts,
+    region_source,
+    region_tensor,
+)
 from ad_assets.methods import Method, Runtime, State
 from ad_assets.methods.runtime import Checkpoints, ProgressReport, growth_warning
 from ad_assets.report import pictures
@@ -41,15 +49,24 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
     """
     settings, own = settings_of_lane(detector, lambda method: MethodSettings(VERSION, method, "fit"))
     kind, title = settings.method.state_asset, detector.name
+    learn = any(map(learns_inside, (detector.method, *detector.categories.values())))
+    source = region_source(dataset, features) if learn else ()
 
     def parts(upstream: Upstream) -> Parts:
-        # A new test image leaves the state's address as it was.
-        return {"train": upstream.of(features).parts["train"]}
+        inside = learns_inside(method_at(upstream.partition))
+        # A new test image leaves the state's address as it was, and where the whole image is learnt another region.
+        return {"train": upstream.of(features).parts["train"], **(region_parts(upstream, source) if inside else {})}
+
+    def method_at(category: str | None) -> Method[Any]:
+        return own.get(category or "", settings).method
 
     def build(work: Work) -> dict[str, Any]:
         method = work.settings.method
         train = read_features(work, features, "train", method.layers)
-        earlier, before = _earlier(work, features)
+        digest = parts(work.upstream).get(PART, "")
+        region = region_tensor(read_region(work.store, digest), extractor_of(features))
+        train = replace(train, region=region)
+        earlier, before = _earlier(work, features, digest)
         new = [image for image in train.image_ids if image not in before]
         checkpoints = StoreCheckpoints.of(work, work.artifact)
         runtime = replace(runtime_of(work), checkpoints=checkpoints, precision=extractor_of(features).precision)
@@ -64,7 +81,7 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
         seconds = time.perf_counter() - started
         work.store.write_tensors(work.artifact.at(TENSORS), state.tensors())
         work.store.write_json(work.artifact.at(INFO), state.info())
-        trained_on = TrainingSet(features.code_version, list(train.image_ids))
+        trained_on = TrainingSet(features.code_version, list(train.image_ids), digest)
         work.store.write_json(work.artifact.at(TRAINING_SET), asdict(trained_on))
         checkpoints.clear()
         most = method.most_images(train.sample(), runtime)
@@ -87,7 +104,7 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
         key=(dataset.name, detector.name, kind),
         kind=kind,
         settings=settings,
-        deps=(features,),
+        deps=(features, *source),
         address=parts,
         build=build,
         partitions=features.partitions,
@@ -99,7 +116,7 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
     )
 
 
-def _earlier(work: Work, features: Stage) -> tuple[Artifact | None, set[str]]:
+def _earlier(work: Work, features: Stage, region: str) -> tuple[Artifact | None, set[str]]:
     """What this asset partition was, if made with the same settings on features of the same extractor; its images."""
     head = read_head(work.store, work.stage.key, work.partition)
     if head is None or head.code_version != work.stage.code_version:
@@ -110,7 +127,7 @@ def _earlier(work: Work, features: Stage) -> tuple[Artifact | None, set[str]]:
     if is_outdated(artifact.record().get(MADE_OF, {}), work.stage.made_of(work.upstream)):
         return None, set()  # it learnt from features that were those of other bytes
     trained_on = read_training_set(artifact)
-    if trained_on is None or trained_on.features != features.code_version:
+    if trained_on is None or (trained_on.features, trained_on.region) != (features.code_version, region):
         return None, set()
     return artifact, set(trained_on.images)
 
@@ -172,10 +189,12 @@ class TrainingSet:
     Args:
         features: address of the features.
         images: ids of the images.
+        region: content of the region of interest outside which nothing was learnt; empty: whole images were.
     """
 
     features: str
     images: list[str]
+    region: str = ""
 
     def feature_files(self) -> set[str]:
         """The paths of their features."""

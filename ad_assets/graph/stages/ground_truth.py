@@ -13,10 +13,11 @@ import numpy as np
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.datasets.base import Reader
 from ad_assets.datasets.files import ImageFiles, read_image_bytes, read_mask_bytes
-from ad_assets.datasets.geometry import fit_image, fit_mask, fit_regions, unfit_map
+from ad_assets.datasets.geometry import Mask, fit_image, fit_mask, fit_regions, unfit_map
 from ad_assets.datasets.masks import MaskPixels
 from ad_assets.graph.stage import Stage, Work
 from ad_assets.graph.stages.image_index import read_index
+from ad_assets.graph.stages.region_of_interest import in_frame
 from ad_assets.graph.stages.score_maps import read_shard
 from ad_assets.store.store import Artifact
 
@@ -87,10 +88,20 @@ class MeasuredScores:
     regions apart, with saturations, `regions` holds statistics that weigh them so, for each kind of anomaly with all
     nominal images. With `original`, maps are brought to the size of each image, one by one; else masks to that of the
     maps, as the dataset's rule for masks has it; `vanished` counts the regions that this leaves without a pixel.
+
+    With a region of interest, ``(H, W)`` bool in the frame of the images, no pixel outside counts; `outside` counts the
+    images that are anomalous outside alone, which no detector can see and whose labels still say anomalous.
     """
 
     def __init__(
-        self, truth: GroundTruth, reader: Reader, extractor: Extractor, memory_gb: float, *, original: bool = False
+        self,
+        truth: GroundTruth,
+        reader: Reader,
+        extractor: Extractor,
+        memory_gb: float,
+        *,
+        original: bool = False,
+        inspected: Mask | None = None,
     ) -> None:
         from ad_assets.metrics.per_image import PerImageOverlap
         from ad_assets.metrics.pixels import PixelStatistics
@@ -99,7 +110,8 @@ class MeasuredScores:
         self._reader = reader
         self._extractor = extractor
         self._original = original
-        self.vanished = 0
+        self.vanished = self.outside = 0
+        self._inspected = inspected if inspected is None or original else in_frame(inspected, extractor)
         self.scores = np.zeros(len(truth.rows), np.float32)
         kinds = truth.kinds if any(row["mask_saturations"] for row in truth.rows) else ()
         # Exact while all pixels fit an eighth of the budget (kept and sorted, 4 bytes each, with room for the copies).
@@ -127,6 +139,10 @@ class MeasuredScores:
         parts, ignored = self._masks(row)
         if self._original:
             score_map = unfit_map(score_map, (row["height"], row["width"]), *self._extractor.map_geometry)
+        if self._inspected is not None:
+            inside = [part & self._inspected for part in parts]
+            self.outside += any(part.any() for part in parts) and not any(part.any() for part in inside)
+            parts, ignored = inside, ~self._inspected if ignored is None else ignored | ~self._inspected
         mask = functools.reduce(operator.or_, parts, np.zeros(score_map.shape, bool))
         out = None if ignored is None else ignored[None] & ~mask[None]
         self.pixels.update(score_map[None], mask[None], ignored=out)
@@ -209,17 +225,25 @@ class Picture:
 
 
 def read_pictures(
-    reader: Reader, extractor: Extractor, score_maps: Artifact, rows: Sequence[dict[str, Any]]
+    reader: Reader,
+    extractor: Extractor,
+    score_maps: Artifact,
+    rows: Sequence[dict[str, Any]],
+    inspected: Mask | None = None,
 ) -> Iterator[Picture]:
-    """Read images, masks and maps of some rows of an image index, one by one."""
+    """Read images, masks and maps of some rows of an image index, one by one; with a region, its border is drawn."""
+    from ad_assets.report import pictures
+
     files = ImageFiles(reader.root)
+    region = None if inspected is None else in_frame(inspected, extractor)
     for row in rows:
         rgb = reader.decoding.of(row["image_id"]).rgb(read_image_bytes(files, row), row["path"])
         score_map, score = read_shard(score_maps, row["image_id"])
+        rgb = fit_image(rgb, *extractor.map_geometry, extractor.interpolation)
         yield Picture(
             row,
             score,
-            fit_image(rgb, *extractor.map_geometry, extractor.interpolation),
+            rgb if region is None else pictures.inspected(rgb, region),
             read_mask(reader, row, extractor),
             score_map.numpy(),
         )

@@ -31,6 +31,7 @@ from ad_assets.graph.stage import (
 )
 from ad_assets.graph.stages.index_history import begin_history, record_head
 from ad_assets.graph.stages.index_summary import summary_of
+from ad_assets.graph.stages.region_of_interest import PART, region_files, write_region
 from ad_assets.production.arrivals import Watched
 from ad_assets.production.hold_out import hold_out
 from ad_assets.production.review_decisions import (
@@ -141,6 +142,7 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
             work.store.write_json(work.artifact.at(PROBLEMS), problems)
             return {
                 **summary_of(index),
+                **(write_region(work, index, index.region, reader) if index.region else {}),
                 **({ON_THEIR_WAY: on_their_way} if on_their_way else {}),
                 **({"passed_over": passed_over} if passed_over else {}),
                 **({"held_back": len(held.held)} if gate else {}),
@@ -178,6 +180,7 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
         scan=scan,
         checks=CHECKS if gate else (),
         answer_checks=answer_checks if gate else None,
+        shared_files=region_files if dataset.reader.has_regions else None,
         check_store=partial(enter_store, dataset) if dataset.production else None,
         partitions=categories_of(dataset) if categories is None else categories,
         group=f"{dataset.name}/images",
@@ -230,7 +233,8 @@ def _arrived(
     now = time.time()
     watched = Watched(dataset, production, store, lambda each: read_stamps(store, dataset.name, each))
     arrivals = watched.look(listing, now)
-    own = stamps_of(dataset.reader.assign(sorted(listing)).get(category, []), listing, ())
+    region = dataset.reader.region_path(category)
+    own = stamps_of(dataset.reader.assign(sorted(listing)).get(category, []), listing, (region,) if region else ())
     halves = watched.incomplete(own, arrivals, category, now)
     left_out = {path for path in own if path in halves or path in arrivals.moving}
     uploading = [
@@ -238,8 +242,9 @@ def _arrived(
         for path in sorted(left_out)
     ]
     missed = left_out & read_stamps(store, dataset.name, category).keys()
-    if left_out and (missed or len(left_out) == len(own)):
+    if left_out and (missed or len(left_out) == len(own) or region in left_out):
         which = f"{len(missed)} files that it was indexed from are" if missed else "all its files are"
+        which = f"its region of interest {region} is" if region in left_out else which
         where = f"{dataset.name} [{category}]: {which} on their way"
         remedy = f"wait until they rest for {production.settle_seconds:g} s (production.settle_seconds), then run again"
         raise DatasetError(f"{where}; {remedy}", [each for each in uploading if not missed or each.path in missed])
@@ -251,7 +256,8 @@ def index_parts(index: ImageIndex) -> Parts:
     """What stages downstream read of an index, each with its own fingerprint.
 
     ``train`` and ``test`` cover image contents only (no label, no name): no label can reach a detector. ``truth``
-    covers labels, defect types and masks of the test images; ``all`` the whole table.
+    covers labels, defect types and masks of the test images; ``all`` the whole table; ``roi``, which only exists where
+    there is one, is the region of interest.
     """
     rows = index.table.to_pylist()
     ids = {split: [row["image_id"] for row in rows if row["split"] == split] for split in ("train", "test")}
@@ -260,6 +266,7 @@ def index_parts(index: ImageIndex) -> Parts:
         **{split: images_part(image_ids) for split, image_ids in ids.items()},
         "truth": fingerprint(truth),
         "all": fingerprint([rows, list(map(str, index.problems))]),
+        **({PART: index.region.digest} if index.region else {}),
     }
 
 

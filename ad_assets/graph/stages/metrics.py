@@ -10,16 +10,18 @@ and say so, as ``oracle_best_epoch`` does an epoch; ``timing`` is speed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Dataset, Detector, Evaluation
 from ad_assets.datasets.base import Reader
+from ad_assets.datasets.geometry import Mask
 from ad_assets.graph.stage import Parts, Stage, StageError, StageSettings, Upstream, Work
 from ad_assets.graph.stages.ground_truth import FPR_LIMIT, GroundTruth, MeasuredScores, kinds_apart, read_pictures
 from ad_assets.graph.stages.oracle_epochs import read_best
+from ad_assets.graph.stages.region_of_interest import in_frame, read_region, region_digest
 from ad_assets.graph.stages.score_maps import read_score_index, shards
 from ad_assets.metrics.catalogue import registered, registered_facts
 from ad_assets.metrics.thresholds import promise
@@ -102,7 +104,8 @@ def metrics_stage(
         truth = GroundTruth.of(work, index)
         rows = _Rows(settings.seed)
         nominal = read_score_index(work.input(score_maps)).nominal
-        scores, colour_scale, curves = _read_scores(rows, work, score_maps, truth, reader, extractor)
+        inspected = read_region(work.store, region_digest(work.upstream.of(index)))
+        scores, colour_scale, curves = _read_scores(rows, work, score_maps, truth, reader, extractor, inspected)
         if not truth.rows:
             colour_scale = pictures.nominal_scale(nominal.map_maxima)
         threshold = _image_rows(rows, scores, truth, nominal.scores, settings, curves)
@@ -123,7 +126,7 @@ def metrics_stage(
         decision = {} if settings.blind else {DECISION: promise(len(nominal.scores), rate)}
         if threshold is None or colour_scale is None or not truth.rows:
             return {**decision, **rows.headline(), "test_images": NO_TEST_IMAGES}
-        sheet = _contact_sheet(work, score_maps, truth, scores, threshold, colour_scale, reader, extractor)
+        sheet = _contact_sheet(work, score_maps, truth, scores, threshold, colour_scale, reader, extractor, inspected)
         return {**decision, **rows.headline(), "contact_sheet": {"md": f"![false alarms, misses, hits]({sheet})"}}
 
     return Stage(
@@ -229,6 +232,7 @@ def _read_scores(
     truth: GroundTruth,
     reader: Reader,
     extractor: Extractor,
+    inspected: Mask | None,
 ) -> tuple[np.ndarray, tuple[float, float] | None, dict[str, Any]]:
     """Stream the maps once: image scores in the order of `truth`, the colour scale, and the pixel metrics.
 
@@ -237,11 +241,13 @@ def _read_scores(
     import numpy as np
 
     original = work.settings.resolution == "original"
-    comparison = MeasuredScores(truth, reader, extractor, work.compute.memory_gb, original=original)
+    memory_gb = work.compute.memory_gb
+    comparison = MeasuredScores(truth, reader, extractor, memory_gb, original=original, inspected=inspected)
+    sampled = _sampled(None if inspected is None else in_frame(inspected, extractor))
     sample: list[np.ndarray] = []
     for number, (image_ids, maps, image_scores) in enumerate(shards(work.input(score_maps))):
         comparison.add(image_ids, maps, image_scores)
-        sample.append(maps[:, ::COLOUR_STRIDE, ::COLOUR_STRIDE].numpy().ravel())
+        sample.append(sampled(maps.numpy()))
         work.progress("shards of maps evaluated", number + 1, -(-len(truth.positions) // len(image_ids)))
     low, high = np.quantile(np.concatenate(sample), [0.5, 0.999]) if sample else (0.0, 0.0)
     curves = _pixel_rows(rows, comparison, work.settings.fpr_limits)
@@ -250,11 +256,20 @@ def _read_scores(
     return comparison.scores, colours, curves
 
 
+def _sampled(inspected: Mask | None) -> Callable[[np.ndarray], np.ndarray]:
+    """Takes from maps (B, H, W) the scores that a colour scale comes from."""
+    if inspected is None:
+        return lambda maps: maps[:, ::COLOUR_STRIDE, ::COLOUR_STRIDE].ravel()
+    return lambda maps: maps[:, inspected][:, ::COLOUR_STRIDE].ravel()
+
+
 def _pixel_rows(rows: _Rows, comparison: MeasuredScores, fpr_limits: Sequence[float]) -> dict[str, Any]:
     statistics = comparison.pixels
     n = statistics.pixels
     if comparison.vanished:
         rows.add("standard", "regions_vanished", comparison.vanished, statistics.components)
+    if comparison.outside:
+        rows.add("standard", "images_outside_roi", comparison.outside, len(comparison.scores))
     if not comparison.has_both:
         for metric in ("pixel_auroc", "pixel_ap", *(f"aupro_{limit:.2f}" for limit in fpr_limits)):
             rows.add("standard", metric, None, n)
@@ -362,6 +377,7 @@ def _contact_sheet(
     colour_scale: tuple[float, float],
     reader: Reader,
     extractor: Extractor,
+    inspected: Mask | None,
 ) -> str:
     """The worst errors and some hits as one small picture, for the UI."""
     chosen = choose_gallery(scores, truth.labels, threshold, misses=3, false_alarms=3, hits=4) if truth.labelled else []
@@ -377,6 +393,6 @@ def _contact_sheet(
             title=picture.row["defect_type"],
             size=96,
         )
-        for picture in read_pictures(reader, extractor, work.input(score_maps), rows)
+        for picture in read_pictures(reader, extractor, work.input(score_maps), rows, inspected)
     ]
     return pictures.data_uri(pictures.to_jpeg(pictures.contact_sheet(panels, 2), max_bytes=SHEET_BYTES))

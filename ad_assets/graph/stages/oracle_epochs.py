@@ -16,6 +16,7 @@ from ad_assets.graph.stage import GPU, MethodSettings, Parts, Stage, Upstream, W
 from ad_assets.graph.stages.features import read_features
 from ad_assets.graph.stages.fitted_state import epoch_path, kept_epochs, read_state, runtime_of
 from ad_assets.graph.stages.ground_truth import GroundTruth, MeasuredScores, quality
+from ad_assets.graph.stages.region_of_interest import read_region, region_digest, region_parts, region_tensor
 from ad_assets.graph.stages.score_maps import Scorer
 from ad_assets.methods.training.base import TrainedMethod, TrainedNetwork
 from ad_assets.report.curves import plot_uri
@@ -58,6 +59,7 @@ def oracle_epochs_stage(
             "state": upstream.of(state).version,
             "test": upstream.of(features).parts["test"],
             "truth": upstream.of(index).parts["truth"],
+            **region_parts(upstream, (index,)),
         }
 
     def build(work: Work) -> dict[str, Any]:
@@ -67,14 +69,16 @@ def oracle_epochs_stage(
         train, test = (read_features(work, features, split, method.layers) for split in ("train", "test"))
         fitted, artifact = read_state(work.input(state), method), work.input(state)
         epochs = kept_epochs(artifact)
+        inspected = read_region(work.store, region_digest(work.upstream.of(index)))
+        region = region_tensor(inspected, extractor)
         rows: list[Row] = []
         if not isinstance(fitted, TrainedNetwork):
             raise TypeError(f"{method.name} keeps no epochs")
         for done, epoch in enumerate(epochs):
             weights = work.store.read_tensors(epoch_path(artifact, epoch))
             of_epoch, size, step = replace(fitted, weights=weights), settings.map_size, settings.map_step
-            scorer = Scorer(method, of_epoch, train, None, size, runtime_of(work), map_step=step)
-            comparison = MeasuredScores(truth, reader, extractor, work.compute.memory_gb)
+            scorer = Scorer(method, of_epoch, train, None, size, runtime_of(work), map_step=step, region=region)
+            comparison = MeasuredScores(truth, reader, extractor, work.compute.memory_gb, inspected=inspected)
             for ids, result in scorer(test):
                 comparison.add(ids, result.maps, result.image_scores)
             rows += [

@@ -11,11 +11,13 @@ from typing import Any
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Benchmark, Dataset, ReportStyle
 from ad_assets.datasets.base import Reader
+from ad_assets.datasets.geometry import Mask
 from ad_assets.graph.stage import Parts, Stage, StageSettings, Upstream, Work
 from ad_assets.graph.stages.ground_truth import read_pictures
 from ad_assets.graph.stages.image_index import read_index, read_problems
 from ad_assets.graph.stages.leaderboard import read_board
 from ad_assets.graph.stages.metrics import ScoredImages, read_curves, read_scored_images
+from ad_assets.graph.stages.region_of_interest import read_region, region_digest
 from ad_assets.graph.stages.studies import read_study
 from ad_assets.report import html, pictures
 from ad_assets.report.gallery import GalleryItem, choose_gallery
@@ -75,7 +77,13 @@ def report_stage(
             rows = [row for row in read_index(work.input(index, category)) if row["split"] == "test"]
             maps = work.input(score_maps[detector], category)
             gallery.setdefault(category, {})[detector] = _gallery(
-                settings.style, reader, extractors[detector], rows, read_scored_images(measured), maps
+                settings.style,
+                reader,
+                extractors[detector],
+                rows,
+                read_scored_images(measured),
+                maps,
+                read_region(work.store, region_digest(work.upstream.of(index, category))),
             )
             fingerprints[f"{detector} {category}"] = work.upstream.of(metrics[detector], category).version
             work.progress("galleries drawn", done + 1, len(lanes))
@@ -123,6 +131,7 @@ def _gallery(
     rows: Sequence[dict[str, Any]],
     scored: ScoredImages,
     score_maps: Artifact,
+    inspected: Mask | None,
 ) -> list[GalleryItem]:
     """The worst errors and the clearest hits of one lane; nothing without images or labels."""
     if (
@@ -151,7 +160,7 @@ def _gallery(
             scored.threshold,
             pictures.to_jpeg(pictures.strip(picture.rgb, picture.mask, picture.score_map, low, high), quality=80),
         )
-        for picture in read_pictures(reader, extractor, score_maps, wanted)
+        for picture in read_pictures(reader, extractor, score_maps, wanted, inspected)
     ]
 
 

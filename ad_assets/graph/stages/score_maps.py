@@ -26,6 +26,7 @@ from ad_assets.graph.stage import (
 from ad_assets.graph.stages.features import extractor_of, read_features
 from ad_assets.graph.stages.fitted_state import read_state, runtime_of
 from ad_assets.graph.stages.neighbours import read_matches, seconds_each
+from ad_assets.graph.stages.region_of_interest import PART, read_region, region_parts, region_source, region_tensor
 from ad_assets.methods import Batch, Features, LoadMatches, Matches, Method, Runtime, ScoreMaps, State
 from ad_assets.methods.data import NominalScores
 from ad_assets.metrics.thresholds import images_for_rate
@@ -95,7 +96,7 @@ def score_maps_stage(
     Raises:
         TypeError: the lane is an ensemble.
     """
-    extractor = extractor_of(features)
+    extractor, source = extractor_of(features), region_source(dataset, features)
     size, step = extractor.map_size, extractor.map_step
 
     def settings_in(category: str) -> ScoreSettings:
@@ -108,7 +109,8 @@ def score_maps_stage(
 
     def parts(upstream: Upstream) -> Parts:
         read = {"state": upstream.of(state).version, "test": upstream.of(features).parts["test"]}
-        return {**read, **({"neighbours": upstream.of(neighbours).version} if neighbours else {})}
+        matched = {"neighbours": upstream.of(neighbours).version} if neighbours else {}
+        return {**read, **matched, **region_parts(upstream, source)}
 
     def build(work: Work) -> dict[str, Any]:
         import torch
@@ -119,7 +121,9 @@ def score_maps_stage(
         test = read_features(work, features, "test", method.layers)
         matches = read_matches(work.input(neighbours)) if neighbours else None
         fitted = read_state(work.input(state), method)
-        scorer = Scorer(method, fitted, train, matches, settings.map_size, runtime, map_step=settings.map_step)
+        region = region_tensor(read_region(work.store, parts(work.upstream).get(PART, "")), extractor)
+        size, step = settings.map_size, settings.map_step
+        scorer = Scorer(method, fitted, train, matches, size, runtime, map_step=step, region=region)
 
         def score(number: int, image_ids: Sequence[str]) -> ScoreMaps:
             work.progress("test images scored", number * SHARD_IMAGES, len(test))
@@ -139,7 +143,7 @@ def score_maps_stage(
         return {**_write_index(work, index, seconds, settings.map_size), **speed}
 
     what = f"Raw score maps of {settings.method.name}."
-    deps = (state, features, *((neighbours,) if neighbours else ()))
+    deps = (state, features, *((neighbours,) if neighbours else ()), *source)
     return _stage(dataset, detector.name, settings, deps, parts, build, what, own)
 
 
@@ -171,6 +175,7 @@ class Scorer:
         step_done: called with the name of each step of scoring a batch, at its end: ``match`` and then ``post`` of
             methods that match first, else ``score``.
         map_step: pixels of the extractor's input to a pixel of the maps, by which smoothing is scaled.
+        region: ``(H, W)`` bool, the region of interest in the frame of the maps; None: all is inspected.
     """
 
     def __init__(
@@ -184,11 +189,14 @@ class Scorer:
         step_done: Callable[[str], None] = _untimed,
         *,
         map_step: int = 1,
+        region: Tensor | None = None,
     ) -> None:
         method = method.at_step(map_step)
         self._method, self._load_matches, self._map_size, self._runtime = method, load_matches, map_size, runtime
         self._learnt, self._step_done = state, step_done
-        self._state = method.prepare(state, train, runtime, load_matches).to(runtime.device)
+        self._region = region
+        inspected = replace(train, region=region)
+        self._state = method.prepare(state, inspected, runtime, load_matches).to(runtime.device)
 
     @property
     def method(self) -> Method[Any]:
@@ -218,7 +226,7 @@ class Scorer:
         for ids, matches in self._matches(images, left_out, stored=not (left_out or new)):
             if matches:
                 self._step_done("match")
-            batch = Batch(images.load(ids, images.layers), self._map_size, ids, left_out, matches)
+            batch = Batch(images.load(ids, images.layers), self._map_size, ids, left_out, matches, self._region)
             scores = self._method.score(self._state, batch, self._runtime)
             self._step_done("post" if matches else "score")
             yield ids, scores

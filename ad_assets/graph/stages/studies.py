@@ -15,11 +15,19 @@ import pyarrow as pa
 
 from ad_assets.config.benchmark import Dataset, Study, Variant, fingerprint
 from ad_assets.datasets.base import Reader
+from ad_assets.datasets.geometry import Mask
 from ad_assets.graph.stage import GPU, Parts, Stage, StageError, StageSettings, Upstream, Work
 from ad_assets.graph.stages.features import extractor_of, read_features
 from ad_assets.graph.stages.fitted_state import StoreCheckpoints, read_state, runtime_of, state_stage
 from ad_assets.graph.stages.ground_truth import GroundTruth, MeasuredScores, quality
 from ad_assets.graph.stages.neighbours import neighbours_stage, read_matches, seconds_each
+from ad_assets.graph.stages.region_of_interest import (
+    learns_inside,
+    read_region,
+    region_digest,
+    region_parts,
+    region_tensor,
+)
 from ad_assets.graph.stages.score_maps import Scorer
 from ad_assets.graph.stages.training_subsets import TrainingSubset, contaminated_subset, random_subset
 from ad_assets.methods import LoadMatches, Method, State
@@ -123,12 +131,13 @@ def study_stage(
 
     def parts(upstream: Upstream) -> Parts:
         read = {f"{name}/{split}": upstream.of(features[name]).parts[split] for name in used for split in _SPLITS}
-        return {**read, "truth": upstream.of(index).parts["truth"]}
+        return {**read, "truth": upstream.of(index).parts["truth"], **region_parts(upstream, (index,))}
 
     def build(work: Work) -> dict[str, Any]:
         settings: StudySettings = work.settings
         study = work.stage.key[-1]
-        bench = _Measuring(work, reader, GroundTruth.of(work, index))
+        inspected = read_region(work.store, region_digest(work.upstream.of(index)))
+        bench = _Measuring(work, reader, GroundTruth.of(work, index), inspected)
         rows: list[Row] = []
         runs = [(each, draw) for each in settings.variants for draw in range(settings.draws)]
         for done, (each, draw) in enumerate(runs):
@@ -140,6 +149,7 @@ def study_stage(
                 "features": {split: work.upstream.of(features[name]).parts[split] for split in _SPLITS},
                 "truth": work.upstream.of(index).parts["truth"],
                 "seed": seed,
+                **region_parts(work.upstream, (index,)),
             }
             address = fingerprint(read)
             stored = work.store.artifact(ROWS, address)
@@ -201,8 +211,8 @@ class _Lane:
 class _Measuring:
     """Measures variants of one category, and remembers the last fit: score settings vary more often."""
 
-    def __init__(self, work: Work, reader: Reader, truth: GroundTruth) -> None:
-        self._work = work
+    def __init__(self, work: Work, reader: Reader, truth: GroundTruth, inspected: Mask | None) -> None:
+        self._work, self._inspected = work, inspected
         self._truth = truth
         self._reader = reader
         self._last: tuple[str, State, float] | None = None
@@ -218,7 +228,8 @@ class _Measuring:
             method = method.model_copy(update={"seed": seed})
         train = read_features(work, lane.features, "train", method.layers)
         draw = self._draw(train.image_ids, settings, method.seed)
-        drawn = replace(train, image_ids=draw.train)
+        region = region_tensor(self._inspected, extractor)
+        drawn = replace(train, image_ids=draw.train, region=region if learns_inside(method) else None)
         as_a_lane = draw.train == train.image_ids and seed is None
         key = fingerprint([method.stage_config("fit"), lane.features.key, drawn.image_ids])
         if self._last is None or self._last[0] != key:
@@ -230,9 +241,11 @@ class _Measuring:
             self._last = key, fitted, 0.0 if stored else time.perf_counter() - started
         _, fitted, fit_seconds = self._last
         matches, matching = self._matches(lane) if as_a_lane else (None, 0.0)
-        scorer = Scorer(method, fitted, drawn, matches, settings.map_size, runtime, map_step=settings.map_step)
+        size, step = settings.map_size, settings.map_step
+        scorer = Scorer(method, fitted, drawn, matches, size, runtime, map_step=step, region=region)
         truth = GroundTruth(row for row in self._truth.rows if row["image_id"] not in draw.withheld)
-        comparison = MeasuredScores(truth, self._reader, extractor, work.compute.memory_gb)
+        memory_gb = work.compute.memory_gb
+        comparison = MeasuredScores(truth, self._reader, extractor, memory_gb, inspected=self._inspected)
         test = read_features(work, lane.features, "test", method.layers)
         tested = tuple(image_id for image_id in test.image_ids if image_id not in draw.withheld)
         seconds, images = 0.0, 0

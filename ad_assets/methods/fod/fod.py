@@ -28,6 +28,7 @@ from pydantic import model_validator
 
 from ad_assets.methods.base import fit_field, register, score_field
 from ad_assets.methods.data import Batch, Features, ScoreMaps, check_finite
+from ad_assets.methods.region_of_interest import InspectedGrid, without_outside
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.training.base import TrainedMethod, TrainedNetwork
 
@@ -230,6 +231,9 @@ class Fod(TrainedMethod):
     def score(self, state: TrainedNetwork, batch: Batch, runtime: Runtime) -> ScoreMaps:
         """Score a batch, on the CPU.
 
+        Every patch attends to the whole image. So with a region of interest the tokens outside, too, are those of the
+        nearest inspected places, and nothing of the outside enters a score.
+
         Raises:
             ValueError: features of other shapes than those trained on, or images to be left out.
         """
@@ -241,11 +245,13 @@ class Fod(TrainedMethod):
         found = []
         for number, tokens in enumerate(self.tokens([tap.to(runtime.device) for tap in batch.taps], state.weights)):
             grid = (batch.taps[number].shape[2], batch.taps[number].shape[3])
-            scores = self._level_scores(state, number, tokens, grid, runtime)
+            inspected = InspectedGrid(batch.region, grid)
+            scores = inspected.filled(self._level_scores(state, number, inspected.filled(tokens), grid, runtime))
             found.append(upsample(scores.unflatten(1, grid), batch.map_size, align_corners=True))
         maps = torch.stack(found).mean(dim=0)
-        image_scores = gaussian_blur(maps, self.image_sigma).amax(dim=(1, 2))
-        return ScoreMaps(gaussian_blur(maps, self.sigma).cpu(), image_scores.cpu())
+        blurred = (gaussian_blur(maps, sigma) for sigma in (self.image_sigma, self.sigma))
+        for_image, maps = (without_outside(each, batch.region) for each in blurred)
+        return ScoreMaps(maps.cpu(), for_image.amax(dim=(1, 2)).cpu())
 
     def _level_scores(self, state: TrainedNetwork, number: int, tokens: Tensor, grid: Grid, runtime: Runtime) -> Tensor:
         """(B, L) of one level, image by image."""

@@ -21,6 +21,7 @@ from; a new image may change the selection at any place, so it is made again fro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -31,6 +32,7 @@ from ad_assets.methods.data import Batch, Features, LoadMatches, ScoreMaps
 from ad_assets.methods.hetmm.presets import PRESETS
 from ad_assets.methods.hetmm.template_selection import Selection
 from ad_assets.methods.hetmm.templates import TemplateSet, bytes_each, check_budget, own_templates, unit_vectors
+from ad_assets.methods.region_of_interest import InspectedGrid, inspected_cells, without_outside
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
 
@@ -81,6 +83,7 @@ class Hetmm(Method[TemplateSet]):
     map_sigma: float = score_field(0.0, ge=0, le=1000, description="Gaussian blur of maps; 0: none")
     map_blur_size: int | None = score_field(None, ge=1, description="side of that kernel; null: ends at 4 sigma")
     border: Literal["reflect", "zero"] = score_field("reflect", description="what a blur finds outside the map")
+    roi_fit: bool = score_field(False, description="no template outside the region of interest is matched (window)")
     screening: Literal["float32", "bfloat16"] = score_field(
         "float32", description="precision in which pairs are found; distances are float32 (local_matching.py)"
     )
@@ -88,9 +91,9 @@ class Hetmm(Method[TemplateSet]):
     @model_validator(mode="after")
     def _no_idle_options(self) -> Self:
         if self.matching == "patch":
-            idle = {"windows_backward", "screening"} & self.model_fields_set
+            idle = {"windows_backward", "screening", "roi_fit"} & self.model_fields_set
             if idle:
-                raise ValueError(f"{', '.join(sorted(idle))}: matching 'patch' has one direction; remove the key")
+                raise ValueError(f"{', '.join(sorted(idle))}: matching 'patch' does not read it; remove the key")
             if any(window % 2 == 0 for window in self.windows):
                 raise ValueError("windows: the side of a patch must be odd")
         if (self.image_pool is None) != (self.image_score == "max"):
@@ -192,7 +195,9 @@ class Hetmm(Method[TemplateSet]):
         """
         self._check_taps(state, batch.taps)
         maps = self._distances(state, batch, runtime)
-        return ScoreMaps(self._map(maps).cpu(), self._image_scores(maps).cpu())
+        return ScoreMaps(
+            without_outside(self._map(maps), batch.region).cpu(), self._image_scores(maps, batch.region).cpu()
+        )
 
     def _check_taps(self, state: TemplateSet, taps: list[Tensor]) -> None:
         self.check_layers(len(taps))
@@ -213,9 +218,11 @@ class Hetmm(Method[TemplateSet]):
         first, excluded = batch.taps[0], self.excluded_ids(batch)
         total: Tensor = first.new_zeros(len(first), *batch.map_size, device=runtime.device)
         for layer, tap in enumerate(batch.taps):
-            query = normalize(tap.to(runtime.device), dim=1)
+            inspected = InspectedGrid(batch.region, tap.shape[2:])
+            # Backwards, too, a template is sought in what is inspected of an image alone.
+            query = normalize(inspected.filled_tap(tap).to(runtime.device), dim=1)
             templates = state.templates[layer].to(runtime.device).permute(2, 3, 0, 1)
-            own = own_templates(state, layer, excluded).to(runtime.device) if excluded is not None else None
+            own = self._excluded(state, layer, excluded, templates, batch)
             window = self.windows[layer]
             if self.matching == "patch":
                 distances = match_patches(query, templates, window, memory_gb=runtime.memory_gb, excluded=own)
@@ -232,25 +239,44 @@ class Hetmm(Method[TemplateSet]):
                     excluded=own,
                 )
                 distances = alpha * forward + (1 - alpha) * backward
+            distances = inspected.filled(distances.flatten(1)).unflatten(1, tap.shape[2:])
             weight = self.weights[layer] if self.weights else 1.0
             total += weight * upsample(distances, batch.map_size, align_corners=self.align_corners)
         return total
+
+    def _excluded(
+        self, state: TemplateSet, layer: int, own: Sequence[str] | None, templates: Tensor, batch: Batch
+    ) -> Tensor | None:
+        """(B, T, H, W) bool, which templates (T, C, H, W) the images do not meet; None: they meet all."""
+        excluded = None if own is None else own_templates(state, layer, own).to(templates.device)
+        if not self.roi_fit or batch.region is None:
+            return excluded
+        outside = ~inspected_cells(batch.region, templates.shape[2:]).to(templates.device)
+        everywhere = outside.expand(len(batch.taps[layer]), len(templates), -1, -1)
+        return everywhere if excluded is None else everywhere | excluded
 
     def _map(self, maps: Tensor) -> Tensor:
         from ad_assets.kernels.smoothing import gaussian_blur
 
         return gaussian_blur(maps, self.map_sigma, size=self.map_blur_size, border=self.border)
 
-    def _image_scores(self, maps: Tensor) -> Tensor:
-        """(B,): equation 11, or the mean of a max-pooled map."""
+    def _image_scores(self, maps: Tensor, region: Tensor | None) -> Tensor:
+        """(B,): equation 11, or the mean of a max-pooled map, of the pools that hold an inspected pixel."""
         from torch.nn.functional import max_pool2d
 
         from ad_assets.kernels.smoothing import gaussian_blur
 
         blurred = gaussian_blur(maps, self.image_sigma, size=self.image_blur_size, border=self.border)
+        blurred = without_outside(blurred, region)
         if self.image_pool is None:
             return blurred.amax(dim=(1, 2))
-        return max_pool2d(blurred[:, None], min(self.image_pool, *maps.shape[1:])).mean(dim=(1, 2, 3))
+        side = min(self.image_pool, *maps.shape[1:])
+        pools = max_pool2d(blurred[:, None], side)
+        if region is None:
+            return pools.mean(dim=(1, 2, 3))
+        # Pixels beyond the last whole pool are in none; where all that is inspected lies there, the pools say nothing.
+        counted = max_pool2d(region[None, None].to(maps), side)[0, 0] > 0
+        return pools[:, 0, counted].mean(dim=1) if counted.any() else blurred.amax(dim=(1, 2))
 
     def maps(self, state: TemplateSet) -> dict[str, Tensor]:
         """Regions of easy nominal vectors at every place of every layer."""

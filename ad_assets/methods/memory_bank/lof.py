@@ -82,7 +82,7 @@ class PatchCoreLof(PatchBank):
         distances, rows = self.neighbours_of(state, batch, runtime, "self")
         k_distances, densities = (values.to(distances.device) for values in state.densities)
         own = _density(distances.double(), k_distances[rows])
-        factors = (densities[rows].mean(dim=2) / own).float()
+        factors = self.inspected(batch).filled((densities[rows].mean(dim=2) / own).float())
         return self.score_maps(batch, factors, factors.amax(dim=1))
 
 

@@ -34,6 +34,7 @@ from ad_assets.methods.memory_bank.search import (
 )
 from ad_assets.methods.memory_bank.subsampling import Selection, drawn_places, select
 from ad_assets.methods.patch_embedding import Pooling, embed, patch_grid
+from ad_assets.methods.region_of_interest import InspectedGrid, learnt_places, without_outside
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
 
@@ -70,6 +71,7 @@ class PatchBank(Method[MemoryBank]):
     )
     projection: int | None = fit_field(128, ge=1, description="dimensions in which the coreset is selected; null: all")
     anchors: Literal["clean", "official"] = fit_field("clean", description="how the selection starts")
+    roi_fit: bool = fit_field(False, description="no patch outside the region of interest enters the bank")
 
     exclude_same_image: bool = match_field(False, description="patches do not meet rows of their own image")
     kept_neighbours: int | None = match_field(
@@ -172,7 +174,7 @@ class PatchBank(Method[MemoryBank]):
         import torch
 
         patches, places, grid = self._patches(features, runtime)
-        count = min(self._size(len(features) * grid[0] * grid[1]), len(patches))
+        count = min(self._size(len(features) * len(self._learnt(features, grid))), len(patches))
         kept = select(patches, count, self._selection(), runtime)
         source = torch.where(kept.picks < 0, -1, kept.picks // places.shape[1])
         place = places.flatten()[kept.picks.clamp(min=0)]
@@ -209,7 +211,7 @@ class PatchBank(Method[MemoryBank]):
             )
         ids = sorted([*state.image_ids, *new.image_ids])
         number = {image_id: position for position, image_id in enumerate(ids)}
-        per_image = grid[0] * grid[1]
+        per_image = len(self._learnt(new, grid))
         count = min(self._size(len(ids) * per_image) - len(state.rows), len(patches))
         picks = torch.arange(0)
         if count > 0:
@@ -219,7 +221,7 @@ class PatchBank(Method[MemoryBank]):
         after = torch.tensor([number[image_id] for image_id in new.image_ids])[picks // places.shape[1]]
         source, place = torch.cat([before, after]), torch.cat([state.place, places.flatten()[picks]])
         if self.coreset_ratio == 1:
-            order = (source * per_image + place).argsort()
+            order = (source * grid[0] * grid[1] + place).argsort()
             return MemoryBank(rows[order], source[order], place[order], ids, list(grid), 0.0)
         left, _ = nearest(patches, rows, 1, memory_gb=runtime.memory_gb)
         radius = max(state.covering_radius, float(left.max()))
@@ -246,6 +248,10 @@ class PatchBank(Method[MemoryBank]):
         """How many of so many patches of an image the bank is selected from."""
         return max(1, int(self.preselect * patches))
 
+    def _learnt(self, features: Features, grid: tuple[int, int]) -> Tensor:
+        """(P,) which places of the grid the bank may hold patches of."""
+        return learnt_places(features.region if self.roi_fit else None, grid)
+
     def _patches(self, features: Features, runtime: Runtime) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """(N * n, D) on the CPU, (N, n) which patches of each image they are, and the grid."""
         import torch
@@ -253,12 +259,14 @@ class PatchBank(Method[MemoryBank]):
         sample = features.sample()
         grid = patch_grid(sample, self.patch_size, self.stride)
         shape = self._shape(sample)
-        drawn = self._drawn(shape[0])
+        learnt = self._learnt(features, grid)
+        drawn = self._drawn(len(learnt))
         parts = f"{len(features)} images x {drawn} patches x {shape[1]} float32"
         remedy = "choose a smaller preselect, a larger stride, fewer dimensions or deeper taps"
         runtime.check_images("the patches", len(features), 4 * drawn * shape[1], parts, remedy)
         patches = torch.empty(len(features), drawn, shape[1])
-        places = torch.stack([drawn_places(image_id, shape[0], drawn, self.seed) for image_id in features.image_ids])
+        own = [drawn_places(image_id, len(learnt), drawn, self.seed) for image_id in features.image_ids]
+        places = learnt[torch.stack(own)]
         done = 0
         for ids, taps in features.batches():
             batch = self.embed(taps, runtime.device)
@@ -284,7 +292,8 @@ class PatchBank(Method[MemoryBank]):
             ValueError: features of another dimension than the bank's.
         """
         state = state.to(runtime.device)
-        whole = self.coreset_ratio == 1 and set(state.image_ids) <= set(images.image_ids)
+        every_patch = self.coreset_ratio == 1 and not self.roi_fit
+        whole = every_patch and set(state.image_ids) <= set(images.image_ids)
         by_symmetry = whole and self.search == "exact" and not (left_out or self.exclude_same_image)
         matched = match_bank_with_itself(state, self.depth(state), runtime) if by_symmetry else {}
         done = 0
@@ -344,13 +353,17 @@ class PatchBank(Method[MemoryBank]):
             distances, around = nearest_rows(nearest[None], blocks, count, runtime)
             yield patch, nearest, bank.rows[around[distances.isfinite()]]
 
+    def inspected(self, batch: Batch) -> InspectedGrid:
+        """The grid of patches with the region of interest."""
+        return InspectedGrid(batch.region, patch_grid(batch.taps, self.patch_size, self.stride))
+
     def score_maps(self, batch: Batch, patch_scores: Tensor, image_scores: Tensor) -> ScoreMaps:
-        """The grid of patch scores (B, P), resized and smoothed into maps, on the CPU."""
+        """The grid of patch scores (B, P), filled as `inspected` does, resized and smoothed into maps, on the CPU."""
         from ad_assets.kernels.smoothing import gaussian_blur, upsample
 
         grid = patch_grid(batch.taps, self.patch_size, self.stride)
         maps = gaussian_blur(upsample(patch_scores.unflatten(1, grid), batch.map_size), self.sigma)
-        return ScoreMaps(maps.cpu(), image_scores.cpu())
+        return ScoreMaps(without_outside(maps, batch.region).cpu(), image_scores.cpu())
 
     def describe(self, state: MemoryBank) -> dict[str, int | float | str]:
         """Size of the bank, and how well it covers the training patches."""

@@ -74,11 +74,13 @@ class PatchCluster(PatchBank):
         import torch
 
         distances, rows = self.neighbours_of(state, batch, runtime, self.skip)
-        scores = distances.mean(dim=2)
+        inspected = self.inspected(batch)
+        scores = inspected.filled(distances.mean(dim=2))
         largest, worst = scores.max(dim=1)
         if self.image_score == "max":
             return self.score_maps(batch, scores, largest)
-        around = self.surroundings(state, batch, runtime, worst, rows, self.b or max(distances.shape[2], 2))
+        worst, count = inspected.places(worst), self.b or max(distances.shape[2], 2)
+        around = self.surroundings(state, batch, runtime, worst, rows, count)
         weights = [_weight(patch, score, rows) for (patch, _, rows), score in zip(around, largest, strict=True)]
         return self.score_maps(batch, scores, largest * torch.stack(weights))
 

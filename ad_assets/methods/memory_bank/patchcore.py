@@ -57,10 +57,11 @@ class PatchCore(PatchBank):
         import torch
 
         distances, rows = self.neighbours_of(state, batch, runtime, self.skip)
-        scores = (distances.square() if self.squared else distances).mean(dim=2)
+        inspected = self.inspected(batch)
+        scores = inspected.filled((distances.square() if self.squared else distances).mean(dim=2))
         if self.image_score == "max":
             return self.score_maps(batch, scores, scores.amax(dim=1))
-        worst = distances[:, :, 0].argmax(dim=1)
+        worst = inspected.places(inspected.filled(distances[:, :, 0]).argmax(dim=1))
         around = self.surroundings(state, batch, runtime, worst, rows, self.b)
         return self.score_maps(batch, scores, torch.stack([_reweighted(*each) for each in around]))
 
