@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ad_assets.datasets.images import ImageError
     from ad_assets.graph.progress import Progress
     from ad_assets.prediction import Predictor
-    from ad_assets.prediction.files import PredictionRow, PredictionWriter
+    from ad_assets.prediction.files import PredictionWriter
+    from ad_assets.prediction.result_tables import PredictionRow
 
 
 def add(commands: Commands) -> None:
@@ -35,7 +36,11 @@ def add(commands: Commands) -> None:
         metavar="IMAGES",
         help="files, folders (searched recursively), or - for a list of paths on stdin",
     )
-    predict.add_argument("--out", metavar="DIR", help="folder for predictions.parquet, predictions.json and heat maps")
+    predict.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder for report.html, tables (csv, json, parquet) and pictures",
+    )
     predict.add_argument(
         "--raw-maps", action="store_true", help="write the score maps too: .npy, float32, in the detector's frame"
     )
@@ -106,7 +111,7 @@ def _rows(
     detector: Predictor, paths: Sequence[str], writer: PredictionWriter | None, progress: Progress
 ) -> list[PredictionRow]:
     """Predict all images and print one line each; images that cannot be read are reported and skipped."""
-    from ad_assets.prediction.files import failed_row, row_of
+    from ad_assets.prediction.result_tables import failed_row, row_of
 
     rows: dict[str, PredictionRow] = {}
     width = max(len("image"), *(len(plain_name(path)) for path in paths))

@@ -6,25 +6,30 @@ files.
 
 from __future__ import annotations
 
+import heapq
 import io
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from ad_assets.config.load import ConfigError
-from ad_assets.datasets.images import ImageError, RgbImage
+from ad_assets.datasets.images import RgbImage
 from ad_assets.datasets.listing import walk_local
-from ad_assets.datasets.names import is_foreign, is_image, plain, plain_name
+from ad_assets.datasets.names import is_foreign, is_image, plain_name
 from ad_assets.prediction.predictor import Prediction, Predictor
+from ad_assets.prediction.result_tables import PredictionRow, csv_of, parquet_of, row_of
 from ad_assets.report import pictures
+from ad_assets.report.inspection_picture import inspection_picture, tile_size
+from ad_assets.report.predictions import predictions_page
 from ad_assets.store.store import ArtifactStore
 
 PICTURES = "pictures"
-PICTURE_SIDE = 1024  # pixels; a larger image is shown smaller
+SHOWN_PICTURES = 40  # in the report, those with the highest scores
+PICTURE_BYTES = 60_000  # of each of them
 
 
 def image_paths(named: Iterable[str], out: str | None = None) -> tuple[list[str], list[str]]:
@@ -72,49 +77,6 @@ def result_names(paths: Sequence[str]) -> dict[str, str]:
     return dict(zip(paths, short if len(set(short)) == len(set(names)) else names, strict=True))
 
 
-# The fields of PredictionRow with explicit types, since a column may have no value to infer one from.
-_SCHEMA = [
-    ("image", "string"),
-    ("score", "float64"),
-    ("threshold", "float64"),
-    ("p_value", "float64"),
-    ("anomalous", "bool"),
-    ("height", "int32"),
-    ("width", "int32"),
-    ("seen", "float64"),
-    ("seconds", "float64"),
-    ("picture", "string"),
-    ("raw_map", "string"),
-    ("error", "string"),
-]
-
-
-@dataclass(frozen=True)
-class PredictionRow:
-    """One image in the tables; `error` instead of a score where it could not be read. Sizes in pixels, `seen`
-    the part of the picture that was looked at, 0..1."""
-
-    image: str
-    score: float | None = None
-    threshold: float | None = None
-    p_value: float | None = None
-    anomalous: bool | None = None
-    height: int | None = None
-    width: int | None = None
-    seen: float | None = None
-    seconds: float | None = None
-    picture: str | None = None
-    raw_map: str | None = None
-    error: str | None = None
-
-    @property
-    def decision(self) -> str:
-        """The decision as a word."""
-        if self.error is not None:
-            return "failed"
-        return {None: "-", False: "nominal", True: "anomalous"}[self.anomalous]
-
-
 class PredictionWriter:
     """Writes the results of one detector below a folder.
 
@@ -128,6 +90,7 @@ class PredictionWriter:
     def __init__(self, folder: str, detector: Predictor, names: dict[str, str], *, raw_maps: bool = False) -> None:
         self._store = ArtifactStore(root=folder)
         self._detector, self._names, self._raw_maps = detector, names, raw_maps
+        self._shown: list[tuple[float, str, bytes]] = []  # a heap of score, name and JPEG
 
     def add(self, prediction: Prediction, rgb: RgbImage) -> PredictionRow:
         """Write the picture, and the map if requested, of one image ``(H, W, 3)`` uint8.
@@ -136,7 +99,9 @@ class PredictionWriter:
             ConfigError: the folder cannot be written.
         """
         picture = f"{PICTURES}/{self._names[prediction.name]}.png"
-        self._write(picture, pictures.to_png(self._picture(prediction, rgb)))
+        drawn = self._picture(prediction, rgb)
+        self._write(picture, pictures.to_png(drawn))
+        self._show(prediction, drawn)
         raw_map = f"maps/{self._names[prediction.name]}.npy" if self._raw_maps else None
         if raw_map:
             buffer = io.BytesIO()
@@ -145,7 +110,8 @@ class PredictionWriter:
         return row_of(prediction, picture, raw_map)
 
     def finish(self, rows: Sequence[PredictionRow]) -> None:
-        """Write the tables ``predictions.parquet`` and ``predictions.json``, which also names the detector.
+        """Write ``predictions.parquet``, ``predictions.json``, which also names the detector, ``predictions.csv`` for
+        spreadsheets, and ``report.html``, one page that needs no other file.
 
         Raises:
             ConfigError: the folder cannot be written.
@@ -157,11 +123,14 @@ class PredictionWriter:
             "category": detector.category,
             "versions": detector.versions,
             "threshold": detector.threshold,
+            "pixel_threshold": detector.pixel_threshold,
             "false_alarm_rate": detector.false_alarm_rate,
             "nominal_scores": len(detector.nominal.scores),
-            "predictions": [vars(row) for row in rows],
+            "predictions": [asdict(row) for row in rows],
         }
-        self._write("predictions.parquet", _parquet(rows))
+        self._write("report.html", self._report(rows).encode())
+        self._write("predictions.csv", csv_of(rows))
+        self._write("predictions.parquet", parquet_of(rows))
         self._write("predictions.json", json.dumps(document, indent=1).encode())
 
     def _write(self, path: str, data: bytes) -> None:
@@ -171,54 +140,55 @@ class PredictionWriter:
             raise ConfigError(f"{self._store.location(path)} cannot be written: {error.strerror or error}") from error
 
     def _picture(self, prediction: Prediction, rgb: RgbImage) -> RgbImage:
-        """The heat map over the image; its colours span the category's range if known, else the map's own."""
+        """Image, heat map and regions; the colours span the category's range if known, else the map's own."""
         from PIL import Image
 
-        height, width = prediction.shape
-        scale = min(1.0, PICTURE_SIDE / max(height, width))
-        size = max(1, round(height * scale)), max(1, round(width * scale))
+        size = tile_size(prediction.shape)
         if size != prediction.shape:
             rgb = np.asarray(Image.fromarray(rgb).resize(size[::-1], Image.Resampling.LANCZOS))
         score_map, inspected = prediction.full_map(size), prediction.inspected_at(size)
         rgb = rgb if inspected is None else pictures.inspected(rgb, inspected)
-        low, high = self._detector.colour_scale or (float(np.nanmin(score_map)), float(np.nanmax(score_map)))
-        return pictures.overlay(rgb, score_map, low, high, seen=prediction.seen_mask(size))
+        scale = self._detector.colour_scale or (float(np.nanmin(score_map)), float(np.nanmax(score_map)))
+        down, right = size[0] / prediction.shape[0], size[1] / prediction.shape[1]
+        boxes = [(box[0] * right, box[1] * down, box[2] * right, box[3] * down) for box in _boxes(prediction)]
+        label = int(bool(prediction.anomalous))
+        words = [f"score {prediction.score:.4g}"]
+        words += [] if prediction.threshold is None else [f"threshold {prediction.threshold:.4g}"]
+        words += [] if prediction.p_value is None else [f"p {prediction.p_value:.3g}"]
+        return inspection_picture(
+            rgb,
+            score_map,
+            scale,
+            boxes,
+            prediction.pixel_threshold,
+            seen=prediction.seen_mask(size),
+            head="scored" if prediction.anomalous is None else pictures.LABEL_NAMES[label],
+            colour=pictures.INK if prediction.anomalous is None else pictures.LABEL_COLOURS[label],
+            title=", ".join(words),
+        )
+
+    def _show(self, prediction: Prediction, picture: RgbImage) -> None:
+        """Keep the picture for the report if it is among those with the highest scores."""
+        entry = (prediction.score, prediction.name)
+        if len(self._shown) < SHOWN_PICTURES or entry > self._shown[0][:2]:
+            heapq.heappush(self._shown, (*entry, pictures.to_jpeg(picture, max_bytes=PICTURE_BYTES)))
+            if len(self._shown) > SHOWN_PICTURES:
+                heapq.heappop(self._shown)
+
+    def _report(self, rows: Sequence[PredictionRow]) -> str:
+        detector = self._detector
+        decided = {row.image: row.decision for row in rows}
+        shown = [entry for entry in sorted(self._shown, reverse=True) if decided.get(entry[1]) != "nominal"]
+        return predictions_page(
+            f"{detector.dataset}/{detector.detector} [{detector.category}]",
+            [asdict(row) | {"decision": row.decision, "area": row.area} for row in rows],
+            [(name, jpeg) for _, name, jpeg in shown],
+            threshold=detector.threshold,
+            pixel_threshold=detector.pixel_threshold,
+            promise=detector.promise,
+            versions=detector.versions,
+        )
 
 
-def row_of(prediction: Prediction, picture: str | None = None, raw_map: str | None = None) -> PredictionRow:
-    """The row of a scored image."""
-    height, width = prediction.shape
-    return PredictionRow(
-        prediction.name,
-        prediction.score,
-        prediction.threshold,
-        prediction.p_value,
-        prediction.anomalous,
-        height,
-        width,
-        prediction.seen,
-        prediction.seconds,
-        picture,
-        raw_map,
-    )
-
-
-def failed_row(error: ImageError) -> PredictionRow:
-    """The row of an image that could not be read."""
-    return PredictionRow(error.path, error=plain(error.message))
-
-
-def _parquet(rows: Sequence[PredictionRow]) -> bytes:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    sink = pa.BufferOutputStream()
-    named = [vars(row) | {name: _text(getattr(row, name)) for name in ("image", "picture", "raw_map")} for row in rows]
-    parquet.write_table(pa.Table.from_pylist(named, schema=pa.schema(_SCHEMA)), sink)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
-
-
-def _text(name: str | None) -> str | None:
-    """A file name as valid UTF-8, with undecodable bytes escaped."""
-    return None if name is None else name.encode("utf-8", "backslashreplace").decode()
+def _boxes(prediction: Prediction) -> list[tuple[int, int, int, int]]:
+    return [region.box for region in prediction.regions]

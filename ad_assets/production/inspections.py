@@ -284,17 +284,17 @@ def _time(text: str) -> datetime.datetime:
     return datetime.datetime.strptime(text, _TIME).replace(tzinfo=datetime.UTC)
 
 
+def region_type() -> pa.DataType:
+    """The Parquet type of a `DefectRegion`."""
+    import pyarrow as pa
+
+    numbers = pa.list_(pa.int32()), pa.int64(), pa.float64(), pa.list_(pa.float64())
+    return pa.struct(list(zip(("box", "area", "peak", "centroid"), numbers, strict=True)))
+
+
 def _schema() -> pa.Schema:
     import pyarrow as pa
 
-    region = pa.struct(
-        [
-            ("box", pa.list_(pa.int32())),
-            ("area", pa.int64()),
-            ("peak", pa.float64()),
-            ("centroid", pa.list_(pa.float64())),
-        ]
-    )
     return pa.schema(
         [
             ("image_id", pa.string()),
@@ -306,7 +306,7 @@ def _schema() -> pa.Schema:
             ("threshold", pa.float64()),
             ("p_value", pa.float64()),
             ("anomalous", pa.bool_()),
-            ("regions", pa.list_(region)),
+            ("regions", pa.list_(region_type())),
         ]
     )
 

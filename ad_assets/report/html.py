@@ -102,7 +102,7 @@ def render(report: ReportInput) -> str:
     for what, given in (("curves", report.curves), ("gallery", report.gallery), ("problems", report.problems)):
         if stray := sorted(set(given) - set(names)):
             raise ValueError(f"{what}: category {stray[0]!r} has no leaderboard rows; {', '.join(names)} have")
-    return _filled(
+    return filled(
         "report.html",
         report=report,
         detectors=detectors,
@@ -131,7 +131,7 @@ def render(report: ReportInput) -> str:
 
 def render_comparison(name: str, table: comparison.ComparisonTable) -> str:
     """A comparison as HTML text; write it as UTF-8."""
-    return _filled("comparison.html", name=name, table=table, colours=COLOURS)
+    return filled("comparison.html", name=name, table=table, colours=COLOURS)
 
 
 @cache
@@ -148,7 +148,8 @@ def _templates() -> jinja2.Environment:
     )
 
 
-def _filled(template: str, **values: Any) -> str:
+def filled(template: str, **values: Any) -> str:
+    """A template of this folder with its values, all of them escaped."""
     text = _templates().get_template(template).render(**values)
     # File names with bytes that are no UTF-8 hold lone surrogates, which no file could be written with.
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -198,8 +198,8 @@ def panel(
     if label not in (0, 1):
         raise ValueError(f"a label is 0 (nominal) or 1 (anomalous), not {label}")
     tiles = strip(rgb, mask, score_map, low, high, size=size, seen=seen)
-    caption = _caption(tiles.shape[1], f"{LABEL_NAMES[label]} {score:.4g}", LABEL_COLOURS[label], title)
-    return np.concatenate([caption, tiles], axis=0)
+    head = caption(tiles.shape[1], f"{LABEL_NAMES[label]} {score:.4g}", LABEL_COLOURS[label], title)
+    return np.concatenate([head, tiles], axis=0)
 
 
 def tile(rgb: RgbImage, mask: NDArray[Any] | None, *, label: int, title: str, size: int = 160) -> RgbImage:
@@ -213,7 +213,7 @@ def tile(rgb: RgbImage, mask: NDArray[Any] | None, *, label: int, title: str, si
     square = np.full((size, size, 3), GROUND, np.uint8)
     top, left = (size - shown.shape[0]) // 2, (size - shown.shape[1]) // 2
     square[top : top + shown.shape[0], left : left + shown.shape[1]] = shown
-    return np.concatenate([_caption(size, LABEL_NAMES[label], LABEL_COLOURS[label], title), square], axis=0)
+    return np.concatenate([caption(size, LABEL_NAMES[label], LABEL_COLOURS[label], title), square], axis=0)
 
 
 def captioned(rgb: RgbImage, text: str) -> RgbImage:
@@ -223,7 +223,7 @@ def captioned(rgb: RgbImage, text: str) -> RgbImage:
 
 def title_tile(lines: Sequence[str], size: int = 160) -> RgbImage:
     """Lines of text in the frame of a `tile`, each cut to fit; for the head of a row of them."""
-    captions = [_caption(size, line, INK, "") for line in lines]
+    captions = [caption(size, line, INK, "") for line in lines]
     square = np.full((size + CAPTION_HEIGHT, size, 3), GROUND, np.uint8)
     drawn = np.concatenate(captions, axis=0)[: square.shape[0]] if captions else square[:0]
     square[: drawn.shape[0]] = drawn
@@ -361,7 +361,8 @@ def _resized_mask(mask: NDArray[Any], rgb: RgbImage, small: RgbImage) -> NDArray
     return np.asarray(image.resize(target, Image.Resampling.BOX)) > 0
 
 
-def _caption(width: int, head: str, colour: tuple[int, int, int], title: str) -> RgbImage:
+def caption(width: int, head: str, colour: tuple[int, int, int], title: str) -> RgbImage:
+    """A line of text `width` pixels wide and `CAPTION_HEIGHT` high: `head` in a colour, then the title, cut to fit."""
     from PIL import Image, ImageDraw, ImageFont
 
     image = Image.new("RGB", (width, CAPTION_HEIGHT), (GROUND, GROUND, GROUND))

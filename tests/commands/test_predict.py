@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
@@ -16,8 +17,9 @@ from PIL import Image
 
 from ad_assets.cli import main
 from ad_assets.prediction import load_detector
-from ad_assets.prediction.files import PICTURE_SIDE, image_paths, result_names
+from ad_assets.prediction.files import image_paths, result_names
 from ad_assets.prediction.latency import measure
+from ad_assets.report.pictures import CAPTION_HEIGHT, GAP
 from tests.support.bench_graph import config_tree, draw_image, write_dataset, write_image
 
 
@@ -85,11 +87,35 @@ def test_a_folder_is_predicted_and_written(config: Path, inbox: Path, tmp_path: 
         raw = np.load(out / row["raw_map"])
         assert raw.dtype == np.float32
         assert raw == pytest.approx(prediction.score_map, rel=1e-4)
-    assert {row["picture"]: Image.open(out / row["picture"]).size for row in rows[1:]} == {
-        "pictures/good.png": (64, 64),
-        "pictures/late/large.png": (PICTURE_SIDE, 683),
-        "pictures/late/spoilt.png": (64, 64),
+    sides = {
+        "pictures/good.png": (256, 256),
+        "pictures/late/large.png": (512, 341),
+        "pictures/late/spoilt.png": (256, 256),
     }
+    assert {row["picture"]: Image.open(out / row["picture"]).size for row in rows[1:]} == {
+        f"pictures/{name}.png": (3 * width + 2 * GAP, height + 2 * CAPTION_HEIGHT)
+        for name, (width, height) in sides.items()
+    }
+    assert told["pixel_threshold"] == detector.pixel_threshold
+    assert all(region["peak"] > told["pixel_threshold"] for row in rows[1:] for region in row["regions"])
+    spoilt = rows[3]["regions"][0]
+    left, top, right, bottom = spoilt["box"]
+    defect = np.abs(draw_image(6).astype(int) - draw_image(6, defect=True)).max(axis=2) > 0
+    assert defect[top:bottom, left:right].sum() > defect.sum() / 2
+
+    with (out / "predictions.csv").open(encoding="utf-8-sig", newline="") as file:
+        cells = list(csv.DictReader(file))
+    assert [cell["decision"] for cell in cells] == [
+        "failed",
+        *(("nominal", "anomalous")[row["anomalous"]] for row in rows[1:]),
+    ]
+    assert (cells[3]["left"], cells[3]["width"]) == (str(left), str(right - left))
+    assert cells[0]["error"] == rows[0]["error"]
+    page = (out / "report.html").read_text()
+    assert "spoilt.png" in page
+    assert "broken.png" in page
+    assert "data:image/jpeg;base64," in page
+    assert not re.search(r"(src|href)=.(?!data:)", page)
     assert not [path for path in out.rglob("*") if path.suffix == ".tmp"]
     # Twice into the folder that is predicted: results are no images.
     for _ in range(2):
