@@ -218,7 +218,7 @@ def tile(rgb: RgbImage, mask: NDArray[Any] | None, *, label: int, title: str, si
 
 def captioned(rgb: RgbImage, text: str) -> RgbImage:
     """A picture below a line of text, cut to fit."""
-    return np.concatenate([_caption(rgb.shape[1], text, INK, ""), rgb], axis=0)
+    return np.concatenate([caption(rgb.shape[1], text, INK, ""), rgb], axis=0)
 
 
 def title_tile(lines: Sequence[str], size: int = 160) -> RgbImage:

@@ -87,11 +87,7 @@ def test_a_folder_is_predicted_and_written(config: Path, inbox: Path, tmp_path: 
         raw = np.load(out / row["raw_map"])
         assert raw.dtype == np.float32
         assert raw == pytest.approx(prediction.score_map, rel=1e-4)
-    sides = {
-        "pictures/good.png": (256, 256),
-        "pictures/late/large.png": (512, 341),
-        "pictures/late/spoilt.png": (256, 256),
-    }
+    sides = {"good": (256, 256), "late/large": (512, 341), "late/spoilt": (256, 256)}
     assert {row["picture"]: Image.open(out / row["picture"]).size for row in rows[1:]} == {
         f"pictures/{name}.png": (3 * width + 2 * GAP, height + 2 * CAPTION_HEIGHT)
         for name, (width, height) in sides.items()
