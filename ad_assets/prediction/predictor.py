@@ -88,7 +88,11 @@ class Prediction:
         """The connected regions above the pixel threshold, in pixels of the whole image; none without a threshold."""
         if self.pixel_threshold is None or self.score_map.max() <= self.pixel_threshold:
             return ()
-        return defect_regions(self.full_map(), self.pixel_threshold)
+        whole = self.full_map()
+        inspected = self.inspected_at(whole.shape)
+        if inspected is not None:
+            whole[~inspected] = np.nan
+        return defect_regions(whole, self.pixel_threshold)
 
     def full_map(self, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """The map in the frame of the whole image, ``(H, W)`` float32; NaN where nothing was looked at.
