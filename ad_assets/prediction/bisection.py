@@ -11,7 +11,9 @@ of all images says by which batch the test images are matched: that batch is tri
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +24,7 @@ from ad_assets.metrics.catalogue import Metric, known
 from ad_assets.prediction.lookup import DetectorError, Lookup
 from ad_assets.prediction.refits import ALIASES, Refit, Refits
 from ad_assets.prediction.won_matches import Win, batches_by_gain, won_matches
-from ad_assets.production.landing_history import IndexedImage, Landing, read_landings
+from ad_assets.production.landing_history import IndexedImage, Landing, images_of, read_landings
 
 Worse = Callable[[float, float], bool]
 
@@ -155,13 +157,13 @@ def bisect_landings(
     detector, name = lookup.detector(found, lane), lookup.category(found, category)
     refits = Refits(lookup, found, detector, name, facts.name, report)
     landings = read_landings(lookup.benchmark.store, found.name, name)
-    series, notes = _training_sets(landings, refits, first, last)
-    if len(series) < 2:
+    sets = TrainingSets(landings, refits, first, last)
+    numbers, notes = sets.numbers, sets.notes
+    if len(numbers) < 2:
         raise DetectorError(
-            f"{found.name} [{name}] has {len(series)} version(s) that can be fitted and differ in their training "
+            f"{found.name} [{name}] has {len(numbers)} version(s) that can be fitted and differ in their training "
             f"images, and a search needs two{'; ' if notes else ''}{'; '.join(notes)}"
         )
-    numbers = list(series)
     kept: dict[int, Refit] = {}
     measured: dict[int, Probe] = {}
 
@@ -169,16 +171,16 @@ def bisect_landings(
         number = numbers[position]
         if number not in measured:
             report(f"versions fitted, now {number} of {numbers[0]} to {numbers[-1]}", len(measured), len(measured) + 1)
-            refit = refits.fit(series[number])
-            kept[number] = refit
-            when, images = landings[number - 1].when, len(series[number])
-            measured[number] = Probe(number, when, images, refit.value, refit.seconds, refit.found)
+            images = sets.images(number)
+            refit = kept[number] = refits.fit(images)
+            when = landings[number - 1].when
+            measured[number] = Probe(number, when, len(images), refit.value, refit.seconds, refit.found)
         return measured[number].value
 
     def guesses() -> list[int]:
-        arrived = _arrivals(series)
-        ranked = batches_by_gain(refits, kept[numbers[-1]].state, arrived)
-        return [numbers.index(number) - 1 for number in ranked]
+        ranked = batches_by_gain(refits, kept[numbers[-1]].state, sets.arrived)
+        # What came with a version that cannot be fitted shows at the next one that can.
+        return [bisect_left(numbers, number) - 1 for number in ranked]
 
     step = search(len(numbers), value, facts.is_worse, guesses)
     probes = tuple(measured[number] for number in sorted(measured))
@@ -190,7 +192,8 @@ def bisect_landings(
         )
     before, after = (numbers[position] for position in step)
     rows = {image.image_id: image for landing in landings for image in (*landing.removed, *landing.added)}
-    added, removed = series[after] - series[before], series[before] - series[after]
+    earlier, later = sets.images(before), sets.images(after)
+    added, removed = later - earlier, earlier - later
     wins = won_matches(refits, kept[before].state, kept[after].state, added)
     notes += _doubts(facts, measured, before, after)
     return Bisection(
@@ -210,58 +213,60 @@ def bisect_landings(
     )
 
 
-def _training_sets(
-    landings: Sequence[Landing], refits: Refits, first: int, last: int | None
-) -> tuple[dict[int, frozenset[str]], list[str]]:
-    """Version -> its training images, of versions that can be fitted and differ from the one before; with notes."""
-    end = len(landings) if last is None else last
-    if not 1 <= first < end <= len(landings):
-        raise DetectorError(f"versions {first} to {end}: give two of 1 to {len(landings)}, the earlier one first")
-    tested = set(refits.truth.positions)
-    absent = refits.absent({image for landing in landings for image in _trained(landing.added)} - tested)
-    series: dict[int, frozenset[str]] = {}
-    passed_over: list[int] = []
-    moved: set[str] = set()
-    for number, images in _train_after(landings):
-        moved |= images & tested
-        images = images - tested
-        if not first <= number <= end or not images or images == next(reversed(series.values()), None):
-            continue
-        if images & absent:
-            passed_over.append(number)
-        else:
-            series[number] = images
-    notes = []
-    if moved:
-        notes.append(f"{len(moved)} of today's test images were training images once; they are left out of every fit")
-    if passed_over:
-        notes.append(
-            f"{len(passed_over)} versions ({_ranges(passed_over)}) cannot be fitted: the features of images that have "
-            "left the index since are gone (`ad-assets gc`)"
-        )
-    return series, notes
+class TrainingSets:
+    """The training images of those versions of a category that can be fitted and differ from the one before.
 
+    `numbers` has the versions, `notes` what a person should know of the others, `arrived` the version with which each
+    training image of the last one came. Sets are made when they are asked for: all at once would not fit in memory.
+    """
 
-def _train_after(landings: Sequence[Landing]) -> Iterator[tuple[int, frozenset[str]]]:
-    images: set[str] = set()
-    for number, landing in enumerate(landings, start=1):
-        gone, come = _trained(landing.removed), _trained(landing.added)
-        images = (images - gone) | come
-        yield number, frozenset(images)
+    def __init__(self, landings: Sequence[Landing], refits: Refits, first: int, last: int | None) -> None:
+        end = len(landings) if last is None else last
+        if not 1 <= first < end <= len(landings):
+            raise DetectorError(f"versions {first} to {end}: give two of 1 to {len(landings)}, the earlier one first")
+        self._landings, self._tested = landings, set(refits.truth.positions)
+        absent = refits.absent({image for landing in landings for image in self._trained(landing.added)})
+        self.numbers: list[int] = []
+        self.arrived: dict[str, int] = {}
+        passed_over: list[int] = []
+        lacking, changed = 0, False
+        rows_each: Counter[str] = Counter()  # an image may lie in the folder under several names
+        for number, landing in enumerate(landings[:end], start=1):
+            for rows, sign in ((landing.removed, -1), (landing.added, 1)):
+                for row in rows:
+                    rows_each[row.image_id] += sign * (row.split == "train" and row.image_id not in self._tested)
+            touched = {row.image_id for row in (*landing.removed, *landing.added)}
+            gone = {image for image in touched if image in self.arrived and not rows_each[image]}
+            come = {image for image in touched if image not in self.arrived and rows_each[image]}
+            for image in gone:
+                del self.arrived[image]
+            self.arrived |= dict.fromkeys(come, number)
+            lacking += len(come & absent) - len(gone & absent)
+            changed = changed or bool(gone or come)
+            if number < first or not changed or not self.arrived:
+                continue
+            (passed_over if lacking else self.numbers).append(number)
+            changed = bool(lacking)
+        trained = {row.image_id for landing in landings[:end] for row in landing.added if row.split == "train"}
+        moved = trained & self._tested
+        self.notes: list[str] = []
+        if moved:
+            self.notes.append(
+                f"{len(moved)} of today's test images were training images once; they are left out of every fit"
+            )
+        if passed_over:
+            self.notes.append(
+                f"{len(passed_over)} versions ({_ranges(passed_over)}) cannot be fitted: the features of images that "
+                "have left the index since are gone (`ad-assets gc`)"
+            )
 
+    def images(self, number: int) -> frozenset[str]:
+        """The training images of a version, without those that are tested today."""
+        rows = images_of(self._landings[:number])
+        return frozenset(self._trained(rows))
 
-def _trained(rows: Iterable[IndexedImage]) -> set[str]:
-    return {row.image_id for row in rows if row.split == "train"}
-
-
-def _arrivals(series: Mapping[int, Collection[str]]) -> dict[str, int]:
-    """Training image of the last version -> the version with which it came for the last time."""
-    arrived: dict[str, int] = {}
-    before: Collection[str] = ()
-    for number, images in series.items():
-        arrived.update(dict.fromkeys(set(images).difference(before), number))
-        before = images
-    return {image: arrived[image] for image in before}
+    def _trained(self, rows: Iterable[IndexedImage]) -> set[str]:
+        return {row.image_id for row in rows if row.split == "train" and row.image_id not in self._tested}
 
 
 def _doubts(metric: Metric, measured: Mapping[int, Probe], before: int, after: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +37,16 @@ class KnownImages:
         index = current_index(store, dataset.name, category)
         self._reader = dataset.reader
         self._rows: dict[str, dict[str, Any]] = {row["image_id"]: row for row in (read_index(index) if index else [])}
-        landings = read_landings(store, dataset.name, category)
-        self._paths = {image.image_id: image.path for landing in landings for image in landing.added}
+        self._place = store, dataset.name, category
 
     def path(self, image_id: str) -> str:
         """Its path below the root of the dataset, or the last one that it had; empty: not known."""
         row = self._rows.get(image_id)
-        return row["path"] if row else self._paths.get(image_id, "")
+        return row["path"] if row else self._earlier_paths.get(image_id, "")
 
-    def split(self, image_id: str) -> str:
-        """Its split; empty where it is not in the index."""
-        return str(self._rows[image_id]["split"]) if image_id in self._rows else ""
+    @cached_property
+    def _earlier_paths(self) -> dict[str, str]:
+        return {image.image_id: image.path for landing in read_landings(*self._place) for image in landing.added}
 
     def find(self, name: str) -> str | None:
         """The id of an image by its path, its file name or the beginning of its id; None: there is none.

@@ -1,8 +1,10 @@
 """The batch that cost a drop, found by few fits and without a backbone."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import dagster as dg
 import numpy as np
@@ -12,7 +14,9 @@ from ad_assets.backbones import backbone
 from ad_assets.cli import main
 from ad_assets.graph.build import materialize
 from ad_assets.prediction import DetectorError
-from ad_assets.prediction.bisection import Bisection, bisect_landings, search
+from ad_assets.prediction.bisection import Bisection, TrainingSets, bisect_landings, search
+from ad_assets.prediction.refits import Refits
+from ad_assets.production.landing_history import IndexedImage, Landing
 from ad_assets.store.store import ArtifactStore
 from tests.support.bench_graph import Bench, draw_image, write_image
 
@@ -163,6 +167,39 @@ def test_what_cannot_be_searched_is_refused(
 ) -> None:
     with pytest.raises(DetectorError, match=said):
         found(line, lane, metric, **options)
+
+
+@pytest.mark.parametrize(
+    ("landings", "numbers", "arrived"),
+    [
+        ([("a", ""), ("b", ""), ("c", "")], [1, 2, 3], {"a": 1, "b": 2, "c": 3}),
+        ([("a", ""), ("", ""), ("b", "a")], [1, 3], {"b": 3}),  # nothing of the training images changed
+        ([("ab", ""), ("", "a"), ("a", "")], [1, 2, 3], {"a": 3, "b": 1}),  # it came back
+        ([("aa", ""), ("b", "a"), ("", "a")], [1, 2, 3], {"b": 2}),  # under two names
+        ([("a", ""), ("T", ""), ("b", "T")], [1, 3], {"a": 1, "b": 3}),  # tested today
+        ([("a", ""), ("X", ""), ("b", ""), ("c", "X")], [1, 4], {"a": 1, "b": 3, "c": 4}),  # without features
+    ],
+)
+def test_versions_that_can_be_fitted(
+    landings: list[tuple[str, str]], numbers: list[int], arrived: dict[str, int]
+) -> None:
+    copies: Counter[str] = Counter()
+
+    def rows(names: str, *, gone: bool) -> tuple[IndexedImage, ...]:
+        found = []
+        for name in names:
+            copies[name] += -1 if gone else 1
+            found.append(IndexedImage(name, f"{name}{copies[name] + gone}", "train", 0, ""))
+        return tuple(found)
+
+    history = []
+    for come, left in landings:
+        removed = rows(left, gone=True)
+        history.append(Landing("", "", rows(come, gone=False), removed))
+    refits = SimpleNamespace(truth=SimpleNamespace(positions={"T": [0]}), absent=lambda images: set(images) & {"X"})
+    sets = TrainingSets(history, cast(Refits, refits), 1, None)
+    assert (sets.numbers, sets.arrived) == (numbers, arrived)
+    assert sets.images(len(landings)) == set(arrived)
 
 
 def test_without_a_history_there_is_nothing_to_search(line: Bench, tmp_path: Path) -> None:
