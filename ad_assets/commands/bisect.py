@@ -94,17 +94,16 @@ def _batch(found: Bisection, before: str, after: str) -> Iterator[str]:
     paths = {image.image_id: image.path for image in found.added}
     for win in found.wins[:SHOWN]:
         yield f"  {plain_name(paths[win.image_id])} matches {_words(win)}"
-    suspects = [win.image_id for win in found.wins if 10 * win.patches >= found.wins[0].patches]
-    named = " ".join(image[:12] for image in suspects or [image.image_id for image in found.added])
-    if named:
-        yield "to never train on " + ("these" if suspects else "the batch") + ", once a person has looked at them:"
-        yield f"  ad-assets quarantine {found.place[0]} {found.place[2]} --reject {named}"
+    if found.reject:
+        which = "those that matched most" if found.wins else "the batch"
+        yield f"to never train on {which}, once a person has looked at them:"
+        yield f"  {found.reject}"
 
 
 def _words(win: Win) -> str:
     (row, column), (to_row, to_column), grid = win.test_place, win.train_place, "{} x {}".format(*win.grid)
     return (
-        f"{win.patches} of the hottest patches of {win.images} anomalous test images; such as {win.example[:12]} at "
+        f"{win.patches} of the hottest patches of {win.images} anomalous test image(s), such as {win.example[:12]} at "
         f"row {row}, column {column} of {grid}: distance {win.distances[0]:.4g} before, {win.distances[1]:.4g} to its "
         f"row {to_row}, column {to_column}"
     )

@@ -12,7 +12,6 @@ from ad_assets.config.load import ConfigError
 from ad_assets.datasets.names import plain_name
 
 if TYPE_CHECKING:
-    from ad_assets.config.benchmark import Dataset
     from ad_assets.prediction.explanation import Explanation, LeftOut
     from ad_assets.prediction.explanation_files import KnownImages
 
@@ -59,16 +58,16 @@ def _explain(options: argparse.Namespace) -> int:
     explanation = explain(
         detector, data, at=options.at, defect=defect, name=known.path(indexed) if indexed else str(path)
     )
-    written = write_explanation(options.out, explanation, detector, dataset, known)
-    for line in _lines(explanation, dataset, detector.category, known):
+    culprit = explanation.culprit.image_id
+    reject = lookup.reject_command(dataset, detector.category, {culprit: known.path(culprit) or culprit})
+    written = write_explanation(options.out, explanation, detector, known, reject)
+    for line in _lines(explanation, known, reject):
         print(line)
     print(f"written: {written[0]}, {written[1]}")
     return 0
 
 
-def _lines(explanation: Explanation, dataset: Dataset, category: str, known: KnownImages) -> Iterator[str]:
-    from ad_assets.prediction.explanation_files import reject_command
-
+def _lines(explanation: Explanation, known: KnownImages, reject: str) -> Iterator[str]:
     prediction = explanation.prediction
     decision = {None: "no threshold", True: "anomalous", False: "nominal"}[prediction.anomalous]
     threshold = "" if prediction.threshold is None else f", threshold {prediction.threshold:.4g}"
@@ -81,7 +80,7 @@ def _lines(explanation: Explanation, dataset: Dataset, category: str, known: Kno
     for each in explanation.left_out:
         yield f"without {_name(known, each.image_id)}: {_outcome(each)}"
     yield "to never train on the first of these, once a person has looked at it:"
-    yield f"  {plain_name(reject_command(dataset, category, explanation.culprit.image_id, known))}"
+    yield f"  {plain_name(reject)}"
     yield "(no other patch was selected in place of its own, and the threshold stays: the next fit may differ a little)"
 
 

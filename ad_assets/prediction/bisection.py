@@ -26,6 +26,7 @@ from ad_assets.prediction.refits import ALIASES, Refit, Refits
 from ad_assets.prediction.won_matches import Win, batches_by_gain, won_matches
 from ad_assets.production.landing_history import IndexedImage, Landing, images_of, read_landings
 
+PART = 0.1  # of the patches that one image of a batch won, from which on another is rejected with it
 Worse = Callable[[float, float], bool]
 
 
@@ -61,6 +62,7 @@ class Bisection:
         after: measured with them.
         thresholds: on image scores before and after, where the metric has one.
         wins: images of the batch that won matches from others, most first; of states that know their images.
+        reject: what takes away those of the batch that won most, or all of it where the state does not know its images.
         fits: how many states were fitted.
         seconds: of the search.
         notes: what else a person should know.
@@ -76,6 +78,7 @@ class Bisection:
     after: Probe | None
     thresholds: tuple[float | None, float | None]
     wins: tuple[Win, ...]
+    reject: str
     fits: int
     seconds: float
     notes: tuple[str, ...]
@@ -188,13 +191,14 @@ def bisect_landings(
     if step is None:
         seconds = time.perf_counter() - started
         return Bisection(
-            place, facts, probes, (), (), (), None, None, (None, None), (), refits.done, seconds, tuple(notes)
+            place, facts, probes, (), (), (), None, None, (None, None), (), "", refits.done, seconds, tuple(notes)
         )
     before, after = (numbers[position] for position in step)
     rows = {image.image_id: image for landing in landings for image in (*landing.removed, *landing.added)}
     earlier, later = sets.images(before), sets.images(after)
     added, removed = later - earlier, earlier - later
     wins = won_matches(refits, kept[before].state, kept[after].state, added)
+    suspects = [win.image_id for win in wins if win.patches >= wins[0].patches * PART] or sorted(added)
     notes += _doubts(facts, measured, before, after)
     return Bisection(
         place,
@@ -207,6 +211,7 @@ def bisect_landings(
         measured[after],
         (kept[before].threshold, kept[after].threshold),
         wins,
+        lookup.reject_command(found, name, {image: rows[image].path for image in suspects}) if suspects else "",
         refits.done,
         time.perf_counter() - started,
         tuple(notes),

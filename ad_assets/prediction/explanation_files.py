@@ -95,23 +95,14 @@ class KnownImages:
         return joint if joint is not None and joint.any() else None
 
 
-def reject_command(dataset: Dataset, category: str, image_id: str, known: KnownImages) -> str:
-    """What takes a training image away for good."""
-    if dataset.production is None:
-        return f"move {known.path(image_id) or image_id} out of the training folder, then ad-assets materialize"
-    return f"ad-assets quarantine {dataset.name} {category} --reject {content_of(image_id)[:12]}"
-
-
 def write_explanation(
-    folder: Path, explanation: Explanation, detector: Predictor, dataset: Dataset, known: KnownImages
+    folder: Path, explanation: Explanation, detector: Predictor, known: KnownImages, reject: str
 ) -> tuple[Path, Path]:
-    """Write picture and numbers; returns their paths."""
+    """Write picture and numbers, with the command that rejects the culprit; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     picture, numbers = folder / PICTURE, folder / NUMBERS
     picture.write_bytes(pictures.to_png(drawn(explanation, detector, known)))
-    document = as_json(
-        explanation, known, reject_command(dataset, detector.category, explanation.culprit.image_id, known)
-    )
+    document = as_json(explanation, known, reject)
     numbers.write_text(json.dumps(document, indent=1, allow_nan=False))
     return picture, numbers
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from ad_assets.config.benchmark import Benchmark, Dataset, Detector
 from ad_assets.config.load import ConfigError, load_config
+from ad_assets.datasets.identity import content_of
 from ad_assets.graph.lanes import ScoringStages, scoring_stages
 from ad_assets.graph.stages.features import features_stage
 from ad_assets.graph.stages.image_index import image_index_stage
@@ -93,9 +94,19 @@ class Lookup:
         features = features_stage(dataset, index, name, self.benchmark.extractors[name])
         return scoring_stages(self.benchmark, dataset, detector, features)
 
+    def reject_command(self, dataset: Dataset, category: str, images: Mapping[str, str]) -> str:
+        """What takes training images, id -> path, away for good: a command, or in words where there is no gate."""
+        if dataset.production is None:
+            return f"move out of the training folder, then run ad-assets materialize: {', '.join(images.values())}"
+        ids = " ".join(content_of(image_id)[:12] for image_id in images)
+        return " ".join(["ad-assets quarantine", dataset.name, category, "--reject", ids, *self._quoted()])
+
+    def _quoted(self) -> list[str]:
+        return [shlex.quote(option) for option in self.options]
+
     def command(self, dataset: Dataset, detector: Detector, category: str) -> str:
         """The command that brings a detector of one category up to date."""
-        options = " ".join(map(shlex.quote, self.options))
+        options = " ".join(self._quoted())
         select = shlex.quote(f'key:"{dataset.name}/{detector.name}/*"')
         return (
             f"ad-assets materialize {dataset.name} --category {category} --select {select}"

@@ -125,10 +125,15 @@ def test_the_command_prints_batch_images_and_what_rejects_them(
     assert f"with version {POISONED} (" in text
     assert "bolt/train/good/11_1.png matches" in text
     assert "no image through a backbone" in text
-    poisoned = [image.image_id[:12] for image in found(line, "full", "image_auroc").added[1:]]
-    [command] = [line for line in text.splitlines() if "quarantine" in line]
-    assert command.startswith("  ad-assets quarantine parts bolt --reject ")
-    assert set(command.split()[5:]) == set(poisoned)
+    assert "move out of the training folder, then run ad-assets materialize: bolt/train/good/11_1.png" in text
+    line.tree["datasets"]["parts"]["production"] = {}
+    line.reload()
+    try:
+        result = found(line, "full", "image_auroc")
+    finally:
+        del line.tree["datasets"]["parts"]["production"]
+        line.reload()
+    assert result.reject == f"ad-assets quarantine parts bolt --reject {result.added[1].image_id[:12]}"
 
 
 def test_versions_whose_features_are_gone_are_passed_over_and_said(line: Bench, tmp_path: Path) -> None:
