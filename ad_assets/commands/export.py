@@ -16,6 +16,7 @@ from ad_assets.store.store import ArtifactStore, CorruptArtifactError
 if TYPE_CHECKING:
     from ad_assets.graph.graph import Graph
     from ad_assets.graph.stage import Key, Stage
+    from ad_assets.methods.data import NominalScores
     from ad_assets.store.store import Artifact
 
 FORMATS = ("csv", "parquet", "latex", "json")
@@ -92,10 +93,10 @@ def _write_maps(
         artifact = _artifact(graph, stage.key, category)
         threshold = None
         if options.layout == "mvtec_ad_2":
-            maxima = read_score_index(artifact).nominal.map_maxima
+            nominal = read_score_index(artifact).nominal
             dataset = benchmark.datasets[stage.key[0]]
             rate = dataset.false_alarm_rate(dataset.detectors[stage.key[1]], category, benchmark.evaluation)
-            threshold = _pixel_threshold(maxima, rate, f"{stage.name} [{category}]")
+            threshold = _pixel_threshold(nominal, rate, f"{stage.name} [{category}]")
         planned[category] = (artifact, images, threshold)
         _check_folder(out, options, category, images)
     for category, (artifact, images, threshold) in planned.items():
@@ -154,17 +155,17 @@ def _write_category(
     progress.done(f"{done} maps written")
 
 
-def _pixel_threshold(maxima: list[float], rate: float, place: str) -> float:
+def _pixel_threshold(nominal: NominalScores, rate: float, place: str) -> float:
     """What the wanted part of nominal images has no pixel above; no test image has a say."""
     from ad_assets.metrics.thresholds import nominal_quantile
 
-    if not maxima:
+    if not nominal.map_maxima:
         raise SubmissionError(
             f"{place}: no nominal training image was scored unseen, so no threshold for the thresholded maps is known: "
             "a detector that trains needs held_out, such as 0.1; a category needs two training images; a blind setting "
             "has no nominal ones; --layout mvtec_ad needs no threshold"
         )
-    return nominal_quantile(maxima, rate)
+    return nominal_quantile(nominal.map_maxima, rate, nominal.groups)
 
 
 def _leaderboard(options: argparse.Namespace) -> int:

@@ -6,6 +6,8 @@ category does. Where neither names a rate, `Evaluation.nominal_false_positive_ra
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, field_validator
 
 from ad_assets.datasets.names import CATEGORY_KEY, CATEGORY_RULE
@@ -27,6 +29,11 @@ class CategoryDecision(Settings):
 class Decision(CategoryDecision):
     """How images are called anomalous."""
 
+    leave_out: Literal["near_copies", "image"] | None = Field(
+        None,
+        description="what the nominal scores of the threshold are made without: an image and its near-copies, or the "
+        "image alone; null: near_copies where images go on landing or a rate is asked for, else image",
+    )
     categories: dict[str, CategoryDecision] = Field(
         default_factory=dict, description="category -> what is decided otherwise there"
     )
@@ -38,6 +45,11 @@ class Decision(CategoryDecision):
             if not CATEGORY_KEY.fullmatch(name):
                 raise ValueError(f"{name[:80]!r} is no category's name: {CATEGORY_RULE}")
         return categories
+
+    @property
+    def asks(self) -> bool:
+        """Whether a rate is asked for, in any category."""
+        return any(each.false_alarm_rate is not None for each in (self, *self.categories.values()))
 
     def rate_of(self, category: str) -> float | None:
         """The rate that is asked for a category; None: none is."""

@@ -9,7 +9,7 @@ functions, because the registry is read whenever definitions load.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar, cast, get_args
 
 from pydantic import BaseModel, Field, field_validator
@@ -113,6 +113,14 @@ class Method(Settings, ABC, Generic[StateT]):
         }
         return self.model_copy(update=scaled)
 
+    @property
+    def folds(self) -> int | None:
+        """In how many parts nominal images are scored for a threshold, each by the state without it (`without`).
+
+        None: images are left out one by one, which leaves no trace of them.
+        """
+        return None
+
     def check_layers(self, count: int) -> None:
         """Refuse a number of layers that does not suit the parameters; most methods take any.
 
@@ -192,6 +200,23 @@ class Method(Settings, ABC, Generic[StateT]):
             NotImplementedError: the method is not `updatable`.
         """
         raise NotImplementedError(f"{self.name} learns from all images at once")
+
+    def without(self, state: StateT, image_ids: Collection[str], train: Features, runtime: Runtime) -> StateT:
+        """The state without what it took from several images, near-copies of one another: to it they are new.
+
+        Of a selection (a coreset, sheets) what is left stays as it is; nothing is selected in place of what goes.
+
+        Args:
+            state: what `prepare` returned.
+            image_ids: some of the images that it was fitted on.
+            train: the features of all of them.
+            runtime: device and memory budget.
+
+        Raises:
+            NotImplementedError: the method leaves out single images at most.
+            ValueError: too little is left.
+        """
+        raise NotImplementedError(f"{self.name} leaves out single images at most")
 
     def prepare(
         self, state: StateT, train: Features, runtime: Runtime, load_matches: LoadMatches | None = None

@@ -108,11 +108,15 @@ class NominalScores:
         map_maxima: (n,) the highest score of each one's map, which an image score need not be: their quantile is a
             threshold that bounds the part of nominal images with any pixel above it. For an ensemble these are upper
             bounds, from the maxima of its members, which may lie on different pixels.
+        groups: (n,) number of the group of each, where near-copies were left out together; empty: each is alone.
+        left_out: how they were kept from having shaped the state, for people; empty: image by image, or held out.
     """
 
     image_ids: list[str]
     scores: list[float]
     map_maxima: list[float]
+    groups: list[int] = field(default_factory=list)
+    left_out: str = ""
 
 
 def check_finite(*tensors: Tensor) -> None:

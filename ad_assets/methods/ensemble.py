@@ -95,4 +95,24 @@ def fuse_nominal(members: Sequence[NominalScores]) -> NominalScores:
         torch.tensor(member.map_maxima)[chosen].reshape(-1, 1, 1) for member, chosen in zip(members, rows, strict=True)
     ]
     fused = fuse(maxima, scores, scales)
-    return NominalScores(common, fused.image_scores.tolist(), fused.maps.flatten().tolist())
+    groups = [
+        [member.groups[row] for row in chosen]
+        for member, chosen in zip(members, rows, strict=True)
+        if member.groups and common
+    ]
+    left_out = "; ".join(sorted({member.left_out for member in members if member.left_out}))
+    joined = _joined_groups(groups) if groups else []
+    return NominalScores(common, fused.image_scores.tolist(), fused.maps.flatten().tolist(), joined, left_out)
+
+
+def _joined_groups(members: Sequence[Sequence[int]]) -> list[int]:
+    """Numbers of groups by which images are together that any member has in one."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(members[0])
+    first = [groups.index(group) for groups in members for group in groups]
+    second = [image for groups in members for image in range(count)]
+    links = coo_array(([1] * len(first), (first, second)), shape=(count, count))
+    numbers: list[int] = connected_components(links, directed=False)[1].tolist()
+    return numbers

@@ -11,6 +11,7 @@ A = (n-1)/(n-2) covariance + ridge, the squared distance is (n/(n-1))^2 q / (1 -
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -107,6 +108,24 @@ class Padim(Method[Gaussians]):
         left_out = (images - 1) / (images - 2) if images > 2 else 1.0
         factors = [_whitening(state.covariance, scale, self.ridge, runtime) for scale in (1.0, left_out)]
         return replace(state, whitening=factors)
+
+    def without(self, state: Gaussians, image_ids: Collection[str], train: Features, runtime: Runtime) -> Gaussians:
+        """The Gaussians of the other images: those of the smaller part are read, and taken out where they are to go.
+
+        Raises:
+            ValueError: fewer than two images are left.
+        """
+        going, staying = (
+            replace(train, image_ids=tuple(i for i in state.image_ids if (i in image_ids) == goes))
+            for goes in (True, False)
+        )
+        if len(staying) < 2:
+            raise ValueError(f"without {len(going)} near-copies no covariance is left: fit two other images at least")
+        if len(staying) <= len(going):
+            mean, covariance = _moments(staying, state.channels, runtime)
+        else:
+            mean, covariance = _taken_out(state, *_moments(going, state.channels, runtime), len(going))
+        return self.prepare(Gaussians(mean, covariance, state.channels, list(staying.image_ids), []), train, runtime)
 
     def score(self, state: Gaussians, batch: Batch, runtime: Runtime) -> ScoreMaps:
         """Score a batch: Mahalanobis distances, on the CPU.
@@ -234,6 +253,22 @@ def _take_in(vectors: Tensor, centre: Tensor, scatter: Tensor, count: int) -> No
     scatter.baddbmm_(new.mT, new)
     scatter.baddbmm_(shift[:, :, None], shift[:, None], alpha=count * added / total)
     centre += shift * (added / total)
+
+
+def _taken_out(state: Gaussians, mean: Tensor, covariance: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of the images that are left when some of this mean and covariance go; row by row."""
+    import torch
+
+    n, means, covariances = len(state.image_ids), torch.empty_like(state.mean), torch.empty_like(state.covariance)
+    left = n - count
+    for row in range(len(mean)):
+        own = mean[row].double()
+        rest = (n * state.mean[row].double().to(own) - count * own) / left
+        apart = rest - own
+        scatter = (n - 1) * state.covariance[row].double().to(own) - (count - 1) * covariance[row].double()
+        scatter.baddbmm_(apart[:, :, None], apart[:, None], alpha=-left * count / n)
+        means[row], covariances[row] = rest, scatter / (left - 1)
+    return means, covariances
 
 
 def _whitening(covariance: Tensor, scale: float, ridge: float, runtime: Runtime) -> Tensor:

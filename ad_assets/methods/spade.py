@@ -14,6 +14,7 @@ one is their SPADE-Cluster (section 5.2), the mean distance to so many vectors. 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -144,6 +145,16 @@ class Spade(Method[Pyramids]):
             done += len(ids)
         return replace(state, pooled=pooled, vectors=[vectors])
 
+    def without(self, state: Pyramids, image_ids: Collection[str], train: Features, runtime: Runtime) -> Pyramids:
+        """The other images. The vectors stay where they are: those of images infinitely far away are never read."""
+        import torch
+
+        del train, runtime
+        away = torch.tensor([image_id in image_ids for image_id in state.image_ids], device=state.pooled.device)
+        if away.all():
+            raise ValueError("there is no other nominal image to compare near-copies with: fit others too")
+        return replace(state, pooled=state.pooled.masked_fill(away[:, None], torch.inf))
+
     def _vectors(self, taps: list[Tensor]) -> Tensor:
         """(B, H W, D)."""
         return embed(taps[: self.pixel_layers], patch_size=1, pooling="concat")
@@ -177,7 +188,7 @@ class Spade(Method[Pyramids]):
             if itself is not None:
                 row = row.clone()
                 row[itself] = torch.inf
-            count = min(self.neighbours, len(row) - (itself is not None))
+            count = min(self.neighbours, int(row.isfinite().sum()))
             if not count:
                 raise ValueError(f"there is no nominal image but {state.image_ids[0]} itself: fit at least two images")
             near, images = row.topk(count, largest=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,16 +29,20 @@ def f1_optimal(scores: ArrayLike, labels: ArrayLike) -> tuple[float, int, int]:
     return float(levels.thresholds[best]), int(levels.normal[best]), missed
 
 
-def nominal_quantile(nominal_scores: ArrayLike, false_positive_rate: float = 0.05) -> float:
+def nominal_quantile(nominal_scores: ArrayLike, false_positive_rate: float = 0.05, groups: Sequence[int] = ()) -> float:
     """Smallest score t such that scores > t raise at most the wanted rate of false alarms on new nominal images.
 
     Split conformal prediction (Vovk et al. 2005): of n + 1 exchangeable images each is equally likely to be the new
     one, so the ceil((n + 1) (1 - rate))-th smallest of the n scores keeps the rate, averaged over draws of the n. Fewer
     than 1 / rate - 1 images cannot promise the rate; then the maximum is returned, whose rate is 1 / (n + 1).
 
+    Images of one group (near-copies, one lot) are no n draws of their own. A new image is then one of a new group: each
+    group counts as one, shared among its images, and n is the number of groups (Lee, Barber and Willett 2023).
+
     Args:
         nominal_scores: (n,) scores of nominal images that did not shape the detector.
         false_positive_rate: in (0, 1).
+        groups: (n,) number of the group of each score; empty: each is alone.
 
     Raises:
         ValueError: no scores, a score that is not finite, or a rate outside (0, 1).
@@ -47,13 +52,17 @@ def nominal_quantile(nominal_scores: ArrayLike, false_positive_rate: float = 0.0
         raise ValueError("no nominal scores: a threshold needs at least one nominal image kept out of the fit")
     if not 0 < false_positive_rate < 1:
         raise ValueError(f"false_positive_rate must be in (0, 1), got {false_positive_rate}")
+    if len(groups):
+        order = np.argsort(values, kind="stable")
+        reached = np.cumsum(_weights(groups)[order]) >= 1 - false_positive_rate - 1e-9
+        return float(values[order[int(reached.argmax()) if reached.any() else -1]])
     # 0.95 * 20 is 19.000000000000004 or 18.999999999999996: the slack keeps whole numbers whole.
     rank = math.ceil((len(values) + 1) * (1 - false_positive_rate) - 1e-9)
     values.sort()
     return float(values[min(max(rank, 1), len(values)) - 1])
 
 
-def p_values(scores: ArrayLike, nominal_scores: ArrayLike) -> NDArray[np.float64]:
+def p_values(scores: ArrayLike, nominal_scores: ArrayLike, groups: Sequence[int] = ()) -> NDArray[np.float64]:
     """How rare such a score is among nominal images: (1 + number of nominal scores >= score) / (n + 1).
 
     A new nominal image has a p-value of at most r with probability at most r (Vovk et al. 2005), for every r. With at
@@ -62,6 +71,7 @@ def p_values(scores: ArrayLike, nominal_scores: ArrayLike) -> NDArray[np.float64
     Args:
         scores: (m,) finite.
         nominal_scores: (n,) as for `nominal_quantile`.
+        groups: as there; the number of scores at least as high is then a sum of shares of groups.
 
     Returns:
         (m,) in [1 / (n + 1), 1].
@@ -69,12 +79,23 @@ def p_values(scores: ArrayLike, nominal_scores: ArrayLike) -> NDArray[np.float64
     Raises:
         ValueError: no nominal scores, or a score that is not finite.
     """
-    nominal = np.sort(finite_scores(nominal_scores))
+    nominal = finite_scores(nominal_scores)
     if len(nominal) == 0:
         raise ValueError("no nominal scores: a p-value needs at least one nominal image kept out of the fit")
-    above = len(nominal) - np.searchsorted(nominal, finite_scores(scores), side="left")
-    values: NDArray[np.float64] = (1 + above) / (len(nominal) + 1)
-    return values
+    order = np.argsort(nominal, kind="stable")
+    first = np.searchsorted(nominal[order], finite_scores(scores), side="left")
+    if not len(groups):
+        values: NDArray[np.float64] = (1 + len(nominal) - first) / (len(nominal) + 1)
+        return values
+    above = np.append(np.cumsum(_weights(groups)[order][::-1])[::-1], 0.0)[first]
+    shared: NDArray[np.float64] = 1 / (len(set(groups)) + 1) + above
+    return shared
+
+
+def _weights(groups: Sequence[int]) -> NDArray[np.float64]:
+    """(n,): of each score, such that every group has 1 / (number of groups + 1) in all."""
+    _, position, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    return 1 / (sizes[position] * (len(sizes) + 1.0))
 
 
 def images_for_rate(rate: float) -> int:
@@ -86,8 +107,14 @@ def images_for_rate(rate: float) -> int:
     return math.ceil(1 / rate - 1 - 1e-9)
 
 
-def promise(images: int, rate: float) -> str:
+def promise(images: int, rate: float, groups: Sequence[int] = (), left_out: str = "") -> str:
     """What a threshold from so many nominal scores promises, in a sentence.
+
+    Args:
+        images: number of nominal scores.
+        rate: that is asked for.
+        groups: as for `nominal_quantile`.
+        left_out: how the images were left out, for people.
 
     >>> promise(60, 0.05)
     'at most 5 % of new nominal images are called anomalous (60 nominal scores)'
@@ -96,11 +123,18 @@ def promise(images: int, rate: float) -> str:
     """
     if images == 0:
         return "no rate of false alarms is promised: no nominal image was scored without having shaped the detector"
-    if images >= images_for_rate(rate):
-        return f"at most {100 * rate:.3g} % of new nominal images are called anomalous ({images} nominal scores)"
+    count = len(set(groups)) if len(groups) else images
+    if count == 1 < images:
+        return f"no rate of false alarms is promised by {images} nominal images: {left_out or 'they are one group'}"
+    known = f"{images} nominal scores{f' in {count} groups' if count < images else ''}"
+    told = f"; left out {left_out}" if left_out else ""
+    if count >= images_for_rate(rate):
+        return f"at most {100 * rate:.3g} % of new nominal images are called anomalous ({known}){told}"
+    what = "groups of nominal images" if count < images else "nominal scores"
+    there = f"{count} ({known})" if count < images else count
     return (
-        f"{100 * rate:.3g} % of false alarms needs {images_for_rate(rate)} nominal scores, there are {images}: the "
-        f"threshold is their maximum and promises {100 / (images + 1):.3g} %"
+        f"{100 * rate:.3g} % of false alarms needs {images_for_rate(rate)} {what}, there are {there}: the "
+        f"threshold is their maximum and promises {100 / (count + 1):.3g} %{told}"
     )
 
 

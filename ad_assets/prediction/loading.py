@@ -285,7 +285,7 @@ class _LaneLoader:
             if artifact.exists():
                 return read_score_index(artifact).nominal
         most = calibration_images(self._dataset, detector, self._category, self._benchmark.evaluation)
-        return scorer.nominal(train, most)
+        return scorer.nominal(train, most, self._dataset.leaves_out_near_copies(detector))
 
     def _fused_nominal(self, members: list[Member]) -> NominalScores:
         if len(members) == 1:

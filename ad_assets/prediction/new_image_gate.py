@@ -243,5 +243,5 @@ def suspicion_threshold(detector: Predictor, rate: float) -> float | None:
     """
     from ad_assets.metrics.thresholds import nominal_quantile, outlier_fence
 
-    scores = detector.nominal.scores
-    return max(nominal_quantile(scores, rate), outlier_fence(scores)) if scores else None
+    scores, groups = detector.nominal.scores, detector.nominal.groups
+    return max(nominal_quantile(scores, rate, groups), outlier_fence(scores)) if scores else None

@@ -234,7 +234,7 @@ class Predictor:
         self.versions = {member.lane: member.version for member in members}
         self.false_alarm_rate, self.nominal, self.recorder = false_alarm_rate, nominal, recorder
         self.threshold, self.pixel_threshold = (
-            nominal_quantile(values, false_alarm_rate) if values else None
+            nominal_quantile(values, false_alarm_rate, nominal.groups) if values else None
             for values in (nominal.scores, nominal.map_maxima)
         )
         self.compute = compute
@@ -259,7 +259,8 @@ class Predictor:
     @property
     def promise(self) -> str:
         """What the threshold promises, in a sentence."""
-        return promise(len(self.nominal.scores), self.false_alarm_rate)
+        nominal = self.nominal
+        return promise(len(nominal.scores), self.false_alarm_rate, nominal.groups, nominal.left_out)
 
     def predict(self, image: Image) -> Prediction:
         """Score one image.
@@ -382,8 +383,10 @@ class Predictor:
         ids = [image.image_id for image in batch]
         scores = self._fused([self._score(member, ids, taps[member.extractor]) for member in self.members])
         seconds = self._timer.share(len(batch))
-        image_scores, nominal = scores.image_scores.tolist(), self.nominal.scores
-        rare = p_values(image_scores, nominal).tolist() if nominal else [None] * len(batch)
+        image_scores, nominal = scores.image_scores.tolist(), self.nominal
+        rare: list[Any] = [None] * len(batch)
+        if nominal.scores:
+            rare = p_values(image_scores, nominal.scores, nominal.groups).tolist()
         return [
             Prediction(
                 image.name,

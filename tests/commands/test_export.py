@@ -18,6 +18,7 @@ from ad_assets.cli import main
 from ad_assets.commands.export import _pixel_threshold
 from ad_assets.datasets.geometry import unfit_map
 from ad_assets.graph.stages.score_maps import read_score_index, read_shard
+from ad_assets.methods.data import NominalScores
 from ad_assets.metrics.thresholds import nominal_quantile
 from ad_assets.report.submission import SubmissionError
 from ad_assets.store.store import Artifact, ArtifactStore
@@ -162,7 +163,7 @@ def test_the_nominal_maxima_are_those_of_a_detector_that_never_saw_the_image(ben
 
 def test_without_nominal_scores_there_is_no_threshold() -> None:
     with pytest.raises(SubmissionError, match=r"parts/x \[bolt\]: no nominal training image .* held_out"):
-        _pixel_threshold([], 0.05, "parts/x [bolt]")
+        _pixel_threshold(NominalScores([], [], []), 0.05, "parts/x [bolt]")
 
 
 def test_what_is_stale_or_missing_is_refused_with_the_command(

@@ -74,12 +74,38 @@ def test_a_rate_is_read_by_metrics_and_where_it_needs_more_images_by_score_maps(
 
     before = addresses()
     assert not touched({})
-    assert not touched({"false_alarm_rate": 0.05}, {"categories": {"bolt": {"false_alarm_rate": 0.05}}})
+    alone = {"leave_out": "image"}
+    assert not touched(alone)
+    assert not touched({"false_alarm_rate": 0.05, **alone}, {"categories": {"bolt": {"false_alarm_rate": 0.05}}})
     lanes = [f"parts/{lane}/metrics" for lane in ("small", "maps", "both")]
-    assert touched({"categories": {"nut": {"false_alarm_rate": 0.1}}}) == {(lane, "nut") for lane in lanes}
-    assert touched(None, {"false_alarm_rate": 0.01}) == {
+    assert touched({"categories": {"nut": {"false_alarm_rate": 0.1}}, **alone}) == {(lane, "nut") for lane in lanes}
+    assert touched(alone, {"false_alarm_rate": 0.01}) == {
         (f"parts/small/{kind}", category) for kind in ("score_maps", "metrics") for category in ("bolt", "nut")
     }
+    # Whoever asks for a rate wants it kept on images to come: near-copies are left out together.
+    assert touched(None, {"false_alarm_rate": 0.05}) == {("parts/small/score_maps", each) for each in ("bolt", "nut")}
+
+
+@pytest.mark.parametrize(
+    ("production", "decision", "own", "expected"),
+    [
+        (False, None, None, False),
+        (True, None, None, True),
+        (False, {"false_alarm_rate": 0.01}, None, True),
+        (False, {"categories": {"bolt": {"false_alarm_rate": 0.01}}}, None, True),
+        (False, None, {"false_alarm_rate": 0.01}, True),
+        (False, {"leave_out": "near_copies"}, None, True),
+        (True, {"leave_out": "image"}, None, False),
+        (True, {"leave_out": "image"}, {"leave_out": "near_copies"}, True),
+    ],
+)
+def test_near_copies_are_left_out_together_where_decisions_are_to_hold_on_images_to_come(
+    tree: dict[str, Any], production: bool, decision: Any, own: Any, expected: bool
+) -> None:
+    if production:
+        tree["datasets"]["parts"]["production"] = {}
+    parts = parsed(tree, decision, own).datasets["parts"]
+    assert parts.leaves_out_near_copies(parts.detectors["small"]) is expected
 
 
 def test_a_category_that_a_decision_names_and_nobody_has_is_told(tree: dict[str, Any]) -> None:

@@ -71,12 +71,39 @@ def test_a_p_value_decides_as_the_threshold_does_where_there_are_images_enough(n
             assert (value <= rate + 1e-12) == (score > nominal_quantile(nominal, rate))
 
 
+@given(
+    drawn=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 30)), min_size=1, max_size=60),
+    score=st.integers(-1, 21),
+    rate=st.sampled_from([0.03, 0.1, 0.3, 0.5]),
+)
+def test_of_images_in_groups_each_group_counts_as_one(drawn, score, rate):
+    nominal, groups = ([each[part] for each in drawn] for part in (0, 1))
+    by_group = {group: [value for value, own in drawn if own == group] for group in set(groups)}
+    shares = [sum(value >= score for value in own) / len(own) for own in by_group.values()]
+    (value,) = p_values([score], nominal, groups)
+    assert value == pytest.approx((1 + sum(shares)) / (len(by_group) + 1))
+    threshold = nominal_quantile(nominal, rate, groups)
+    if len(by_group) >= images_for_rate(rate):
+        assert (value <= rate + 1e-9) == (score > threshold)
+    else:
+        assert threshold == max(nominal)
+    alone = list(range(len(nominal)))
+    assert nominal_quantile(nominal, rate, alone) == nominal_quantile(nominal, rate)
+    assert p_values([score], nominal, alone) == pytest.approx(p_values([score], nominal))
+
+
 def test_a_rate_that_few_images_cannot_promise_is_said_with_the_number_needed():
     assert [images_for_rate(rate) for rate in (0.5, 0.05, 0.01, 0.001)] == [1, 19, 99, 999]
     assert "at most 5 %" in promise(19, 0.05)
     assert "needs 19 nominal scores, there are 18" in promise(18, 0.05)
     assert "promises 5.26 %" in promise(18, 0.05)
     assert "no rate" in promise(0, 0.05)
+    grouped = promise(60, 0.05, [0] * 53 + [*range(1, 8)], "by near-copies")
+    assert "needs 19 groups of nominal images, there are 8 (60 nominal scores in 8 groups)" in grouped
+    assert "promises 11.1 %; left out by near-copies" in grouped
+    assert "no rate of false alarms is promised by 60 nominal images: all are copies" in promise(
+        60, 0.05, [0] * 60, "all are copies"
+    )
     with pytest.raises(ValueError, match="at least one nominal"):
         p_values([1.0], [])
 

@@ -23,6 +23,7 @@ from ad_assets.graph.stages.ground_truth import FPR_LIMIT, GroundTruth, Measured
 from ad_assets.graph.stages.oracle_epochs import read_best
 from ad_assets.graph.stages.region_of_interest import in_frame, read_region, region_digest
 from ad_assets.graph.stages.score_maps import read_score_index, shards
+from ad_assets.methods.data import NominalScores
 from ad_assets.metrics.catalogue import registered, registered_facts
 from ad_assets.metrics.thresholds import promise
 from ad_assets.report import pictures
@@ -108,7 +109,7 @@ def metrics_stage(
         scores, colour_scale, curves = _read_scores(rows, work, score_maps, truth, reader, extractor, inspected)
         if not truth.rows:
             colour_scale = pictures.nominal_scale(nominal.map_maxima)
-        threshold = _image_rows(rows, scores, truth, nominal.scores, settings, curves)
+        threshold = _image_rows(rows, scores, truth, nominal, settings, curves)
         _registered_rows(rows, "image", truth.has_both, len(scores), scores, np.array(truth.labels))
         if epochs:
             for row in read_best(work, epochs):
@@ -123,7 +124,9 @@ def metrics_stage(
         work.store.write_json(work.artifact.at(CURVES), curves)
         work.store.write_json(work.artifact.at(IMAGES), asdict(ScoredImages(images, threshold, colour_scale)))
         rate = settings.nominal_false_positive_rate
-        decision = {} if settings.blind else {DECISION: promise(len(nominal.scores), rate)}
+        decision = (
+            {} if settings.blind else {DECISION: promise(len(nominal.scores), rate, nominal.groups, nominal.left_out)}
+        )
         if threshold is None or colour_scale is None or not truth.rows:
             return {**decision, **rows.headline(), "test_images": NO_TEST_IMAGES}
         sheet = _contact_sheet(work, score_maps, truth, scores, threshold, colour_scale, reader, extractor, inspected)
@@ -313,7 +316,7 @@ def _image_rows(
     rows: _Rows,
     scores: np.ndarray,
     truth: GroundTruth,
-    nominal: list[float],
+    nominal: NominalScores,
     settings: MetricsSettings,
     curves: dict[str, Any],
 ) -> float | None:
@@ -336,15 +339,16 @@ def _image_rows(
     else:
         rows.add("standard", "image_auroc", None, n)
         rows.add("standard", "image_ap", None, n)
-    if nominal:
+    if nominal.scores:
         protocol = "nominal_threshold"
-        threshold = thresholds.nominal_quantile(nominal, settings.nominal_false_positive_rate)
+        rate = settings.nominal_false_positive_rate
+        threshold = thresholds.nominal_quantile(nominal.scores, rate, nominal.groups)
     elif n:  # a blind setting, or one training image, which cannot be scored left-out
         protocol, threshold = "outlier_threshold", thresholds.outlier_fence(scores)
     else:
         return None
     if not n:  # no decision was made, so there are no errors to count: the scores are those of training images
-        rows.add(protocol, "threshold", threshold, len(nominal))
+        rows.add(protocol, "threshold", threshold, len(nominal.scores))
     elif truth.labelled:
         alarms, misses = thresholds.errors_at(scores, labels, threshold, inclusive=False)
         _decision_rows(rows, protocol, threshold, alarms, misses, truth)

@@ -8,8 +8,10 @@ threshold on images or on pixels may use.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.backbones.extractor import Extractor
@@ -29,6 +31,7 @@ from ad_assets.graph.stages.neighbours import read_matches, seconds_each
 from ad_assets.graph.stages.region_of_interest import PART, read_region, region_parts, region_source, region_tensor
 from ad_assets.methods import Batch, Features, LoadMatches, Matches, Method, Runtime, ScoreMaps, State
 from ad_assets.methods.data import NominalScores
+from ad_assets.methods.nominal_scoring import Scored, nominal_scores
 from ad_assets.metrics.thresholds import images_for_rate
 from ad_assets.store.store import Artifact
 
@@ -64,11 +67,13 @@ class ScoreSettings(MethodSettings):
         map_size: height and width of the maps.
         calibration_images: most nominal images to be scored left-out.
         map_step: pixels of the extractor's input to a pixel of the maps.
+        with_near_copies: whether a nominal image is left out with its near-copies.
     """
 
     map_size: tuple[int, int]
     calibration_images: int
     map_step: int = 1
+    with_near_copies: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,8 @@ def score_maps_stage(
 
     def settings_in(category: str) -> ScoreSettings:
         most = calibration_images(dataset, detector, category, evaluation)
-        return ScoreSettings(VERSION, detector.method_for(category), "score", size, most, step)
+        method, with_copies = detector.method_for(category), dataset.leaves_out_near_copies(detector)
+        return ScoreSettings(VERSION, method, "score", size, most, step, with_copies)
 
     settings = settings_in("")
     named = {name: settings_in(name) for name in {*detector.categories, *dataset.decided_apart(detector)}}
@@ -133,7 +139,9 @@ def score_maps_stage(
             )
 
         seconds = _write_shards(work, test.image_ids, score)
-        index = ScoreIndex(list(test.image_ids), scorer.nominal(train, settings.calibration_images))
+        index = ScoreIndex(
+            list(test.image_ids), scorer.nominal(train, settings.calibration_images, settings.with_near_copies)
+        )
         if seconds and neighbours:
             seconds += seconds_each(work.input(neighbours))
         speed = {
@@ -213,9 +221,7 @@ class Scorer:
         """Where it scores."""
         return self._runtime
 
-    def __call__(
-        self, images: Features, *, left_out: bool = False, new: bool = False
-    ) -> Iterator[tuple[tuple[str, ...], ScoreMaps]]:
+    def __call__(self, images: Features, *, left_out: bool = False, new: bool = False) -> Scored:
         """Yield ``(image ids, scores)`` batch by batch.
 
         Args:
@@ -231,21 +237,25 @@ class Scorer:
             self._step_done("post" if matches else "score")
             yield ids, scores
 
-    def nominal(self, train: Features, most: int) -> NominalScores:
-        """Scores of nominal images for a threshold, at most so many, without what the state took from them.
+    def nominal(self, train: Features, most: int, with_near_copies: bool = False) -> NominalScores:
+        """Scores of nominal images for a threshold; see `nominal_scores`."""
+        method, inspected = self._method, replace(train, region=self._region)
 
-        None where the method can neither leave out an image nor has held out any.
-        """
-        method = self._method
-        ids = train.image_ids if method.leaves_out else tuple(method.held_out_ids(self._learnt))
-        chosen = _calibration_images(ids, most)
-        scores: list[float] = []
-        maxima: list[float] = []
-        for _, scored in self(replace(train, image_ids=tuple(chosen)), left_out=method.leaves_out):
-            scores += scored.image_scores.tolist()
-            maxima += scored.maps.amax(dim=(1, 2)).tolist()
-            self._runtime.report("nominal images scored left-out", len(scores), len(chosen))
-        return NominalScores(chosen, scores, maxima)
+        def without(images: Collection[str]) -> Callable[[Features], Scored]:
+            other = copy(self)
+            other._state = method.without(self._state, images, inspected, self._runtime).to(self._runtime.device)
+            return partial(other, new=True)
+
+        return nominal_scores(
+            method,
+            train,
+            method.held_out_ids(self._learnt),
+            most,
+            partial(self, left_out=method.leaves_out),
+            without,
+            self._runtime,
+            with_near_copies=with_near_copies,
+        )
 
     def _matches(self, images: Features, left_out: bool, *, stored: bool) -> Iterator[tuple[tuple[str, ...], Matches]]:
         """Stored matches, or else new ones; those of left-out images are never stored."""
@@ -254,14 +264,6 @@ class Scorer:
                 yield ids, self._load_matches(ids)
         else:
             yield from self._method.match(self._state, images, self._runtime, left_out=left_out)
-
-
-def _calibration_images(image_ids: Sequence[str], most: int) -> list[str]:
-    """Evenly spaced over the canonical order of image ids, which is random with respect to content."""
-    if len(image_ids) <= 1 or not most:
-        return []  # of one image, left out, nothing would remain
-    step = max(1, len(image_ids) / most)
-    return [image_ids[int(i * step)] for i in range(min(len(image_ids), most))]
 
 
 def ensemble_stage(dataset: Dataset, detector: str, members: dict[str, Stage], extractor: Extractor) -> Stage:
@@ -350,6 +352,7 @@ def _write_index(work: Work, index: ScoreIndex, seconds: float, map_size: tuple[
     return {
         "test_images": len(index.image_ids),
         "nominal_images": len(index.nominal.image_ids),
+        **({"left_out": index.nominal.left_out} if index.nominal.left_out else {}),
         "map_height": map_size[0],
         "map_width": map_size[1],
         **({"score_images_per_second": 1 / seconds} if seconds else {}),

@@ -21,7 +21,7 @@ from; a new image may change the selection at any place, so it is made again fro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -31,7 +31,15 @@ from ad_assets.methods.base import Method, fit_field, register, score_field
 from ad_assets.methods.data import Batch, Features, LoadMatches, ScoreMaps
 from ad_assets.methods.hetmm.presets import PRESETS
 from ad_assets.methods.hetmm.template_selection import Selection
-from ad_assets.methods.hetmm.templates import TemplateSet, bytes_each, check_budget, own_templates, unit_vectors
+from ad_assets.methods.hetmm.templates import (
+    TemplateSet,
+    absent_templates,
+    bytes_each,
+    check_budget,
+    own_templates,
+    unit_vectors,
+    without_templates,
+)
 from ad_assets.methods.region_of_interest import InspectedGrid, inspected_cells, without_outside
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
@@ -184,6 +192,11 @@ class Hetmm(Method[TemplateSet]):
         layers = [unit_vectors(train.layer(layer), shape, runtime) for layer, shape in enumerate(state.shapes)]
         return replace(state, templates=layers)
 
+    def without(self, state: TemplateSet, image_ids: Collection[str], train: Features, runtime: Runtime) -> TemplateSet:
+        """The set without the templates of some images; where a place has no other, as for `score`."""
+        del train, runtime
+        return without_templates(state, image_ids)
+
     def score(self, state: TemplateSet, batch: Batch, runtime: Runtime) -> ScoreMaps:
         """Score a batch: sums over layers of cosine distances, on the CPU.
 
@@ -249,6 +262,10 @@ class Hetmm(Method[TemplateSet]):
     ) -> Tensor | None:
         """(B, T, H, W) bool, which templates (T, C, H, W) the images do not meet; None: they meet all."""
         excluded = None if own is None else own_templates(state, layer, own).to(templates.device)
+        absent = absent_templates(state, layer)
+        if absent is not None:
+            everywhere = absent.to(templates.device).expand(len(batch.taps[layer]), -1, -1, -1)
+            excluded = everywhere if excluded is None else everywhere | excluded
         if not self.roi_fit or batch.region is None:
             return excluded
         outside = ~inspected_cells(batch.region, templates.shape[2:]).to(templates.device)

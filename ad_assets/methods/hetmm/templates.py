@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ad_assets.methods.data import Features
@@ -12,6 +12,9 @@ from ad_assets.methods.state import State
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+ABSENT = -1  # source of a template that is from an image that was left out
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,30 @@ def unit_vectors(features: Features, shape: list[int], runtime: Runtime) -> Tens
     return everything
 
 
+def without_templates(state: TemplateSet, image_ids: Collection[str]) -> TemplateSet:
+    """A set whose templates from some images count as from none, so that `absent_templates` finds them.
+
+    Raises:
+        ValueError: no other image is left.
+    """
+    import torch
+
+    left = [image_id for image_id in state.image_ids if image_id not in image_ids]
+    if not left:
+        raise ValueError("every template is from near-copies of one image: fit other images too")
+    position = torch.tensor([left.index(i) if i not in image_ids else ABSENT for i in state.image_ids]).int()
+    sources = state.sources or [torch.arange(len(state.image_ids)).expand(*shape[1:], -1) for shape in state.shapes]
+    return replace(state, sources=[position.to(each.device)[each.long()] for each in sources], image_ids=left)
+
+
+def absent_templates(state: TemplateSet, layer: int) -> Tensor | None:
+    """(T, H, W) bool: which templates are from images that were left out; None: none is."""
+    if not state.sources:
+        return None
+    absent = state.sources[layer].permute(2, 0, 1) == ABSENT
+    return absent if absent.any() else None
+
+
 def own_templates(state: TemplateSet, layer: int, image_ids: Sequence[str]) -> Tensor:
     """(B, T, H, W) bool: which templates are from the image itself.
 
@@ -87,7 +114,7 @@ def own_templates(state: TemplateSet, layer: int, image_ids: Sequence[str]) -> T
     known = {image_id: number for number, image_id in enumerate(state.image_ids)}
     if len(known) < 2 and known.keys() & set(image_ids):
         raise ValueError(f"every template is from image {state.image_ids[0]}: fit at least two images")
-    numbers = torch.tensor([known.get(image_id, -1) for image_id in image_ids])
+    numbers = torch.tensor([known.get(image_id, -2) for image_id in image_ids])
     if state.sources:
         sources = state.sources[layer].permute(2, 0, 1)
         return sources == numbers.to(sources.device)[:, None, None, None]

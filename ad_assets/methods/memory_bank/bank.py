@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ad_assets.methods.state import State
@@ -64,6 +64,28 @@ class MemoryBank(State):
         kept = torch.ones(len(self.rows), dtype=torch.bool, device=self.rows.device)
         kept[own] = False
         return [(numbers[kept], self.rows[kept])]
+
+    def without(self, image_ids: Collection[str]) -> MemoryBank:
+        """The rows that do not come from some images.
+
+        Raises:
+            ValueError: none is left.
+        """
+        import torch
+
+        kept = [number for number, image_id in enumerate(self.image_ids) if image_id not in image_ids]
+        # The last place is for rows from no image in particular, whose source is -1.
+        position = torch.full((len(self.image_ids) + 1,), -2)
+        position[torch.tensor([*kept, len(self.image_ids)])] = torch.tensor([*range(len(kept)), -1])
+        source = position.to(self.source.device)[self.source]
+        left = source != -2
+        if not left.any():
+            raise ValueError(
+                f"every row of the bank comes from {len(image_ids)} near-copies, so nothing is left to score them "
+                "against: fit other images too, or a larger coreset_ratio"
+            )
+        ids = [self.image_ids[number] for number in kept]
+        return replace(self, rows=self.rows[left], source=source[left], place=self.place[left], image_ids=ids)
 
     def own_rows(self, image_ids: Sequence[str], patches: int) -> Tensor:
         """(B, patches) int64 on the CPU: which row of the bank each patch of these images is; -2 where it is none."""

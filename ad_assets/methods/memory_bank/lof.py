@@ -10,6 +10,7 @@ constant keeps the densities of duplicates finite, as there.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -76,6 +77,11 @@ class PatchCoreLof(PatchBank):
                 own = state.own_rows(ids, distances.shape[1])
                 target[own[own >= 0]] = values[own >= 0]
         return replace(state, densities=[k_distances, densities])
+
+    def without(self, state: MemoryBank, image_ids: Collection[str], train: Features, runtime: Runtime) -> MemoryBank:
+        """The bank without the rows of some images, with the densities that its rows then have."""
+        bank = super().without(state, image_ids, train, runtime)
+        return self.prepare(bank, replace(train, image_ids=tuple(bank.image_ids)), runtime)
 
     def score(self, state: MemoryBank, batch: Batch, runtime: Runtime) -> ScoreMaps:
         """Local outlier factors, and the largest of an image."""

@@ -13,7 +13,7 @@ has never seen start from the first.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 BANK_VERSION = 2
 MATCH_VERSION = 1
 IVFPQ_VERSION = 2  # beside the version of all matches, of approximate search alone
+IVFPQ_FOLDS = 8
 
 
 class PatchBank(Method[MemoryBank]):
@@ -121,6 +122,8 @@ class PatchBank(Method[MemoryBank]):
         shared = {"fit": BANK_VERSION, "match": MATCH_VERSION}
         if stage == "match" and self.search == "ivfpq":
             own["ivfpq_version"] = IVFPQ_VERSION
+        if stage == "score" and self.folds:
+            own["folds"] = self.folds
         if stage == "match" and self.kept_neighbours is None and self._always_counts:
             own["kept_neighbours"] = self._always_counts + 1  # null stands for a number that follows the images
         return {**own, "method": "memory_bank", "version": shared[stage]} if stage in shared else own
@@ -189,6 +192,16 @@ class PatchBank(Method[MemoryBank]):
     def leaves_out(self) -> bool:
         """What a proxy took from which image is not known."""
         return self.subsampling != "proxies"
+
+    def without(self, state: MemoryBank, image_ids: Collection[str], train: Features, runtime: Runtime) -> MemoryBank:
+        """The bank without the rows of some images."""
+        del train, runtime
+        return state.without(image_ids)
+
+    @property
+    def folds(self) -> int | None:
+        """Product codes are learned from all rows: they fit the patches of an image too well whose rows are skipped."""
+        return IVFPQ_FOLDS if self.search == "ivfpq" else None
 
     def update(self, state: MemoryBank, new: Features, runtime: Runtime) -> MemoryBank:
         """The bank with patches of new images.

@@ -1,0 +1,97 @@
+"""Scores of nominal images for a threshold, by a state that has nothing of them: left out of it, or held out.
+
+Near-copies (`near_copies.py`) are left out together, where that is asked for: an image whose copies stay in the state
+scores far below a new one, and a threshold from such scores calls most good images anomalous.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+from ad_assets.methods.base import Method
+from ad_assets.methods.data import Features, NominalScores, ScoreMaps
+from ad_assets.methods.near_copies import near_copy_groups
+from ad_assets.methods.runtime import Runtime
+
+Scored = Iterator[tuple[tuple[str, ...], ScoreMaps]]
+ALL_COPIES = "all are near-copies of one another, so each was scored with copies of itself in the state"
+
+
+def nominal_scores(
+    method: Method[Any],
+    train: Features,
+    held_out: Sequence[str],
+    most: int,
+    score: Callable[[Features], Scored],
+    without: Callable[[Collection[str]], Callable[[Features], Scored]],
+    runtime: Runtime,
+    *,
+    with_near_copies: bool,
+) -> NominalScores:
+    """The scores of at most so many nominal images; none where none can be left out and none was held out.
+
+    Args:
+        method: the configured method.
+        train: the features of all nominal images.
+        held_out: those that did not train, of a method that cannot leave out an image.
+        most: how many.
+        score: scores images, each without what the state took from it where the method leaves out.
+        without: from near-copies to what scores images with a state that has none of them.
+        runtime: for progress, and device.
+        with_near_copies: leave out an image with its near-copies; of those held out of a training take none that has a
+            near-copy in it.
+    """
+    ids = train.image_ids if method.leaves_out else held_out
+    chosen = _evenly_spaced(ids, most)
+    groups = near_copy_groups(train, chosen, runtime) if with_near_copies and chosen else []
+    left_out = "image by image, no near-copies found" if with_near_copies and chosen else ""
+    apart: list[frozenset[str]] = []  # groups that are left out together
+    if groups and not method.leaves_out:
+        trained = set(train.image_ids) - set(ids)
+        copies = {image for group in groups if group & trained for image in group}
+        left_out = f"held out; {len(copies & set(chosen))} with a near-copy among the training images do not count"
+        chosen = [image for image in chosen if image not in copies]
+    elif any(len(group) == len(train) for group in groups):
+        left_out = ALL_COPIES
+    elif groups and type(method).without is Method.without:
+        left_out = f"image by image, although there are near-copies: {method.name} cannot leave out several"
+    else:
+        apart = groups
+    found: dict[str, tuple[float, float]] = {}
+    grouped = {image for group in apart for image in group}
+    alone = [image for image in chosen if image not in grouped]
+    together: list[Collection[str]] = list(apart)
+    if method.leaves_out and method.folds:
+        count = min(method.folds, len(alone))
+        together += [frozenset(alone[first::count]) for first in range(count)]
+        alone = []
+    # One state at a time: each may be as large as what was learnt.
+    later = ((without(images), [image for image in chosen if image in images]) for images in together)
+    for score_part, part in chain([(score, alone)], later):
+        for scored_ids, scored in score_part(replace(train, image_ids=tuple(part))):
+            values = zip(scored.image_scores.tolist(), scored.maps.amax(dim=(1, 2)).tolist(), strict=True)
+            found |= zip(scored_ids, values, strict=True)
+            runtime.report("nominal images scored left-out", len(found), len(chosen))
+    numbers = _group_numbers(chosen, groups)
+    if apart:
+        left_out = f"by near-copies: {len(set(numbers))} groups of {len(chosen)} images"
+    scores, maxima = ([found[image][part] for image in chosen] for part in (0, 1))
+    return NominalScores(chosen, scores, maxima, numbers if groups else [], left_out)
+
+
+def _group_numbers(images: Sequence[str], groups: Sequence[Collection[str]]) -> list[int]:
+    """The number of the group of each image, in the order in which groups begin; an image in none is one alone."""
+    own = {image: f"group {number}" for number, group in enumerate(groups) for image in group}
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(own.get(image, image), len(numbers)) for image in images]
+
+
+def _evenly_spaced(image_ids: Sequence[str], most: int) -> list[str]:
+    """At most so many, from the canonical order of image ids, which is random with respect to content."""
+    if len(image_ids) <= 1 or not most:
+        return []  # of one image, left out, nothing would remain
+    step = max(1, len(image_ids) / most)
+    return [image_ids[int(i * step)] for i in range(min(len(image_ids), most))]
