@@ -26,6 +26,7 @@ from ad_assets.graph.stages.metrics import MetricsSettings, measured_rows, metri
 from ad_assets.graph.stages.region_of_interest import PART, learns_inside, read_region, region_digest, region_tensor
 from ad_assets.graph.stages.score_maps import Scorer, calibration_images
 from ad_assets.methods import Features, Method, Runtime, State
+from ad_assets.methods.data import NominalScores
 from ad_assets.prediction.lookup import DetectorError, Lookup
 
 if TYPE_CHECKING:
@@ -178,11 +179,11 @@ class Refits:
                 scores[self.truth.positions[image_id]] = score
             if pixels is not None:
                 pixels.add(ids, scored.maps, scored.image_scores)
-        nominal: list[float] = []
+        nominal = NominalScores([], [], [])
         if self.metric in AT_THRESHOLD:
             most = calibration_images(self._dataset, self._detector, self._category, self._lookup.benchmark.evaluation)
-            nominal = scorer.nominal(train, most).scores
-            if not nominal:
+            nominal = scorer.nominal(train, most, self._dataset.leaves_out_near_copies(self._detector))
+            if not nominal.scores:
                 raise ValueError(f"{self.metric} needs a threshold, and no nominal image can be scored left out")
         rows = measured_rows(scores, self.truth, nominal, self._settings, pixels)
         values = {row["metric"]: row["value"] for row in rows if row["protocol"] in PROTOCOLS}

@@ -182,7 +182,7 @@ def read_scored_images(artifact: Artifact) -> ScoredImages:
 def measured_rows(
     scores: np.ndarray,
     truth: GroundTruth,
-    nominal: list[float],
+    nominal: NominalScores,
     settings: MetricsSettings,
     pixels: MeasuredScores | None,
 ) -> list[dict[str, Any]]:
