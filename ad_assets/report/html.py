@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent
 NOTES = 20  # problems that are shown of a category
-VANISHED = "regions_vanished"
+# What no pixel that is measured shows: metric -> what is told of it.
+HIDDEN = {
+    "regions_vanished": "regions of the masks vanish in its frame and are not measured",
+    "images_outside_roi": "test images have defects outside the region of interest alone, which it cannot see",
+}
 COLOURS = 8  # distinct line colours in the template; further detectors repeat them dashed
 
 
@@ -184,20 +188,17 @@ def _category(report: ReportInput, detectors: tuple[str, ...], name: str, anchor
 
 
 def _notes(report: ReportInput, category: str) -> list[str]:
-    """Missing test images, what the image index found, and regions that no pixel of a detector's frame shows."""
+    """Missing test images, what the image index found, and defects that no pixel of a detector's frame shows."""
     problems = report.problems.get(category, ())
     notes = list(problems[:NOTES])
     if len(problems) > NOTES:
         notes.append(f"... and {len(problems) - NOTES} more: see problems.json of the image index")
-    rows = report.board[report.board["metric"].eq(VANISHED) & report.board["category"].eq(category)]
+    rows = report.board[report.board["category"].eq(category) & report.board["metric"].isin(HIDDEN)]
     none = ["no test images: nothing was measured on this category"] if category in untested(report.board) else []
     return [
         *none,
         *notes,
-        *(
-            f"{row.detector}: {row.value:.0f} regions of the masks vanish in its frame and are not measured"
-            for row in rows[rows["value"] > 0].itertuples()
-        ),
+        *(f"{row.detector}: {row.value:.0f} {HIDDEN[row.metric]}" for row in rows[rows["value"] > 0].itertuples()),
     ]
 
 

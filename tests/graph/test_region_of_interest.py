@@ -1,5 +1,6 @@
 """Regions of interest through the whole graph: what a mask changes, what it leaves, and what predictions go on with."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ad_assets.datasets.base import DatasetError
 from ad_assets.datasets.geometry import fit_mask
 from ad_assets.graph.stages.region_of_interest import read_region, region_location
 from ad_assets.graph.stages.score_maps import read_score_index, read_shard
@@ -46,7 +48,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     draw_region(folder / "images")
     made = Bench(folder, dg.DagsterInstance.ephemeral())
     made.tree["extractors"]["lite0"]["taps"] = ["blocks.1", "blocks.2"]
-    made.tree["datasets"]["parts"] |= {"roi": "roi/{category}.png", "detectors": LANES}
+    made.tree["datasets"]["parts"] |= {"roi": "roi/{category}.png", "detectors": dict(LANES)}
     made.reload()
     made.run()
     return made
@@ -173,7 +175,7 @@ def test_a_dataset_without_the_option_is_as_it_was(bench: Bench) -> None:
         assert head is not None
         assert "roi" not in head["parts"]
     finally:
-        bench.tree["datasets"]["parts"] |= {"roi": "roi/{category}.png", "detectors": LANES}
+        bench.tree["datasets"]["parts"] |= {"roi": "roi/{category}.png", "detectors": dict(LANES)}
         bench.reload()
 
 
@@ -191,3 +193,83 @@ def test_the_frame_of_an_extractor_keeps_every_pixel_that_is_touched() -> None:
     region[33, 50] = True
     assert fit_mask(region, (10, 10), None, "any_pixel").nonzero() == (np.array([3]), np.array([5]))
     assert not fit_mask(region, (10, 10), 4, "nearest").any()
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """The same with a champion, promoted with the region as it is drawn first."""
+    folder = tmp_path_factory.mktemp("line")
+    write_dataset(folder / "images", ["bolt"])
+    draw_region(folder / "images")
+    made = Bench(folder, dg.DagsterInstance.ephemeral())
+    made.tree["extractors"]["lite0"]["taps"] = ["blocks.1", "blocks.2"]
+    lanes = {"inside": LANES["inside"]}
+    production = {"settle_seconds": 0, "gatekeeper": "inside", "margin": 1.0}
+    made.tree["datasets"]["parts"] |= {"roi": "roi/{category}.png", "detectors": lanes, "production": production}
+    made.reload()
+    made.run()
+    return made
+
+
+def index_alone(line: Bench) -> None:
+    """Run the image index, and nothing that reads it."""
+    job = line.definitions.resolve_implicit_global_asset_job_def()
+    keys = [dg.AssetKey(["parts", "image_index"])]
+    job.execute_in_process(asset_selection=keys, partition_key="bolt", instance=line.instance)
+
+
+def test_a_champion_goes_on_with_the_region_it_was_promoted_with(line: Bench) -> None:
+    before = load_detector("parts", "inside", "bolt", line.benchmark, record=False)
+    assert before.stale == ()
+    assert before.inspected is not None
+    image = line.images / "bolt/test/spot/000.png"
+    score, first = before.predict(image).score, before.inspected
+    wider = draw_region(line.images, slice(0, 48))
+    index_alone(line)
+    kept = load_detector("parts", "inside", "bolt", line.benchmark, record=False)
+    assert kept.versions == before.versions
+    assert np.array_equal(kept.inspected, first)
+    assert kept.predict(image).score == score
+    assert kept.nominal.scores == before.nominal.scores
+    (told,) = kept.stale
+    assert told == (
+        "parts/inside [bolt] inspects another region of interest than its dataset has now, as it was promoted"
+    )
+    line.run()
+    after = load_detector("parts", "inside", "bolt", line.benchmark, record=False)
+    assert np.array_equal(after.inspected, wider)
+    assert after.stale == ()
+    assert after.versions != before.versions
+    # The option is gone: the champion goes on until a state without a region takes its place.
+    tree = line.tree["datasets"]["parts"]
+    option = tree.pop("roi")
+    tree["detectors"] = {"inside": {**LANES["inside"], "roi_fit": False}}
+    try:
+        line.reload()
+        index_alone(line)
+        kept = load_detector("parts", "inside", "bolt", line.benchmark, record=False)
+        assert np.array_equal(kept.inspected, wider)
+        assert kept.nominal.scores == after.nominal.scores
+        assert len(kept.stale) == 1
+    finally:
+        tree |= {"roi": option, "detectors": {"inside": LANES["inside"]}}
+        line.reload()
+
+
+def test_regions_of_defects_lie_inside_even_where_all_of_it_is_above_the_threshold(line: Bench) -> None:
+    detector = load_detector("parts", "inside", "bolt", line.benchmark, record=False)
+    prediction = detector.predict(draw_image(1, defect=True))
+    (region,) = replace(prediction, pixel_threshold=-1.0).regions
+    assert prediction.inspected is not None
+    assert region.area == prediction.inspected.sum()
+    assert region.box[2] <= prediction.inspected.any(axis=0).sum()
+
+
+def test_a_mask_that_is_being_written_waits_and_stops_nothing(line: Bench) -> None:
+    line.set("datasets.parts.production", {"settle_seconds": 3600})
+    try:
+        draw_region(line.images, slice(0, 40))
+        with pytest.raises(DatasetError, match=r"its region of interest roi/bolt.png is on its way; wait until"):
+            index_alone(line)
+    finally:
+        line.set("datasets.parts.production", {"settle_seconds": 0, "gatekeeper": "inside", "margin": 1.0})

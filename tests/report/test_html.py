@@ -260,8 +260,9 @@ def test_pictures_and_curves_without_rows_are_refused(report):
 
 
 def test_what_was_found_about_files_and_the_regions_that_vanish_are_told_escaped(report):
-    vanished = row("bottle", "regions_vanished", 3.0)
-    board = typed(pd.concat([report.board, report.board[:1].assign(**vanished)], ignore_index=True))
+    hidden = [row("bottle", "regions_vanished", 3.0), row("bottle", "images_outside_roi", 2.0)]
+    added = [report.board[:1].assign(**each) for each in hidden]
+    board = typed(pd.concat([report.board, *added], ignore_index=True))
     text = render(replace(report, board=board, problems={"bottle": [f"warning: {NASTY}"] * 25}))
     assert NASTY not in text
     page = Page(text)
@@ -269,4 +270,5 @@ def test_what_was_found_about_files_and_the_regions_that_vanish_are_told_escaped
     assert told.count(f"warning: {NASTY}") == 20
     assert "... and 5 more" in told
     assert "pc: 3 regions of the masks vanish in its frame" in told
+    assert "pc: 2 test images have defects outside the region of interest alone" in told
     assert "regions of the masks vanish" not in page.words("category-1")

@@ -244,8 +244,8 @@ def _arrived(
     missed = left_out & read_stamps(store, dataset.name, category).keys()
     if left_out and (missed or len(left_out) == len(own) or region in left_out):
         which = f"{len(missed)} files that it was indexed from are" if missed else "all its files are"
-        which = f"its region of interest {region} is" if region in left_out else which
-        where = f"{dataset.name} [{category}]: {which} on their way"
+        what = f"its region of interest {region} is on its way" if region in left_out else f"{which} on their way"
+        where = f"{dataset.name} [{category}]: {what}"
         remedy = f"wait until they rest for {production.settle_seconds:g} s (production.settle_seconds), then run again"
         raise DatasetError(f"{where}; {remedy}", [each for each in uploading if not missed or each.path in missed])
     resting = {path: stamp for path, stamp in arrivals.resting.items() if path not in left_out}
