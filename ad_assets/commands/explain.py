@@ -73,7 +73,7 @@ def _lines(explanation: Explanation, known: KnownImages, reject: str) -> Iterato
     threshold = "" if prediction.threshold is None else f", threshold {prediction.threshold:.4g}"
     yield f"{plain_name(prediction.name)}: score {prediction.score:.4g}{threshold}: {decision}"
     x, y = explanation.place
-    yield f"{explanation.chosen} place: {x:.0f},{y:.0f}, where the map has up to {explanation.peak:.4g}; nearest to it:"
+    yield f"{explanation.chosen}: {x:.0f},{y:.0f}, where the map has up to {explanation.peak:.4g}; nearest to it:"
     for source in explanation.sources:
         layer = f"  layer {source.layer}" if source.layer else ""
         yield f"  distance {source.distance:.4g}  {_name(known, source.image_id)}{layer}"

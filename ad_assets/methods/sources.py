@@ -17,6 +17,7 @@ from ad_assets.methods.memory_bank.patch_bank import PatchBank
 from ad_assets.methods.memory_bank.search import nearest_rows
 from ad_assets.methods.padim import Padim
 from ad_assets.methods.patch_embedding import embed, patch_grid
+from ad_assets.methods.region_of_interest import inspected_cells
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.spade import Pyramids, Spade
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+DEPTH = 16  # nearest rows of a patch among which one of another image is sought
 Place = tuple[float, float]  # of the height and width of the extractor's input, 0..1
 
 
@@ -73,9 +75,13 @@ def hottest_place(
     taps: list[Tensor],
     score_map: NDArray[Any],
     runtime: Runtime,
-    allowed: NDArray[Any] | None,
+    defect: NDArray[Any] | None,
+    region: Tensor | None = None,
 ) -> Place | None:
     """The place of the highest score: of a memory bank among its patches, else in the map.
+
+    Of a bank and within a defect, the place that would have it without the one training image that lowers it most: a
+    defect is hottest where it is matched least, which is not where a training image hides it.
 
     Args:
         method: that `why_unknown` has nothing against.
@@ -83,26 +89,54 @@ def hottest_place(
         taps: of one image, each (1, C, h, w).
         score_map: (H, W), of the image.
         runtime: device and memory budget.
-        allowed: (H, W) bool, where to look; None: everywhere.
+        defect: (H, W) bool, where to look; None: everywhere.
+        region: (H, W) bool, the region of interest; None: all is inspected.
 
     Returns:
-        None: nowhere is allowed.
+        None: nothing of the defect is inspected.
     """
     import torch
 
     values = torch.from_numpy(score_map.copy())
+    distances = sources = None
     if isinstance(method, PatchBank) and isinstance(state, MemoryBank):
-        grid = patch_grid(taps, method.patch_size, method.stride)
         bank = state.to(runtime.device)
-        distances, _ = nearest_rows(method.embed(taps, runtime.device)[0], bank.blocks(), 1, runtime)
-        values = distances[:, 0].cpu().unflatten(0, grid)
-    if allowed is not None:
-        inside = torch.nn.functional.adaptive_max_pool2d(torch.from_numpy(allowed)[None].float(), tuple(values.shape))
-        if not inside.any():
+        patches = method.embed(taps, runtime.device)[0]
+        depth = 1 if defect is None else min(DEPTH, len(bank.rows))
+        distances, rows = (found.cpu() for found in nearest_rows(patches, bank.blocks(), depth, runtime))
+        sources = bank.source.cpu()[rows]
+        values = distances[:, 0].unflatten(0, patch_grid(taps, method.patch_size, method.stride))
+    sought = [torch.from_numpy(defect)] if defect is not None else []
+    sought += [region.cpu()] if region is not None else []
+    if sought:
+        joint = torch.stack(sought).all(dim=0)
+        if not joint.any():
             return None
-        values = values.masked_fill(inside[0] == 0, -torch.inf)
+        inside = inspected_cells(joint, values.shape)
+        if defect is not None and distances is not None and sources is not None:
+            values = _without_one(distances, sources, inside.flatten()).unflatten(0, tuple(values.shape))
+        values = values.masked_fill(~inside, -torch.inf)
     row, column = divmod(int(values.argmax()), values.shape[1])
     return (row + 0.5) / values.shape[0], (column + 0.5) / values.shape[1]
+
+
+def _without_one(distances: Tensor, sources: Tensor, inside: Tensor) -> Tensor:
+    """Distances (P,) to the bank without the image whose absence raises their maximum `inside` most.
+
+    Args:
+        distances: (P, depth), nearest first.
+        sources: (P, depth), the images that they are to.
+        inside: (P,) bool.
+    """
+    best = distances[:, 0]
+    for image in sources[inside, 0].unique().tolist():
+        other = sources != image
+        # Where all that were found are of this image, the last of them is a lower bound.
+        first = other.byte().argmax(dim=1).masked_fill(~other.any(dim=1), distances.shape[1] - 1)
+        without = distances.gather(1, first[:, None])[:, 0]
+        if without[inside].max() > best[inside].max():
+            best = without
+    return best
 
 
 def sources_at(

@@ -17,6 +17,7 @@ from ad_assets.datasets.geometry import centre_box, fit_mask, resized_shape
 from ad_assets.datasets.images import RgbImage
 from ad_assets.graph.stages.features import positions_of
 from ad_assets.methods import Features
+from ad_assets.methods.memory_bank.patch_bank import PatchBank
 from ad_assets.methods.sources import Place, Source, hottest_place, sources_at, why_unknown
 from ad_assets.prediction.lookup import DetectorError
 from ad_assets.prediction.predictor import Image, Member, Prediction, Predictor
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from ad_assets.backbones.extractor import Extractor
 
 SOURCES = 5
+HOTTEST, GIVEN = "hottest place", "given place"
+HOTTEST_OF_DEFECT = "hottest place of the defect"
+HIDDEN = "place of the defect that would be hottest without one training image"
 SUSPECTS = 3  # training images that are left out, one after the other
 NEAR = 1.5  # sides of a patch around a place within which its peak counts
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the whole image
@@ -57,7 +61,7 @@ class Explanation:
         prediction: the result for the image.
         image_id: its id.
         rgb: its pixels, ``(H, W, 3)`` uint8.
-        chosen: how the place was chosen: ``hottest``, ``hottest of the defect`` or ``given``.
+        chosen: how the place was chosen, in words.
         place: its centre, x and y in pixels of the whole image.
         box: the patch there.
         peak: highest score of the map around the place.
@@ -95,7 +99,7 @@ def explain(
         detector: made with ``record=False`` if this look is no inspection.
         image: as for `Predictor.predict`.
         at: x and y of the place, in pixels of the whole image; None: the hottest.
-        defect: where the hottest place is sought, ``(H, W)`` of the whole image.
+        defect: where the hottest place is sought, ``(H, W)`` of the whole image; see `hottest_place`.
         name: of the image, if not that of its prediction.
 
     Raises:
@@ -164,17 +168,18 @@ def _place(
         if not all(0 <= part < 1 for part in place):
             size = f"{prediction.shape[1]} x {prediction.shape[0]}"
             raise DetectorError(f"{at[0]:g},{at[1]:g} of {prediction.name} ({size}) was not looked at: it is cut away")
-        return place, "given"
+        return place, GIVEN
     scorer = member.scorer
-    masks = [mask for mask in (defect, prediction.inspected) if mask is not None]
-    fitted = [fit_mask(mask, *prediction.extractor.map_geometry, "any_pixel") for mask in masks]
-    allowed = np.logical_and.reduce(fitted) if fitted else None
-    found = hottest_place(scorer.method, scorer.state, taps, prediction.score_map, scorer.runtime, allowed)
+    fitted = None if defect is None else fit_mask(defect, *prediction.extractor.map_geometry, "any_pixel")
+    read = (scorer.method, scorer.state, taps, prediction.score_map, scorer.runtime)
+    found = hottest_place(*read, fitted, scorer.region)
     if found is None:
         raise DetectorError(
             f"the defect of {prediction.name} was not looked at: all of it is cut away, or not inspected"
         )
-    return found, "hottest" if defect is None else "hottest of the defect"
+    if defect is None:
+        return found, HOTTEST
+    return found, HIDDEN if isinstance(scorer.method, PatchBank) else HOTTEST_OF_DEFECT
 
 
 def _without(

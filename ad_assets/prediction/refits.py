@@ -31,6 +31,7 @@ from ad_assets.prediction.lookup import DetectorError, Lookup
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
 ALL = "on all images"  # of a state's record: not updated
 ALIASES = {"false_alarms": "false_positives", "misses": "false_negatives"}
@@ -117,6 +118,11 @@ class Refits:
         ids = sorted(set(image_ids))
         return stored_features(self._store, self._compute, self.address, ids, self.method.layers, self._extractor)
 
+    @cached_property
+    def region(self) -> Tensor | None:
+        """The region of interest in the frame of score maps, ``(H, W)`` bool; None: all is inspected."""
+        return region_tensor(self._inspected, self._extractor)
+
     @property
     def runtime(self) -> Runtime:
         """What methods run on."""
@@ -131,15 +137,14 @@ class Refits:
         started = time.perf_counter()
         train = self.features(image_ids)
         try:
-            region = region_tensor(self._inspected, self._extractor)
             state = self._found(train.image_ids)
             found = state is not None
             if state is None:
-                inside = region if learns_inside(self.method) else None
+                inside = self.region if learns_inside(self.method) else None
                 state = self.method.fit(replace(train, region=inside), self.runtime)
                 self.done += 1
             size, step = self._extractor.map_size, self._extractor.map_step
-            scorer = Scorer(self.method, state, train, None, size, self.runtime, map_step=step, region=region)
+            scorer = Scorer(self.method, state, train, None, size, self.runtime, map_step=step, region=self.region)
             value, scores, threshold = self._measured(scorer, train)
         except ValueError as error:
             raise DetectorError(f"{self._place}, on {len(train)} images: {error}") from error

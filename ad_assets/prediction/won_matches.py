@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ad_assets.methods.memory_bank.bank import MemoryBank
 from ad_assets.methods.memory_bank.patch_bank import PatchBank
 from ad_assets.methods.memory_bank.search import nearest_rows
+from ad_assets.methods.patch_embedding import patch_grid
+from ad_assets.methods.region_of_interest import inspected_cells
 from ad_assets.prediction.refits import Refits, labels_by_id
 
 if TYPE_CHECKING:
@@ -124,7 +126,10 @@ def won_matches(refits: Refits, before: MemoryBank, after: MemoryBank, added: Co
 def _matches(
     refits: Refits, bank: MemoryBank, only: Collection[str] | None = None
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Yield image id, distances and rows (P, depth) of the nearest rows of the patches of test images."""
+    """Yield image id, distances and rows (P, depth) of the nearest rows of the patches of test images.
+
+    Patches outside the region of interest have distances of 0, which no score is.
+    """
     method, runtime = refits.method, refits.runtime
     if not isinstance(method, PatchBank):
         raise TypeError(f"{method.name} has no bank of patches")
@@ -132,6 +137,9 @@ def _matches(
     images = refits.features(refits.truth.positions if only is None else only)
     for ids, taps in images.batches():
         patches = method.embed(taps, runtime.device)
+        grid = patch_grid(taps, method.patch_size, method.stride)
+        inside = None if refits.region is None else inspected_cells(refits.region, grid).flatten()
         for number, image_id in enumerate(ids):
             distances, rows = nearest_rows(patches[number], bank.blocks(), min(DEPTH, len(bank.rows)), runtime)
-            yield image_id, distances.cpu(), rows.cpu()
+            distances = distances.cpu()
+            yield image_id, distances if inside is None else distances * inside[:, None], rows.cpu()

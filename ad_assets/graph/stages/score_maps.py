@@ -217,6 +217,11 @@ class Scorer:
         return self._state
 
     @property
+    def region(self) -> Tensor | None:
+        """The region of interest in the frame of the maps, ``(H, W)`` bool; None: all is inspected."""
+        return self._region
+
+    @property
     def runtime(self) -> Runtime:
         """Where it scores."""
         return self._runtime
