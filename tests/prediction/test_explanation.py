@@ -175,5 +175,6 @@ def test_the_command_writes_picture_and_numbers_and_names_the_image(
     assert "poison.png" in numbers["reject"]
     assert main(["explain", "parts", "full", "bolt", "nobody.png"]) == 2
     assert "no such file" in capsys.readouterr().err
-    assert main(["explain", "parts", "full", "bolt", str(line.images / "bolt/test/good/fine.png"), "--at", "5,5"]) == 0
+    fine = str(line.images / "bolt/test/good/fine.png")
+    assert main(["explain", "parts", "full", "bolt", fine, "--at", "5,5", "--out", str(tmp_path)]) == 0
     assert "given place: " in capsys.readouterr().out
