@@ -22,6 +22,7 @@ MODULES = {
     "table": "table.command",
     "predict": "predict",
     "latency": "latency",
+    "inspections": "inspections",
     **dict.fromkeys(("history", "promote", "rollback", "quarantine"), "production"),
     "data": "data",
     "bisect": "bisect",

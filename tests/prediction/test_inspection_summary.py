@@ -12,6 +12,7 @@ import dagster as dg
 import numpy as np
 import pytest
 
+from ad_assets.cli import main
 from ad_assets.defs.inspections import REFRESH_SECONDS, look
 from ad_assets.graph.stages.score_maps import INDEX
 from ad_assets.prediction import inspection_summary
@@ -224,3 +225,16 @@ def test_a_category_is_quiet_when_nothing_was_inspected_or_landed_for_hours(
     assert tick(cursor, last + 3 * 3600)[0] == {}  # said once
     put(line.benchmark.store, rows([0.0], first=150))
     assert tick(cursor, last + 2.6 * 3600)[0]["not_quiet"]
+
+
+def test_the_command_says_it_and_exits_with_1_on_drift(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    put(line.benchmark.store, rows(NORMAL[60:160]))
+    call = ["inspections", "parts", "--config", str(line.folder / "bench.yaml")]
+    assert main(call) == 0
+    said = capsys.readouterr().out
+    assert "bolt: 100 inspections, 1 of the newest 100 anomalous, last 2026-05-01 01:40 UTC" in said
+    assert "small: no drift in 100 images" in said
+    assert "nut: nothing was inspected" in said
+    put(line.benchmark.store, rows(NORMAL[160:200] - 3, first=101))
+    assert main([*call[:2], "bolt", *call[2:]]) == 1
+    assert "DRIFT small: scores are lower than usual" in capsys.readouterr().out
