@@ -8,10 +8,15 @@ chance that it ever reaches 1 / alpha is at most alpha (Ville's inequality). One
 The scores before must grow with each image. Ranked among a fixed calibration set, all p-values share the luck of that
 set: they are uniform on average, but not independent, and in a long run the wealth of a good line grows without bound.
 
-The gambler is the simple jumper (Vovk, Petej, Nouretdinov, Ahlberg, Carlsson, Gammerman, "Retrain or not retrain:
-conformal test martingales for change-point detection", COPA 2021) with more bets than its linear ones: powers of p and
-of 1 - p (Vovk, Nouretdinov, Gammerman, "Testing exchangeability on-line", ICML 2003) find a large shift within a few
-images. Both directions are bet on: too low scores are a change too, as of a dirty lens or a lamp that is off.
+A gambler is the simple jumper (Vovk, Petej, Nouretdinov, Ahlberg, Carlsson, Gammerman, "Retrain or not retrain:
+conformal test martingales for change-point detection", COPA 2021) with more bets than its linear one: powers of p
+(Vovk, Nouretdinov, Gammerman, "Testing exchangeability on-line", ICML 2003) find a large shift within a few images.
+
+Two gamblers share the wealth. One bets on higher scores, ranked after the left-out scores of training images. Those are
+often higher than scores of new images, since leaving an image out leaves the others alone with a smaller memory: then
+p-values are larger than uniform ones, this gambler gains less, and the error rate holds all the more. The other bets on
+lower scores, as of a lamp that is off. It must not look at left-out scores, beside which every line would seem to have
+become better, but only at images that no state has learnt.
 """
 
 from __future__ import annotations
@@ -23,7 +28,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 JUMP = 0.01  # part of the wealth that changes its bet before each image, as in the paper
-LINEAR = 1.0  # slope of the linear bets
 POWERS = (0.3, 0.6)
 HIGHER, LOWER = "higher", "lower"
 
@@ -52,11 +56,11 @@ class OnlineRanks:
         return p_value
 
 
-class Martingale:
-    """The wealth of the gambler, 1 at the start."""
+class Gambler:
+    """Bets that p-values are small; the wealth is 1 at the start."""
 
     def __init__(self) -> None:
-        count = 3 + 2 * len(POWERS)
+        count = len(_odds(0.5))
         self._capital = np.full(count, 1 / count)
 
     @property
@@ -64,23 +68,41 @@ class Martingale:
         """The wealth now."""
         return float(self._capital.sum())
 
-    @property
-    def direction(self) -> str:
-        """`HIGHER` if most of the wealth is on scores that are higher than usual, else `LOWER`."""
-        half = 1 + len(POWERS)
-        return HIGHER if self._capital[1 : 1 + half].sum() >= self._capital[1 + half :].sum() else LOWER
-
-    def bet(self, p_value: float) -> float:
-        """The wealth after the next p-value, in (0, 1)."""
+    def bet(self, p_value: float) -> None:
+        """Bet on the next p-value, in (0, 1)."""
         self._capital = (1 - JUMP) * self._capital + JUMP * self._capital.mean()
         self._capital *= _odds(p_value)
-        return self.wealth
+
+
+class DriftMartingale:
+    """The two gamblers, whose wealth together is 1 at the start, on the scores of one champion after another."""
+
+    def __init__(self) -> None:
+        self._higher, self._lower = Gambler(), Gambler()
+        self.calibrate((), ())
+
+    def calibrate(self, left_out: Sequence[float], judged: Sequence[float]) -> None:
+        """Begin with another champion.
+
+        Args:
+            left_out: (n,) scores of images that it has learnt, each without itself.
+            judged: (m,) scores of nominal images that it has not learnt.
+        """
+        self._after_left_out, self._after_judged = OnlineRanks(left_out), OnlineRanks(judged)
+
+    def add(self, score: float, u: float) -> float:
+        """The wealth after the next score; `u` as for `OnlineRanks`."""
+        self._higher.bet(self._after_left_out.add(score, u))
+        self._lower.bet(1 - self._after_judged.add(score, u))
+        return (self._higher.wealth + self._lower.wealth) / 2
+
+    @property
+    def direction(self) -> str:
+        """Who of the gamblers has more: `HIGHER` or `LOWER`."""
+        return HIGHER if self._higher.wealth >= self._lower.wealth else LOWER
 
 
 def _odds(p_value: float) -> NDArray[np.float64]:
-    """What each bet pays, on average 1 over all p-values: none, then those on small ones, then those on large ones."""
-    odds = [1.0]
-    for p in (p_value, 1 - p_value):
-        p = max(p, 1e-9)  # rounding must not give 0, on which a power would pay without bound
-        odds += [1 + LINEAR * (0.5 - p), *(power * p ** (power - 1) for power in POWERS)]
-    return np.array(odds)
+    """What each bet pays, on average 1 over all p-values: no bet, a linear one, powers."""
+    p = max(p_value, 1e-9)  # rounding must not give 0, on which a power would pay without bound
+    return np.array([1.0, 1.5 - p, *(power * p ** (power - 1) for power in POWERS)])

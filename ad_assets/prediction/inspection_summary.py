@@ -1,12 +1,13 @@
 """What the inspections of a category amount to: counts, alarms over time, and whether scores have drifted.
 
-Drift is tested for each detector that inspected, by `ad_assets.metrics.drift`. Of each champion, its nominal left-out
-scores come first, then the images that it inspected, each image once. The wealth is carried over a change of champion,
-so that many small drifts add up; within a champion its error rate is exact, over a change it is as good as the new
-champion's images are exchangeable with the next ones. After an alarm the test begins anew with the next champion.
+Drift is tested for each detector that inspected, by `ad_assets.metrics.drift`: the images that a champion inspected,
+each once, after its nominal left-out scores and after those of the nominal test images. The wealth is carried over a
+change of champion, so that many small drifts add up; within a champion the error rate is exact, over a change it is as
+good as the new champion's images are exchangeable with the next ones. After an alarm the test begins anew with the next
+champion.
 
-Left out are images that the champion had learnt, whose scores are too low, and images that a person rejected, which are
-no nominal ones.
+Left out are images that the champion had learnt, whose scores are too low, nominal test images, which are there
+already, and images that a person rejected, which are no nominal ones.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ import datetime
 import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from ad_assets.config.benchmark import Dataset, Production
 from ad_assets.datasets.identity import content_of
 from ad_assets.graph.stages.fitted_state import STATES, read_training_set
-from ad_assets.graph.stages.image_index import stamps_path
-from ad_assets.graph.stages.score_maps import read_score_index
-from ad_assets.metrics.drift import Martingale, OnlineRanks
+from ad_assets.graph.stages.image_index import current_index, read_index, stamps_path
+from ad_assets.graph.stages.score_maps import read_score_index, shards
+from ad_assets.metrics.drift import DriftMartingale
 from ad_assets.production.champion_history import read_history
 from ad_assets.production.inspections import Inspection, files, read
 from ad_assets.production.review_decisions import read_decisions
@@ -34,11 +35,19 @@ MOST_INSPECTIONS = 50_000  # that one test covers
 
 @dataclass(frozen=True)
 class Champion:
-    """A fitted state that inspected: its detector, its nominal left-out scores, the images that it had learnt."""
+    """A fitted state that inspected.
+
+    Args:
+        detector: its detector.
+        left_out: its nominal left-out scores.
+        learnt: ids of the images that it had learnt.
+        judged: id -> score of the nominal test images.
+    """
 
     detector: str
-    nominal: Sequence[float]
-    learnt: Collection[str]
+    left_out: Sequence[float]
+    learnt: Collection[str] = ()
+    judged: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,34 +150,44 @@ def drift_tests(
     by_detector: dict[str, list[Inspection]] = defaultdict(list)
     for row in rows:
         champion = champions[row.champion]
-        if row.image_id not in champion.learnt and content_of(row.image_id) not in rejected:
+        known = row.image_id in champion.learnt or row.image_id in champion.judged
+        if not known and content_of(row.image_id) not in rejected:
             by_detector[champion.detector].append(row)
     limit = len(by_detector) / alpha
     return [_test(name, own, champions, limit) for name, own in sorted(by_detector.items())]
 
 
 def _test(detector: str, rows: Sequence[Inspection], champions: Mapping[str, Champion], limit: float) -> DriftTest:
-    martingale, ranks = Martingale(), OnlineRanks(())
+    martingale = DriftMartingale()
     times: list[datetime.datetime] = []
     wealth: list[float] = []
     earlier: list[datetime.datetime] = []
     alarm, direction, before, seen = None, "", "", set[str]()
     for row in rows:
         if row.champion != before:
-            before, ranks, seen = row.champion, OnlineRanks(champions[row.champion].nominal), set()
+            before, seen = row.champion, set()
             if alarm is not None:
                 earlier.append(times[alarm])
-                martingale, times, wealth, alarm = Martingale(), [], [], None
+                martingale, times, wealth, alarm = DriftMartingale(), [], [], None
+            champion = champions[row.champion]
+            martingale.calibrate(champion.left_out, tuple(champion.judged.values()))
         if row.image_id in seen:  # the same image again is no news
             continue
         seen.add(row.image_id)
         times.append(row.time)
-        wealth.append(martingale.bet(ranks.add(row.score, _uniform(row))))
+        wealth.append(martingale.add(row.score, _uniform(row)))
         if alarm is None and wealth[-1] >= limit:
             alarm, direction = len(wealth) - 1, martingale.direction
-    lowest = min(range(alarm + 1), key=wealth.__getitem__) if alarm is not None else 0
-    since = min(lowest + 1, alarm) if alarm is not None and wealth[lowest] < 1 else 0
+    since = _began(wealth[: alarm + 1]) if alarm is not None else 0
     return DriftTest(detector, times, wealth, limit, alarm, since, direction, earlier)
+
+
+def _began(wealth: Sequence[float]) -> int:
+    """Position at which the wealth began to grow to its last value: after the lowest point of its last rise."""
+    position = max((number for number, each in enumerate(wealth) if each < 1), default=-1)
+    while position > 0 and wealth[position - 1] < wealth[position]:
+        position -= 1
+    return min(position + 1, len(wealth) - 1)
 
 
 def _uniform(row: Inspection) -> float:
@@ -185,6 +204,9 @@ def _covered(total: int) -> int:
 def _champions(store: ArtifactStore, dataset: Dataset, category: str, wanted: set[str]) -> dict[str, Champion]:
     """The champions with some addresses, as far as what they were made of is still there."""
     found: dict[str, Champion] = {}
+    index = current_index(store, dataset.name, category)
+    rows = read_index(index) if index else []
+    nominal = {row["image_id"] for row in rows if row["split"] == "test" and row["label"] == 0}
     for name, detector in dataset.detectors.items():
         if not detector.method:
             continue
@@ -196,7 +218,14 @@ def _champions(store: ArtifactStore, dataset: Dataset, category: str, wanted: se
             states = (store.artifact(kind, candidate.state) for kind in STATES)
             trained_on = next(filter(None, map(read_training_set, states)), None)
             learnt = frozenset(trained_on.images) if trained_on else frozenset()
-            found[candidate.state] = Champion(name, read_score_index(scores).nominal.scores, learnt)
+            left_out = read_score_index(scores).nominal.scores
+            judged = {
+                image: score
+                for ids, _, image_scores in shards(scores)
+                for image, score in zip(ids, image_scores.tolist(), strict=True)
+                if image in nominal
+            }
+            found[candidate.state] = Champion(name, left_out, learnt, judged)
     return found
 
 
