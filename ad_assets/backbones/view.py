@@ -15,6 +15,7 @@ from ad_assets.datasets.geometry import resized_shape, seen_share
 # `View.warning` speaks below this share of a picture, and above this side of a cell.
 ENOUGH_SEEN = 0.95
 LARGE_CELL = 32  # camera pixels
+ONE_SHAPE = 1.05  # largest ratio of the ratios of sides that counts as one shape
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,13 @@ class View:
         sizes: height and width of the images, smallest area first.
         shares: for each size the part of the picture that is looked at, 0..1.
         cells: for each size height and width of a cell of the finest map, camera pixels; empty where that is not known.
+        stretched: whether images of different shapes are resized to one height and width.
     """
 
     sizes: tuple[tuple[int, int], ...]
     shares: tuple[float, ...]
     cells: tuple[tuple[float, float], ...]
+    stretched: bool = False
 
     @classmethod
     def of(cls, extractor: Extractor, sizes: Iterable[tuple[int, int]], grid: tuple[int, int] | None = None) -> View:
@@ -49,6 +52,7 @@ class View:
         height, width = extractor.input_size
         step = extractor.reductions[0]
         steps = (height / grid[0], width / grid[1]) if grid else (step, step) if step else None
+        shapes = [h / w for h, w in known]
         frames = [resized_shape(*size, extractor.resize) for size in known]
         return cls(
             known,
@@ -56,6 +60,7 @@ class View:
             tuple((h / f * steps[0], w / g * steps[1]) for (h, w), (f, g) in zip(known, frames, strict=True))
             if steps
             else (),
+            not isinstance(extractor.resize, int) and max(shapes) > ONE_SHAPE * min(shapes),
         )
 
     def sentence(self, name: str) -> str:
@@ -89,6 +94,12 @@ class View:
             found.append(
                 f"one cell is {_cell(largest)} camera pixels, and a defect smaller than that may change no score: "
                 "shrink the images less (resize), and pass them in pieces (tiles)"
+            )
+        if self.stretched:
+            sizes = _span([f"{width} x {height}" for height, width in self.sizes])
+            found.append(
+                f"images from {sizes} have different shapes and are stretched to one: look at the odd "
+                "ones, or give each camera a dataset of its own"
             )
         return "; ".join(found)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ad_assets.backbones.backbone import load_backbone
@@ -187,27 +188,31 @@ def _views(benchmark: Benchmark, name: str) -> Iterator[Finding]:
             _, *grid = load_backbone(benchmark.extractors[extractor], benchmark.compute).tap_shapes[0]
         except (OSError, ValueError, RuntimeError):  # the extractor's own finding says why
             continue
-        view = View.of(benchmark.extractors[extractor], sizes, (grid[0], grid[1]))
-        warning = view.warning() if dataset.own_images else ""
-        yield Finding(subject, True, view.sentence(extractor) + (f"; warning: {warning}" if warning else ""))
+        looks = partial(View.of, benchmark.extractors[extractor], grid=(grid[0], grid[1]))
+        said = looks(size for own in sizes.values() for size in own).sentence(extractor)
+        # Shapes are compared within a category.
+        warned = [(category, looks(own).warning()) for category, own in sizes.items()] if dataset.own_images else []
+        found = [f"{category}: {warning}" for category, warning in warned if warning]
+        more = f"; and {len(found) - SHOWN} more categories" if len(found) > SHOWN else ""
+        yield Finding(subject, True, said + (f"; warning: {'; '.join(found[:SHOWN])}{more}" if found else ""))
 
 
-def _image_sizes(benchmark: Benchmark, name: str) -> set[tuple[int, int]]:
-    """Height and width of the indexed images; of a category without an index those of its first image."""
+def _image_sizes(benchmark: Benchmark, name: str) -> dict[str, set[tuple[int, int]]]:
+    """Category -> height and width of its indexed images; of a category without an index those of its first image."""
     from ad_assets.datasets import ImageFiles
     from ad_assets.graph.stages.image_index import current_index, read_index
 
     reader = benchmark.datasets[name].reader
     files = ImageFiles(reader.root)
-    sizes: set[tuple[int, int]] = set()
+    sizes: dict[str, set[tuple[int, int]]] = {}
     for category, candidates in reader.assign(sorted(files.listing())).items():
         index = current_index(benchmark.store, name, category)
         if index:
-            sizes |= {(row["height"], row["width"]) for row in read_index(index)}
+            sizes[category] = {(row["height"], row["width"]) for row in read_index(index)}
         for path in [] if index else [candidate.path for candidate in candidates[:1]]:
             with suppress(ImageError):  # `data check` names it
                 height, width, _ = reader.decoding.rgb(files.read(path), path).shape
-                sizes.add((height, width))
+                sizes[category] = {(height, width)}
     return sizes
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.backbones.view import View
+from ad_assets.commands.doctor import examine
+from ad_assets.config.load import load_config
+from tests.support.bench_graph import config_tree, write_dataset
 
 
 def extractor(**settings: Any) -> Extractor:
@@ -53,6 +58,12 @@ PAPER = {"resize": 256, "crop": 224}
             ("25 % of the picture",),
         ),
         (
+            {"resize": [64, 64]},
+            [(64, 64), (66, 64), (64, 128)],
+            "images are 64 x 64 to 128 x 64, lite0 looks at 100 % of them, one cell is 8 x 8 to 16 x 8 camera pixels",
+            ("images from 64 x 64 to 128 x 64 have different shapes",),
+        ),
+        (
             {"backbone": "some_network", "taps": ["body.2"], "resize": [64, 64]},
             [(64, 64)],
             "images are 64 x 64, lite0 looks at 100 % of them",
@@ -79,3 +90,16 @@ def test_the_grid_of_a_loaded_backbone_counts() -> None:
 def test_no_image_has_no_view() -> None:
     with pytest.raises(ValueError, match="no image"):
         View.of(extractor(**PAPER), [])
+
+
+def test_the_doctor_says_what_is_seen_before_anything_is_indexed(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "images", ["bolt", "nut"])
+    tree = config_tree(tmp_path)
+    tree["extractors"]["lite0"] |= {"resize": 72, "crop": 64}
+    path = tmp_path / "bench.yaml"
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    found = [finding for finding in examine(load_config(str(path))) if finding.subject == "view of parts/lite0"]
+    assert [finding.healthy for finding in found] == [True]
+    said = "images are 64 x 64, lite0 looks at 79 % of them, one cell is 7.1 x 7.1 camera pixels; warning: bolt: 21 %"
+    assert found[0].message.startswith(said)
+    assert "; nut: 21 % of the picture is never looked at" in found[0].message
