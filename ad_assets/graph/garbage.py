@@ -4,7 +4,7 @@ An artifact is referred to when the head of any asset partition points to it (he
 materializations, of all benchmark files that share it), when it was ever champion, or when the current benchmark file
 would make it: a setting put back finds its artifacts. A feature file is referred to by the images of a kept feature
 index or of a champion, by images that wait for a decision, and by inspected images whose bytes are kept; the rows of
-one variant by the kept studies that show them.
+one variant by the kept studies that show them, the features of synthetic anomalies by the kept scores of these.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ad_assets.datasets.identity import content_of
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Slot
 from ad_assets.graph.stages import features, studies
+from ad_assets.graph.stages import synthetic_anomalies as synthetic
 from ad_assets.graph.stages.fitted_state import STATES, read_training_set
 from ad_assets.graph.stages.image_index import image_ids
 from ad_assets.production.champion_history import HISTORY
@@ -49,12 +50,15 @@ def unreferenced(graph: Graph, *, older_than: float) -> list[StoredFile]:
     held = _held_images(store) | {kept.image_id for kept in all_kept_images(store)}
     files = store.files()
     rows: set[str] = set()
+    extractors = {stage.code_version for stage in graph.stages.values() if stage.kind == "features"}
     for file in files:
         parts = file.path.split("/")
         if not artifact_folder(file.path) or parts[2] not in versions:
             continue
         if parts[1::2] == ["features", features.IMAGES]:
             kept |= set(features.feature_files(store.artifact(parts[1], parts[2])))
+        elif parts[1::2] == [synthetic.KIND, synthetic.SCORES]:
+            rows |= synthetic.features_of(store.artifact(parts[1], parts[2]), extractors)
         elif parts[1::2] == ["study", studies.TABLE]:
             rows |= {row["fingerprint"] for row in studies.read_rows(store.artifact(parts[1], parts[2]))}
     versions |= rows
@@ -87,7 +91,7 @@ def _champions(store: ArtifactStore) -> list[tuple[str, set[str]]]:
     for file in store.files("champions"):
         for entry in HISTORY.read(store, file.path).entries:
             candidate = entry.candidate
-            found += [(candidate.score_maps, set()), (candidate.metrics, set())]
+            found += [(candidate.score_maps, set()), (candidate.metrics, set()), (candidate.synthetic, set())]
             states = (store.artifact(kind, candidate.state) for kind in STATES)
             trained_on = next(filter(None, map(read_training_set, states)), None)
             found.append((candidate.state, trained_on.feature_files() if trained_on else set()))

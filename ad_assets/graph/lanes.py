@@ -3,7 +3,8 @@
 image_index                                   of each dataset
   features                                    of each extractor, shared by all detectors
     state -> neighbours -> score_maps         of each detector, its lane
-      oracle_epochs -> metrics -> champion
+      oracle_epochs -> metrics -> champion    the last of production datasets,
+      synthetic_anomalies ------> champion    where new states are judged by these too
   studies
     leaderboard -> report                     over all categories
       comparison                              over several datasets
@@ -29,6 +30,7 @@ from ad_assets.graph.stages.oracle_epochs import oracle_epochs_stage
 from ad_assets.graph.stages.report import report_stage
 from ad_assets.graph.stages.score_maps import ensemble_stage, score_maps_stage
 from ad_assets.graph.stages.studies import study_stage
+from ad_assets.graph.stages.synthetic_anomalies import synthetic_stage
 
 Lane = dict[str, Stage]  # the stages of one detector by role, upstream first
 
@@ -105,7 +107,10 @@ def _lane(
     metrics = metrics_stage(dataset, detector, index, lane["score_maps"], epochs, extractor, benchmark.evaluation)
     lane["metrics"] = metrics
     if dataset.production and detector.method:
-        lane["champion"] = champion_stage(dataset, detector, extractor, lane["state"], lane["score_maps"], metrics)
+        state, maps = lane["state"], lane["score_maps"]
+        own = features[detector.extractor]
+        lane["synthetic"] = synthetic_stage(dataset, detector, extractor, index, own, state, maps)
+        lane["champion"] = champion_stage(dataset, detector, extractor, state, maps, metrics, lane["synthetic"])
     return lane
 
 

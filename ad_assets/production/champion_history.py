@@ -1,7 +1,7 @@
 """The champion of a detector and category, which is the fitted state that predictions use, and its history.
 
 Every new state is a candidate. It is promoted if it passes the gates of the benchmark file (`production`): no metric
-below its floor, none behind the champion's by more than the margin. Otherwise the champion stays, and the asset's check
+below its floor, none behind the champion's by more than the margin, and those of `nominal_gates`. Otherwise the champion stays, and the asset's check
 says why. The history is an append-only list in the store: promotions by the graph and by hand, and rollbacks. A state
 that was rolled back from is not promoted again automatically.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ad_assets.backbones.extractor import Extractor
@@ -37,6 +37,8 @@ class ChampionCandidate:
         numbers: metrics of the standard protocol, as fractions.
         anomalous_images: how many anomalous test images are behind them; None: not known, as of older champions.
         roi: content of the region of interest that it inspects, see `region_location`; empty: whole images.
+        synthetic: address of its scores of synthetic anomalies; empty: there are none, as of older champions.
+        judged: what `nominal_gates.Judgement.numbers` has: rates of alarms among good images and synthetic anomalies.
     """
 
     state: str
@@ -47,6 +49,8 @@ class ChampionCandidate:
     numbers: Mapping[str, float]
     anomalous_images: int | None = None
     roi: str = ""
+    synthetic: str = ""
+    judged: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

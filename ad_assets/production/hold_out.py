@@ -2,15 +2,17 @@
 
 A line with good images only has nothing in its test folder, so nothing says how often a new state alarms on good images
 that it has not learnt. A share of the training images becomes test images instead: rows with ``split: test``,
-``label: 0`` and ``held_out: true``, whose files stay where they are. Which ones follows from their content alone (of
-their group, where they have one: near-copies of an image say nothing about it), so a growing set keeps those that it
-has, and a renamed file changes nothing. An image that a person has admitted is learnt: that is what was asked for.
+``label: 0`` and ``held_out: true``, whose files stay where they are. Each image has a place between 0 and 1 that
+follows from its content alone (from its group, where it has one: near-copies of an image say nothing about it). Those
+up to a place are held out, which the first images settle once and for all: a growing set keeps those that it has, and
+of new images a share of about the same size joins them. An image that a person has admitted is learnt: that is what was
+asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +21,7 @@ import pyarrow as pa
 from ad_assets.config.benchmark import Production
 from ad_assets.datasets.identity import content_of
 from ad_assets.datasets.index import ImageIndex
-from ad_assets.production.review_decisions import Admissions, read_decisions, update_admissions
+from ad_assets.production.review_decisions import Admissions, HoldOut, read_decisions, update_admissions
 from ad_assets.store.store import ArtifactStore
 
 AUTOMATIC_SHARE = 0.2
@@ -33,45 +35,58 @@ def hold_out(
 ) -> ImageIndex:
     """The index with the held-out images as nominal test images.
 
-    With ``held_out: auto`` the share is 0.2 from the time on when a category has ten training images or more and no
+    With ``held_out: auto`` a fifth is held out from the time on when a category has ten training images or more and no
     nominal test image; that is remembered with its admissions, and stays so when test images come later.
 
     Raises:
         DamagedRecordError: its admissions or decisions cannot be read.
     """
     rows: list[dict[str, Any]] = index.table.to_pylist()
-    share = _share(rows, production, store, dataset, category)
-    train = [row for row in rows if row["split"] == "train"]
-    if not share or len(train) < FEWEST_IMAGES:
+    train = {row["image_id"]: row for row in rows if row["split"] == "train"}
+    if len(train) < FEWEST_IMAGES or production.held_out == 0:
         return index
     decisions = read_decisions(store, dataset, category)
-    asked_for = {image for image, decision in decisions.items() if decision == "admit"}
-    chosen = {row["image_id"] for row in train if is_held_out(row, share, asked_for)}
-    if len({row["image_id"] for row in train} - chosen) < 2:
-        return index  # one group holds all or nearly all images: what is left would be no category
+    free = {image: row for image, row in train.items() if decisions.get(content_of(image)) != "admit"}
+    judged = any(row["split"] == "test" and row["label"] == 0 for row in rows)
+
+    def settled(before: Admissions) -> Admissions:
+        share = production.held_out
+        if before.hold_out and share in ("auto", before.hold_out.share):
+            return before
+        if share == "auto" and judged:
+            return before
+        share = AUTOMATIC_SHARE if share == "auto" else float(share)
+        up_to = last_place(list(free.values()), share, len(train))
+        return before if up_to is None else replace(before, hold_out=HoldOut(share, up_to))
+
+    kept = update_admissions(store, dataset, category, settled).hold_out
+    chosen = {image for image, row in free.items() if kept and place_of(row) <= kept.up_to}
+    if not chosen or len(train) - len(chosen) < 2:
+        return index
     moved = [
-        {**row, COLUMN: False}
-        if row["image_id"] not in chosen or row["split"] != "train"
-        else {**row, "split": "test", "label": 0, COLUMN: True}
-        for row in rows
+        _moved(row) if row["image_id"] in chosen and row["split"] == "train" else {**row, COLUMN: False} for row in rows
     ]
     moved.sort(key=lambda row: (row["split"], row["path"]))
     schema = index.table.schema.append(pa.field(COLUMN, pa.bool_()))
-    return replace(index, table=pa.Table.from_pylist(moved, schema=schema)) if chosen else index
+    return replace(index, table=pa.Table.from_pylist(moved, schema=schema))
 
 
-def is_held_out(row: Mapping[str, Any], share: float, asked_for: Collection[str] = ()) -> bool:
-    """Whether a training image is kept for judging.
-
-    Args:
-        row: its row of the image index.
-        share: of the images, from 0 to 1; those of a smaller share are among those of a larger one.
-        asked_for: contents that a person has admitted, and which are therefore learnt.
-    """
-    content = content_of(row["image_id"])
+def place_of(row: Mapping[str, Any]) -> float:
+    """The place of an image of an index between 0 and 1, which follows from its content or its group alone."""
     # Not the id itself: its order decides which images are scored left-out.
-    digest = hashlib.sha256(f"held out {row.get('group') or content}".encode()).digest()
-    return content not in asked_for and int.from_bytes(digest[:8]) < share * 2**64
+    key = row.get("group") or content_of(row["image_id"])
+    return int.from_bytes(hashlib.sha256(f"held out {key}".encode()).digest()[:6]) / 2**48
+
+
+def last_place(rows: Sequence[Mapping[str, Any]], share: float, images: int) -> float | None:
+    """The place up to which images are held out, so that they are as near to a share of all as whole groups allow.
+
+    None where that would leave fewer than two images to learn, as where all are of one group.
+    """
+    wanted = max(1, round(share * images))
+    places = sorted(map(place_of, rows))
+    ends = {place: number for number, place in enumerate(places, start=1) if images - number >= 2}
+    return min(ends, key=lambda place: (abs(ends[place] - wanted), place)) if ends else None
 
 
 def stated(rows: Collection[Mapping[str, Any]]) -> str:
@@ -81,16 +96,5 @@ def stated(rows: Collection[Mapping[str, Any]]) -> str:
     return f"{held} of {of} nominal images are held out for judging, by content hash" if held else ""
 
 
-def _share(
-    rows: Collection[Mapping[str, Any]], production: Production, store: ArtifactStore, dataset: str, category: str
-) -> float:
-    if production.held_out != "auto":
-        return production.held_out
-    images = sum(row["split"] == "train" for row in rows)
-    judged = any(row["split"] == "test" and row["label"] == 0 for row in rows)
-    share = AUTOMATIC_SHARE if images >= FEWEST_IMAGES and not judged else None
-
-    def latched(before: Admissions) -> Admissions:
-        return before if before.held_out is not None or share is None else replace(before, held_out=share)
-
-    return update_admissions(store, dataset, category, latched).held_out or 0.0
+def _moved(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {**row, "split": "test", "label": 0, COLUMN: True}

@@ -27,6 +27,14 @@ class Held:
 
 
 @dataclass(frozen=True)
+class HoldOut:
+    """Which images are kept for judging: the share that was asked for, and the place up to which they are."""
+
+    share: float
+    up_to: float
+
+
+@dataclass(frozen=True)
 class Admissions:
     """State of the training images of a category.
 
@@ -35,14 +43,13 @@ class Admissions:
         held: id -> held image.
         decided: number of images that people had decided on when this was written. It never decreases, so a decisions
             file with fewer entries was lost. None in records older than this count.
-        held_out: the share of the images that is kept for judging, from the time on when there were no other nominal
-            images to judge by; None before.
+        hold_out: which images are kept for judging, once some are; None before.
     """
 
     admitted: tuple[str, ...]
     held: Mapping[str, Held]
     decided: int | None = None
-    held_out: float | None = None
+    hold_out: HoldOut | None = None
 
 
 NONE_ADMITTED = Admissions((), {}, 0)

@@ -1,16 +1,22 @@
 """A folder of good images and nothing else: measured as far as it can be, with a champion, and without an error."""
 
 import shutil
+from typing import Any
 
+import dagster as dg
 import pytest
 
+from ad_assets.backbones.backbone import Backbone
 from ad_assets.cli import main
+from ad_assets.graph.garbage import unreferenced
+from ad_assets.graph.graph import Graph
 from ad_assets.graph.stages.fitted_state import read_training_set
 from ad_assets.graph.stages.image_index import read_index
+from ad_assets.graph.stages.judgement import ALARMS, SYNTHETIC
 from ad_assets.graph.stages.metrics import read_scored_images
 from ad_assets.prediction import load_detector
 from ad_assets.prediction.lookup import DetectorError
-from ad_assets.production.champion_history import read_history
+from ad_assets.production.champion_history import ChampionCandidate, read_history
 from tests.support.bench_graph import Bench, draw_image, write_image
 
 
@@ -130,3 +136,71 @@ def _version(bench: Bench, category: str) -> str:
     head = bench.benchmark.store.read_head(("parts", "image_index"), category)
     assert head is not None
     return str(head["version"])
+
+
+@pytest.fixture
+def judged(bench: Bench) -> Bench:
+    """A line of one category with 40 good images, some of them held out, and its first champion."""
+    shutil.rmtree(bench.images / "nut")
+    for folder in ("test", "ground_truth"):
+        shutil.rmtree(bench.images / "bolt" / folder)
+    for number in range(6, 40):
+        write_image(bench.images / "bolt" / "train" / "good" / f"{number:03}.png", draw_image(1000 + number))
+    bench.tree["datasets"]["parts"]["detectors"].pop("full")
+    bench.set("datasets.parts.production", {"settle_seconds": 0})
+    bench.run()
+    return bench
+
+
+def champion_of(bench: Bench) -> ChampionCandidate:
+    champion = read_history(bench.benchmark.store, "parts", "small", "bolt").champion
+    assert champion is not None
+    return champion
+
+
+def checks_of(bench: Bench) -> dict[str, tuple[bool, str]]:
+    """The answers of the champion's gates: name -> passed, why."""
+    key = dg.AssetKey(["parts", "small", "champion"])
+    found = {}
+    for name in (ALARMS, SYNTHETIC):
+        [record] = bench.instance.event_log_storage.get_asset_check_execution_history(
+            dg.AssetCheckKey(key, name), limit=1
+        )
+        evaluation = record.event.dagster_event.asset_check_evaluation_data  # type: ignore[union-attr]
+        found[name] = evaluation.passed, str(evaluation.metadata["why"].value)
+    return found
+
+
+def test_random_weights_never_take_the_place_of_a_champion(judged: Bench) -> None:
+    champion = champion_of(judged)
+    assert champion.judged["judging_images"] == 8
+    assert champion.judged["synthetic_anomalies_seen"] > 0.3
+    assert all(passed for passed, _ in checks_of(judged).values())
+    judged.set("extractors.lite0.weights", "random(0)")
+    judged.run()
+    passed, why = checks_of(judged)[SYNTHETIC]
+    assert not passed
+    assert "more than 0.02 behind" in why
+    assert champion_of(judged) == champion
+
+
+def test_an_update_is_judged_without_a_forward_pass_of_what_was_drawn_before(
+    judged: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed_through: list[int] = []
+    extract = Backbone.extract
+
+    def counted(backbone: Backbone, images: Any) -> Any:
+        passed_through.append(len(images))
+        return extract(backbone, images)
+
+    monkeypatch.setattr(Backbone, "extract", counted)
+    before = champion_of(judged)
+    write_image(judged.images / "bolt" / "train" / "good" / "new.png", draw_image(5003))
+    judged.run()
+    assert sum(passed_through) == 1
+    after = champion_of(judged)
+    assert after.state != before.state
+    assert after.synthetic != before.synthetic
+    kept = {file.path for file in unreferenced(Graph(judged.stages, judged.benchmark.store), older_than=-1)}
+    assert not any("synthetic" in path for path in kept)

@@ -10,7 +10,7 @@ import pytest
 from ad_assets.config.benchmark import Production
 from ad_assets.datasets.base import IMAGE_INDEX_SCHEMA
 from ad_assets.datasets.index import ImageIndex
-from ad_assets.production.hold_out import AUTOMATIC_SHARE, hold_out, is_held_out, stated
+from ad_assets.production.hold_out import AUTOMATIC_SHARE, hold_out, stated
 from ad_assets.production.review_decisions import decide, read_admissions
 from ad_assets.store.store import ArtifactStore
 
@@ -59,7 +59,7 @@ def held(store: ArtifactStore, rows: list[dict[str, Any]], held_out: Any = "auto
 def test_a_share_of_the_images_is_held_out_whatever_their_order_and_names(store: ArtifactStore) -> None:
     rows = [row(number) for number in range(300)]
     chosen = held(store, rows)
-    assert 40 <= len(chosen) <= 80  # 60 of 300 are wanted; 1 in 1,000 of all sets is outside
+    assert len(chosen) == 60
     shuffled = [{**each, "path": f"other/{each['image_id']}"} for each in reversed(rows)]
     assert held(store, shuffled) == chosen
 
@@ -72,14 +72,18 @@ def test_a_growing_set_keeps_its_own_and_a_larger_share_holds_that_of_a_smaller_
         chosen = held(store, rows[:most])
         assert chosen & earlier == before
         before, earlier = chosen, {each["image_id"] for each in rows[:most]}
-    assert held(store, rows, 0.1) < before < held(store, rows, 0.4)
+    assert len(before) == 19
+    assert held(store, rows, 0.05) < before < held(store, rows, 0.5)
+    assert held(store, rows, "auto") == held(store, rows, 0.5)  # what is settled stays
 
 
 def test_what_began_without_test_images_goes_on_when_they_come(store: ArtifactStore) -> None:
     rows = [row(number) for number in range(40)]
     chosen = held(store, rows)
     assert chosen
-    assert read_admissions(store, *PLACE).held_out == AUTOMATIC_SHARE
+    settled = read_admissions(store, *PLACE).hold_out
+    assert settled is not None
+    assert settled.share == AUTOMATIC_SHARE
     assert held(store, [*rows, row(1000, "test")]) == chosen
     assert held(store, rows, 0) == set()  # the setting is stronger
     assert held(store, [*rows, row(1000, "test")]) == chosen
@@ -106,7 +110,7 @@ def test_anomalous_test_images_alone_are_nothing_to_judge_by(store: ArtifactStor
 def test_groups_are_held_out_together(store: ArtifactStore) -> None:
     rows = [row(number, group=f"lot {number // 4}") for number in range(80)]
     chosen = held(store, rows)
-    assert chosen
+    assert len(chosen) == 16
     assert {each["group"] for each in rows if each["image_id"] in chosen}.isdisjoint(
         each["group"] for each in rows if each["image_id"] not in chosen
     )
@@ -124,4 +128,3 @@ def test_the_index_says_how_many() -> None:
     rows = [row(1), row(2), {**row(3, "test"), "held_out": True}, row(4, "test", 1)]
     assert stated(rows) == "1 of 3 nominal images are held out for judging, by content hash"
     assert not stated(rows[:2])
-    assert not is_held_out(rows[0], 0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Dataset, Detector, Production
 from ad_assets.graph.stage import Check, CheckReport, CheckResult, Parts, Stage, StageSettings, Upstream, Work
 from ad_assets.graph.stages.fitted_state import method_of
+from ad_assets.graph.stages.judgement import ALARMS, SYNTHETIC, read_judgement, verdicts_of
 from ad_assets.graph.stages.metrics import DECISION, read_rows, read_scored_images
 from ad_assets.graph.stages.region_of_interest import PART
 from ad_assets.metrics.catalogue import compared
@@ -24,6 +25,7 @@ from ad_assets.production.champion_history import (
     settings_of,
     update_history,
 )
+from ad_assets.production.nominal_gates import Verdict, promise
 from ad_assets.production.store_identity import check_store
 from ad_assets.store.store import Artifact
 
@@ -46,18 +48,21 @@ def champion_stage(
     state: Stage,
     score_maps: Stage,
     metrics: Stage,
+    synthetic: Stage,
 ) -> Stage:
     """The asset ``<dataset>/<detector>/champion`` of a production dataset; by its gates, or by none."""
     production = dataset.production or Production()
     lane = detector.name
 
     def parts(upstream: Upstream) -> Parts:
-        return {stage.kind: upstream.of(stage).version for stage in (state, score_maps, metrics)}
+        return {stage.kind: upstream.of(stage).version for stage in (state, score_maps, metrics, synthetic)}
 
     def candidate(work: Work) -> ChampionCandidate:
         rows = read_rows(work.input(metrics))
         numbers = {r["metric"]: r["value"] for r in rows if r["protocol"] == "standard" and r["value"] is not None}
         state_head, maps_head, metrics_head = (work.upstream.of(stage) for stage in (state, score_maps, metrics))
+        drawn = work.upstream.of(synthetic).version
+        judged = read_judgement(work.store, maps_head.version, metrics_head.version, drawn)
         return ChampionCandidate(
             state_head.version,
             maps_head.version,
@@ -67,6 +72,8 @@ def champion_stage(
             numbers,
             sum(bool(image["label"]) for image in read_scored_images(work.input(metrics)).images),
             maps_head.parts.get(PART, ""),
+            drawn,
+            judged.numbers() if judged else {},
         )
 
     def build(work: Work) -> dict[str, Any]:
@@ -80,13 +87,16 @@ def champion_stage(
         floors = {metric: floor for metric, floor in settings.floors.items() if metric not in unknown}
         below = below_floors(challenger.numbers, floors)
         behind: list[str] = []
+        verdicts: dict[str, Verdict] = {}
         kept = ""
 
         def change(before: History) -> History:
-            nonlocal behind, kept
+            nonlocal behind, verdicts, kept
             behind = behind_champion(challenger, before.champion, settings.margin)
+            verdicts = verdicts_of(work.store, challenger, before.champion, settings.margin)
+            reasons = [verdict.why for verdict in verdicts.values() if verdict.keeps_out]
             refused = challenger.state in before.refused
-            kept = "; ".join([*below, *behind, *(["it was rolled back from"] if refused else [])])
+            kept = "; ".join([*below, *behind, *reasons, *(["it was rolled back from"] if refused else [])])
             if kept or _same(before.champion, challenger):
                 return before
             return before.with_champion(challenger, PROMOTED, "passed its gates" if before.champion else "the first")
@@ -95,6 +105,7 @@ def champion_stage(
         check_results = (
             CheckResult("above_floors", not below, {"why": _of_floors(below, unknown)}),
             CheckResult("no_worse_than_champion", not behind, {"why": "; ".join(behind) or "no metric fell behind"}),
+            *(CheckResult(name, verdict.passed, {"why": verdict.why}) for name, verdict in verdicts.items()),
         )
         decision = {k: v for k, v in work.input(metrics).record()["metadata"].items() if k == DECISION}
         return CheckReport(check_results, {**_described(history, kept), **decision})
@@ -103,7 +114,7 @@ def champion_stage(
         key=(dataset.name, detector.name, "champion"),
         kind="champion",
         settings=ChampionSettings(VERSION, production.floors, production.margin),
-        deps=(state, score_maps, metrics),
+        deps=(state, score_maps, metrics, synthetic),
         address=parts,
         build=build,
         answer_checks=answer_checks,
@@ -112,6 +123,16 @@ def champion_stage(
             Check("above_floors", "No metric of the new state is below the floor that the benchmark file sets."),
             Check(
                 "no_worse_than_champion", "No metric of the new state is behind the champion's by more than the margin."
+            ),
+            Check(
+                ALARMS,
+                "On good images that it has not learnt the new state alarms no more often than its threshold promises "
+                "and than the champion does.",
+            ),
+            Check(
+                SYNTHETIC,
+                "The new state sees no fewer synthetic anomalies than the champion, by more than the margin. They are "
+                "a smoke alarm and say nothing of the rate of real defects.",
             ),
         ),
         partitions=metrics.partitions,
@@ -136,11 +157,11 @@ def _of_floors(below: Sequence[str], unknown: Sequence[str]) -> str:
 
 def _same(champion: ChampionCandidate | None, challenger: ChampionCandidate) -> bool:
     """Whether a candidate is the champion already, with the same threshold and numbers."""
-    return champion is not None and (champion.state, champion.score_maps, champion.metrics) == (
-        challenger.state,
-        challenger.score_maps,
-        challenger.metrics,
-    )
+
+    def identity(each: ChampionCandidate) -> tuple[str, ...]:
+        return each.state, each.score_maps, each.metrics, each.synthetic
+
+    return champion is not None and identity(champion) == identity(challenger)
 
 
 def _described(history: History, kept: str) -> dict[str, Any]:
@@ -158,4 +179,13 @@ def _described(history: History, kept: str) -> dict[str, Any]:
             for metric in compared()
             if metric in last.candidate.numbers
         },
+        **{f"champion_{name}": value for name, value in last.candidate.judged.items()},
+        **_promised(last.candidate.judged),
     }
+
+
+def _promised(judged: Mapping[str, float]) -> dict[str, str]:
+    """What the images that the champion was judged by say of its rate of false alarms, in words."""
+    images = round(judged.get("judging_images", 0))
+    alarms = round(images * judged.get("false_alarm_rate", 0))
+    return {"champion_promises": promise(alarms, images)} if images else {}

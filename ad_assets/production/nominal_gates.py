@@ -1,0 +1,169 @@
+"""Gates that need no real anomaly: a new state against its promise, and against the champion, on good images.
+
+The images are nominal test images, which no state has learnt: those of the test folder, and held-out ones. An alarm is
+a score above the state's own threshold.
+
+- *False alarms.* A state breaks its promise if nominal images like those that its threshold comes from would give so
+  many alarms in less than 1 of 100 cases. It alarms more than the champion if an exact paired test on the images that
+  both have scored says so at 5 %. It is kept out if it alarms more, or if it breaks its promise and has more alarms on
+  these images than the champion. A first state is promoted all the same, and the check fails: there is none to keep.
+- *Synthetic anomalies.* A state is kept out if it sees a smaller share of them than the champion by more than the
+  margin, and the same paired test says that this is no chance.
+- *Nothing in common.* Where no number and no image compares the two, a state of other settings is kept out, and a
+  state of the same settings, such as an update by new images, is promoted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ad_assets.metrics.alarms import chance_of_alarms, chance_of_more, most_without_an_alarm, rate_bounds
+
+BROKEN = 0.01  # the probability under which a promise counts as broken
+PAIRED = 0.05  # the level of the paired tests
+SYNTHETIC = "synthetic_anomalies_seen"
+Anomaly = tuple[str, str, int]  # image id, kind, strength
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a state makes of images that it has not learnt.
+
+    Args:
+        threshold: its own; None where it has none.
+        nominal: image id -> score, of nominal test images.
+        left_out: the scores of training images that the threshold comes from.
+        synthetic: the scores of synthetic anomalies.
+    """
+
+    threshold: float | None
+    nominal: Mapping[str, float]
+    left_out: Sequence[float]
+    synthetic: Mapping[Anomaly, float] = field(default_factory=dict)
+
+    def alarms(self) -> dict[str, bool]:
+        """Image id -> whether a nominal test image raises an alarm; empty without a threshold."""
+        return {} if self.threshold is None else {i: score > self.threshold for i, score in self.nominal.items()}
+
+    def seen(self) -> dict[Anomaly, bool]:
+        """Whether each synthetic anomaly raises an alarm; empty without a threshold."""
+        return {} if self.threshold is None else {i: score > self.threshold for i, score in self.synthetic.items()}
+
+    def breaks_promise(self) -> bool:
+        """Whether so many alarms are too many for the left-out scores that the threshold comes from."""
+        alarms = self.alarms()
+        if self.threshold is None or not alarms or not self.left_out:
+            return False
+        above = sum(score > self.threshold for score in self.left_out)
+        return chance_of_alarms(sum(alarms.values()), len(alarms), above, len(self.left_out)) < BROKEN
+
+    def numbers(self) -> dict[str, float]:
+        """What a champion's history keeps of it; shares as fractions."""
+        from ad_assets.metrics.ranking import auroc
+
+        found: dict[str, float] = {}
+        if alarms := self.alarms():
+            low, high = rate_bounds(sum(alarms.values()), len(alarms))
+            rate = sum(alarms.values()) / len(alarms)
+            found |= {"judging_images": len(alarms), "false_alarm_rate": rate}
+            found |= {"false_alarm_rate_low": low, "false_alarm_rate_high": high}
+        if self.left_out and self.threshold is not None:
+            found["left_out_above"] = sum(score > self.threshold for score in self.left_out) / len(self.left_out)
+        if seen := self.seen():
+            found[SYNTHETIC] = sum(seen.values()) / len(seen)
+            for kind in dict.fromkeys(kind for _, kind, _ in seen):
+                own = [value for (_, each, _), value in seen.items() if each == kind]
+                found[f"synthetic_{kind}_seen"] = sum(own) / len(own)
+                scores = [score for (_, each, _), score in self.synthetic.items() if each == kind]
+                labels = [0] * len(self.nominal) + [1] * len(scores)
+                found[f"synthetic_{kind}_auroc"] = auroc([*self.nominal.values(), *scores], labels)
+        return found
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer of a gate.
+
+    Args:
+        passed: whether its check passes.
+        why: in words.
+        keeps_out: whether the state stays out for it.
+    """
+
+    passed: bool
+    why: str
+    keeps_out: bool = False
+
+
+def false_alarms(new: Judgement, old: Judgement | None) -> Verdict:
+    """Whether a new state raises more alarms on nominal test images than it promises, or than the champion."""
+    alarms, before = new.alarms(), old.alarms() if old else {}
+    if not alarms:
+        return Verdict(True, "not measurable: there is no nominal test image, and none is held out")
+    count, images = sum(alarms.values()), len(alarms)
+    told = f"{promise(count, images)}"
+    common = [image for image in alarms if image in before]
+    now, then = [alarms[image] for image in common], [before[image] for image in common]
+    if common:
+        told += f"; of {len(common)} that both have scored: {sum(now)}, the champion {sum(then)}"
+    broken, more = new.breaks_promise(), bool(common) and chance_of_more(then, now) < PAIRED
+    if broken:
+        told += f"; more than its threshold explains (probability below {BROKEN:g})"
+    if more:
+        told += f"; more than the champion by a paired test (level {PAIRED:g})"
+    worse = sum(now) > sum(then) if common else old is not None
+    return Verdict(not (broken or more), told, more or (broken and old is not None and worse))
+
+
+def synthetic_anomalies(new: Judgement, old: Judgement | None, margin: float) -> Verdict:
+    """Whether a new state sees fewer synthetic anomalies than the champion by more than a margin."""
+    seen, before = new.seen(), old.seen() if old else {}
+    if not seen:
+        return Verdict(True, "not measurable: there is no nominal test image to draw them into")
+    told = f"{_share(list(seen.values()))} of {len(seen)} synthetic anomalies seen (not a rate of real defects)"
+    common = [anomaly for anomaly in seen if anomaly in before]
+    if not common:
+        return Verdict(True, told)
+    now, then = [seen[each] for each in common], [before[each] for each in common]
+    lost = (sum(then) - sum(now)) / len(common)
+    told += f"; of {len(common)} that both have scored: {_share(now)}, the champion {_share(then)}"
+    fewer = lost > margin and chance_of_more(now, then) < PAIRED
+    return Verdict(not fewer, f"{told}{f'; more than {margin:g} behind' if fewer else ''}", fewer)
+
+
+def nothing_in_common(new: Judgement, old: Judgement | None, *, same_settings: bool, compared: bool) -> Verdict:
+    """Whether a state of other settings than the champion's would be promoted unseen.
+
+    Args:
+        new: of the new state.
+        old: of the champion; None where its scores are gone.
+        same_settings: whether method, options and extractor are the champion's.
+        compared: whether both have a metric on the same test images.
+    """
+    before = old.alarms().keys() if old else set()
+    if same_settings or compared or new.alarms().keys() & before:
+        return Verdict(True, "")
+    return Verdict(
+        False,
+        "its settings are others than the champion's, and no test image compares the two: hold images out "
+        "(production.held_out) or add test images, or promote it by hand",
+        keeps_out=True,
+    )
+
+
+def promise(alarms: int, images: int) -> str:
+    """Alarms among nominal images, and the rate that so many images rule out, in words.
+
+    >>> promise(0, 60)
+    'no alarm among 60 images: 60 images promise at most 4.87 % (95 %)'
+    """
+    if not alarms:
+        most = 100 * most_without_an_alarm(images)
+        return f"no alarm among {images} images: {images} images promise at most {most:.3g} % (95 %)"
+    low, high = rate_bounds(alarms, images)
+    return f"{alarms} alarms among {images} images: a rate of {100 * low:.3g} to {100 * high:.3g} % (95 %)"
+
+
+def _share(flags: Sequence[bool]) -> str:
+    return f"{100 * sum(flags) / len(flags):.0f} %"
