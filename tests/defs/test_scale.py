@@ -143,7 +143,8 @@ def test_what_dagster_has_not_on_record_is_reused(tmp_path: Path) -> None:
     assert len(below) > FEW
     assert ("parts/image_index", "c001") not in below
     graph.set("datasets.parts.detectors.sheets.sheets", 7)
-    lane = {f"parts/sheets/{kind}" for kind in ("template_set", "score_maps", "metrics", "champion")}
+    kinds = ("template_set", "score_maps", "metrics", "synthetic_anomalies", "champion")
+    lane = {f"parts/sheets/{kind}" for kind in kinds}
     assert {name for name, category in graph.plan() if category == "c000"} == lane
     graph.set("datasets.parts.detectors.sheets.sheets", 10)
     assert {slot for slot in graph.plan() if slot[1] == "c001"} == below

@@ -54,7 +54,7 @@ EVALUATION = {
     "resolution": {"metrics"},
     "calibration_images": {"score_maps"},
 }
-PRODUCTION = {"floors": {"champion"}, "margin": {"champion"}}
+PRODUCTION = {"floors": {"champion"}, "margin": {"champion"}, "held_out": {"image_index"}}
 READER: dict[str, set[str]] = {key: {"image_index"} for key in FolderReader.model_fields} | {"root": set()}
 # These decide when something is done, how fast, and where it lies; or which images get into an index, whose own
 # address is what it holds.
@@ -190,7 +190,7 @@ def reached(value: Any, seen: set[int]) -> Iterator[Any]:
 
 def test_no_setting_reaches_a_build_but_by_the_settings_of_its_stage(folder: Path) -> None:
     stages = stages_of(SectionParser("test").benchmark(whole(folder)), gate=lambda *_: NoGate())
-    assert len({stage.kind for stage in stages}) == 14
+    assert len({stage.kind for stage in stages}) == 15
     # What opens images and says in which frame they are is handed over; its options are part of addresses upstream.
     sections = (Benchmark, Dataset, Detector, Study, Variant, Evaluation, ReportStyle, Production, Automation, Compute)
     for stage in stages:
