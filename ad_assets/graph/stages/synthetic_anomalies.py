@@ -20,6 +20,7 @@ from ad_assets.graph.stage import GPU, Parts, Stage, StageSettings, Upstream, Wo
 from ad_assets.graph.stages.features import features_address, positions_of, read_features, stacked
 from ad_assets.graph.stages.fitted_state import method_of, read_state, runtime_of
 from ad_assets.graph.stages.image_index import read_index
+from ad_assets.graph.stages.region_of_interest import PART, read_region, region_tensor
 from ad_assets.graph.stages.score_maps import Scorer, ScoreSettings
 from ad_assets.methods import Features
 from ad_assets.store.store import Artifact, ArtifactStore
@@ -78,7 +79,9 @@ def synthetic_stage(
         train = read_features(work, features, "train", method.layers)
         fitted = read_state(work.input(state), method)
         size, step = scoring.map_size, scoring.map_step
-        scorer = Scorer(method, fitted, train, None, size, runtime_of(work), map_step=step)
+        inspected = read_region(work.store, work.upstream.of(score_maps).parts.get(PART, ""))
+        region = region_tensor(inspected, extractor)
+        scorer = Scorer(method, fitted, train, None, size, runtime_of(work), map_step=step, region=region)
         found: list[dict[str, Any]] = []
         for done, row in enumerate(rows):
             drawn = _features(work, reader, extractor, row)
