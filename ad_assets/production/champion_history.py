@@ -1,9 +1,9 @@
 """The champion of a detector and category, which is the fitted state that predictions use, and its history.
 
-Every new state is a candidate. It is promoted if it passes the gates of the benchmark file (`production`): no metric
-below its floor, none behind the champion's by more than the margin, and those of `nominal_gates`. Otherwise the champion stays, and the asset's check
-says why. The history is an append-only list in the store: promotions by the graph and by hand, and rollbacks. A state
-that was rolled back from is not promoted again automatically.
+Every new state is a candidate. It is promoted if it passes the gates of the benchmark file (`production`), no metric
+below its floor and none behind the champion's by more than the margin, and those of `nominal_gates`. Otherwise the
+champion stays, and the asset's check says why. The history is an append-only list in the store: promotions by the graph
+and by hand, and rollbacks. A state that was rolled back from is not promoted again automatically.
 """
 
 from __future__ import annotations
