@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 JUMP = 0.01  # part of the wealth that changes its bet before each image, as in the paper
 POWERS = (0.3, 0.6)
+RICH = 1e15  # to which wealth grows at most: far above any limit, and no overflow where a drift goes on for ever
 HIGHER, LOWER = "higher", "lower"
 
 
@@ -71,7 +72,7 @@ class Gambler:
     def bet(self, p_value: float) -> None:
         """Bet on the next p-value, in (0, 1)."""
         self._capital = (1 - JUMP) * self._capital + JUMP * self._capital.mean()
-        self._capital *= _odds(p_value)
+        self._capital = np.minimum(self._capital * _odds(p_value), RICH)
 
 
 class DriftMartingale:

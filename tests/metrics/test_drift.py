@@ -88,3 +88,8 @@ def test_it_speaks_soon_and_tells_the_direction(shift: float, within: int, direc
     delays = sorted(number - 30 if number else 1000 for number, _ in found)
     assert delays[35] <= within  # nine in ten
     assert [told for number, told in found if number > 30].count(direction) >= 35
+
+
+def test_a_drift_that_goes_on_for_ever_does_not_overflow() -> None:
+    martingale = DriftMartingale()
+    assert 1e6 < max(martingale.add(float(score), 0.5) for score in range(3000)) < np.inf
