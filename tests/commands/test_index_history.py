@@ -16,9 +16,9 @@ class Quiet:
         """Drop it."""
 
 
-def index(bench: Bench, category: str = "bolt") -> None:
-    [stage] = [stage for stage in bench.stages if stage.name == "parts/image_index"]
-    materialize(stage, category, bench.benchmark.store, bench.benchmark.compute, Quiet())
+def index(bench: Bench, name: str = "parts/image_index") -> None:
+    [stage] = [stage for stage in bench.stages if stage.name == name]
+    materialize(stage, "bolt", bench.benchmark.store, bench.benchmark.compute, Quiet())
 
 
 @pytest.fixture
@@ -81,3 +81,13 @@ def test_in_an_older_store_the_index_that_it_has_is_the_first_version(indexed: B
     index(indexed)
     first, second = read_landings(store, "parts", "bolt")
     assert (len(first.added), [image.name for image in second.added]) == (13, ["camera9.png"])
+
+
+def test_gc_says_what_bisect_can_no_longer_fit(indexed: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    index(indexed, "parts/features/lite0")
+    (indexed.images / "bolt" / "train" / "good" / "camera0.png").unlink()
+    index(indexed)
+    index(indexed, "parts/features/lite0")
+    assert main(["gc", "--older-than", "0"]) == 0
+    assert "1 of them are features: `bisect` cannot fit versions that had their images" in capsys.readouterr().out
+    assert len(read_landings(indexed.benchmark.store, "parts", "bolt")) == 4  # never collected
