@@ -91,6 +91,11 @@ def _batch(found: Bisection, before: str, after: str) -> Iterator[str]:
             yield f"  {sign} ... and {len(images) - SHOWN} more"
     if None not in found.thresholds:
         yield f"the threshold on image scores went from {found.thresholds[0]:.4g} to {found.thresholds[1]:.4g}"
+    if found.alarms:
+        names = ", ".join(map(plain_name, found.alarms[:SHOWN]))
+        more = ", ..." if len(found.alarms) > SHOWN else ""
+        yield f"new false alarms: {names}{more}"
+        yield "good images can do this: those that resemble each other lower the threshold; look at them first"
     paths = {image.image_id: image.path for image in found.added}
     for win in found.wins[:SHOWN]:
         yield f"  {plain_name(paths[win.image_id])} matches {_words(win)}"

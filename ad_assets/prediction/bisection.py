@@ -10,6 +10,7 @@ of all images says by which batch the test images are matched: that batch is tri
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_left
 from collections import Counter
@@ -26,6 +27,7 @@ from ad_assets.prediction.refits import ALIASES, Refit, Refits
 from ad_assets.prediction.won_matches import Win, batches_by_gain, won_matches
 from ad_assets.production.landing_history import IndexedImage, Landing, images_of, read_landings
 
+FALSE_ALARMS = "false_positives"
 PART = 0.1  # of the patches that one image of a batch won, from which on another is rejected with it
 Worse = Callable[[float, float], bool]
 
@@ -61,8 +63,11 @@ class Bisection:
         before: measured ahead of them; None: nothing dropped.
         after: measured with them.
         thresholds: on image scores before and after, where the metric has one.
-        wins: images of the batch that won matches from others, most first; of states that know their images.
-        reject: what takes away those of the batch that won most, or all of it where the state does not know its images.
+        wins: images of the batch that won matches from others, most first; of states that know their images, and of
+            metrics that fall where defects are matched.
+        alarms: paths of nominal test images that were no false alarms before and are after; of false alarms alone.
+        reject: what takes away those of the batch that won most, or all of it where the state does not know its images;
+            empty for false alarms, which good images can cause.
         fits: how many states were fitted.
         seconds: of the search.
         notes: what else a person should know.
@@ -78,6 +83,7 @@ class Bisection:
     after: Probe | None
     thresholds: tuple[float | None, float | None]
     wins: tuple[Win, ...]
+    alarms: tuple[str, ...]
     reject: str
     fits: int
     seconds: float
@@ -191,14 +197,17 @@ def bisect_landings(
     if step is None:
         seconds = time.perf_counter() - started
         return Bisection(
-            place, facts, probes, (), (), (), None, None, (None, None), (), "", refits.done, seconds, tuple(notes)
+            place, facts, probes, (), (), (), None, None, (None, None), (), (), "", refits.done, seconds, tuple(notes)
         )
     before, after = (numbers[position] for position in step)
     rows = {image.image_id: image for landing in landings for image in (*landing.removed, *landing.added)}
     earlier, later = sets.images(before), sets.images(after)
     added, removed = later - earlier, earlier - later
-    wins = won_matches(refits, kept[before].state, kept[after].state, added)
-    suspects = [win.image_id for win in wins if win.patches >= wins[0].patches * PART] or sorted(added)
+    wins: tuple[Win, ...] = ()
+    suspects: list[str] = []
+    if facts.name != FALSE_ALARMS:
+        wins = won_matches(refits, kept[before].state, kept[after].state, added)
+        suspects = [win.image_id for win in wins if win.patches >= wins[0].patches * PART] or sorted(added)
     notes += _doubts(facts, measured, before, after)
     return Bisection(
         place,
@@ -211,6 +220,7 @@ def bisect_landings(
         measured[after],
         (kept[before].threshold, kept[after].threshold),
         wins,
+        _new_alarms(refits, kept[before], kept[after]) if facts.name == FALSE_ALARMS else (),
         lookup.reject_command(found, name, {image: rows[image].path for image in suspects}) if suspects else "",
         refits.done,
         time.perf_counter() - started,
@@ -274,11 +284,22 @@ class TrainingSets:
         return {row.image_id for row in rows if row.split == "train" and row.image_id not in self._tested}
 
 
+def _new_alarms(refits: Refits, before: Refit, after: Refit) -> tuple[str, ...]:
+    if before.threshold is None or after.threshold is None:
+        return ()
+    new = (after.scores > after.threshold) & ~(before.scores > before.threshold)
+    rows = zip(refits.truth.rows, refits.truth.labels, new.tolist(), strict=True)
+    return tuple(row["path"] for row, label, alarm in rows if alarm and not label)
+
+
 def _doubts(metric: Metric, measured: Mapping[int, Probe], before: int, after: int) -> list[str]:
     """What speaks against one batch as the cause."""
     notes = []
     values = [measured[number].value for number in sorted(measured)]
     drop = abs(measured[after].value - measured[before].value)
+    both = measured[after].value + measured[before].value
+    if metric.unit == "count" and drop < 2 * math.sqrt(both):
+        notes.append(f"{metric.text(drop)} more of {metric.title} is so few that it may be chance")
     best, last = metric.best(values), values[-1]
     if best is not None and drop < abs(best - last) / 2:
         notes.append(

@@ -105,6 +105,19 @@ def test_any_other_method_takes_about_the_logarithm_of_the_versions(line: Bench)
     assert result.fits <= 2 + 4
 
 
+def test_false_alarms_name_the_alarms_and_reject_nothing(line: Bench) -> None:
+    often = ["evaluation.nominal_false_positive_rate=0.5"]
+    result = bisect_landings("parts", "full", "bolt", "false_alarms", line.folder / "bench.yaml", often)
+    assert result.before
+    assert result.after
+    assert result.after.value > result.before.value
+    assert len(result.alarms) >= result.after.value - result.before.value
+    assert all(path.startswith("bolt/test/good/") for path in result.alarms)
+    assert None not in result.thresholds
+    assert (result.wins, result.reject) == ((), "")
+    assert any("so few that it may be chance" in note for note in result.notes)
+
+
 def test_pixel_metrics_and_a_part_of_the_history(line: Bench) -> None:
     assert found(line, "full", "pixel_ap", first=9, last=13).batch == (POISONED,)
     nothing = found(line, "full", "image_auroc", first=1, last=POISONED - 1)
