@@ -239,8 +239,8 @@ class Dataset:
         asked = self.asked_rate(detector, category)
         return evaluation.nominal_false_positive_rate if asked is None else asked
 
-    def leaves_out_near_copies(self, detector: Detector) -> bool:
-        """Whether the nominal scores of a lane are made without the near-copies of each image.
+    def leaves_out_groups(self, detector: Detector) -> bool:
+        """Whether the nominal scores of a lane are made without the group of each image, declared or of near-copies.
 
         By default where decisions are meant to hold on images to come: where they go on landing, or a rate is asked
         for. Results that were made for comparison with published ones stay what they were.
@@ -249,7 +249,7 @@ class Dataset:
         said = next((each.leave_out for each in decisions if each.leave_out), None)
         if said is None:
             return self.production is not None or any(each.asks for each in decisions)
-        return said == "near_copies"
+        return said == "group"
 
     def decided_apart(self, detector: Detector) -> list[str]:
         """The categories that `decision` names for a lane."""

@@ -29,10 +29,11 @@ class CategoryDecision(Settings):
 class Decision(CategoryDecision):
     """How images are called anomalous."""
 
-    leave_out: Literal["near_copies", "image"] | None = Field(
+    leave_out: Literal["group", "image"] | None = Field(
         None,
-        description="what the nominal scores of the threshold are made without: an image and its near-copies, or the "
-        "image alone; null: near_copies where images go on landing or a rate is asked for, else image",
+        description="what the nominal scores of the threshold are made without: the group of an image (that of the "
+        "reader's groups, else its near-copies), or the image alone; null: group where images go on landing or a rate "
+        "is asked for, else image",
     )
     categories: dict[str, CategoryDecision] = Field(
         default_factory=dict, description="category -> what is decided otherwise there"

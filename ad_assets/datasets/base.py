@@ -134,6 +134,7 @@ class Candidate:
     defect_type: str
     masks: tuple[str, ...] = ()  # several: one region each
     kind: AnomalyKind = ""
+    group: str = ""  # what it is left out and held out with; "": it is alone
 
 
 @dataclass(frozen=True)
@@ -294,6 +295,11 @@ class Reader(Settings, ABC):
         """
         del category
         return ()
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether images belong to groups, such as lots."""
+        return False
 
     @property
     def has_regions(self) -> bool:

@@ -35,6 +35,8 @@ from ad_assets.datasets.plausibility import plausibility_warnings
 from ad_assets.datasets.region_of_interest import RegionOfInterest, find_region, size_problems
 from ad_assets.datasets.scanning import KnownFile, Scan
 
+GROUP = "group"  # column of what an image is left out and held out with
+
 
 @dataclass(frozen=True)
 class ImageIndex:
@@ -213,7 +215,8 @@ def _table(
     saturations: Mapping[int, Saturation],
 ) -> pa.Table:
     rows = []
-    for candidate in sorted(candidates, key=lambda candidate: (candidate.split, candidate.path)):
+    ordered = sorted(candidates, key=lambda candidate: (candidate.split, candidate.path))
+    for candidate in ordered:
         image, masks = scanned[candidate.path], [scanned[path] for path in candidate.masks]
         rows.append(
             {
@@ -232,7 +235,10 @@ def _table(
                 "bytes": image.size,
             }
         )
-    return pa.Table.from_pylist(rows, schema=IMAGE_INDEX_SCHEMA)
+    table = pa.Table.from_pylist(rows, schema=IMAGE_INDEX_SCHEMA)
+    # A column only where there are groups: other indexes stay what they were.
+    groups = [candidate.group for candidate in ordered]
+    return table.append_column(GROUP, pa.array(groups, pa.string())) if any(groups) else table
 
 
 def _saturation(mask: KnownFile, saturations: Mapping[int, Saturation]) -> float:

@@ -17,6 +17,7 @@ from ad_assets.methods.near_copies import near_copy_groups
 from ad_assets.methods.runtime import Runtime
 
 Scored = Iterator[tuple[tuple[str, ...], ScoreMaps]]
+ALL_ONE_GROUP = "all are of one group, so each was scored with others of its group in the state"
 ALL_COPIES = "all are near-copies of one another, so each was scored with copies of itself in the state"
 
 
@@ -29,7 +30,8 @@ def nominal_scores(
     without: Callable[[Collection[str]], Callable[[Features], Scored]],
     runtime: Runtime,
     *,
-    with_near_copies: bool,
+    by_group: bool,
+    declared: Sequence[frozenset[str]] = (),
 ) -> NominalScores:
     """The scores of at most so many nominal images; none where none can be left out and none was held out.
 
@@ -41,23 +43,30 @@ def nominal_scores(
         score: scores images, each without what the state took from it where the method leaves out.
         without: from near-copies to what scores images with a state that has none of them.
         runtime: for progress, and device.
-        with_near_copies: leave out an image with its near-copies; of those held out of a training take none that has a
-            near-copy in it.
+        by_group: leave out an image with its group; of those held out of a training take none of whose group an image
+            is in it.
+        declared: the groups, such as lots; empty: near-copies are one.
     """
     ids = train.image_ids if method.leaves_out else held_out
     chosen = _evenly_spaced(ids, most)
-    groups = near_copy_groups(train, chosen, runtime) if with_near_copies and chosen else []
-    left_out = "image by image, no near-copies found" if with_near_copies and chosen else ""
+    groups: list[frozenset[str]] = []
+    left_out = ""
+    if by_group and chosen:
+        found_groups = declared or near_copy_groups(train, chosen, runtime)
+        groups = [group & {*train.image_ids} for group in found_groups]
+        groups = [group for group in groups if len(group) > 1 and group & {*chosen}]
+        left_out = f"image by image, {'each is a group' if declared else 'no near-copies found'}"
     apart: list[frozenset[str]] = []  # groups that are left out together
     if groups and not method.leaves_out:
         trained = set(train.image_ids) - set(ids)
         copies = {image for group in groups if group & trained for image in group}
-        left_out = f"held out; {len(copies & set(chosen))} with a near-copy among the training images do not count"
+        what = "an image of their group" if declared else "a near-copy"
+        left_out = f"held out; {len(copies & set(chosen))} with {what} among the training images do not count"
         chosen = [image for image in chosen if image not in copies]
     elif any(len(group) == len(train) for group in groups):
-        left_out = ALL_COPIES
+        left_out = ALL_ONE_GROUP if declared else ALL_COPIES
     elif groups and type(method).without is Method.without:
-        left_out = f"image by image, although there are near-copies: {method.name} cannot leave out several"
+        left_out = f"image by image, although there are groups: {method.name} cannot leave out several"
     else:
         apart = groups
     found: dict[str, tuple[float, float]] = {}
@@ -77,7 +86,7 @@ def nominal_scores(
             runtime.report("nominal images scored left-out", len(found), len(chosen))
     numbers = _group_numbers(chosen, groups)
     if apart:
-        left_out = f"by near-copies: {len(set(numbers))} groups of {len(chosen)} images"
+        left_out = f"by {'group' if declared else 'near-copies'}: {len(set(numbers))} groups of {len(chosen)} images"
     scores, maxima = ([found[image][part] for image in chosen] for part in (0, 1))
     return NominalScores(chosen, scores, maxima, numbers if groups else [], left_out)
 

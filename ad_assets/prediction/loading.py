@@ -16,6 +16,7 @@ from ad_assets.graph.lanes import ScoringStages
 from ad_assets.graph.stage import Head, Slot, Upstream, read_head
 from ad_assets.graph.stages.features import stored_features, train_part
 from ad_assets.graph.stages.fitted_state import read_state, read_training_set, runtime_on
+from ad_assets.graph.stages.image_index import GROUPS, current_index, declared_groups
 from ad_assets.graph.stages.metrics import read_scored_images
 from ad_assets.graph.stages.neighbours import read_matches
 from ad_assets.graph.stages.region_of_interest import PART, read_region, region_digest, region_tensor
@@ -156,6 +157,8 @@ class _LaneLoader:
         self._champion = champion
         now = region_digest(read_head(self._store, (dataset.name, "image_index"), category))
         self._region = champion.roi if champion else now
+        index = read_head(self._store, (dataset.name, "image_index"), category)
+        self._groups = {part: digest for part, digest in (index.parts if index else {}).items() if part == GROUPS}
         self._redrawn = self._region != now
         self._inspected = read_region(self._store, self._region)
 
@@ -257,7 +260,7 @@ class _LaneLoader:
             (stages.state.key, self._category): state,
             (stages.features.key, self._category): features,
             # What it inspects, which the index may have another of by now.
-            (stages.features.deps[0].key, self._category): Head("", {PART: self._region}, ""),
+            (stages.features.deps[0].key, self._category): Head("", {PART: self._region, **self._groups}, ""),
         }
         reads = Upstream(heads, self._category)
         if stages.neighbours:
@@ -285,7 +288,9 @@ class _LaneLoader:
             if artifact.exists():
                 return read_score_index(artifact).nominal
         most = calibration_images(self._dataset, detector, self._category, self._benchmark.evaluation)
-        return scorer.nominal(train, most, self._dataset.leaves_out_near_copies(detector))
+        index = current_index(self._store, self._dataset.name, self._category)
+        declared = declared_groups(index) if index else []
+        return scorer.nominal(train, most, self._dataset.leaves_out_groups(detector), declared)
 
     def _fused_nominal(self, members: list[Member]) -> NominalScores:
         if len(members) == 1:

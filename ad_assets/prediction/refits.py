@@ -21,7 +21,7 @@ from ad_assets.graph.stage import Upstream, read_head
 from ad_assets.graph.stages.features import feature_path, stored_features, train_part
 from ad_assets.graph.stages.fitted_state import read_state, runtime_on
 from ad_assets.graph.stages.ground_truth import GroundTruth, MeasuredScores
-from ad_assets.graph.stages.image_index import current_index, image_index_stage, read_index
+from ad_assets.graph.stages.image_index import current_index, declared_groups, image_index_stage, read_index
 from ad_assets.graph.stages.metrics import MetricsSettings, measured_rows, metrics_stage
 from ad_assets.graph.stages.region_of_interest import PART, learns_inside, read_region, region_digest, region_tensor
 from ad_assets.graph.stages.score_maps import Scorer, calibration_images
@@ -187,7 +187,9 @@ class Refits:
         nominal = NominalScores([], [], [])
         if self.metric in AT_THRESHOLD:
             most = calibration_images(self._dataset, self._detector, self._category, self._lookup.benchmark.evaluation)
-            nominal = scorer.nominal(train, most, self._dataset.leaves_out_near_copies(self._detector))
+            index = current_index(self._store, self._dataset.name, self._category)
+            by_group = self._dataset.leaves_out_groups(self._detector)
+            nominal = scorer.nominal(train, most, by_group, declared_groups(index) if index else [])
             if not nominal.scores:
                 raise ValueError(f"{self.metric} needs a threshold, and no nominal image can be scored left out")
         rows = measured_rows(scores, self.truth, nominal, self._settings, pixels)

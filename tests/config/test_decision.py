@@ -94,18 +94,18 @@ def test_a_rate_is_read_by_metrics_and_where_it_needs_more_images_by_score_maps(
         (False, {"false_alarm_rate": 0.01}, None, True),
         (False, {"categories": {"bolt": {"false_alarm_rate": 0.01}}}, None, True),
         (False, None, {"false_alarm_rate": 0.01}, True),
-        (False, {"leave_out": "near_copies"}, None, True),
+        (False, {"leave_out": "group"}, None, True),
         (True, {"leave_out": "image"}, None, False),
-        (True, {"leave_out": "image"}, {"leave_out": "near_copies"}, True),
+        (True, {"leave_out": "image"}, {"leave_out": "group"}, True),
     ],
 )
-def test_near_copies_are_left_out_together_where_decisions_are_to_hold_on_images_to_come(
+def test_groups_are_left_out_together_where_decisions_are_to_hold_on_images_to_come(
     tree: dict[str, Any], production: bool, decision: Any, own: Any, expected: bool
 ) -> None:
     if production:
         tree["datasets"]["parts"]["production"] = {}
     parts = parsed(tree, decision, own).datasets["parts"]
-    assert parts.leaves_out_near_copies(parts.detectors["small"]) is expected
+    assert parts.leaves_out_groups(parts.detectors["small"]) is expected
 
 
 def test_a_category_that_a_decision_names_and_nobody_has_is_told(tree: dict[str, Any]) -> None:

@@ -41,7 +41,17 @@ from tests.support.bench_graph import config_tree, draw_image, write_image
 VALUES: list[Any] = [
     *(True, False, 0, 1, 7, 0.5, 0.05, 12, "12", [1], [0.1], ["blocks.1", "blocks.3"], [128, 128], 48, [0.4, 0.4, 0.4]),
     *("random(1)", "tf_efficientnet_lite1", "bicubic", "bfloat16", "original", "nearest", "any_pixel", "red", "skip"),
-    *("small", {"image_auroc": 0.5}, "elsewhere", "eager", "5 5 * * *", "Europe/Berlin", "auto", {"auto_mkdir": True}),
+    *(
+        "small",
+        "folder",
+        {"image_auroc": 0.5},
+        "elsewhere",
+        "eager",
+        "5 5 * * *",
+        "Europe/Berlin",
+        "auto",
+        {"auto_mkdir": True},
+    ),
 ]
 # What each key changes by itself: kinds of assets. A key that is named in neither table fails.
 EXTRACTOR = {key: {"features"} for key in Extractor.model_fields} | {
@@ -249,7 +259,7 @@ def test_a_parameter_changes_the_address_of_the_stage_that_reads_it(method: str,
 
 @pytest.mark.parametrize("name", sorted(READERS.keys() - {"blind"}))
 def test_an_index_is_addressed_by_every_option_of_its_reader_but_where_it_lies(name: str) -> None:
-    unread = {"root", "source", *(["manifest"] if name == "folder" else [])}  # no manifest: as before there were any
+    unread = {"root", "source", *(["manifest", "roi", "groups"] if name == "folder" else [])}  # null: as before
     for options in [{"split": "random"}, {"split": "exposure"}] if name == "mtd" else [{}]:
         reader = READERS[name](root="x", **options)
         config = reader.index_config()

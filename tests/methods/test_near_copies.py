@@ -12,7 +12,7 @@ from ad_assets.methods import METHODS, Batch, Features, Method, Runtime, ScoreMa
 from ad_assets.methods.hetmm.templates import TemplateSet
 from ad_assets.methods.memory_bank.bank import MemoryBank
 from ad_assets.methods.near_copies import near_copy_groups
-from ad_assets.methods.nominal_scoring import ALL_COPIES
+from ad_assets.methods.nominal_scoring import ALL_COPIES, ALL_ONE_GROUP
 from tests.support.tap_features import tap_features
 
 RUNTIME = Runtime()
@@ -164,6 +164,19 @@ def test_where_all_are_copies_that_is_said() -> None:
     train = tap_features(with_copies(*chain, noise=0.4))
     nominal = scorer_of(*EXACT["patchcore"], train).nominal(train, 64, True)
     assert (set(nominal.groups), nominal.left_out) == ({0}, ALL_COPIES)
+
+
+def test_declared_groups_count_before_copies() -> None:
+    train = tap_features(with_copies((0, 5)))
+    scorer = scorer_of(*EXACT["padim"], train)
+    lots = [names(1, 2, 3), names(4), names(6, 7)]
+    nominal = scorer.nominal(train, 64, True, lots)
+    assert nominal.left_out == "by group: 11 groups of 14 images"
+    state = scorer.method.without(scorer.state, names(1, 2, 3), train, RUNTIME)
+    expected = scored(scorer.method, state, with_copies((0, 5)), [2]).image_scores
+    assert nominal.scores[nominal.image_ids.index("image-2")] == pytest.approx(float(expected[0]), rel=1e-5)
+    assert scorer.nominal(train, 64, False, lots) == scorer.nominal(train, 64)
+    assert scorer.nominal(train, 64, True, [frozenset(train.image_ids)]).left_out == ALL_ONE_GROUP
 
 
 def test_a_held_out_image_with_a_copy_that_trained_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,10 @@ class BlindReader(Reader):
         return self.of.tables(category)
 
     @property
+    def has_groups(self) -> bool:
+        return self.of.has_groups
+
+    @property
     def has_regions(self) -> bool:
         return self.of.has_regions
 

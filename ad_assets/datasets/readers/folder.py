@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ad_assets.datasets.base import AnomalyKind, Candidate, Problem, Reader, register_reader
 from ad_assets.datasets.files import ImageFiles
@@ -36,12 +36,20 @@ from ad_assets.datasets.names import (
     near_part,
 )
 from ad_assets.datasets.readers.decoding_options import DecodingOptions
-from ad_assets.datasets.readers.manifest import Manifest, ManifestOption, assigned, manifest_problems, read_manifest
+from ad_assets.datasets.readers.group_option import COLUMN, GroupOption
+from ad_assets.datasets.readers.manifest import (
+    Manifest,
+    ManifestOption,
+    assigned,
+    manifest_problems,
+    read_groups,
+    read_manifest,
+)
 from ad_assets.datasets.readers.region_option import RegionOption
 from ad_assets.datasets.strays import counted, misplaced, unread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ad_assets.datasets.listing import Listing
 
@@ -201,7 +209,7 @@ class MvtecLayout(Reader):
 
 
 @register_reader
-class FolderReader(DecodingOptions, ManifestOption, RegionOption, MvtecLayout):
+class FolderReader(DecodingOptions, ManifestOption, RegionOption, GroupOption, MvtecLayout):
     """Reader of the layout above or of a manifest; categories are those found."""
 
     name: ClassVar[str] = "folder"
@@ -252,12 +260,14 @@ class FolderReader(DecodingOptions, ManifestOption, RegionOption, MvtecLayout):
         return (*super().tables(category), *([region] if region else []))
 
     def assign(self, paths: Sequence[str]) -> dict[str, list[Candidate]]:
-        return assigned(self._manifest().entries, paths) if self.manifest else super().assign(paths)
+        return self.grouped(assigned(self._manifest().entries, paths) if self.manifest else super().assign(paths))
 
     def check_names(self, category: str, paths: Sequence[str], candidates: Sequence[Candidate]) -> list[Problem]:
         if self.manifest:
-            return manifest_problems(self._manifest().by_category.get(category, ()), paths)
-        return super().check_names(category, paths, candidates)
+            found = manifest_problems(self._manifest().by_category.get(category, ()), paths)
+        else:
+            found = super().check_names(category, paths, candidates)
+        return [*found, *self.ungrouped(category, candidates)]
 
     def paths_by_category(self, paths: Sequence[str]) -> dict[str, list[str]]:
         there, by_category = set(paths), self._own_paths(paths)
@@ -318,6 +328,15 @@ class FolderReader(DecodingOptions, ManifestOption, RegionOption, MvtecLayout):
                 )
         expected = "expected <category>/train/good/*.png"
         return Problem(folder or self.root, f"{unread_images}no folder train or test in it; {expected}", "warning")
+
+    def column_groups(self) -> Mapping[str, str]:
+        return read_groups(self.root, self.manifest or "")
+
+    @model_validator(mode="after")
+    def _column_of_a_manifest(self) -> Self:
+        if self.groups == COLUMN and not self.manifest:
+            raise ValueError("groups: column is the column group of a manifest, and there is none; name it, or folder")
+        return self
 
     def _manifest(self) -> Manifest:
         return read_manifest(self.root, self.manifest or "", own_name=self._own_name())

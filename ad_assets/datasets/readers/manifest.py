@@ -43,6 +43,7 @@ from ad_assets.datasets.names import (
 )
 from ad_assets.store.retry import StorageError
 
+GROUP = "group"  # column, read where the option `groups` asks for it
 ANOMALY = "anomaly"  # the defect type where the table has none
 _LABELS: dict[str, Literal[0, 1]] = {
     **dict.fromkeys(("0", "0.0", "false", *NOMINAL_NAMES), 0),
@@ -118,6 +119,25 @@ def read_manifest(root: str, path: str, *, own_name: str, renamed: Mapping[str, 
         DatasetError: the table cannot be read or lacks a column, or rows are invalid or contradict each other.
     """
     return _parsed(read_file(root, path), root, path, own_name, tuple((renamed or {}).items()))
+
+
+def read_groups(root: str, path: str) -> dict[str, str]:
+    """Path of an image, as the index has it -> what the column ``group`` of a manifest says of it.
+
+    Raises:
+        DatasetError: the table cannot be read, or has no such column.
+    """
+    head = f"manifest {path} of the dataset at {root!r}"
+    columns, rows = _rows(read_file(root, path), path, head)
+    if GROUP not in columns:
+        near = _nearly(GROUP, columns)
+        meant = f"; is it {_shown(near)}? Rename it" if near else ""
+        raise DatasetError(head, [Problem(path, f"lacks the column {GROUP}, which the option groups asks for{meant}")])
+    files, groups = ImageFiles(root), {}
+    for _, row in rows:
+        if not isinstance(row, str) and (name := row.get("image_path", "")):
+            groups[files.relative(name) if _is_absolute(name) else _relative(name)] = row.get(GROUP, "")
+    return {name: group for name, group in groups.items() if name}
 
 
 @lru_cache(maxsize=8)  # checking thousands of categories parses the same table each time

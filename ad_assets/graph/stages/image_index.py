@@ -13,7 +13,7 @@ from ad_assets.config.benchmark import Dataset, Production, fingerprint
 from ad_assets.datasets import ImageFiles, KnownFile, build_index
 from ad_assets.datasets.base import Candidate, DatasetError, FileStamp, Problem, Reader
 from ad_assets.datasets.identity import depth_of
-from ad_assets.datasets.index import ImageIndex
+from ad_assets.datasets.index import GROUP, ImageIndex
 from ad_assets.graph.categories import categories_of
 from ad_assets.graph.progress import Progress
 from ad_assets.graph.stage import (
@@ -26,6 +26,7 @@ from ad_assets.graph.stage import (
     Parts,
     Stage,
     StageSettings,
+    Upstream,
     Work,
     read_head,
 )
@@ -47,6 +48,7 @@ from ad_assets.store.store import Artifact, ArtifactStore, CorruptArtifactError
 
 VERSION = 3
 INDEX, PROBLEMS = "index.parquet", "problems.json"
+GROUPS = "groups"  # part of an index
 PICTURES = 8
 ON_THEIR_WAY = "on_their_way"  # metadata: files that were not taken, because they changed just now or lack their ends
 UNKNOWN = "there is no record of the files that it was made from"
@@ -257,17 +259,34 @@ def index_parts(index: ImageIndex) -> Parts:
 
     ``train`` and ``test`` cover image contents only (no label, no name): no label can reach a detector. ``truth``
     covers labels, defect types and masks of the test images; ``all`` the whole table; ``roi``, which only exists where
-    there is one, is the region of interest.
+    there is one, is the region of interest; ``groups``, likewise, those of the training images.
     """
     rows = index.table.to_pylist()
     ids = {split: [row["image_id"] for row in rows if row["split"] == split] for split in ("train", "test")}
     truth = sorted(_truth(row) for row in rows if row["split"] == "test")
+    groups = sorted([row["image_id"], row[GROUP]] for row in rows if row["split"] == "train" and row.get(GROUP))
     return {
         **{split: images_part(image_ids) for split, image_ids in ids.items()},
         "truth": fingerprint(truth),
         "all": fingerprint([rows, list(map(str, index.problems))]),
         **({PART: index.region.digest} if index.region else {}),
+        **({GROUPS: fingerprint(groups)} if groups else {}),
     }
+
+
+def group_parts(upstream: Upstream, source: Sequence[Stage]) -> Parts:
+    """The part ``groups`` of an image index that a stage reads; empty where it has none, or none is read."""
+    found = upstream.of(source[0]).parts.get(GROUPS) if source else None
+    return {GROUPS: found} if found else {}
+
+
+def declared_groups(artifact: Artifact) -> list[frozenset[str]]:
+    """The training images of an image index that belong together, by their ids; empty where it has no groups."""
+    groups: dict[str, set[str]] = {}
+    for row in read_index(artifact):
+        if row["split"] == "train" and row.get(GROUP):
+            groups.setdefault(row[GROUP], set()).add(row["image_id"])
+    return [frozenset(group) for group in groups.values()]
 
 
 def images_part(image_ids: Iterable[str]) -> str:

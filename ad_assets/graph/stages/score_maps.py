@@ -27,6 +27,7 @@ from ad_assets.graph.stage import (
 )
 from ad_assets.graph.stages.features import extractor_of, read_features
 from ad_assets.graph.stages.fitted_state import read_state, runtime_of
+from ad_assets.graph.stages.image_index import declared_groups, group_parts
 from ad_assets.graph.stages.neighbours import read_matches, seconds_each
 from ad_assets.graph.stages.region_of_interest import PART, read_region, region_parts, region_source, region_tensor
 from ad_assets.methods import Batch, Features, LoadMatches, Matches, Method, Runtime, ScoreMaps, State
@@ -67,13 +68,13 @@ class ScoreSettings(MethodSettings):
         map_size: height and width of the maps.
         calibration_images: most nominal images to be scored left-out.
         map_step: pixels of the extractor's input to a pixel of the maps.
-        with_near_copies: whether a nominal image is left out with its near-copies.
+        by_group: whether a nominal image is left out with its group.
     """
 
     map_size: tuple[int, int]
     calibration_images: int
     map_step: int = 1
-    with_near_copies: bool = False
+    by_group: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,14 @@ def score_maps_stage(
     Raises:
         TypeError: the lane is an ensemble.
     """
-    extractor, source = extractor_of(features), region_source(dataset, features)
+    extractor, index = extractor_of(features), features.deps[0]
+    source = (index,) if region_source(dataset, features) or dataset.reader.has_groups else ()
     size, step = extractor.map_size, extractor.map_step
 
     def settings_in(category: str) -> ScoreSettings:
         most = calibration_images(dataset, detector, category, evaluation)
-        method, with_copies = detector.method_for(category), dataset.leaves_out_near_copies(detector)
-        return ScoreSettings(VERSION, method, "score", size, most, step, with_copies)
+        method, by_group = detector.method_for(category), dataset.leaves_out_groups(detector)
+        return ScoreSettings(VERSION, method, "score", size, most, step, by_group)
 
     settings = settings_in("")
     named = {name: settings_in(name) for name in {*detector.categories, *dataset.decided_apart(detector)}}
@@ -116,7 +118,7 @@ def score_maps_stage(
     def parts(upstream: Upstream) -> Parts:
         read = {"state": upstream.of(state).version, "test": upstream.of(features).parts["test"]}
         matched = {"neighbours": upstream.of(neighbours).version} if neighbours else {}
-        return {**read, **matched, **region_parts(upstream, source)}
+        return {**read, **matched, **region_parts(upstream, source), **group_parts(upstream, source)}
 
     def build(work: Work) -> dict[str, Any]:
         import torch
@@ -139,16 +141,16 @@ def score_maps_stage(
             )
 
         seconds = _write_shards(work, test.image_ids, score)
-        index = ScoreIndex(
-            list(test.image_ids), scorer.nominal(train, settings.calibration_images, settings.with_near_copies)
-        )
+        declared = declared_groups(work.input(index)) if group_parts(work.upstream, source) else []
+        nominal = scorer.nominal(train, settings.calibration_images, settings.by_group, declared)
+        scores = ScoreIndex(list(test.image_ids), nominal)
         if seconds and neighbours:
             seconds += seconds_each(work.input(neighbours))
         speed = {
             "features_images_per_second": work.input(features).record()["metadata"]["images_per_second"],
             "fit_seconds": work.input(state).record()["metadata"]["fit_seconds"],
         }
-        return {**_write_index(work, index, seconds, settings.map_size), **speed}
+        return {**_write_index(work, scores, seconds, settings.map_size), **speed}
 
     what = f"Raw score maps of {settings.method.name}."
     deps = (state, features, *((neighbours,) if neighbours else ()), *source)
@@ -242,7 +244,9 @@ class Scorer:
             self._step_done("post" if matches else "score")
             yield ids, scores
 
-    def nominal(self, train: Features, most: int, with_near_copies: bool = False) -> NominalScores:
+    def nominal(
+        self, train: Features, most: int, by_group: bool = False, declared: Sequence[frozenset[str]] = ()
+    ) -> NominalScores:
         """Scores of nominal images for a threshold; see `nominal_scores`."""
         method, inspected = self._method, replace(train, region=self._region)
 
@@ -259,7 +263,8 @@ class Scorer:
             partial(self, left_out=method.leaves_out),
             without,
             self._runtime,
-            with_near_copies=with_near_copies,
+            by_group=by_group,
+            declared=declared,
         )
 
     def _matches(self, images: Features, left_out: bool, *, stored: bool) -> Iterator[tuple[tuple[str, ...], Matches]]:

@@ -1,0 +1,38 @@
+"""Groups of nominal images in the whole graph: they reach the scores of the threshold, and nothing else is made anew."""
+
+import shutil
+
+from ad_assets.graph.stages.score_maps import read_score_index
+from ad_assets.prediction import load_detector
+from tests.support.bench_graph import Bench
+
+
+def test_a_lot_is_left_out_as_one_and_another_grouping_rebuilds_scores_and_metrics_alone(bench: Bench) -> None:
+    shutil.rmtree(bench.images / "nut")
+    del bench.tree["datasets"]["parts"]["detectors"]["full"]
+    bench.tree["datasets"]["parts"]["decision"] = {"false_alarm_rate": 0.2}
+    bench.set("datasets.parts.groups", "train/good/(00)[01]")
+    bench.run()
+    store = bench.benchmark.store
+
+    def left_out() -> str:
+        head = store.read_head(("parts", "small", "score_maps"), "bolt")
+        assert head
+        return read_score_index(store.artifact("score_maps", head["version"])).nominal.left_out
+
+    assert left_out() == "by group: 5 groups of 6 images"
+    head = store.read_head(("parts", "small", "metrics"), "bolt")
+    assert head
+    told = store.artifact("metrics", head["version"]).record()["metadata"]["decision"]
+    assert told == (
+        "at most 20 % of new nominal images are called anomalous (6 nominal scores in 5 groups); left out by group: "
+        "5 groups of 6 images"
+    )
+    detector = load_detector("parts", "small", "bolt", bench.benchmark)
+    assert detector.nominal.left_out == left_out()
+    assert detector.promise == told
+
+    bench.set("datasets.parts.groups", "train/good/(00)[0123]")
+    built, _ = bench.run()
+    assert {key[-1] for key, _ in built} == {"image_index", "score_maps", "metrics", "leaderboard", "report"}
+    assert left_out() == "by group: 3 groups of 6 images"
