@@ -71,10 +71,13 @@ class PixelStatistics:
         if regions is not None:
             check_regions(anomalous, regions)
         self._levels = None
-        if self._histogram is None and self._pixels + scores.size > self._exact_pixels:
-            sample = scores.ravel()[::SAMPLE_STRIDE]
-            self._fold(sample, sample[anomalous.ravel()[::SAMPLE_STRIDE]])
-        self._pixels += scores.size - int(hidden.sum())
+        counted = scores.size - int(hidden.sum())
+        if self._histogram is None and self._pixels + counted > self._exact_pixels:
+            # No bin is spent on what counts nowhere.
+            some = ~hidden.ravel()[::SAMPLE_STRIDE]
+            sample = scores.ravel()[::SAMPLE_STRIDE][some]
+            self._fold(sample, sample[anomalous.ravel()[::SAMPLE_STRIDE][some]])
+        self._pixels += counted
         images = max(1, GROUP_PIXELS // max(1, scores[:1].size))
         for first in range(0, len(scores), images):
             part = slice(first, first + images)
