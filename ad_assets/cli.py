@@ -24,6 +24,7 @@ MODULES = {
     "latency": "latency",
     "inspections": "inspections",
     **dict.fromkeys(("history", "promote", "rollback", "quarantine"), "production"),
+    "feedback": "feedback",
     "data": "data",
     "bisect": "bisect",
     "explain": "explain",

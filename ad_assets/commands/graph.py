@@ -84,9 +84,22 @@ def _begin_anew(session: Session, only: str | None) -> None:
             begin_anew(dataset, session.benchmark.store, session.instance)
 
 
+def _print_kept_out(session: Session, options: argparse.Namespace) -> None:
+    """Of the newest states that are not champion: which, and why."""
+    from ad_assets.production.champion_history import kept_out_of
+
+    for name, dataset in session.benchmark.datasets.items():
+        if dataset.production and options.dataset in (None, name):
+            kept_out = kept_out_of(session.benchmark.store, name, dataset.detectors)
+            for (lane, category), newest in sorted(kept_out.items()):
+                if not options.category or category in options.category:
+                    print(f"NOT CHAMPION {name}/{lane} [{category}]: its newest state, {newest.reason}")
+
+
 def _status(options: argparse.Namespace) -> int:
     session = open_session(options)
     session.warn()
+    _print_kept_out(session, options)
     for name, categories in session.untested.items():
         if categories:
             print(f"no test images: {name} [{', '.join(categories)}]; image AUROC and the like are not measured there")

@@ -120,7 +120,8 @@ def _rows(
     def note(row: PredictionRow) -> None:
         rows[row.image] = row
         numbers = "  ".join(map(_number, (row.score, row.threshold, row.p_value)))
-        print(f"{plain_name(row.image):<{width}}  {numbers}  {row.decision}", flush=True)
+        decided = f", decided by a person on {row.decided[:10]}" if row.decided else ""
+        print(f"{plain_name(row.image):<{width}}  {numbers}  {row.decision}{decided}", flush=True)
         progress("images", len(rows), len(paths))
 
     def failed(error: ImageError) -> None:

@@ -68,13 +68,15 @@ def add(commands: Commands) -> None:
 
 
 def _history(options: argparse.Namespace) -> int:
-    history = _read(_load(options), options)
+    history = _read(load_line(options), options)
     for entry in history.entries:
         numbers = ", ".join(f"{metric} {entry.candidate.numbers[metric]:.4f}" for metric in _shown(entry.candidate))
         text = f"{entry.action}: {entry.reason}{f'  ({numbers})' if numbers else ''}"
         print(f"{entry.when}  {entry.candidate.state}  {text}")
     if not history.entries:
         print("no state was promoted yet")
+    if history.kept_out:
+        print(f"not champion: {history.kept_out.state}, the newest state: {history.kept_out.reason}")
     return 0
 
 
@@ -82,7 +84,7 @@ def _promote(options: argparse.Namespace) -> int:
     from ad_assets.graph.stages.champion import read_candidate
     from ad_assets.production.champion_history import BY_HAND
 
-    benchmark = _load(options)
+    benchmark = load_line(options)
     history = _read(benchmark, options)
     head = benchmark.store.read_head((options.dataset, options.detector, "champion"), options.category)
     if head is None:
@@ -99,7 +101,7 @@ def _promote(options: argparse.Namespace) -> int:
 def _rollback(options: argparse.Namespace) -> int:
     from ad_assets.production.champion_history import ROLLED_BACK
 
-    benchmark = _load(options)
+    benchmark = load_line(options)
     history = _read(benchmark, options)
     champion = history.champion
     earlier = [entry.candidate for entry in history.entries if champion and entry.candidate.state != champion.state]
@@ -136,7 +138,7 @@ def _make_champion(benchmark: Benchmark, options: argparse.Namespace, seen: Hist
 
 
 def _quarantine(options: argparse.Namespace) -> int:
-    benchmark = _load(options)
+    benchmark = load_line(options)
     categories = _categories(benchmark, options)
     if options.admit or options.reject:
         return _decide(benchmark, options)
@@ -162,6 +164,7 @@ def _list_held(benchmark: Benchmark, dataset: str, category: str) -> int:
 
 
 def _decide(benchmark: Benchmark, options: argparse.Namespace) -> int:
+    from ad_assets.prediction.feedback import withdraw_files
     from ad_assets.production.review_decisions import decide, read_admissions
 
     dataset, category = options.dataset, options.category
@@ -177,6 +180,8 @@ def _decide(benchmark: Benchmark, options: argparse.Namespace) -> int:
     recorded = decide(
         benchmark.store, dataset, category, chosen, "admit" if options.admit else "reject", undecided_only=every
     )
+    for image, path in withdraw_files(benchmark, dataset, category, recorded).items():
+        print(f"removed   {path}, which feedback had written of {path_of[image]}")
     for image, before in recorded.items():
         earlier = {"admit": "  (was admitted)", "reject": "  (was rejected)", None: ""}[before]
         print(f"{'admitted' if options.admit else 'rejected'}  {path_of[image]}{earlier}")
@@ -215,7 +220,12 @@ def _training_images(benchmark: Benchmark, dataset: str, category: str) -> dict[
     return {content_of(row["image_id"]): row["path"] for row in train}
 
 
-def _load(options: argparse.Namespace) -> Benchmark:
+def load_line(options: argparse.Namespace) -> Benchmark:
+    """The benchmark, if it has the production dataset that is named, on the store that belongs to it.
+
+    Raises:
+        ConfigError: it has not, or the store is another.
+    """
     from ad_assets.defs.runs import open_instance
     from ad_assets.production.store_identity import check_store
 

@@ -79,9 +79,29 @@ class Production(Settings):
     patience_seconds: float = Field(
         600.0, ge=0, le=604_800, description="a file that stays incomplete for longer is taken for broken"
     )
+    longest_wait_seconds: float = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        description="images that are complete are taken so long after the first of them, though others go on arriving",
+    )
     gatekeeper: str | None = Field(None, description="detector whose champion judges new nominal images")
     suspicious_rate: float = Field(
         0.01, gt=0, lt=1, description="share of good new images that the gatekeeper may hold back"
+    )
+    size_room: float | None = Field(
+        0.25,
+        ge=0,
+        le=100,
+        description="how far the width and the height of a new image may lie outside those of the admitted ones, as a "
+        "share of their range: where all have one size, no other is admitted; null: sizes are not compared",
+    )
+    brightness_room: float | None = Field(
+        0.25,
+        ge=0,
+        le=100,
+        description="how far the mean grey of a new image may lie outside that of the admitted ones, as a share of "
+        "their range, and 8 grey levels more; null: brightness is not compared",
     )
     floors: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         default_factory=dict, description="metric -> worst value of a state that may be promoted"

@@ -24,6 +24,7 @@ from ad_assets.datasets.images import ImageError
 from ad_assets.datasets.listing import Listing, is_clutter, walk_local
 from ad_assets.datasets.truncation import is_whole
 from ad_assets.settings.home import without_tilde
+from ad_assets.store.local import write_whole
 from ad_assets.store.retry import find_files, retried
 
 _SHOWN = 12  # digits of a hash in messages
@@ -75,6 +76,37 @@ class ImageFiles:
             OSError: it cannot be read; `StorageError` if the storage does not answer.
         """
         return self._cat(path)
+
+    def write_new(self, path: str, data: bytes) -> None:
+        """Write a file whole, so that no reader sees a part of it; a file of the same content is left as it is.
+
+        Args:
+            path: relative to the root; folders are made.
+            data: its content.
+
+        Raises:
+            FileExistsError: another file lies there.
+            OSError: it cannot be written.
+        """
+        name = f"{self._folder}/{path}"
+        if self._fs.exists(name):
+            if self._fs.cat_file(name) != data:
+                raise FileExistsError(f"{path} is there, with another content")
+        elif self._is_local:
+            write_whole(Path(name), data)
+        else:
+            retried(lambda: self._fs.pipe_file(name, data), f"{self.root.rstrip('/')}/{path}")
+
+    def remove(self, path: str, sha256: str) -> bool:
+        """Delete a file if its content is still the one that is meant; returns whether it did."""
+        name = f"{self._folder}/{path}"
+        try:
+            same = content_id(self._fs.cat_file(name)) == sha256
+        except FileNotFoundError:
+            return False
+        if same:
+            self._fs.rm_file(name)
+        return same
 
     def relative(self, path: str) -> str | None:
         """An absolute path or URL, relative to the root as in listings; None if it is not below the root.

@@ -1,18 +1,19 @@
 """One sensor a production dataset: it notices images that land, change or go, and starts one run a category.
 
 A tick lists the folder once, whatever the number of categories, and compares fingerprints of names and stamps with
-those in its cursor. It waits until an upload rests, never asks for the same state of a folder twice, sees to it that a
-run which failed is tried again, and says of every category that it passes over why. The run lists the folder itself;
-what is still on its way then is left for the next.
+those in its cursor. It waits until an upload rests, though not longer than `longest_wait_seconds` where images go on
+arriving; it never asks for the same state of a folder twice, sees to it that a run which failed is tried again, and
+says of every category that it passes over why. The run lists the folder itself; what is still on its way then is left
+for the next.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 
 import dagster as dg
 
@@ -23,7 +24,7 @@ from ad_assets.defs.conditions import Window
 from ad_assets.defs.dagster_internals import RUN_KEY_TAG
 from ad_assets.graph.stages.image_index import read_stamps, stamps_of
 from ad_assets.production.arrivals import Arrivals, Watched
-from ad_assets.production.review_decisions import decision_stamp, decisions_path
+from ad_assets.production.review_decisions import decision_stamp, reviewed_categories
 from ad_assets.production.store_identity import check_store
 from ad_assets.store.store import ArtifactStore, CorruptArtifactError
 
@@ -46,7 +47,8 @@ class Seen:
         files: fingerprint of its files, as last asked for or found in the store.
         run_key: of the run that was asked for and has not been seen to succeed; empty: none.
         tries: how many runs were asked for this fingerprint.
-        waiting_since: when an upload was first seen to go on, in seconds since 1970; 0: none is.
+        waiting_since: when files were first seen that may be taken once the upload is over, in seconds since 1970; 0:
+            there are none.
     """
 
     files: str = ""
@@ -98,8 +100,9 @@ class Watch:
         now: float,
     ) -> None:
         self._dataset = dataset
-        self._watched = Watched(dataset, production, store, lambda each: read_stamps(store, dataset.name, each))
-        self._patience = production.patience_seconds
+        self._indexed = cache(partial(read_stamps, store, dataset.name))  # one look sees one state of the store
+        self._watched = Watched(dataset, production, store, self._indexed)
+        self._patience, self._longest_wait = production.patience_seconds, production.longest_wait_seconds
         self._store = store
         self._instance = instance
         self._now = now
@@ -125,7 +128,7 @@ class Watch:
             return dg.SensorResult(skip_reason=str(error), cursor=cursor)
         arrivals = self._watched.look(listing, self._now)
         stamps = self._stamps(arrivals.resting)
-        busy = self._names(arrivals.moving, stamps)
+        busy = self._by_category(arrivals.moving, stamps)
         if ahead := sorted(arrivals.ahead.keys() & arrivals.moving.keys()):
             others = f" and {len(ahead) - 1} more" if len(ahead) > 1 else ""
             self._pass_over(f"{ahead[0]}{others}: dated in the future, taken once seen unchanged for a while")
@@ -137,7 +140,7 @@ class Watch:
                 self._pass_over(f"{category}: {reason}")
                 continue
             entry = seen.get(category) or self._first(category, stamps[category])
-            after[category], request = self._decide(category, entry, stamps[category], arrivals, busy.get(category, 0))
+            after[category], request = self._decide(category, entry, stamps[category], arrivals, busy.get(category, ()))
             requests += [request] if request else []
         known = set(self._instance.get_dynamic_partitions(self._dataset.name))
         partitions = dg.DynamicPartitionsDefinition(name=self._dataset.name)
@@ -177,38 +180,56 @@ class Watch:
         entry: Seen,
         stamps: Mapping[str, Sequence[object]],
         arrivals: Arrivals,
-        busy: int,
+        busy: Collection[str],
     ) -> tuple[Seen, dg.RunRequest | None]:
         files = fingerprint(stamps)
-        going_on = f"{category}: an upload goes on, {busy} files changed just now"
+        going_on = f"{category}: an upload goes on, {len(busy)} files changed just now"
         if entry.files == files and busy:
             self._pass_over(going_on)
         if entry.files == files and not entry.run_key:
             return replace(entry, waiting_since=0.0), None
+        indexed = self._indexed(category)
+        if fingerprint(indexed) == files:  # a run may find more at rest than it was asked for
+            return Seen(files), None
         if entry.files == files:
-            if fingerprint(read_stamps(self._store, self._dataset.name, category)) == files:
-                return Seen(files), None
             return self._again(category, entry)
         waited = self._now - entry.waiting_since if entry.waiting_since else 0.0
         waiting = replace(entry, waiting_since=entry.waiting_since or self._now)
-        if busy and waited < self._patience:
+        run = self._run(entry)
+        if run and run.status in UNFINISHED:
+            self._pass_over(f"{category}: more images, once its run is over, which is {run.status.value.lower()}")
+            return waiting, None
+        # What goes on arriving is left for the next run, but an index cannot do without a file that it has.
+        longest = self._patience if indexed.keys() & busy else self._longest_wait
+        if busy and waited < longest:
             self._pass_over(going_on)
             return waiting, None
         halves = self._watched.incomplete(stamps, arrivals, category, self._now)
-        if halves and waited < self._patience:
+        if halves:
             self._pass_over(f"{category}: {halves[0]} is incomplete, waiting for the rest of it")
-            return waiting, None
+            files = fingerprint({path: stamp for path, stamp in stamps.items() if path not in halves})
+            if waited < self._longest_wait or files == fingerprint(indexed) or indexed.keys() & set(halves):
+                return waiting, None
+            if files == entry.files:
+                return self._again(category, waiting)
         return self._ask(category, files, 1)
+
+    def _run(self, entry: Seen) -> dg.DagsterRun | None:
+        """The run that was asked for; None before it starts, and where none was."""
+        if not entry.run_key:
+            return None
+        runs = self._instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: entry.run_key}), limit=1)
+        return runs[0] if runs else None
 
     def _again(self, category: str, entry: Seen) -> tuple[Seen, dg.RunRequest | None]:
         """A run was asked for and its images are not indexed: it goes on, or it is tried again."""
-        runs = self._instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: entry.run_key}), limit=1)
-        if not runs or runs[0].status in UNFINISHED:
-            self._pass_over(f"{category}: its run is {runs[0].status.value.lower() if runs else 'about to start'}")
+        run = self._run(entry)
+        if run is None or run.status in UNFINISHED:
+            self._pass_over(f"{category}: its run is {run.status.value.lower() if run else 'about to start'}")
             return entry, None
         if entry.tries >= MOST_TRIES:
             self._pass_over(
-                f"{category}: {entry.tries} runs did not index its images, the last is {runs[0].run_id[:8]}; mend the "
+                f"{category}: {entry.tries} runs did not index its images, the last is {run.run_id[:8]}; mend the "
                 "cause and materialize its image_index, or change a file"
             )
             return entry, None
@@ -221,28 +242,31 @@ class Watch:
 
     def _first(self, category: str, stamps: Mapping[str, Sequence[object]]) -> Seen:
         """A category that the cursor does not know: the store may."""
-        before = read_stamps(self._store, self._dataset.name, category)
+        before = self._indexed(category)
         return Seen(fingerprint(before)) if before and fingerprint(before) == fingerprint(stamps) else Seen()
 
     def _stamps(self, listing: Mapping[str, FileStamp]) -> dict[str, dict[str, list[object]]]:
         assigned = self._dataset.reader.assign(sorted(listing))
         tables = self._dataset.reader.tables
         stamps = {name: stamps_of(found, listing, tables(name)) for name, found in assigned.items()}
-        # People decide seldom: one listing tells on which categories they ever did.
-        decided = {file.path for file in self._store.files(f"decisions/{self._dataset.name}")}
+        # People decide seldom: a listing tells on which categories they ever did.
+        decided = reviewed_categories(self._store, self._dataset.name)
         for name in stamps:
-            if decisions_path(self._dataset.name, name) in decided:
+            if name in decided:
                 try:
                     stamps[name] |= decision_stamp(self._store, self._dataset.name, name)
                 except CorruptArtifactError as error:
                     self._undecided[name] = str(error)
         return stamps
 
-    def _names(self, paths: Collection[str], categories: Iterable[str]) -> dict[str, int]:
-        """How many of some files belong to each category, and to those whose region of interest is one of them."""
+    def _by_category(self, paths: Collection[str], categories: Iterable[str]) -> dict[str, list[str]]:
+        """The images among some files, and the regions of interest, by category."""
         reader = self._dataset.reader
-        found = Counter({category: len(own) for category, own in reader.assign(sorted(paths)).items()})
-        found.update(category for category in categories if reader.region_path(category) in paths)
+        found = {category: [each.path for each in own] for category, own in reader.assign(sorted(paths)).items()}
+        for category in categories:
+            region = reader.region_path(category)
+            if region is not None and region in paths:
+                found.setdefault(category, []).append(region)
         return found
 
     def _pass_over(self, reason: str) -> None:

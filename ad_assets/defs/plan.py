@@ -6,6 +6,7 @@ still cost nothing: whether an artifact is already in the store is known beforeh
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -153,9 +154,14 @@ class _Recorded:
         for read in self._graph.stages[slot[0]].slots(slot[1]):
             # Of an asset over all categories Dagster records no version of each that it read.
             newer, now = self._last(read[0]).get(read[1], (0, None)) if read[1] == slot[1] else (0, None)
-            if newer > event and self._latest(slot)[1].get(f"{INPUT_TAG}/{'/'.join(read[0])}", now) != now:
+            if newer > event and now is not None and not self._has_read(slot, read[0], now):
                 return f"Dagster has another version of {'/'.join(read[0])} on record"
         return ""
+
+    def _has_read(self, slot: Slot, key: Key, version: str) -> bool:
+        """Whether the last materialization of an asset partition read a version of an asset, as far as is recorded."""
+        read = self._latest(slot)[1].get(f"{INPUT_TAG}/{'/'.join(key)}", version)
+        return read in (version, hashlib.sha256(version.encode()).hexdigest())  # Dagster hashes that of a partition
 
     def _last(self, key: Key) -> Mapping[str | None, tuple[int, str | None]]:
         """Partition -> number of the event and data version, of the partitions that were materialized."""

@@ -89,6 +89,7 @@ class Graph:
         self._records = _Records(store)
         self._contents = Contents(store, whole=False)
         self._damage: dict[Slot, tuple[str | None, str]] = {}
+        self._gated: dict[Key, set[str]] = {}
         self._checked = -DAMAGE_SECONDS
         self._forget()
 
@@ -115,6 +116,7 @@ class Graph:
         self._faults: dict[Slot, dict[Slot, str]] = {}
         self._stale: dict[Slot, str] = {}
         self._due: dict[Slot, bool] = {}
+        self._listed: set[Key] = set()
 
     def slots(self, categories: Collection[str] | None = None) -> Iterator[Slot]:
         """All asset partitions, upstream first; those of an asset over all categories, and of some categories."""
@@ -269,8 +271,19 @@ class Graph:
             return "made under another setting"
         if head != self.expected(slot):
             return "made from something else"
+        if slot[1] is not None and not self._is_gated(stage, slot[1]):
+            return "made before its dataset had a section production"
         heads = self.readable(slot) if head.made_of else {}
         return REMADE if is_outdated(head.made_of, stage.made_of(Upstream(heads, slot[1]))) else ""
+
+    def _is_gated(self, stage: Stage, partition: str) -> bool:
+        if stage.gated is None:
+            return True
+        known = self._gated.setdefault(stage.key, set())
+        if partition not in known and stage.key not in self._listed:  # what has passed it once has for good
+            known.update(stage.gated(self.store))
+            self._listed.add(stage.key)
+        return partition in known
 
     def absence_reason(self, slot: Slot) -> str:
         """Why what an asset partition should be cannot be read from the store, in words; empty where it can."""

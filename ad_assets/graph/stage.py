@@ -12,7 +12,7 @@ of the benchmark file can change what is made without changing where it lies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -248,6 +248,8 @@ class Stage:
         shared_files: paths of files elsewhere in the store that an artifact rests on; damage to them is reported and
             repaired as that of its own files.
         check_store: refuses, by an error, a store that the stage must not run on.
+        gated: of a root with a gate: the partitions that have ever passed it. What others are was made before there was
+            one, and is made again.
         pool: the Dagster pool whose slots it takes, on machines that have what the pool stands for.
         group: group in the UI.
         kinds: marks in the UI.
@@ -273,6 +275,7 @@ class Stage:
     shared_files: Callable[[Artifact], Sequence[str]] | None = None
     pool: str | None = None
     check_store: Callable[[ArtifactStore, Instance], None] | None = None
+    gated: Callable[[ArtifactStore], Collection[str]] | None = None
 
     @property
     def name(self) -> str:

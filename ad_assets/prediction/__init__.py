@@ -7,8 +7,9 @@
 (True, (64, 64))
 """
 
+from ad_assets.prediction.feedback import give_feedback
 from ad_assets.prediction.loading import load_detector
 from ad_assets.prediction.lookup import DetectorError
 from ad_assets.prediction.predictor import Image, Prediction, Predictor
 
-__all__ = ["DetectorError", "Image", "Prediction", "Predictor", "load_detector"]
+__all__ = ["DetectorError", "Image", "Prediction", "Predictor", "give_feedback", "load_detector"]

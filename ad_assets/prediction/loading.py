@@ -26,7 +26,8 @@ from ad_assets.methods.data import NominalScores
 from ad_assets.prediction.lookup import DetectorError, Lookup
 from ad_assets.prediction.predictor import Member, Predictor, StepTimer
 from ad_assets.prediction.recording import Recorder
-from ad_assets.production.champion_history import ChampionCandidate, as_promoted, read_history
+from ad_assets.production.champion_history import ChampionCandidate, History, as_promoted, read_history
+from ad_assets.production.feedback_ledger import false_alarms
 from ad_assets.production.inspections import Source
 from ad_assets.store.records import recall
 from ad_assets.store.store import Artifact, ArtifactStore
@@ -100,15 +101,16 @@ def _champion(
     Raises:
         DetectorError: there is none.
     """
-    champion = read_history(lookup.benchmark.store, dataset.name, detector.name, category).champion
+    history = read_history(lookup.benchmark.store, dataset.name, detector.name, category)
+    champion = history.champion
     if champion is None:
-        remedy = _remedy(lookup, dataset, detector, category)
+        remedy = _remedy(lookup, dataset, detector, category, history)
         raise DetectorError(f"{dataset.name}/{detector.name} [{category}] has no champion; {remedy}")
     benchmark, lane = as_promoted(lookup.benchmark, detector, champion)
     return replace(lookup, benchmark=benchmark), lane, champion
 
 
-def _remedy(lookup: Lookup, dataset: Dataset, detector: Detector, category: str) -> str:
+def _remedy(lookup: Lookup, dataset: Dataset, detector: Detector, category: str, history: History) -> str:
     """What leads to a first champion: never the command that has just failed, or was without effect."""
     store = lookup.benchmark.store
     stages = lookup.stages(dataset, detector, category)
@@ -123,8 +125,10 @@ def _remedy(lookup: Lookup, dataset: Dataset, detector: Detector, category: str)
         return f"run: {lookup.command(dataset, detector, category)}"
     options = "".join(f" {shlex.quote(option)}" for option in lookup.options)
     place = f"{dataset.name} {detector.name} {shlex.quote(category)}"
+    checks = f"the checks of {'/'.join(lane)}/champion in the UI say which"
+    reason = history.kept_out.reason if history.kept_out else checks
     return (
-        f"its newest state did not pass the gates, and the checks of {'/'.join(lane)}/champion in the UI say which: "
+        f"its newest state did not pass the gates ({reason}): "
         f"correct datasets.{dataset.name}.production, or run: ad-assets promote {place} --reason ...{options}"
     )
 
@@ -180,7 +184,10 @@ class _LaneLoader:
             told = "another region of interest than" if self._region else "whole images, and no region of interest as"
             self._stale.append(f"{self._place(detector)} inspects {told} its dataset has now, as it was promoted")
         stale, inside = tuple(self._stale), self._inspected
-        return Predictor(place, members, rate, nominal, decoding, compute, timer, colours, stale, recorder, inside)
+        said = false_alarms(self._store, self._dataset.name, self._category) if self._dataset.production else {}
+        return Predictor(
+            place, members, rate, nominal, decoding, compute, timer, colours, stale, recorder, inside, said
+        )
 
     def _versions(self, detector: Detector, version: str | Mapping[str, str] | None) -> Mapping[str, str]:
         if version is None:

@@ -1,17 +1,18 @@
 """Holds back new training images that do not look nominal until a person decides; admitted images stay admitted.
 
 The first images of a category are all admitted, since a person chose them. After that a new image in the training
-folder is held if its size differs from the admitted ones, if it is darker or brighter than all of them, if it is a copy
-of a test image, or if the champion of the gatekeeper scores it above its threshold. Held images are not indexed, so
-nothing is fitted on them; they are listed with reasons and pictures. A person's decision to admit or reject one is
-final.
+folder is held if its size is outside the range of the admitted ones, if it is darker or brighter than all of them, if
+it is a copy of a test image, or if the champion of the gatekeeper scores it above its threshold. Held images are not
+indexed, so nothing is fitted on them; they are listed with reasons and pictures. A person's decision to admit or reject
+one is final.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
-from dataclasses import replace
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ from ad_assets.production.review_decisions import (
     has_admissions,
     held_picture_path,
     read_admissions,
-    read_decisions,
+    read_reviews,
     refuse_loss,
     update_admissions,
 )
@@ -47,8 +48,7 @@ from ad_assets.report import pictures
 if TYPE_CHECKING:
     from ad_assets.prediction import Predictor
 
-# A new image may be outside the brightness range of admitted images by this share of the range plus so many levels.
-BRIGHTNESS_ROOM = 0.25
+# A new image may be outside the brightness range of admitted images by a share of the range plus so many levels.
 BRIGHTNESS_LEVELS = 8.0
 PICTURE_BYTES = 12_000
 
@@ -73,11 +73,12 @@ class NewImageGate:
             ConfigError: the category was indexed before, and its admissions are lost.
             DamagedRecordError: its admissions or decisions are unreadable or lost.
         """
-        decisions = read_decisions(self._store, self._dataset.name, category)
+        reviews = read_reviews(self._store, self._dataset.name, category)
+        decisions = reviews.in_force
         if read_admissions(self._store, self._dataset.name, category).decided is None:
             # Older admissions have no count; the stamps of the last index have it.
             stamps = read_stamps(self._store, self._dataset.name, category)
-            refuse_loss(self._store, self._dataset.name, category, decisions, stamps.get(DECISIONS, [0])[0])
+            refuse_loss(self._store, self._dataset.name, category, reviews.count, stamps.get(DECISIONS, [0])[0])
         if not has_admissions(self._store, self._dataset.name, category) and (decisions or self._was_judged(category)):
             raise ConfigError(
                 f"{self._dataset.name} [{category}]: its admissions, which say which images are admitted and held, are "
@@ -100,9 +101,8 @@ class NewImageGate:
                 newly_held = self._judge(index, fresh, admitted, category, progress)
                 new_images.update({image: newly_held.get(image) for image in new if image not in new_images})
                 held |= {image: why for image in new if (why := new_images[image])}
-            return counted(
-                replace(before, admitted=tuple(sorted(admitted | (set(new) - held.keys()))), held=held), decisions
-            )
+            everyone = tuple(sorted(admitted | (set(new) - held.keys())))
+            return counted(replace(before, admitted=everyone, held=held), reviews.count)
 
         after = update_admissions(self._store, self._dataset.name, category, change)
         admitted = set(after.admitted)
@@ -130,10 +130,11 @@ class NewImageGate:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         if not rows:
             return {}
-        statistics = NominalStatistics(index, admitted)
+        statistics = NominalStatistics(index, admitted, self._production.size_room, self._production.brightness_room)
         reasons = {content_of(row["image_id"]): statistics.objections(row) for row in rows}
+        odd = {image for image, objections in reasons.items() if objections}
         try:
-            scored = self._score(rows, category, progress)
+            scored = self._score(rows, odd, category, progress)
         except ConfigError as error:
             # Images that cannot be scored are held, until a person decides or the cause is fixed.
             scored = {}
@@ -150,15 +151,26 @@ class NewImageGate:
                 )
             if objections:
                 held[image] = Held(row["path"], tuple(objections), now, score, threshold)
+                if score is None:
+                    self._draw(row, category)
         return held
 
+    def _draw(self, row: dict[str, Any], category: str) -> None:
+        """Store the picture of a held image that no detector scored, for the person who decides."""
+        data = read_image_bytes(ImageFiles(self._dataset.reader.root), row)
+        rgb = self._dataset.reader.decoding.of(row["image_id"]).rgb(data, row["path"])
+        picture = pictures.captioned(rgb, f"{rgb.shape[1]} x {rgb.shape[0]}  {row['path'].rpartition('/')[2]}", 160)
+        path = held_picture_path(self._dataset.name, category, content_of(row["image_id"]))
+        self._store.write_bytes(path, pictures.to_jpeg(picture, max_bytes=PICTURE_BYTES))
+
     def _score(
-        self, rows: Sequence[dict[str, Any]], category: str, progress: Progress
+        self, rows: Sequence[dict[str, Any]], odd: Collection[str], category: str, progress: Progress
     ) -> dict[str, tuple[float, float]]:
         """Image content -> score and threshold by the champion of the gatekeeper; empty without a champion.
 
         Features are stored where the features asset finds them, so no image passes the backbone twice; each score is
-        recorded as an inspection. For images above the threshold a picture is stored for the person who decides.
+        recorded as an inspection. Of images above the threshold, and of those that are `odd` otherwise, a picture is
+        stored for the person who decides.
 
         Raises:
             DetectorError: the champion cannot be loaded.
@@ -183,14 +195,15 @@ class NewImageGate:
             image = content_of(row["image_id"])
             scores[image] = prediction.score, threshold
             recorder.add(Inspected(row["image_id"], None, row["path"]), prediction)
-            if prediction.score > threshold:
+            if prediction.score > threshold or image in odd:
                 full = prediction.full_map()
                 low, high = detector.colour_scale or (float(np.nanmin(full)), float(np.nanmax(full)))
                 name = row["path"].rpartition("/")[2]
                 seen, inside = prediction.seen_mask(), prediction.inspected
                 shown = rgb if inside is None else pictures.inspected(rgb, inside)
+                label = int(prediction.score > threshold)
                 panel = pictures.panel(
-                    shown, None, full, low, high, score=prediction.score, label=1, title=name, seen=seen
+                    shown, None, full, low, high, score=prediction.score, label=label, title=name, seen=seen
                 )
                 path = held_picture_path(self._dataset.name, category, image)
                 self._store.write_bytes(path, pictures.to_jpeg(panel, max_bytes=PICTURE_BYTES))
@@ -205,34 +218,59 @@ class NominalStatistics:
     Args:
         index: with brightness and thumbnail of every image.
         admitted: content hashes of the admitted training images.
+        size_room: see `Production`.
+        brightness_room: see `Production`.
     """
 
-    def __init__(self, index: ImageIndex, admitted: set[str]) -> None:
+    def __init__(
+        self, index: ImageIndex, admitted: set[str], size_room: float | None, brightness_room: float | None
+    ) -> None:
         rows = index.table.to_pylist()
         train = [row for row in rows if row["split"] == "train" and content_of(row["image_id"]) in admitted]
         self._files = index.files
-        self._sizes = {(row["width"], row["height"]) for row in train}
-        grey = [self._looks(row).brightness or 0.0 for row in train]
-        room = BRIGHTNESS_ROOM * (max(grey) - min(grey)) + BRIGHTNESS_LEVELS if grey else 0.0
-        self._grey = (min(grey), max(grey)) if grey else (0.0, 255.0)
-        self._allowed = self._grey[0] - room, self._grey[1] + room
+        self._sizes = [_Range.of([row[side] for row in train], size_room) for side in ("width", "height")]
+        self._grey = _Range.of(
+            [self._looks(row).brightness or 0.0 for row in train], brightness_room, BRIGHTNESS_LEVELS
+        )
         self._tests = [row["path"] for row in rows if row["split"] == "test"]
         self._thumbnails = [index.files[path].thumbnail or "" for path in self._tests]
 
     def objections(self, row: dict[str, Any]) -> list[str]:
         """Reasons to hold an image that need no detector."""
         reasons: list[str] = []
-        if self._sizes and (row["width"], row["height"]) not in self._sizes:
-            sizes = ", ".join(f"{width} x {height}" for width, height in sorted(self._sizes)[:3])
-            reasons.append(f"{row['width']} x {row['height']} pixels, the others have {sizes}")
-        grey, (low, high) = self._looks(row).brightness or 0.0, self._allowed
-        if not low <= grey <= high:
-            reasons.append(f"mean grey {grey:.0f}, the others have {self._grey[0]:.0f} to {self._grey[1]:.0f}")
+        size = row["width"], row["height"]
+        if not all(side in allowed for side, allowed in zip(size, self._sizes, strict=True)):
+            reasons.append(f"{size[0]} x {size[1]} pixels, the others have {self._sizes[0]} x {self._sizes[1]}")
+        grey = self._looks(row).brightness or 0.0
+        if grey not in self._grey:
+            reasons.append(f"mean grey {grey:.0f}, the others have {self._grey}")
         same = copies(self._looks(row).thumbnail or "", self._thumbnails)
         return [*reasons, *(f"a copy of the test image {self._tests[number]}" for number in same[:1])]
 
     def _looks(self, row: dict[str, Any]) -> KnownFile:
         return self._files[row["path"]]
+
+
+@dataclass(frozen=True)
+class _Range:
+    """The range of a value over the admitted images, and how far outside it a new one may lie; infinite: anywhere."""
+
+    low: float
+    high: float
+    room: float
+
+    @classmethod
+    def of(cls, values: Sequence[float], share: float | None, more: float = 0.0) -> _Range:
+        if share is None or not values:
+            return cls(0.0, 0.0, math.inf)
+        low, high = min(values), max(values)
+        return cls(low, high, share * (high - low) + more)
+
+    def __contains__(self, value: float) -> bool:
+        return self.low - self.room <= value <= self.high + self.room
+
+    def __str__(self) -> str:
+        return f"{self.low:.0f}" if self.low == self.high else f"{self.low:.0f} to {self.high:.0f}"
 
 
 def suspicion_threshold(detector: Predictor, rate: float) -> float | None:

@@ -24,7 +24,7 @@ from ad_assets.backbones.extractor import Extractor
 from ad_assets.backbones.view import View
 from ad_assets.datasets.decoding import Decoding
 from ad_assets.datasets.geometry import Mask, fit_mask, seen_mask, seen_share, unfit_map
-from ad_assets.datasets.identity import content_id
+from ad_assets.datasets.identity import content_id, content_of
 from ad_assets.datasets.images import ROOM, ImageError, RgbImage, decoded_batches
 from ad_assets.graph.stages.features import positions_of, stacked
 from ad_assets.graph.stages.score_maps import Scorer
@@ -60,6 +60,8 @@ class Prediction:
         pixel_threshold: for scores of the map, from the highest map scores of nominal training images at the rate of
             `threshold`; None where there are none.
         inspected: ``(H, W)`` bool, the region of interest in the frame of the image; None: all of it is inspected.
+        decided: when a person decided that this very file is a false alarm (ISO 8601), where its score is above the
+            threshold all the same; else empty.
     """
 
     name: str
@@ -72,11 +74,17 @@ class Prediction:
     step_seconds: Mapping[str, float]
     pixel_threshold: float | None = None
     inspected: Mask | None = None
+    decided: str = ""
 
     @property
     def anomalous(self) -> bool | None:
-        """Whether the score lies above the threshold, as the metrics decide; None without a threshold."""
-        return None if self.threshold is None else self.score > self.threshold
+        """Whether the score lies above the threshold, as the metrics decide; None without a threshold.
+
+        False for an image that a person called a false alarm: see `decided`.
+        """
+        if self.threshold is None:
+            return None
+        return self.score > self.threshold and not self.decided
 
     @property
     def seconds(self) -> float:
@@ -229,7 +237,9 @@ class Predictor:
         stale: tuple[str, ...] = (),
         recorder: Recorder | None = None,
         inspected: Mask | None = None,
+        false_alarms: Mapping[str, str] | None = None,
     ) -> None:
+        self._false_alarms = false_alarms or {}
         self.dataset, self.detector, self.category = place
         self.versions = {member.lane: member.version for member in members}
         self.false_alarm_rate, self.nominal, self.recorder = false_alarm_rate, nominal, recorder
@@ -399,9 +409,14 @@ class Predictor:
                 seconds,
                 self.pixel_threshold,
                 self.inspected,
+                self._decided(image, score),
             )
             for image, score, p_value, score_map in zip(batch, image_scores, rare, scores.maps, strict=True)
         ]
+
+    def _decided(self, image: _Decoded, score: float) -> str:
+        above = self.threshold is not None and score > self.threshold
+        return self._false_alarms.get(content_of(image.image_id), "") if above else ""
 
     def _score(self, member: Member, ids: Sequence[str], taps: list[Tensor]) -> ScoreMaps:
         import torch

@@ -21,6 +21,7 @@ _SCHEMA = [
     ("threshold", "float64"),
     ("p_value", "float64"),
     ("anomalous", "bool"),
+    ("decided", "string"),
     ("height", "int32"),
     ("width", "int32"),
     ("seen", "float64"),
@@ -31,7 +32,7 @@ _SCHEMA = [
 ]
 _COLUMNS = (
     *("image", "decision", "score", "threshold", "p_value", "regions", "area"),
-    *("left", "top", "width", "height", "peak", "x", "y", "error"),
+    *("left", "top", "width", "height", "peak", "x", "y", "error", "decided"),
 )
 _FORMULA = tuple("=+-@\t\r\n|%")  # as cells begin that a spreadsheet would run
 
@@ -39,7 +40,8 @@ _FORMULA = tuple("=+-@\t\r\n|%")  # as cells begin that a spreadsheet would run
 @dataclass(frozen=True)
 class PredictionRow:
     """One image in the tables; `error` instead of a score where it could not be read. Sizes in pixels, `seen`
-    the part of the picture that was looked at, 0..1; `regions` in pixels of the whole image, highest peak first."""
+    the part of the picture that was looked at, 0..1; `regions` in pixels of the whole image, highest peak first;
+    `decided` is when a person called it a false alarm, where its score alone would be one."""
 
     image: str
     score: float | None = None
@@ -54,6 +56,7 @@ class PredictionRow:
     raw_map: str | None = None
     error: str | None = None
     regions: tuple[DefectRegion, ...] = ()
+    decided: str | None = None
 
     @property
     def decision(self) -> str:
@@ -84,6 +87,7 @@ def row_of(prediction: Prediction, picture: str | None = None, raw_map: str | No
         picture,
         raw_map,
         regions=prediction.regions,
+        decided=prediction.decided or None,
     )
 
 
@@ -127,7 +131,7 @@ def _values(row: PredictionRow) -> list[Any]:
         left, top, right, bottom = first.box
         place = [left, top, right - left, bottom - top, first.peak, *(round(each, 1) for each in first.centroid)]
     counts = ["", ""] if row.error else [len(row.regions), row.area]
-    return [row.image, row.decision, row.score, row.threshold, row.p_value, *counts, *place, row.error]
+    return [row.image, row.decision, row.score, row.threshold, row.p_value, *counts, *place, row.error, row.decided]
 
 
 def _cell(value: Any) -> Any:

@@ -6,7 +6,7 @@ broken. Neither kind is opened.
 
 File times and this machine's clock may both be wrong. For a change time in the future the arrival time of the file
 system is used; if that is in the future too, the time when the file was first seen in its present state. A file that
-was indexed in its present state is at rest whatever the clocks say.
+was indexed in its present state, or that feedback wrote, is at rest whatever the clocks say.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from ad_assets.config.benchmark import Dataset, Production
 from ad_assets.datasets.base import FileStamp, Problem
 from ad_assets.datasets.files import ImageFiles
+from ad_assets.production.feedback_ledger import written_files
 from ad_assets.store.records import recall, write_record
 from ad_assets.store.store import ArtifactStore
 
@@ -73,8 +74,9 @@ class Watched:
             if stamp.changed is None or now - stamp.changed >= self._settle_seconds
         }
         if len(resting) < len(believed):
-            indexed = self._indexed([path for path in believed if path not in resting], listing)
-            resting = {path: stamp for path, stamp in believed.items() if path in resting or path in indexed}
+            others = [path for path in believed if path not in resting]
+            whole = self._indexed(others, listing) | self._written(others, listing)
+            resting = {path: stamp for path, stamp in believed.items() if path in resting or path in whole}
         moving = {path: stamp for path, stamp in believed.items() if path not in resting}
         return Arrivals(resting, moving, ahead)
 
@@ -95,6 +97,13 @@ class Watched:
         for category in self._dataset.reader.assign(sorted(paths)):
             indexed |= self._stamps(category)
         return {path for path in paths if tuple(indexed.get(path, ())) == (listing[path].size, listing[path].stamp)}
+
+    def _written(self, paths: Sequence[str], listing: Mapping[str, FileStamp]) -> set[str]:
+        """Those of `paths` that feedback wrote, which are whole from the start."""
+        written: dict[str, int] = {}
+        for category in self._dataset.reader.assign(sorted(paths)):
+            written |= written_files(self._store, self._dataset.name, category)
+        return {path for path in paths if written.get(path) == listing[path].size}
 
     def _first_seen(self, ahead: Mapping[str, FileStamp], now: float) -> dict[str, FileStamp]:
         """The files with change times that are not in the future."""

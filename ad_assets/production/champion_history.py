@@ -9,7 +9,7 @@ and by hand, and rollbacks. A state that was rolled back from is not promoted ag
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -64,11 +64,26 @@ class ChampionChange:
 
 
 @dataclass(frozen=True)
+class KeptOut:
+    """A new state that the gates kept from becoming champion: its address, and why."""
+
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class History:
-    """The changes of champion of one detector and category, oldest first, and the states that were rolled back from."""
+    """The changes of champion of one detector and category, oldest first.
+
+    Args:
+        entries: the changes.
+        refused: addresses of states that were rolled back from.
+        kept_out: the newest state, while it is not champion because of the gates.
+    """
 
     entries: tuple[ChampionChange, ...]
     refused: tuple[str, ...]
+    kept_out: KeptOut | None = None
 
     @property
     def champion(self) -> ChampionCandidate | None:
@@ -146,6 +161,22 @@ def behind_champion(challenger: ChampionCandidate, champion: ChampionCandidate |
 def history_path(dataset: str, detector: str, category: str) -> str:
     """Path in the store of the history of a detector and category."""
     return f"champions/{dataset}/{detector}/{category}.json"
+
+
+def kept_out_of(store: ArtifactStore, dataset: str, detectors: Collection[str]) -> dict[tuple[str, str], KeptOut]:
+    """(detector, category) -> the newest state and why it is not champion, where gates keep it out.
+
+    Raises:
+        DamagedRecordError: a history cannot be read.
+    """
+    found: dict[tuple[str, str], KeptOut] = {}
+    for file in store.files(f"champions/{dataset}"):
+        *_, detector, name = file.path.split("/")
+        if detector in detectors and name.endswith(".json"):
+            kept_out = HISTORY.read(store, file.path).kept_out
+            if kept_out:
+                found[detector, name.removesuffix(".json")] = kept_out
+    return found
 
 
 def read_history(store: ArtifactStore, dataset: str, detector: str, category: str) -> History:

@@ -216,9 +216,10 @@ def tile(rgb: RgbImage, mask: NDArray[Any] | None, *, label: int, title: str, si
     return np.concatenate([caption(size, LABEL_NAMES[label], LABEL_COLOURS[label], title), square], axis=0)
 
 
-def captioned(rgb: RgbImage, text: str) -> RgbImage:
-    """A picture below a line of text, cut to fit."""
-    return np.concatenate([caption(rgb.shape[1], text, INK, ""), rgb], axis=0)
+def captioned(rgb: RgbImage, text: str, size: int | None = None) -> RgbImage:
+    """A picture below a line of text, cut to fit; its longer side is brought to `size` pixels, if that is given."""
+    shown = rgb if size is None else resized(rgb, size)
+    return np.concatenate([caption(shown.shape[1], text, INK, ""), shown], axis=0)
 
 
 def title_tile(lines: Sequence[str], size: int = 160) -> RgbImage:

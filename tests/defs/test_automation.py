@@ -20,6 +20,7 @@ from ad_assets.defs.conditions import Window
 from ad_assets.defs.landing_sensor import MOST_TRIES, RUN_KEY_TAG, Watch
 from ad_assets.defs.schedules import updated_lanes
 from ad_assets.graph.graph import Graph
+from ad_assets.graph.stages.image_index import current_index, read_index
 from ad_assets.production.champion_history import ChampionCandidate, History, read_history
 from tests.support.bench_graph import Bench, draw_image, write_dataset, write_image
 
@@ -183,6 +184,100 @@ def test_a_file_that_stays_half_is_recorded_and_left_out(running: Line) -> None:
     paths = running.benchmark.store.read_table(artifact.at("index.parquet")).column("path").to_pylist()
     assert "nut/train/good/whole.png" in paths
     assert "nut/train/good/half.png" not in paths
+
+
+def test_a_trickle_is_taken_after_the_longest_wait_but_never_what_is_being_written(
+    running: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = time.time()
+    monkeypatch.setattr("tests.defs.test_automation.time", SimpleNamespace(time=lambda: began))
+
+    def landed(name: str, seed: int) -> None:
+        now = time.time() + running.ahead
+        os.utime(running.land("bolt", name, seed), (now, now))
+
+    started = []
+    for number in range(25):  # one image every 8 s, for 200 s
+        landed(f"new{number:02}.png", 7000 + number)
+        answer = running.tick(8)
+        if running.carry_out(answer) == ["bolt"]:
+            started.append((8 * (number + 1), len(new_images(running))))
+    # The first rests after 20 s, so it is seen at 24 s and taken 60 s later with the others that rest by then.
+    assert started[0] == (88, 9)
+    assert [seconds for seconds, _ in started] == [88, 160]
+    assert running.carry_out(running.tick(30)) == ["bolt"]
+    assert len(new_images(running)) == 25
+    assert not running.tick().run_requests
+
+    # An index cannot do without an image that it has: one that is written again is waited for.
+    landed("new99.png", 7099)
+    running.tick(30)
+    now = time.time() + running.ahead + 75
+    os.utime(running.images / "bolt/train/good/new03.png", (now, now))
+    assert not running.tick(80).run_requests
+    assert running.carry_out(running.tick(30)) == ["bolt"]
+
+    # Half an image holds nothing up.
+    data = running.land("bolt", "half.png", 7100).read_bytes()
+    now = time.time() + running.ahead
+    (running.images / "bolt/train/good/half.png").write_bytes(data[: len(data) // 2])
+    os.utime(running.images / "bolt/train/good/half.png", (now, now))
+    landed("whole.png", 7101)
+    assert not running.tick(30).run_requests
+    assert running.carry_out(running.tick(61)) == ["bolt"]
+    assert {"new99.png", "whole.png"} <= new_images(running)
+    assert "half.png" not in new_images(running)
+    answer = running.tick()
+    assert not answer.run_requests
+    assert "half.png is incomplete" in str(answer.skip_reason)
+    (running.images / "bolt/train/good/half.png").write_bytes(data)
+    assert running.carry_out(running.tick()) == ["bolt"]
+    assert "half.png" in new_images(running)
+
+
+def new_images(line: Line) -> set[str]:
+    """The training images of bolt that are in its index and landed later."""
+    index = current_index(line.benchmark.store, "parts", "bolt")
+    assert index
+    names = {row["path"].rpartition("/")[2] for row in read_index(index) if row["split"] == "train"}
+    return {name for name in names if not name[0].isdigit()}
+
+
+def test_a_batch_is_not_asked_for_while_the_run_before_goes_on(running: Line) -> None:
+    running.land("bolt", "one.png", 7000)
+    [request] = running.tick().run_requests or ()
+    run = running.instance.create_run_for_job(
+        running.definitions.resolve_job_def("parts_category"), tags={RUN_KEY_TAG: request.run_key or ""}
+    )
+    running.land("bolt", "two.png", 7001)
+    answer = running.tick()
+    assert not answer.run_requests
+    assert "bolt: more images, once its run is over" in str(answer.skip_reason)
+    running.instance.report_run_canceled(run)
+    assert running.carry_out(running.tick()) == ["bolt"]
+    assert new_images(running) == {"one.png", "two.png"}
+
+
+def test_a_dataset_that_becomes_a_production_dataset_is_looked_at_by_its_gate_first(line: Line) -> None:
+    section = line.tree["datasets"]["parts"]
+    production = section.pop("production")
+    section["on_problem"] = "skip"  # as production has it: the index is the same
+    line.reload()
+    line.run()
+    assert not line.plan()
+    section["production"] = production
+    line.reload()
+    planned = {(name, category) for name, category in line.plan() if category}
+    assert {("parts/image_index", "bolt"), ("parts/small/champion", "bolt")} <= planned
+    assert line.requested() >= {("parts/image_index", "bolt"), ("parts/small/champion", "bolt")}
+    line.conditions = None
+    line.settle()
+    assert not line.plan()
+    assert not line.tick().run_requests
+    assert read_history(line.benchmark.store, "parts", "small", "nut").champion
+    line.land("bolt", "new.png", 7000)
+    assert line.carry_out(line.tick()) == ["bolt"]
+    assert new_images(line) == {"new.png"}
 
 
 def test_nothing_twice_and_nothing_missed_across_restarts(running: Line) -> None:
@@ -354,7 +449,10 @@ def test_a_state_is_promoted_only_through_its_gates(running: Line) -> None:
     running.set("datasets.parts.production.floors", {"pixel_ap": 1.0})
     running.set("datasets.parts.detectors.small.coreset_ratio", 0.5)
     running.settle()
-    assert read_history(store, "parts", "small", "bolt") == first
+    kept = read_history(store, "parts", "small", "bolt")
+    assert kept.entries == first.entries
+    assert kept.kept_out
+    assert "its floor is" in kept.kept_out.reason
     event = running.instance.get_latest_materialization_event(dg.AssetKey(["parts", "small", "champion"]))
     assert event
     assert event.asset_materialization

@@ -120,7 +120,7 @@ def watched(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     tree = config_tree(tmp_path)
     section = tree["datasets"]["parts"]
     del section["detectors"]["full"]
-    section["production"] = {"settle_seconds": 3, "gatekeeper": "small", "margin": 0.1}
+    section["production"] = {"settle_seconds": 3, "longest_wait_seconds": 600, "gatekeeper": "small", "margin": 0.1}
     tree["automation"] = {"mode": "eager", "every_seconds": 5}
     if request.param == "s3":
         bucket = s3_bucket(request.getfixturevalue("s3_endpoint"), monkeypatch)

@@ -81,15 +81,15 @@ def test_a_tick_of_the_sensor_lists_once_and_reads_what_changed(
 ) -> None:
     graph = current(tmp_path, categories)
     first, store = counted(graph, lambda: graph.tick(None))
-    # The store's identity, and what was indexed, once; where people decided.
-    assert store.requests == {"cat_file": categories + 1, "find": 1}
+    # The store's identity, and what was indexed, once; where people decided, and where they gave feedback.
+    assert store.requests == {"cat_file": categories + 1, "find": 2}
     listings.clear()
     second, store = counted(graph, lambda: graph.tick(first.cursor))
-    assert (store.requests, len(listings)) == ({"cat_file": 1, "find": 1}, 1)
+    assert (store.requests, len(listings)) == ({"cat_file": 1, "find": 2}, 1)
     graph.land(graph.images / "c001" / "train" / "good" / "new.png")
     third, store = counted(graph, lambda: graph.tick(second.cursor))
     assert [request.partition_key for request in third.run_requests or ()] == ["c001"]
-    assert store.requests == {"cat_file": 2, "find": 1}
+    assert store.requests == {"cat_file": 2, "find": 2}
 
 
 @pytest.mark.parametrize("categories", [FEW, MANY])
@@ -97,7 +97,7 @@ def test_an_evaluation_lists_once_and_reads_what_changed(tmp_path: Path, listing
     graph = current(tmp_path, categories)
     (asked, cursor), store = counted(graph, lambda: graph.evaluate(None))
     assert not asked
-    assert store.requests["find"] == 2  # heads, attempts
+    assert store.requests["find"] == 3  # heads, attempts; at first which categories have passed the gate
     assert max(store.reads.values()) == 1
     assert len(store.reads) == len(graph.benchmark.store.files("heads"))
     listings.clear()

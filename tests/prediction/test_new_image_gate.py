@@ -7,14 +7,19 @@ from typing import Any
 
 import dagster as dg
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 from PIL import Image
 
 from ad_assets.cli import main
+from ad_assets.datasets import KnownFile
 from ad_assets.datasets.appearance import appearance_of, copies
 from ad_assets.datasets.identity import content_id
+from ad_assets.datasets.index import ImageIndex
+from ad_assets.graph.stages import champion as champion_module
 from ad_assets.prediction import DetectorError, load_detector
+from ad_assets.prediction.new_image_gate import NominalStatistics
 from ad_assets.production.champion_history import read_history
 from ad_assets.production.inspections import kept_images, read, read_kept_image
 from ad_assets.production.review_decisions import read_admissions
@@ -117,9 +122,56 @@ def test_newcomers_that_look_odd_are_held_back_whatever_a_detector_says(guarded:
     guarded.carry_out(guarded.tick())
     held = held_back(guarded, "nut")
     assert "128 x 128 pixels, the others have 64 x 64" in held["large.png"]
+    # Whoever decides sees them, also those that no detector scores.
+    pictures = guarded.benchmark.store.files("held/parts/nut")
+    assert len(pictures) == len(held)
     assert any(reason.startswith("mean grey") for reason in held["dark.png"])
     assert not {"large.png", "dark.png", "copy.png", "broken.png"} & training_images(guarded, "nut")
     assert checks(guarded, "nut") == {"images_found": True, "images_readable": False, "new_images_nominal": False}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "room", "new", "held"),
+    [
+        ([(64, 64)], 0.25, (64, 64), False),
+        ([(64, 64)], 0.25, (65, 64), True),  # all have one size: no other
+        ([(60, 64), (70, 64)], 0.25, (72, 64), False),  # a quarter of the range is 2.5 pixels
+        ([(60, 64), (70, 64)], 0.25, (73, 64), True),
+        ([(60, 64), (70, 64)], 0.25, (65, 65), True),  # the height never differed
+        ([(60, 50), (70, 90)], 0.0, (65, 91), True),
+        ([(60, 50), (70, 90)], 0.0, (60, 90), False),
+        ([(64, 64)], None, (640, 480), False),
+    ],
+)
+def test_a_size_is_compared_with_the_range_of_sizes(
+    sizes: list[tuple[int, int]], room: float | None, new: tuple[int, int], held: bool
+) -> None:
+    index = grey_index([*sizes, new], [100.0] * (len(sizes) + 1))
+    gate = NominalStatistics(index, {str(number) for number in range(len(sizes))}, room, 0.25)
+    assert bool(gate.objections(index.table.to_pylist()[-1])) == held
+
+
+@pytest.mark.parametrize(
+    ("room", "grey", "held"),
+    [(0.25, 118, False), (0.25, 122, True), (1.0, 122, False), (0.0, 119, True), (None, 255, False)],
+)
+def test_brightness_is_compared_with_the_room_of_the_setting(room: float | None, grey: float, held: bool) -> None:
+    index = grey_index([(8, 8)] * 3, [100.0, 108.0, grey])
+    gate = NominalStatistics(index, {"0", "1"}, 0.25, room)
+    assert bool(gate.objections(index.table.to_pylist()[-1])) == held
+
+
+def grey_index(sizes: list[tuple[int, int]], greys: list[float]) -> ImageIndex:
+    """Training images of some sizes and mean greys, whose ids are their numbers."""
+    rows = [
+        {"image_id": str(n), "path": str(n), "split": "train", "width": width, "height": height}
+        for n, (width, height) in enumerate(sizes)
+    ]
+    files = {
+        str(n): KnownFile(1, "s", str(n), 8, 8, "RGB", brightness=grey, thumbnail="AA==")
+        for n, grey in enumerate(greys)
+    }
+    return ImageIndex(pa.Table.from_pylist(rows), (), files)
 
 
 def test_a_copy_is_known_by_its_thumbnail() -> None:
@@ -146,6 +198,12 @@ def test_predictions_use_the_champion_with_its_own_settings(guarded: Line, call:
     after = load_detector("parts", "small", "bolt", config)
     assert after.versions == first.versions
     assert after.predict(image).score == score
+    capsys.readouterr()
+    for command in (("history", "parts", "small", "bolt"), ("status",)):
+        assert call(*command) == 0
+        told = capsys.readouterr().out
+        assert "newest state" in told
+        assert "its floor is 1" in told
 
     # By hand it is promoted, and rolled back, which no run undoes.
     assert call("promote", "parts", "small", "bolt", "--reason", "seen on the line") == 0
@@ -164,7 +222,9 @@ def test_predictions_use_the_champion_with_its_own_settings(guarded: Line, call:
         "promoted: passed its gates",
         "promoted by hand: seen on the line",
     ]
-    assert "rolled back: too many alarms" in told[-1]
+    assert "rolled back: too many alarms" in told[-2]
+    assert told[-1].startswith("not champion: ")
+    assert "it was rolled back from" in told[-1]
 
 
 def test_without_a_champion_there_is_no_prediction(guarded: Line, call: Run, capsys: Any) -> None:
@@ -270,3 +330,57 @@ def test_predictions_are_inspections_and_what_they_extracted_is_found(
     assert "anomalous" in said.out
     assert "NOT RECORDED 3 inspections: [Errno 13] Permission denied" in said.err
     assert "inspections of parts [bolt] are not recorded" in caplog.text
+
+
+def test_a_false_alarm_is_learnt_and_no_later_state_may_raise_it_again(
+    guarded: Line, call: Run, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = guarded.benchmark.store
+    image = guarded.folder / "inbox.png"
+    write_image(image, draw_image(61_000, defect=True))
+    lane = ["--dataset", "parts", "--detector", "small", "--category", "bolt"]
+
+    def predicted() -> tuple[float, float, str]:
+        capsys.readouterr()
+        assert call("predict", *lane, str(image)) == 0
+        score, threshold, _, decision = capsys.readouterr().out.splitlines()[1].split(maxsplit=4)[1:]
+        return float(score), float(threshold), decision
+
+    first = predicted()
+    assert first[2] == "anomalous"
+    features = len(store.files("features"))
+    content = content_id(image.read_bytes())
+    assert call("feedback", "parts", "bolt", content[:12], "--false-alarm", "--reason", "a label") == 0
+    image.rename(guarded.folder / "elsewhere.png")
+    shutil.copy(guarded.folder / "elsewhere.png", image)
+    # At once, by the person's word alone: score and threshold are what they were.
+    score, threshold, decision = predicted()
+    assert (score, threshold) == first[:2]
+    assert decision.startswith("nominal, decided by a person on 20")
+
+    # The next look of the sensor takes it, though the file was written just now; no feature is extracted again.
+    assert guarded.carry_out(guarded.tick(0)) == ["bolt"]
+    assert f"false_alarm_{content[:16]}.png" in training_images(guarded, "bolt")
+    assert "inbox" not in str(held_back(guarded, "bolt"))
+    assert len(store.files("features")) == features
+    champion = read_history(store, "parts", "small", "bolt").champion
+    assert champion
+    assert predicted()[2].startswith("nominal")
+
+    # A state that would raise it again is kept out.
+    def alarms_on(work: Any, kind: str, candidate: Any, images: Any, rate: float) -> set[str]:
+        return set() if candidate.state == champion.state else set(images)
+
+    monkeypatch.setattr(champion_module, "alarms_on", alarms_on)
+    guarded.set("datasets.parts.detectors.small.coreset_ratio", 0.2)
+    guarded.settle()
+    history = read_history(store, "parts", "small", "bolt")
+    assert history.champion == champion
+    assert history.kept_out
+    assert f"alarms on the false alarm {content[:12]}, and the champion does not" in history.kept_out.reason
+    # Of a category without feedback it is not asked.
+    assert read_history(store, "parts", "small", "nut").kept_out is None
+
+    assert call("feedback", "parts", "bolt", content, "--undo") == 0
+    assert guarded.carry_out(guarded.tick()) == ["bolt"]
+    assert f"false_alarm_{content[:16]}.png" not in training_images(guarded, "bolt")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 from ad_assets.backbones.extractor import Extractor
-from ad_assets.config.benchmark import Dataset, Detector, Production
+from ad_assets.config.benchmark import Dataset, Detector, Evaluation, Production
 from ad_assets.graph.stage import Check, CheckReport, CheckResult, Parts, Stage, StageSettings, Upstream, Work
+from ad_assets.graph.stages.fed_back_alarms import alarms_on, learnt_images
 from ad_assets.graph.stages.fitted_state import method_of
 from ad_assets.graph.stages.judgement import ALARMS, SYNTHETIC, read_judgement, verdicts_of
 from ad_assets.graph.stages.metrics import DECISION, read_rows, read_scored_images
@@ -19,12 +20,14 @@ from ad_assets.production.champion_history import (
     PROMOTED,
     ChampionCandidate,
     History,
+    KeptOut,
     behind_champion,
     below_floors,
     not_measurable,
     settings_of,
     update_history,
 )
+from ad_assets.production.feedback_ledger import false_alarms
 from ad_assets.production.nominal_gates import Verdict, promise
 from ad_assets.production.store_identity import check_store
 from ad_assets.store.store import Artifact
@@ -49,6 +52,7 @@ def champion_stage(
     score_maps: Stage,
     metrics: Stage,
     synthetic: Stage,
+    evaluation: Evaluation,
 ) -> Stage:
     """The asset ``<dataset>/<detector>/champion`` of a production dataset; by its gates, or by none."""
     production = dataset.production or Production()
@@ -88,17 +92,34 @@ def champion_stage(
         below = below_floors(challenger.numbers, floors)
         behind: list[str] = []
         verdicts: dict[str, Verdict] = {}
+        repeated: list[str] = []
         kept = ""
+        said = false_alarms(work.store, dataset.name, work.partition)
+        learnt = learnt_images(work, state.kind, challenger, said)
+        rate = dataset.false_alarm_rate(detector, work.partition, evaluation)
+        alarms = (alarms_on(work, state.kind, challenger, learnt, rate) or set()) if learnt else set()
+
+        def _repeated(alarms: set[str], champion: ChampionCandidate | None) -> list[str]:
+            """The false alarms that are raised again, though the champion had learnt not to raise them."""
+            if not alarms or champion is None or champion.state == challenger.state:
+                return []
+            before = alarms_on(work, state.kind, champion, sorted(alarms), rate)
+            again = sorted(alarms - (before or set()))
+            return [f"alarms on the false alarm {image[:12]}, and the champion does not" for image in again]
 
         def change(before: History) -> History:
-            nonlocal behind, verdicts, kept
+            nonlocal behind, verdicts, repeated, kept
             behind = behind_champion(challenger, before.champion, settings.margin)
             verdicts = verdicts_of(work.store, challenger, before.champion, settings.margin)
             reasons = [verdict.why for verdict in verdicts.values() if verdict.keeps_out]
+            repeated = _repeated(alarms, before.champion)
             refused = challenger.state in before.refused
-            kept = "; ".join([*below, *behind, *reasons, *(["it was rolled back from"] if refused else [])])
-            if kept or _same(before.champion, challenger):
-                return before
+            rolled_back = ["it was rolled back from"] if refused else []
+            kept = "; ".join([*below, *behind, *reasons, *repeated, *rolled_back])
+            if kept:
+                return replace(before, kept_out=KeptOut(challenger.state, kept))
+            if _same(before.champion, challenger):
+                return replace(before, kept_out=None)
             return before.with_champion(challenger, PROMOTED, "passed its gates" if before.champion else "the first")
 
         history = update_history(work.store, work.stage.key[0], lane, work.partition, change)
@@ -106,6 +127,7 @@ def champion_stage(
             CheckResult("above_floors", not below, {"why": _of_floors(below, unknown)}),
             CheckResult("no_worse_than_champion", not behind, {"why": "; ".join(behind) or "no metric fell behind"}),
             *(CheckResult(name, verdict.passed, {"why": verdict.why}) for name, verdict in verdicts.items()),
+            CheckResult("no_alarm_on_feedback", not alarms, {"why": _of_feedback(len(learnt), alarms, repeated)}),
         )
         decision = {k: v for k, v in work.input(metrics).record()["metadata"].items() if k == DECISION}
         return CheckReport(check_results, {**_described(history, kept), **decision})
@@ -134,6 +156,10 @@ def champion_stage(
                 "The new state sees no fewer synthetic anomalies than the champion, by more than the margin. They are "
                 "a smoke alarm and say nothing of the rate of real defects.",
             ),
+            Check(
+                "no_alarm_on_feedback",
+                "The new state raises no alarm for an image that a person called a false alarm and that it has learnt.",
+            ),
         ),
         partitions=metrics.partitions,
         group=f"{dataset.name}/{detector.name}",
@@ -147,6 +173,15 @@ def read_candidate(artifact: Artifact) -> ChampionCandidate:
     path = artifact.at(CANDIDATE)
     with artifact.store.valid_content(path):
         return ChampionCandidate(**artifact.store.read_json(path))
+
+
+def _of_feedback(learnt: int, alarms: Collection[str], repeated: Sequence[str]) -> str:
+    if repeated:
+        return "; ".join(repeated)
+    if alarms:
+        images = ", ".join(image[:12] for image in sorted(alarms))
+        return f"of {learnt} false alarms that it has learnt it alarms on {images} still: a person's word overrides it"
+    return f"no alarm on any of {learnt} false alarms that it has learnt" if learnt else "no false alarm was fed back"
 
 
 def _of_floors(below: Sequence[str], unknown: Sequence[str]) -> str:

@@ -38,6 +38,7 @@ from ad_assets.production.hold_out import hold_out
 from ad_assets.production.review_decisions import (
     NONE_ADMITTED,
     Admissions,
+    admitted_categories,
     decision_stamp,
     held_picture_path,
     read_admissions,
@@ -184,6 +185,7 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
         answer_checks=answer_checks if gate else None,
         shared_files=region_files if dataset.reader.has_regions else None,
         check_store=partial(enter_store, dataset) if dataset.production else None,
+        gated=partial(admitted_categories, dataset=name) if gate else None,
         partitions=categories_of(dataset) if categories is None else categories,
         group=f"{dataset.name}/images",
         kinds=frozenset({"parquet"}),
@@ -355,6 +357,11 @@ def stamps_path(dataset: str, category: str) -> str:
 def _files_path(root: str, category: str) -> str:
     """What is known of the files of a category, for every dataset that reads the same folder."""
     return f"known_files/{fingerprint([VERSION, root])}/{category}.json"
+
+
+def known_files(store: ArtifactStore, root: str, category: str) -> dict[str, dict[str, Any]]:
+    """Path -> what the last scan of a category found out about its files, as of `KnownFile`."""
+    return recall(store, _files_path(root, category)) or {}
 
 
 def _held_pictures(store: ArtifactStore, dataset: str, category: str, waiting: Iterable[str]) -> str:
