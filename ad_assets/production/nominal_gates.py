@@ -7,8 +7,10 @@ a score above the state's own threshold.
   many alarms in less than 1 of 100 cases. It alarms more than the champion if an exact paired test on the images that
   both have scored says so at 5 %. It is kept out if it alarms more, or if it breaks its promise and has more alarms on
   these images than the champion. A first state is promoted all the same, and the check fails: there is none to keep.
-- *Synthetic anomalies.* A state is kept out if it sees a smaller share of them than the champion by more than the
-  margin, and the same paired test says that this is no chance.
+- *Synthetic anomalies.* A state sees fewer of them if the share above its threshold is smaller than the champion's by
+  more than the margin, and the same paired test says that this is no chance: then the check fails. It is kept out if it
+  also tells them from good images less well (AUROC, by more than the margin), or sees less than half of what the
+  champion sees. A higher threshold alone, as after odd good images were admitted, keeps no state out.
 - *Nothing in common.* Where no number and no image compares the two, a state of other settings is kept out, and a
   state of the same settings, such as an update by new images, is promoted.
 """
@@ -22,6 +24,7 @@ from ad_assets.metrics.alarms import chance_of_alarms, chance_of_more, most_with
 
 BROKEN = 0.01  # the probability under which a promise counts as broken
 PAIRED = 0.05  # the level of the paired tests
+BLIND = 0.5  # of the share of synthetic anomalies that the champion sees
 SYNTHETIC = "synthetic_anomalies_seen"
 Anomaly = tuple[str, str, int]  # image id, kind, strength
 
@@ -49,6 +52,15 @@ class Judgement:
     def seen(self) -> dict[Anomaly, bool]:
         """Whether each synthetic anomaly raises an alarm; empty without a threshold."""
         return {} if self.threshold is None else {i: score > self.threshold for i, score in self.synthetic.items()}
+
+    def rank_of(self, anomalies: Sequence[Anomaly]) -> float | None:
+        """How well some synthetic anomalies are told from the nominal test images: AUROC; None without the latter."""
+        from ad_assets.metrics.ranking import auroc
+
+        if not self.nominal:
+            return None
+        labels = [0] * len(self.nominal) + [1] * len(anomalies)
+        return auroc([*self.nominal.values(), *(self.synthetic[each] for each in anomalies)], labels)
 
     def breaks_promise(self) -> bool:
         """Whether so many alarms are too many for the left-out scores that the threshold comes from."""
@@ -128,8 +140,13 @@ def synthetic_anomalies(new: Judgement, old: Judgement | None, margin: float) ->
     now, then = [seen[each] for each in common], [before[each] for each in common]
     lost = (sum(then) - sum(now)) / len(common)
     told += f"; of {len(common)} that both have scored: {_share(now)}, the champion {_share(then)}"
-    fewer = lost > margin and chance_of_more(now, then) < PAIRED
-    return Verdict(not fewer, f"{told}{f'; more than {margin:g} behind' if fewer else ''}", fewer)
+    if old is None or lost <= margin or chance_of_more(now, then) >= PAIRED:
+        return Verdict(True, told)
+    told += f"; more than {margin:g} behind"
+    rank, rank_before = new.rank_of(common), old.rank_of(common)
+    worse = rank is not None and rank_before is not None and rank < rank_before - margin
+    told += f", AUROC {rank:.3f} after {rank_before:.3f}" if rank is not None and rank_before is not None else ""
+    return Verdict(False, told, worse or sum(now) < BLIND * sum(then))
 
 
 def nothing_in_common(new: Judgement, old: Judgement | None, *, same_settings: bool, compared: bool) -> Verdict:

@@ -1,5 +1,6 @@
 """A folder of good images and nothing else: measured as far as it can be, with a champion, and without an error."""
 
+import datetime
 import shutil
 from typing import Any
 
@@ -16,6 +17,7 @@ from ad_assets.graph.stages.judgement import ALARMS, SYNTHETIC
 from ad_assets.graph.stages.metrics import read_scored_images
 from ad_assets.prediction import load_detector
 from ad_assets.prediction.lookup import DetectorError
+from ad_assets.production import inspections
 from ad_assets.production.champion_history import ChampionCandidate, read_history
 from tests.support.bench_graph import Bench, draw_image, write_image
 
@@ -196,11 +198,28 @@ def test_an_update_is_judged_without_a_forward_pass_of_what_was_drawn_before(
 
     monkeypatch.setattr(Backbone, "extract", counted)
     before = champion_of(judged)
+    decided = read_scored_images(judged.benchmark.store.artifact("metrics", before.metrics)).images
+    now = datetime.datetime.now(datetime.UTC)
+    inspections.append(
+        judged.benchmark.store,
+        "parts",
+        "bolt",
+        [
+            inspections.Inspection(each["image_id"], f"{n}.png", now, "predict", before.state, 0.0, 1.0, 0.5, n == 0)
+            for n, each in enumerate(decided)
+        ],
+    )
     write_image(judged.images / "bolt" / "train" / "good" / "new.png", draw_image(5003))
     judged.run()
     assert sum(passed_through) == 1
     after = champion_of(judged)
     assert after.state != before.state
     assert after.synthetic != before.synthetic
+    told = judged.instance.get_latest_materialization_event(dg.AssetKey(["parts", "small", "champion"]))
+    assert told is not None
+    assert told.asset_materialization is not None
+    words = str(told.asset_materialization.metadata["agreement"].value)
+    assert words.startswith("7 of 8 recently inspected images are decided as the champion did")
+    assert words.endswith("; 0 alarms more, 1 fewer")
     kept = {file.path for file in unreferenced(Graph(judged.stages, judged.benchmark.store), older_than=-1)}
     assert not any("synthetic" in path for path in kept)

@@ -22,6 +22,12 @@ def state(
     )
 
 
+def raised(seen: Sequence[int]) -> Judgement:
+    """A state that ranks all synthetic anomalies above the good images, and has some of them above its threshold."""
+    drawn = {(str(n), "scar", 1): 1.0 if n in seen else 0.9 for n in range(100)}
+    return Judgement(THRESHOLD, {str(n): 0.5 for n in range(40)}, LEFT_OUT, drawn)
+
+
 def outcome(verdict: Verdict) -> tuple[bool, bool]:
     return verdict.passed, verdict.keeps_out
 
@@ -55,7 +61,9 @@ def test_false_alarms(new: Judgement, old: Judgement | None, expected: tuple[boo
     [
         (state(seen=range(100), drawn=100), None, PASSES),
         (state(seen=range(10), drawn=100), None, PASSES),
-        (state(seen=range(50), drawn=100), state(seen=range(60), drawn=100), STAYS_OUT),
+        (state(seen=range(50), drawn=100), state(seen=range(60), drawn=100), STAYS_OUT),  # AUROC 0.75 after 0.8
+        (raised(range(50)), raised(range(60)), WARNS),  # fewer above the threshold, told apart as well as before
+        (raised(range(29)), raised(range(60)), STAYS_OUT),  # less than half
         (state(seen=range(58), drawn=100), state(seen=range(60), drawn=100), PASSES),  # within the margin
         (state(seen=range(4, 60), drawn=100), state(seen=range(60), drawn=100), PASSES),  # 4 lost: chance
         (state(seen=range(30, 90), drawn=100), state(seen=range(60), drawn=100), PASSES),  # others, as many

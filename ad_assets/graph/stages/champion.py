@@ -12,7 +12,7 @@ from ad_assets.config.benchmark import Dataset, Detector, Evaluation, Production
 from ad_assets.graph.stage import Check, CheckReport, CheckResult, Parts, Stage, StageSettings, Upstream, Work
 from ad_assets.graph.stages.fed_back_alarms import alarms_on, learnt_images
 from ad_assets.graph.stages.fitted_state import method_of
-from ad_assets.graph.stages.judgement import ALARMS, SYNTHETIC, read_judgement, verdicts_of
+from ad_assets.graph.stages.judgement import ALARMS, SYNTHETIC, agreement, read_judgement, verdicts_of
 from ad_assets.graph.stages.metrics import DECISION, read_rows, read_scored_images
 from ad_assets.graph.stages.region_of_interest import PART
 from ad_assets.metrics.catalogue import compared
@@ -24,6 +24,7 @@ from ad_assets.production.champion_history import (
     behind_champion,
     below_floors,
     not_measurable,
+    read_history,
     settings_of,
     update_history,
 )
@@ -122,6 +123,9 @@ def champion_stage(
                 return replace(before, kept_out=None)
             return before.with_champion(challenger, PROMOTED, "passed its gates" if before.champion else "the first")
 
+        before = read_history(work.store, work.stage.key[0], lane, work.partition).champion
+        rival = before if before and before.state != challenger.state else None
+        agreed = agreement(work, state, score_maps, metrics, rival) if rival else ""
         history = update_history(work.store, work.stage.key[0], lane, work.partition, change)
         check_results = (
             CheckResult("above_floors", not below, {"why": _of_floors(below, unknown)}),
@@ -129,8 +133,9 @@ def champion_stage(
             *(CheckResult(name, verdict.passed, {"why": verdict.why}) for name, verdict in verdicts.items()),
             CheckResult("no_alarm_on_feedback", not alarms, {"why": _of_feedback(len(learnt), alarms, repeated)}),
         )
-        decision = {k: v for k, v in work.input(metrics).record()["metadata"].items() if k == DECISION}
-        return CheckReport(check_results, {**_described(history, kept), **decision})
+        told = {k: v for k, v in work.input(metrics).record()["metadata"].items() if k == DECISION}
+        told |= {"agreement": agreed} if agreed else {}
+        return CheckReport(check_results, {**_described(history, kept), **told})
 
     return Stage(
         key=(dataset.name, detector.name, "champion"),

@@ -6,15 +6,21 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ad_assets.graph.stage import Stage, Work
+from ad_assets.graph.stages.features import extractor_of, feature_path, features_address, stored_features
+from ad_assets.graph.stages.fitted_state import method_of, read_state, read_training_set, runtime_of
 from ad_assets.graph.stages.metrics import read_scored_images
-from ad_assets.graph.stages.score_maps import read_score_index
+from ad_assets.graph.stages.region_of_interest import PART, read_region, region_tensor
+from ad_assets.graph.stages.score_maps import Scorer, ScoreSettings, read_score_index
 from ad_assets.graph.stages.synthetic_anomalies import KIND, read_synthetic
-from ad_assets.production import nominal_gates
+from ad_assets.methods import Features
+from ad_assets.production import inspections, nominal_gates
 from ad_assets.production.champion_history import ChampionCandidate
 from ad_assets.production.nominal_gates import Judgement, Verdict
-from ad_assets.store.store import ArtifactStore
+from ad_assets.store.store import ArtifactStore, CorruptArtifactError
 
 ALARMS, SYNTHETIC = "no_more_false_alarms", "sees_synthetic_anomalies"  # the names of the checks
+INSPECTED = 32  # images at most on which a new state is compared with what the champion decided
 
 
 def read_judgement(store: ArtifactStore, score_maps: str, metrics: str, synthetic: str) -> Judgement | None:
@@ -56,6 +62,45 @@ def verdicts_of(
         unseen = nominal_gates.nothing_in_common(new, old, same_settings=same, compared=compared)
         alarms = alarms if unseen.passed else unseen
     return {ALARMS: alarms, SYNTHETIC: nominal_gates.synthetic_anomalies(new, old, margin)}
+
+
+def agreement(work: Work, state: Stage, score_maps: Stage, metrics: Stage, champion: ChampionCandidate) -> str:
+    """On how many recently inspected images a new state decides as the champion did, in words; empty without any.
+
+    It takes the features that were kept of inspected images: nothing is extracted. No gate reads it, since nobody knows
+    which of the two is right.
+    """
+    threshold = read_scored_images(work.input(metrics)).threshold
+    if threshold is None:
+        return ""
+    try:
+        rows = inspections.read(work.store, work.stage.key[0], work.partition)
+    except CorruptArtifactError as error:
+        return f"not known: {error}"
+    then = {row.image_id: row.anomalous for row in rows if row.champion == champion.state and row.anomalous is not None}
+    extractor = extractor_of(state.deps[0])
+    address = features_address(extractor)
+    recent = [image for image in reversed(then) if work.store.exists(feature_path(address, image))][:INSPECTED]
+    trained_on, scoring = read_training_set(work.input(state)), score_maps.settings_for(work.partition)
+    if not recent or trained_on is None or not isinstance(scoring, ScoreSettings):
+        return ""
+    method = method_of(state, work.partition)
+
+    def features(images: list[str]) -> Features:
+        return stored_features(work.store, work.compute, address, images, method.layers, extractor)
+
+    fitted, size, step = read_state(work.input(state), method), scoring.map_size, scoring.map_step
+    region = region_tensor(read_region(work.store, work.upstream.of(score_maps).parts.get(PART, "")), extractor)
+    train, runtime = features(trained_on.images), runtime_of(work)
+    scorer = Scorer(method, fitted, train, None, size, runtime, map_step=step, region=region)
+    now: dict[str, bool] = {}
+    for ids, result in scorer(features(recent), new=True):
+        now |= {image: score > threshold for image, score in zip(ids, result.image_scores.tolist(), strict=True)}
+    more, fewer = (sum(now[i] is alarm and then[i] is not alarm for i in recent) for alarm in (True, False))
+    return (
+        f"{len(recent) - more - fewer} of {len(recent)} recently inspected images are decided as the champion did; "
+        f"{more} alarms more, {fewer} fewer"
+    )
 
 
 def _judgement(store: ArtifactStore, candidate: ChampionCandidate) -> Judgement | None:
