@@ -51,12 +51,15 @@ VALUES: list[Any] = [
         "Europe/Berlin",
         "auto",
         {"auto_mkdir": True},
+        {"size": 32, "overlap": 0},
+        "float16",
     ),
 ]
 # What each key changes by itself: kinds of assets. A key that is named in neither table fails.
 EXTRACTOR = {key: {"features"} for key in Extractor.model_fields} | {
     "resize": {"features", "score_maps", "metrics"},
     "crop": {"features", "score_maps", "metrics"},
+    "tiles": {"features", "score_maps", "metrics"},
 }
 EVALUATION = {
     "fpr_limits": {"metrics"},
@@ -72,7 +75,7 @@ NOWHERE = {
     *(f"store.{key}" for key in ArtifactStore.model_fields),
     *(f"compute.{key}" for key in ("device", "batch_size", "memory_gb", "checkpoint_steps", "threads")),
     *(f"automation.{key}" for key in Automation.model_fields),
-    *(f"production.{key}" for key in ("settle_seconds", "patience_seconds", "gatekeeper", "suspicious_rate")),
+    *(f"production.{key}" for key in Production.model_fields if key not in PRODUCTION),
 }
 
 

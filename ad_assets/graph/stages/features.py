@@ -65,7 +65,7 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
     """The asset ``<dataset>/features/<extractor>``."""
     settings = FeaturesSettings(VERSION, extractor)
     address = features_address(extractor)
-    reader, production = dataset.reader, dataset.production is not None
+    reader, production, own_images = dataset.reader, dataset.production is not None, dataset.own_images
 
     def parts(upstream: Upstream) -> Parts:
         images = upstream.of(index).parts
@@ -93,7 +93,7 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
             "images_per_second": len(some) / sum(some) if some and sum(some) else 0.0,
             "backbone": f"{extractor.backbone} ({extractor.weights})",
             "taps": ", ".join(extractor.taps),
-            **View.of(extractor, ((row["height"], row["width"]) for row in rows)).facts(name, dataset.own_images),
+            **View.of(extractor, ((row["height"], row["width"]) for row in rows)).facts(name, own_images),
             **({"tap_shapes": shapes} if shapes else {}),
             **({"not_finite": odd} if odd else {}),
             **({REMADE: remade} if remade else {}),
