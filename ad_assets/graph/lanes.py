@@ -110,9 +110,7 @@ def _lane(
         state, maps = lane["state"], lane["score_maps"]
         own = features[detector.extractor]
         lane["synthetic"] = synthetic_stage(dataset, detector, extractor, index, own, state, maps)
-        lane["champion"] = champion_stage(
-            dataset, detector, extractor, state, maps, metrics, lane["synthetic"], benchmark.evaluation
-        )
+        lane["champion"] = champion_stage(dataset, detector, extractor, state, maps, metrics, lane["synthetic"])
     return lane
 
 

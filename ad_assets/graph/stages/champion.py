@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 from ad_assets.backbones.extractor import Extractor
-from ad_assets.config.benchmark import Dataset, Detector, Evaluation, Production
+from ad_assets.config.benchmark import Dataset, Detector, Production
 from ad_assets.graph.stage import Check, CheckReport, CheckResult, Parts, Stage, StageSettings, Upstream, Work
 from ad_assets.graph.stages.fed_back_alarms import alarms_on, learnt_images
 from ad_assets.graph.stages.fitted_state import method_of
 from ad_assets.graph.stages.judgement import ALARMS, SYNTHETIC, agreement, read_judgement, verdicts_of
-from ad_assets.graph.stages.metrics import DECISION, read_rows, read_scored_images
+from ad_assets.graph.stages.metrics import DECISION, rate_of, read_rows, read_scored_images
 from ad_assets.graph.stages.region_of_interest import PART
 from ad_assets.metrics.catalogue import compared
 from ad_assets.production.champion_history import (
@@ -53,7 +53,6 @@ def champion_stage(
     score_maps: Stage,
     metrics: Stage,
     synthetic: Stage,
-    evaluation: Evaluation,
 ) -> Stage:
     """The asset ``<dataset>/<detector>/champion`` of a production dataset; by its gates, or by none."""
     production = dataset.production or Production()
@@ -95,9 +94,9 @@ def champion_stage(
         verdicts: dict[str, Verdict] = {}
         repeated: list[str] = []
         kept = ""
-        said = false_alarms(work.store, dataset.name, work.partition)
+        said = false_alarms(work.store, work.stage.key[0], work.partition)
         learnt = learnt_images(work, state.kind, challenger, said)
-        rate = dataset.false_alarm_rate(detector, work.partition, evaluation)
+        rate = rate_of(metrics, work.partition)
         alarms = (alarms_on(work, state.kind, challenger, learnt, rate) or set()) if learnt else set()
 
         def _repeated(alarms: set[str], champion: ChampionCandidate | None) -> list[str]:

@@ -49,16 +49,13 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
     """
     settings, own = settings_of_lane(detector, lambda method: MethodSettings(VERSION, method, "fit"))
     kind, title = settings.method.state_asset, detector.name
-    learn = any(map(learns_inside, (detector.method, *detector.categories.values())))
-    source = region_source(dataset, features) if learn else ()
+    inside = {category: learns_inside(each.method) for category, each in {"": settings, **own}.items()}
+    source = region_source(dataset, features) if any(inside.values()) else ()
 
     def parts(upstream: Upstream) -> Parts:
-        inside = learns_inside(method_at(upstream.partition))
+        region = region_parts(upstream, source) if inside.get(upstream.partition or "", inside[""]) else {}
         # A new test image leaves the state's address as it was, and where the whole image is learnt another region.
-        return {"train": upstream.of(features).parts["train"], **(region_parts(upstream, source) if inside else {})}
-
-    def method_at(category: str | None) -> Method[Any]:
-        return own.get(category or "", settings).method
+        return {"train": upstream.of(features).parts["train"], **region}
 
     def build(work: Work) -> dict[str, Any]:
         method = work.settings.method

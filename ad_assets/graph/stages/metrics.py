@@ -162,6 +162,13 @@ class ScoredImages:
     colour_scale: tuple[float, float] | None
 
 
+def rate_of(metrics: Stage, category: str) -> float:
+    """The rate of false alarms that the threshold of a category aims at, from 0 to 1."""
+    settings: Any = metrics.settings_for(category)
+    rate: float = settings.nominal_false_positive_rate
+    return rate
+
+
 def read_rows(artifact: Artifact) -> list[dict[str, Any]]:
     """The tidy rows of a metrics artifact."""
     rows: list[dict[str, Any]] = artifact.store.read_json(artifact.at(ROWS))
