@@ -1,7 +1,7 @@
 """Gives images back to the line: a false alarm becomes a nominal training image, a missed defect a test image.
 
->>> from ad_assets.prediction import give_feedback
->>> give_feedback("parts", "bolt", ["inbox/0123.png"], "false_alarm", reason="a reflection", config="parts.yaml")
+    from ad_assets.prediction import give_feedback
+    give_feedback("parts", "bolt", ["inbox/0123.png"], "false_alarm", reason="a reflection", config="parts.yaml")
 
 What is said enters the ledger first (`ad_assets.production.feedback_ledger`), so that a run which sees the file knows
 what a person said of it; then the file is written into the watched folder, where the next run finds it.

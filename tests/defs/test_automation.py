@@ -24,7 +24,10 @@ from ad_assets.graph.stages.image_index import current_index, read_index
 from ad_assets.production.champion_history import ChampionCandidate, History, read_history
 from tests.support.bench_graph import Bench, draw_image, write_dataset, write_image
 
-LANE = {f"parts/small/{kind}" for kind in ("memory_bank", "neighbours", "score_maps", "metrics", "champion")}
+LANE = {
+    f"parts/small/{kind}"
+    for kind in ("memory_bank", "neighbours", "score_maps", "metrics", "synthetic_anomalies", "champion")
+}
 CATEGORY = {"parts/image_index", "parts/features/lite0", *LANE}
 
 

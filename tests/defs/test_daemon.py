@@ -19,10 +19,11 @@ from PIL import Image
 
 from ad_assets.cli import main
 from ad_assets.config.load import load_config
+from ad_assets.production import inspections
 from ad_assets.production.champion_history import read_history
 from ad_assets.store.store import ArtifactStore
 from tests.support.bench_graph import config_tree, draw_image, write_dataset, write_image
-from tests.support.dev_server import DevServer
+from tests.support.dev_server import DevServer, sums_up_inspections
 
 IMAGES, CONDITIONS = "parts_images", "bring_up_to_date"
 TARGET = 60  # seconds from the last file to the finished run, on an idle machine
@@ -58,8 +59,9 @@ class Watched:
             self.put(f"{category}/train/good/new{seed}.png", png(seed))
 
     def runs(self) -> Counter[str]:
-        """How many runs each category had."""
-        tags = [record.dagster_run.tags.get("dagster/partition") for record in self.server.runs()]
+        """How many runs each category had, but for those that sum up its inspections."""
+        records = [record for record in self.server.runs() if not sums_up_inspections(record)]
+        tags = [record.dagster_run.tags.get("dagster/partition") for record in records]
         return Counter(tag for tag in tags if tag)
 
     def head(self, asset: str, category: str | None) -> str:
@@ -225,6 +227,45 @@ def test_what_lands_is_learnt_once_by_itself(watched: Watched, capsys: Any) -> N
         capsys,
         f"all done after {time.monotonic() - began:.0f} s; runs: {dict(watched.runs())}, others {others(server)}",
     )
+
+
+def test_a_line_of_good_images_gets_a_champion_and_learns_its_false_alarm(
+    watched: Watched, tmp_path: Path, capsys: Any
+) -> None:
+    fs, folder = url_to_fs(watched.root)
+    fs.rm(folder, recursive=True)
+    for seed in range(60_000, 60_030):
+        watched.put(f"pin/train/good/{seed}.png", png(seed))
+    server, config = watched.server, str(watched.server.folder / "bench.yaml")
+    server.start()
+    watched.wait_for_runs({"pin": 1})
+    champion = read_history(watched.store, "parts", "small", "pin").champion
+    assert champion
+    assert champion.judged["judging_images"] == 6
+    assert watched.told("parts/image_index", "pin")["held_out"].startswith("6 of 30")
+    assert len(watched.images("pin")) == 24
+
+    # What a person calls good is alarmed on, given back by its id when its file is gone, and learnt by itself.
+    odd = tmp_path / "inbox" / "odd.png"
+    odd.parent.mkdir()
+    odd.write_bytes(png(61_000, defect=True))
+    asked = ("--config", config, "--dataset", "parts", "--category", "pin", "--detector", "small")
+    assert main(["predict", *asked, str(odd)]) == 0
+    assert "anomalous" in capsys.readouterr().out.splitlines()[-1]
+    odd.unlink()
+    [inspected] = inspections.read(watched.store, "parts", "pin")
+    features = watched.features()
+    verdict = ("--false-alarm", "--reason", "a mark of the supplier", "--config", config)
+    assert main(["feedback", "parts", "pin", inspected.image_id[:12], *verdict]) == 0
+    watched.wait_for_runs({"pin": 2})
+    assert any(name.startswith("false_alarm_") for name in watched.images("pin"))
+    assert watched.told("parts/features/lite0", "pin")["extracted"] == 0
+    assert watched.features() == features
+    odd.write_bytes(png(61_000, defect=True))
+    assert main(["predict", *asked, str(odd)]) == 0
+    assert "nominal, decided by a person" in capsys.readouterr().out
+    watched.wait_until_quiet()
+    assert watched.runs() == {"pin": 2}
 
 
 @pytest.mark.parametrize("watched", ["local"], indirect=True)

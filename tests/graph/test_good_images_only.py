@@ -15,6 +15,7 @@ from ad_assets.graph.stages.fitted_state import read_training_set
 from ad_assets.graph.stages.image_index import read_index
 from ad_assets.graph.stages.judgement import ALARMS, SYNTHETIC
 from ad_assets.graph.stages.metrics import read_scored_images
+from ad_assets.graph.stages.score_maps import read_score_index
 from ad_assets.prediction import load_detector
 from ad_assets.prediction.lookup import DetectorError
 from ad_assets.production import inspections
@@ -175,6 +176,10 @@ def checks_of(bench: Bench) -> dict[str, tuple[bool, str]]:
 
 def test_random_weights_never_take_the_place_of_a_champion(judged: Bench) -> None:
     champion = champion_of(judged)
+    store = judged.benchmark.store
+    maxima = read_score_index(store.artifact("score_maps", champion.score_maps)).nominal.map_maxima
+    scale = read_scored_images(store.artifact("metrics", champion.metrics)).colour_scale
+    assert scale == (min(maxima), max(maxima)), "the pixel threshold is not beyond the colours"
     assert champion.judged["judging_images"] == 8
     assert champion.judged["synthetic_anomalies_seen"] > 0.3
     assert all(passed for passed, _ in checks_of(judged).values())

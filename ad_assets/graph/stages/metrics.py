@@ -107,8 +107,9 @@ def metrics_stage(
         nominal = read_score_index(work.input(score_maps)).nominal
         inspected = read_region(work.store, region_digest(work.upstream.of(index)))
         scores, colour_scale, curves = _read_scores(rows, work, score_maps, truth, reader, extractor, inspected)
-        if not truth.rows:
-            colour_scale = pictures.nominal_scale(nominal.map_maxima)
+        if truth.labelled and not any(truth.labels):
+            # The scores of good images alone say nothing of how hot a defect is: what stands out is above all of them.
+            colour_scale = pictures.nominal_scale(nominal.map_maxima) or colour_scale
         threshold = _image_rows(rows, scores, truth, nominal, settings, curves)
         _registered_rows(rows, "image", truth.has_both, len(scores), scores, np.array(truth.labels))
         if epochs:
