@@ -158,6 +158,7 @@ def test_magnetic_tiles_of_two_papers(table: Any, place: Path) -> None:
     assert "data: not the protocol of the paper's numbers" in out
 
 
+@pytest.mark.slow
 def test_blind_settings(table: Any, place: Path) -> None:
     values = (*small(place), "datasets.mvtec_ad.check_counts=false")
     values = (*values, "extractors.wrn50.resize=[64, 64]", "extractors.wrn50.crop=null")
@@ -184,6 +185,7 @@ def test_an_asset_that_fails_is_named_and_the_rest_printed(table: Any, place: Pa
     assert "failed: mvtec_ano [cable] mvtec_ano__studies__ratios: ValueError: a score reads 5 neighbours" in out
 
 
+@pytest.mark.slow
 def test_trained_systems_have_both_epochs(table: Any, place: Path) -> None:
     call = ("--config", str(SMALL), "--bundled", "--category", "bottle")
     status, out = table("fod/2", *call, "--format", "csv", values=small(place))

@@ -53,6 +53,7 @@ def said(process: "subprocess.Popen[str]") -> str:
     return out
 
 
+@pytest.mark.slow
 def test_dg_scaffolds_checks_lists_and_launches(clone: Path) -> None:
     said(start(clone, "scaffold", "defs", "dagster.asset", "mine.py"))
     said(start(clone, "scaffold", "defs", "ad_assets.Benchmark", "line1"))

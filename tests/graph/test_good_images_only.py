@@ -179,7 +179,8 @@ def test_random_weights_never_take_the_place_of_a_champion(judged: Bench) -> Non
     store = judged.benchmark.store
     maxima = read_score_index(store.artifact("score_maps", champion.score_maps)).nominal.map_maxima
     scale = read_scored_images(store.artifact("metrics", champion.metrics)).colour_scale
-    assert scale == (min(maxima), max(maxima)), "the pixel threshold is not beyond the colours"
+    assert scale
+    assert tuple(scale) == (min(maxima), max(maxima)), "the pixel threshold is not beyond the colours"
     assert champion.judged["judging_images"] == 8
     assert champion.judged["synthetic_anomalies_seen"] > 0.3
     assert all(passed for passed, _ in checks_of(judged).values())

@@ -154,6 +154,7 @@ def test_images_for_a_server_are_scored_and_exported_without_labels(tmp_path: Pa
     assert tifffile.imread(maps[0]).shape == (10, 12)
 
 
+@pytest.mark.slow
 def test_one_class_of_cifar_through_both_detectors(tmp_path: Path) -> None:
     source = cifar_tree(tmp_path / "source", CLASSES, images=40)
     detectors = {

@@ -31,7 +31,9 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("category", sorted(DEFECTS))
+@pytest.mark.parametrize(
+    "category", [pytest.param(each, marks=pytest.mark.slow if each == "board" else ()) for each in sorted(DEFECTS)]
+)
 def test_each_category_is_a_sound_benchmark(root, category):
     index = build_index(DemoReader(root=str(root)), category)
     assert index.problems == ()

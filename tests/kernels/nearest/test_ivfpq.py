@@ -47,6 +47,7 @@ def test_distances_are_those_to_the_coded_rows(offset):
     np.testing.assert_allclose(np.take_along_axis(expected, indices.numpy(), axis=1), distances.numpy(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_recall_grows_with_probes_and_bits():
     bank, queries = clustered(2, 6000, 32), clustered(3, 400, 32)
     exact, truth = nearest(queries, bank, 1)
