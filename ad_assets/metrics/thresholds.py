@@ -29,7 +29,7 @@ def f1_optimal(scores: ArrayLike, labels: ArrayLike) -> tuple[float, int, int]:
     return float(levels.thresholds[best]), int(levels.normal[best]), missed
 
 
-def nominal_quantile(nominal_scores: ArrayLike, false_positive_rate: float = 0.05, groups: Sequence[int] = ()) -> float:
+def nominal_quantile(nominal_scores: ArrayLike, false_positive_rate: float, groups: Sequence[int]) -> float:
     """Smallest score t such that scores > t raise at most the wanted rate of false alarms on new nominal images.
 
     Split conformal prediction (Vovk et al. 2005): of n + 1 exchangeable images each is equally likely to be the new
@@ -62,7 +62,7 @@ def nominal_quantile(nominal_scores: ArrayLike, false_positive_rate: float = 0.0
     return float(values[min(max(rank, 1), len(values)) - 1])
 
 
-def p_values(scores: ArrayLike, nominal_scores: ArrayLike, groups: Sequence[int] = ()) -> NDArray[np.float64]:
+def p_values(scores: ArrayLike, nominal_scores: ArrayLike, groups: Sequence[int]) -> NDArray[np.float64]:
     """How rare such a score is among nominal images: (1 + number of nominal scores >= score) / (n + 1).
 
     A new nominal image has a p-value of at most r with probability at most r (Vovk et al. 2005), for every r. With at

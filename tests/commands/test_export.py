@@ -118,7 +118,7 @@ def test_the_server_gets_maps_and_decisions_at_a_nominal_threshold(
     assert export(folder, "maps", *arguments, "--set", "evaluation.nominal_false_positive_rate=0.2") == 0
     store = ArtifactStore(root=str(folder / "store"))
     artifact = score_maps(store, detector, "bolt")
-    threshold = nominal_quantile(read_score_index(artifact).nominal.map_maxima, 0.2)
+    threshold = nominal_quantile(read_score_index(artifact).nominal.map_maxima, 0.2, ())
     assert f"bolt: 8 maps, pixels above {threshold:.6g} are anomalous" in capsys.readouterr().out
     expected = set()
     for row in image_rows(store, "bolt"):

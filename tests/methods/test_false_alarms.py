@@ -81,7 +81,7 @@ def alarms_of(case: str, seed: int) -> tuple[int, int]:
         scores = fuse(maps, [each for _, each in found], [torch.tensor(n.scores) for n, _ in found]).image_scores
     else:
         nominal, scores = scores_of(*CASES[case], seed)
-    return int((scores > nominal_quantile(nominal.scores, RATE)).sum()), len(nominal.scores)
+    return int((scores > nominal_quantile(nominal.scores, RATE, nominal.groups)).sum()), len(nominal.scores)
 
 
 def chance_of_as_many(alarms: int, n: int, draws: int) -> float:
@@ -119,7 +119,7 @@ def test_scores_of_what_was_learnt_do_not_keep_the_promise() -> None:
             torch.cat([scores.image_scores for _, scores in scorer(replace(everything, image_ids=ids), new=True)])
             for ids in (train.image_ids, everything.image_ids[TRAIN:])
         )
-        alarms += int((new > nominal_quantile(seen.numpy(), RATE)).sum())
+        alarms += int((new > nominal_quantile(seen.numpy(), RATE, ())).sum())
     assert chance_of_as_many(alarms, TRAIN, 6) < 1e-9
 
 

@@ -44,18 +44,20 @@ def test_best_f1_among_all_thresholds(items):
 )
 def test_each_nominal_image_left_out_in_turn_keeps_the_rate(scores, rate):
     alarms = sum(
-        scores[left_out] > nominal_quantile(scores[:left_out] + scores[left_out + 1 :], rate)
+        scores[left_out] > nominal_quantile(scores[:left_out] + scores[left_out + 1 :], rate, ())
         for left_out in range(len(scores))
     )
     assert alarms <= max(rate * len(scores) + 1e-9, 1)  # too few images for the rate: one alarm at most
 
 
 def test_quantiles_by_hand():
-    assert nominal_quantile(np.arange(1, 20), 0.05) == 19.0  # ceil(20 * 0.95) = 19, a whole number in spite of rounding
-    assert nominal_quantile(np.arange(1, 40), 0.05) == 38.0
-    assert nominal_quantile(np.arange(1, 100), 0.1) == 90.0
-    assert nominal_quantile([3.0, 1.0, 2.0], 0.05) == 3.0
-    assert nominal_quantile([3.0, 1.0, 2.0], 0.75) == 1.0
+    assert (
+        nominal_quantile(np.arange(1, 20), 0.05, ()) == 19.0
+    )  # ceil(20 * 0.95) = 19, a whole number in spite of rounding
+    assert nominal_quantile(np.arange(1, 40), 0.05, ()) == 38.0
+    assert nominal_quantile(np.arange(1, 100), 0.1, ()) == 90.0
+    assert nominal_quantile([3.0, 1.0, 2.0], 0.05, ()) == 3.0
+    assert nominal_quantile([3.0, 1.0, 2.0], 0.75, ()) == 1.0
 
 
 @given(
@@ -64,11 +66,11 @@ def test_quantiles_by_hand():
     rate=st.sampled_from([0.01, 0.02, 0.05, 0.1, 0.3, 0.5]),
 )
 def test_a_p_value_decides_as_the_threshold_does_where_there_are_images_enough(nominal, scores, rate):
-    values = p_values(scores, nominal)
+    values = p_values(scores, nominal, ())
     for score, value in zip(scores, values, strict=True):
         assert value == (1 + sum(each >= score for each in nominal)) / (len(nominal) + 1)
         if len(nominal) >= images_for_rate(rate):
-            assert (value <= rate + 1e-12) == (score > nominal_quantile(nominal, rate))
+            assert (value <= rate + 1e-12) == (score > nominal_quantile(nominal, rate, ()))
 
 
 @given(
@@ -88,8 +90,8 @@ def test_of_images_in_groups_each_group_counts_as_one(drawn, score, rate):
     else:
         assert threshold == max(nominal)
     alone = list(range(len(nominal)))
-    assert nominal_quantile(nominal, rate, alone) == nominal_quantile(nominal, rate)
-    assert p_values([score], nominal, alone) == pytest.approx(p_values([score], nominal))
+    assert nominal_quantile(nominal, rate, alone) == nominal_quantile(nominal, rate, ())
+    assert p_values([score], nominal, alone) == pytest.approx(p_values([score], nominal, ()))
 
 
 def test_a_rate_that_few_images_cannot_promise_is_said_with_the_number_needed():
@@ -105,7 +107,7 @@ def test_a_rate_that_few_images_cannot_promise_is_said_with_the_number_needed():
         60, 0.05, [0] * 60, "all are copies"
     )
     with pytest.raises(ValueError, match="at least one nominal"):
-        p_values([1.0], [])
+        p_values([1.0], [], ())
 
 
 def test_a_fence_ignores_what_stands_out():
@@ -136,4 +138,4 @@ def test_errors_at_a_threshold():
 )
 def test_refused_input(scores, rate, message):
     with pytest.raises(ValueError, match=message):
-        nominal_quantile(scores, rate)
+        nominal_quantile(scores, rate, ())

@@ -45,8 +45,8 @@ def alarms_on(
     maps = work.store.artifact("score_maps", candidate.score_maps)
     if not (state.exists() and maps.exists()):
         return None
-    trained_on, nominal = read_training_set(state), read_score_index(maps).nominal.scores
-    if trained_on is None or not nominal:
+    trained_on, nominal = read_training_set(state), read_score_index(maps).nominal
+    if trained_on is None or not nominal.scores:
         return None
     method: Method[Any] = METHODS[candidate.settings["method"]].model_validate(candidate.settings["values"])
     extractor = Extractor.model_validate({"precision": work.compute.precision, **candidate.settings["extractor"]})
@@ -58,7 +58,7 @@ def alarms_on(
     fitted, train = read_state(state, method), features(trained_on.images)
     region = region_tensor(read_region(work.store, candidate.roi), extractor)
     scorer = Scorer(method, fitted, train, None, size, runtime_of(work), map_step=step, region=region)
-    threshold = nominal_quantile(nominal, rate)
+    threshold = nominal_quantile(nominal.scores, rate, nominal.groups)
     try:
         return {
             image
