@@ -114,7 +114,7 @@ def false_alarms(new: Judgement, old: Judgement | None) -> Verdict:
     if not alarms:
         return Verdict(True, "not measurable: there is no nominal test image, and none is held out")
     count, images = sum(alarms.values()), len(alarms)
-    told = f"{promise(count, images)}"
+    told = rate_in_words(count, images)
     common = [image for image in alarms if image in before]
     now, then = [alarms[image] for image in common], [before[image] for image in common]
     if common:
@@ -169,10 +169,10 @@ def nothing_in_common(new: Judgement, old: Judgement | None, *, same_settings: b
     )
 
 
-def promise(alarms: int, images: int) -> str:
+def rate_in_words(alarms: int, images: int) -> str:
     """Alarms among nominal images, and the rate that so many images rule out, in words.
 
-    >>> promise(0, 60)
+    >>> rate_in_words(0, 60)
     'no alarm among 60 images: 60 images promise at most 4.87 % (95 %)'
     """
     if not alarms:

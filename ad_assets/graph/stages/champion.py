@@ -29,7 +29,7 @@ from ad_assets.production.champion_history import (
     update_history,
 )
 from ad_assets.production.feedback_ledger import false_alarms
-from ad_assets.production.nominal_gates import Verdict, promise
+from ad_assets.production.nominal_gates import Verdict, rate_in_words
 from ad_assets.production.store_identity import check_store
 from ad_assets.store.store import Artifact
 
@@ -227,4 +227,4 @@ def _promised(judged: Mapping[str, float]) -> dict[str, str]:
     """What the images that the champion was judged by say of its rate of false alarms, in words."""
     images = round(judged.get("judging_images", 0))
     alarms = round(images * judged.get("false_alarm_rate", 0))
-    return {"champion_promises": promise(alarms, images)} if images else {}
+    return {"champion_promises": rate_in_words(alarms, images)} if images else {}

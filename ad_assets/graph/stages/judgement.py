@@ -8,10 +8,10 @@ from typing import Any
 
 from ad_assets.graph.stage import Stage, Work
 from ad_assets.graph.stages.features import extractor_of, feature_path, features_address, stored_features
-from ad_assets.graph.stages.fitted_state import method_of, read_state, read_training_set, runtime_of
+from ad_assets.graph.stages.fitted_state import method_of, read_training_set
+from ad_assets.graph.stages.lane_scorer import lane_scorer
 from ad_assets.graph.stages.metrics import read_scored_images
-from ad_assets.graph.stages.region_of_interest import PART, read_region, region_tensor
-from ad_assets.graph.stages.score_maps import Scorer, ScoreSettings, read_score_index
+from ad_assets.graph.stages.score_maps import read_score_index
 from ad_assets.graph.stages.synthetic_anomalies import KIND, read_synthetic
 from ad_assets.methods import Features
 from ad_assets.production import inspections, nominal_gates
@@ -81,18 +81,15 @@ def agreement(work: Work, state: Stage, score_maps: Stage, metrics: Stage, champ
     extractor = extractor_of(state.deps[0])
     address = features_address(extractor)
     recent = [image for image in reversed(then) if work.store.exists(feature_path(address, image))][:INSPECTED]
-    trained_on, scoring = read_training_set(work.input(state)), score_maps.settings_for(work.partition)
-    if not recent or trained_on is None or not isinstance(scoring, ScoreSettings):
+    trained_on = read_training_set(work.input(state))
+    if not recent or trained_on is None:
         return ""
-    method = method_of(state, work.partition)
+    layers = method_of(state, work.partition).layers
 
     def features(images: list[str]) -> Features:
-        return stored_features(work.store, work.compute, address, images, method.layers, extractor)
+        return stored_features(work.store, work.compute, address, images, layers, extractor)
 
-    fitted, size, step = read_state(work.input(state), method), scoring.map_size, scoring.map_step
-    region = region_tensor(read_region(work.store, work.upstream.of(score_maps).parts.get(PART, "")), extractor)
-    train, runtime = features(trained_on.images), runtime_of(work)
-    scorer = Scorer(method, fitted, train, None, size, runtime, map_step=step, region=region)
+    scorer = lane_scorer(work, state, score_maps, features(trained_on.images))
     now: dict[str, bool] = {}
     for ids, result in scorer(features(recent), new=True):
         now |= {image: score > threshold for image, score in zip(ids, result.image_scores.tolist(), strict=True)}

@@ -18,10 +18,9 @@ from ad_assets.datasets.base import Reader
 from ad_assets.datasets.files import ImageFiles, read_image_bytes
 from ad_assets.graph.stage import GPU, Parts, Stage, StageSettings, Upstream, Work
 from ad_assets.graph.stages.features import features_address, positions_of, read_features, stacked
-from ad_assets.graph.stages.fitted_state import method_of, read_state, runtime_of
+from ad_assets.graph.stages.fitted_state import method_of
 from ad_assets.graph.stages.image_index import read_index
-from ad_assets.graph.stages.region_of_interest import PART, read_region, region_tensor
-from ad_assets.graph.stages.score_maps import Scorer, ScoreSettings
+from ad_assets.graph.stages.lane_scorer import lane_scorer
 from ad_assets.methods import Features
 from ad_assets.store.store import Artifact, ArtifactStore
 
@@ -73,19 +72,13 @@ def synthetic_stage(
         if not rows:
             work.store.write_json(work.artifact.at(SCORES), [])
             return {"images": 0, "why": "there is no nominal test image, and none is held out"}
-        method, scoring = method_of(state, work.partition), score_maps.settings_for(work.partition)
-        if not isinstance(scoring, ScoreSettings):
-            raise TypeError(f"{score_maps.name} scores by no method")
-        train = read_features(work, features, "train", method.layers)
-        fitted = read_state(work.input(state), method)
-        size, step = scoring.map_size, scoring.map_step
-        inspected = read_region(work.store, work.upstream.of(score_maps).parts.get(PART, ""))
-        region = region_tensor(inspected, extractor)
-        scorer = Scorer(method, fitted, train, None, size, runtime_of(work), map_step=step, region=region)
+        layers = method_of(state, work.partition).layers
+        train = read_features(work, features, "train", layers)
+        scorer = lane_scorer(work, state, score_maps, train)
         found: list[dict[str, Any]] = []
         for done, row in enumerate(rows):
             drawn = _features(work, reader, extractor, row)
-            for ids, result in scorer(_as_features(drawn, method.layers, train.batch_size), new=True):
+            for ids, result in scorer(_as_features(drawn, layers, train.batch_size), new=True):
                 scored = zip(ids, result.image_scores.tolist(), strict=True)
                 found += [_named(row["image_id"], name, score) for name, score in scored]
             work.progress("images with synthetic anomalies scored", done + 1, len(rows))
