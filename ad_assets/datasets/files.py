@@ -67,7 +67,9 @@ class ImageFiles:
 
     def _unusable(self, why: str) -> DatasetError:
         remedy = "in the benchmark file or with --set datasets.<name>.root=/path"
-        return DatasetError(f"the dataset folder {self.root!r} {why} {remedy}", [])
+        relative = "://" not in self.root and not without_tilde(self.root).is_absolute()
+        looked = f"; it was looked for in {str(Path.cwd())!r}" if relative else ""
+        return DatasetError(f"the dataset folder {self.root!r} {why} {remedy}{looked}", [])
 
     def read(self, path: str) -> bytes:
         """All bytes of one file.

@@ -115,6 +115,7 @@ def test_what_cannot_be_had_is_named_beside_the_paper(table: Any, place: Path, m
     status, out = table("hetmm/4")
     assert status == 0
     assert "not computed: the dataset folder 'data/mtd' does not exist" in out
+    assert f"it was looked for in {str(Path.cwd())!r}" in out
     assert lines(out)["HETMM-ALL"] == "– (98.7)"
     assert lines(out)["GANomaly"] == "(76.6)"
     status, out = table("simplenet/fig4")
