@@ -1,4 +1,4 @@
-"""``inspections``: what was inspected, and whether scores have drifted, without the UI."""
+"""``inspections``: what was inspected, and whether scores or images have drifted, without the UI."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ad_assets.config.load import ConfigError, load_config
 def add(commands: Commands) -> None:
     """Add the command."""
     inspections = commands.add(
-        "inspections", _inspections, "what was inspected, alarms, drift of scores; 1: drift or quiet", commands.shared
+        "inspections", _inspections, "what was inspected, alarms, drift; 1: drift or quiet", commands.shared
     )
     inspections.add_argument("dataset", help="a production dataset of the benchmark file")
     inspections.add_argument("category", nargs="?", help="only this category")

@@ -120,7 +120,10 @@ class Production(Settings):
         "no nominal test images, 0: none",
     )
     drift_alpha: float = Field(
-        0.05, gt=0, lt=1, description="largest chance of a false alarm of the drift check of a category"
+        0.05,
+        gt=0,
+        lt=1,
+        description="largest chance of a false alarm of the drift check of a category, over all tests",
     )
     quiet_hours: float | None = Field(
         None,

@@ -1,4 +1,4 @@
-"""Mean brightness and a thumbnail that identifies near-duplicate images.
+"""Brightness and contrast of an image, and a thumbnail that identifies near-duplicate images.
 
 A thumbnail averages over so many pixels that noise vanishes: two differently saved files of one photograph agree to
 half a grey level, photographs of two parts of the same kind do not.
@@ -30,11 +30,21 @@ class Appearance:
     brightness: float
     thumbnail: str
 
+    @property
+    def contrast(self) -> float:
+        """See `contrast_of`."""
+        return contrast_of(self.thumbnail)
+
 
 def appearance_of(rgb: NDArray[np.uint8]) -> Appearance:
     """Brightness and thumbnail of an RGB image ``(H, W, 3)`` uint8."""
     small = np.asarray(Image.fromarray(rgb).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
     return Appearance(round(float(small.mean()), 3), base64.b64encode(small.tobytes()).decode())
+
+
+def contrast_of(thumbnail: str) -> float:
+    """Standard deviation of the grey levels of a thumbnail: contrast of what is larger than its cells."""
+    return round(float(_pixels(thumbnail).std()), 3)
 
 
 def copies(thumbnail: str, others: Sequence[str]) -> list[int]:

@@ -1,4 +1,4 @@
-"""The asset ``<dataset>/inspections``: what was inspected, whether scores have drifted, whether a category is quiet.
+"""The asset ``<dataset>/inspections``: what was inspected, whether anything has drifted, whether a category is quiet.
 
 It is no stage of the graph: nothing is made of it, and it would be stale after every prediction. A sensor looks at the
 names of the inspection files, and asks for a run of a category once there are new ones and some minutes have passed. So
@@ -53,7 +53,11 @@ def inspections_asset(benchmark: Benchmark, dataset: Dataset, index: Stage) -> d
         check_specs=[
             dg.AssetCheckSpec(name, asset=key, description=description, partitions_def=partitions)
             for name, description in (
-                (NO_DRIFT, "Scores are what they were: a conformal test martingale has not reached 1 / drift_alpha."),
+                (
+                    NO_DRIFT,
+                    "Scores, brightness and contrast are what they were: of these tests, conformal test martingales, "
+                    "one speaks without cause with a chance of at most drift_alpha.",
+                ),
                 (NOT_QUIET, "Images were inspected or landed within the last quiet_hours (production)."),
             )
         ],
@@ -180,7 +184,7 @@ def _answers(
 ) -> Iterator[tuple[str, bool, Mapping[str, Any]]]:
     """Name, answer and metadata of each check."""
     tests = summary.drift
-    uri = figure_uri(inspection_charts.drift_chart([(t.detector, t.wealth, t.limit) for t in tests])) if tests else ""
+    uri = figure_uri(inspection_charts.drift_chart([(t.subject, t.wealth, t.limit) for t in tests])) if tests else ""
     earlier = sorted(when for test in tests for when in test.earlier_alarms)
     yield (
         NO_DRIFT,

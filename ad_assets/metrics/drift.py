@@ -1,4 +1,4 @@
-"""Drift of scores, told with an error rate: a conformal test martingale on online p-values.
+"""Drift, told with an error rate: conformal test martingales on online p-values of scores and of image statistics.
 
 A p-value ranks a score among all scores before it, nominal calibration scores first. For exchangeable images these
 p-values are independent and uniform (Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2nd ed. 2022,
@@ -17,15 +17,16 @@ often higher than scores of new images, since leaving an image out leaves the ot
 p-values are larger than uniform ones, this gambler gains less, and the error rate holds all the more. The other bets on
 lower scores, as of a lamp that is off. It must not look at left-out scores, beside which every line would seem to have
 become better, but only at images that no state has learnt.
+
+Scores hide some changes: a darker image may score lower, as less of it stands out. So the statistics of images, such as
+their brightness, have gamblers of their own, two a statistic. No state shapes these, so images that it has learnt are
+as good as new ones. The average of martingales is one: whoever divides the error rate may watch all of them.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Mapping, Sequence
 
 JUMP = 0.01  # part of the wealth that changes its bet before each image, as in the paper
 POWERS = (0.3, 0.6)
@@ -62,17 +63,20 @@ class Gambler:
 
     def __init__(self) -> None:
         count = len(_odds(0.5))
-        self._capital = np.full(count, 1 / count)
+        self._capital = [1 / count] * count  # too few for arrays to pay: this runs for each image
 
     @property
     def wealth(self) -> float:
         """The wealth now."""
-        return float(self._capital.sum())
+        return sum(self._capital)
 
     def bet(self, p_value: float) -> None:
         """Bet on the next p-value, in (0, 1)."""
-        self._capital = (1 - JUMP) * self._capital + JUMP * self._capital.mean()
-        self._capital = np.minimum(self._capital * _odds(p_value), RICH)
+        jumping = JUMP * sum(self._capital) / len(self._capital)
+        self._capital = [
+            min(((1 - JUMP) * capital + jumping) * odds, RICH)
+            for capital, odds in zip(self._capital, _odds(p_value), strict=True)
+        ]
 
 
 class DriftMartingale:
@@ -103,7 +107,37 @@ class DriftMartingale:
         return HIGHER if self._higher.wealth >= self._lower.wealth else LOWER
 
 
-def _odds(p_value: float) -> NDArray[np.float64]:
+class StatisticsMartingale:
+    """Two gamblers a statistic of the images, one on higher and one on lower values; together their wealth is 1 first.
+
+    Args:
+        calibration: name of a statistic -> its values in images that come first, in any order.
+    """
+
+    def __init__(self, calibration: Mapping[str, Sequence[float]]) -> None:
+        self._ranks = {name: OnlineRanks(values) for name, values in calibration.items()}
+        self._gamblers = {(name, side): Gambler() for name in calibration for side in (HIGHER, LOWER)}
+
+    def add(self, values: Mapping[str, float], u: Mapping[str, float]) -> float:
+        """The wealth after the next image.
+
+        Args:
+            values: by the name of the statistic, finite.
+            u: likewise; each as for `OnlineRanks`.
+        """
+        for name, ranks in self._ranks.items():
+            p_value = ranks.add(values[name], u[name])
+            self._gamblers[name, HIGHER].bet(p_value)
+            self._gamblers[name, LOWER].bet(1 - p_value)
+        return sum(gambler.wealth for gambler in self._gamblers.values()) / len(self._gamblers)
+
+    @property
+    def direction(self) -> tuple[str, str]:
+        """Who of the gamblers has most: the statistic, and `HIGHER` or `LOWER`."""
+        return max(self._gamblers, key=lambda name: self._gamblers[name].wealth)
+
+
+def _odds(p_value: float) -> tuple[float, ...]:
     """What each bet pays, on average 1 over all p-values: no bet, a linear one, powers."""
     p = max(p_value, 1e-9)  # rounding must not give 0, on which a power would pay without bound
-    return np.array([1.0, 1.5 - p, *(power * p ** (power - 1) for power in POWERS)])
+    return 1.0, 1.5 - p, *(power * p ** (power - 1) for power in POWERS)

@@ -21,7 +21,7 @@ import numpy as np
 from ad_assets.config.benchmark import Benchmark, Dataset, Production
 from ad_assets.config.faults import ConfigError
 from ad_assets.datasets import ImageFiles, KnownFile
-from ad_assets.datasets.appearance import copies
+from ad_assets.datasets.appearance import appearance_of, copies
 from ad_assets.datasets.base import Problem
 from ad_assets.datasets.files import read_image_bytes
 from ad_assets.datasets.identity import content_of
@@ -194,7 +194,7 @@ class NewImageGate:
         for number, (row, (prediction, rgb)) in enumerate(zip(rows, predictions, strict=True)):
             image = content_of(row["image_id"])
             scores[image] = prediction.score, threshold
-            recorder.add(Inspected(row["image_id"], None, row["path"]), prediction)
+            recorder.add(Inspected(row["image_id"], None, row["path"], appearance_of(rgb)), prediction)
             if prediction.score > threshold or image in odd:
                 full = prediction.full_map()
                 low, high = detector.colour_scale or (float(np.nanmin(full)), float(np.nanmax(full)))

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ad_assets.backbones.backbone import load_backbone
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.backbones.view import View
+from ad_assets.datasets.appearance import appearance_of
 from ad_assets.datasets.decoding import Decoding
 from ad_assets.datasets.geometry import Mask, fit_mask, seen_mask, seen_share, unfit_map
 from ad_assets.datasets.identity import content_id, content_of
@@ -371,7 +372,7 @@ class Predictor:
                     data = png_of(rgb)  # as a file, by whose content a person can name it
                     image_id = content_id(data)
                 path = str(Path(image).absolute()) if isinstance(image, (str, Path)) else name
-                inspected = Inspected(image_id, data if self.recorder.keeps else None, path)
+                inspected = Inspected(image_id, data if self.recorder.keeps else None, path, appearance_of(rgb))
             inputs = tuple(backbone.preprocess(rgb) for backbone in self._backbones)
             return _Decoded(name, image_id, rgb, inputs, inspected=inspected)
         except ImageError as error:

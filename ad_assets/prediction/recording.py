@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Benchmark, Dataset
+from ad_assets.datasets.appearance import Appearance
 from ad_assets.datasets.images import RgbImage
 from ad_assets.graph.garbage import is_needed
 from ad_assets.graph.stages.features import feature_path, features_address, write_features
@@ -46,11 +47,12 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Inspected:
-    """An image of a prediction: its id and, where they are to be kept, the bytes of its file."""
+    """An image of a prediction: its id, where they are to be kept the bytes of its file, and what it looks like."""
 
     image_id: str
     data: bytes | None
     path: str
+    appearance: Appearance
 
 
 class Recorder:
@@ -104,6 +106,8 @@ class Recorder:
                     prediction.p_value,
                     prediction.anomalous,
                     prediction.regions,
+                    image.appearance.brightness,
+                    image.appearance.contrast,
                 )
             )
             full = len(self._rows) >= FLUSH_ROWS or time.monotonic() - self._flushed >= FLUSH_SECONDS

@@ -51,6 +51,8 @@ class Inspection:
         p_value: conformal p-value of the score; None without nominal scores.
         anomalous: the decision; None without a threshold.
         regions: where its map is above the pixel threshold, in pixels of the whole image.
+        brightness: mean grey of the whole image, 0..255; None in inspections of earlier releases.
+        contrast: likewise, of `ad_assets.datasets.appearance`.
     """
 
     image_id: str
@@ -63,6 +65,8 @@ class Inspection:
     p_value: float | None = None
     anomalous: bool | None = None
     regions: tuple[DefectRegion, ...] = ()
+    brightness: float | None = None
+    contrast: float | None = None
 
 
 @dataclass(frozen=True)
@@ -307,6 +311,8 @@ def _schema() -> pa.Schema:
             ("p_value", pa.float64()),
             ("anomalous", pa.bool_()),
             ("regions", pa.list_(region_type())),
+            ("brightness", pa.float64()),
+            ("contrast", pa.float64()),
         ]
     )
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from ad_assets.metrics.drift import HIGHER, LOWER, DriftMartingale, Gambler, OnlineRanks, _odds
+from ad_assets.metrics.drift import HIGHER, LOWER, DriftMartingale, Gambler, OnlineRanks, StatisticsMartingale, _odds
 
 LIMIT = 1 / 0.05
 
@@ -93,3 +93,40 @@ def test_it_speaks_soon_and_tells_the_direction(shift: float, within: int, direc
 def test_a_drift_that_goes_on_for_ever_does_not_overflow() -> None:
     martingale = DriftMartingale()
     assert 1e6 < max(martingale.add(float(score), 0.5) for score in range(3000)) < np.inf
+
+
+def alarm_on_images(learnt: np.ndarray, stream: np.ndarray, random: np.random.Generator) -> tuple[int, str]:
+    """As `alarm`, for brightness and contrast ``(n, 2)``; the direction in words."""
+    names = ("brightness", "contrast")
+    martingale = StatisticsMartingale({name: list(learnt[:, column]) for column, name in enumerate(names)})
+    for number, values in enumerate(stream, start=1):
+        u = dict(zip(names, random.uniform(size=2), strict=True))
+        if martingale.add(dict(zip(names, values, strict=True)), u) >= LIMIT:
+            return number, " ".join(martingale.direction)
+    return 0, ""
+
+
+def images(count: int, random: np.random.Generator) -> np.ndarray:
+    """Brightness and contrast of images, which go together as they do under one lamp."""
+    brightness = random.normal(100, 10, size=count)
+    return np.stack([brightness, 0.3 * brightness + random.normal(0, 3, size=count)], axis=1)
+
+
+def test_statistics_of_exchangeable_images_are_quiet() -> None:
+    random = np.random.default_rng(3)
+    assert sum(alarm_on_images(images(60, random), images(300, random), random)[0] > 0 for _ in range(200)) <= 10
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"), [(0.5, "brightness lower"), (1.5, "brightness higher"), (1, "contrast higher")]
+)
+def test_light_that_fades_or_grows_slowly_is_told_and_so_is_contrast_alone(factor: float, said: str) -> None:
+    random = np.random.default_rng(4)
+    found = []
+    for _ in range(20):
+        ramp = np.linspace(1, factor, 100)[:, None] * images(100, random)
+        if factor == 1:
+            ramp[:, 1] *= np.linspace(1, 2, 100)
+        found.append(alarm_on_images(images(60, random), np.concatenate([images(30, random), ramp]), random))
+    assert all(30 < number <= 100 for number, _ in found)
+    assert [told for _, told in found].count(said) >= 15

@@ -16,7 +16,8 @@ from ad_assets.cli import main
 from ad_assets.defs.inspections import REFRESH_SECONDS, look
 from ad_assets.graph.stages.score_maps import INDEX
 from ad_assets.prediction import inspection_summary
-from ad_assets.prediction.inspection_summary import Champion, DriftTest, drift_tests, summarise
+from ad_assets.prediction.drift_tests import IMAGE_STATISTICS, Champion, DriftTest, drift_tests
+from ad_assets.prediction.inspection_summary import summarise
 from ad_assets.production.champion_history import PROMOTED, ChampionCandidate, update_history
 from ad_assets.production.inspections import Inspection, append
 from ad_assets.production.review_decisions import decide
@@ -124,10 +125,59 @@ def test_changes_of_champion_keep_the_error_rate() -> None:
 def test_several_detectors_share_the_error_rate() -> None:
     champions = {**CHAMPIONS, "c": Champion("other", list(NORMAL[:60]))}
     both = sorted([*rows(NORMAL[60:100]), *rows(NORMAL[60:100], "c")], key=lambda row: row.time)
-    assert [(found.detector, found.limit) for found in drift_tests(both, champions, set(), 0.05)] == [
+    assert [(found.subject, found.limit) for found in drift_tests(both, champions, set(), 0.05)] == [
         ("other", 40.0),
         ("small", 40.0),
     ]
+
+
+LEARNT = {"brightness": list(100 + 10 * NORMAL[:60]), "contrast": list(30 + 3 * NORMAL[200:260])}
+
+
+def lit(inspections: list[Inspection], factor: Any = 1.0) -> list[Inspection]:
+    """The same inspections with brightness and contrast under a lamp of some strength."""
+    number = np.array([int(row.image_id, 16) for row in inspections])
+    light = np.broadcast_to(factor, len(inspections))
+    both = light * (100 + 10 * NORMAL[60 + number % 100]), light * (30 + 3 * NORMAL[260 + number % 100])
+    return [
+        dataclasses.replace(row, brightness=float(brightness), contrast=float(contrast))
+        for row, brightness, contrast in zip(inspections, *both, strict=True)
+    ]
+
+
+def test_darkness_is_told_where_scores_hide_it_and_the_tests_share_the_error_rate() -> None:
+    champions = {name: dataclasses.replace(champion, statistics=LEARNT) for name, champion in CHAMPIONS.items()}
+    old = rows(NORMAL[60:100])  # of a release that did not keep them
+    usual = [*old, *lit(rows(NORMAL[100:160], first=41))]
+    quiet = drift_tests(usual, champions, set(), 0.05)
+    assert [(found.subject, found.limit, found.alarm, len(found.wealth)) for found in quiet] == [
+        ("small", 40.0, None, 100),
+        (IMAGE_STATISTICS, 40.0, None, 60),
+    ]
+    dark = lit(rows(NORMAL[160:220], first=101), np.linspace(1, 0.5, 60))
+    scores, images = drift_tests([*usual, *dark], champions, set(), 0.05)
+    assert scores.alarm is None
+    assert images.alarm is not None
+    assert 60 < images.since <= images.alarm <= 100
+    assert "image statistics: brightness is lower than usual since about 2026-05-01 0" in str(images)
+    # The same images by another detector are the same images, and what that one learnt is no news.
+    again = [dataclasses.replace(row, champion="c") for row in dark]
+    other = Champion("other", list(NORMAL[:60]), {row.image_id for row in dark})
+    told = drift_tests([*usual, *dark, *again], {**champions, "c": other}, set(), 0.05)
+    assert told[-1].wealth == images.wealth
+
+
+def test_image_statistics_begin_anew_with_the_champion_after_an_alarm() -> None:
+    darker = {name: [0.5 * value for value in values] for name, values in LEARNT.items()}
+    champions = {
+        "a": dataclasses.replace(CHAMPIONS["a"], statistics=LEARNT),
+        "b": dataclasses.replace(CHAMPIONS["a"], statistics=darker),
+    }
+    dark = lit(rows(NORMAL[60:90]), 0.5)
+    assert drift_tests(dark, champions, set(), 0.05)[-1].alarm is not None
+    later = lit(rows(NORMAL[90:150], "b", first=31), 0.5)
+    anew = drift_tests([*dark, *later], champions, set(), 0.05)[-1]
+    assert (anew.alarm, len(anew.wealth), len(anew.earlier_alarms)) == (None, 60, 1)
 
 
 # In the store, and as the sensor reports it

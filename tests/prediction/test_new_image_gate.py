@@ -2,6 +2,8 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ from ad_assets.datasets.identity import content_id
 from ad_assets.datasets.index import ImageIndex
 from ad_assets.graph.stages import champion as champion_module
 from ad_assets.prediction import DetectorError, load_detector
+from ad_assets.prediction.inspection_summary import summarise
 from ad_assets.prediction.new_image_gate import NominalStatistics
 from ad_assets.production.champion_history import read_history
-from ad_assets.production.inspections import kept_images, read, read_kept_image
+from ad_assets.production.inspections import append, kept_images, read, read_kept_image
 from ad_assets.production.review_decisions import read_admissions
 from tests.defs.test_automation import Line, built_by, line, running  # noqa: F401 - fixtures
 from tests.support.bench_graph import draw_image, write_image
@@ -281,6 +284,8 @@ def test_predictions_are_inspections_and_what_they_extracted_is_found(
     }
     assert told["bad.png"].image_id == content_id((inbox / "bad.png").read_bytes())
     assert told["bad.png"].regions
+    looks = appearance_of(np.asarray(Image.open(inbox / "good.png")))
+    assert (told["good.png"].brightness, told["good.png"].contrast) == (looks.brightness, looks.contrast)
     kept = kept_images(store, "parts", "bolt")
     assert [image.image_id for image in kept] == [told[name].image_id for name in ("good.png", "bad.png")]
     assert read_kept_image(store, kept[1]) == (inbox / "bad.png").read_bytes()
@@ -299,6 +304,15 @@ def test_predictions_are_inspections_and_what_they_extracted_is_found(
     assert (np.asarray(Image.open(png)) == frame).all()
     load_detector("parts", "small", "bolt", config, record=False).predict(frame)
     assert len(read(store, "parts", "bolt")) == 3
+
+    # Images are compared with those that the champion learnt: equally dark ones are told at once.
+    dark = [
+        replace(told["good.png"], image_id=f"{n:064x}", time=row.time + timedelta(seconds=n), brightness=1, contrast=0)
+        for n in range(25)
+    ]
+    assert summarise(store, guarded.benchmark.datasets["parts"], "bolt").drift[-1].alarm is None
+    append(store, "parts", "bolt", dark)
+    assert "is lower than usual" in str(summarise(store, guarded.benchmark.datasets["parts"], "bolt").drift[-1])
 
     # What lands is inspected by the gate; its features, and those of the frame, were made already.
     shutil.copy(inbox / "good.png", guarded.images / "bolt/train/good/again.png")

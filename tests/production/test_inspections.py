@@ -6,6 +6,7 @@ import datetime
 import multiprocessing
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from ad_assets.metrics.defect_regions import DefectRegion
@@ -39,12 +40,28 @@ def test_what_was_appended_is_read_whole(store: ArtifactStore) -> None:
     region = DefectRegion((1, 2, 5, 4), 7, 3.5, (2.5, 2.75))
     rows = [
         inspection(1, threshold=2.0, p_value=0.25, anomalous=False),
-        inspection(2, anomalous=True, regions=(region, region)),
+        inspection(2, anomalous=True, regions=(region, region), brightness=97.5, contrast=12.25),
     ]
     assert read(store, "parts", "bolt") == []
     append(store, "parts", "bolt", rows[::-1])
     assert read(store, "parts", "bolt") == rows
     assert read(store, "parts", "nut") == []
+
+
+def test_files_of_releases_without_image_statistics_are_read_and_merged(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = pa.schema([field for field in inspections._schema() if field.name not in ("brightness", "contrast")])
+    with monkeypatch.context() as earlier:
+        earlier.setattr(inspections, "_schema", lambda: old)
+        put(store, 1)
+    append(store, "parts", "bolt", [inspection(2, brightness=97.5, contrast=12.25)])
+    before = read(store, "parts", "bolt")
+    assert [(row.brightness, row.contrast) for row in before] == [(None, None), (97.5, 12.25)]
+    monkeypatch.setattr(inspections, "MOST_SMALL_FILES", 1)
+    compact(store, "parts", "bolt")
+    assert len(files(store, "parts", "bolt")) == 1
+    assert read(store, "parts", "bolt") == before
 
 
 @pytest.mark.parametrize(
