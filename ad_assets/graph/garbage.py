@@ -4,7 +4,8 @@ An artifact is referred to when the head of any asset partition points to it (he
 materializations, of all benchmark files that share it), when it was ever champion, or when the current benchmark file
 would make it: a setting put back finds its artifacts. A feature file is referred to by the images of a kept feature
 index or of a champion, by images that wait for a decision, and by inspected images whose bytes are kept; the rows of
-one variant by the kept studies that show them, the features of synthetic anomalies by the kept scores of these.
+one variant by the kept studies that show them, the features of synthetic anomalies by the kept scores of these, groups
+of near-copies by heads of features with the same training images.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from pathlib import PurePosixPath
 from ad_assets.datasets.identity import content_of
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Slot
-from ad_assets.graph.stages import features, studies
+from ad_assets.graph.stages import features, near_copies, studies
 from ad_assets.graph.stages import synthetic_anomalies as synthetic
 from ad_assets.graph.stages.fitted_state import STATES, read_training_set
 from ad_assets.graph.stages.image_index import image_ids
 from ad_assets.production.champion_history import HISTORY
 from ad_assets.production.inspections import all_kept_images
 from ad_assets.production.review_decisions import ADMISSIONS, decided_images
-from ad_assets.store.layout import artifact_folder
+from ad_assets.store.layout import MARKER, artifact_folder
 from ad_assets.store.records import read_record, recall
 from ad_assets.store.store import HEAD, ArtifactStore, StoredFile
 
@@ -39,10 +40,12 @@ def unreferenced(graph: Graph, *, older_than: float) -> list[StoredFile]:
     kept: set[str] = set()
     heads = [file.path for file in store.files("heads")]
     # A damaged one is refused: what it refers to would go.
-    versions = {read_record(store, path, *HEAD)["version"] for path in heads}
+    stored = [read_record(store, path, *HEAD) for path in heads]
+    versions, trained = {head["version"] for head in stored}, {head["parts"].get(near_copies.TRAIN) for head in stored}
     for slot in graph.slots():
         if head := graph.planned(slot):
             versions.add(head.version)
+            trained.add(head.parts.get(near_copies.TRAIN))
             kept |= _planned_features(graph, slot)
     champions = _champions(store)
     versions |= {version for version, _ in champions}
@@ -53,6 +56,9 @@ def unreferenced(graph: Graph, *, older_than: float) -> list[StoredFile]:
     extractors = {stage.code_version for stage in graph.stages.values() if stage.kind == "features"}
     for file in files:
         parts = file.path.split("/")
+        if parts[1::2] == [near_copies.KIND, MARKER]:
+            record = recall(store, file.path, near_copies.TRAIN)
+            rows |= {parts[2]} if record and record[near_copies.TRAIN] in trained else set()
         if not artifact_folder(file.path) or parts[2] not in versions:
             continue
         if parts[1::2] == ["features", features.IMAGES]:

@@ -52,7 +52,7 @@ def near_copy_groups(features: Features, chosen: Sequence[str], runtime: Runtime
     ids = features.image_ids
     if len(ids) < FEWEST:
         return []
-    asked = [image for image in ids if len(ids) <= MOST_COMPARED or image in set(chosen)]
+    asked = images_compared(features, chosen)
     number = {image: position for position, image in enumerate(ids)}
     own = torch.tensor([number[image] for image in asked])
     distances = _distances(features, asked, runtime)
@@ -69,9 +69,17 @@ def near_copy_groups(features: Features, chosen: Sequence[str], runtime: Runtime
     return [frozenset(group) for group in groups.values() if len(group) > 1 and group & wanted]
 
 
+def images_compared(features: Features, chosen: Sequence[str]) -> list[str]:
+    """The images that are looked for in all others: all, or of a large set the chosen ones."""
+    wanted = set(chosen)
+    return [image for image in features.image_ids if len(features) <= MOST_COMPARED or image in wanted]
+
+
 def _distances(features: Features, asked: Sequence[str], runtime: Runtime) -> Tensor:
     """(Q, patches, N) float32: from patches of the asked images to the nearest patch of each image."""
     import torch
+
+    from ad_assets.kernels.parallel import each
 
     embedded = _Embedded(features)
     queries = torch.cat(
@@ -83,15 +91,20 @@ def _distances(features: Features, asked: Sequence[str], runtime: Runtime) -> Te
     )
     flat = queries.flatten(0, 1)
     found = torch.empty(len(flat), len(features))
-    done = 0
-    for ids, taps in features.batches():
-        patches = embedded(taps, runtime)
+
+    def compare(ids: tuple[str, ...]) -> Tensor:
+        patches = embedded(features.load(ids, features.layers), runtime)
         rows, norms = patches.flatten(0, 1), patches.square().sum(dim=2).flatten()
-        for part, few in zip(found.split(QUERIES_AT_ONCE), flat.split(QUERIES_AT_ONCE), strict=True):
+        nearest = []
+        for few in flat.split(QUERIES_AT_ONCE):
             squares = torch.addmm(norms, few, rows.T, alpha=-2).add_(few.square().sum(dim=1, keepdim=True))
-            nearest = squares.clamp_(min=0).unflatten(1, patches.shape[:2]).amin(dim=2).sqrt()
-            part[:, done : done + len(ids)] = nearest.cpu()
-        done += len(ids)
+            nearest.append(squares.clamp_(min=0).unflatten(1, patches.shape[:2]).amin(dim=2).sqrt())
+        return torch.cat(nearest).cpu()
+
+    done = 0
+    for part in each(compare, features.id_batches(), runtime.device):
+        found[:, done : done + part.shape[1]] = part
+        done += part.shape[1]
         runtime.report("images compared for near-copies", done, len(features))
     return found.unflatten(0, queries.shape[:2])
 

@@ -17,6 +17,7 @@ from ad_assets.methods.near_copies import near_copy_groups
 from ad_assets.methods.runtime import Runtime
 
 Scored = Iterator[tuple[tuple[str, ...], ScoreMaps]]
+FindCopies = Callable[[Features, Sequence[str], Runtime], list[frozenset[str]]]  # as `near_copy_groups`
 ALL_ONE_GROUP = "all are of one group, so each was scored with others of its group in the state"
 ALL_COPIES = "all are near-copies of one another, so each was scored with copies of itself in the state"
 
@@ -32,6 +33,7 @@ def nominal_scores(
     *,
     by_group: bool,
     declared: Sequence[frozenset[str]] = (),
+    find_copies: FindCopies = near_copy_groups,
 ) -> NominalScores:
     """The scores of at most so many nominal images; none where none can be left out and none was held out.
 
@@ -46,13 +48,14 @@ def nominal_scores(
         by_group: leave out an image with its group; of those held out of a training take none of whose group an image
             is in it.
         declared: the groups, such as lots; empty: near-copies are one.
+        find_copies: finds these.
     """
     ids = train.image_ids if method.leaves_out else held_out
     chosen = _evenly_spaced(ids, most)
     groups: list[frozenset[str]] = []
     left_out = ""
     if by_group and chosen:
-        found_groups = declared or near_copy_groups(train, chosen, runtime)
+        found_groups = declared or find_copies(train, chosen, runtime)
         groups = [group & {*train.image_ids} for group in found_groups]
         groups = [group for group in groups if len(group) > 1 and group & {*chosen}]
         left_out = f"image by image, {'each is a group' if declared else 'no near-copies found'}"

@@ -36,7 +36,8 @@ class Gaussians(State):
         covariance: (H, W, D, D) float32, normalised by n - 1, without ridge.
         channels: (D,) int64, which channels of the joined layers are kept.
         image_ids: the n nominal images.
-        whitening: none until completed; then the inverse Cholesky factors (H W, D, D) of covariance + ridge, and of A.
+        whitening: none until completed; then the inverse Cholesky factors (H W, D, D) of covariance + ridge and, once
+            an image was left out, of A.
     """
 
     mean: Tensor
@@ -104,10 +105,7 @@ class Padim(Method[Gaussians]):
     ) -> Gaussians:
         """Factor the covariances."""
         del train, load_matches
-        images = len(state.image_ids)
-        left_out = (images - 1) / (images - 2) if images > 2 else 1.0
-        factors = [_whitening(state.covariance, scale, self.ridge, runtime) for scale in (1.0, left_out)]
-        return replace(state, whitening=factors)
+        return replace(state, whitening=[_whitening(state.covariance, 1.0, self.ridge, runtime)])
 
     def without(self, state: Gaussians, image_ids: Collection[str], train: Features, runtime: Runtime) -> Gaussians:
         """The Gaussians of the other images: those of the smaller part are read, and taken out where they are to go.
@@ -144,22 +142,24 @@ class Padim(Method[Gaussians]):
                 f"{tuple(state.mean.shape)}: score with the extractor that they were fitted on"
             )
         away = (vectors - state.mean.to(runtime.device)).flatten(1, 2).permute(1, 2, 0)
-        plain, without = (factor.to(runtime.device) for factor in state.whitening)
-        squares = _lengths(plain, away)
+        squares = _lengths(state.whitening[0].to(runtime.device), away)
         excluded = self.excluded_ids(batch)
         if excluded is not None:
             known = set(state.image_ids)
             own = torch.tensor([image_id in known for image_id in excluded], device=squares.device)
-            squares = torch.where(own, self._without_itself(state, _lengths(without, away)), squares)
+            squares = torch.where(own, self._without_itself(state, away, runtime), squares)
         places = state.mean.shape[:2]
         grid = InspectedGrid(batch.region, places).filled(squares.T).unflatten(1, places).sqrt()
         maps = without_outside(gaussian_blur(upsample(grid, batch.map_size), self.sigma), batch.region)
         return ScoreMaps(maps.cpu(), maps.amax(dim=(1, 2)).cpu())
 
-    def _without_itself(self, state: Gaussians, q: Tensor) -> Tensor:
+    def _without_itself(self, state: Gaussians, away: Tensor, runtime: Runtime) -> Tensor:
         n = len(state.image_ids)
         if n < 3:
             raise ValueError(f"without one of {n} images no covariance is left: fit at least three images")
+        if len(state.whitening) == 1:  # most scorers leave out no image
+            state.whitening.append(_whitening(state.covariance, (n - 1) / (n - 2), self.ridge, runtime))
+        q = _lengths(state.whitening[1].to(runtime.device), away)
         # 1 - c q is positive but for rounding: A less its own part is still positive definite.
         remaining = (1 - q * (n / ((n - 1) * (n - 2)))).clamp(min=1e-6)
         return q / remaining * (n / (n - 1)) ** 2

@@ -28,11 +28,13 @@ from ad_assets.graph.stage import (
 from ad_assets.graph.stages.features import extractor_of, read_features
 from ad_assets.graph.stages.fitted_state import read_state, runtime_of
 from ad_assets.graph.stages.image_index import declared_groups, group_parts
+from ad_assets.graph.stages.near_copies import kept_near_copies
 from ad_assets.graph.stages.neighbours import read_matches, seconds_each
 from ad_assets.graph.stages.region_of_interest import PART, read_region, region_parts, region_source, region_tensor
 from ad_assets.methods import Batch, Features, LoadMatches, Matches, Method, Runtime, ScoreMaps, State
 from ad_assets.methods.data import NominalScores
-from ad_assets.methods.nominal_scoring import Scored, nominal_scores
+from ad_assets.methods.near_copies import near_copy_groups
+from ad_assets.methods.nominal_scoring import FindCopies, Scored, nominal_scores
 from ad_assets.metrics.thresholds import images_for_rate
 from ad_assets.store.store import Artifact
 
@@ -142,7 +144,8 @@ def score_maps_stage(
 
         seconds = _write_shards(work, test.image_ids, score)
         declared = declared_groups(work.input(index)) if group_parts(work.upstream, source) else []
-        nominal = scorer.nominal(train, settings.calibration_images, settings.by_group, declared)
+        copies = kept_near_copies(work, features)
+        nominal = scorer.nominal(train, settings.calibration_images, settings.by_group, declared, copies)
         scores = ScoreIndex(list(test.image_ids), nominal)
         if seconds and neighbours:
             seconds += seconds_each(work.input(neighbours))
@@ -245,7 +248,12 @@ class Scorer:
             yield ids, scores
 
     def nominal(
-        self, train: Features, most: int, by_group: bool = False, declared: Sequence[frozenset[str]] = ()
+        self,
+        train: Features,
+        most: int,
+        by_group: bool = False,
+        declared: Sequence[frozenset[str]] = (),
+        find_copies: FindCopies = near_copy_groups,
     ) -> NominalScores:
         """Scores of nominal images for a threshold; see `nominal_scores`."""
         method, inspected = self._method, replace(train, region=self._region)
@@ -265,6 +273,7 @@ class Scorer:
             self._runtime,
             by_group=by_group,
             declared=declared,
+            find_copies=find_copies,
         )
 
     def _matches(self, images: Features, left_out: bool, *, stored: bool) -> Iterator[tuple[tuple[str, ...], Matches]]:
