@@ -226,8 +226,7 @@ def load_line(options: argparse.Namespace) -> Benchmark:
     Raises:
         ConfigError: it has not, or the store is another.
     """
-    from ad_assets.defs.runs import open_instance
-    from ad_assets.production.store_identity import check_store
+    from ad_assets.production.store_identity import check_store, is_named_beside_images
 
     benchmark = load_config(options.config, options.set)
     dataset = benchmark.datasets.get(options.dataset)
@@ -242,7 +241,10 @@ def load_line(options: argparse.Namespace) -> Benchmark:
     if detector is not None and detector not in lanes:
         raise ConfigError(f"{options.dataset} has no lane {detector!r}; it has: {', '.join(lanes)}")
     # An empty store has no history, and decisions in another store have no effect.
-    check_store(dataset, benchmark.store, open_instance())
+    if not is_named_beside_images(dataset, benchmark.store):
+        from ad_assets.defs.runs import open_instance  # imports Dagster, which takes longer than most decisions
+
+        check_store(dataset, benchmark.store, open_instance())
     return benchmark
 
 

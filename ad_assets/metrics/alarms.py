@@ -15,11 +15,11 @@ def rate_bounds(alarms: int, images: int, certainty: float = 0.95) -> tuple[floa
         ValueError: no images, or more alarms than images.
     """
     _check(alarms, images)
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     tail = (1 - certainty) / 2
-    low = float(beta.ppf(tail, alarms, images - alarms + 1)) if alarms else 0.0
-    high = float(beta.ppf(1 - tail, alarms + 1, images - alarms)) if alarms < images else 1.0
+    low = float(betaincinv(alarms, images - alarms + 1, tail)) if alarms else 0.0
+    high = float(betaincinv(alarms + 1, images - alarms, 1 - tail)) if alarms < images else 1.0
     return low, high
 
 
@@ -57,7 +57,9 @@ def chance_of_alarms(alarms: int, images: int, above: int, scores: int) -> float
     """
     _check(alarms, images)
     _check(above, scores)
-    from scipy.stats import betabinom
+    if not alarms:
+        return 1.0
+    from scipy.stats import betabinom  # takes a second to import, so only where there are alarms
 
     return float(betabinom.sf(alarms - 1, images, above + 1, max(scores - above, 1)))
 
@@ -73,9 +75,9 @@ def chance_of_more(first: Sequence[bool], second: Sequence[bool]) -> float:
     """
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
     only_first = sum(a and not b for a, b in zip(first, second, strict=True))
-    from scipy.stats import binom
+    from scipy.special import bdtrc
 
-    return float(binom.sf(only_second - 1, only_first + only_second, 0.5))
+    return float(bdtrc(only_second - 1, only_first + only_second, 0.5))
 
 
 def _check(alarms: int, images: int) -> None:

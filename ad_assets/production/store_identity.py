@@ -62,6 +62,16 @@ def check_store(dataset: Dataset, store: ArtifactStore, instance: Instance) -> N
         )
 
 
+def is_named_beside_images(dataset: Dataset, store: ArtifactStore) -> bool:
+    """Whether the image folder names the store as its own: then decisions there need no Dagster instance, only runs.
+
+    Raises:
+        CorruptArtifactError: the marker of the store is damaged.
+    """
+    expected = _beside(dataset).get(dataset.name)
+    return bool(expected) and expected == _store_id(store)
+
+
 def enter_store(dataset: Dataset, store: ArtifactStore, instance: Instance) -> None:
     """As `check_store`, before images are indexed; the first store is recorded as the dataset's own."""
     check_store(dataset, store, instance)

@@ -1,6 +1,9 @@
 """Images that people give back: what is written, admitted, tested, refused and taken back."""
 
+import json
 import logging
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from ad_assets.prediction.feedback import Given, give_feedback
 from ad_assets.production.feedback_ledger import FeedbackError, false_alarms, read_ledger
 from ad_assets.production.inspections import keep_image
 from ad_assets.production.review_decisions import decide, read_admissions
+from ad_assets.production.store_identity import BESIDE, adopt_store
 from tests.support.bench_graph import Bench, draw_image, write_image
 
 PLACE = ("parts", "bolt")
@@ -102,6 +106,17 @@ def test_a_verdict_counts_before_its_file_is_seen_and_holds_for_a_held_image(lin
     say(line, waits[:8], "undo")
     assert "train/good/two.png" not in index(line)
     assert content in read_admissions(line.benchmark.store, *PLACE).admitted
+
+
+def test_the_command_needs_neither_dagster_nor_torch_where_the_folder_names_its_store(line: Bench) -> None:
+    adopt_store(line.benchmark.datasets["parts"], line.benchmark.store, line.instance)
+    call = ["feedback", *PLACE, str(inbox(line)), "--false-alarm", "--config", str(line.folder / "bench.yaml")]
+    heavy = {"dagster", "torch", "pandas", "scipy"}
+    code = f"import sys; from ad_assets.cli import main; assert main({call}) == 0; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["set()"], done.stderr
+    (line.images / BESIDE).write_text(json.dumps({"parts": "of another store"}))
+    assert main(call) == 2
 
 
 def test_what_was_missed_in_training_is_rejected_there(line: Bench) -> None:
