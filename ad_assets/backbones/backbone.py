@@ -6,13 +6,12 @@ import json
 from collections import OrderedDict
 from contextlib import nullcontext
 from threading import Lock, local
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ad_assets.backbones.extractor import tap_table
-from ad_assets.backbones.feature_maps import LAYOUTS, Shape, channels_first, layout_of
-from ad_assets.backbones.tracing import Trace
+from ad_assets.backbones.feature_maps import Shape, channels_first
+from ad_assets.backbones.tracing import Taps
 from ad_assets.backbones.weights import MissingWeights, build_model
 from ad_assets.datasets.geometry import fit_image
 from ad_assets.datasets.images import RgbImage
@@ -75,30 +74,14 @@ class Backbone:
         channels_last = self.device.type == "cpu" or self.precision == "bfloat16"
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self.model = model.eval().requires_grad_(False).to(self.device, memory_format=self._layout)  # type: ignore[call-overload]
-        modules = dict(model.named_modules())
-        self._taps = [_resolve(model, modules, extractor, tap) for tap in extractor.modules]
-        trace = Trace(extractor, modules, self._taps, self._forward)
-        tabled, outputs = extractor.architecture in tap_table(), trace.outputs
-        self._layouts = {
-            tap: layout_of(model, tap, outputs[tap], extractor.frame_size, convolutional=tabled) for tap in self._taps
-        }
-        self.tap_shapes: list[Shape] = [
-            tuple(int(outputs[tap][axis]) for axis in LAYOUTS[self._layouts[tap]]) for tap in self._taps
-        ]
+        self._taps = Taps.of(model, extractor, self._forward)
+        self.tap_shapes: list[Shape] = list(self._taps.shapes)
         if extractor.tiles:
             self.tap_shapes = [
                 _whole_shape(extractor, *each)
                 for each in zip(extractor.taps, self.tap_shapes, extractor.reductions, strict=True)
             ]
-        self._deepest = trace.order[-1]
-        activations = trace.activations if extractor.pre_activation else {}
-        if len({activations.get(tap, tap) for tap in self._taps}) < len(self._taps):
-            raise ValueError(f"taps: {', '.join(self._taps)} lie ahead of one and the same activation")
-        for tap in self._taps:
-            if tap in activations:
-                modules[activations[tap]].register_forward_pre_hook(self._catch_input(tap))
-            else:
-                modules[tap].register_forward_hook(self._catch_output(tap))
+        self._taps.hook(model, self._keep)
 
     @classmethod
     def load(cls, extractor: Extractor, *, device: str = "cpu") -> Backbone:
@@ -206,7 +189,7 @@ class Backbone:
             pass
         finally:
             caught, self._caught.taps = self._caught.taps, {}
-        maps = [channels_first(caught[tap], self._layouts[tap]) for tap in self._taps]
+        maps = [channels_first(caught[tap], self._taps.layouts[tap]) for tap in self._taps.modules]
         kept = torch.float16 if self.extractor.storage == "float16" else torch.float32
         return [each.to(kept).cpu().clone(memory_format=torch.contiguous_format) for each in maps]
 
@@ -217,24 +200,10 @@ class Backbone:
         with torch.inference_mode(), half:
             self.model(batch.to(self.device, memory_format=self._layout))
 
-    def _catch_output(self, tap: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            del module, inputs
-            self._keep(tap, output)
-
-        return hook
-
-    def _catch_input(self, tap: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            del module
-            self._keep(tap, inputs[0])
-
-        return hook
-
     def _keep(self, tap: str, features: Tensor) -> None:
         # Cloned, because the layers that follow may work in place on the same memory.
-        self._caught.taps[tap] = features if tap == self._deepest else features.clone()
-        if tap == self._deepest:
+        self._caught.taps[tap] = features if tap == self._taps.deepest else features.clone()
+        if tap == self._taps.deepest:
             raise _DeepestTapReached
 
 
@@ -253,22 +222,6 @@ def _whole_shape(extractor: Extractor, tap: str, shape: Shape, step: int | None)
         )
     height, width = extractor.input_size
     return channels, height // step, width // step
-
-
-def _resolve(model: nn.Module, modules: dict[str, nn.Module], extractor: Extractor, tap: str) -> str:
-    """The module path of a tap; reductions through timm's own table of stages."""
-    stages: list[dict[str, Any]] = list(getattr(model, "feature_info", []))
-    if tap.startswith("/"):
-        found = [stage["module"] for stage in stages if f"/{stage['reduction']}" == tap]
-        tap = found[-1] if found else tap
-    if tap in modules:
-        return tap
-    known = [f"{stage['module']} (/{stage['reduction']})" for stage in stages]
-    blocks = [name for name in modules if name and name.count(".") < 2 and any(modules[name].children())]
-    raise ValueError(
-        f"taps: {extractor.backbone} has no {tap!r}; its feature stages are: {', '.join(known) or 'none'}; "
-        f"its blocks: {', '.join(blocks)}"
-    )
 
 
 _LOADED: OrderedDict[str, Backbone] = OrderedDict()

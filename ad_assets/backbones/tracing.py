@@ -2,14 +2,76 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ad_assets.backbones.feature_maps import Shape
+from ad_assets.backbones.extractor import tap_table
+from ad_assets.backbones.feature_maps import LAYOUTS, Shape, layout_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
 
     from ad_assets.backbones.extractor import Extractor
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Where the taps of an extractor are in a network, and what they give.
+
+    Attributes:
+        modules: their paths, in the extractor's order.
+        layouts: of what each gives, see `channels_first`.
+        shapes: ``(C, h, w)`` of each, for one frame.
+        deepest: the path of the one that is called last.
+        activations: tap -> path of the module whose input is taken in place of the tap's own output.
+    """
+
+    modules: tuple[str, ...]
+    layouts: Mapping[str, str]
+    shapes: tuple[Shape, ...]
+    deepest: str
+    activations: Mapping[str, str]
+
+    @classmethod
+    def of(cls, model: nn.Module, extractor: Extractor, forward: Any) -> Taps:
+        """Find the taps of an extractor.
+
+        Args:
+            model: without hooks.
+            extractor: names the taps.
+            forward: passes a batch ``(B, 3, h, w)`` through the model.
+
+        Raises:
+            ValueError: the network takes no frame of the extractor's size, or a tap is not there or gives no map in a
+                known layout.
+        """
+        modules = dict(model.named_modules())
+        taps = [_resolve(model, modules, extractor, tap) for tap in extractor.modules]
+        trace = Trace(extractor, modules, taps, forward)
+        tabled, outputs = extractor.architecture in tap_table(), trace.outputs
+        layouts = {tap: layout_of(model, tap, outputs[tap], extractor.frame_size, convolutional=tabled) for tap in taps}
+        shapes = tuple(tuple(int(outputs[tap][axis]) for axis in LAYOUTS[layouts[tap]]) for tap in taps)
+        activations = trace.activations if extractor.pre_activation else {}
+        if len({activations.get(tap, tap) for tap in taps}) < len(taps):
+            raise ValueError(f"taps: {', '.join(taps)} lie ahead of one and the same activation")
+        return cls(tuple(taps), layouts, shapes, trace.order[-1], activations)
+
+    def hook(self, model: nn.Module, keep: Any) -> None:
+        """Let a network call ``keep(tap, map)`` in each pass, with the map in its own layout."""
+
+        def output_of(tap: str) -> Any:
+            return lambda _module, _inputs, output: keep(tap, output)
+
+        def input_of(tap: str) -> Any:
+            return lambda _module, inputs: keep(tap, inputs[0])
+
+        for tap in self.modules:
+            if tap in self.activations:
+                model.get_submodule(self.activations[tap]).register_forward_pre_hook(input_of(tap))
+            else:
+                model.get_submodule(tap).register_forward_hook(output_of(tap))
 
 
 class Trace:
@@ -94,4 +156,20 @@ def _refusal(model: nn.Module, extractor: Extractor, error: Exception) -> str:
 def _is_activation(module: nn.Module) -> bool:
     return (
         type(module).__module__ == "torch.nn.modules.activation" or "timm.layers.activations" in type(module).__module__
+    )
+
+
+def _resolve(model: nn.Module, modules: dict[str, nn.Module], extractor: Extractor, tap: str) -> str:
+    """The module path of a tap; reductions through timm's own table of stages."""
+    stages: list[dict[str, Any]] = list(getattr(model, "feature_info", []))
+    if tap.startswith("/"):
+        found = [stage["module"] for stage in stages if f"/{stage['reduction']}" == tap]
+        tap = found[-1] if found else tap
+    if tap in modules:
+        return tap
+    known = [f"{stage['module']} (/{stage['reduction']})" for stage in stages]
+    blocks = [name for name in modules if name and name.count(".") < 2 and any(modules[name].children())]
+    raise ValueError(
+        f"taps: {extractor.backbone} has no {tap!r}; its feature stages are: {', '.join(known) or 'none'}; "
+        f"its blocks: {', '.join(blocks)}"
     )

@@ -1,0 +1,127 @@
+"""A backbone as an ONNX graph, for other engines than PyTorch: images in, the maps of the taps out.
+
+The network's own output is not one of the graph's, so that the exporter drops all that lies behind the deepest tap.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ad_assets.backbones.feature_maps import channels_first
+from ad_assets.backbones.tracing import Taps
+from ad_assets.backbones.weights import build_model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from ad_assets.backbones.extractor import Extractor
+
+OPSET = 20
+
+
+class TapNetwork(nn.Module):
+    """The network of an extractor: normalised images ``(B, 3, h, w)`` float32 -> for each tap ``(B, C, h, w)``.
+
+    The maps are float32, before they are rounded to `Extractor.storage`; of tiles, those of a tile.
+
+    Args:
+        model: a timm model with its weights, without hooks; it gets some.
+        extractor: the taps.
+
+    Attributes:
+        taps: what they give.
+
+    Raises:
+        ValueError: see `Taps.of`.
+    """
+
+    def __init__(self, model: nn.Module, extractor: Extractor) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        self.eval()
+        with torch.inference_mode():
+            self.taps = Taps.of(model, extractor, model)
+        self._caught: dict[str, Tensor] = {}
+        # Cloned, because the layers that follow may work in place on the same memory.
+        self.taps.hook(model, lambda tap, output: self._caught.update({tap: output.clone()}))
+
+    @classmethod
+    def load(cls, extractor: Extractor) -> TapNetwork:
+        """Build the network and load its weights.
+
+        Raises:
+            MissingWeights: the weights cannot be had or do not fit the architecture.
+            ValueError: timm has no such model, or a tap is wrong.
+        """
+        return cls(build_model(extractor), extractor)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """The maps of the taps, in the extractor's order."""
+        self.model(images)
+        maps = [channels_first(self._caught[tap], self.taps.layouts[tap]) for tap in self.taps.modules]
+        self._caught.clear()  # what an export leaves here are no tensors of numbers, and no pass may find them
+        return [each.contiguous() for each in maps]
+
+
+class FrameNetwork(nn.Module):
+    """`TapNetwork` with the normalisation ahead of it: frames ``(B, h, w, 3)`` uint8 RGB -> the maps of the taps.
+
+    Frames are images as `fit_image` resizes and crops them.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: TapNetwork, extractor: Extractor) -> None:
+        super().__init__()
+        self.network = network
+        for name, values in zip(("mean", "std"), extractor.normalisation, strict=True):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
+        self.eval()
+
+    def forward(self, frames: Tensor) -> list[Tensor]:
+        """The maps of the taps, in the extractor's order."""
+        normalised = (frames.to(torch.float32) / 255 - self.mean) / self.std
+        taps: list[Tensor] = self.network(normalised.permute(0, 3, 1, 2))
+        return taps
+
+
+def export_onnx(network: nn.Module, example: Sequence[Tensor], path: Path, outputs: Sequence[str]) -> None:
+    """Write a network as an ONNX file, weights included, whose inputs have the shapes of the example.
+
+    Args:
+        network: in evaluation mode; the parameters of its `forward` name the inputs.
+        example: its inputs.
+        path: of the file.
+        outputs: names of its outputs.
+
+    Raises:
+        ImportError: the packages onnx and onnxscript are not installed.
+    """
+    import logging
+
+    noisy = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in noisy]
+    try:
+        for logger in noisy:
+            logger.setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            network,
+            tuple(example),
+            dynamo=True,
+            opset_version=OPSET,
+            output_names=list(outputs),
+            verbose=False,
+        )
+    finally:
+        for logger, level in zip(noisy, levels, strict=True):
+            logger.setLevel(level)
+    if program is None:
+        raise RuntimeError("the exporter of this release of PyTorch gives no program")  # documented as optional
+    program.save(str(path), external_data=False)
