@@ -13,8 +13,8 @@ import numpy as np
 from ad_assets.backbones.feature_maps import Shape, channels_first
 from ad_assets.backbones.tracing import Taps
 from ad_assets.backbones.weights import MissingWeights, build_model
-from ad_assets.datasets.geometry import fit_image
-from ad_assets.datasets.images import RgbImage
+from ad_assets_runtime.geometry import fit_image
+from ad_assets_runtime.images import RgbImage
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -18,9 +18,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ad_assets.backbones.tiles import Tiles
-from ad_assets.datasets.geometry import Interpolation
 from ad_assets.settings.home import known_home, without_tilde
 from ad_assets.settings.model import Settings
+from ad_assets_runtime.geometry import Interpolation
 
 Side = Annotated[int, Field(ge=1, le=16_384)]
 Positive = Annotated[float, Field(gt=0)]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ad_assets.backbones.extractor import Extractor
-from ad_assets.datasets.geometry import resized_shape, seen_share
+from ad_assets_runtime.geometry import resized_shape, seen_share
 
 # `View.warning` speaks below this share of a picture, and above this side of a cell.
 ENOUGH_SEEN = 0.95

@@ -42,7 +42,7 @@ from ad_assets.graph.progress import Progress
 from ad_assets.report.text import aligned
 
 if TYPE_CHECKING:
-    from ad_assets.datasets.images import RgbImage
+    from ad_assets_runtime.images import RgbImage
 
 SHOWN = DatasetError.SHOWN
 HEADS = (

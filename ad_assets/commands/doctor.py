@@ -15,12 +15,12 @@ from ad_assets.backbones.backbone import load_backbone
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.backbones.view import View
 from ad_assets.config.benchmark import Benchmark
-from ad_assets.datasets.images import ImageError
 from ad_assets.settings.compute import usable_cores
 from ad_assets.settings.home import without_tilde
 from ad_assets.store.contents import Contents, head_damage
 from ad_assets.store.records import read_record
 from ad_assets.store.store import CorruptArtifactError
+from ad_assets_runtime.images import ImageError
 
 PROBE = "doctor/probe.txt"
 RECORDS = ("heads/", "attempts/", "scans/", "known_files/")

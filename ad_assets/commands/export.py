@@ -131,9 +131,9 @@ def _write_category(
     threshold: float | None,
 ) -> None:
     """Write the files of one category, one image in memory at a time."""
-    from ad_assets.datasets.geometry import unfit_map
     from ad_assets.graph.progress import Progress
     from ad_assets.graph.stages.score_maps import shards
+    from ad_assets_runtime.geometry import unfit_map
 
     extractor = benchmark.extractors[benchmark.datasets[stage.key[0]].detectors[stage.key[1]].extractor]
     progress = Progress(_StandardError(), f"{stage.name} [{category}]")

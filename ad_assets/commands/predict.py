@@ -15,11 +15,11 @@ from ad_assets.datasets.names import plain_name
 from ad_assets.datasets.strays import counted
 
 if TYPE_CHECKING:
-    from ad_assets.datasets.images import ImageError
     from ad_assets.graph.progress import Progress
     from ad_assets.prediction import Predictor
     from ad_assets.prediction.files import PredictionWriter
     from ad_assets.prediction.result_tables import PredictionRow
+    from ad_assets_runtime.images import ImageError
 
 
 def add(commands: Commands) -> None:

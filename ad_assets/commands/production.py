@@ -11,7 +11,7 @@ from ad_assets.commands.common import Commands, Parser
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.config.faults import check_name
 from ad_assets.config.load import ConfigError, load_config
-from ad_assets.datasets.identity import content_of
+from ad_assets_runtime.identity import content_of
 
 if TYPE_CHECKING:
     from ad_assets.production.champion_history import ChampionCandidate, History

@@ -13,11 +13,12 @@ from ad_assets.datasets.base import (
 )
 from ad_assets.datasets.decoding import Decoding
 from ad_assets.datasets.files import ChangedFileError, ImageFiles, read_image_bytes, read_mask_bytes
-from ad_assets.datasets.geometry import centre_box, fit_image, fit_mask, resized_shape
-from ad_assets.datasets.images import ImageError
+from ad_assets.datasets.geometry import fit_mask
 from ad_assets.datasets.index import ImageIndex, build_index
 from ad_assets.datasets.scanning import KnownFile
 from ad_assets.settings.extensions import load_extensions
+from ad_assets_runtime.geometry import centre_box, fit_image, resized_shape
+from ad_assets_runtime.images import ImageError
 
 __all__ = [
     "IMAGE_INDEX_SCHEMA",

@@ -19,13 +19,13 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from ad_assets.datasets.base import DatasetError, FileStamp
-from ad_assets.datasets.identity import content_id, content_of, joint_id
-from ad_assets.datasets.images import ImageError
 from ad_assets.datasets.listing import Listing, is_clutter, walk_local
 from ad_assets.datasets.truncation import is_whole
 from ad_assets.settings.home import without_tilde
 from ad_assets.store.local import write_whole
 from ad_assets.store.retry import find_files, retried
+from ad_assets_runtime.identity import content_id, content_of, joint_id
+from ad_assets_runtime.images import ImageError
 
 _SHOWN = 12  # digits of a hash in messages
 _REMEDY = "index it again with ad-assets materialize; if that finds nothing to do, with --force"

@@ -25,15 +25,16 @@ from ad_assets.datasets.base import (
     Reader,
     Saturation,
 )
-from ad_assets.datasets.decoding import Decoding, beyond_depth
-from ad_assets.datasets.deep import found_depth
+from ad_assets.datasets.decoding import Decoding
 from ad_assets.datasets.files import ImageFiles
-from ad_assets.datasets.identity import image_id, joint_id
-from ad_assets.datasets.images import UPRIGHT
 from ad_assets.datasets.listing import broken_links
 from ad_assets.datasets.plausibility import plausibility_warnings
 from ad_assets.datasets.region_of_interest import RegionOfInterest, find_region, size_problems
 from ad_assets.datasets.scanning import KnownFile, Scan
+from ad_assets_runtime.decoding import beyond_depth
+from ad_assets_runtime.deep import found_depth
+from ad_assets_runtime.identity import image_id, joint_id
+from ad_assets_runtime.images import UPRIGHT
 
 GROUP = "group"  # column of what an image is left out and held out with
 

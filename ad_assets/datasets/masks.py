@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ad_assets.datasets.deep import is_deep, read_deep
-from ad_assets.datasets.geometry import Mask, Shrink
-from ad_assets.datasets.images import UPRIGHT, RefusedPixels, eight_bit_rgb, frame_count, opened, orientation, turned
+from ad_assets.datasets.geometry import Shrink
+from ad_assets_runtime.deep import is_deep, read_deep
+from ad_assets_runtime.geometry import Mask
+from ad_assets_runtime.images import UPRIGHT, RefusedPixels, eight_bit_rgb, frame_count, opened, orientation, turned
 
 Channel = Literal["red", "green", "blue", "alpha"]
 Ranges = tuple[tuple[int, int], ...]  # of values, both ends included

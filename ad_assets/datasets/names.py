@@ -18,7 +18,7 @@ CATEGORY_LENGTH = 100  # characters; file names contain it, and file systems all
 CATEGORY_KEY = re.compile(rf"[A-Za-z0-9_-]{{1,{CATEGORY_LENGTH}}}")
 CATEGORY_RULE = f"letters, digits, _ and - only, {CATEGORY_LENGTH} characters at most"
 
-# Suffixes of the formats that `ad_assets.datasets.images` decodes.
+# Suffixes of the formats that `ad_assets_runtime.images` decodes.
 IMAGE_SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
     *(".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".avif", ".tga", ".pbm", ".pgm", ".ppm", ".pnm"),

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ad_assets.datasets.base import Candidate, Problem
 from ad_assets.datasets.decoding import Decoding
-from ad_assets.datasets.images import UPRIGHT
 from ad_assets.datasets.scanning import KnownFile
+from ad_assets_runtime.images import UPRIGHT
 
 _OVER_HALF = 0.5
 _SAME_MASKS = 5  # from this many on, identical masks suggest that a tool wrote the same one for all

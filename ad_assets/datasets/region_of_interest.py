@@ -16,11 +16,11 @@ from PIL import Image
 
 from ad_assets.datasets.base import Candidate, DatasetError, FileStamp, Problem, Reader
 from ad_assets.datasets.files import ImageFiles
-from ad_assets.datasets.geometry import Mask
-from ad_assets.datasets.images import ImageError, opened
 from ad_assets.datasets.masks import MaskRule
 from ad_assets.datasets.scanning import KnownFile
 from ad_assets.store.retry import StorageError
+from ad_assets_runtime.geometry import Mask
+from ad_assets_runtime.images import ImageError, opened
 
 _DIGITS = 24
 

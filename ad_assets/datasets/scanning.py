@@ -7,15 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from ad_assets.datasets.appearance import appearance_of
 from ad_assets.datasets.base import Candidate, FileStamp, Problem, ProgressReport
 from ad_assets.datasets.decoding import Decoding
 from ad_assets.datasets.files import ImageFiles
-from ad_assets.datasets.identity import content_id
-from ad_assets.datasets.images import UPRIGHT, ImageError
 from ad_assets.datasets.listing import unreadable
 from ad_assets.datasets.truncation import gap_in
 from ad_assets.store.retry import StorageError
+from ad_assets_runtime.appearance import appearance_of
+from ad_assets_runtime.identity import content_id
+from ad_assets_runtime.images import UPRIGHT, ImageError
 
 # Decoding is half waiting (disk, object store) and half work outside the interpreter's lock.
 THREADS = 8

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ad_assets.datasets.identity import content_of
-from ad_assets.datasets.images import RgbImage
+from ad_assets_runtime.identity import content_of
+from ad_assets_runtime.images import RgbImage
 
 VERSION = 1  # of what is drawn
 STRENGTHS = (1, 2, 3)

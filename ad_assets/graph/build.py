@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ad_assets.datasets.images import ROOM
 from ad_assets.graph.build_attempts import attempted
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.progress import Progress
@@ -29,6 +28,7 @@ from ad_assets.store.contents import Contents
 from ad_assets.store.layout import MARKER
 from ad_assets.store.records import recall, write_record
 from ad_assets.store.store import HEAD, Artifact, ArtifactStore
+from ad_assets_runtime.images import ROOM
 
 
 @dataclass(frozen=True)

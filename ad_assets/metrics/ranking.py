@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ad_assets.metrics.threshold_curve import Levels, Points
+from ad_assets_runtime.conformal import finite_scores
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
@@ -55,21 +56,6 @@ def both_classes(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float
     if anomalous.all() or not anomalous.any():
         raise ValueError(f"no {missing} image among {len(values)}: a ranking needs both classes")
     return values[anomalous], values[~anomalous]
-
-
-def finite_scores(scores: ArrayLike) -> NDArray[np.float64]:
-    """(n,) float64.
-
-    Raises:
-        ValueError: not one-dimensional, or NaN or infinity, with its position.
-    """
-    values = np.asarray(scores, dtype=np.float64)
-    if values.ndim != 1:
-        raise ValueError(f"scores must be (n,), got shape {values.shape}")
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        raise ValueError(f"scores[{bad[0]}] is {values[bad[0]]}; scores must be finite")
-    return values
 
 
 def binary_labels(labels: ArrayLike, count: int) -> NDArray[np.bool_]:

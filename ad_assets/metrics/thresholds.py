@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from ad_assets.metrics.ranking import binary_labels, finite_scores, levels_of
+from ad_assets.metrics.ranking import binary_labels, levels_of
+from ad_assets_runtime.conformal import finite_scores, group_weights
 
 
 def f1_optimal(scores: ArrayLike, labels: ArrayLike) -> tuple[float, int, int]:
@@ -54,48 +55,12 @@ def nominal_quantile(nominal_scores: ArrayLike, false_positive_rate: float, grou
         raise ValueError(f"false_positive_rate must be in (0, 1), got {false_positive_rate}")
     if len(groups):
         order = np.argsort(values, kind="stable")
-        reached = np.cumsum(_weights(groups)[order]) >= 1 - false_positive_rate - 1e-9
+        reached = np.cumsum(group_weights(groups)[order]) >= 1 - false_positive_rate - 1e-9
         return float(values[order[int(reached.argmax()) if reached.any() else -1]])
     # 0.95 * 20 is 19.000000000000004 or 18.999999999999996: the slack keeps whole numbers whole.
     rank = math.ceil((len(values) + 1) * (1 - false_positive_rate) - 1e-9)
     values.sort()
     return float(values[min(max(rank, 1), len(values)) - 1])
-
-
-def p_values(scores: ArrayLike, nominal_scores: ArrayLike, groups: Sequence[int]) -> NDArray[np.float64]:
-    """How rare such a score is among nominal images: (1 + number of nominal scores >= score) / (n + 1).
-
-    A new nominal image has a p-value of at most r with probability at most r (Vovk et al. 2005), for every r. With at
-    least 1 / r - 1 nominal scores, p <= r is the same decision as a score above `nominal_quantile` at the rate r.
-
-    Args:
-        scores: (m,) finite.
-        nominal_scores: (n,) as for `nominal_quantile`.
-        groups: as there; the number of scores at least as high is then a sum of shares of groups.
-
-    Returns:
-        (m,) in [1 / (n + 1), 1].
-
-    Raises:
-        ValueError: no nominal scores, or a score that is not finite.
-    """
-    nominal = finite_scores(nominal_scores)
-    if len(nominal) == 0:
-        raise ValueError("no nominal scores: a p-value needs at least one nominal image kept out of the fit")
-    order = np.argsort(nominal, kind="stable")
-    first = np.searchsorted(nominal[order], finite_scores(scores), side="left")
-    if not len(groups):
-        values: NDArray[np.float64] = (1 + len(nominal) - first) / (len(nominal) + 1)
-        return values
-    above = np.append(np.cumsum(_weights(groups)[order][::-1])[::-1], 0.0)[first]
-    shared: NDArray[np.float64] = 1 / (len(set(groups)) + 1) + above
-    return shared
-
-
-def _weights(groups: Sequence[int]) -> NDArray[np.float64]:
-    """(n,): of each score, such that every group has 1 / (number of groups + 1) in all."""
-    _, position, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    return 1 / (sizes[position] * (len(sizes) + 1.0))
 
 
 def images_for_rate(rate: float) -> int:

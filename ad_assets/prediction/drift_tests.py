@@ -21,9 +21,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ad_assets.datasets.identity import content_of
 from ad_assets.metrics.drift import DriftMartingale, StatisticsMartingale
 from ad_assets.production.inspections import Inspection
+from ad_assets_runtime.identity import content_of
 
 BRIGHTNESS, CONTRAST = "brightness", "contrast"
 IMAGE_STATISTICS = "image statistics"  # no name of a detector has a space

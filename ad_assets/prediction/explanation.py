@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ad_assets.datasets.geometry import centre_box, fit_mask, resized_shape
-from ad_assets.datasets.images import RgbImage
+from ad_assets.datasets.geometry import fit_mask
 from ad_assets.graph.stages.features import positions_of
 from ad_assets.methods import Features
 from ad_assets.methods.memory_bank.patch_bank import PatchBank
 from ad_assets.methods.sources import Place, Source, hottest_place, sources_at, why_unknown
 from ad_assets.prediction.lookup import DetectorError
 from ad_assets.prediction.predictor import Image, Member, Prediction, Predictor
+from ad_assets_runtime.geometry import centre_box, resized_shape
+from ad_assets_runtime.images import RgbImage
 
 if TYPE_CHECKING:
     from torch import Tensor

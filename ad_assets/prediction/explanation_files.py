@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from ad_assets.config.benchmark import Dataset
 from ad_assets.datasets.files import ImageFiles, read_image_bytes
-from ad_assets.datasets.identity import content_id, content_of
-from ad_assets.datasets.images import ImageError, RgbImage
 from ad_assets.graph.stages.ground_truth import read_masks
 from ad_assets.graph.stages.image_index import current_index, read_index
 from ad_assets.methods.sources import Source
@@ -26,6 +24,8 @@ from ad_assets.production.landing_history import read_landings
 from ad_assets.report import pictures
 from ad_assets.report.side_by_side import Marked, side_by_side
 from ad_assets.store.store import ArtifactStore
+from ad_assets_runtime.identity import content_id, content_of
+from ad_assets_runtime.images import ImageError, RgbImage
 
 PICTURE, NUMBERS = "explanation.png", "explanation.json"
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ad_assets.config.benchmark import Dataset, Production
-from ad_assets.datasets.appearance import contrast_of
-from ad_assets.datasets.identity import content_of
 from ad_assets.graph.stages.fitted_state import STATES, read_training_set
 from ad_assets.graph.stages.image_index import current_index, known_files, read_index, stamps_path
 from ad_assets.graph.stages.score_maps import read_score_index, shards
@@ -18,6 +16,8 @@ from ad_assets.production.champion_history import read_history
 from ad_assets.production.inspections import Inspection, files, read
 from ad_assets.production.review_decisions import read_decisions
 from ad_assets.store.store import ArtifactStore
+from ad_assets_runtime.appearance import contrast_of
+from ad_assets_runtime.identity import content_of
 
 MOST_INSPECTIONS = 50_000  # that one test covers
 

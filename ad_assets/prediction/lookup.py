@@ -13,10 +13,10 @@ from typing import TypeVar
 
 from ad_assets.config.benchmark import Benchmark, Dataset, Detector
 from ad_assets.config.load import ConfigError, load_config
-from ad_assets.datasets.identity import content_of
 from ad_assets.graph.lanes import ScoringStages, scoring_stages
 from ad_assets.graph.stages.features import features_stage
 from ad_assets.graph.stages.image_index import image_index_stage
+from ad_assets_runtime.identity import content_of
 
 Named = TypeVar("Named")
 

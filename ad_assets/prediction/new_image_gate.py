@@ -21,10 +21,8 @@ import numpy as np
 from ad_assets.config.benchmark import Benchmark, Dataset, Production
 from ad_assets.config.faults import ConfigError
 from ad_assets.datasets import ImageFiles, KnownFile
-from ad_assets.datasets.appearance import appearance_of, copies
 from ad_assets.datasets.base import Problem
 from ad_assets.datasets.files import read_image_bytes
-from ad_assets.datasets.identity import content_of
 from ad_assets.datasets.index import ImageIndex
 from ad_assets.graph.progress import Progress
 from ad_assets.graph.stages.image_index import read_stamps
@@ -44,6 +42,8 @@ from ad_assets.production.review_decisions import (
 )
 from ad_assets.production.store_identity import REMEDY
 from ad_assets.report import pictures
+from ad_assets_runtime.appearance import appearance_of, copies
+from ad_assets_runtime.identity import content_of
 
 if TYPE_CHECKING:
     from ad_assets.prediction import Predictor

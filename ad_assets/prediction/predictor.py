@@ -22,19 +22,21 @@ from numpy.typing import NDArray
 from ad_assets.backbones.backbone import load_backbone
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.backbones.view import View
-from ad_assets.datasets.appearance import appearance_of
 from ad_assets.datasets.decoding import Decoding
-from ad_assets.datasets.geometry import Mask, fit_mask, seen_mask, seen_share, unfit_map
-from ad_assets.datasets.identity import content_id, content_of
-from ad_assets.datasets.images import ROOM, ImageError, RgbImage, decoded_batches
+from ad_assets.datasets.geometry import fit_mask
 from ad_assets.graph.stages.features import positions_of, stacked
 from ad_assets.graph.stages.score_maps import Scorer
 from ad_assets.methods import Features, ScoreMaps
 from ad_assets.methods.data import NominalScores
-from ad_assets.metrics.defect_regions import DefectRegion, defect_regions
-from ad_assets.metrics.thresholds import nominal_quantile, p_values, promise
+from ad_assets.metrics.thresholds import nominal_quantile, promise
 from ad_assets.prediction.recording import Inspected, Recorder, png_of
 from ad_assets.settings.compute import Compute
+from ad_assets_runtime.appearance import appearance_of
+from ad_assets_runtime.conformal import p_values
+from ad_assets_runtime.defect_regions import DefectRegion, defect_regions
+from ad_assets_runtime.geometry import Mask, seen_mask, seen_share, unfit_map
+from ad_assets_runtime.identity import content_id, content_of
+from ad_assets_runtime.images import ROOM, ImageError, RgbImage, decoded_batches
 
 if TYPE_CHECKING:
     from torch import Tensor

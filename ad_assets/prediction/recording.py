@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Benchmark, Dataset
-from ad_assets.datasets.appearance import Appearance
-from ad_assets.datasets.images import RgbImage
 from ad_assets.graph.garbage import is_needed
 from ad_assets.graph.stages.features import feature_path, features_address, write_features
 from ad_assets.production.inspections import (
@@ -32,6 +30,8 @@ from ad_assets.production.inspections import (
     kept_images,
 )
 from ad_assets.store.store import CorruptArtifactError
+from ad_assets_runtime.appearance import Appearance
+from ad_assets_runtime.images import RgbImage
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,10 +19,10 @@ from typing import Any
 import pyarrow as pa
 
 from ad_assets.config.benchmark import Production
-from ad_assets.datasets.identity import content_of
 from ad_assets.datasets.index import ImageIndex
 from ad_assets.production.review_decisions import Admissions, HoldOut, read_decisions, update_admissions
 from ad_assets.store.store import ArtifactStore
+from ad_assets_runtime.identity import content_of
 
 AUTOMATIC_SHARE = 0.2
 # Of fewer images none can be spared, and a judgement by one or two of them says nothing.

@@ -20,8 +20,8 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from ad_assets.datasets.names import IMAGE_SUFFIXES
-from ad_assets.metrics.defect_regions import DefectRegion
 from ad_assets.store.store import ArtifactStore, CorruptArtifactError, StoredFile
+from ad_assets_runtime.defect_regions import DefectRegion
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -225,7 +225,7 @@ def read_kept_image(store: ArtifactStore, kept: KeptImage) -> bytes:
         FileNotFoundError: it has gone since.
         CorruptArtifactError: they are not those of the image.
     """
-    from ad_assets.datasets.identity import content_id, content_of
+    from ad_assets_runtime.identity import content_id, content_of
 
     data = store.fetch(kept.path)
     if content_id(data) != content_of(kept.image_id):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ad_assets.datasets.images import RgbImage
+from ad_assets_runtime.images import RgbImage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

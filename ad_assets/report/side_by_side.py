@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ad_assets.datasets.images import RgbImage
 from ad_assets.report.pictures import GROUND, OUTLINE, captioned, contact_sheet
+from ad_assets_runtime.images import RgbImage
 
 SIDE = 320
 AROUND = 6  # sides of the patch that an enlarged part shows

@@ -16,12 +16,12 @@ from PIL import Image
 
 from ad_assets.cli import main
 from ad_assets.commands.export import _pixel_threshold
-from ad_assets.datasets.geometry import unfit_map
 from ad_assets.graph.stages.score_maps import read_score_index, read_shard
 from ad_assets.methods.data import NominalScores
 from ad_assets.metrics.thresholds import nominal_quantile
 from ad_assets.report.submission import SubmissionError
 from ad_assets.store.store import Artifact, ArtifactStore
+from ad_assets_runtime.geometry import unfit_map
 from tests.support.bench_graph import SIDE, Bench, config_tree, draw_image, write_dataset, write_image
 
 RESIZE, CROP = 72, 64

@@ -10,8 +10,8 @@ import tifffile
 from PIL import Image
 
 from ad_assets.datasets.decoding import PUBLISHED, Decoding
-from ad_assets.datasets.identity import content_of, depth_of
-from ad_assets.datasets.images import ImageError
+from ad_assets_runtime.identity import content_of, depth_of
+from ad_assets_runtime.images import ImageError
 from tests.datasets.test_images import encoded
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ad_assets.datasets.decoding import PUBLISHED, Decoding
-from ad_assets.datasets.images import DecodingRoom, ImageError
+from ad_assets_runtime.images import DecodingRoom, ImageError
 from tests.datasets.test_images import encoded
 
 MUTATED = int(os.environ.get("AD_ASSETS_FUZZED_IMAGES", "2000"))

@@ -11,7 +11,7 @@ INDEX = """
 import sys
 from pathlib import Path
 from ad_assets.datasets import READERS, build_index
-from ad_assets.datasets.images import ROOM
+from ad_assets_runtime.images import ROOM
 # Not ru_maxrss, which a process inherits from the one that started it.
 peak = lambda: int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1e6
 ROOM.limit(float(sys.argv[2]))

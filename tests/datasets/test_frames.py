@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ad_assets.datasets.geometry import centre_box, fit_mask, resized_shape, unfit_map
+from ad_assets.datasets.geometry import fit_mask
+from ad_assets_runtime.geometry import centre_box, resized_shape, unfit_map
 
 
 def axis_weights(old: int, new: int) -> np.ndarray:

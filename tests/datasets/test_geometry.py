@@ -9,15 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import functional as torchvision
 
-from ad_assets.datasets.geometry import (
-    centre_box,
-    fit_image,
-    fit_mask,
-    fit_regions,
-    resized_shape,
-    seen_mask,
-    seen_share,
-)
+from ad_assets.datasets.geometry import fit_mask, fit_regions
+from ad_assets_runtime.geometry import centre_box, fit_image, resized_shape, seen_mask, seen_share
 
 
 def ties(old: int, new: int) -> list[bool]:

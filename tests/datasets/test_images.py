@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ad_assets.datasets.decoding import Decoding
-from ad_assets.datasets.images import ImageError
+from ad_assets_runtime.images import ImageError
 
 DECODING = Decoding()
 

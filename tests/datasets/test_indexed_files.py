@@ -3,8 +3,8 @@
 import pytest
 
 from ad_assets.datasets import ChangedFileError, ImageFiles, build_index, read_image_bytes, read_mask_bytes
-from ad_assets.datasets.images import ImageError
 from ad_assets.datasets.readers.folder import FolderReader
+from ad_assets_runtime.images import ImageError
 from tests.support.trees import mvtec_tree
 
 

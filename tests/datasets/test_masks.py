@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ad_assets.datasets.images import ImageError
 from ad_assets.datasets.masks import AS_PUBLISHED, MaskRule
+from ad_assets_runtime.images import ImageError
 from tests.datasets.test_images import encoded, row
 
 SIDE = 32

@@ -13,10 +13,11 @@ from ad_assets.config.benchmark import Benchmark
 from ad_assets.config.load import load_config
 from ad_assets.datasets import ImageFiles
 from ad_assets.datasets.decoding import Decoding
-from ad_assets.datasets.geometry import fit_mask, unfit_map
+from ad_assets.datasets.geometry import fit_mask
 from ad_assets.datasets.readers.cifar10 import CLASSES
 from ad_assets.graph.stages.score_maps import shards
 from ad_assets.store.store import Artifact
+from ad_assets_runtime.geometry import unfit_map
 from tests.support.trees import cifar_tree, loco_tree, mvtec_ad_2_tree
 
 CATEGORY = "pushpins"

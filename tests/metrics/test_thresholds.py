@@ -11,9 +11,9 @@ from ad_assets.metrics.thresholds import (
     images_for_rate,
     nominal_quantile,
     outlier_fence,
-    p_values,
     promise,
 )
+from ad_assets_runtime.conformal import p_values
 from tests.support.fixtures import fixture
 
 

@@ -13,7 +13,6 @@ from PIL import Image
 
 from ad_assets.cli import main
 from ad_assets.config.faults import ConfigError
-from ad_assets.datasets.identity import content_id
 from ad_assets.graph.build import materialize
 from ad_assets.graph.stages.image_index import current_index, read_index
 from ad_assets.prediction.feedback import Given, give_feedback
@@ -21,6 +20,7 @@ from ad_assets.production.feedback_ledger import FeedbackError, false_alarms, re
 from ad_assets.production.inspections import keep_image
 from ad_assets.production.review_decisions import decide, read_admissions
 from ad_assets.production.store_identity import BESIDE, adopt_store
+from ad_assets_runtime.identity import content_id
 from tests.support.bench_graph import Bench, draw_image, write_image
 
 PLACE = ("parts", "bolt")

@@ -16,8 +16,6 @@ from PIL import Image
 
 from ad_assets.cli import main
 from ad_assets.datasets import KnownFile
-from ad_assets.datasets.appearance import appearance_of, copies
-from ad_assets.datasets.identity import content_id
 from ad_assets.datasets.index import ImageIndex
 from ad_assets.graph.stages import champion as champion_module
 from ad_assets.prediction import DetectorError, load_detector
@@ -26,6 +24,8 @@ from ad_assets.prediction.new_image_gate import NominalStatistics
 from ad_assets.production.champion_history import read_history
 from ad_assets.production.inspections import append, kept_images, read, read_kept_image
 from ad_assets.production.review_decisions import read_admissions
+from ad_assets_runtime.appearance import appearance_of, copies
+from ad_assets_runtime.identity import content_id
 from tests.defs.test_automation import Line, built_by, line, running  # noqa: F401 - fixtures
 from tests.support.bench_graph import draw_image, write_image
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from ad_assets.datasets.decoding import Decoding
-from ad_assets.datasets.images import ImageError
 from ad_assets.graph.stages.score_maps import shards
 from ad_assets.prediction import DetectorError, Prediction, Predictor, load_detector
+from ad_assets_runtime.images import ImageError
 from tests.support.bench_graph import Bench, draw_image, write_dataset, write_image
 
 PATCHES = {"extractor": "lite0", "pooling": "concat"}

@@ -8,11 +8,11 @@ import io
 import numpy as np
 import pytest
 
-from ad_assets.metrics.defect_regions import DefectRegion
 from ad_assets.prediction.result_tables import PredictionRow, csv_of
 from ad_assets.report.inspection_picture import LARGEST, SMALLEST, inspection_picture, tile_size
 from ad_assets.report.pictures import GAP, OUTLINE, to_jpeg
 from ad_assets.report.predictions import predictions_page
+from ad_assets_runtime.defect_regions import DefectRegion
 
 REGIONS = (DefectRegion((3, 4, 10, 6), 9, 8.5, (6.04, 4.5)), DefectRegion((0, 0, 1, 1), 1, 8.0, (0.0, 0.0)))
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from ad_assets.metrics.defect_regions import DefectRegion
 from ad_assets.production import inspections
 from ad_assets.production.inspections import Inspection, append, compact, files, read
 from ad_assets.store.store import ArtifactStore, CorruptArtifactError
+from ad_assets_runtime.defect_regions import DefectRegion
 
 START = datetime.datetime(2026, 3, 29, 0, 30, tzinfo=datetime.UTC)
 

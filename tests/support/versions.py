@@ -21,7 +21,10 @@ from ad_assets.methods import METHODS
 
 KNOWN = Path(__file__).parents[1] / "data" / "versions.json"
 # Whose modules count as the code of those that import them, unless they have a version of their own.
-PARTS = ("ad_assets.kernels.", "ad_assets.methods.", "ad_assets.metrics", "ad_assets.graph.stages.")
+PARTS = (
+    *("ad_assets.kernels.", "ad_assets.methods.", "ad_assets.metrics", "ad_assets.graph.stages."),
+    *("ad_assets_runtime.conformal", "ad_assets_runtime.defect_regions"),
+)
 PYTHON = "{}.{}".format(*sys.version_info)  # each release has a syntax tree of its own
 Versions = dict[str, dict[str, int | str]]
 

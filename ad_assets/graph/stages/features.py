@@ -16,7 +16,6 @@ from ad_assets.backbones.view import View
 from ad_assets.config.benchmark import Dataset, fingerprint
 from ad_assets.datasets.base import Reader
 from ad_assets.datasets.files import ImageFiles, read_image_bytes
-from ad_assets.datasets.images import decoded_batches
 from ad_assets.graph.provenance import REMADE
 from ad_assets.graph.stage import (
     GPU,
@@ -37,6 +36,7 @@ from ad_assets.settings.compute import Compute
 from ad_assets.store.layout import MARKER
 from ad_assets.store.records import recall
 from ad_assets.store.store import Artifact, ArtifactStore, CorruptArtifactError
+from ad_assets_runtime.images import decoded_batches
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,7 +6,6 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from ad_assets.backbones.extractor import Extractor
-from ad_assets.datasets.identity import content_of
 from ad_assets.graph.stage import Work
 from ad_assets.graph.stages.features import stored_features
 from ad_assets.graph.stages.fitted_state import read_state, read_training_set, runtime_of
@@ -14,6 +13,7 @@ from ad_assets.graph.stages.region_of_interest import read_region, region_tensor
 from ad_assets.graph.stages.score_maps import Scorer, read_score_index
 from ad_assets.methods import METHODS, Features, Method
 from ad_assets.production.champion_history import ChampionCandidate
+from ad_assets_runtime.identity import content_of
 
 
 def learnt_images(work: Work, state_kind: str, candidate: ChampionCandidate, contents: Collection[str]) -> list[str]:

@@ -13,13 +13,14 @@ import numpy as np
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.datasets.base import Reader
 from ad_assets.datasets.files import ImageFiles, read_image_bytes, read_mask_bytes
-from ad_assets.datasets.geometry import Mask, fit_image, fit_mask, fit_regions, unfit_map
+from ad_assets.datasets.geometry import fit_mask, fit_regions
 from ad_assets.datasets.masks import MaskPixels
 from ad_assets.graph.stage import Stage, Work
 from ad_assets.graph.stages.image_index import read_index
 from ad_assets.graph.stages.region_of_interest import in_frame
 from ad_assets.graph.stages.score_maps import read_shard
 from ad_assets.store.store import Artifact
+from ad_assets_runtime.geometry import Mask, fit_image, unfit_map
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 from ad_assets.config.benchmark import Dataset, Production, fingerprint
 from ad_assets.datasets import ImageFiles, KnownFile, build_index
 from ad_assets.datasets.base import Candidate, DatasetError, FileStamp, Problem, Reader
-from ad_assets.datasets.identity import depth_of
 from ad_assets.datasets.index import GROUP, ImageIndex
 from ad_assets.graph.categories import categories_of
 from ad_assets.graph.progress import Progress
@@ -46,6 +45,7 @@ from ad_assets.production.review_decisions import (
 from ad_assets.production.store_identity import enter_store
 from ad_assets.store.records import recall, update_record, write_record
 from ad_assets.store.store import Artifact, ArtifactStore, CorruptArtifactError
+from ad_assets_runtime.identity import depth_of
 
 VERSION = 3
 INDEX, PROBLEMS = "index.parquet", "problems.json"

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Dataset, Detector, Evaluation
 from ad_assets.datasets.base import Reader
-from ad_assets.datasets.geometry import Mask
 from ad_assets.graph.stage import Parts, Stage, StageError, StageSettings, Upstream, Work
 from ad_assets.graph.stages.ground_truth import FPR_LIMIT, GroundTruth, MeasuredScores, kinds_apart, read_pictures
 from ad_assets.graph.stages.oracle_epochs import read_best
@@ -29,6 +28,7 @@ from ad_assets.metrics.thresholds import promise
 from ad_assets.report import pictures
 from ad_assets.report.gallery import choose_gallery
 from ad_assets.store.store import Artifact
+from ad_assets_runtime.geometry import Mask
 
 if TYPE_CHECKING:
     import numpy as np

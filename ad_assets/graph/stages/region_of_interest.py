@@ -13,13 +13,14 @@ from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Dataset
 from ad_assets.datasets.base import Reader
 from ad_assets.datasets.files import ImageFiles, read_image_bytes
-from ad_assets.datasets.geometry import Mask, fit_mask
-from ad_assets.datasets.images import ImageError
+from ad_assets.datasets.geometry import fit_mask
 from ad_assets.datasets.index import ImageIndex
 from ad_assets.datasets.region_of_interest import RegionOfInterest, digest_of, from_png, to_png
 from ad_assets.graph.stage import Head, Parts, Stage, StageError, Upstream, Work
 from ad_assets.methods import Method
 from ad_assets.store.store import Artifact, ArtifactStore
+from ad_assets_runtime.geometry import Mask
+from ad_assets_runtime.images import ImageError
 
 if TYPE_CHECKING:
     from torch import Tensor

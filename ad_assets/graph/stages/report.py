@@ -11,7 +11,6 @@ from typing import Any
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Benchmark, Dataset, ReportStyle
 from ad_assets.datasets.base import Reader
-from ad_assets.datasets.geometry import Mask
 from ad_assets.graph.stage import Parts, Stage, StageSettings, Upstream, Work
 from ad_assets.graph.stages.ground_truth import read_pictures
 from ad_assets.graph.stages.image_index import read_index, read_problems
@@ -22,6 +21,7 @@ from ad_assets.graph.stages.studies import read_study
 from ad_assets.report import html, pictures
 from ad_assets.report.gallery import GalleryItem, choose_gallery
 from ad_assets.store.store import Artifact, ArtifactStore
+from ad_assets_runtime.geometry import Mask
 
 VERSION = 3
 PAGE = "report.html"

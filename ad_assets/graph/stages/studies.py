@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from ad_assets.config.benchmark import Dataset, Study, Variant, fingerprint
 from ad_assets.datasets.base import Reader
-from ad_assets.datasets.geometry import Mask
 from ad_assets.graph.stage import GPU, Parts, Stage, StageError, StageSettings, Upstream, Work
 from ad_assets.graph.stages.features import extractor_of, read_features
 from ad_assets.graph.stages.fitted_state import StoreCheckpoints, read_state, runtime_of, state_stage
@@ -37,6 +36,7 @@ from ad_assets.report.markdown import escaped, fenced
 from ad_assets.report.studies import plot_uri, summarise, text_table
 from ad_assets.store.layout import MARKER
 from ad_assets.store.store import Artifact
+from ad_assets_runtime.geometry import Mask
 
 VERSION = 3
 ROWS = "study_rows"  # the kind of artifact that holds the rows of one variant

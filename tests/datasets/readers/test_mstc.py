@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from ad_assets.datasets import DatasetError, build_index
 from ad_assets.datasets.decoding import Decoding
-from ad_assets.datasets.identity import content_of
 from ad_assets.datasets.readers.folder import FolderReader
 from ad_assets.datasets.readers.mstc import clips as mstc_clips
 from ad_assets.datasets.readers.mstc.reader import MstcReader
+from ad_assets_runtime.identity import content_of
 from tests.support.trees import campus_tree, write_image, write_video
 
 

@@ -20,8 +20,8 @@ from PIL import Image
 
 from ad_assets.datasets.base import ProgressReport
 from ad_assets.datasets.decoding import PUBLISHED
-from ad_assets.datasets.images import ImageError
 from ad_assets.datasets.names import NOMINAL
+from ad_assets_runtime.images import ImageError
 
 ANOMALOUS = "anomalous"
 VIDEOS, TRAIN_FRAMES = "training/videos", "training/frames"

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ad_assets.datasets.images import RefusedPixels
+from ad_assets_runtime.images import RefusedPixels
 
 DEPTHS = (8, 10, 12, 14, 16)
 _GREY = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})

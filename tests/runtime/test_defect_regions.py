@@ -1,12 +1,13 @@
-"""Defect regions against plain counting."""
+"""Defect regions against plain counting and SciPy."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from ad_assets.metrics import defect_regions as module
-from ad_assets.metrics.defect_regions import DefectRegion, defect_regions
+from ad_assets_runtime import defect_regions as module
+from ad_assets_runtime.defect_regions import DefectRegion, defect_regions
 
 
 def by_flood(score_map: np.ndarray, threshold: float) -> list[DefectRegion]:
@@ -51,3 +52,21 @@ def test_a_map_above_the_threshold_everywhere_gives_a_bounded_number(monkeypatch
     score_map = np.zeros((9, 9), np.float32)
     score_map[::2, ::2] = np.arange(25).reshape(5, 5) + 1
     assert [region.peak for region in defect_regions(score_map, 0.5)] == [25.0, 24.0, 23.0]
+
+
+@pytest.mark.parametrize("sigma", [0, 1, 4])
+def test_regions_are_those_of_scipy_with_equal_peaks_in_its_order(sigma: int) -> None:
+    rng = np.random.default_rng(sigma)
+    score_map = np.round(ndimage.gaussian_filter(rng.normal(size=(211, 180)), sigma) * 20)
+    threshold = float(np.quantile(score_map, 0.7))
+    labels, count = ndimage.label(score_map > threshold, np.ones((3, 3)))
+    peaks = np.asarray(ndimage.maximum(score_map, labels, range(1, count + 1)))
+    order = np.argsort(-peaks, kind="stable")[: module.MOST_REGIONS]
+    boxes = [ndimage.find_objects(labels)[number] for number in order]
+    centres = [ndimage.center_of_mass(labels == number + 1) for number in order]
+    found = defect_regions(score_map, threshold)
+    assert len(set(peaks.tolist())) < count, "no tie, so the order is not tested"
+    assert [region.peak for region in found] == peaks[order].tolist()
+    assert [region.box for region in found] == [(x.start, y.start, x.stop, y.stop) for y, x in boxes]
+    assert [region.area for region in found] == [int((labels == number + 1).sum()) for number in order]
+    assert [region.centroid for region in found] == [pytest.approx((x, y)) for y, x in centres]

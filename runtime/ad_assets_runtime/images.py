@@ -2,7 +2,7 @@
 
 Only the formats in `FORMATS` are tried, whatever a file's name, so that no file can start a program (PostScript) or an
 unexpected decoder. Of files with several pages or frames the first is used. Pixels of more than 8 bits are read by
-`ad_assets.datasets.deep`. Threads decode concurrently within the memory that `ROOM` grants.
+`ad_assets_runtime.deep`. Threads decode concurrently within the memory that `ROOM` grants.
 """
 
 from __future__ import annotations
