@@ -89,6 +89,16 @@ def fit_image(rgb: RgbImage, resize: Resize, crop: int | None, interpolation: In
     return cropped(np.asarray(resized), box)
 
 
+def fit_region(region: Mask, size: tuple[int, int]) -> Mask:
+    """A region of an image at another height and width: every pixel that it touches, ``(H, W)`` bool -> ``(h, w)``."""
+    (old_h, old_w), (h, w) = region.shape, size
+    fitted: Mask = region[nearest(old_h, h)[:, None], nearest(old_w, w)]
+    if h < old_h or w < old_w:
+        y, x = np.nonzero(region)
+        fitted[nearest(h, old_h)[y], nearest(w, old_w)[x]] = True
+    return fitted
+
+
 def unfit_map(
     score_map: ScoreMap, size: tuple[int, int], resize: Resize, crop: int | None, to: tuple[int, int] | None = None
 ) -> ScoreMap:
