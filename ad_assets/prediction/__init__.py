@@ -10,6 +10,7 @@
 from ad_assets.prediction.feedback import give_feedback
 from ad_assets.prediction.loading import load_detector
 from ad_assets.prediction.lookup import DetectorError
-from ad_assets.prediction.predictor import Image, Prediction, Predictor
+from ad_assets.prediction.predictor import Image, Predictor
+from ad_assets_runtime.prediction import Prediction
 
 __all__ = ["DetectorError", "Image", "Prediction", "Predictor", "give_feedback", "load_detector"]

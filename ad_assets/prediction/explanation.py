@@ -19,9 +19,10 @@ from ad_assets.methods import Features
 from ad_assets.methods.memory_bank.patch_bank import PatchBank
 from ad_assets.methods.sources import Place, Source, hottest_place, sources_at, why_unknown
 from ad_assets.prediction.lookup import DetectorError
-from ad_assets.prediction.predictor import Image, Member, Prediction, Predictor
+from ad_assets.prediction.predictor import Image, Member, Predictor
 from ad_assets_runtime.geometry import centre_box, resized_shape
 from ad_assets_runtime.images import RgbImage
+from ad_assets_runtime.prediction import Prediction
 
 if TYPE_CHECKING:
     from torch import Tensor

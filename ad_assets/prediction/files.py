@@ -19,13 +19,14 @@ import numpy as np
 from ad_assets.config.load import ConfigError
 from ad_assets.datasets.listing import walk_local
 from ad_assets.datasets.names import is_foreign, is_image, plain_name
-from ad_assets.prediction.predictor import Prediction, Predictor
+from ad_assets.prediction.predictor import Predictor
 from ad_assets.prediction.result_tables import PredictionRow, csv_of, parquet_of, row_of
 from ad_assets.report import pictures
 from ad_assets.report.inspection_picture import inspection_picture, tile_size
 from ad_assets.report.predictions import predictions_page
 from ad_assets.store.store import ArtifactStore
 from ad_assets_runtime.images import RgbImage
+from ad_assets_runtime.prediction import Prediction
 
 PICTURES = "pictures"
 SHOWN_PICTURES = 40  # in the report, those with the highest scores

@@ -36,7 +36,7 @@ from ad_assets_runtime.images import RgbImage
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ad_assets.prediction.predictor import Prediction
+    from ad_assets_runtime.prediction import Prediction
 
 FLUSH_ROWS, FLUSH_SECONDS = 256, 5.0
 TIDY_SECONDS = 60.0

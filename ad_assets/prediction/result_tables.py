@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ad_assets.datasets.names import plain
-from ad_assets.prediction.predictor import Prediction
 from ad_assets.production.inspections import region_type
 from ad_assets_runtime.defect_regions import DefectRegion
 from ad_assets_runtime.images import ImageError
+from ad_assets_runtime.prediction import Prediction
 
 # The fields of PredictionRow with explicit types, since a column may have no value to infer one from.
 _SCHEMA = [
