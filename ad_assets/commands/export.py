@@ -1,4 +1,4 @@
-"""``export``: score maps as evaluators read them, and the leaderboard for papers and other tools."""
+"""``export``: score maps as evaluators read them, the leaderboard for papers and other tools, bundles for lines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, get_args
 
+from ad_assets.commands import export_bundle
 from ad_assets.commands.common import Commands
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.config.faults import check_name
@@ -24,7 +25,7 @@ FORMATS = ("csv", "parquet", "latex", "json")
 
 def add(commands: Commands) -> None:
     """Add the command with those below it."""
-    export = commands.add("export", _maps, "write score maps or the leaderboard for other tools")
+    export = commands.add("export", _maps, "write score maps, the leaderboard or a bundle for other tools")
     below = export.add_subparsers(required=True, metavar="WHAT")
 
     text = "score maps of every test image in the layout of a public evaluator"
@@ -51,6 +52,7 @@ def add(commands: Commands) -> None:
     board.add_argument("--protocol", help="of the LaTeX table (default: standard)")
     board.add_argument("--out", required=True, metavar="FILE", help="file, or - for the standard output")
     board.set_defaults(run=_leaderboard)
+    export_bundle.add(below, commands)
 
 
 def _maps(options: argparse.Namespace) -> int:

@@ -95,6 +95,7 @@ def _promote(options: argparse.Namespace) -> int:
     if history.champion and history.champion.state == newest.state:
         print(f"{newest.state} is champion already")
         return 0
+    _check_bundle(benchmark, options, newest)
     return _make_champion(benchmark, options, history, history.with_champion(newest, BY_HAND, options.reason))
 
 
@@ -114,7 +115,28 @@ def _rollback(options: argparse.Namespace) -> int:
     kind = _kind(benchmark, options)
     if not benchmark.store.artifact(kind, back.state).exists():
         raise ConfigError(f"{back.state} is no longer in the store: it cannot be restored")
+    _check_bundle(benchmark, options, back)
     return _make_champion(benchmark, options, history, history.with_champion(back, ROLLED_BACK, options.reason))
+
+
+def _check_bundle(benchmark: Benchmark, options: argparse.Namespace, candidate: ChampionCandidate) -> None:
+    """Refuse a state whose bundle, which the line would get, is not there or scores otherwise.
+
+    Raises:
+        ConfigError: saying why.
+    """
+    from ad_assets.graph.stages.bundle import KIND, read_parity
+
+    if benchmark.datasets[options.dataset].detectors[options.detector].export is None:
+        return
+    place = f"datasets.{options.dataset}.detectors.{options.detector}.export"
+    bundle = benchmark.store.artifact(KIND, candidate.bundle)
+    if not candidate.bundle or not bundle.exists():
+        raise ConfigError(
+            f"{candidate.state} has no bundle, so the line could not follow: choose another state, or remove {place}"
+        )
+    if fault := read_parity(bundle).fault:
+        raise ConfigError(f"{candidate.state} may not be promoted: its bundle differs from the graph: {fault}")
 
 
 def _make_champion(benchmark: Benchmark, options: argparse.Namespace, seen: History, history: History) -> int:
@@ -123,6 +145,7 @@ def _make_champion(benchmark: Benchmark, options: argparse.Namespace, seen: Hist
     Raises:
         ConfigError: the stored history is no longer `seen`; a second rollback at the same time would undo the first.
     """
+    from ad_assets.graph.stages.champion_bundle import point_to_bundle
     from ad_assets.production.champion_history import update_history
 
     def change(now: History) -> History:
@@ -131,7 +154,9 @@ def _make_champion(benchmark: Benchmark, options: argparse.Namespace, seen: Hist
             raise ConfigError(f"the champion changed meanwhile ({latest}): see ad-assets history, and decide again")
         return history
 
-    update_history(benchmark.store, options.dataset, options.detector, options.category, change)
+    place = (options.dataset, options.detector, options.category)
+    update_history(benchmark.store, *place, change)
+    point_to_bundle(benchmark.store, *place)
     if history.champion:
         print(f"champion: {history.champion.state}")
     return 0

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.decision import Decision
+from ad_assets.config.export import Export
 from ad_assets.datasets import Reader
 from ad_assets.methods import Method
 from ad_assets.methods.base import Stage as MethodStage
@@ -169,7 +170,8 @@ class Detector:
     """A configured method on an extractor, or an ensemble of other detectors (`members`).
 
     `categories` holds the method of every category that has values of its own, `written` names those of the file: a
-    preset may name more than a copy of its dataset holds. `decision` wins over that of the dataset.
+    preset may name more than a copy of its dataset holds. `decision` wins over that of the dataset. With `export` its
+    states become bundles.
     """
 
     name: str
@@ -180,6 +182,7 @@ class Detector:
     categories: Mapping[str, Method[Any]] = field(default_factory=dict)
     written: tuple[str, ...] = ()
     decision: Decision = field(default_factory=Decision)
+    export: Export | None = None
 
     def method_for(self, category: str) -> Method[Any]:
         """The configured method of one category.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from math import prod
 from typing import Any, TypeGuard
@@ -22,6 +22,7 @@ from ad_assets.config.benchmark import (
     Variant,
 )
 from ad_assets.config.decision import Decision
+from ad_assets.config.export import Export, export_fault
 from ad_assets.config.faults import Checker, ConfigError, fault_list, key_text, shown
 from ad_assets.config.spelling import plain
 from ad_assets.datasets import READERS, Reader
@@ -37,7 +38,7 @@ MOST_VARIANTS = 1000
 MOST_NAME = 300  # characters of a variant's name
 # Beside the options of a reader and of a method.
 DATASET_KEYS = ("reader", "detectors", "studies", "production", "decision")
-DETECTOR_KEYS = ("method", "extractor", "paper", "preset", "categories", "decision")
+DETECTOR_KEYS = ("method", "extractor", "paper", "preset", "categories", "decision", "export")
 OWNER = re.compile(r"team:[\w.-]+|\w[\w.%+-]*@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}", re.ASCII)  # as Dagster takes them
 
 
@@ -272,6 +273,8 @@ class SectionParser(Checker):
         over = over or {}
         options = self.mapping(section, path)
         decision = self._decision(options, path)
+        exported = options.pop("export", None)
+        export = self.model(Export, exported, f"{path}.export") if exported is not None and not over else None
         options |= over
         paper = options.pop("paper", None)
         if paper is not None:
@@ -289,7 +292,9 @@ class SectionParser(Checker):
             if ensemble is None:
                 return None
             extractor = earlier[ensemble.members[0]].extractor
-            return Detector(name, None, tuple(ensemble.members), extractor, paper, decision=decision)
+            if export:
+                self._check_export(path, [earlier[member] for member in ensemble.members])
+            return Detector(name, None, tuple(ensemble.members), extractor, paper, decision=decision, export=export)
         extractor = self.choice(options.pop("extractor", None), self.extractor_names, f"{path}.extractor")
         choices: dict[str, Any] = {**METHODS, Ensemble.name: Ensemble}
         method_type = self.choice(method, choices, f"{path}.method")
@@ -307,7 +312,20 @@ class SectionParser(Checker):
             for category, own in by_category.items()
         }
         own_methods = {category: own for category, own in categories.items() if own}
-        return Detector(name, configured, (), extractor, paper, own_methods, written, decision)
+        detector = Detector(name, configured, (), extractor, paper, own_methods, written, decision, export)
+        if export:
+            self._check_export(path, [detector])
+        return detector
+
+    def _check_export(self, path: str, detectors: Sequence[Detector]) -> None:
+        """Note why one of the detectors of a bundle cannot be exported."""
+        for detector in detectors:
+            for method in (detector.method, *detector.categories.values()):
+                if method and detector.extractor in self.extractors:
+                    fault = export_fault(method, self.extractors[detector.extractor])
+                    if fault:
+                        self.faults.append(f"{path}.export: {detector.name} cannot be exported: {fault}")
+                        return
 
     def _preset(
         self, method_type: type[Method[Any]], options: dict[str, Any], path: str

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Automation, Evaluation, Production, ReportStyle
 from ad_assets.config.decision import Decision
+from ad_assets.config.export import Export
 from ad_assets.datasets import READERS
 from ad_assets.datasets.readers.blind import BlindReader
 from ad_assets.methods import METHODS
@@ -110,15 +111,14 @@ def _detector(name: str) -> type[BaseModel]:
         paper=_paper(),
         categories=(dict[str, dict[str, Any] | None] | None, Field(None, description="category -> values of its own")),
         decision=(Decision | None, None),
+        export=(Export | None, None),
         **presets,
     )
 
 
 def _ensemble() -> type[BaseModel]:
-    decision = (Decision | None, None)
-    return _model(
-        "detector_ensemble", __base__=Ensemble, method=(Literal["ensemble"], ...), paper=_paper(), decision=decision
-    )
+    shared = {"decision": (Decision | None, None), "export": (Export | None, None)}
+    return _model("detector_ensemble", __base__=Ensemble, method=(Literal["ensemble"], ...), paper=_paper(), **shared)
 
 
 def _paper() -> Any:

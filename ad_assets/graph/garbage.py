@@ -5,7 +5,7 @@ materializations, of all benchmark files that share it), when it was ever champi
 would make it: a setting put back finds its artifacts. A feature file is referred to by the images of a kept feature
 index or of a champion, by images that wait for a decision, and by inspected images whose bytes are kept; the rows of
 one variant by the kept studies that show them, the features of synthetic anomalies by the kept scores of these, groups
-of near-copies by heads of features with the same training images.
+of near-copies by heads of features with the same training images, the graphs of bundles by the kept bundles.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import time
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+from ad_assets.bundle.writer import MANIFEST
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Slot
-from ad_assets.graph.stages import features, near_copies, studies
+from ad_assets.graph.stages import bundle, features, near_copies, studies
 from ad_assets.graph.stages import synthetic_anomalies as synthetic
 from ad_assets.graph.stages.fitted_state import STATES, read_training_set
 from ad_assets.graph.stages.image_index import image_ids
@@ -65,6 +66,8 @@ def unreferenced(graph: Graph, *, older_than: float) -> list[StoredFile]:
             kept |= set(features.feature_files(store.artifact(parts[1], parts[2])))
         elif parts[1::2] == [synthetic.KIND, synthetic.SCORES]:
             rows |= synthetic.features_of(store.artifact(parts[1], parts[2]), extractors)
+        elif parts[1::2] == [bundle.KIND, MANIFEST]:
+            rows |= {file.rsplit("/", 2)[1] for file in bundle.graph_files(store.artifact(parts[1], parts[2]))}
         elif parts[1::2] == ["study", studies.TABLE]:
             rows |= {row["fingerprint"] for row in studies.read_rows(store.artifact(parts[1], parts[2]))}
     versions |= rows
@@ -97,7 +100,8 @@ def _champions(store: ArtifactStore) -> list[tuple[str, set[str]]]:
     for file in store.files("champions"):
         for entry in HISTORY.read(store, file.path).entries:
             candidate = entry.candidate
-            found += [(candidate.score_maps, set()), (candidate.metrics, set()), (candidate.synthetic, set())]
+            made = (candidate.score_maps, candidate.metrics, candidate.synthetic, candidate.bundle)
+            found += [(address, set()) for address in made if address]
             states = (store.artifact(kind, candidate.state) for kind in STATES)
             trained_on = next(filter(None, map(read_training_set, states)), None)
             found.append((candidate.state, trained_on.feature_files() if trained_on else set()))

@@ -5,6 +5,7 @@ image_index                                   of each dataset
     state -> neighbours -> score_maps         of each detector, its lane
       oracle_epochs -> metrics -> champion    the last of production datasets,
       synthetic_anomalies ------> champion    where new states are judged by these too
+      bundle -------------------> champion    of detectors with `export`, production or not
   studies
     leaderboard -> report                     over all categories
       comparison                              over several datasets
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from ad_assets.config.benchmark import Benchmark, Dataset, Detector
 from ad_assets.graph.categories import categories_of, why_unseen
 from ad_assets.graph.stage import Stage
+from ad_assets.graph.stages.bundle import MemberStages, bundle_stage
 from ad_assets.graph.stages.champion import champion_stage
 from ad_assets.graph.stages.comparison import comparison_stage
 from ad_assets.graph.stages.features import features_stage
@@ -106,12 +108,35 @@ def _lane(
             lane["oracle_epochs"] = epochs
     metrics = metrics_stage(dataset, detector, index, lane["score_maps"], epochs, extractor, benchmark.evaluation)
     lane["metrics"] = metrics
+    if detector.export:
+        lane["bundle"] = _bundle(benchmark, dataset, detector, index, features, {**above, detector.name: lane})
     if dataset.production and detector.method:
         state, maps = lane["state"], lane["score_maps"]
         own = features[detector.extractor]
         lane["synthetic"] = synthetic_stage(dataset, detector, extractor, index, own, state, maps)
-        lane["champion"] = champion_stage(dataset, detector, extractor, state, maps, metrics, lane["synthetic"])
+        own_bundle = lane.get("bundle")
+        lane["champion"] = champion_stage(
+            dataset, detector, extractor, state, maps, metrics, lane["synthetic"], own_bundle
+        )
     return lane
+
+
+def _bundle(
+    benchmark: Benchmark,
+    dataset: Dataset,
+    detector: Detector,
+    index: Stage,
+    features: Mapping[str, Stage],
+    lanes: Mapping[str, Lane],
+) -> Stage:
+    """What goes out to a line of a detector, of all members of an ensemble."""
+    members = []
+    for name in detector.members or (detector.name,):
+        lane, extractor = lanes[name], (dataset.detectors[name] if detector.members else detector).extractor
+        own, neighbours = features[extractor], lane.get("neighbours")
+        known = benchmark.extractors[extractor]
+        members.append(MemberStages(name, known, own, lane["state"], neighbours, lane["score_maps"]))
+    return bundle_stage(dataset, detector, index, members, lanes[detector.name]["score_maps"], benchmark.evaluation)
 
 
 @dataclass(frozen=True)

@@ -40,10 +40,8 @@ def gaussian_blur(maps: Tensor, sigma: float, *, size: int | None = None, border
         raise ValueError(f"sigma must be 0 or positive and finite, got {sigma}")
     if sigma == 0:
         return maps
-    if size is not None and (size < 1 or size % 2 == 0):
-        raise ValueError(f"size must be odd, so that the kernel has a middle, got {size}")
-    radius = int(TRUNCATE * sigma + 0.5) if size is None else size // 2
-    rows, columns = (_blur_matrix(side, sigma, radius, border).to(maps) for side in maps.shape[1:])
+    height, width = maps.shape[1:]
+    rows, columns = (matrix.to(maps) for matrix in blur_matrices((height, width), sigma, size, border))
     with full_precision():
         # Map by map: a batched product may round differently in another batch.
         return torch.stack(list(each(lambda one: rows @ one @ columns.T, maps, maps.device.type)))
@@ -60,6 +58,28 @@ def upsample(grids: Tensor, size: tuple[int, int], *, align_corners: bool = Fals
     return torch.nn.functional.interpolate(
         grids[:, None], size=size, mode="bilinear", align_corners=align_corners
     ).squeeze(1)
+
+
+def blur_matrices(
+    shape: tuple[int, int], sigma: float, size: int | None = None, border: Border = "reflect"
+) -> tuple[Tensor, Tensor]:
+    """The blur of maps (H, W) as matrices (H, H) and (W, W) float64: one is multiplied from the left, one transposed
+    from the right.
+
+    Args:
+        shape: (H, W).
+        sigma: as for `gaussian_blur`, above 0.
+        size: as there.
+        border: as there.
+
+    Raises:
+        ValueError: size is even.
+    """
+    if size is not None and (size < 1 or size % 2 == 0):
+        raise ValueError(f"size must be odd, so that the kernel has a middle, got {size}")
+    radius = int(TRUNCATE * sigma + 0.5) if size is None else size // 2
+    rows, columns = (_blur_matrix(side, sigma, radius, border) for side in shape)
+    return rows, columns
 
 
 def _blur_matrix(side: int, sigma: float, radius: int, border: Border) -> Tensor:

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, field_validator
 
-from ad_assets.methods.data import Batch, Features, LoadMatches, Matches, ScoreMaps
+from ad_assets.methods.data import Batch, Features, Frame, LoadMatches, Matches, ScoreMaps
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
 from ad_assets.settings.model import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ad_assets.methods.scoring_graph import ScoringGraph
 
 Stage = Literal["fit", "match", "score"]
 
@@ -243,6 +245,23 @@ class Method(Settings, ABC, Generic[StateT]):
         """
         del taps, runtime
         return None
+
+    @property
+    def graph_fault(self) -> str:
+        """Why its scoring is not to be had as one graph of tensors (`graph`), in words; empty where it is."""
+        return f"method {self.name} has no graph of its scoring"
+
+    def graph(self, frame: Frame) -> ScoringGraph:
+        """The scoring of one new image as operations on tensors alone, in float32, for an exporter.
+
+        Args:
+            frame: shapes of the taps and of the map.
+
+        Raises:
+            NotImplementedError: there is none: see `graph_fault`.
+        """
+        del frame
+        raise NotImplementedError(self.graph_fault)
 
     def curves(self, state: StateT) -> dict[str, list[float]]:
         """Curves of the training worth a plot beside the state, one value an epoch, by title."""

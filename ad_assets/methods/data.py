@@ -97,6 +97,21 @@ class ScoreMaps:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """The shapes that the scoring of one image has.
+
+    Args:
+        taps: (C, h, w) of each tap that the method reads, shallow to deep.
+        map_size: height and width of the score map.
+        region: whether there is a region of interest.
+    """
+
+    taps: tuple[tuple[int, ...], ...]
+    map_size: tuple[int, int]
+    region: bool = False
+
+
+@dataclass(frozen=True)
 class NominalScores:
     """Scores of nominal training images by a state that took nothing from them: each left out, or held out of training.
 

@@ -67,7 +67,7 @@ def embed(
         size = dimensions
         kernels = [
             (first, torch.from_numpy(kernel).to(device), groups)
-            for first, kernel, groups in _pooling_kernels(channels, patch_size, pre_dimensions, dimensions)
+            for first, kernel, groups in pooling_kernels(channels, patch_size, pre_dimensions, dimensions)
         ]
     result = torch.zeros(len(taps[0]), size, *grid, device=device)
 
@@ -133,7 +133,7 @@ def _bounds(cell: int, cells: int, values: int) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=8)
-def _pooling_kernels(
+def pooling_kernels(
     channels: tuple[int, ...], patch_size: int, pre: int, dimensions: int
 ) -> list[tuple[int, np.ndarray, int]]:
     """For each tap its first output, its (outputs, C / groups, p, p) float32 weights and its groups."""

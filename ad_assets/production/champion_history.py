@@ -39,6 +39,7 @@ class ChampionCandidate:
         roi: content of the region of interest that it inspects, see `region_location`; empty: whole images.
         synthetic: address of its scores of synthetic anomalies; empty: there are none, as of older champions.
         judged: what `nominal_gates.Judgement.numbers` has: rates of alarms among good images and synthetic anomalies.
+        bundle: address of its bundle; empty where the lane has no `export`.
     """
 
     state: str
@@ -51,6 +52,7 @@ class ChampionCandidate:
     roi: str = ""
     synthetic: str = ""
     judged: Mapping[str, float] = field(default_factory=dict)
+    bundle: str = ""
 
 
 @dataclass(frozen=True)

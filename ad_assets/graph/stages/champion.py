@@ -10,6 +10,8 @@ from typing import Any
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Dataset, Detector, Production
 from ad_assets.graph.stage import Check, CheckReport, CheckResult, Parts, Stage, StageSettings, Upstream, Work
+from ad_assets.graph.stages.bundle import read_parity
+from ad_assets.graph.stages.champion_bundle import point_to_bundle
 from ad_assets.graph.stages.fed_back_alarms import alarms_on, learnt_images
 from ad_assets.graph.stages.fitted_state import method_of
 from ad_assets.graph.stages.judgement import ALARMS, SYNTHETIC, agreement, read_judgement, verdicts_of
@@ -53,13 +55,18 @@ def champion_stage(
     score_maps: Stage,
     metrics: Stage,
     synthetic: Stage,
+    bundle: Stage | None = None,
 ) -> Stage:
-    """The asset ``<dataset>/<detector>/champion`` of a production dataset; by its gates, or by none."""
+    """The asset ``<dataset>/<detector>/champion`` of a production dataset; by its gates, or by none.
+
+    With a bundle, a state is promoted only together with it.
+    """
     production = dataset.production or Production()
     lane = detector.name
+    read = (state, score_maps, metrics, synthetic, *((bundle,) if bundle else ()))
 
     def parts(upstream: Upstream) -> Parts:
-        return {stage.kind: upstream.of(stage).version for stage in (state, score_maps, metrics, synthetic)}
+        return {stage.kind: upstream.of(stage).version for stage in read}
 
     def candidate(work: Work) -> ChampionCandidate:
         rows = read_rows(work.input(metrics))
@@ -78,6 +85,7 @@ def champion_stage(
             maps_head.parts.get(PART, ""),
             drawn,
             judged.numbers() if judged else {},
+            work.upstream.of(bundle).version if bundle else "",
         )
 
     def build(work: Work) -> dict[str, Any]:
@@ -94,6 +102,7 @@ def champion_stage(
         verdicts: dict[str, Verdict] = {}
         repeated: list[str] = []
         kept = ""
+        differs = [f"its bundle: {fault}"] if bundle and (fault := read_parity(work.input(bundle)).fault) else []
         said = false_alarms(work.store, work.stage.key[0], work.partition)
         learnt = learnt_images(work, state.kind, challenger, said)
         rate = rate_of(metrics, work.partition)
@@ -115,7 +124,7 @@ def champion_stage(
             repeated = _repeated(alarms, before.champion)
             refused = challenger.state in before.refused
             rolled_back = ["it was rolled back from"] if refused else []
-            kept = "; ".join([*below, *behind, *reasons, *repeated, *rolled_back])
+            kept = "; ".join([*below, *behind, *reasons, *repeated, *differs, *rolled_back])
             if kept:
                 return replace(before, kept_out=KeptOut(challenger.state, kept))
             if _same(before.champion, challenger):
@@ -126,6 +135,7 @@ def champion_stage(
         rival = before if before and before.state != challenger.state else None
         agreed = agreement(work, state, score_maps, metrics, rival) if rival else ""
         history = update_history(work.store, work.stage.key[0], lane, work.partition, change)
+        point_to_bundle(work.store, work.stage.key[0], lane, work.partition)
         check_results = (
             CheckResult("above_floors", not below, {"why": _of_floors(below, unknown)}),
             CheckResult("no_worse_than_champion", not behind, {"why": "; ".join(behind) or "no metric fell behind"}),
@@ -140,7 +150,7 @@ def champion_stage(
         key=(dataset.name, detector.name, "champion"),
         kind="champion",
         settings=ChampionSettings(VERSION, production.floors, production.margin),
-        deps=(state, score_maps, metrics, synthetic),
+        deps=read,
         address=parts,
         build=build,
         answer_checks=answer_checks,
@@ -198,7 +208,7 @@ def _same(champion: ChampionCandidate | None, challenger: ChampionCandidate) -> 
     """Whether a candidate is the champion already, with the same threshold and numbers."""
 
     def identity(each: ChampionCandidate) -> tuple[str, ...]:
-        return each.state, each.score_maps, each.metrics, each.synthetic
+        return each.state, each.score_maps, each.metrics, each.synthetic, each.bundle
 
     return champion is not None and identity(champion) == identity(challenger)
 

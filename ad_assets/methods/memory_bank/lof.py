@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import model_validator
 
 from ad_assets.methods.base import fit_field, register, score_field
-from ad_assets.methods.data import Batch, Features, LoadMatches, Matches, ScoreMaps
+from ad_assets.methods.data import Batch, Features, Frame, LoadMatches, Matches, ScoreMaps
 from ad_assets.methods.memory_bank.bank import MemoryBank
 from ad_assets.methods.memory_bank.patch_bank import PatchBank
 from ad_assets.methods.memory_bank.search import by_image, neighbours, together
@@ -25,6 +25,8 @@ from ad_assets.methods.runtime import Runtime
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ad_assets.methods.scoring_graph import ScoringGraph
 
 SMALLEST_REACH = 1e-10
 
@@ -82,6 +84,12 @@ class PatchCoreLof(PatchBank):
         """The bank without the rows of some images, with the densities that its rows then have."""
         bank = super().without(state, image_ids, train, runtime)
         return self.prepare(bank, replace(train, image_ids=tuple(bank.image_ids)), runtime)
+
+    def graph(self, frame: Frame) -> ScoringGraph:
+        """As `Method.graph`."""
+        from ad_assets.methods.memory_bank.scoring_graphs import LofGraph
+
+        return LofGraph(self, frame, SMALLEST_REACH)
 
     def score(self, state: MemoryBank, batch: Batch, runtime: Runtime) -> ScoreMaps:
         """Local outlier factors, and the largest of an image."""

@@ -378,6 +378,11 @@ class PatchBank(Method[MemoryBank]):
         maps = gaussian_blur(upsample(patch_scores.unflatten(1, grid), batch.map_size), self.sigma)
         return ScoreMaps(without_outside(maps, batch.region).cpu(), image_scores.cpu())
 
+    @property
+    def graph_fault(self) -> str:
+        """Product codes are searched by a library of their own."""
+        return "search: ivfpq searches product codes, which no graph of tensors holds" if self.search != "exact" else ""
+
     def describe(self, state: MemoryBank) -> dict[str, int | float | str]:
         """Size of the bank, and how well it covers the training patches."""
         patches = len(state.image_ids) * state.grid[0] * state.grid[1]

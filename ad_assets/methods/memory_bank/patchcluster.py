@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ad_assets.methods.base import fit_field, register, score_field
-from ad_assets.methods.data import Batch, ScoreMaps
+from ad_assets.methods.data import Batch, Frame, ScoreMaps
 from ad_assets.methods.memory_bank.bank import MemoryBank
 from ad_assets.methods.memory_bank.patch_bank import PatchBank
 from ad_assets.methods.memory_bank.search import Skip
@@ -30,6 +30,8 @@ from ad_assets.methods.runtime import Runtime
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ad_assets.methods.scoring_graph import ScoringGraph
 
 FEWEST_NEIGHBOURS = 5
 PAPER_IMAGES = 100  # about the mean size of a category of MVTec AD's test split
@@ -68,6 +70,19 @@ class PatchCluster(PatchBank):
             return self.neighbours
         wanted = PAPER_IMAGES if self.neighbours is None else images
         return max(FEWEST_NEIGHBOURS, round(self.coreset_ratio * wanted))
+
+    @property
+    def graph_fault(self) -> str:
+        """Where `neighbours` follows the number of images an update would need another graph."""
+        if self.neighbours == "images":
+            return "neighbours: images follows the number of images, so that every update needs another graph"
+        return super().graph_fault
+
+    def graph(self, frame: Frame) -> ScoringGraph:
+        """As `Method.graph`."""
+        from ad_assets.methods.memory_bank.scoring_graphs import PatchClusterGraph
+
+        return PatchClusterGraph(self, frame)
 
     def score(self, state: MemoryBank, batch: Batch, runtime: Runtime) -> ScoreMaps:
         """Equations 2 and 3, in the units of the distances."""

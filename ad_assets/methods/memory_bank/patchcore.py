@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ad_assets.methods.base import register, score_field
-from ad_assets.methods.data import Batch, ScoreMaps
+from ad_assets.methods.data import Batch, Frame, ScoreMaps
 from ad_assets.methods.memory_bank.bank import MemoryBank
 from ad_assets.methods.memory_bank.patch_bank import PatchBank
 from ad_assets.methods.memory_bank.search import Skip
@@ -26,6 +26,8 @@ from ad_assets.methods.runtime import Runtime
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ad_assets.methods.scoring_graph import ScoringGraph
 
 
 @register
@@ -51,6 +53,12 @@ class PatchCore(PatchBank):
         """`neighbours`, whatever the number of images."""
         del images
         return self.neighbours
+
+    def graph(self, frame: Frame) -> ScoringGraph:
+        """As `Method.graph`."""
+        from ad_assets.methods.memory_bank.scoring_graphs import PatchCoreGraph
+
+        return PatchCoreGraph(self, frame)
 
     def score(self, state: MemoryBank, batch: Batch, runtime: Runtime) -> ScoreMaps:
         """Equation 6, and equation 6 or 7 for the image; in the units of the distances."""
