@@ -252,7 +252,7 @@ def _licences(extractor: Extractor) -> list[dict[str, str]]:
     what = f"weights of {extractor.backbone} ({extractor.weights})"
     if extractor.weights == "bundled":
         package = BUNDLED[extractor.architecture]
-        stated = metadata.metadata(package).json.get("license", "UNKNOWN")
+        stated = str(metadata.metadata(package).json.get("license", "UNKNOWN"))
         told = "not stated by the package" if stated == "UNKNOWN" else stated
         return [{"what": what, "licence": told, "source": f"https://pypi.org/project/{package}/"}]
     if extractor.weights == "hub":

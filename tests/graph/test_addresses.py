@@ -168,6 +168,7 @@ def whole(folder: Path) -> dict[str, Any]:
     parts = tree["datasets"]["parts"]
     parts["detectors"] |= {
         "sheets": {"method": "hetmm", "extractor": "lite0", "windows": [3, 3], "categories": {"bolt": {"sheets": 3}}},
+        "small": {**parts["detectors"]["small"], "export": {"runtime": "onnx"}},
         "trained": {"method": "simplenet", "extractor": "lite0", "epochs": 2, "oracle_every": 1},
         "both": {"method": "ensemble", "members": ["small", "sheets"]},
     }

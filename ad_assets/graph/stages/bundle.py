@@ -98,6 +98,7 @@ def bundle_stage(
         rate = dataset.false_alarm_rate(detector, category, evaluation)
         return BundleSettings(VERSION, EXPORTER, rate, COMPARED_IMAGES)
 
+    reader = dataset.reader
     settings = settings_in("")
     own = {name: settings_in(name) for name in dataset.decided_apart(detector)}
     read = [stage for each in members for stage in (each.features, each.state, each.neighbours, each.score_maps)]
@@ -110,12 +111,12 @@ def bundle_stage(
 
     def build(work: Work) -> dict[str, Any]:
         check_installed()
-        lane = _Lane(work, dataset.reader, index, members, score_maps)
+        lane = _Lane(work, reader, index, members, score_maps)
         images = list(lane.compared(work.settings.compared_images))
         nominal = read_score_index(work.input(score_maps)).nominal
         facts = BundleFacts(
             (work.stage.key[0], work.stage.key[1], work.partition),
-            dataset.reader.decoding.of(*lane.learnt),
+            reader.decoding.of(*lane.learnt),
             nominal,
             work.settings.rate,
             lane.inspected,
