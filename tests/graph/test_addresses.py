@@ -204,7 +204,7 @@ def reached(value: Any, seen: set[int]) -> Iterator[Any]:
 
 def test_no_setting_reaches_a_build_but_by_the_settings_of_its_stage(folder: Path) -> None:
     stages = stages_of(SectionParser("test").benchmark(whole(folder)), gate=lambda *_: NoGate())
-    assert len({stage.kind for stage in stages}) == 15
+    assert len({stage.kind for stage in stages}) == 16
     # What opens images and says in which frame they are is handed over; its options are part of addresses upstream.
     sections = (Benchmark, Dataset, Detector, Study, Variant, Evaluation, ReportStyle, Production, Automation, Compute)
     for stage in stages:
