@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad_assets.bundle.writer import TOLERANCE, Scored
-from ad_assets.datasets.images import RgbImage
+from ad_assets_runtime.images import RgbImage
 
 Score = Callable[[RgbImage], tuple[NDArray[np.float32], float]]
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ad_assets.bundle.parity import Score
 from ad_assets.bundle.writer import MANIFEST, Files
-from ad_assets.datasets.geometry import fit_image
-from ad_assets.datasets.images import RgbImage
+from ad_assets_runtime.geometry import fit_image
+from ad_assets_runtime.images import RgbImage
 
 
 def runner(folder: Path, files: Files) -> tuple[Score, dict[str, str]]:

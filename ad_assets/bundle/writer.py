@@ -20,17 +20,17 @@ from numpy.typing import NDArray
 
 from ad_assets.backbones.extractor import BUNDLED
 from ad_assets.bundle.onnx_graph import IMAGE, MAP, SCORE, VERSION, GraphSpec
-from ad_assets.datasets.images import RgbImage
 from ad_assets.datasets.region_of_interest import to_png
 from ad_assets.metrics.thresholds import nominal_quantile, promise
+from ad_assets_runtime.images import RgbImage
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ad_assets.backbones.extractor import Extractor
     from ad_assets.datasets.decoding import Decoding
-    from ad_assets.datasets.geometry import Mask
     from ad_assets.methods.data import NominalScores
+    from ad_assets_runtime.geometry import Mask
 
 FORMAT = 1
 MANIFEST = "bundle.json"

@@ -24,8 +24,6 @@ from ad_assets.bundle.writer import MANIFEST, BundleFacts, MemberParts, Scored, 
 from ad_assets.config.benchmark import Dataset, Detector, Evaluation, fingerprint
 from ad_assets.datasets import ImageFiles, Reader
 from ad_assets.datasets.files import read_image_bytes
-from ad_assets.datasets.geometry import Mask
-from ad_assets.datasets.images import RgbImage
 from ad_assets.graph.stage import Check, CheckReport, CheckResult, Parts, Stage, StageSettings, Upstream, Work
 from ad_assets.graph.stages.features import positions_of, read_features, stacked
 from ad_assets.graph.stages.fitted_state import read_training_set
@@ -36,6 +34,8 @@ from ad_assets.graph.stages.score_maps import Scorer, read_score_index, read_sha
 from ad_assets.methods import Features
 from ad_assets.report.pictures import nominal_scale
 from ad_assets.store.store import Artifact
+from ad_assets_runtime.geometry import Mask
+from ad_assets_runtime.images import RgbImage
 
 if TYPE_CHECKING:
     from torch import Tensor
