@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 
+from ad_assets_runtime.images import IMAGE_SUFFIXES
+
 NOMINAL = "good"  # the defect type of every nominal image, whatever its folder's name
 NOMINAL_NAMES = ("good", "ok", "normal", "nominal")
 PARTS = ("train", "test", "ground_truth")
@@ -18,11 +20,6 @@ CATEGORY_LENGTH = 100  # characters; file names contain it, and file systems all
 CATEGORY_KEY = re.compile(rf"[A-Za-z0-9_-]{{1,{CATEGORY_LENGTH}}}")
 CATEGORY_RULE = f"letters, digits, _ and - only, {CATEGORY_LENGTH} characters at most"
 
-# Suffixes of the formats that `ad_assets_runtime.images` decodes.
-IMAGE_SUFFIXES = (
-    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
-    *(".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".avif", ".tga", ".pbm", ".pgm", ".ppm", ".pnm"),
-)
 # Formats of pictures and films that are not read; finding one is an error, since the user expects it to be read.
 FOREIGN_SUFFIXES = (
     *(".heic", ".heif", ".jxl", ".jxr", ".wdp", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".raf", ".rw2", ".raw"),

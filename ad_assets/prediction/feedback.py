@@ -19,7 +19,7 @@ from typing import Any, Literal
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.config.faults import ConfigError
 from ad_assets.datasets import ImageFiles
-from ad_assets.datasets.names import IMAGE_SUFFIXES, NOMINAL, is_nominal
+from ad_assets.datasets.names import NOMINAL, is_nominal
 from ad_assets.graph.stages.image_index import current_index, known_files, read_index
 from ad_assets.prediction.lookup import Lookup
 from ad_assets.production.feedback_ledger import (
@@ -36,7 +36,7 @@ from ad_assets.production.inspections import kept_images, read_kept_image
 from ad_assets.production.review_decisions import count_reviews, has_admissions, read_admissions, update_admissions
 from ad_assets_runtime.appearance import appearance_of, copies
 from ad_assets_runtime.identity import content_id, content_of
-from ad_assets_runtime.images import ImageError
+from ad_assets_runtime.images import IMAGE_SUFFIXES, ImageError
 
 Action = Verdict | Literal["undo"]
 MOST_TRIES = 5

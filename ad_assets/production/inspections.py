@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from ad_assets.datasets.names import IMAGE_SUFFIXES
 from ad_assets.store.store import ArtifactStore, CorruptArtifactError, StoredFile
 from ad_assets_runtime.defect_regions import DefectRegion
+from ad_assets_runtime.images import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -40,6 +40,11 @@ _TURNS = {
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF", "JPEG2000", "AVIF")
 # These formats have no reliable signature, so they are recognised by file name.
 _BY_NAME = {".tga": "TGA", ".dib": "DIB"}
+# Suffixes of these formats.
+IMAGE_SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    *(".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".avif", ".tga", ".pbm", ".pgm", ".ppm", ".pnm"),
+)
 _WITHOUT_RANGE = {
     "F": "floating point pixels have no range of their own",
     "LAB": "CIELAB pixels need a colour profile",

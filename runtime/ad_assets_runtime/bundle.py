@@ -1,0 +1,429 @@
+"""A bundle: a detector of one category as files, checked before anything of it is used.
+
+bundle = open_bundle("bolt-patchcore")           # a folder, or its .zip
+bundle.predict("new.png").anomalous
+
+`open_bundle` reads each file once, compares it with the size and hash in ``bundle.json`` and uses what it has read.
+Then it scores the self-test's images on this very machine: another Pillow, or arithmetic in bfloat16, gives other
+scores, and such a bundle is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+
+from ad_assets_runtime.conformal import p_values
+from ad_assets_runtime.decoding import ImageDecoding
+from ad_assets_runtime.engines import Engine, EngineError, EngineName, open_engine
+from ad_assets_runtime.geometry import Interpolation, Mask, Resize, fit_image
+from ad_assets_runtime.graph_file import GraphFileError, check_plain
+from ad_assets_runtime.identity import content_id, content_of
+from ad_assets_runtime.images import ImageError, RgbImage, opened
+from ad_assets_runtime.prediction import Prediction
+
+FORMAT = 1
+MANIFEST = "bundle.json"
+# Of scores, relative to the largest of the map: float32 arithmetic of another library differs by 1e-6, bfloat16 or a
+# resize that is not Pillow's by 1e-3 and more.
+TOLERANCE = 1e-4
+Read = Callable[[str], bytes]
+ScoreMap = NDArray[np.float32]
+
+
+class BundleError(ValueError):
+    """A bundle is damaged, of another format, or scores otherwise here; the message says which, and what to do."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What brings images into the frame of a member; see `ad_assets_runtime.prediction.Framed`."""
+
+    resize: Resize
+    crop: int | None
+    interpolation: Interpolation
+    frame: tuple[int, int]
+    map_size: tuple[int, int]
+
+    @property
+    def geometry(self) -> tuple[Resize, int | None]:
+        """Resize and crop of images."""
+        return self.resize, self.crop
+
+    @property
+    def map_geometry(self) -> tuple[Resize, int | None]:
+        """Resize and crop of score maps, which have cells instead of pixels where the extractor has tiles."""
+        return self.geometry if self.map_size == self.frame else (self.map_size, None)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One fitted method of a bundle: its name, its geometry, its graph with its state."""
+
+    name: str
+    geometry: Geometry
+    engine: Engine
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A bundle that has been checked. Threads may share it.
+
+    Args:
+        manifest: content of ``bundle.json``.
+        identity: sha256 of ``bundle.json``, which holds the hashes of all else.
+        members: its fitted methods; several for ensembles only.
+        decoding: how its images are decoded.
+        nominal: scores of nominal images and their groups, as `p_values` takes them; None: there are none.
+        inspected: ``(H, W)`` bool, the region of interest; None: images are inspected whole.
+    """
+
+    manifest: Mapping[str, Any]
+    identity: str
+    members: tuple[Member, ...]
+    decoding: ImageDecoding
+    nominal: tuple[NDArray[np.float64], NDArray[np.int64]] | None
+    inspected: Mask | None
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Dataset, lane and category."""
+        return self.manifest["dataset"], self.manifest["lane"], self.manifest["category"]
+
+    @property
+    def threshold(self) -> float | None:
+        """Scores above it are anomalous; None: nothing is decided."""
+        value: float | None = self.manifest["decision"]["threshold"]
+        return value
+
+    @property
+    def pixel_threshold(self) -> float | None:
+        """Scores of the map above it are defect regions; None: none is told."""
+        value: float | None = self.manifest["decision"]["pixel_threshold"]
+        return value
+
+    @property
+    def colours(self) -> tuple[float, float] | None:
+        """Scores that pictures show as the lowest and highest colour; None: not known."""
+        scale = self.manifest.get("colours")
+        return (float(scale[0]), float(scale[1])) if scale else None
+
+    @property
+    def state(self) -> str:
+        """Address of the champion's state; that of the first member where the lane has no champions."""
+        champion = self.manifest.get("champion")
+        return str(champion["state"] if champion else self.manifest["members"][0]["state"])
+
+    def score(self, rgb: RgbImage) -> tuple[ScoreMap, float]:
+        """Score map ``(h, w)`` float32 and image score of a decoded image ``(H, W, 3)`` uint8."""
+        maps, scores = self.member_scores(rgb)
+        fuse = self.manifest.get("fuse")
+        if not fuse:
+            return maps[0], scores[0]
+        # As `ad_assets.methods.ensemble.fuse`: sums in float64, rounded once at the end.
+        scale = list(zip(fuse["mean"], fuse["std"], strict=True))
+        whole = sum((m.astype(np.float64) - mean) / std for m, (mean, std) in zip(maps, scale, strict=True))
+        mean_score = sum((score - mean) / std for score, (mean, std) in zip(scores, scale, strict=True)) / len(scores)
+        return np.asarray(whole / len(maps)).astype(np.float32), float(np.float32(mean_score))
+
+    def member_scores(self, rgb: RgbImage) -> tuple[list[ScoreMap], list[float]]:
+        """As `score`, of each member, before they are fused."""
+        fitted: dict[Geometry, NDArray[np.uint8]] = {}
+        maps, scores = [], []
+        for member in self.members:
+            own = member.geometry
+            if own not in fitted:
+                fitted[own] = fit_image(rgb, *own.geometry, own.interpolation)[None]
+            score_map, score = member.engine.run(fitted[own])
+            maps.append(score_map)
+            scores.append(score)
+        return maps, scores
+
+    def decode(self, data: bytes, name: str) -> tuple[str, RgbImage]:
+        """Id and pixels ``(H, W, 3)`` uint8 of an image file.
+
+        Raises:
+            ImageError: it cannot be read, or is of another size than the region of interest.
+        """
+        image_id, rgb = self.decoding.identified(data, name)
+        if self.inspected is not None and rgb.shape[:2] != self.inspected.shape:
+            (h, w), (height, width) = rgb.shape[:2], self.inspected.shape
+            raise ImageError(
+                name,
+                f"is of {w} x {h}, and what to inspect is known of images of {width} x {height} alone, the size of the "
+                "region of interest",
+            )
+        return image_id, rgb
+
+    def predict(self, image: str | Path | bytes, *, name: str = "image 1") -> Prediction:
+        """Score one image file.
+
+        Args:
+            image: its path, or its bytes.
+            name: of bytes, in errors.
+
+        Raises:
+            ImageError: it cannot be read; the message names it.
+        """
+        if not isinstance(image, bytes):
+            name = str(image)
+            try:
+                image = Path(image).read_bytes()
+            except OSError as error:
+                raise ImageError(name, f"cannot be read: {error.strerror or error}") from error
+        return self.inspect(image, name, {}).prediction
+
+    def inspect(self, data: bytes, name: str, decided: Mapping[str, str]) -> Inspected:
+        """Score the bytes of an image file, and keep what it was decoded to.
+
+        Args:
+            data: the file's bytes.
+            name: of the image.
+            decided: sha256 of the files that a person called a false alarm -> when (ISO 8601).
+
+        Raises:
+            ImageError: it cannot be read; the message names it.
+        """
+        started = time.perf_counter()
+        image_id, rgb = self.decode(data, name)
+        decoded = time.perf_counter()
+        score_map, score = self.score(rgb)
+        scored = time.perf_counter()
+        nominal = self.nominal
+        p_value = None if nominal is None else float(p_values([score], nominal[0], nominal[1].tolist())[0])
+        above = self.threshold is not None and score > self.threshold
+        prediction = Prediction(
+            name,
+            score,
+            self.threshold,
+            p_value,
+            score_map,
+            (rgb.shape[0], rgb.shape[1]),
+            self.members[0].geometry,
+            {"decode": decoded - started, "score": scored - decoded},
+            self.pixel_threshold,
+            self.inspected,
+            decided.get(content_of(image_id), "") if above else "",
+        )
+        return Inspected(self, prediction, image_id, rgb, data)
+
+
+@dataclass(frozen=True, eq=False)
+class Inspected:
+    """An image that was scored: by which bundle, with what result, its id, its pixels and the bytes of its file."""
+
+    bundle: Bundle
+    prediction: Prediction
+    image_id: str
+    rgb: RgbImage
+    data: bytes
+
+
+def open_bundle(
+    folder: str | Path, *, selftest: bool = True, engine: EngineName = "onnxruntime", threads: int | None = None
+) -> Bundle:
+    """Read, check and load a bundle.
+
+    Args:
+        folder: the bundle, or its ``.zip``.
+        selftest: whether its self-test must pass on this machine.
+        engine: what runs its graphs.
+        threads: of one image; None: as many as the engine takes.
+
+    Raises:
+        BundleError: a file is missing or was changed, the format is unknown, the graph is not plain, or the self-test
+            gives other scores than those of the project that exported it.
+    """
+    path = Path(folder)
+    if path.is_file():
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return load_bundle(archive.read, selftest=selftest, engine=engine, threads=threads)
+        except zipfile.BadZipFile as error:
+            raise BundleError(
+                f"{path}: it is no bundle: expected a folder with {MANIFEST}, or a .zip of one"
+            ) from error
+        except BundleError as error:
+            raise BundleError(f"{path}: {error}") from error
+
+    def read(name: str) -> bytes:
+        return (path / name).read_bytes()
+
+    try:
+        return load_bundle(read, selftest=selftest, engine=engine, threads=threads)
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}") from error
+
+
+def load_bundle(
+    read: Read, *, selftest: bool = True, engine: EngineName = "onnxruntime", threads: int | None = None
+) -> Bundle:
+    """As `open_bundle`, of files that `read` has by their paths in the bundle."""
+    try:
+        text = read(MANIFEST)
+    except (OSError, KeyError) as error:
+        raise BundleError(f"{MANIFEST} is missing: copy the whole bundle") from error
+    manifest = parse_manifest(text)
+    try:
+        bundle = _loaded(_Files(read, manifest["files"]), manifest, content_id(text), engine, threads, selftest)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise BundleError(f"{MANIFEST} lacks what this release reads ({error}): export the bundle again") from error
+    return bundle
+
+
+def parse_manifest(text: bytes) -> dict[str, Any]:
+    """The content of a ``bundle.json``, whose format is one that is known.
+
+    Raises:
+        BundleError: it is no JSON object, or of another format.
+    """
+    try:
+        manifest = json.loads(text)
+    except ValueError as error:
+        raise BundleError(f"{MANIFEST} is no JSON: copy the bundle again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise BundleError(
+            f"{MANIFEST} has format {str(found)[:40]}, this release reads {FORMAT}: install the release of "
+            "ad-assets-runtime that belongs to the project which exported it"
+        )
+    return manifest
+
+
+class _Files:
+    """The files of a bundle, each as its manifest describes it."""
+
+    def __init__(self, read: Read, listed: Mapping[str, Mapping[str, Any]]) -> None:
+        self._read, self._listed = read, listed
+        for path in listed:
+            if path.startswith("/") or "\\" in path or ".." in path.split("/") or ":" in path:
+                raise BundleError(
+                    f"{MANIFEST} names {path[:200]!r}, which may lie outside of the bundle: it is refused"
+                )
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._listed
+
+    def __getitem__(self, path: str) -> bytes:
+        if path not in self._listed:
+            raise BundleError(f"{path}: {MANIFEST} has no hash of it: export the bundle again")
+        known = self._listed[path]
+        try:
+            data = self._read(path)
+        except (OSError, KeyError) as error:
+            raise BundleError(f"{path} is missing: copy the whole bundle") from error
+        if len(data) != known["bytes"]:
+            raise BundleError(f"{path} has {len(data)} bytes instead of {known['bytes']}: copy the bundle again")
+        if hashlib.sha256(data).hexdigest() != known["sha256"]:
+            raise BundleError(f"{path} was changed (its sha256 differs): copy the bundle again")
+        return data
+
+
+def _loaded(
+    files: _Files, manifest: dict[str, Any], identity: str, engine: EngineName, threads: int | None, selftest: bool
+) -> Bundle:
+    decoding = manifest["image"]["decoding"]
+    bundle = Bundle(
+        manifest,
+        identity,
+        tuple(_member(files, entry, engine, threads) for entry in manifest["members"]),
+        ImageDecoding(decoding["bit_depth"], decoding["turn"]),
+        _nominal(files),
+        _region(files["roi.png"]) if "roi.png" in files else None,
+    )
+    if not bundle.members or (len(bundle.members) > 1) != bool(manifest.get("fuse")):
+        rule = "a" if manifest.get("fuse") else "no"
+        raise BundleError(f"{MANIFEST} has {len(bundle.members)} members and {rule} rule to fuse them")
+    _ = bundle.place, bundle.threshold, bundle.pixel_threshold, bundle.state, bundle.colours
+    if selftest:
+        _check_scores(files, bundle)
+    return bundle
+
+
+def _member(files: _Files, entry: Mapping[str, Any], engine: EngineName, threads: int | None) -> Member:
+    resize = entry["geometry"]["resize"]
+    geometry = Geometry(
+        resize if isinstance(resize, int) else _size(resize),
+        entry["geometry"]["crop"],
+        entry["geometry"]["interpolation"],
+        _size(entry["frame"]),
+        _size(entry["map_size"]),
+    )
+    graph, state = files[entry["graph"]], _tensors(files, entry["state"])
+    try:
+        check_plain(graph)
+        return Member(entry["name"], geometry, open_engine(engine, graph, state, threads))
+    except (GraphFileError, EngineError) as error:
+        raise BundleError(f"{entry['graph']}: {error}") from error
+
+
+def _tensors(files: _Files, path: str) -> dict[str, NDArray[Any]]:
+    try:
+        return dict(load_tensors(files[path]))
+    except SafetensorError as error:
+        raise BundleError(f"{path} holds no tensors ({error}): export the bundle again") from error
+
+
+def _nominal(files: _Files) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
+    if "nominal.safetensors" not in files:
+        return None
+    tensors = _tensors(files, "nominal.safetensors")
+    return (tensors["scores"], tensors["groups"]) if len(tensors["scores"]) else None
+
+
+def _region(data: bytes) -> Mask:
+    try:
+        with opened(data, "roi.png") as image:
+            return np.asarray(image.convert("L")) > 127
+    except ImageError as error:
+        raise BundleError(str(error)) from error
+
+
+def _size(pair: Any) -> tuple[int, int]:
+    height, width = pair
+    return int(height), int(width)
+
+
+def _check_scores(files: _Files, bundle: Bundle) -> None:
+    """The self-test: the images of the bundle have the scores here that they had where it was exported.
+
+    Raises:
+        BundleError: they have others, or there is no image.
+    """
+    tests = bundle.manifest["selftest"]
+    if not tests:
+        raise BundleError("its self-test has no image, so its scores cannot be checked: export the bundle again")
+    for test in tests:
+        try:
+            rgb = ImageDecoding(turn=False).rgb(files[test["image"]], test["image"])
+        except ImageError as error:
+            raise BundleError(str(error)) from error
+        expected = _tensors(files, test["expected"])
+        score_map, score = bundle.score(rgb)
+        wanted, wanted_score = expected["map"], float(expected["score"])
+        if score_map.shape != wanted.shape:
+            raise BundleError(f"self-test: the map of {test['image']} is of {score_map.shape}, expected {wanted.shape}")
+        largest = float(np.abs(wanted).max(initial=0)) or 1.0
+        of_map = float(np.abs(score_map - wanted).max()) / largest
+        of_score = abs(score - wanted_score) / max(largest, abs(wanted_score))
+        decided = None if bundle.threshold is None else score > bundle.threshold
+        # Not `>`: NaN must not pass.
+        if not (of_map <= TOLERANCE and of_score <= TOLERANCE) or decided != test["anomalous"]:
+            engine = bundle.members[0].engine
+            raise BundleError(
+                f"self-test: {test['image']} scores {score:.6g} here and {wanted_score:.6g} where the bundle was "
+                f"exported (map {of_map:.1e}, score {of_score:.1e} of its maximum, allowed {TOLERANCE:.0e}), by "
+                f"{engine.name} {engine.version}: install the releases of Pillow and {engine.name} that the bundle "
+                "names, and let nothing compute in bfloat16"
+            )
