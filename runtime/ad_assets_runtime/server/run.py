@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 
 import h11
 import uvicorn
@@ -14,6 +15,7 @@ from ad_assets_runtime.server.app import LineServer
 from ad_assets_runtime.server.settings import ServerSettings
 
 _HEADER_SECONDS = 10.0  # within which the head of a request must be there
+_KEEP_ALIVE_SECONDS = 30
 _STOP_SECONDS = 30
 
 
@@ -57,8 +59,17 @@ def serve(settings: ServerSettings, champions: ServedChampions) -> int:
     """
     settings.check()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    server = server_of(settings, champions)
+    # uvicorn ends gracefully, then raises the signal again, as if nobody had heeded it.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    server.run()
+    return 0 if server.started else 1
+
+
+def server_of(settings: ServerSettings, champions: ServedChampions) -> uvicorn.Server:
+    """A server that has not been started."""
     settings.home.mkdir(parents=True, exist_ok=True)
-    server = uvicorn.Server(
+    return uvicorn.Server(
         uvicorn.Config(
             LineServer(settings, champions).app(),
             host=settings.host,
@@ -68,9 +79,7 @@ def serve(settings: ServerSettings, champions: ServedChampions) -> int:
             access_log=False,
             log_config=None,
             server_header=False,
-            timeout_keep_alive=30,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_STOP_SECONDS,
         )
     )
-    server.run()
-    return 0 if server.started else 1
