@@ -36,8 +36,9 @@ demo: install
 	@$(BIN)/ad-assets demo
 
 # Three processes with a thread each, for some tests wait; those of a file stay together: they share what the first made.
+# Compiled modules are kept, also where the environment says no: each process of a test would compile them again.
 test: install .venv-s3/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not real"
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not real"
 
 # Slow and real-data checks too: crash test, Magnetic Tile Defects (AD_ASSETS_MTD=/path/to/mtd).
 verify: install .venv-s3/installed $(VENV)/deploy

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ad_assets.report.leaderboard import MEAN, STANDARD
+from ad_assets.report.leaderboard import MEAN, STANDARD, BoardRow
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from collections.abc import Sequence
 
 SURE = 0.05  # the adjusted p below which a difference is called one
 
 
-def certainty(board: pd.DataFrame, most: int = 12) -> list[str]:
+def certainty(board: Sequence[BoardRow], most: int = 12) -> list[str]:
     """What differences of image AUROC are more than chance, in lines for people; none where nothing is compared.
 
     All pairs of detectors are compared, category by category.
     """
     from ad_assets.metrics.uncertainty import paired_comparison
 
-    rows = board[board["metric"].eq("image_auroc") & board["protocol"].eq(STANDARD) & board["category"].ne(MEAN)]
-    values = {
-        detector: dict(zip(own["category"], own["value"], strict=True))
-        for detector, own in rows.dropna(subset="value").groupby("detector", sort=False)
-    }
+    values: dict[str, dict[str, float]] = {}
+    for row in board:
+        if row.metric == "image_auroc" and row.protocol == STANDARD and row.category != MEAN and row.value is not None:
+            values.setdefault(row.detector, {})[row.category] = row.value
     pairs = [pair for pair in paired_comparison(values) if pair.categories > 1]
     if not pairs:
         return []

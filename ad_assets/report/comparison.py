@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ad_assets.metrics.catalogue import compared, find
-from ad_assets.report.leaderboard import MEAN, STANDARD
-from ad_assets.report.tables import TableCell, arranged, winners
+from ad_assets.report.leaderboard import MEAN, STANDARD, BoardRow, rows_of
+from ad_assets.report.tables import TableCell, cells_of, winners
 from ad_assets.report.text import aligned, no_test_images
 
 if TYPE_CHECKING:
@@ -63,20 +63,27 @@ def compare(boards: pd.DataFrame) -> ComparisonTable:
     """Arrange leaderboards as one table.
 
     Args:
-        boards: their rows, as `leaderboard.build` makes them, in the order of the table; no label twice.
+        boards: their rows, as `leaderboard.build` makes them, in the order of the table.
     """
-    rows = boards[(boards["protocol"] == STANDARD) & (boards["category"] == MEAN) & boards["metric"].isin(compared())]
-    best = {label for _, line in rows.groupby(["dataset", "metric"]) for label in winners(line)}
-    cells = arranged(rows, ["dataset", "metric"], "detector", best)
-    detectors = boards["detector"].unique()
-    cells = cells.reindex(columns=detectors, fill_value=TableCell())
-    order = [(d, m) for d in boards["dataset"].unique() for m in compared() if (d, m) in cells.index]
-    lines = (
-        ComparisonRow(dataset, find(metric).heading, tuple(cells.loc[dataset, metric])) for dataset, metric in order
+    everything = rows_of(boards)
+    rows = [row for row in everything if row.protocol == STANDARD and row.category == MEAN and row.metric in compared()]
+    lines: dict[tuple[str, str], list[int]] = {}
+    for place, row in enumerate(rows):
+        lines.setdefault((row.dataset, row.metric), []).append(place)
+    best = {place for line in lines.values() for place in winners(rows, line)}
+    made = zip(rows, cells_of(rows, best), strict=True)
+    cells = {(row.dataset, row.metric, row.detector): cell for row, cell in made}
+    detectors = tuple(dict.fromkeys(row.detector for row in everything))
+    datasets: dict[str, list[BoardRow]] = {}
+    for row in everything:
+        datasets.setdefault(row.dataset, []).append(row)
+    order = [(d, m) for d in datasets for m in compared() if (d, m) in lines]
+    table = tuple(
+        ComparisonRow(d, find(m).heading, tuple(cells.get((d, m, detector), TableCell()) for detector in detectors))
+        for d, m in order
     )
-    boards_apart = boards.groupby("dataset", sort=False)
-    notes = tuple(f"{dataset}: {note}" for dataset, board in boards_apart if (note := no_test_images(board)))
-    return ComparisonTable(tuple(detectors), tuple(lines), notes)
+    notes = tuple(f"{dataset}: {note}" for dataset, board in datasets.items() if (note := no_test_images(board)))
+    return ComparisonTable(detectors, table, notes)
 
 
 def text_table(comparison: ComparisonTable) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from ad_assets.metrics.catalogue import find
-from ad_assets.report.leaderboard import MEAN, STANDARD, is_oracle, to_table
+from ad_assets.report.leaderboard import MEAN, STANDARD, is_oracle, rows_of, to_table
 from ad_assets.report.tables import TableCell, matrix
 
 if TYPE_CHECKING:
@@ -70,9 +70,10 @@ def to_latex(board: pd.DataFrame, metric: str = "image_auroc", protocol: str = S
     datasets = sorted(board["dataset"].unique())
     if len(datasets) != 1:
         raise ValueError(f"a LaTeX table is of one dataset, but the rows are of {', '.join(datasets) or 'none'}")
-    table = matrix(board, metric, protocol)
+    rows = rows_of(board)
+    table = matrix(rows, metric, protocol)
     if not table.rows:
-        known = sorted({f"{row.metric} ({row.protocol})" for row in board.itertuples()})
+        known = sorted({f"{row.metric} ({row.protocol})" for row in rows})
         raise ValueError(
             f"{datasets[0]} has no metric {metric} under the protocol {protocol}; it has: {', '.join(known)}"
         )

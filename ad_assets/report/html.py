@@ -17,7 +17,7 @@ from ad_assets.report import comparison, studies, tables
 from ad_assets.report.certainty import certainty
 from ad_assets.report.charts import HEIGHT, WIDTH, Chart, charts
 from ad_assets.report.gallery import VERDICTS, GalleryItem
-from ad_assets.report.leaderboard import INTERVAL, MEAN, NOMINAL, OUTLIER, STANDARD, TIMING, untested
+from ad_assets.report.leaderboard import INTERVAL, MEAN, NOMINAL, OUTLIER, STANDARD, TIMING, BoardRow, rows_of, untested
 from ad_assets.report.pictures import data_uri, jpeg_size
 
 if TYPE_CHECKING:
@@ -97,12 +97,12 @@ def render(report: ReportInput) -> str:
         ValueError: no rows, curves or pictures of a category or detector that has no rows, or a picture that
             cannot be read.
     """
-    board = report.board
-    if board.empty:
+    if report.board.empty:
         raise ValueError(f"the report of {report.dataset} has no leaderboard rows: build the leaderboard first")
-    detectors = tuple(board["detector"].unique())
-    names = sorted(set(board["category"]) - {MEAN})
-    matrices = [tables.matrix(board, metric) for metric in catalogue.compared()]
+    board = rows_of(report.board)
+    detectors = tuple(dict.fromkeys(row.detector for row in board))
+    names = sorted({row.category for row in board} - {MEAN})
+    auroc = tables.matrix(board, "image_auroc")
     for what, given in (("curves", report.curves), ("gallery", report.gallery), ("problems", report.problems)):
         if stray := sorted(set(given) - set(names)):
             raise ValueError(f"{what}: category {stray[0]!r} has no leaderboard rows; {', '.join(names)} have")
@@ -118,15 +118,15 @@ def render(report: ReportInput) -> str:
         outliers=tables.means(board, OUTLIER),
         oracles=tables.oracles(board),
         timings=tables.means(board, TIMING),
-        matrices=matrices,
-        categories=[_category(report, detectors, name, f"category-{n}") for n, name in enumerate(names)],
+        matrices=[tables.matrix(board, metric) for metric in catalogue.compared()],
+        categories=[_category(report, board, detectors, auroc, name, f"category-{n}") for n, name in enumerate(names)],
         studies=[
             (name, *studies.table(summary), studies.plot_uri(name, summary))
             for name, summary in ((name, studies.summarise(found)) for name, found in report.studies.items())
         ],
         comparisons=_comparisons(board),
         tables_fingerprint=papers.tables_fingerprint(),
-        seeds=sorted(map(str, board["seed"].dropna().unique())),
+        seeds=sorted({str(row.seed) for row in board if row.seed is not None}),
         colours=COLOURS,
         plot_width=WIDTH,
         plot_height=HEIGHT,
@@ -159,8 +159,14 @@ def filled(template: str, **values: Any) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _category(report: ReportInput, detectors: tuple[str, ...], name: str, anchor: str) -> Category:
-    auroc = tables.matrix(report.board, "image_auroc")
+def _category(
+    report: ReportInput,
+    board: Sequence[BoardRow],
+    detectors: tuple[str, ...],
+    auroc: tables.Table,
+    name: str,
+    anchor: str,
+) -> Category:
     shown = dict(zip(auroc.columns, dict(auroc.rows).get(name, ()), strict=False))
     galleries = []
     for detector, items in report.gallery.get(name, {}).items():
@@ -173,7 +179,7 @@ def _category(report: ReportInput, detectors: tuple[str, ...], name: str, anchor
             Gallery(
                 detector,
                 detectors.index(detector),
-                _error_summary(report.board, name, detector, ranked),
+                _error_summary(board, name, detector, ranked),
                 tuple((item, data_uri(item.jpeg), *jpeg_size(item.jpeg)) for item in ranked),
             )
         )
@@ -181,24 +187,27 @@ def _category(report: ReportInput, detectors: tuple[str, ...], name: str, anchor
         name,
         anchor,
         tuple((d, k, shown.get(d, tables.TableCell())) for k, d in enumerate(detectors)),
-        tuple(_notes(report, name)),
+        tuple(_notes(report, board, name)),
         tuple(charts(report.curves.get(name, {}), detectors)),
         tuple(sorted(galleries, key=lambda gallery: gallery.colour)),
     )
 
 
-def _notes(report: ReportInput, category: str) -> list[str]:
+def _notes(report: ReportInput, board: Sequence[BoardRow], category: str) -> list[str]:
     """Missing test images, what the image index found, and defects that no pixel of a detector's frame shows."""
     problems = report.problems.get(category, ())
     notes = list(problems[:NOTES])
     if len(problems) > NOTES:
         notes.append(f"... and {len(problems) - NOTES} more: see problems.json of the image index")
-    rows = report.board[report.board["category"].eq(category) & report.board["metric"].isin(HIDDEN)]
-    none = ["no test images: nothing was measured on this category"] if category in untested(report.board) else []
+    none = ["no test images: nothing was measured on this category"] if category in untested(board) else []
     return [
         *none,
         *notes,
-        *(f"{row.detector}: {row.value:.0f} {HIDDEN[row.metric]}" for row in rows[rows["value"] > 0].itertuples()),
+        *(
+            f"{row.detector}: {row.value:.0f} {HIDDEN[row.metric]}"
+            for row in board
+            if row.category == category and row.metric in HIDDEN and row.value
+        ),
     ]
 
 
@@ -208,21 +217,25 @@ def _urgency(item: GalleryItem) -> tuple[int, float]:
     return rank, {0: -item.score, 1: item.score}.get(rank, 0.0)
 
 
-def _error_summary(board: pd.DataFrame, category: str, detector: str, items: Sequence[GalleryItem]) -> str:
+def _error_summary(board: Sequence[BoardRow], category: str, detector: str, items: Sequence[GalleryItem]) -> str:
     """How many errors stand behind the pictures."""
-    rows = board[board["category"].eq(category) & board["detector"].eq(detector)].dropna(subset="value")
-    rows = rows[rows["protocol"].isin([NOMINAL, OUTLIER])].set_index("metric")
+    rows = {
+        row.metric: row
+        for row in board
+        if (row.category, row.detector) == (category, detector)
+        and row.protocol in (NOMINAL, OUTLIER)
+        and row.value is not None
+    }
     threshold = f"threshold {items[0].threshold:.4g}"
-    if not {"false_positives", "false_negatives"} <= set(rows.index):
+    if not {"false_positives", "false_negatives"} <= set(rows):
         return threshold
-    alarms, misses = rows.loc[["false_positives", "false_negatives"], "value"]
-    images = rows.loc["false_positives", "n"]
-    return f"{alarms:.0f} false alarms and {misses:.0f} misses in {images} test images at {threshold}"
+    alarms, misses = rows["false_positives"], rows["false_negatives"]
+    return f"{alarms.value:.0f} false alarms and {misses.value:.0f} misses in {alarms.n} test images at {threshold}"
 
 
-def _comparisons(board: pd.DataFrame) -> list[tuple[str, str, str, str, list[str]]]:
+def _comparisons(board: Sequence[BoardRow]) -> list[tuple[str, str, str, str, list[str]]]:
     """Detector, system, dataset, source and notes for each paper that stands beside ours."""
-    beside = board.loc[board["paper_system"] != "", ["detector", "paper_system", "paper_dataset"]].drop_duplicates()
+    beside = dict.fromkeys((row.detector, row.paper_system, row.paper_dataset) for row in board if row.paper_system)
     return [
         (
             detector,
@@ -231,7 +244,7 @@ def _comparisons(board: pd.DataFrame) -> list[tuple[str, str, str, str, list[str
             papers.source(system),
             [_readable(note) for note in papers.notes(system, dataset)],
         )
-        for detector, system, dataset in beside.itertuples(index=False)
+        for detector, system, dataset in beside
     ]
 
 

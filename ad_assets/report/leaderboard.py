@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -46,6 +47,27 @@ SCHEMA = pa.schema(
 COLUMNS = SCHEMA.names[: SCHEMA.names.index("aggregate")]  # of the rows that a leaderboard is made of
 
 
+@dataclass(frozen=True, slots=True)
+class BoardRow:
+    """One row of a leaderboard, the columns of `SCHEMA`; None: not defined."""
+
+    dataset: str
+    category: str
+    detector: str
+    protocol: str
+    metric: str
+    value: float | None
+    n: int
+    seconds: float | None
+    seed: int | None
+    fingerprint: str
+    aggregate: str
+    paper_system: str
+    paper_dataset: str
+    paper_value: float | None
+    delta: float | None
+
+
 def is_oracle(protocol: str) -> bool:
     """Whether a protocol looked at test labels to choose something."""
     return protocol.startswith(ORACLE_PREFIX)
@@ -80,40 +102,46 @@ def build(
     import pandas as pd
 
     own = _checked(rows)
-    categories = {detector: set(found) for detector, found in own.groupby("detector", sort=False)["category"]}
-    lanes = own.dropna(subset="value").sort_values("category").groupby(LANE)
-    covered = {lane: set(found) for lane, found in lanes["category"]}
-    aggregates = [
-        row
-        for lane, group in lanes
-        if covered[lane] == categories[lane[0]] and (row := _aggregate(group, (intervals or {}).get(lane[0])))
-    ]
-    board = typed(pd.DataFrame([*own.assign(aggregate="").to_dict("records"), *aggregates]))
+    categories: dict[str, set[str]] = {}
+    lanes: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in sorted(own, key=lambda row: row["category"]):
+        if row["value"] is not None:
+            lanes.setdefault((row["detector"], row["protocol"], row["metric"]), []).append(row)
+    for row in own:
+        categories.setdefault(row["detector"], set()).add(row["category"])
+    covered = {lane: {row["category"] for row in members} for lane, members in lanes.items()}
+    board = [{**row, "aggregate": ""} for row in own]
+    for lane, members in lanes.items():
+        if covered[lane] == categories[lane[0]]:
+            board += _aggregate(members, (intervals or {}).get(lane[0]))
     numbers = {name: paper_tables.published(*pair) for name, pair in papers.items() if name in categories}
+    for row in board:
+        detector, protocol, metric = (row[name] for name in LANE)
+        if detector not in numbers or protocol not in (STANDARD, BEST_EPOCH):
+            continue
+        system, dataset = papers[detector]
+        here = covered.get((detector, protocol, metric), set())
+        value = published_beside(numbers[detector].get(metric, {}), row["category"], here, dataset)
+        if value is not None:
+            delta = None if row["value"] is None else row["value"] - value
+            row |= {"paper_system": system, "paper_dataset": dataset, "paper_value": value, "delta": delta}
+    places = {detector: place for place, detector in enumerate(categories)}
 
-    def printed(row: Any) -> float | None:
-        if row.detector not in numbers or row.protocol not in (STANDARD, BEST_EPOCH):
-            return None
-        own = covered.get((row.detector, row.protocol, row.metric), set())
-        return published_beside(numbers[row.detector].get(row.metric, {}), row.category, own, papers[row.detector][1])
+    def order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        protocol, category = row["protocol"], row["category"]
+        place = places[row["detector"]]
+        return place, _protocol_rank(protocol), protocol, row["metric"], category == MEAN, category
 
-    board["paper_value"] = pd.Series(map(printed, board.itertuples()), dtype="float64")
-    board["delta"] = board["value"] - board["paper_value"]
-    for place, column in enumerate(("paper_system", "paper_dataset")):
-        names = board["detector"].map({name: pair[place] for name, pair in papers.items()})
-        board[column] = names.where(board["paper_value"].notna(), "").astype("str")
-    order = board.assign(
-        detector=board["detector"].map(list(categories).index),
-        rank=board["protocol"].map(_protocol_rank),
-        mean=board["category"] == MEAN,
-    ).sort_values(["detector", "rank", "protocol", "metric", "mean", "category"])
-    return board.loc[order.index].reset_index(drop=True)
+    return typed(pd.DataFrame(sorted(board, key=order)))
 
 
-def untested(board: pd.DataFrame) -> list[str]:
+def untested(rows: Sequence[BoardRow]) -> list[str]:
     """The categories of a leaderboard that have no test images, so that no detector was measured on them."""
-    rows = board[board["metric"].eq("image_auroc") & board["protocol"].eq(STANDARD) & board["category"].ne(MEAN)]
-    return sorted(category for category, own in rows.groupby("category") if (own["n"] == 0).all())
+    images: dict[str, int] = {}
+    for row in rows:
+        if row.metric == "image_auroc" and row.protocol == STANDARD and row.category != MEAN:
+            images[row.category] = max(images.get(row.category, 0), row.n)
+    return sorted(category for category, most in images.items() if most == 0)
 
 
 def typed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -134,8 +162,13 @@ def to_table(board: pd.DataFrame) -> pa.Table:
     return pa.Table.from_pandas(board, SCHEMA, preserve_index=False).replace_schema_metadata()
 
 
-def _checked(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The rows of one dataset as a data frame."""
+def rows_of(board: pd.DataFrame) -> list[BoardRow]:
+    """The rows of a leaderboard: tables are made of few of them, for which pandas takes milliseconds a step."""
+    return [BoardRow(**row) for row in to_table(board).to_pylist()]
+
+
+def _checked(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of one dataset with the keys `COLUMNS`, None where a value is missing."""
     import pandas as pd
 
     if not rows:
@@ -152,35 +185,38 @@ def _checked(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     if frame["dataset"].nunique() > 1:
         names = ", ".join(sorted(frame["dataset"].unique()))
         raise ValueError(f"a leaderboard is of one dataset, but the rows are of {names}")
-    return frame
+    schema = pa.schema([SCHEMA.field(name) for name in COLUMNS])
+    return pa.Table.from_pandas(frame, schema, preserve_index=False).to_pylist()
 
 
-def _aggregate(group: pd.DataFrame, interval: Interval | None) -> dict[str, Any] | None:
-    """The row of one metric over its categories, None where an aggregate would mean nothing."""
-    first = group.iloc[0].to_dict()
-    parts = "\n".join(f"{row.category} {row.fingerprint}" for row in group.itertuples())
-    shared = {"category": MEAN, "n": len(group), "fingerprint": hashlib.sha256(parts.encode()).hexdigest()}
+def _aggregate(rows: Sequence[Mapping[str, Any]], interval: Interval | None) -> list[dict[str, Any]]:
+    """The row of one metric over its categories, none where an aggregate would mean nothing."""
+    first = rows[0]
+    parts = "\n".join(f"{row['category']} {row['fingerprint']}" for row in rows)
+    shared = {"category": MEAN, "n": len(rows), "fingerprint": hashlib.sha256(parts.encode()).hexdigest()}
     if first["protocol"] == INTERVAL and interval:
         value = getattr(interval, first["metric"].rpartition("_")[2])  # image_auroc_low, image_auroc_high
-        return {**first, **shared, "value": value, "aggregate": "interval of the mean"}
+        return [{**first, **shared, "value": value, "aggregate": "interval of the mean"}]
     aggregate = find(first["metric"]).aggregate
     if aggregate == "none":
-        return None
+        return []
     if aggregate == "throughput":
         # Rates do not average: all images of all categories over all the time they took.
-        if not ((group["n"] > 0) & (group["value"] > 0)).all():
-            return None
-        value = math.fsum(group["n"]) / math.fsum(group["n"] / group["value"])
+        if not all(row["n"] > 0 and row["value"] > 0 for row in rows):
+            return []
+        value = math.fsum(row["n"] for row in rows) / math.fsum(row["n"] / row["value"] for row in rows)
     else:
-        value = math.fsum(group["value"]) / (len(group) if aggregate == "mean" else 1)
-    return {
-        **first,
-        **shared,
-        "value": value,
-        "seconds": math.fsum(group["seconds"].dropna()),
-        "seed": first["seed"] if group["seed"].nunique(dropna=False) == 1 else None,
-        "aggregate": aggregate,
-    }
+        value = math.fsum(row["value"] for row in rows) / (len(rows) if aggregate == "mean" else 1)
+    return [
+        {
+            **first,
+            **shared,
+            "value": value,
+            "seconds": math.fsum(row["seconds"] for row in rows if row["seconds"] is not None),
+            "seed": first["seed"] if len({row["seed"] for row in rows}) == 1 else None,
+            "aggregate": aggregate,
+        }
+    ]
 
 
 def published_beside(printed: Mapping[str, float], category: str, covered: set[str], dataset: str) -> float | None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ad_assets.metrics.catalogue import compared, find, rank
-from ad_assets.report.leaderboard import MEAN, STANDARD, is_oracle
+from ad_assets.report.leaderboard import MEAN, STANDARD, BoardRow, is_oracle
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    import pandas as pd
+    Cells = Mapping[str, Mapping[str, "TableCell"]]  # name of the line -> name of the column -> cell
 
 DASH = "–"
 
@@ -68,25 +68,18 @@ class Table:
         return any(cell.paper for _, cells in self.rows for cell in cells)
 
 
-def arranged(
-    rows: pd.DataFrame, index: str | list[str], columns: str, best: Collection[Hashable], categories: int = 0
-) -> pd.DataFrame:
-    """Cells of leaderboard rows, index x columns; an empty cell where there is no row.
+def cells_of(rows: Sequence[BoardRow], best: Collection[int], categories: int = 0) -> list[TableCell]:
+    """What a table shows of each leaderboard row.
 
     Args:
         rows: of a leaderboard.
-        index: the column, or columns, that the lines are named by.
-        columns: the column that the columns are named by.
-        best: the labels of the rows that are marked as best.
+        best: the places of the rows that are marked as best.
         categories: how many a complete mean covers.
     """
-    known = rows.astype(object).where(rows.notna(), None)
-    made = [_cell(row, best=row.Index in best, categories=categories) for row in known.itertuples()]
-    table = rows.assign(cell=made).pivot(index=index, columns=columns, values="cell")
-    return table.where(table.notna(), TableCell())
+    return [_cell(row, best=place in best, categories=categories) for place, row in enumerate(rows)]
 
 
-def _cell(row: Any, *, best: bool, categories: int) -> TableCell:
+def _cell(row: BoardRow, *, best: bool, categories: int) -> TableCell:
     """What a table shows of one leaderboard row."""
     if row.value is None:
         return TableCell()
@@ -107,76 +100,95 @@ def _cell(row: Any, *, best: bool, categories: int) -> TableCell:
     )
 
 
-def winners(rows: pd.DataFrame) -> set[Hashable]:
-    """The labels of the rows, all of one metric, that show the best value."""
-    known = rows.dropna(subset="value")
-    if known.empty:
+def winners(rows: Sequence[BoardRow], places: Iterable[int]) -> set[int]:
+    """Which of some places of rows, all of one metric, show the best value."""
+    known = {place: value for place in places if (value := rows[place].value) is not None}
+    if not known:
         return set()
-    metric = find(known["metric"].iloc[0])
-    best = metric.best(known["value"])
-    return set() if best is None else set(known.index[known["value"].map(metric.text) == metric.text(best)])
+    metric = find(rows[next(iter(known))].metric)
+    best = metric.best(known.values())
+    return set() if best is None else {place for place in known if metric.text(known[place]) == metric.text(best)}
 
 
-def _marked(rows: pd.DataFrame, apart: str) -> set[Hashable]:
-    """The winners of the complete rows of each line or column; none where all show the same."""
-    found: set[Hashable] = set()
-    for _, group in rows.dropna(subset="value").groupby(apart):
-        rivals = group[(group["n"] == group["n"].max()) | (group["category"] != MEAN)]
-        best = winners(rivals)
+def _marked(rows: Sequence[BoardRow], apart: str) -> set[int]:
+    """The places of the winners of the complete rows of each line or column; none where all show the same."""
+    groups: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        if row.value is not None:
+            groups.setdefault(getattr(row, apart), []).append(place)
+    found: set[int] = set()
+    for group in groups.values():
+        most = max(rows[place].n for place in group)
+        rivals = [place for place in group if rows[place].n == most or rows[place].category != MEAN]
+        best = winners(rows, rivals)
         found |= best if len(best) < len(rivals) else set()
     return found
 
 
-def mean_cells(board: pd.DataFrame, protocol: str, metrics: Sequence[str] | None = None) -> pd.DataFrame:
+def mean_cells(board: Sequence[BoardRow], protocol: str, metrics: Sequence[str] | None = None) -> Cells:
     """Means under one protocol, all detectors x metrics.
 
     Args:
-        board: a leaderboard.
+        board: rows of a leaderboard.
         protocol: such as ``standard``.
         metrics: None: all that have a mean under the protocol and say which detector is better.
     """
-    rows = board[(board["protocol"] == protocol) & (board["category"] == MEAN)]
-    metrics = _directed(rows) if metrics is None else metrics
-    rows = rows[rows["metric"].isin(metrics)]
-    total = board.loc[board["category"] != MEAN, "category"].nunique()
-    cells = arranged(rows, "detector", "metric", _marked(rows, "metric"), total)
-    return cells.reindex(index=board["detector"].unique(), columns=metrics, fill_value=TableCell())
+    rows = [row for row in board if row.protocol == protocol and row.category == MEAN]
+    shown = _directed(row.metric for row in rows) if metrics is None else list(metrics)
+    rows = [row for row in rows if row.metric in shown]
+    total = len({row.category for row in board} - {MEAN})
+    cells = cells_of(rows, _marked(rows, "metric"), total)
+    found = {(row.detector, row.metric): cell for row, cell in zip(rows, cells, strict=True)}
+    return {
+        detector: {metric: found.get((detector, metric), TableCell()) for metric in shown}
+        for detector in dict.fromkeys(row.detector for row in board)
+    }
 
 
-def _directed(rows: pd.DataFrame) -> list[str]:
-    """The metrics of some rows that say which detector is better, in the order of the catalogue."""
-    return sorted((name for name in rows["metric"].unique() if find(name).better != "neither"), key=rank)
+def _directed(metrics: Iterable[str]) -> list[str]:
+    """The metrics that say which detector is better, each once, in the order of the catalogue."""
+    return sorted((name for name in set(metrics) if find(name).better != "neither"), key=rank)
 
 
-def means(board: pd.DataFrame, protocol: str, metrics: Sequence[str] | None = None) -> Table:
+def means(board: Sequence[BoardRow], protocol: str, metrics: Sequence[str] | None = None) -> Table:
     """Means under one protocol; what has no number at all is left out. Arguments as `mean_cells`."""
     cells = mean_cells(board, protocol, metrics)
-    there = cells.map(lambda cell: cell != TableCell())
-    cells = cells.loc[there.any(axis=1), there.any(axis=0)]
-    return Table(protocol, tuple(find(name).heading for name in cells), _lines(cells))
+    there = {(line, name) for line, own in cells.items() for name, cell in own.items() if cell != TableCell()}
+    named = {name for _, name in there}
+    lines = {
+        line: {name: cell for name, cell in own.items() if name in named}
+        for line, own in cells.items()
+        if line in {line for line, _ in there}
+    }
+    names = next(iter(lines.values()), {})
+    return Table(protocol, tuple(find(name).heading for name in names), _lines(lines))
 
 
-def further(board: pd.DataFrame) -> Table:
+def further(board: Sequence[BoardRow]) -> Table:
     """Standard metrics beside the compared ones: average precision, kinds of anomalies, those of other packages."""
-    names = _directed(board[board["protocol"] == STANDARD])
+    names = _directed(row.metric for row in board if row.protocol == STANDARD)
     return means(board, STANDARD, [name for name in names if name not in compared()])
 
 
-def oracles(board: pd.DataFrame) -> list[Table]:
+def oracles(board: Sequence[BoardRow]) -> list[Table]:
     """One table for each protocol that looked at test labels."""
-    protocols = sorted(filter(is_oracle, board["protocol"].unique()))
+    protocols = sorted(filter(is_oracle, {row.protocol for row in board}))
     return [table for protocol in protocols if (table := means(board, protocol)).columns]
 
 
-def matrix(board: pd.DataFrame, metric: str, protocol: str = STANDARD) -> Table:
+def matrix(board: Sequence[BoardRow], metric: str, protocol: str = STANDARD) -> Table:
     """One metric under one protocol, categories x detectors; empty where no row has it."""
-    rows = board[(board["metric"] == metric) & (board["protocol"] == protocol)]
-    categories = sorted(rows["category"].unique(), key=lambda name: (name == MEAN, name))
-    total = len(set(categories) - {MEAN})
-    cells = arranged(rows, "category", "detector", _marked(rows, "category"), total)
-    cells = cells.reindex(index=categories, columns=rows["detector"].unique())
-    return Table(find(metric).heading, tuple(cells.columns), _lines(cells))
+    rows = [row for row in board if row.metric == metric and row.protocol == protocol]
+    categories = sorted({row.category for row in rows}, key=lambda name: (name == MEAN, name))
+    cells = cells_of(rows, _marked(rows, "category"), len(set(categories) - {MEAN}))
+    found = {(row.category, row.detector): cell for row, cell in zip(rows, cells, strict=True)}
+    detectors = tuple(dict.fromkeys(row.detector for row in rows))
+    lines = {
+        category: {detector: found.get((category, detector), TableCell()) for detector in detectors}
+        for category in categories
+    }
+    return Table(find(metric).heading, detectors, _lines(lines))
 
 
-def _lines(cells: pd.DataFrame) -> tuple[tuple[str, tuple[TableCell, ...]], ...]:
-    return tuple((name, tuple(line)) for name, line in zip(cells.index, cells.to_numpy(), strict=True))
+def _lines(cells: Cells) -> tuple[tuple[str, tuple[TableCell, ...]], ...]:
+    return tuple((name, tuple(line.values())) for name, line in cells.items())

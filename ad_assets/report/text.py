@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ad_assets.metrics.catalogue import compared, find, registered
@@ -16,9 +16,11 @@ from ad_assets.report.leaderboard import (
     ORACLE_PREFIX,
     OUTLIER,
     STANDARD,
+    BoardRow,
+    rows_of,
     untested,
 )
-from ad_assets.report.tables import DASH, matrix, mean_cells, percent
+from ad_assets.report.tables import DASH, TableCell, matrix, mean_cells, percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,52 +64,56 @@ def text_table(board: pd.DataFrame, width: int = WIDTH) -> str:
     """
     if board.empty:
         return "no metric rows"
-    unit = "% (paper, difference)" if board["paper_value"].notna().any() else "%"
-    auroc = matrix(board, "image_auroc")
+    rows = rows_of(board)
+    unit = "% (paper, difference)" if any(row.paper_value is not None for row in rows) else "%"
+    auroc = matrix(rows, "image_auroc")
     columns = [["", *(category for category, _ in auroc.rows)]]
     columns += [[name, *(cells[k].beside for _, cells in auroc.rows)] for k, name in enumerate(auroc.columns)]
-    blocks = [f"{board['dataset'].iloc[0]}: image AUROC, {unit}", aligned(columns, width)]
-    blocks += [no_test_images(board)]
-    measured = set(board["metric"])
+    blocks = [f"{rows[0].dataset}: image AUROC, {unit}", aligned(columns, width)]
+    blocks += [no_test_images(rows)]
+    measured = {row.metric for row in rows}
     names = dict.fromkeys([*compared(), *(metric.name for metric in registered() if metric.name in measured)])
-    means = _columns(mean_cells(board, STANDARD, list(names)))
+    means = _columns(mean_cells(rows, STANDARD, list(names)))
     detectors = means[0][1:]
-    ends = board[(board["protocol"] == INTERVAL) & (board["category"] == MEAN)]
-    if not ends.empty:
-        both = ends.pivot(index="detector", columns="metric", values="value").map(percent)
-        texts = ("[" + both["image_auroc_low"] + ", " + both["image_auroc_high"] + "]").reindex(
-            detectors, fill_value=DASH
-        )
-        means.insert(2, ["95 % interval", *texts])
-    categories = board[board["category"] != MEAN].groupby("detector")["category"].nunique()
-    total = board.loc[board["category"] != MEAN, "category"].nunique()
-    if (categories < total).any():
-        means.append(["categories", *(f"{categories[detector]} of {total}" for detector in detectors)])
-    blocks += [f"means over categories, {unit}", aligned(means, width), "\n".join(certainty(board))]
+    ends = {
+        (row.detector, row.metric): percent(row.value)
+        for row in rows
+        if row.protocol == INTERVAL and row.category == MEAN and row.value is not None
+    }
+    if ends:
+        both = [[ends.get((name, f"image_auroc_{end}")) for end in ("low", "high")] for name in detectors]
+        means.insert(2, ["95 % interval", *(f"[{low}, {high}]" if low and high else DASH for low, high in both)])
+    lanes = {(row.detector, row.category) for row in rows if row.category != MEAN}
+    total = len({category for _, category in lanes})
+    categories = [sum(detector == name for detector, _ in lanes) for name in detectors]
+    if any(count < total for count in categories):
+        means.append(["categories", *(f"{count} of {total}" for count in categories)])
+    blocks += [f"means over categories, {unit}", aligned(means, width), "\n".join(certainty(rows))]
     for protocol, title in (
         (NOMINAL, "threshold from nominal training images"),
         (OUTLIER, "threshold from the scores alone: median + 3 scaled median deviations"),
         (f"{ORACLE_PREFIX}f1", "ORACLE threshold, chosen on test labels: an upper bound, not a result"),
     ):
-        decided = _columns(mean_cells(board, protocol))
+        decided = _columns(mean_cells(rows, protocol))
         blocks += [title, aligned(decided, width)] if decided[1:] else []
-    chosen = mean_cells(board, BEST_EPOCH, compared())
-    chosen = chosen[chosen["image_auroc"].map(lambda cell: cell.text != DASH)]
-    if not chosen.empty:
+    chosen = mean_cells(rows, BEST_EPOCH, compared())
+    chosen = {name: cells for name, cells in chosen.items() if cells["image_auroc"].text != DASH}
+    if chosen:
         title = f"ORACLE epoch, chosen on test labels as the papers do: beside theirs, not a result; {unit}"
         blocks += [title, aligned(_columns(chosen), width)]
     return "\n\n".join(block for block in blocks if block)
 
 
-def no_test_images(board: pd.DataFrame) -> str:
+def no_test_images(board: Sequence[BoardRow]) -> str:
     """Which categories of a leaderboard have no test images, in words; empty where all have."""
     categories = untested(board)
     return f"no test images: {', '.join(categories)}" if categories else ""
 
 
-def _columns(cells: pd.DataFrame) -> list[list[str]]:
+def _columns(cells: Mapping[str, Mapping[str, TableCell]]) -> list[list[str]]:
     """The lines' names, then each metric's column: heads and texts, papers' numbers beside ours."""
+    names = next(iter(cells.values()), {})
     return [
-        ["", *cells.index],
-        *([find(name).title, *(cell.beside for cell in column)] for name, column in cells.items()),
+        ["", *cells],
+        *([find(name).title, *(line[name].beside for line in cells.values())] for name in names),
     ]

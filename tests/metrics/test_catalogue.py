@@ -7,7 +7,7 @@ import pytest
 from ad_assets.metrics import Metric, catalogue, register_metric
 from ad_assets.production.champion_history import ChampionCandidate, behind_champion, below_floors
 from ad_assets.report import tables
-from ad_assets.report.leaderboard import build
+from ad_assets.report.leaderboard import build, rows_of
 from ad_assets.report.text import text_table
 from tests.report.test_leaderboard import row
 
@@ -37,14 +37,14 @@ def test_a_family_is_declared_once_and_a_whole_name_goes_before_it() -> None:
 
 def test_what_nobody_declares_is_shown_and_is_never_the_best() -> None:
     rows = [row("a", "nobodys_metric", value, detector=name) for name, value in (("x", 12.345678), ("y", 2.0))]
-    [(_, cells)] = tables.matrix(build(rows, {}), "nobodys_metric").rows[:1]
+    [(_, cells)] = tables.matrix(rows_of(build(rows, {})), "nobodys_metric").rows[:1]
     assert [cell.text for cell in cells] == ["12.35", "2"]
     assert not any(cell.best for cell in cells)
 
 
 def test_where_lower_is_better_the_lowest_is_marked_and_gates_turn_round(lower: Metric) -> None:
     rows = [row("a", lower.name, value, detector=name) for name, value in (("poor", 0.4), ("good", 0.01))]
-    table = tables.means(build(rows, {}), "standard", catalogue.compared())
+    table = tables.means(rows_of(build(rows, {})), "standard", catalogue.compared())
     assert [(name, cell.text, cell.best, cell.lack) for name, (cell,) in table.rows] == [
         ("poor", "40.0", False, 100),
         ("good", "1.0", True, 5),

@@ -8,7 +8,7 @@ from pandas.testing import assert_frame_equal
 from ad_assets.metrics.uncertainty import Interval
 from ad_assets.papers import published as papers
 from ad_assets.report.certainty import certainty
-from ad_assets.report.leaderboard import build, to_table
+from ad_assets.report.leaderboard import build, rows_of, to_table
 from ad_assets.report.tables import matrix, percent, signed_percent
 from ad_assets.report.text import text_table
 
@@ -196,10 +196,10 @@ def test_unknown_paper_is_an_error_and_an_unused_one_is_not():
 
 def test_a_matrix_puts_the_mean_last_and_keeps_the_detectors_order():
     rows = build([row(c, "image_auroc", 0.9, detector=d) for d in ("z", "a") for c in ("zipper", "nut")], {})
-    table = matrix(rows, "image_auroc")
+    table = matrix(rows_of(rows), "image_auroc")
     assert table.columns == ("z", "a")
     assert [category for category, _ in table.rows] == ["nut", "zipper", "mean"]
-    assert matrix(rows, "image_ap").rows == ()
+    assert matrix(rows_of(rows), "image_ap").rows == ()
 
 
 def test_text_table():
@@ -308,9 +308,9 @@ def test_only_differences_that_chance_does_not_explain_are_called_sure():
     names = [f"c{number}" for number in range(8)]
     better = [row(name, "image_auroc", 0.9 + number / 100, detector="good") for number, name in enumerate(names)]
     worse = [row(name, "image_auroc", 0.8 + number / 200, detector="poor") for number, name in enumerate(names)]
-    told = certainty(build([*better, *worse], {}))
+    told = certainty(rows_of(build([*better, *worse], {})))
     assert told[0] == "differences in image AUROC that are sure at p = 0.05"
     assert told[2].strip().startswith("good over poor: 11.8 points, p = 0.0078")  # 2 / 2^8
-    few = certainty(build([*better[:4], *worse[:4]], {}))
+    few = certainty(rows_of(build([*better[:4], *worse[:4]], {})))
     assert few[0] == "no difference in image AUROC is sure at p = 0.05 (4 categories cannot go below p = 0.12)"
-    assert certainty(build(better, {})) == []
+    assert certainty(rows_of(build(better, {}))) == []

@@ -185,23 +185,18 @@ class Bench:
         return plan(self.benchmark, Graph(self.stages, self.benchmark.store), self.instance, **options)
 
     def _last_storage_id(self) -> int:
-        return max((record.storage_id for record in self._materializations()), default=0)
-
-    def _materializations(self) -> list[dg.EventLogRecord]:
-        return [
-            record
-            for stage in self.stages
-            for record in self.instance.fetch_materializations(dg.AssetKey(list(stage.key)), limit=1000).records
-        ]
+        return self.instance.event_log_storage.get_maximum_record_id() or 0
 
     def materialized_since(self, storage_id: int) -> tuple[set[Slot], set[Slot]]:
         """(built, found) by the runs since an event."""
         built: set[Slot] = set()
         found: set[Slot] = set()
-        for record in self._materializations():
-            event = record.asset_materialization
-            assert event is not None
-            if record.storage_id > storage_id:
+        for stage in self.stages:
+            key = dg.AssetKey(list(stage.key))
+            later = dg.AssetRecordsFilter(asset_key=key, after_storage_id=storage_id)
+            for record in self.instance.fetch_materializations(later, limit=1000).records:
+                event = record.asset_materialization
+                assert event is not None
                 name = "/".join(event.asset_key.path)
                 (found if event.metadata["reused"].value else built).add((name, event.partition))
         return built, found
