@@ -135,9 +135,10 @@ class Backbone:
         self.images_seen += len(batch)
         return self._extract_whole(batch)
 
-    def probe(self) -> list[Tensor]:
-        """The taps of one grey frame of the size that passes at once: a tile, or else the whole input."""
-        return self._extract_whole(self._normalised(np.full((*self.extractor.frame_size, 3), 128, np.uint8))[None])
+    def probe(self, frame: RgbImage | None = None) -> list[Tensor]:
+        """The taps of one frame of the size that passes at once, a tile or else the whole input; None: a grey one."""
+        grey = np.full((*self.extractor.frame_size, 3), 128, np.uint8)
+        return self._extract_whole(self._normalised(grey if frame is None else frame)[None])
 
     def _extract_tiled(self, image: Tensor) -> list[Tensor]:
         """The taps ``(C, h, w)`` of one image ``(3, H, W)`` uint8, put together from its tiles."""

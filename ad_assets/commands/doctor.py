@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from ad_assets.backbones.backbone import load_backbone
 from ad_assets.backbones.extractor import Extractor
+from ad_assets.backbones.reach import reach_of
 from ad_assets.backbones.view import View
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.settings.compute import usable_cores
@@ -20,6 +22,7 @@ from ad_assets.settings.home import without_tilde
 from ad_assets.store.contents import Contents, head_damage
 from ad_assets.store.records import read_record
 from ad_assets.store.store import CorruptArtifactError
+from ad_assets_runtime.geometry import resized_shape
 from ad_assets_runtime.images import ImageError
 
 PROBE = "doctor/probe.txt"
@@ -47,6 +50,7 @@ def examine(benchmark: Benchmark) -> list[Finding]:
         *(weights(benchmark, name) for name in benchmark.extractors),
         *(_data(benchmark, name) for name in benchmark.datasets),
         *(finding for name in benchmark.datasets for finding in _views(benchmark, name)),
+        *(finding for name in benchmark.datasets for finding in _reaches(benchmark, name)),
         *(finding for name in benchmark.datasets for finding in _false_alarm_rates(benchmark, name)),
         *(finding for name in benchmark.datasets for finding in _growth(benchmark, name)),
     ]
@@ -195,6 +199,34 @@ def _views(benchmark: Benchmark, name: str) -> Iterator[Finding]:
         found = [f"{category}: {warning}" for category, warning in warned if warning]
         more = f"; and {len(found) - SHOWN} more categories" if len(found) > SHOWN else ""
         yield Finding(subject, True, said + (f"; warning: {'; '.join(found[:SHOWN])}{more}" if found else ""))
+
+
+def _reaches(benchmark: Benchmark, name: str) -> Iterator[Finding]:
+    """How far patches inside a region of interest see beyond its border, against the margin that it has."""
+    dataset = benchmark.datasets[name]
+    if not dataset.reader.has_regions:
+        return
+    try:
+        sizes = {size for own in _image_sizes(benchmark, name).values() for size in own}
+    except (OSError, ValueError):  # the folder's own finding says what is wrong with it
+        return
+    for each in dataset.extractors if sizes else ():
+        extractor = benchmark.extractors[each]
+        try:
+            reaches = reach_of(load_backbone(extractor, benchmark.compute))
+        except (OSError, ValueError, RuntimeError):  # the extractor's own finding says why
+            continue
+        camera = max(height / resized_shape(height, width, extractor.resize)[0] for height, width in sizes)
+        margin = dataset.reader.region_margin
+        said = [
+            f"{tap} {'further than half of its input' if reach is None else f'{math.ceil(reach * camera)} px'}"
+            for tap, reach in zip(extractor.taps, reaches, strict=True)
+        ]
+        message = f"patches of a tap see so far beyond the region, in camera pixels: {', '.join(said)}"
+        if any(reach is None or reach * camera > margin for reach in reaches):
+            remedy = "raise it, or read shallower taps"
+            message += f"; warning: roi_margin is {margin}, so a defect outside may raise scores inside: {remedy}"
+        yield Finding(f"region of {name}/{each}", True, message)
 
 
 def _image_sizes(benchmark: Benchmark, name: str) -> dict[str, set[tuple[int, int]]]:

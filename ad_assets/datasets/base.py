@@ -311,6 +311,11 @@ class Reader(Settings, ABC):
         del category
         return None
 
+    @property
+    def region_margin(self) -> int:
+        """Pixels by which regions of interest are drawn in."""
+        return 0
+
     def saturations(self, category: str) -> Mapping[int, Saturation]:
         """Pixel value of a region in its mask -> its saturation threshold; empty where regions have none.
 

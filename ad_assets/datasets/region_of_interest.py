@@ -27,11 +27,11 @@ _DIGITS = 24
 
 @dataclass(frozen=True, eq=False)
 class RegionOfInterest:
-    """A region of interest as its file has it.
+    """A region of interest.
 
     Args:
-        path: of the file, relative to the dataset's root.
-        inspected: ``(H, W)`` bool.
+        path: of its file, relative to the dataset's root.
+        inspected: ``(H, W)`` bool, as its file has it without the margin of the reader.
     """
 
     path: str
@@ -77,8 +77,9 @@ def find_region(
     """The region of a category; None where its dataset names none.
 
     Raises:
-        DatasetError: it is missing, cannot be read, has more than two values, or no pixel of it is white. Without it
-            other pixels would be inspected than those that were asked for, so no index is made.
+        DatasetError: it is missing, cannot be read, has more than two values, or no pixel of it is white, or none but
+            in the margin. Without it other pixels would be inspected than those that were asked for, so no index is
+            made.
     """
     path = reader.region_path(category)
     if path is None:
@@ -95,7 +96,26 @@ def find_region(
         raise _unusable(reader, category, path, f"cannot be read ({error}): check its permissions") from None
     if not inspected.any():
         raise _unusable(reader, category, path, "is all black, so nothing is inspected: white is what is inspected")
-    return RegionOfInterest(path, inspected)
+    drawn_in = without_margin(inspected, reader.region_margin)
+    if not drawn_in.any():
+        why = f"has no pixel {reader.region_margin} px from its border: make roi_margin smaller, or the region larger"
+        raise _unusable(reader, category, path, why)
+    return RegionOfInterest(path, drawn_in)
+
+
+def without_margin(inspected: Mask, margin: int) -> Mask:
+    """A region without the pixels that are nearer to a pixel outside than a margin. An image's border is no border.
+
+    Args:
+        inspected: ``(H, W)`` bool.
+        margin: pixels; 0: the region as it is.
+    """
+    if not margin or inspected.all():
+        return inspected
+    from scipy.ndimage import distance_transform_edt
+
+    drawn_in: Mask = distance_transform_edt(inspected) > margin
+    return drawn_in
 
 
 def size_problems(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.backbones.view import View
@@ -90,6 +92,34 @@ def test_the_grid_of_a_loaded_backbone_counts() -> None:
 def test_no_image_has_no_view() -> None:
     with pytest.raises(ValueError, match="no image"):
         View.of(extractor(**PAPER), [])
+
+
+def test_the_doctor_measures_how_far_patches_see_beyond_a_region(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "images", ["bolt"])
+    (tmp_path / "images/roi").mkdir()
+    region = np.zeros((64, 64), bool)
+    region[:, :40] = True
+    Image.fromarray(region).save(tmp_path / "images/roi/bolt.png")
+    tree = config_tree(tmp_path)
+    tree["extractors"]["lite0"] |= {
+        "weights": "bundled",
+        "resize": [128, 128],
+        "taps": ["blocks.1", "blocks.2", "blocks.4"],
+    }
+    path = tmp_path / "bench.yaml"
+    for more, warns in (({"roi": "roi/{category}.png"}, True), ({}, False)):
+        tree["datasets"]["parts"] |= more
+        path.write_text(yaml.safe_dump(tree, sort_keys=False))
+        found = [each for each in examine(load_config(str(path))) if each.subject == "region of parts/lite0"]
+        assert [each.healthy for each in found] == [True]
+        assert "so far beyond the region, in camera pixels: blocks.1 4 px, blocks.2 12 px" in found[0].message
+        assert ("blocks.4 further than half of its input" in found[0].message) == warns
+        assert ("; warning: roi_margin is 0, so a defect outside may raise scores inside" in found[0].message) == warns
+        tree["extractors"]["lite0"]["taps"] = ["blocks.1", "blocks.2"]
+        tree["datasets"]["parts"]["roi_margin"] = 12
+    tree["datasets"]["parts"] = {k: v for k, v in tree["datasets"]["parts"].items() if not k.startswith("roi")}
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    assert not [each for each in examine(load_config(str(path))) if each.subject.startswith("region of")]
 
 
 def test_the_doctor_says_what_is_seen_before_anything_is_indexed(tmp_path: Path) -> None:

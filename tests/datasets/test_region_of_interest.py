@@ -12,7 +12,7 @@ from ad_assets.datasets import build_index
 from ad_assets.datasets.base import DatasetError
 from ad_assets.datasets.readers.blind import BlindReader
 from ad_assets.datasets.readers.folder import FolderReader
-from ad_assets.datasets.region_of_interest import digest_of, from_png, to_png
+from ad_assets.datasets.region_of_interest import digest_of, from_png, to_png, without_margin
 from ad_assets.graph.stages.image_index import index_parts
 from tests.support.trees import mvtec_tree, write_image, write_table
 
@@ -88,8 +88,28 @@ def test_a_path_that_is_not_below_the_root_is_refused(roi: Any) -> None:
 
 
 def test_an_index_without_the_option_has_the_settings_of_before(root: Path) -> None:
-    assert "roi" not in FolderReader(root=str(root)).index_config()
+    assert not {"roi", "roi_margin"} & FolderReader(root=str(root)).index_config().keys()
     assert reader(root).index_config()["roi"] == "roi/{category}.png"
+    assert "roi_margin" not in reader(root).index_config()
+    assert reader(root, roi_margin=2).index_config()["roi_margin"] == 2
+
+
+def test_a_margin_draws_the_region_in_from_its_border_and_not_from_that_of_the_image(root: Path) -> None:
+    draw(root)  # columns 0 to 5
+    for chosen in (reader(root, roi_margin=2), BlindReader(of=reader(root, roi_margin=2))):
+        index = build_index(chosen, "bottle")
+        assert index.region is not None
+        columns = index.region.inspected.all(axis=0)
+        assert columns.tolist() == index.region.inspected.any(axis=0).tolist() == [True] * 4 + [False] * 8
+    with pytest.raises(DatasetError, match=r"roi/bottle.png: has no pixel 6 px from its border: make roi_margin"):
+        build_index(reader(root, roi_margin=6), "bottle")
+    with pytest.raises(ValidationError, match="there is no roi that it could draw in"):
+        reader(root, None, roi_margin=2)
+    everything = np.ones((4, 5), bool)
+    assert without_margin(everything, 3).all()
+    corner = np.zeros((9, 9), bool)
+    corner[2:, 2:] = True
+    assert without_margin(corner, 2).sum() == 25 == without_margin(corner, 2)[4:, 4:].sum()
 
 
 def _bad(root: Path, case: str) -> None:

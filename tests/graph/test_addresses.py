@@ -145,8 +145,9 @@ def changed(before: dict[str, tuple[str, str]], after: dict[str, tuple[str, str]
 @pytest.mark.parametrize(("section", "key"), list(keys()))
 def test_a_setting_changes_the_addresses_of_what_reads_it(folder: Path, section: str, key: str) -> None:
     tree = start(folder, {"method": "patchcore"}, production=section == "production")
-    before = addresses(tree)
     parts = tree["datasets"]["parts"]
+    parts |= {"roi": "roi.png"} if key == "roi_margin" else {}  # which it needs
+    before = addresses(tree)
     places = {"extractor": tree["extractors"]["lite0"], "production": parts.get("production"), "reader": parts}
     own = places[section] if section in places else tree.setdefault(section, {})
     tables: dict[str, dict[str, set[str]]] = {
@@ -263,7 +264,11 @@ def test_a_parameter_changes_the_address_of_the_stage_that_reads_it(method: str,
 
 @pytest.mark.parametrize("name", sorted(READERS.keys() - {"blind"}))
 def test_an_index_is_addressed_by_every_option_of_its_reader_but_where_it_lies(name: str) -> None:
-    unread = {"root", "source", *(["manifest", "roi", "groups"] if name == "folder" else [])}  # null: as before
+    unread = {
+        "root",
+        "source",
+        *(["manifest", "roi", "roi_margin", "groups"] if name == "folder" else []),
+    }  # unset: as before
     for options in [{"split": "random"}, {"split": "exposure"}] if name == "mtd" else [{}]:
         reader = READERS[name](root="x", **options)
         config = reader.index_config()

@@ -162,6 +162,23 @@ def test_redrawing_costs_no_feature_and_only_the_states_that_learn_inside(bench:
     assert bench.rows("small", "bolt") == before
 
 
+def test_a_margin_costs_what_redrawing_does(bench: Bench) -> None:
+    features, before = bench.files("features"), bench.rows("small", "bolt")
+    bench.tree["datasets"]["parts"]["roi_margin"] = 4
+    bench.reload()
+    try:
+        built, _ = bench.run()
+        assert bench.files("features") == features
+        assert "parts/small/memory_bank" not in {asset for asset, _ in built}
+        assert _pixels(bench, "small") == 6 * SIDE * (INSPECTED - 4)
+        assert _artifact(bench, "", "image_index").record()["metadata"]["inspected_percent"] == 31.25
+    finally:
+        del bench.tree["datasets"]["parts"]["roi_margin"]
+        bench.reload()
+    bench.run()
+    assert bench.rows("small", "bolt") == before
+
+
 def test_a_dataset_without_the_option_is_as_it_was(bench: Bench) -> None:
     """The same images with and without a region share features and states."""
     del bench.tree["datasets"]["parts"]["roi"]

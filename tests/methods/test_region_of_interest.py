@@ -8,6 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from ad_assets.backbones.backbone import Backbone
+from ad_assets.backbones.extractor import Extractor
+from ad_assets.datasets.region_of_interest import without_margin
+from ad_assets.graph.stages.score_maps import Scorer
 from ad_assets.methods import METHODS, Batch, Features, Method, Runtime
 from ad_assets.methods.ensemble import fuse
 from ad_assets.methods.region_of_interest import InspectedGrid, inspected_cells, learnt_places, without_outside
@@ -128,6 +132,54 @@ def test_the_score_is_that_of_the_inside_and_nothing_outside_changes_it(name: st
         lowest = result.maps[:, REGION].amin(dim=1)
         assert torch.equal(result.maps[:, ~REGION], lowest[:, None].expand(-1, int((~REGION).sum())))
         assert result.maps.isfinite().all()
+
+
+SIDE, DEEP, REACH = 256, ("blocks.3", "blocks.4"), 112  # what `reach_of` says of the deeper one
+
+
+@pytest.fixture(scope="module")
+def seen() -> dict[str, list[Tensor]]:
+    """Deep features of good pictures to learn, of others, and of these with a defect in columns 200 to 231."""
+    backbone = Backbone.load(
+        Extractor(backbone="tf_efficientnet_lite0", weights="bundled", taps=DEEP, resize=(SIDE, SIDE))
+    )
+
+    def taps(seeds: range, *, defect: bool = False) -> list[Tensor]:
+        pictures = []
+        for seed in seeds:
+            random = np.random.default_rng(seed)
+            coarse = np.kron(random.normal(0, 12, (SIDE // 8, SIDE // 8, 1)), np.ones((8, 8, 3)))
+            pixels = 128 + coarse + random.normal(0, 6, (SIDE, SIDE, 3))
+            if defect:
+                pixels[80:120, 200:232] = 255
+            pictures.append(backbone.preprocess(np.clip(pixels, 0, 255).astype(np.uint8)))
+        return backbone.extract(torch.stack(pictures))
+
+    return {"learnt": taps(range(12)), "good": taps(range(50, 56)), "defect": taps(range(50, 56), defect=True)}
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_with_a_margin_a_defect_right_outside_raises_no_alarm_however_deep_the_taps(
+    name: str, options: dict[str, Any], seen: dict[str, list[Tensor]]
+) -> None:
+    drawn = np.zeros((SIDE, SIDE), bool)
+    drawn[:, :200] = True
+    method = METHODS[name](**options)
+    alarms, scores = {}, {}
+    for margin in (0, REACH):
+        region = torch.from_numpy(without_margin(drawn, margin))
+        features = replace(tap_features(seen["learnt"]), region=region)
+        state = method.fit(features, RUNTIME)
+        scorer = Scorer(method, state, features, None, (SIDE, SIDE), RUNTIME, region=region)
+        threshold = max(scorer.nominal(features, len(features)).scores)
+        for what in ("good", "defect"):
+            batch = Batch(seen[what], (SIDE, SIDE), region=region)
+            scores[what, margin] = method.score(scorer.state, batch, RUNTIME).image_scores
+            alarms[what, margin] = int((scores[what, margin] > threshold).sum())
+    assert alarms["defect", REACH] <= alarms["good", REACH]
+    assert (scores["defect", REACH] - scores["good", REACH]).max() < 0.25 * scores["good", REACH].std()
+    if name not in ("fod", "simplenet"):  # trained in a moment, these see little of a defect anywhere
+        assert alarms["defect", 0] > alarms["good", 0]
 
 
 @pytest.mark.parametrize(("name", "options"), [case for case in CASES if case[0] not in ("fod", "spade")])

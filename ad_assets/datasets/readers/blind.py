@@ -111,6 +111,10 @@ class BlindReader(Reader):
     def has_regions(self) -> bool:
         return self.of.has_regions
 
+    @property
+    def region_margin(self) -> int:
+        return self.of.region_margin
+
     def region_path(self, category: str) -> str | None:
         return self.of.region_path(category)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import posixpath
 import re
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ad_assets.datasets.base import Reader
 from ad_assets.datasets.names import CATEGORY_KEY
@@ -21,6 +21,14 @@ class RegionOption(Reader):
         None,
         description="mask of the region of interest, of the images' size, white where they are inspected: a path below "
         "the root in which {category} stands for the category, or one for each category (others are inspected whole)",
+    )
+
+    roi_margin: int = Field(
+        0,
+        ge=0,
+        le=16_384,
+        description="pixels of the images by which regions of interest are drawn in, so that patches near the border, "
+        "which see what lies outside, do not score; `ad-assets doctor` says how far they see",
     )
 
     @field_validator("roi")
@@ -38,11 +46,22 @@ class RegionOption(Reader):
 
     def index_config(self) -> dict[str, Any]:
         # Indexes made before there were regions keep their fingerprint.
-        return {key: value for key, value in super().index_config().items() if key != "roi" or value is not None}
+        unset = {"roi": None, "roi_margin": 0}
+        return {key: value for key, value in super().index_config().items() if key not in unset or value != unset[key]}
+
+    @model_validator(mode="after")
+    def _margin_of_a_region(self) -> Self:
+        if self.roi_margin and self.roi is None:
+            raise ValueError("roi_margin: there is no roi that it could draw in: give one, or remove it")
+        return self
 
     @property
     def has_regions(self) -> bool:
         return self.roi is not None
+
+    @property
+    def region_margin(self) -> int:
+        return self.roi_margin
 
     def region_path(self, category: str) -> str | None:
         if isinstance(self.roi, str):
