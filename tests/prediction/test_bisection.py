@@ -67,9 +67,9 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return bench
 
 
-def made(bench: Bench, name: str) -> None:
+def made(bench: Bench, name: str, category: str = "bolt") -> None:
     [stage] = [stage for stage in bench.stages if stage.name == name]
-    materialize(stage, "bolt", bench.benchmark.store, bench.benchmark.compute, Quiet())
+    materialize(stage, category, bench.benchmark.store, bench.benchmark.compute, Quiet())
 
 
 @pytest.fixture(autouse=True)
