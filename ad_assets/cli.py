@@ -25,6 +25,7 @@ MODULES = {
     "inspections": "inspections",
     **dict.fromkeys(("history", "promote", "rollback", "quarantine"), "production"),
     "feedback": "feedback",
+    **dict.fromkeys(("serve", "take-outbox"), "serve"),
     "data": "data",
     "bisect": "bisect",
     "explain": "explain",

@@ -132,6 +132,11 @@ class Production(Settings):
         le=87_600,
         description="a category is quiet if nothing was inspected or landed for so long; null: never",
     )
+    outboxes: tuple[str, ...] = Field(
+        (),
+        description="folders or s3:// prefixes in which computers of the line put inspections and what people said of "
+        "them; the sensor of inspections takes them in",
+    )
 
 
 class Automation(Settings):

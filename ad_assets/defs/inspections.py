@@ -20,6 +20,7 @@ from ad_assets.config.faults import ConfigError
 from ad_assets.defs.partitions import partitions_of
 from ad_assets.graph.stage import Stage
 from ad_assets.prediction.inspection_summary import InspectionSummary, last_landed, summarise
+from ad_assets.prediction.line_outbox import take_in
 from ad_assets.production.inspections import InspectionFile, all_files
 from ad_assets.production.store_identity import check_store
 from ad_assets.report import inspection_charts
@@ -119,10 +120,15 @@ def look(
     cursor: str | None,
     now: float,
 ) -> dg.SensorResult:
-    """What the sensor answers, given its cursor and the time in seconds since 1970; it opens no file."""
+    """What the sensor answers, given its cursor and the time in seconds since 1970.
+
+    It opens no file but those of the line's outboxes, which it takes in.
+    """
     asked = {name: Asked(**entry) for name, entry in json.loads(cursor or "{}").items()}
+    faults: list[str] = []
     try:
         check_store(dataset, benchmark.store, instance)
+        faults = list(_take_in(benchmark, dataset.name, production.outboxes))
         found = all_files(benchmark.store, dataset.name)
         landed = last_landed(benchmark.store, dataset.name)
     except (ConfigError, CorruptArtifactError, OSError) as error:
@@ -142,9 +148,18 @@ def look(
             requests.append(dg.RunRequest(run_key=run_key, partition_key=category))
     return dg.SensorResult(
         run_requests=requests,
-        skip_reason=None if requests else "no new inspections, or asked for them just now",
+        skip_reason=None if requests else "; ".join(faults) or "no new inspections, or asked for them just now",
         cursor=json.dumps({name: asdict(entry) for name, entry in after.items()}),
     )
+
+
+def _take_in(benchmark: Benchmark, dataset: str, outboxes: Sequence[str]) -> Iterator[str]:
+    """Take in what lies in the outboxes of a line; why where that fails, so that one does not hold up the others."""
+    for outbox in outboxes:
+        try:
+            yield from (f"{path}: {why}" for path, why in take_in(benchmark, outbox, dataset).refused.items())
+        except (OSError, ImportError, ValueError) as error:  # such as an unknown kind of address
+            yield f"{outbox} cannot be taken in: {error}"
 
 
 def _seen(files: Sequence[InspectionFile], times: Sequence[datetime], production: Production, now: float) -> Asked:

@@ -74,6 +74,7 @@ def give_feedback(
     defect: str | None = None,
     config: str | Path | Benchmark | None = None,
     overrides: Iterable[str] = (),
+    key: str = "",
 ) -> list[Given]:
     """Say of images what they are, so that the line learns it. Any number of processes may do so at once.
 
@@ -90,6 +91,7 @@ def give_feedback(
         defect: folder below ``test`` of missed and confirmed images; None: ``missed``.
         config: as `load_detector` takes it.
         overrides: as `load_detector` takes them.
+        key: of a message about one image that may be handed in twice; the second time changes nothing.
 
     Returns:
         One result an image, in order.
@@ -108,7 +110,7 @@ def give_feedback(
         raise ConfigError("a defect is named of missed and confirmed images alone")
     place = _Place(lookup.benchmark, found.name, known)
     kind = _defect_folder(defect) if defect is not None else ("missed" if action == "missed" else "")
-    return [place.give(image, action, reason, kind) for image in images]
+    return [place.give(image, action, reason, kind, key) for image in images]
 
 
 def _defect_folder(name: str) -> str:
@@ -144,15 +146,29 @@ class _Place:
         self._files = ImageFiles(self._dataset.reader.root)
         self._at = (self._store, dataset, category)
 
-    def give(self, image: str | Path | bytes, action: Action, reason: str, kind: str) -> Given:
+    def give(self, image: str | Path | bytes, action: Action, reason: str, kind: str, key: str) -> Given:
         """Feedback on one image; see `give_feedback`."""
         named = self._named(image)
         for _ in range(MOST_TRIES):
-            if given := self._try(named, action, reason, kind):
+            if key and (given := self._given_before(named, action, key)):
+                return given
+            if given := self._try(named, action, reason, kind, key):
                 return given
         raise FeedbackError(f"{named.name}: others give feedback on it at the same time: say it again")
 
-    def _try(self, named: _Named, action: Action, reason: str, kind: str) -> Given | None:
+    def _given_before(self, named: _Named, action: Action, key: str) -> Given | None:
+        """What became of a message that was handed in before; None: it was not."""
+        ledger = read_ledger(*self._at)
+        entry = next((entry for entry in ledger.entries if entry.key == key), None)
+        if entry is None:
+            return None
+        is_cut_off = ledger.standing().get(named.content) == entry and entry.path not in self._files.listing()
+        if entry.path and entry.size and is_cut_off:
+            self._write(named, entry.path, named.data or b"")
+            return Given(named.content, named.name, action, None, entry.path)
+        return Given(named.content, named.name, action, None)
+
+    def _try(self, named: _Named, action: Action, reason: str, kind: str, key: str) -> Given | None:
         """As `give`; None where other feedback on the image came between."""
         standing = read_ledger(*self._at).standing().get(named.content)
         earlier = standing.verdict if standing else None
@@ -164,7 +180,7 @@ class _Place:
         wanted = self._wanted(named, action, kind, standing)
         data = named.data or b""
         said = "undone" if action == "undo" else action
-        entry = Feedback(named.content, said, now(), reason, wanted, len(data) if wanted != before else 0)
+        entry = Feedback(named.content, said, now(), reason, wanted, len(data) if wanted != before else 0, key)
         if wanted and wanted == before and standing:
             entry = replace(entry, size=standing.size)
 

@@ -48,6 +48,7 @@ class Feedback:
         reason: in the words of whoever said it.
         path: of the file in the watched folder that feedback wrote for this verdict; empty: it wrote none.
         size: of that file, in bytes.
+        key: of the message that said it, where it came from a line's computer, by which it is taken in once.
     """
 
     image: ImageContent
@@ -56,6 +57,7 @@ class Feedback:
     reason: str = ""
     path: str = ""
     size: int = 0
+    key: str = ""
 
     @property
     def verdict(self) -> Verdict | None:

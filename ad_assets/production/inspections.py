@@ -26,7 +26,7 @@ from ad_assets_runtime.images import IMAGE_SUFFIXES
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Source = Literal["predict", "library", "landed"]
+Source = Literal["predict", "library", "landed", "line"]
 MOST_READ = 10_000  # rows, unless more are asked for
 SMALL_ROWS, LARGE_ROWS = 4096, 65_536  # files of fewer rows are merged, up to so many
 MOST_SMALL_FILES = 64
@@ -44,7 +44,8 @@ class Inspection:
         image_id: its id as in an image index; `content_of` gives the sha256 of its file.
         path: where it lay, for people.
         time: when it was scored, UTC.
-        source: ``predict`` (the command), ``library`` (a Python call) or ``landed`` (new in the watched folder).
+        source: ``predict`` (the command), ``library`` (a Python call), ``landed`` (new in the watched folder) or
+            ``line`` (a line's computer).
         champion: address of the fitted state that scored it.
         score: raw image score; higher is more anomalous.
         threshold: what the decision compared it with; None where there is none.
@@ -52,7 +53,7 @@ class Inspection:
         anomalous: the decision; None without a threshold.
         regions: where its map is above the pixel threshold, in pixels of the whole image.
         brightness: mean grey of the whole image, 0..255; None in inspections of earlier releases.
-        contrast: likewise, of `ad_assets.datasets.appearance`.
+        contrast: likewise, of `ad_assets_runtime.appearance`.
     """
 
     image_id: str
@@ -98,6 +99,30 @@ def append(store: ArtifactStore, dataset: str, category: str, inspections: Seque
     """
     if inspections:
         _write(store, dataset, category, sorted(inspections, key=_order))
+
+
+def append_batch(
+    store: ArtifactStore, dataset: str, category: str, inspections: Sequence[Inspection], name: str
+) -> None:
+    """As `append`, of a batch that may be handed in twice; the second time it replaces itself.
+
+    Args:
+        store: where to.
+        dataset: the dataset.
+        category: its category.
+        inspections: the batch, oldest first.
+        name: of the batch, as this module names files, without suffix.
+
+    Raises:
+        OSError: the store cannot be written; nothing was added.
+        ValueError: it has another name than its rows.
+    """
+    path = f"{inspections_folder(dataset, category)}/{name}.parquet"
+    file = _file(path)
+    times = [row.time for row in inspections]
+    if file is None or (file.first, file.last, file.rows) != (min(times), max(times), len(times)):
+        raise ValueError("the name of the batch is not that of its rows")
+    store.write_bytes(path, _table_bytes(inspections))
 
 
 def read(
@@ -318,15 +343,20 @@ def _schema() -> pa.Schema:
 
 
 def _write(store: ArtifactStore, dataset: str, category: str, rows: Sequence[Inspection]) -> None:
+    first, last = (row.time.astimezone(datetime.UTC).strftime(_TIME) for row in (rows[0], rows[-1]))
+    name = f"{first}-{last}-{len(rows)}-{uuid.uuid4().hex[:12]}.parquet"
+    store.write_bytes(f"{inspections_folder(dataset, category)}/{name}", _table_bytes(rows))
+
+
+def _table_bytes(rows: Sequence[Inspection]) -> bytes:
     import pyarrow as pa
     from pyarrow import parquet
 
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=_schema())
     sink = pa.BufferOutputStream()
     parquet.write_table(table, sink, write_page_checksum=True)
-    first, last = (row.time.astimezone(datetime.UTC).strftime(_TIME) for row in (rows[0], rows[-1]))
-    name = f"{first}-{last}-{len(rows)}-{uuid.uuid4().hex[:12]}.parquet"
-    store.write_bytes(f"{inspections_folder(dataset, category)}/{name}", sink.getvalue().to_pybytes())
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def _read_file(store: ArtifactStore, path: str) -> list[Inspection]:

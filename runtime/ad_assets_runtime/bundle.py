@@ -120,10 +120,9 @@ class Bundle:
         return (float(scale[0]), float(scale[1])) if scale else None
 
     @property
-    def state(self) -> str:
-        """Address of the champion's state; that of the first member where the lane has no champions."""
-        champion = self.manifest.get("champion")
-        return str(champion["state"] if champion else self.manifest["members"][0]["state"])
+    def champion(self) -> Mapping[str, str]:
+        """Address of its state, since when it is champion (ISO 8601), and why; empty texts where the lane has none."""
+        return {"state": "", "since": "", "reason": "", **(self.manifest.get("champion") or {})}
 
     def score(self, rgb: RgbImage) -> tuple[ScoreMap, float]:
         """Score map ``(h, w)`` float32 and image score of a decoded image ``(H, W, 3)`` uint8."""
@@ -267,14 +266,29 @@ def open_bundle(
 
 
 def load_bundle(
-    read: Read, *, selftest: bool = True, engine: EngineName = "onnxruntime", threads: int | None = None
+    read: Read,
+    *,
+    selftest: bool = True,
+    engine: EngineName = "onnxruntime",
+    threads: int | None = None,
+    champion: Mapping[str, str] | None = None,
 ) -> Bundle:
-    """As `open_bundle`, of files that `read` has by their paths in the bundle."""
+    """As `open_bundle`, of files that `read` has by their paths in the bundle.
+
+    Args:
+        read: gives the content of a file; raises OSError or KeyError where there is none.
+        selftest: as there.
+        engine: as there.
+        threads: as there.
+        champion: state, since and reason, where these are told elsewhere than in the bundle.
+    """
     try:
         text = read(MANIFEST)
     except (OSError, KeyError) as error:
         raise BundleError(f"{MANIFEST} is missing: copy the whole bundle") from error
     manifest = parse_manifest(text)
+    if champion is not None:
+        manifest["champion"] = dict(champion)
     try:
         bundle = _loaded(_Files(read, manifest["files"]), manifest, content_id(text), engine, threads, selftest)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -345,7 +359,7 @@ def _loaded(
     if not bundle.members or (len(bundle.members) > 1) != bool(manifest.get("fuse")):
         rule = "a" if manifest.get("fuse") else "no"
         raise BundleError(f"{MANIFEST} has {len(bundle.members)} members and {rule} rule to fuse them")
-    _ = bundle.place, bundle.threshold, bundle.pixel_threshold, bundle.state, bundle.colours
+    _ = bundle.place, bundle.threshold, bundle.pixel_threshold, bundle.champion, bundle.colours
     if selftest:
         _check_scores(files, bundle)
     return bundle

@@ -22,7 +22,7 @@ from typing import Any
 
 from ad_assets_runtime.bundle import MANIFEST, Bundle, BundleError, load_bundle, open_bundle, parse_manifest
 from ad_assets_runtime.engines import EngineName
-from ad_assets_runtime.root_folder import open_root, write_whole
+from ad_assets_runtime.root_folder import RootFolder, open_root, write_whole
 
 POINTERS = "champion_bundles"
 Place = tuple[str, str, str]  # dataset, lane, category
@@ -37,14 +37,10 @@ class Served:
 
     Args:
         bundle: its bundle.
-        since: when it became champion (ISO 8601), as the project says.
-        reason: why.
         taken: when it began to answer here (ISO 8601).
     """
 
     bundle: Bundle
-    since: str
-    reason: str
     taken: str
 
 
@@ -101,7 +97,7 @@ class Champions(ServedChampions):
     """The champions of a root, each the newest that passed its self-test on this machine.
 
     Args:
-        root: folder or ``s3://`` prefix that has `POINTERS`.
+        root: folder or ``s3://`` prefix that has `POINTERS`, or what reads its files.
         cache: folder for copies of bundles.
         engine: what runs their graphs.
         threads: of one image; None: as many as the engine takes.
@@ -109,14 +105,15 @@ class Champions(ServedChampions):
 
     def __init__(
         self,
-        root: str | Path,
+        root: str | Path | RootFolder,
         cache: Path,
         *,
         engine: EngineName = "onnxruntime",
         threads: int | None = None,
     ) -> None:
         super().__init__()
-        self._root, self._cache = open_root(root), _Cache(cache)
+        self._root = open_root(root) if isinstance(root, (str, Path)) else root
+        self._cache = _Cache(cache)
         self._engine: EngineName = engine
         self._threads = threads
         self._stamps: dict[str, str] = {}
@@ -161,10 +158,11 @@ class Champions(ServedChampions):
 
     def _serve(self, place: Place, pointer: Mapping[str, Any], read: Callable[[str], bytes]) -> None:
         started = time.perf_counter()
-        bundle = load_bundle(read, engine=self._engine, threads=self._threads)
+        champion = {name: str(pointer.get(name, "")) for name in ("state", "since", "reason")}
+        bundle = load_bundle(read, engine=self._engine, threads=self._threads, champion=champion)
         if bundle.place != place or bundle.identity != pointer["sha256"]:
             raise BundleError(f"it is a bundle of {'/'.join(bundle.place)}, or another one than was promoted")
-        served = Served(bundle, str(pointer.get("since", "")), str(pointer.get("reason", "")), _now())
+        served = Served(bundle, _now())
         self.served = {**self.served, place: served}
         self._cache.remember(place, pointer)
         _LOG.info(
@@ -227,9 +225,7 @@ class OneBundle(ServedChampions):
     def __init__(self, path: str | Path, *, engine: EngineName = "onnxruntime", threads: int | None = None) -> None:
         super().__init__()
         bundle = open_bundle(path, engine=engine, threads=threads)
-        champion = bundle.manifest.get("champion") or {}
-        served = Served(bundle, str(champion.get("since", "")), str(champion.get("reason", "")), _now())
-        self.served = {bundle.place: served}
+        self.served = {bundle.place: Served(bundle, _now())}
 
     def poll(self) -> None:
         """Nothing follows."""

@@ -39,8 +39,7 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser("ad-assets-runtime", description=__doc__)
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--engine", choices=ENGINES, default="onnxruntime", help="what runs the graph")
-    shared.add_argument("--threads", type=int, help="of one image; default: as many as the engine takes")
+    add_engine_options(shared)
     verify = commands.add_parser(
         "verify", parents=[shared], help="check the files of a bundle and run its self-test here"
     )
@@ -67,6 +66,12 @@ def parser() -> argparse.ArgumentParser:
     _add_home(watch)
     watch.set_defaults(run=_watch)
     return whole
+
+
+def add_engine_options(command: argparse.ArgumentParser) -> None:
+    """The options of what runs graphs."""
+    command.add_argument("--engine", choices=ENGINES, default="onnxruntime", help="what runs the graph")
+    command.add_argument("--threads", type=int, help="of one image; default: as many as the engine takes")
 
 
 def add_server_options(serve: argparse.ArgumentParser) -> None:
@@ -167,7 +172,7 @@ def _verify(options: argparse.Namespace) -> int:
     bundle = _open(options)
     engine, tests = bundle.members[0].engine, len(bundle.manifest["selftest"])
     print(f"{'/'.join(bundle.place)}: whole, and {tests} images score as where it was exported")
-    print(f"  state {bundle.state}, bundle {bundle.identity[:16]}, {engine.name} {engine.version}")
+    print(f"  state {bundle.champion['state'] or '-'}, bundle {bundle.identity[:16]}, {engine.name} {engine.version}")
     return 0
 
 

@@ -97,7 +97,7 @@ class Records:
                 "path": prediction.name.encode("utf-8", "backslashreplace").decode(),
                 "time": self._last.isoformat(timespec="microseconds"),
                 "source": "line",
-                "champion": image.bundle.state,
+                "champion": image.bundle.champion["state"],
                 "score": prediction.score,
                 "threshold": prediction.threshold,
                 "p_value": prediction.p_value,

@@ -12,7 +12,6 @@ def result_of(image: Inspected) -> dict[str, Any]:
     """What was said of an image, without its map, as values of JSON."""
     bundle, prediction = image.bundle, image.prediction
     dataset, lane, category = bundle.place
-    champion = bundle.manifest.get("champion") or {}
     return {
         "image_id": image.image_id,
         "score": prediction.score,
@@ -28,8 +27,8 @@ def result_of(image: Inspected) -> dict[str, Any]:
             "dataset": dataset,
             "lane": lane,
             "category": category,
-            "state": bundle.state,
+            "state": bundle.champion["state"],
             "bundle": bundle.identity,
-            "since": champion.get("since", ""),
+            "since": bundle.champion["since"],
         },
     }

@@ -288,10 +288,8 @@ def _described(served: Served) -> dict[str, Any]:
     bundle = served.bundle
     engine, decision = bundle.members[0].engine, bundle.manifest["decision"]
     return {
-        "state": bundle.state,
+        **bundle.champion,
         "bundle": bundle.identity,
-        "since": served.since,
-        "reason": served.reason,
         "taken": served.taken,
         "threshold": bundle.threshold,
         "promise": decision.get("promise", ""),

@@ -60,7 +60,9 @@ class _Asked(Collector):
             "ad_assets_champion_info", "What is served.", labels=[*place, "state", "bundle", "since"]
         )
         for key, served in self._champions.served.items():
-            info.add_metric([*key, served.bundle.state, served.bundle.identity, served.since], 1)
+            info.add_metric(
+                [*key, served.bundle.champion["state"], served.bundle.identity, served.bundle.champion["since"]], 1
+            )
         yield info
         refused = GaugeMetricFamily("ad_assets_bundle_refused", "1: the promoted bundle is not served.", labels=place)
         for key in {*self._champions.served, *self._champions.refused}:

@@ -1,0 +1,123 @@
+"""What a line's computer puts aside is taken in, each once, and the rest is refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ad_assets.cli import main
+from ad_assets.defs.inspections import look
+from ad_assets.prediction.line_outbox import Taken, take_in
+from ad_assets.production.feedback_ledger import read_ledger
+from ad_assets.production.inspections import read
+from ad_assets_runtime.bundle import Bundle, open_bundle
+from ad_assets_runtime.identity import content_id
+from ad_assets_runtime.records import Records
+from tests.prediction.test_feedback import PLACE, inbox, index, line  # noqa: F401 - a fixture
+from tests.support.bench_graph import Bench
+from tests.support.line_bundles import png, write_bundle
+from tests.support.line_server import until
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    write_bundle(tmp_path / "bundle")
+    return open_bundle(tmp_path / "bundle")
+
+
+def spoken(home: Path, bundle: Bundle, images: list[bytes], said: str = "") -> Path:
+    """The outbox of a line's computer that inspected images, and on which a person spoke of each."""
+    records = Records(home)
+    records.start()
+    for number, data in enumerate(images):
+        records.add(bundle.inspect(data, f"camera/{number}.png", {}))
+    if said:
+        for data in images:
+            until(lambda data=data: records.image(PLACE, content_id(data)))
+            records.say(PLACE, content_id(data), said, "at the line", None)  # type: ignore[arg-type]
+    records.stop()
+    return home / "outbox"
+
+
+def test_inspections_are_taken_in_once_however_often_they_are_handed_in(
+    line: Bench,  # noqa: F811
+    bundle: Bundle,
+    tmp_path: Path,
+) -> None:
+    images = [png(np.full((20, 20, 3), 10 * number, np.uint8)) for number in range(5)]
+    outbox = spoken(tmp_path / "home", bundle, images)
+    shutil.copytree(outbox, tmp_path / "again")
+    for handed_in in (outbox, tmp_path / "again"):
+        assert take_in(line.benchmark, str(handed_in)) == Taken(5, 0, {})
+        assert not [path for path in handed_in.rglob("*") if path.is_file()]
+    rows = read(line.benchmark.store, *PLACE)
+    assert [row.image_id for row in rows] == list(map(content_id, images))
+    predictions = [bundle.predict(data) for data in images]
+    assert [(row.score, row.anomalous, row.p_value, row.regions) for row in rows] == [
+        (each.score, each.anomalous, each.p_value, each.regions) for each in predictions
+    ]
+    assert {(row.source, row.champion) for row in rows} == {("line", "state-60")}
+    assert rows[3].brightness == pytest.approx(30, abs=0.01)
+
+
+def test_a_false_alarm_at_the_line_enters_ledger_and_folder_once(
+    line: Bench,  # noqa: F811
+    bundle: Bundle,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = inbox(line).read_bytes()
+    outbox = spoken(tmp_path / "home", bundle, [data], "false_alarm")
+    shutil.copytree(outbox, tmp_path / "again")
+    assert main(["take-outbox", str(outbox), "--config", str(line.folder / "bench.yaml")]) == 0
+    assert "1 inspections and 1 verdicts" in capsys.readouterr().out
+    written = line.images / "bolt" / "train" / "good" / f"false_alarm_{content_id(data)[:16]}.png"
+    assert written.read_bytes() == data
+    written.unlink()  # as if it had been cut off between ledger and folder
+    assert take_in(line.benchmark, str(tmp_path / "again")).feedback == 1
+    [entry] = read_ledger(line.benchmark.store, *PLACE).entries
+    assert (entry.said, entry.reason, written.read_bytes()) == ("false_alarm", "at the line", data)
+    assert index(line)[f"train/good/{written.name}"] == "train"
+
+
+def test_what_cannot_be_taken_in_is_put_aside_with_the_reason(line: Bench, bundle: Bundle, tmp_path: Path) -> None:  # noqa: F811
+    outbox = spoken(tmp_path / "home", bundle, [inbox(line).read_bytes()], "missed")
+    [message] = (outbox / "feedback").rglob("*.json")
+    told = json.loads(message.read_text())
+    for name, changed in {
+        "parts/bolt/a.json": "{",
+        "parts/bolt/b.json": json.dumps(told | {"said": "nonsense"}),
+        "parts/bolt/c.json": json.dumps(told | {"image": "0" * 64}),
+        "other/bolt/d.json": message.read_text(),
+        "parts/e/f/g.json": message.read_text(),
+    }.items():
+        (outbox / "feedback" / name).parent.mkdir(parents=True, exist_ok=True)
+        (outbox / "feedback" / name).write_text(changed)
+    [batch] = (outbox / "inspections").rglob("*.jsonl")
+    batch.with_name("no-name.jsonl").write_text(batch.read_text())
+    taken = take_in(line.benchmark, str(outbox))
+    assert (taken.inspections, taken.feedback, len(taken.refused)) == (1, 1, 6)
+    for name, words in {"b": "nonsense", "c": "not in the outbox", "d": "other/bolt is no category"}.items():
+        [reason] = (outbox / "refused").rglob(f"{name}.json.reason.txt")
+        assert words in reason.read_text()
+    assert take_in(line.benchmark, str(outbox)) == Taken(0, 0, {})
+
+
+def test_the_sensor_takes_in_the_outboxes_and_one_that_is_not_there_holds_up_none(
+    line: Bench,  # noqa: F811
+    bundle: Bundle,
+    tmp_path: Path,
+) -> None:
+    outbox = spoken(tmp_path / "home", bundle, [inbox(line).read_bytes()], "confirmed")
+    unknown = "nowhere://x"
+    line.set("datasets.parts.production.outboxes", [unknown, str(outbox)])
+    dataset = line.benchmark.datasets["parts"]
+    assert dataset.production
+    answer = look(line.benchmark, dataset, dataset.production, line.instance, None, 1.0)
+    assert unknown in str(answer.skip_reason)
+    assert [row.source for row in read(line.benchmark.store, *PLACE)] == ["line"]
+    assert [entry.said for entry in read_ledger(line.benchmark.store, *PLACE).entries] == ["confirmed"]
