@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ad_assets.backbones.engines import EngineError, difference, load_engine, refuse
 from ad_assets.backbones.feature_maps import Shape, channels_first
 from ad_assets.backbones.tracing import Taps
 from ad_assets.backbones.weights import MissingWeights, build_model
@@ -17,8 +18,9 @@ from ad_assets_runtime.geometry import fit_image
 from ad_assets_runtime.images import RgbImage
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor, dtype, nn
 
+    from ad_assets.backbones.engines import Engine
     from ad_assets.backbones.extractor import Extractor
     from ad_assets.settings.compute import Compute
 
@@ -26,6 +28,7 @@ MAX_LOADED = 2
 # Most images of one pass on a CPU, which is a task of one thread: what they leave behind stays in the cache. With one
 # thread PyTorch takes other convolutions from 16 images on, which round otherwise.
 CPU_IMAGES = 4
+CHECKED_IMAGES = 2  # of those that pass first, beside the frames at loading, where another engine computes
 TILES = 16  # of one image at once, which bounds the memory of their passes
 
 __all__ = ["Backbone", "MissingWeights", "load_backbone"]
@@ -45,17 +48,23 @@ class _Caught(local):
 class Backbone:
     """A frozen network on one device, with hooks at its taps. Calls of `extract` are serialised.
 
+    With another engine than PyTorch, PyTorch computes the features of a few frames too, in float32, and of the first
+    images: they must be the same to `TOLERANCE`.
+
     Args:
         model: a timm model with its weights.
-        extractor: the taps, the transform, and the precision (bfloat16 by autocast: weights and batch norms stay
-            float32).
+        extractor: the taps, the transform, the engine, and the precision (bfloat16 by autocast: weights and batch norms
+            stay float32).
         device: torch device name.
 
     Attributes:
         tap_shapes: ``(C, h, w)`` of each tap.
         images_seen: images that passed forward since loading.
+        engine: another than PyTorch.
+        engine_difference: how far its features were from PyTorch's, the most so far; see `difference`.
 
     Raises:
+        EngineError: the engine is not there, or gives other features than PyTorch.
         ValueError: the network takes no image of the extractor's input size, or a tap is not there or gives no map in
             a known layout.
     """
@@ -65,7 +74,13 @@ class Backbone:
 
         self.extractor = extractor
         self.device = torch.device(device)
-        self.precision = extractor.precision
+        if extractor.engine != "torch" and self.device.type != "cpu":
+            raise EngineError(
+                f"engine: {extractor.engine} computes on CPUs; write compute.device: cpu, or engine: torch"
+            )
+        # The reference of another engine is float32 whatever that one computes in.
+        self.precision = extractor.precision if extractor.engine == "torch" else "float32"
+        self._stored = torch.float16 if extractor.storage == "float16" else torch.float32
         self.images_seen = 0
         self._lock = Lock()
         self._caught = _Caught()
@@ -82,6 +97,40 @@ class Backbone:
                 for each in zip(extractor.taps, self.tap_shapes, extractor.reductions, strict=True)
             ]
         self._taps.hook(model, self._keep)
+        self.engine: Engine | None = None
+        self.engine_difference = 0.0
+        self._unchecked = CHECKED_IMAGES
+        if extractor.engine != "torch":
+            self._set_engine(load_engine(extractor))
+
+    def _set_engine(self, engine: Engine) -> None:
+        """Let an engine compute, if it agrees with PyTorch on noise and on a photograph."""
+        import torch
+        from skimage.data import chelsea
+
+        self.engine = engine
+        size = self.extractor.frame_size
+        noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        frames = [noise, fit_image(chelsea(), size, None, self.extractor.interpolation)]
+        self._compare_engine(torch.stack([self._normalised(frame) for frame in frames]))
+
+    def _compare_engine(self, batch: Tensor) -> None:
+        """Compare the features of normalised inputs.
+
+        Raises:
+            EngineError: the engine's are not PyTorch's.
+        """
+        import torch
+
+        from ad_assets.kernels.parallel import map_single_threaded
+
+        if self.engine is None:
+            return
+        for image in batch.split(1):
+            [expected] = map_single_threaded(lambda one: self._pass_of_torch(one, torch.float32), [image])
+            apart = difference(self.engine.run(image), expected, self.extractor.precision)
+            self.engine_difference = max(self.engine_difference, apart)
+            refuse(self.engine, self.extractor, apart)
 
     @classmethod
     def load(cls, extractor: Extractor, *, device: str = "cpu") -> Backbone:
@@ -173,15 +222,26 @@ class Backbone:
         # TF32 convolutions, torch's default, would make float32 depend on the card.
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         with self._lock, exact:
+            if self.engine:
+                self.engine.use_threads(threads())
+                if self._unchecked:
+                    self._compare_engine(batch[: self._unchecked])
+                    self._unchecked = max(0, self._unchecked - len(batch))
             if self.device.type == "cpu":
-                size = min(CPU_IMAGES, -(-len(batch) // threads()))
+                size = 1 if self.engine else min(CPU_IMAGES, -(-len(batch) // threads()))
                 parts = list(map_single_threaded(self._pass, batch.split(size)))
             else:
                 parts = [self._pass(batch)]
         return [torch.cat(tap) for tap in zip(*parts, strict=True)]
 
     def _pass(self, batch: Tensor) -> list[Tensor]:
-        """The taps of one pass. They are cloned outside inference mode, so that a method may train on them."""
+        """The taps of one pass, as they are stored."""
+        if self.engine:
+            return [each.to(self._stored) for each in self.engine.run(batch)]
+        return self._pass_of_torch(batch, self._stored)
+
+    def _pass_of_torch(self, batch: Tensor, kept: dtype) -> list[Tensor]:
+        """They are cloned outside inference mode, so that a method may train on them."""
         import torch
 
         try:
@@ -191,7 +251,6 @@ class Backbone:
         finally:
             caught, self._caught.taps = self._caught.taps, {}
         maps = [channels_first(caught[tap], self._taps.layouts[tap]) for tap in self._taps.modules]
-        kept = torch.float16 if self.extractor.storage == "float16" else torch.float32
         return [each.to(kept).cpu().clone(memory_format=torch.contiguous_format) for each in maps]
 
     def _forward(self, batch: Tensor) -> None:

@@ -98,7 +98,12 @@ class Extractor(Settings):
         description="arithmetic of the backbone, and of products in training on its features; features and weights are "
         "float32 either way; bfloat16 moves features of EfficientNet-Lite0 by 5 % (L2); default: compute.precision",
     )
-
+    engine: Literal["torch", "openvino", "onnxruntime"] = Field(
+        "torch",
+        description="what computes the backbone; openvino and onnxruntime do so on CPUs, each with the extra of its "
+        "name, and are refused where features differ from torch's by more than 0.01 % of the largest; default: "
+        "compute.engine",
+    )
     storage: Literal["float32", "float16"] = Field(
         "float32",
         description="of features in the store and in memory; float16 halves both, and moves no value by more than "
@@ -167,6 +172,15 @@ class Extractor(Settings):
                 raise ValueError(f"taps: list them shallow to deep; {self.architecture} goes {', '.join(stages)}")
         if len(set(self.modules)) < len(self.modules):
             raise ValueError(f"taps: {', '.join(self.taps)} name one module twice")
+
+    @model_validator(mode="after")
+    def _engine_has_the_precision(self) -> Extractor:
+        if self.engine == "onnxruntime" and self.precision != "float32":
+            raise ValueError(
+                f"engine: onnxruntime computes in float32 on CPUs; write precision: float32 for it (got "
+                f"{self.precision}), or engine: openvino"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_size(self) -> Extractor:
@@ -331,6 +345,7 @@ class Extractor(Settings):
             "precision": self.precision,
             **({"layout": "NCHW"} if self._was_misread else {}),
             **({"tiles": self.tiles.model_dump()} if self.tiles else {}),
+            **({"engine": self.engine} if self.engine != "torch" else {}),
             **({"storage": self.storage} if self.storage != "float32" else {}),
         }
 

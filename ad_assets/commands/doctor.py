@@ -126,6 +126,8 @@ def weights(benchmark: Benchmark, name: str) -> Finding:
         return Finding(f"extractor {name}", False, str(error))
     facts = f"{extractor.backbone}, {extractor.weights} weights, {extractor.precision}, images {height}x{width}, taps "
     facts += ", ".join(f"{tap} {shape}" for tap, shape in zip(extractor.taps, backbone.tap_shapes, strict=True))
+    if backbone.engine:
+        facts += f"; by {backbone.engine.name}, features within {backbone.engine_difference:.1e} of PyTorch's"
     if not all(bool(each.isfinite().all()) for each in taps):
         return Finding(f"extractor {name}", False, f"{facts}: not all features of a grey image are finite numbers")
     return Finding(f"extractor {name}", True, facts)

@@ -11,7 +11,7 @@ from typing import Any
 from ad_assets.backbones.extractor import tap_table
 
 BACKBONE = "tf_efficientnet_lite0"
-_KEPT = ("resize", "crop", "interpolation", "pre_activation", "precision")
+_KEPT = ("resize", "crop", "interpolation", "pre_activation", "precision", "engine")
 # Of architectures whose stages are not tabled: as many taps as are asked for, around the usual 1/8 and 1/16.
 _USUAL = {1: (16,), 2: (8, 16), 3: (4, 8, 16), 4: (4, 8, 16, 32)}
 

@@ -80,6 +80,8 @@ class SectionParser(Checker):
             options = self.mapping(section, f"extractors.{name}")
             if compute:
                 options.setdefault("precision", compute.precision)
+                if compute.engine != "torch":  # else not set: champions note what is
+                    options.setdefault("engine", compute.engine)
             extractor = self.model(Extractor, options, f"extractors.{name}")
             if extractor:
                 self.extractors[name] = extractor

@@ -121,6 +121,7 @@ def machine(detector: Predictor) -> dict[str, Any]:
         "device": device,
         **({} if device == "cpu" else {"device_name": torch.cuda.get_device_name(device)}),
         "precision": ", ".join(detector.precisions),
+        "engine": ", ".join(detector.engines),
         "threads": threads(),
         "torch": torch.__version__,
         "warm_up_batches": WARM_UP_BATCHES,

@@ -236,7 +236,7 @@ class _LaneLoader:
         trained_on = read_training_set(artifact)
         if trained_on is None or trained_on.features != stages.features.code_version:
             raise DetectorError(
-                f"{place} was made from features of another extractor (or backbone precision); {remedy}"
+                f"{place} was made from features of another extractor (or backbone precision or engine); {remedy}"
             )
         fitted = _Fitted(artifact, address, trained_on.images, trained_on.region)
         reason = self._stale_reason(stages, fitted, current=version is None)

@@ -123,6 +123,7 @@ class Predictor:
         nominal: the left-out scores of nominal images that set the threshold.
         compute: device and limits.
         precisions: of its backbones, without duplicates.
+        engines: of its backbones, without duplicates.
         colour_scale: lowest and highest score of the category's pictures in the report; None without metrics.
         members: its fitted methods; several for ensembles only.
         stale: how the loaded states differ from the benchmark file, where that was allowed, and that the region of
@@ -165,6 +166,7 @@ class Predictor:
         # Members with the same extractor share its features.
         self._extractors = list(dict.fromkeys(member.extractor for member in members))
         self.precisions = sorted({extractor.precision for extractor in self._extractors})
+        self.engines = sorted({extractor.engine for extractor in self._extractors})
         self._backbones = [load_backbone(extractor, compute) for extractor in self._extractors]
         self._lock = Lock()
 

@@ -14,12 +14,16 @@ _GPUS = ("nvidia[0-9]*", "dxg", "kfd")  # as drivers name them: NVIDIA's, that o
 
 
 class Compute(Settings):
-    """Device, batch size, memory budget and threads, which change no number, and the precision of extractors."""
+    """Device, batch size, memory budget and threads, which change no number; precision and engine of extractors."""
 
     device: str = Field("auto", description="auto (cuda where there is one), cpu, cuda or cuda:<number>")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="precision of the extractors that name none; see there",
+    )
+    engine: Literal["torch", "openvino", "onnxruntime"] = Field(
+        "torch",
+        description="engine of the extractors that name none; see there",
     )
     batch_size: int = Field(16, ge=1, le=65_536, description="images a batch")
     memory_gb: float = Field(4.0, gt=0, le=1e6, description="budget in GB for temporary tensors")

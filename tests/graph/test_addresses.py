@@ -53,6 +53,7 @@ VALUES: list[Any] = [
         {"auto_mkdir": True},
         {"size": 32, "overlap": 0},
         "float16",
+        "openvino",
     ),
 ]
 # What each key changes by itself: kinds of assets. A key that is named in neither table fails.
@@ -156,7 +157,7 @@ def test_a_setting_changes_the_addresses_of_what_reads_it(folder: Path, section:
         "production": PRODUCTION,
         "reader": READER,
         "report": {name: {"report"} for name in ReportStyle.model_fields},
-        "compute": {"precision": {"features"}},
+        "compute": {"precision": {"features"}, "engine": {"features"}},
     }
     expected = set() if f"{section}.{key}" in NOWHERE else tables[section][key]
     touched = set().union(*(changed(before, after) for after in flipped(folder, tree, own, key)))
