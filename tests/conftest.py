@@ -49,6 +49,12 @@ run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_bac
 
 
 @pytest.fixture(scope="session")
+def onnx_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ``XDG_CACHE_HOME`` of the tests that use other engines: a network is exported once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """A real S3 protocol server on loopback, in its own environment (`make test` installs it)."""
     with s3_server(str(S3_SERVER), "-H", "127.0.0.1", "-p") as endpoint:

@@ -194,7 +194,7 @@ def test_latency_by_step(config: Path, tmp_path: Path, capsys: Any) -> None:
     arguments = ["parts", "--batch", "1", "--batch", "4", "--images", "8", "--out", str(out)]
     assert main(["latency", "--config", str(config), *arguments]) == 0
     said = capsys.readouterr().out
-    assert "device cpu, precision float32, threads" in said
+    assert "device cpu, precision float32, engine torch, threads" in said
     told = json.loads(out.read_text())
     steps = ["decode", "backbone", "match", "post", "total"]
     assert [(row["batch_size"], row["step"]) for row in told["rows"]] == [(n, step) for n in (1, 4) for step in steps]

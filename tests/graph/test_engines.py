@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,15 +14,10 @@ from tests.support.bench_graph import Bench
 SMALL = {"backbone": "test_resnet", "weights": "random(0)", "taps": ["/4", "/8"], "resize": [64, 64]}
 
 
-@pytest.fixture(scope="module")
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.mark.usefixtures("_own_cache")
-def test_the_graph_and_predictions_use_the_engine_of_the_benchmark_file(bench: Bench) -> None:
+def test_the_graph_and_predictions_use_the_engine_of_the_benchmark_file(
+    bench: Bench, onnx_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(onnx_cache))
     shutil.rmtree(bench.images / "nut")
     bench.tree["extractors"]["lite0"] = SMALL
     del bench.tree["datasets"]["parts"]["detectors"]["full"]
@@ -32,7 +26,7 @@ def test_the_graph_and_predictions_use_the_engine_of_the_benchmark_file(bench: B
     by_pytorch = bench.rows("small", "bolt")
 
     bench.set("compute.engine", "openvino")
-    built, found = bench.run()
+    built, _ = bench.run()
     assert {name for name, _ in built} >= {"parts/features/lite0", "parts/small/score_maps"}
     assert "parts/image_index" not in {name for name, _ in built}
     for key, value in bench.rows("small", "bolt").items():
