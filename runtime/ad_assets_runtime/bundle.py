@@ -121,8 +121,9 @@ class Bundle:
 
     @property
     def champion(self) -> Mapping[str, str]:
-        """Address of its state, since when it is champion (ISO 8601), and why; empty texts where the lane has none."""
-        return {"state": "", "since": "", "reason": "", **(self.manifest.get("champion") or {})}
+        """Address of its state, since when it is champion (ISO 8601), and why: empty where it is none."""
+        own = {"state": "+".join(member["address"] for member in self.manifest["members"]), "since": "", "reason": ""}
+        return own | (self.manifest.get("champion") or {})
 
     def score(self, rgb: RgbImage) -> tuple[ScoreMap, float]:
         """Score map ``(h, w)`` float32 and image score of a decoded image ``(H, W, 3)`` uint8."""

@@ -172,7 +172,7 @@ def _verify(options: argparse.Namespace) -> int:
     bundle = _open(options)
     engine, tests = bundle.members[0].engine, len(bundle.manifest["selftest"])
     print(f"{'/'.join(bundle.place)}: whole, and {tests} images score as where it was exported")
-    print(f"  state {bundle.champion['state'] or '-'}, bundle {bundle.identity[:16]}, {engine.name} {engine.version}")
+    print(f"  state {bundle.champion['state']}, bundle {bundle.identity[:16]}, {engine.name} {engine.version}")
     return 0
 
 

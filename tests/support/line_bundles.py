@@ -121,6 +121,7 @@ def write_bundle(
         "members": [
             {
                 "name": name,
+                "address": f"state-{colour:g}",
                 "graph": "graphs/g.onnx",
                 "state": f"states/{name}.safetensors",
                 "geometry": {"resize": [SIDE, SIDE], "crop": None, "interpolation": "bilinear"},
@@ -152,7 +153,8 @@ def promote(root: Path, bundle: str, sha256: str, place: tuple[str, str, str] = 
     """Point to a bundle below a root, atomically."""
     path = root / "champion_bundles" / place[0] / place[1] / f"{place[2]}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    pointer = {"format": 1, "bundle": bundle, "sha256": sha256, "since": "2026-01-02T03:04:05+00:00", "reason": "gates"}
+    manifest = root / bundle / "bundle.json"
+    champion = json.loads(manifest.read_text()).get("champion", {}) if manifest.is_file() else {}
     temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps({**pointer, "state": "s", **more}))
+    temporary.write_text(json.dumps({"format": 1, "bundle": bundle, "sha256": sha256, **champion, **more}))
     temporary.replace(path)
