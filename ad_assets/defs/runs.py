@@ -13,6 +13,7 @@ import dagster as dg
 import filelock
 
 from ad_assets.defs.assets import run_config_of
+from ad_assets.defs.dagster_internals import keep_event_logs_open
 from ad_assets.defs.home import open_home
 from ad_assets.defs.landing_sensor import UNFINISHED
 from ad_assets.defs.plan import Step
@@ -41,6 +42,7 @@ class Outcome:
 def open_instance() -> dg.DagsterInstance:
     """The Dagster instance of `open_home`."""
     home = open_home()
+    keep_event_logs_open()
     # Dagster makes its tables when it first opens a home; two processes that do so at once fail.
     with filelock.FileLock(home / LOCK):
         instance = dg.DagsterInstance.get()
