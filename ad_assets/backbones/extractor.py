@@ -259,6 +259,15 @@ class Extractor(Settings):
         return tuple(known.get(module) or known.get(tap) for tap, module in zip(self.taps, self.modules, strict=True))
 
     @property
+    def tabled_shapes(self) -> tuple[tuple[int, int, int], ...] | None:
+        """``(C, h, w)`` of each tap, as the table has it; None where that lacks one."""
+        table = tap_table().get(self.architecture, {})
+        if not all(module in table for module in self.modules):
+            return None
+        height, width = self.input_size
+        return tuple((c, -(-height // step), -(-width // step)) for c, step in map(table.__getitem__, self.modules))
+
+    @property
     def grid(self) -> int:
         """Pixels of the input to a cell of the coarsest tap; of an extractor with tiles."""
         return max(step or 1 for step in self.reductions)

@@ -21,7 +21,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from ad_assets.kernels.correlation_rows import compare, descend
+from ad_assets.kernels.correlation_rows import EPSILON, compare, descend
 from ad_assets.kernels.nearest.bounds import full_precision, tile_of_products
 from ad_assets.kernels.parallel import each
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 CPU_TILE_BYTES = 1 << 20  # a matrix of a tile; two of them, and what products pack, stay in the cache of a core
 DEVICE_TILE_BYTES = 256 << 20
+PLAIN_TILE_BYTES = 32 << 20
 
 
 class Correlated(NamedTuple):
@@ -101,6 +102,27 @@ def correlate(
     with torch.autocast(q.device.type, enabled=False):
         inputs = [_wide(tensor) for tensor in (q, k, v, rows, columns)]
         return Correlated(*_Correlate.apply(*inputs, scale, entropy))
+
+
+def correlate_plainly(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, scale: float) -> Correlated:
+    """As `correlate` without gradients and entropy, by operations of torch alone, for exporters: of one image."""
+    step = max(1, PLAIN_TILE_BYTES // (4 * q.shape[1] * k.shape[2]))
+    outputs, divs = [], []
+    for part in _steps(q.shape[2], step):
+        s = torch.softmax((q[:, :, part] * scale) @ k.mT, dim=3)
+        outputs.append(s @ v)
+        target = (rows[:, :, part, :, None] * columns[:, :, part, None, :]).flatten(3)
+        u, t = s + EPSILON, target + EPSILON
+        divs.append(((t - u) * (t / u).log()).sum(dim=3))
+    div = torch.cat(divs, dim=2)
+    return Correlated(torch.cat(outputs, dim=2), div, div, None)
+
+
+def attend_plainly(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """As `attend`, by operations of torch alone, for exporters: of one image."""
+    step = max(1, PLAIN_TILE_BYTES // (4 * q.shape[1] * k.shape[2]))
+    parts = [torch.softmax((q[:, :, part] * scale) @ k.mT, dim=3) @ v for part in _steps(q.shape[2], step)]
+    return torch.cat(parts, dim=2)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

@@ -251,6 +251,11 @@ class Method(Settings, ABC, Generic[StateT]):
         """Why its scoring is not to be had as one graph of tensors (`graph`), in words; empty where it is."""
         return f"method {self.name} has no graph of its scoring"
 
+    def graph_bytes(self, taps: Sequence[tuple[int, ...]]) -> int:
+        """Bytes of the state as its graph takes it, as far as the shapes (C, h, w) of the taps say; else 0."""
+        del taps
+        return 0
+
     def graph(self, frame: Frame) -> ScoringGraph:
         """The scoring of one new image as operations on tensors alone, in float32, for an exporter.
 

@@ -11,18 +11,20 @@ A = (n-1)/(n-2) covariance + ridge, the squared distance is (n/(n-1))^2 q / (1 -
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ad_assets.methods.base import Method, fit_field, register, score_field
-from ad_assets.methods.data import Batch, Features, LoadMatches, ScoreMaps, check_finite
+from ad_assets.methods.data import Batch, Features, Frame, LoadMatches, ScoreMaps, check_finite
 from ad_assets.methods.region_of_interest import InspectedGrid, without_outside
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ad_assets.methods.scoring_graph import ScoringGraph
 
 TASK_PLACES = 64  # of one task of a thread
 
@@ -124,6 +126,23 @@ class Padim(Method[Gaussians]):
         else:
             mean, covariance = _taken_out(state, *_moments(going, state.channels, runtime), len(going))
         return self.prepare(Gaussians(mean, covariance, state.channels, list(staying.image_ids), []), train, runtime)
+
+    @property
+    def graph_fault(self) -> str:
+        """As `Method.graph_fault`."""
+        return ""
+
+    def graph_bytes(self, taps: Sequence[tuple[int, ...]]) -> int:
+        """A mean and a factor at every place."""
+        joined = sum(shape[0] for shape in taps)
+        size = min(self.channels or joined, joined)
+        return 4 * taps[0][1] * taps[0][2] * size * (size + 1)
+
+    def graph(self, frame: Frame) -> ScoringGraph:
+        """As `Method.graph`."""
+        from ad_assets.methods.padim_graph import PadimGraph
+
+        return PadimGraph(self, frame)
 
     def score(self, state: Gaussians, batch: Batch, runtime: Runtime) -> ScoreMaps:
         """Score a batch: Mahalanobis distances, on the CPU.

@@ -215,10 +215,16 @@ class PatchEmbedding(nn.Module):
         return joined.flatten(2)[0].T
 
 
-def nearest_rows(queries: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def nearest_rows(queries: Tensor, rows: Tensor, count: int, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The nearest rows (M, D) of queries (Q, D), nearest first, as `kernels.nearest.search` finds them.
 
     Products choose a few more than are wanted, and differences rank these. Beyond the last row distances are infinite.
+
+    Args:
+        queries: (Q, D) float32.
+        rows: (M, D) float32.
+        count: how many.
+        present: (M,) bool, which rows there are; None: all.
 
     Returns:
         Distances (Q, count) float32 and numbers of rows (Q, count) int64.
@@ -227,7 +233,10 @@ def nearest_rows(queries: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Ten
     centre = rows.mean(dim=0)
     # So many more than there are, infinitely far, that there are enough in every bank.
     centred = pad(rows - centre, (0, 0, 0, wanted))
-    norms = pad((rows - centre).square().sum(dim=1), (0, wanted), value=torch.inf)
+    norms = (rows - centre).square().sum(dim=1)
+    if present is not None:
+        norms = torch.where(present, norms, torch.inf)
+    norms = pad(norms, (0, wanted), value=torch.inf)
     step = max(1, min(MOST_QUERIES, PRODUCT_VALUES // (wanted * queries.shape[1])))
     found = []
     for some in queries.split(step):
@@ -235,7 +244,7 @@ def nearest_rows(queries: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Ten
         _, chosen = products.topk(wanted, dim=1, largest=False)
         there = chosen.clamp(max=last)
         exact = (rows[there] - some[:, None]).square().sum(dim=2).sqrt()
-        exact = torch.where(chosen > last, torch.inf, exact)
+        exact = torch.where(norms[chosen].isinf(), torch.inf, exact)
         distances, order = exact.topk(count, dim=1, largest=False)
         found.append((distances, there.gather(1, order)))
     return torch.cat([distances for distances, _ in found]), torch.cat([numbers for _, numbers in found])

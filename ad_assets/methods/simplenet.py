@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import model_validator
 
 from ad_assets.methods.base import fit_field, register, score_field
-from ad_assets.methods.data import Batch, Features, LoadMatches, ScoreMaps, check_finite
+from ad_assets.methods.data import Batch, Features, Frame, LoadMatches, ScoreMaps, check_finite
 from ad_assets.methods.patch_embedding import Pooling, embed, patch_grid
 from ad_assets.methods.region_of_interest import InspectedGrid, learnt_places, without_outside
 from ad_assets.methods.runtime import Runtime
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ad_assets.kernels.discriminator import HeadWeights
+    from ad_assets.methods.scoring_graph import ScoringGraph
     from ad_assets.methods.training.loop import Recalled, Training
 
 MEASURED_AT_ONCE = 16  # images, for the unit of the noise
@@ -228,6 +229,17 @@ class SimpleNet(TrainedMethod):
         kept = left if self.adaptor == "mlp" else {}
         folds = {"folded.weight": weight, "folded.bias": bias, "last": state.weights["last.weight"]}
         return replace(state, weights={**kept, **folds})
+
+    @property
+    def graph_fault(self) -> str:
+        """As `Method.graph_fault`."""
+        return ""
+
+    def graph(self, frame: Frame) -> ScoringGraph:
+        """As `Method.graph`."""
+        from ad_assets.methods.simplenet_graph import SimpleNetGraph
+
+        return SimpleNetGraph(self, frame)
 
     def score(self, state: TrainedNetwork, batch: Batch, runtime: Runtime) -> ScoreMaps:
         """Score a batch: minus the discriminator's output, on the CPU.

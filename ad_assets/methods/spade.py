@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ad_assets.methods.base import Method, fit_field, register, score_field
-from ad_assets.methods.data import Batch, Features, LoadMatches, ScoreMaps, check_finite
+from ad_assets.methods.data import Batch, Features, Frame, LoadMatches, ScoreMaps, check_finite
 from ad_assets.methods.patch_embedding import embed
 from ad_assets.methods.region_of_interest import InspectedGrid, inspected_cells, learnt_places, without_outside
 from ad_assets.methods.runtime import Runtime
@@ -27,6 +27,8 @@ from ad_assets.methods.state import State
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ad_assets.methods.scoring_graph import ScoringGraph
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,17 @@ class Spade(Method[Pyramids]):
     def _vectors(self, taps: list[Tensor]) -> Tensor:
         """(B, H W, D)."""
         return embed(taps[: self.pixel_layers], patch_size=1, pooling="concat")
+
+    @property
+    def graph_fault(self) -> str:
+        """As `Method.graph_fault`."""
+        return ""
+
+    def graph(self, frame: Frame) -> ScoringGraph:
+        """As `Method.graph`."""
+        from ad_assets.methods.spade_graph import SpadeGraph
+
+        return SpadeGraph(self, frame)
 
     def score(self, state: Pyramids, batch: Batch, runtime: Runtime) -> ScoreMaps:
         """Score a batch, on the CPU; with `left_out`, an image is not compared with itself.

@@ -23,6 +23,16 @@ TINY = Extractor(backbone="test_resnet", weights="random(0)", taps=("layer1", "l
 BANK = {"pre_dimensions": 24, "dimensions": 24, "coreset_ratio": 0.2, "projection": 8}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("patchcore", {**BANK, "neighbours": 2}),
+    ("patchcore", {"pooling": "concat", "coreset_ratio": 0.3, "image_score": "reweighted"}),
+    ("patchcluster", {**BANK, "neighbours": 3}),
+    ("patchcore_lof", {**BANK, "neighbours": 10}),
+    ("padim", {"channels": 10}),
+    ("simplenet", {"pooling": "concat", "hidden_units": 8, "epochs": 2}),
+    ("fod", {"widths": (8, 16), "heads": 2, "depth": 1, "epochs": 1}),
+    ("fod", {"widths": (8, 16), "heads": 2, "depth": 1, "epochs": 1, "reference": "nearest", "weighing": "both"}),
+    ("hetmm", {"windows": (5, 3), "windows_backward": (3, 3), "sheets": 2}),
+    ("hetmm", {"windows": (5, 3), "matching": "patch"}),
+    ("spade", {"neighbours": 50, "pixel_neighbours": 3}),
 ]
 
 
@@ -77,9 +87,12 @@ def test_a_file_scores_as_the_product_and_holds_nothing_but_plain_operators(back
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "options"), CASES)
-def test_every_method_scores_as_the_product(backbone: Backbone, name: str, options: dict[str, Any]) -> None:
-    check_parity(backbone, METHODS[name](**options))
+@pytest.mark.parametrize("inspected", [None, region()], ids=["whole", "region"])
+@pytest.mark.parametrize(("name", "options"), CASES, ids=[f"{name}-{n}" for n, (name, _) in enumerate(CASES)])
+def test_every_method_scores_as_the_product(
+    backbone: Backbone, name: str, options: dict[str, Any], inspected: torch.Tensor | None
+) -> None:
+    check_parity(backbone, METHODS[name](**options), inspected)
 
 
 def test_an_address_follows_from_extractor_and_settings_alone() -> None:

@@ -17,11 +17,26 @@ RUNTIME = Runtime()
 TOLERANCE = 1e-5  # of the largest score of the map
 SHAPES = tuple(tuple(tap.shape[1:]) for tap in TEST)
 BANK = {"pre_dimensions": 16, "dimensions": 16, "coreset_ratio": 0.5, "projection": 8}
+FOD = {"widths": (8, 16), "heads": 2, "depth": 1, "epochs": 1}
 OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("patchcore", {"pooling": "concat", "coreset_ratio": 0.5, "neighbours": 3, "squared": True, "patch_size": 1}),
     ("patchcore", {**BANK, "image_score": "reweighted", "sigma": 0.0, "stride": 2}),
     ("patchcluster", {**BANK, "neighbours": 3, "image_score": "max"}),
     ("patchcluster", {**BANK, "coreset_ratio": 0.1, "neighbours": 3, "b": 50, "layers": (2,)}),
+    ("padim", {"sigma": 0.0}),
+    ("fod", {**FOD, "reference": "nearest", "unit": "features", "criterion": "div"}),
+    ("fod", {**FOD, "reference": "codebook", "codes": 6, "passes": 1, "weighing": "both", "sigma": 2.0}),
+    ("fod", {**FOD, "reference": "prototype", "prototypes": 2, "passes": 1, "residual": True, "pool": False}),
+    ("fod", {**FOD, "inter": False, "printed_weight": True}),
+    ("fod", {**FOD, "intra": False, "inter": False, "criterion": "rec"}),
+    ("simplenet", {"hidden_units": 8, "epochs": 1, "adaptor": "mlp", "pre_dimensions": 16, "dimensions": 16}),
+    ("simplenet", {"hidden_units": 8, "epochs": 1, "adaptor": "none", "pooling": "concat", "roi_fit": True}),
+    ("spade", {"neighbours": 50, "pixel_neighbours": 3, "pixel_layers": 1, "squared": True, "sigma": 1.0}),
+    ("spade", {"neighbours": 2, "roi_fit": True}),
+    ("hetmm", {"windows": (4, 3), "windows_backward": (3, 5), "alpha": (0.3, 1.0), "weights": (1.0, 2.0)}),
+    ("hetmm", {"windows": (3, 3), "roi_fit": True, "map_sigma": 1.0, "map_blur_size": 5, "border": "zero"}),
+    ("hetmm", {"windows": (19, 9), "sheets": 2, "image_score": "mean_of_max_pool", "image_pool": 5}),
+    ("hetmm", {"windows": (3, 1), "matching": "patch", "align_corners": False}),
 ]
 ALL = [*CASES, *OTHERS]
 

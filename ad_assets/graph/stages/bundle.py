@@ -22,9 +22,20 @@ from ad_assets.bundle.parity import Parity, compare
 from ad_assets.bundle.runner import runner
 from ad_assets.bundle.writer import MANIFEST, BundleFacts, MemberParts, Scored, bundle_files, manifest_bytes
 from ad_assets.config.benchmark import Dataset, Detector, Evaluation, fingerprint
+from ad_assets.config.export import size_fault
 from ad_assets.datasets import ImageFiles, Reader
 from ad_assets.datasets.files import read_image_bytes
-from ad_assets.graph.stage import Check, CheckReport, CheckResult, Parts, Stage, StageSettings, Upstream, Work
+from ad_assets.graph.stage import (
+    Check,
+    CheckReport,
+    CheckResult,
+    Parts,
+    Stage,
+    StageError,
+    StageSettings,
+    Upstream,
+    Work,
+)
 from ad_assets.graph.stages.features import positions_of, read_features, stacked
 from ad_assets.graph.stages.fitted_state import read_training_set
 from ad_assets.graph.stages.image_index import read_index
@@ -236,6 +247,9 @@ class _Lane:
         spec = GraphSpec(member.extractor, scorer.method, region is not None)
         backbone = load_backbone(member.extractor, self._work.compute)
         state = spec.scoring(backbone.tap_shapes).state(scorer.state, region)
+        size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+        if fault := size_fault(size):
+            raise StageError(f"{self._work.stage.name} [{self._work.partition}]: {member.name} cannot go out: {fault}")
         address, images = self._work.upstream.of(member.state).version, len(self._trained[member.name])
         return MemberParts(member.name, spec, self._graph(spec), state, address, images)
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import model_validator
 
 from ad_assets.methods.base import fit_field, register, score_field
-from ad_assets.methods.data import Batch, Features, ScoreMaps, check_finite
+from ad_assets.methods.data import Batch, Features, Frame, ScoreMaps, check_finite
 from ad_assets.methods.region_of_interest import InspectedGrid, without_outside
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.training.base import TrainedMethod, TrainedNetwork
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from ad_assets.methods.fod.network import Branch, LevelNetwork
     from ad_assets.methods.fod.references import Reference
+    from ad_assets.methods.scoring_graph import ScoringGraph
     from ad_assets.methods.training.loop import Training
 
 Grid = tuple[int, int]
@@ -227,6 +228,17 @@ class Fod(TrainedMethod):
     def is_parameter(self, name: str) -> bool:
         """All but the reference features and the units."""
         return name.startswith("levels.")
+
+    @property
+    def graph_fault(self) -> str:
+        """As `Method.graph_fault`."""
+        return ""
+
+    def graph(self, frame: Frame) -> ScoringGraph:
+        """As `Method.graph`."""
+        from ad_assets.methods.fod.scoring_graph import FodGraph
+
+        return FodGraph(self, frame)
 
     def score(self, state: TrainedNetwork, batch: Batch, runtime: Runtime) -> ScoreMaps:
         """Score a batch, on the CPU.

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ad_assets.kernels.correlation import attend, correlate, target_factors
+from ad_assets.kernels.correlation import attend, attend_plainly, correlate, correlate_plainly, target_factors
 
 Branch = Literal["intra", "inter"]
 BRANCHES: tuple[Branch, ...] = ("intra", "inter")
@@ -69,11 +69,15 @@ class Reconstructed:
 
 
 class Correlation(nn.Module):
-    """One branch of one layer: multi-head attention whose correlations have targets."""
+    """One branch of one layer: multi-head attention whose correlations have targets.
+
+    Attributes:
+        plain: whether it computes by operations of torch alone, for an exporter.
+    """
 
     def __init__(self, width: int, heads: int, *, target: bool, base: float, slope: float) -> None:
         super().__init__()
-        self.heads, self.base, self.slope = heads, base, slope
+        self.heads, self.base, self.slope, self.plain = heads, base, slope, False
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.sigma = nn.Linear(width, 2 * heads) if target else None
 
@@ -84,9 +88,13 @@ class Correlation(nn.Module):
         q, k, v = self._split(self.query(x)), self._split(self.key(others)), self._split(self.value(others))
         scale = 1 / math.sqrt(q.shape[3])
         if self.sigma is None or into is None:
-            return self._joined(attend(q, k, v, scale))
-        rows, columns = target_factors(self.sigmas(x, self.sigma), grid)
-        found = correlate(q, k, v, rows, columns, scale, entropy=entropy)
+            return self._joined((attend_plainly if self.plain else attend)(q, k, v, scale))
+        if self.plain:
+            rows, columns = target_factors(self._sigmas(x, self.sigma), grid)
+            found = correlate_plainly(q, k, v, rows, columns, scale)
+        else:
+            rows, columns = target_factors(self.sigmas(x, self.sigma), grid)
+            found = correlate(q, k, v, rows, columns, scale, entropy=entropy)
         into.div_of_target.append(found.div_of_target.mean(dim=1))
         into.div_of_correlation.append(found.div_of_correlation.mean(dim=1))
         if found.entropy is not None:
@@ -96,9 +104,12 @@ class Correlation(nn.Module):
     def sigmas(self, x: Tensor, projection: nn.Linear) -> Tensor:
         """(B, heads, L, 2): standard deviations along rows and columns, in cells, 1.1e-5 to `base` - 1."""
         with torch.autocast(x.device.type, enabled=False):
-            z = projection(x.to(projection.weight.dtype)).unflatten(2, (self.heads, 2)).transpose(1, 2)
-            # The smallest sigmas would be differences of numbers that float32 cannot tell apart.
-            return torch.expm1(math.log(self.base) * (torch.sigmoid(self.slope * z) + SMALLEST_POWER))
+            return self._sigmas(x.to(projection.weight.dtype), projection)
+
+    def _sigmas(self, x: Tensor, projection: nn.Linear) -> Tensor:
+        z = projection(x).unflatten(2, (self.heads, 2)).transpose(1, 2)
+        # The smallest sigmas would be differences of numbers that float32 cannot tell apart.
+        return torch.expm1(math.log(self.base) * (torch.sigmoid(self.slope * z) + SMALLEST_POWER))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)

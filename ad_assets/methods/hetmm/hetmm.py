@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from ad_assets.methods.base import Method, fit_field, register, score_field
-from ad_assets.methods.data import Batch, Features, LoadMatches, ScoreMaps
+from ad_assets.methods.data import Batch, Features, Frame, LoadMatches, ScoreMaps
 from ad_assets.methods.hetmm.presets import PRESETS
 from ad_assets.methods.hetmm.template_selection import Selection
 from ad_assets.methods.hetmm.templates import (
@@ -46,6 +46,8 @@ from ad_assets.methods.state import State
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ad_assets.methods.scoring_graph import ScoringGraph
 
 Window = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -196,6 +198,19 @@ class Hetmm(Method[TemplateSet]):
         """The set without the templates of some images; where a place has no other, as for `score`."""
         del train, runtime
         return without_templates(state, image_ids)
+
+    @property
+    def graph_fault(self) -> str:
+        """As `Method.graph_fault`."""
+        if self.screening != "float32":
+            return f"screening: {self.screening} finds pairs in less than float32, and a graph computes in float32"
+        return ""
+
+    def graph(self, frame: Frame) -> ScoringGraph:
+        """As `Method.graph`."""
+        from ad_assets.methods.hetmm.scoring_graph import HetmmGraph
+
+        return HetmmGraph(self, frame)
 
     def score(self, state: TemplateSet, batch: Batch, runtime: Runtime) -> ScoreMaps:
         """Score a batch: sums over layers of cosine distances, on the CPU.

@@ -199,6 +199,11 @@ def test_a_lane_outside_of_production_has_a_bundle_without_test_images_too(line:
         ({}, {"tiles": {"size": 32, "overlap": 0}, "taps": ["/4", "/8"]}, "tiles: a graph takes whole images"),
         ({}, {"precision": "bfloat16"}, "computes in float32"),
         ({}, {"storage": "float16"}, "rounds no features"),
+        (
+            {"method": "padim", "channels": None},
+            {"resize": [1024, 1024]},
+            r"its state takes 1.5 GB, more than 1 GB: keep less of what is learnt \(channels",
+        ),
     ],
 )
 def test_what_cannot_go_out_says_why_at_load(
@@ -207,7 +212,8 @@ def test_what_cannot_go_out_says_why_at_load(
     write_dataset(tmp_path / "images", ["bolt"])
     bench = Bench(tmp_path, dg.DagsterInstance.ephemeral())
     bench.tree["extractors"]["lite0"] |= extractor
-    bench.tree["datasets"]["parts"]["detectors"] = {"small": {**LANE, **lane, "export": EXPORT}}
+    own = {"method": "padim", "extractor": "lite0"} if "method" in lane else LANE
+    bench.tree["datasets"]["parts"]["detectors"] = {"small": {**own, **lane, "export": EXPORT}}
     with pytest.raises(ConfigError, match=f"detectors.small.export: small cannot be exported: .*{fault}"):
         bench.reload()
 
@@ -225,3 +231,30 @@ def test_parity_counts_differences_and_flips() -> None:
     assert nan.fault
     assert not Parity(1, 1e-5, 1e-5, 0, 1.0, 1e-4, {}).fault
     assert Parity(0, 0.0, 0.0, 0, None, 1e-4, {}).fault
+
+
+def test_a_state_too_large_for_a_line_is_refused_once_it_is_known(
+    line: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage_module, "size_fault", lambda size: f"its state takes {size} bytes" if size > 1000 else "")
+    write_dataset(tmp_path / "images", ["bolt"])
+    bench = _bench(tmp_path, {"small": {**LANE, "export": EXPORT}})
+    [failure, *_] = bench.outcome().failures
+    assert "parts/small/bundle [bolt]: small cannot go out: its state takes" in failure
+
+
+def test_an_ensemble_goes_out_with_its_members(line: Bench, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "images", ["bolt"])
+    _graphs_of(line, tmp_path)
+    members = {"one": LANE, "two": {**LANE, "coreset_ratio": 1.0}}
+    both = {"method": "ensemble", "members": ["one", "two"], "export": EXPORT}
+    bench = _bench(tmp_path, {**members, "small": both})
+    bench.run()
+    manifest = read_manifest(bench.benchmark.store.artifact("bundle", _version(bench)))
+    assert [each["name"] for each in manifest["members"]] == ["one", "two"]
+    detector = load_detector("parts", "small", "bolt", bench.benchmark, record=False)
+    spread = [np.std(each.nominal.scores, ddof=1) for each in detector.members]
+    assert manifest["fuse"]["std"] == pytest.approx(spread)
+    assert manifest["decision"]["threshold"] == detector.threshold
+    assert manifest["parity"]["flips"] == 0
+    assert manifest["parity"]["largest_map"] < 1e-5
