@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ad_assets.bundle.writer import TOLERANCE, Scored
+from ad_assets.bundle.writer import Scored
+from ad_assets_runtime.bundle import TOLERANCE
 from ad_assets_runtime.images import RgbImage
 
 Score = Callable[[RgbImage], tuple[NDArray[np.float32], float]]

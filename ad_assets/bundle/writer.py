@@ -22,6 +22,7 @@ from ad_assets.backbones.extractor import BUNDLED
 from ad_assets.bundle.onnx_graph import IMAGE, MAP, SCORE, VERSION, GraphSpec
 from ad_assets.datasets.region_of_interest import to_png
 from ad_assets.metrics.thresholds import nominal_quantile, promise
+from ad_assets_runtime.bundle import FORMAT, MANIFEST, TOLERANCE
 from ad_assets_runtime.images import RgbImage
 
 if TYPE_CHECKING:
@@ -32,10 +33,7 @@ if TYPE_CHECKING:
     from ad_assets.methods.data import NominalScores
     from ad_assets_runtime.geometry import Mask
 
-FORMAT = 1
-MANIFEST = "bundle.json"
 NOMINAL, REGION = "nominal.safetensors", "roi.png"
-TOLERANCE = 1e-4  # of scores relative to the largest score of the map: what another Pillow or bfloat16 would exceed
 
 Files = dict[str, bytes]
 

@@ -31,10 +31,11 @@ def add(below: argparse._SubParsersAction[Parser], commands: Commands) -> None:
 
 
 def _bundle(options: argparse.Namespace) -> int:
-    from ad_assets.bundle.writer import MANIFEST, manifest_bytes, zipped
+    from ad_assets.bundle.writer import manifest_bytes, zipped
     from ad_assets.graph.graph import Graph
     from ad_assets.graph.lanes import stages_of
     from ad_assets.graph.stages.bundle import KIND, read_bundle, read_manifest, read_parity
+    from ad_assets_runtime.bundle import MANIFEST
 
     benchmark = load_config(options.config, options.set)
     check_name("dataset", options.dataset, benchmark.datasets, benchmark.source)

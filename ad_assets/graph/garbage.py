@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from ad_assets.bundle.writer import MANIFEST
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Slot
 from ad_assets.graph.stages import bundle, features, near_copies, studies
@@ -27,6 +26,7 @@ from ad_assets.production.review_decisions import ADMISSIONS, decided_images
 from ad_assets.store.layout import MARKER, artifact_folder
 from ad_assets.store.records import read_record, recall
 from ad_assets.store.store import HEAD, ArtifactStore, StoredFile
+from ad_assets_runtime.bundle import MANIFEST
 from ad_assets_runtime.identity import content_of
 
 

@@ -7,11 +7,9 @@ own, and all categories and all updates share them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.backbones.backbone import load_backbone
@@ -19,8 +17,7 @@ from ad_assets.backbones.extractor import Extractor
 from ad_assets.bundle.onnx_graph import VERSION as EXPORTER
 from ad_assets.bundle.onnx_graph import GraphSpec, check_installed
 from ad_assets.bundle.parity import Parity, compare
-from ad_assets.bundle.runner import runner
-from ad_assets.bundle.writer import MANIFEST, BundleFacts, MemberParts, Scored, bundle_files, manifest_bytes
+from ad_assets.bundle.writer import BundleFacts, MemberParts, Scored, bundle_files, manifest_bytes
 from ad_assets.config.benchmark import Dataset, Detector, Evaluation, fingerprint
 from ad_assets.config.export import size_fault
 from ad_assets.datasets import ImageFiles, Reader
@@ -42,9 +39,11 @@ from ad_assets.graph.stages.image_index import read_index
 from ad_assets.graph.stages.lane_scorer import lane_scorer
 from ad_assets.graph.stages.region_of_interest import PART, read_region, region_tensor
 from ad_assets.graph.stages.score_maps import Scorer, read_score_index, read_shard
+from ad_assets.kernels.parallel import threads
 from ad_assets.methods import Features
 from ad_assets.report.pictures import nominal_scale
 from ad_assets.store.store import Artifact
+from ad_assets_runtime.bundle import MANIFEST, BundleError, load_bundle
 from ad_assets_runtime.geometry import Mask
 from ad_assets_runtime.images import RgbImage
 
@@ -136,11 +135,14 @@ def bundle_stage(
             nominal_scale(nominal.map_maxima),
         )
         files = bundle_files(lane.parts(), facts, images[:SELFTEST_IMAGES])
-        manifest = json.loads(files[MANIFEST])
-        with TemporaryDirectory() as folder:
-            score, runtime = runner(Path(folder), files)
-            found = compare(images, score, manifest["decision"]["threshold"], runtime)
-        files[MANIFEST] = manifest_bytes({**manifest, PARITY: found.values()})
+        try:
+            # Without its self-test: how far images are off is what is asked.
+            made = load_bundle(files.__getitem__, selftest=False, threads=threads())
+        except BundleError as error:
+            raise StageError(f"{work.stage.name} [{work.partition}]: its own runtime refuses it: {error}") from error
+        engine = made.members[0].engine
+        found = compare(images, made.score, made.threshold, {"name": engine.name, "version": engine.version})
+        files[MANIFEST] = manifest_bytes({**made.manifest, PARITY: found.values()})
         own_files = {path: data for path, data in files.items() if not path.startswith("graphs/")}
         for path, data in own_files.items():
             work.store.write_bytes(work.artifact.at(path), data)

@@ -10,10 +10,11 @@ import json
 from functools import partial
 from typing import Any
 
-from ad_assets.bundle.writer import FORMAT, MANIFEST, sha256
+from ad_assets.bundle.writer import sha256
 from ad_assets.graph.stages.bundle import KIND, shared_graphs
 from ad_assets.production.champion_history import ChampionChange, read_history
 from ad_assets.store.store import ArtifactStore
+from ad_assets_runtime.bundle import FORMAT, MANIFEST
 
 
 def pointer_path(dataset: str, detector: str, category: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ad_assets.bundle.parity import Parity, compare
-from ad_assets.bundle.writer import MANIFEST, Scored, sha256
+from ad_assets.bundle.writer import Scored, sha256
 from ad_assets.cli import main
 from ad_assets.config.load import ConfigError
 from ad_assets.graph.garbage import unreferenced
@@ -19,6 +19,7 @@ from ad_assets.graph.stages import bundle as stage_module
 from ad_assets.graph.stages.bundle import read_bundle, read_manifest, shared_graphs
 from ad_assets.prediction.loading import load_detector
 from ad_assets.production.champion_history import read_history
+from ad_assets_runtime.bundle import MANIFEST, Bundle, open_bundle
 from tests.support.bench_graph import Bench, draw_image, write_dataset, write_image
 
 TINY = {"backbone": "test_resnet", "weights": "random(0)", "taps": ["layer1", "layer2"], "resize": [64, 64]}
@@ -143,8 +144,20 @@ def test_a_champion_is_exported_as_a_folder_or_a_zip(
     shutil.unpack_archive(tmp_path / "nut.zip", tmp_path / "unpacked")
     assert (tmp_path / "unpacked" / MANIFEST).read_bytes() == (tmp_path / "out" / MANIFEST).read_bytes()
     assert "0 decisions changed" in capsys.readouterr().out
+    bundle = open_bundle(tmp_path / "nut.zip")
+    assert bundle.state == manifest["champion"]["state"]
+    detector = load_detector("parts", "small", "nut", line.benchmark, record=False)
+    for image in sorted((line.images / "nut" / "test").rglob("*.png")):
+        ours, theirs = bundle.predict(image), detector.predict(image)
+        assert (ours.anomalous, ours.p_value, ours.threshold) == (theirs.anomalous, theirs.p_value, theirs.threshold)
+        np.testing.assert_allclose(ours.score_map, theirs.score_map, rtol=0, atol=1e-5 * theirs.score_map.max())
+        assert len(ours.regions) == len(theirs.regions)
     assert main([*command, "--out", str(tmp_path / "out")]) != 0
     assert "exists: choose another --out" in capsys.readouterr().err
+
+
+def _in_tenths(score_map: np.ndarray, score: float) -> tuple[np.ndarray, float]:
+    return np.round(score_map, 1), round(score, 1)
 
 
 def test_without_parity_nothing_is_promoted(
@@ -152,18 +165,8 @@ def test_without_parity_nothing_is_promoted(
 ) -> None:
     write_dataset(tmp_path / "images", ["bolt"])
     _graphs_of(line, tmp_path)
-    honest = stage_module.runner
-
-    def rounded(folder: Path, files: Any) -> Any:
-        score, runtime = honest(folder, files)
-
-        def score_in_tenths(rgb: np.ndarray) -> tuple[np.ndarray, float]:
-            score_map, value = score(rgb)
-            return np.round(score_map, 1), round(value, 1)
-
-        return score_in_tenths, runtime
-
-    monkeypatch.setattr(stage_module, "runner", rounded)
+    honest = Bundle.score
+    monkeypatch.setattr(Bundle, "score", lambda bundle, rgb: _in_tenths(*honest(bundle, rgb)))
     production = {"settle_seconds": 0}
     bench = _bench(tmp_path, {"small": {**LANE, "export": EXPORT}}, production=production)
     bench.outcome()
