@@ -39,7 +39,6 @@ from ad_assets.graph.stages.image_index import read_index
 from ad_assets.graph.stages.lane_scorer import lane_scorer
 from ad_assets.graph.stages.region_of_interest import PART, read_region, region_tensor
 from ad_assets.graph.stages.score_maps import Scorer, read_score_index, read_shard
-from ad_assets.kernels.parallel import threads
 from ad_assets.methods import Features
 from ad_assets.report.pictures import nominal_scale
 from ad_assets.store.store import Artifact
@@ -120,6 +119,8 @@ def bundle_stage(
         return {**states, "score_maps": upstream.of(score_maps).version}
 
     def build(work: Work) -> dict[str, Any]:
+        from ad_assets.kernels.parallel import threads
+
         check_installed()
         lane = _Lane(work, reader, index, members, score_maps)
         images = list(lane.compared(work.settings.compared_images))
