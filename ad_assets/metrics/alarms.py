@@ -36,7 +36,7 @@ def most_without_an_alarm(images: int, certainty: float = 0.95) -> float:
     return float(1 - (1 - certainty) ** (1 / images))
 
 
-def chance_of_alarms(alarms: int, images: int, above: int, scores: int) -> float:
+def chance_of_alarms(alarms: int, images: int, above: float, scores: int) -> float:
     """The probability of so many alarms or more if the images are like those that the threshold comes from.
 
     The threshold is one of the ordered scores of nominal images. Of new ones, exchangeable with them, the number above
@@ -49,7 +49,7 @@ def chance_of_alarms(alarms: int, images: int, above: int, scores: int) -> float
     Args:
         alarms: among the images, above the threshold.
         images: new nominal images.
-        above: of the scores, those above the threshold.
+        above: of the scores, those above the threshold; no whole number where scores are shares of groups.
         scores: that the threshold comes from.
 
     Raises:
@@ -80,6 +80,6 @@ def chance_of_more(first: Sequence[bool], second: Sequence[bool]) -> float:
     return float(bdtrc(only_second - 1, only_first + only_second, 0.5))
 
 
-def _check(alarms: int, images: int) -> None:
+def _check(alarms: float, images: int) -> None:
     if images < 1 or not 0 <= alarms <= images:
         raise ValueError(f"{alarms} of {images}: there must be images, and not more of them than there are")

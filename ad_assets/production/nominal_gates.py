@@ -7,6 +7,8 @@ a score above the state's own threshold.
   many alarms in less than 1 of 100 cases. It alarms more than the champion if an exact paired test on the images that
   both have scored says so at 5 %. It is kept out if it alarms more, or if it breaks its promise and has more alarms on
   these images than the champion. A first state is promoted all the same, and the check fails: there is none to keep.
+  Images of one group, declared or near-copies, count as one in both tests, as they do for the threshold: with the share
+  of alarms among them. Twelve frames of one odd part are no twelve alarms.
 - *Synthetic anomalies.* A state sees fewer of them if the share above its threshold is smaller than the champion's by
   more than the margin, and the same paired test says that this is no chance: then the check fails. It is kept out if it
   also tells them from good images less well (AUROC, by more than the margin), or sees less than half of what the
@@ -17,6 +19,7 @@ a score above the state's own threshold.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -38,12 +41,14 @@ class Judgement:
         nominal: image id -> score, of nominal test images.
         left_out: the scores of training images that the threshold comes from.
         synthetic: the scores of synthetic anomalies.
+        groups: number of the group of each left-out score; empty: each is alone.
     """
 
     threshold: float | None
     nominal: Mapping[str, float]
     left_out: Sequence[float]
     synthetic: Mapping[Anomaly, float] = field(default_factory=dict)
+    groups: Sequence[int] = ()
 
     def alarms(self) -> dict[str, bool]:
         """Image id -> whether a nominal test image raises an alarm; empty without a threshold."""
@@ -62,13 +67,23 @@ class Judgement:
         labels = [0] * len(self.nominal) + [1] * len(anomalies)
         return auroc([*self.nominal.values(), *(self.synthetic[each] for each in anomalies)], labels)
 
-    def breaks_promise(self) -> bool:
-        """Whether so many alarms are too many for the left-out scores that the threshold comes from."""
+    def breaks_promise(self, families: Mapping[str, str] | None = None) -> bool:
+        """Whether so many alarms are too many for the left-out scores that the threshold comes from.
+
+        Args:
+            families: nominal test image -> its group, of those that have one.
+        """
         alarms = self.alarms()
         if self.threshold is None or not alarms or not self.left_out:
             return False
-        above = sum(score > self.threshold for score in self.left_out)
-        return chance_of_alarms(sum(alarms.values()), len(alarms), above, len(self.left_out)) < BROKEN
+        judged = group_shares(alarms, families or {})
+        numbers = self.groups or range(len(self.left_out))
+        above: dict[int, list[bool]] = {}
+        for score, number in zip(self.left_out, numbers, strict=True):
+            above.setdefault(number, []).append(score > self.threshold)
+        known = sum(sum(each) / len(each) for each in above.values())
+        count = math.floor(sum(judged.values()) + 1e-9)
+        return chance_of_alarms(count, len(judged), known, len(above)) < BROKEN
 
     def numbers(self) -> dict[str, float]:
         """What a champion's history keeps of it; shares as fractions."""
@@ -108,8 +123,27 @@ class Verdict:
     keeps_out: bool = False
 
 
-def false_alarms(new: Judgement, old: Judgement | None) -> Verdict:
-    """Whether a new state raises more alarms on nominal test images than it promises, or than the champion."""
+def group_shares(alarms: Mapping[str, bool], families: Mapping[str, str]) -> dict[str, float]:
+    """Group, or image that is in none -> the share of alarms among its images.
+
+    >>> group_shares({"a": True, "b": False, "c": True}, {"a": "lot 1", "b": "lot 1"})
+    {'lot 1': 0.5, 'image c': 1.0}
+    """
+    found: dict[str, list[bool]] = {}
+    for image, alarm in alarms.items():
+        found.setdefault(families.get(image, f"image {image}"), []).append(alarm)
+    return {group: sum(each) / len(each) for group, each in found.items()}
+
+
+def false_alarms(new: Judgement, old: Judgement | None, families: Mapping[str, str] | None = None) -> Verdict:
+    """Whether a new state raises more alarms on nominal test images than it promises, or than the champion.
+
+    Args:
+        new: the new state.
+        old: the champion.
+        families: nominal test image -> its group, of those that have one.
+    """
+    families = families or {}
     alarms, before = new.alarms(), old.alarms() if old else {}
     if not alarms:
         return Verdict(True, "not measurable: there is no nominal test image, and none is held out")
@@ -119,7 +153,13 @@ def false_alarms(new: Judgement, old: Judgement | None) -> Verdict:
     now, then = [alarms[image] for image in common], [before[image] for image in common]
     if common:
         told += f"; of {len(common)} that both have scored: {sum(now)}, the champion {sum(then)}"
-    broken, more = new.breaks_promise(), bool(common) and chance_of_more(then, now) < PAIRED
+    shares = [group_shares({i: found[i] for i in common}, families) for found in (before, alarms)]
+    gains = [shares[1][group] - shares[0][group] for group in shares[0]]
+    broken = new.breaks_promise(families)
+    more = bool(common) and chance_of_more([gain < 0 for gain in gains], [gain > 0 for gain in gains]) < PAIRED
+    groups = len(group_shares(alarms, families))
+    if groups < images:
+        told += f"; they are of {groups} groups, of which each counts as one"
     if broken:
         told += f"; more than its threshold explains (probability below {BROKEN:g})"
     if more:

@@ -1,13 +1,22 @@
 """Groups of nominal images in the whole graph: they reach the scores of the threshold, and what reads these."""
 
 import shutil
+from types import SimpleNamespace
+from typing import Any, cast
 
+import pytest
+
+from ad_assets.graph.stages import judgement
+from ad_assets.graph.stages.image_index import current_index, read_index
+from ad_assets.graph.stages.judgement import families_of
 from ad_assets.graph.stages.score_maps import read_score_index
 from ad_assets.prediction import load_detector
 from tests.support.bench_graph import Bench
 
 
-def test_a_lot_is_left_out_as_one_and_another_grouping_rebuilds_scores_and_metrics_alone(bench: Bench) -> None:
+def test_a_lot_is_left_out_as_one_and_another_grouping_rebuilds_scores_and_metrics_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.rmtree(bench.images / "nut")
     del bench.tree["datasets"]["parts"]["detectors"]["full"]
     bench.tree["datasets"]["parts"]["decision"] = {"false_alarm_rate": 0.2}
@@ -37,3 +46,21 @@ def test_a_lot_is_left_out_as_one_and_another_grouping_rebuilds_scores_and_metri
     kinds = {name.split("/")[-1] for name, _ in built}
     assert kinds == {"image_index", "score_maps", "metrics", "leaderboard", "report"}
     assert left_out() == "by group: 3 groups of 6 images"
+
+    # The gate on false alarms asks which test images belong together: declared, or else near-copies.
+    bench.set("datasets.parts.groups", "good/(00)[01]")
+    bench.run()
+    index = current_index(store, "parts", "bolt")
+    assert index
+    judged = sorted(row["image_id"] for row in read_index(index) if row["split"] == "test" and row["label"] == 0)
+    [state] = [stage for stage in bench.stages if stage.name == "parts/small/memory_bank"]
+    about = {"store": store, "stage": state, "partition": "bolt", "compute": bench.benchmark.compute}
+    work = cast(Any, SimpleNamespace(**about, progress=lambda *_: None))
+    assert sorted(families_of(work, state, True, judged, True).values()) == ["00", "00"]
+    assert families_of(work, state, False, judged, True) == {}
+    bench.set("datasets.parts.groups", "lot_(x)")
+    bench.run()
+    assert families_of(work, state, True, judged, True) == {}  # three images: nobody knows what is usual
+    monkeypatch.setattr(judgement, "near_copy_groups", lambda features, *_: [frozenset(features.image_ids[1:])])
+    assert set(families_of(work, state, True, judged, True)) == set(judged[1:])
+    assert families_of(work, state, True, judged, False) == {}

@@ -1,6 +1,7 @@
 """The gates that need no real anomaly, as a table: what a new state and the champion make of the same images."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -54,6 +55,32 @@ PASSES, WARNS, STAYS_OUT = (True, False), (False, False), (False, True)
 )
 def test_false_alarms(new: Judgement, old: Judgement | None, expected: tuple[bool, bool]) -> None:
     assert outcome(false_alarms(new, old)) == expected
+
+
+@pytest.mark.parametrize(
+    ("families", "expected"),
+    [
+        ({}, WARNS),
+        ({str(n): "lot" for n in range(12)}, PASSES),  # one of 29 groups
+        ({str(n): "lot" for n in range(40)}, PASSES),  # 0.3 of one group
+        ({str(n): f"lot {n // 2}" for n in range(12, 40)}, WARNS),  # 12 alarms of 26 groups: each alone
+        ({str(n): f"lot {n // 2}" for n in range(40)}, WARNS),  # 6 of 20
+    ],
+)
+def test_images_of_a_group_count_as_one(families: dict[str, str], expected: tuple[bool, bool]) -> None:
+    assert outcome(false_alarms(state(range(12)), None, families)) == expected
+
+
+def test_a_group_is_one_against_the_champion_and_among_left_out_scores_too() -> None:
+    lot = {str(n): "lot" for n in range(5)}
+    assert outcome(false_alarms(state(range(5)), state(), lot)) == PASSES
+    assert outcome(false_alarms(state(range(5)), state(), {str(n): "lot" for n in range(5, 40)})) == STAYS_OUT
+    told = false_alarms(state(range(5)), state(), lot).why
+    assert "they are of 36 groups, of which each counts as one" in told
+    # Of 100 left-out scores 5 are above; as two groups half of one is, so that three alarms of ten are no surprise.
+    few = replace(state(range(4), range(10)), groups=[int(n >= 90) for n in range(100)])
+    assert not few.breaks_promise()
+    assert replace(few, groups=()).breaks_promise()
 
 
 @pytest.mark.parametrize(

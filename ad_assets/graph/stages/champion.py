@@ -14,7 +14,7 @@ from ad_assets.graph.stages.bundle import read_parity
 from ad_assets.graph.stages.champion_bundle import point_to_bundle
 from ad_assets.graph.stages.fed_back_alarms import alarms_on, learnt_images
 from ad_assets.graph.stages.fitted_state import method_of
-from ad_assets.graph.stages.judgement import ALARMS, SYNTHETIC, agreement, read_judgement, verdicts_of
+from ad_assets.graph.stages.judgement import ALARMS, SYNTHETIC, agreement, families_of, read_judgement, verdicts_of
 from ad_assets.graph.stages.metrics import DECISION, rate_of, read_rows, read_scored_images
 from ad_assets.graph.stages.region_of_interest import PART
 from ad_assets.metrics.catalogue import compared
@@ -62,7 +62,7 @@ def champion_stage(
     With a bundle, a state is promoted only together with it.
     """
     production = dataset.production or Production()
-    lane = detector.name
+    lane, by_group = detector.name, dataset.leaves_out_groups(detector)
     read = (state, score_maps, metrics, synthetic, *((bundle,) if bundle else ()))
 
     def parts(upstream: Upstream) -> Parts:
@@ -107,6 +107,7 @@ def champion_stage(
         learnt = learnt_images(work, state.kind, challenger, said)
         rate = rate_of(metrics, work.partition)
         alarms = (alarms_on(work, state.kind, challenger, learnt, rate) or set()) if learnt else set()
+        families = partial(families_of, work, state, by_group)
 
         def _repeated(alarms: set[str], champion: ChampionCandidate | None) -> list[str]:
             """The false alarms that are raised again, though the champion had learnt not to raise them."""
@@ -119,7 +120,7 @@ def champion_stage(
         def change(before: History) -> History:
             nonlocal behind, verdicts, repeated, kept
             behind = behind_champion(challenger, before.champion, settings.margin)
-            verdicts = verdicts_of(work.store, challenger, before.champion, settings.margin)
+            verdicts = verdicts_of(work.store, challenger, before.champion, settings.margin, families)
             reasons = [verdict.why for verdict in verdicts.values() if verdict.keeps_out]
             repeated = _repeated(alarms, before.champion)
             refused = challenger.state in before.refused

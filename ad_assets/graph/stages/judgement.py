@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ad_assets.datasets.index import GROUP
 from ad_assets.graph.stage import Stage, Work
 from ad_assets.graph.stages.features import extractor_of, feature_path, features_address, stored_features
-from ad_assets.graph.stages.fitted_state import method_of, read_training_set
+from ad_assets.graph.stages.fitted_state import method_of, read_training_set, runtime_of
+from ad_assets.graph.stages.image_index import current_index, read_index
 from ad_assets.graph.stages.lane_scorer import lane_scorer
 from ad_assets.graph.stages.metrics import read_scored_images
 from ad_assets.graph.stages.score_maps import read_score_index
 from ad_assets.graph.stages.synthetic_anomalies import KIND, read_synthetic
 from ad_assets.methods import Features
+from ad_assets.methods.near_copies import near_copy_groups
 from ad_assets.production import inspections, nominal_gates
 from ad_assets.production.champion_history import ChampionCandidate
 from ad_assets.production.nominal_gates import Judgement, Verdict
@@ -34,18 +37,32 @@ def read_judgement(store: ArtifactStore, score_maps: str, metrics: str, syntheti
         return None
     scored = read_scored_images(measured)
     anomalies = read_synthetic(drawn) if drawn and drawn.exists() else []
+    nominal = read_score_index(maps).nominal
     return Judgement(
         scored.threshold,
         {image["image_id"]: image["score"] for image in scored.images if image["label"] == 0},
-        read_score_index(maps).nominal.scores,
+        nominal.scores,
         {(each.image_id, each.kind, each.strength): each.score for each in anomalies},
+        nominal.groups,
     )
 
 
 def verdicts_of(
-    store: ArtifactStore, challenger: ChampionCandidate, champion: ChampionCandidate | None, margin: float
+    store: ArtifactStore,
+    challenger: ChampionCandidate,
+    champion: ChampionCandidate | None,
+    margin: float,
+    families: Callable[[Sequence[str], bool], Mapping[str, str]],
 ) -> dict[str, Verdict]:
     """The answers of the gates that need no real anomaly, by the names of their checks.
+
+    Args:
+        store: has the scores of both.
+        challenger: the new state.
+        champion: the present one.
+        margin: see `Production`.
+        families: finds the groups of nominal test images, declared ones or, if it is told so, near-copies by the
+            features of the new state; asked only where they can change an answer.
 
     Raises:
         ValueError: the scores of the new state are not in the store.
@@ -56,12 +73,38 @@ def verdicts_of(
     rival = champion if champion and champion.state != challenger.state else None
     old = _judgement(store, rival) if rival else None
     alarms = nominal_gates.false_alarms(new, old)
+    same = rival is None or _canonical(rival.settings) == _canonical(challenger.settings)
+    if not alarms.passed:
+        # Other features than the champion's are on trial themselves: they do not say which images are alike.
+        alarms = nominal_gates.false_alarms(new, old, families(list(new.nominal), same))
     if rival:
         compared = rival.truth == challenger.truth and bool(rival.numbers.keys() & challenger.numbers.keys())
-        same = _canonical(rival.settings) == _canonical(challenger.settings)
         unseen = nominal_gates.nothing_in_common(new, old, same_settings=same, compared=compared)
         alarms = alarms if unseen.passed else unseen
     return {ALARMS: alarms, SYNTHETIC: nominal_gates.synthetic_anomalies(new, old, margin)}
+
+
+def families_of(work: Work, state: Stage, by_group: bool, images: Sequence[str], by_features: bool) -> dict[str, str]:
+    """Nominal test image -> the group that it is of, declared in the image index or else of near-copies.
+
+    Args:
+        work: of a stage that reads the state.
+        state: the stage of the fitted state.
+        by_group: whether the lane leaves out groups; otherwise none is found.
+        images: the images.
+        by_features: whether near-copies are looked for, by the features that the state reads.
+    """
+    index = current_index(work.store, work.stage.key[0], work.partition) if by_group else None
+    wanted = set(images)
+    rows = read_index(index) if index else []
+    declared = {row["image_id"]: row[GROUP] for row in rows if row.get(GROUP) and row["image_id"] in wanted}
+    if declared or not (by_features and by_group):
+        return declared
+    extractor = extractor_of(state.deps[0])
+    layers, address = method_of(state, work.partition).layers, features_address(extractor)
+    features = stored_features(work.store, work.compute, address, sorted(wanted), layers, extractor)
+    copies = near_copy_groups(features, sorted(wanted), runtime_of(work))
+    return {image: f"near-copies {number}" for number, group in enumerate(copies) for image in group}
 
 
 def agreement(work: Work, state: Stage, score_maps: Stage, metrics: Stage, champion: ChampionCandidate) -> str:
