@@ -301,6 +301,15 @@ class Reader(Settings, ABC):
         """Whether images belong to groups, such as lots."""
         return False
 
+    def group_in(self, path: str) -> str:
+        """The group that the path of an image names, wherever the image lies; empty: none.
+
+        Args:
+            path: relative or absolute.
+        """
+        del path
+        return ""
+
     @property
     def has_regions(self) -> bool:
         """Whether any category may have a region of interest."""

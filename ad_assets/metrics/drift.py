@@ -26,7 +26,9 @@ as good as new ones. The average of martingales is one: whoever divides the erro
 from __future__ import annotations
 
 import bisect
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 JUMP = 0.01  # part of the wealth that changes its bet before each image, as in the paper
 POWERS = (0.3, 0.6)
@@ -39,10 +41,17 @@ class OnlineRanks:
 
     Args:
         calibration: (n,) finite scores that come first, in any order.
+        groups: (n,) number of the group of each; empty: each is alone. A group counts as one, shared among its scores,
+            as in `nominal_quantile`.
     """
 
-    def __init__(self, calibration: Sequence[float]) -> None:
-        self._seen = sorted(calibration)
+    def __init__(self, calibration: Sequence[float], groups: Sequence[int] = ()) -> None:
+        sizes = Counter(groups)
+        weights = [1 / sizes[group] for group in groups] or [1.0] * len(calibration)
+        order = sorted(range(len(calibration)), key=calibration.__getitem__)
+        self._first = [calibration[number] for number in order]
+        self._up_to = [0.0, *accumulate(weights[number] for number in order)]  # weight of the lowest ones
+        self._later: list[float] = []
 
     def add(self, score: float, u: float) -> float:
         """The p-value of the next score: (number of higher scores before + u (number of equal ones + 1)) / (n + 1).
@@ -51,10 +60,12 @@ class OnlineRanks:
             score: finite.
             u: uniform in (0, 1) and independent of everything, which makes the p-value exactly uniform.
         """
-        first, last = bisect.bisect_left(self._seen, score), bisect.bisect_right(self._seen, score)
-        higher, equal = len(self._seen) - last, last - first + 1
-        p_value = (higher + u * equal) / (len(self._seen) + 1)
-        self._seen.insert(last, score)
+        lower, up_to = (self._up_to[side(self._first, score)] for side in (bisect.bisect_left, bisect.bisect_right))
+        first, last = bisect.bisect_left(self._later, score), bisect.bisect_right(self._later, score)
+        higher = self._up_to[-1] - up_to + len(self._later) - last
+        equal = up_to - lower + last - first + 1
+        p_value = (higher + u * equal) / (self._up_to[-1] + len(self._later) + 1)
+        self._later.insert(last, score)
         return p_value
 
 
@@ -86,14 +97,17 @@ class DriftMartingale:
         self._higher, self._lower = Gambler(), Gambler()
         self.calibrate((), ())
 
-    def calibrate(self, left_out: Sequence[float], judged: Sequence[float]) -> None:
+    def calibrate(
+        self, left_out: Sequence[float], judged: Sequence[float], groups: tuple[Sequence[int], Sequence[int]] = ((), ())
+    ) -> None:
         """Begin with another champion.
 
         Args:
             left_out: (n,) scores of images that it has learnt, each without itself.
             judged: (m,) scores of nominal images that it has not learnt.
+            groups: of both, as for `OnlineRanks`.
         """
-        self._after_left_out, self._after_judged = OnlineRanks(left_out), OnlineRanks(judged)
+        self._after_left_out, self._after_judged = OnlineRanks(left_out, groups[0]), OnlineRanks(judged, groups[1])
 
     def add(self, score: float, u: float) -> float:
         """The wealth after the next score; `u` as for `OnlineRanks`."""
@@ -112,10 +126,11 @@ class StatisticsMartingale:
 
     Args:
         calibration: name of a statistic -> its values in images that come first, in any order.
+        groups: of these images, as for `OnlineRanks`.
     """
 
-    def __init__(self, calibration: Mapping[str, Sequence[float]]) -> None:
-        self._ranks = {name: OnlineRanks(values) for name, values in calibration.items()}
+    def __init__(self, calibration: Mapping[str, Sequence[float]], groups: Sequence[int] = ()) -> None:
+        self._ranks = {name: OnlineRanks(values, groups) for name, values in calibration.items()}
         self._gamblers = {(name, side): Gambler() for name in calibration for side in (HIGHER, LOWER)}
 
     def add(self, values: Mapping[str, float], u: Mapping[str, float]) -> float:

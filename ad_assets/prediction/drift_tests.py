@@ -10,7 +10,9 @@ One more test is on brightness and contrast of the images, whoever inspected the
 first champion was calibrated with. No champion changes these, so its error rate is exact over changes too.
 
 Left out are images that the champion had learnt, whose scores are too low, nominal test images, which are there
-already, and images that a person rejected, which are no nominal ones.
+already, and images that a person rejected, which are no nominal ones. A group counts as one, as it does for the
+threshold: among the images that come first its images share one voice, and of those inspected only the first of a
+declared group is news, if no image of it was learnt or tested. Near-copies are known among the former alone.
 """
 
 from __future__ import annotations
@@ -36,10 +38,13 @@ class Champion:
     Args:
         detector: its detector.
         left_out: its nominal left-out scores.
+        groups: number of the group of each left-out score; empty: each is alone.
         learnt: ids of the images that it had learnt.
         judged: id -> score of the nominal test images.
+        judged_groups: numbers of their groups, likewise.
         statistics: `BRIGHTNESS`, `CONTRAST` -> their values in the images with left-out scores and in the nominal test
             images, as far as they are known; empty: they are not.
+        statistics_groups: numbers of the groups of these images, likewise.
     """
 
     detector: str
@@ -47,6 +52,9 @@ class Champion:
     learnt: Collection[str] = ()
     judged: Mapping[str, float] = field(default_factory=dict)
     statistics: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    groups: Sequence[int] = ()
+    judged_groups: Sequence[int] = ()
+    statistics_groups: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,11 @@ class DriftTest:
 
 
 def drift_tests(
-    rows: Iterable[Inspection], champions: Mapping[str, Champion], rejected: Collection[str], alpha: float
+    rows: Iterable[Inspection],
+    champions: Mapping[str, Champion],
+    rejected: Collection[str],
+    alpha: float,
+    families: Mapping[str, str] | None = None,
 ) -> list[DriftTest]:
     """The drift tests: one of each detector that inspected, and one of the images where their statistics are known.
 
@@ -93,18 +105,24 @@ def drift_tests(
         champions: by address.
         rejected: content hashes of images that a person called no nominal ones.
         alpha: chance that any of the tests speaks while nothing changes; divided among them.
+        families: image -> its declared group, of those that have one.
     """
+    families = families or {}
     by_detector: dict[str, list[Inspection]] = defaultdict(list)
     described: list[Inspection] = []
+    met = {
+        address: {families.get(image, image) for image in (*champion.learnt, *champion.judged)}
+        for address, champion in champions.items()
+    }
     for row in rows:
         champion = champions[row.champion]
-        known = row.image_id in champion.learnt or row.image_id in champion.judged
+        known = families.get(row.image_id, row.image_id) in met[row.champion]
         if not known and content_of(row.image_id) not in rejected:
             by_detector[champion.detector].append(row)
             described += [row] if row.brightness is not None and row.contrast is not None else []
     limit = (len(by_detector) + bool(described)) / alpha
-    found = [_of_scores(name, own, champions, limit) for name, own in sorted(by_detector.items())]
-    return found + ([_of_images(described, champions, limit)] if described else [])
+    found = [_of_scores(name, own, champions, limit, families) for name, own in sorted(by_detector.items())]
+    return found + ([_of_images(described, champions, limit, families)] if described else [])
 
 
 class _Watch:
@@ -144,7 +162,13 @@ class _Watch:
         )
 
 
-def _of_scores(detector: str, rows: Sequence[Inspection], champions: Mapping[str, Champion], limit: float) -> DriftTest:
+def _of_scores(
+    detector: str,
+    rows: Sequence[Inspection],
+    champions: Mapping[str, Champion],
+    limit: float,
+    families: Mapping[str, str],
+) -> DriftTest:
     martingale, watch = DriftMartingale(), _Watch(detector, limit)
     before, seen = "", set[str]()
     for row in rows:
@@ -153,25 +177,30 @@ def _of_scores(detector: str, rows: Sequence[Inspection], champions: Mapping[str
             if watch.begins_anew():
                 martingale = DriftMartingale()
             champion = champions[row.champion]
-            martingale.calibrate(champion.left_out, tuple(champion.judged.values()))
-        if row.image_id in seen:  # the same image again is no news
+            groups = champion.groups, champion.judged_groups
+            martingale.calibrate(champion.left_out, tuple(champion.judged.values()), groups)
+        which = families.get(row.image_id, row.image_id)
+        if which in seen:  # the same image again is no news, nor is one of the same group
             continue
-        seen.add(row.image_id)
+        seen.add(which)
         wealth = martingale.add(row.score, _uniform(row.image_id, row.champion))
         watch.add(row.time, wealth, f"scores are {martingale.direction}")
     return watch.test()
 
 
-def _of_images(rows: Sequence[Inspection], champions: Mapping[str, Champion], limit: float) -> DriftTest:
+def _of_images(
+    rows: Sequence[Inspection], champions: Mapping[str, Champion], limit: float, families: Mapping[str, str]
+) -> DriftTest:
     watch, martingale = _Watch(IMAGE_STATISTICS, limit), _calibrated(champions[rows[0].champion])
-    inspected, seen = set[str](), set[str]()  # champions and images so far
+    inspected, seen = set[str](), set[str]()  # champions, and images or groups, so far
     for row in rows:
         if row.champion not in inspected and watch.begins_anew():
             martingale, seen = _calibrated(champions[row.champion]), set()
         inspected.add(row.champion)
-        if row.image_id in seen or row.brightness is None or row.contrast is None:
+        which = families.get(row.image_id, row.image_id)
+        if which in seen or row.brightness is None or row.contrast is None:
             continue
-        seen.add(row.image_id)
+        seen.add(which)
         values = {BRIGHTNESS: row.brightness, CONTRAST: row.contrast}
         wealth = martingale.add(values, {name: _uniform(row.image_id, name) for name in values})
         watch.add(row.time, wealth, "{} is {}".format(*martingale.direction))
@@ -179,7 +208,8 @@ def _of_images(rows: Sequence[Inspection], champions: Mapping[str, Champion], li
 
 
 def _calibrated(champion: Champion) -> StatisticsMartingale:
-    return StatisticsMartingale({name: champion.statistics.get(name, ()) for name in (BRIGHTNESS, CONTRAST)})
+    known = {name: champion.statistics.get(name, ()) for name in (BRIGHTNESS, CONTRAST)}
+    return StatisticsMartingale(known, champion.statistics_groups)
 
 
 def _began(wealth: Sequence[float]) -> int:

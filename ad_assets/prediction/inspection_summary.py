@@ -6,8 +6,10 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 from ad_assets.config.benchmark import Dataset, Production
+from ad_assets.datasets.index import GROUP
 from ad_assets.graph.stages.fitted_state import STATES, read_training_set
 from ad_assets.graph.stages.image_index import current_index, known_files, read_index, stamps_path
 from ad_assets.graph.stages.score_maps import read_score_index, shards
@@ -63,11 +65,15 @@ def summarise(store: ArtifactStore, dataset: Dataset, category: str) -> Inspecti
     production = dataset.production or Production()
     total = sum(file.rows for file in files(store, dataset.name, category))
     rows = read(store, dataset.name, category, most=_covered(total))
-    champions = _champions(store, dataset, category, {row.champion for row in rows})
+    index = current_index(store, dataset.name, category)
+    indexed = read_index(index) if index else []
+    families = {row.image_id: group for row in rows if (group := dataset.reader.group_in(row.path))}
+    families |= {row["image_id"]: row[GROUP] for row in indexed if row.get(GROUP)}
+    champions = _champions(store, dataset, category, {row.champion for row in rows}, indexed)
     decisions = read_decisions(store, dataset.name, category)
     rejected = {image for image, decision in decisions.items() if decision == "reject"}
     known = [row for row in rows if row.champion in champions]
-    drift = drift_tests(known, champions, rejected, production.drift_alpha)
+    drift = drift_tests(known, champions, rejected, production.drift_alpha, families)
     times = [rows[-1].time] if rows else []
     times += [time for name, time in last_landed(store, dataset.name).items() if name == category]
     return InspectionSummary(category, total, rows, drift, len(rows) - len(known), max(times, default=None))
@@ -78,12 +84,12 @@ def _covered(total: int) -> int:
     return min(total, total % MOST_INSPECTIONS or MOST_INSPECTIONS)
 
 
-def _champions(store: ArtifactStore, dataset: Dataset, category: str, wanted: set[str]) -> dict[str, Champion]:
-    """The champions with some addresses, as far as what they were made of is still there."""
+def _champions(
+    store: ArtifactStore, dataset: Dataset, category: str, wanted: set[str], indexed: Sequence[dict[str, Any]]
+) -> dict[str, Champion]:
+    """The champions with some addresses, as far as what they were made of is still there, by the rows of the index."""
     found: dict[str, Champion] = {}
-    index = current_index(store, dataset.name, category)
-    rows = read_index(index) if index else []
-    nominal = {row["image_id"] for row in rows if row["split"] == "test" and row["label"] == 0}
+    nominal = {row["image_id"]: row.get(GROUP) for row in indexed if row["split"] == "test" and row["label"] == 0}
     looks = _looks(store, dataset, category) if wanted else {}
     for name, detector in dataset.detectors.items():
         if not detector.method:
@@ -103,9 +109,22 @@ def _champions(store: ArtifactStore, dataset: Dataset, category: str, wanted: se
                 for image, score in zip(ids, image_scores.tolist(), strict=True)
                 if image in nominal
             }
-            shown = [look for image in (*left_out.image_ids, *judged) if (look := looks.get(content_of(image)))]
-            statistics = {what: [look[what] for look in shown] for what in (BRIGHTNESS, CONTRAST)}
-            found[candidate.state] = Champion(name, left_out.scores, learnt, judged, statistics)
+            numbers: dict[Any, int] = {}
+            own = left_out.groups or range(len(left_out.scores))
+            of_left_out = [numbers.setdefault(number, len(numbers)) for number in own]
+            of_judged = [numbers.setdefault(nominal[image] or image, len(numbers)) for image in judged]
+            images = zip((*left_out.image_ids, *judged), (*of_left_out, *of_judged), strict=True)
+            shown = [(look, number) for image, number in images if (look := looks.get(content_of(image)))]
+            found[candidate.state] = Champion(
+                name,
+                left_out.scores,
+                learnt,
+                judged,
+                {what: [look[what] for look, _ in shown] for what in (BRIGHTNESS, CONTRAST)},
+                of_left_out,
+                of_judged,
+                [number for _, number in shown],
+            )
     return found
 
 

@@ -7,6 +7,7 @@ import pytest
 from scipy.integrate import quad
 
 from ad_assets.metrics.drift import HIGHER, LOWER, DriftMartingale, Gambler, OnlineRanks, StatisticsMartingale, _odds
+from ad_assets_runtime.conformal import p_values
 
 LIMIT = 1 / 0.05
 
@@ -32,6 +33,29 @@ def test_p_values_are_those_of_plain_counting(decimals: int) -> None:
         higher = sum(score > scores[position] for score in before)
         equal = 1 + sum(score == scores[position] for score in before)
         assert ranks.add(scores[position], u) == pytest.approx((higher + u * equal) / (position + 1))
+
+
+def test_a_group_of_calibration_scores_counts_as_one_as_it_does_for_the_threshold() -> None:
+    random = np.random.default_rng(9)
+    scores, groups = np.round(random.normal(size=40), 1), random.integers(0, 7, 40).tolist()
+    for score in (-5.0, *scores[:9], 5.0):
+        expected = p_values([score], scores, groups)[0]
+        assert OnlineRanks(list(scores), groups).add(float(score), 1.0) == pytest.approx(expected)
+
+
+def test_near_copies_among_the_calibration_scores_make_no_false_drift() -> None:
+    """Eight parts, eight frames of each, all alike: as 64 images they say how narrow the line is, and it is not."""
+    random = np.random.default_rng(10)
+    alarms = {True: 0, False: 0}
+    for _ in range(100):
+        parts, groups = random.normal(size=8), np.repeat(range(8), 8).tolist()
+        frames, stream = np.repeat(parts, 8) + random.normal(0, 0.1, 64), random.normal(size=150)
+        uniform = random.uniform(size=150)
+        for by_group in alarms:
+            martingale = DriftMartingale()
+            martingale.calibrate(list(frames), (), (groups if by_group else (), ()))
+            alarms[by_group] += max(map(martingale.add, stream.tolist(), uniform.tolist())) >= LIMIT
+    assert alarms[True] <= 5 < 10 < alarms[False]
 
 
 def test_no_bet_gains_on_average() -> None:

@@ -53,8 +53,10 @@ def rows(scores: Any, champion: str = "a", first: int = 1) -> list[Inspection]:
     ]
 
 
-def told(inspections: list[Inspection], rejected: set[str] | None = None) -> DriftTest:
-    [found] = drift_tests(inspections, CHAMPIONS, rejected or set(), 0.05)
+def told(
+    inspections: list[Inspection], rejected: set[str] | None = None, families: dict[str, str] | None = None
+) -> DriftTest:
+    [found] = drift_tests(inspections, CHAMPIONS, rejected or set(), 0.05, families)
     return found
 
 
@@ -69,11 +71,27 @@ def test_usual_scores_are_no_drift_and_higher_or_lower_ones_are() -> None:
         assert f"scores are {direction} than usual since about 2026-05-01 01:" in str(found)
 
 
-@pytest.mark.parametrize("what", ["the same image", "learnt images", "nominal test images", "rejected images"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "the same image",
+        "learnt images",
+        "nominal test images",
+        "rejected images",
+        "lot",
+        "learnt lot",
+        "test lot",
+    ],
+)
 def test_what_is_no_news_of_the_line_is_left_out(what: str) -> None:
     odd = rows(NORMAL[160:200] + 4, first=101)
     rejected: set[str] = set()
-    if what == "the same image":
+    families: dict[str, str] = {}
+    if what.endswith("lot"):
+        families = {row.image_id: "lot" for row in odd}
+        families |= {"0" * 64: "lot"} if what == "learnt lot" else {}
+        families |= {f"{5360:064x}": "lot"} if what == "test lot" else {}
+    elif what == "the same image":
         odd = [dataclasses.replace(row, image_id=odd[0].image_id) for row in odd]
     elif what == "learnt images":
         odd = [dataclasses.replace(row, image_id="0" * 64) for row in odd]
@@ -81,9 +99,13 @@ def test_what_is_no_news_of_the_line_is_left_out(what: str) -> None:
         odd = [dataclasses.replace(row, image_id=f"{5360:064x}") for row in odd]
     else:
         rejected = {row.image_id for row in odd}
-    found = told([*rows(NORMAL[60:160]), *odd], rejected)
+    found = told([*rows(NORMAL[60:160]), *odd], rejected, families)
     assert found.alarm is None
-    assert len(found.wealth) == (101 if what == "the same image" else 100)
+    assert len(found.wealth) == (101 if what in ("the same image", "lot") else 100)
+    # So is each image for the test of the images.
+    lamp = lit([*rows(NORMAL[60:160]), *odd], np.r_[np.ones(100), np.full(len(odd), 3)])
+    *_, images = drift_tests(lamp, CHAMPIONS, rejected, 0.05, families)
+    assert (images.alarm, len(images.wealth)) == (None, len(found.wealth))
 
 
 def test_wealth_is_carried_over_a_change_of_champion_and_begins_anew_after_an_alarm() -> None:

@@ -96,8 +96,16 @@ class Line:
         nominal = scorer.nominal(train, len(train), by_group=True)
         shown = [pictures.looks[name] for name in (*nominal.image_ids, *judged)]
         statistics = {what: [look[number] for look in shown] for number, what in enumerate((BRIGHTNESS, CONTRAST))}
+        groups = nominal.groups or list(range(len(nominal.scores)))
+        alone = [len(groups) + number for number in range(len(judged))]
         self._champion = Champion(
-            "patchcore", nominal.scores, frozenset(learnt), {name: self.scores[name] for name in judged}, statistics
+            "patchcore",
+            nominal.scores,
+            frozenset(learnt),
+            {name: self.scores[name] for name in judged},
+            statistics,
+            groups,
+            statistics_groups=[*groups, *alone],
         )
 
     def told(self, stream: Sequence[str]) -> Told:
@@ -200,12 +208,13 @@ def report(what: str, line: Line, stream: Callable[[], list[str]], within: int) 
     assert sum(number <= within for number in late) >= 18
 
 
-@pytest.mark.parametrize(("category", "told"), [("grass", True), ("brick", True), ("gravel", False), ("board", False)])
+@pytest.mark.parametrize(("category", "told"), [("grass", True), ("brick", False), ("gravel", False), ("board", False)])
 def test_good_test_images_of_the_demo_are_unlike_the_training_images_of_some_of_its_categories(
     pictures: Pictures, tmp_path: Path, category: str, *, told: bool
 ) -> None:
-    """Crops of the other half of each photograph, only fifteen. The halves of `gravel` differ little, and `board` is
-    drawn, so all its images are alike.
+    """Crops of the other half of each photograph, only fifteen. The training images of `brick` are near-copies in five
+    groups, which is too few to say what is usual; the halves of `gravel` differ little; `board` is drawn, so all its
+    images are alike.
     """
     from ad_assets.datasets.readers.demo.reader import DemoReader
 

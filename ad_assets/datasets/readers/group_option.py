@@ -67,9 +67,12 @@ class GroupOption(Reader):
     def _group_of(self, path: str, by_column: Mapping[str, str]) -> str:
         if self.groups == FOLDER:
             return str(PurePosixPath(path).parent)
-        if self.groups == COLUMN:
-            return by_column.get(path, "")
-        found = re.search(self.groups or "", path)
+        return by_column.get(path, "") if self.groups == COLUMN else self.group_in(path)
+
+    def group_in(self, path: str) -> str:
+        if self.groups in (None, FOLDER, COLUMN):
+            return ""
+        found = re.search(self.groups, path)
         return found[1] or "" if found else ""
 
     def ungrouped(self, category: str, candidates: Sequence[Candidate]) -> list[Problem]:

@@ -54,6 +54,11 @@ def test_images_are_in_the_groups_of_their_paths_or_of_the_manifest(
     assert bool(told) == bool(alone)
 
 
+def test_a_pattern_finds_the_group_of_an_image_anywhere(root: Path) -> None:
+    for groups, group in ((r"lot_(\d+)", "7"), ("folder", ""), (None, "")):
+        assert FolderReader(root=str(root), category="bolt", groups=groups).group_in("/inbox/lot_7/a.png") == group
+
+
 def test_an_index_without_groups_is_what_it_was(root: Path) -> None:
     plain = indexed(root)
     assert "group" not in plain.table.column_names
