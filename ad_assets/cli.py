@@ -42,11 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Without `arguments` it takes those of this process, which then ends promptly when it is interrupted.
     """
-    if arguments is None:
-        # Imports make a million objects that stay: looking through them again and again takes a second.
-        gc.set_threshold(10_000, 10, 10)
-        return run_interruptibly(lambda: _run(sys.argv[1:]))
-    return _run(arguments)
+    if arguments is not None:
+        return _run(arguments)
+    if sys.argv[1:2] == ["serve"]:  # which heeds signals itself, and answers what is under way
+        return _run(sys.argv[1:])
+    # Imports make a million objects that stay: looking through them again and again takes a second.
+    gc.set_threshold(10_000, 10, 10)
+    return run_interruptibly(lambda: _run(sys.argv[1:]))
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -37,6 +37,12 @@ def server(root: Path) -> Iterator[LineServer]:
         yield started
 
 
+def metrics(server: LineServer) -> bytes:
+    """What Prometheus is told."""
+    text: bytes = server.ask("GET", "/metrics")[1]
+    return text
+
+
 def test_an_image_gets_score_decision_regions_and_who_said_it(server: LineServer) -> None:
     status, result, _ = server.ask("POST", f"{PREDICT}?name=x.png", png(picture(3)))
     assert status == 200
@@ -121,7 +127,7 @@ def test_the_open_inference_protocol_takes_files_and_pixels_in_json_and_in_binar
 
 def test_metrics_and_the_description_tell_what_is_served(server: LineServer) -> None:
     server.ask("POST", PREDICT, png(picture(3)))
-    text = server.ask("GET", "/metrics")[1].decode()
+    text = metrics(server).decode()
     assert 'ad_assets_champion_info{bundle="' in text
     assert 'state="state-60"' in text
     assert 'ad_assets_bundle_refused{category="bolt",dataset="parts",lane="mean"} 0.0' in text
@@ -269,13 +275,17 @@ def test_no_answer_is_lost_or_mixed_up_while_a_promotion_and_a_rollback_happen(t
             thread.join()
         after = server.memory()
         until(lambda: server.ask("GET", "/v1/champions")[1]["champions"][0]["state"] == "state-60")
+        promote(root, "b/none", "0" * 64)
+        until(lambda: b'ad_assets_bundle_refused{category="bolt",dataset="parts",lane="mean"} 1.0' in metrics(server))
+        assert server.ask("GET", "/v2/health/ready")[0] == 200
+        assert server.ask("POST", PREDICT, images[0])[1]["champion"]["state"] == "state-60"
         assert server.stop() == 0
     assert wrong == []
     assert len(answered) == total
     assert {state for _, state in answered} == {"state-60", "state-90"}
     lines = [line for path in (root / "home/outbox").rglob("*.jsonl") for line in path.read_text().splitlines()]
     rows = [json.loads(line) for line in lines]
-    assert len(rows) == total + 3 * len(images)
+    assert len(rows) == total + 3 * len(images) + 1
     assert len({row["time"] for row in rows}) == len(rows)
     assert after - before < 60e6, f"{before / 1e6:.0f} MB grew to {after / 1e6:.0f} MB"
     millis = np.percentile(np.array(seconds) * 1e3, [50, 95, 99])

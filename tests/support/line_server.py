@@ -27,9 +27,11 @@ class LineServer:
         environ: further variables.
     """
 
+    module = "ad_assets_runtime"
+
     def __init__(self, source: Path, home: Path, *options: str, **environ: str) -> None:
         self.port, self._log = free_port(), home.with_suffix(".log")
-        command = [sys.executable, "-m", "ad_assets_runtime", "serve", str(source), "--home", str(home)]
+        command = [sys.executable, "-m", self.module, *self.command(source, home)]
         variables = {**os.environ, "OMP_NUM_THREADS": "1", **environ}
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -38,6 +40,10 @@ class LineServer:
                 stdout=log,
                 stderr=log,
             )
+
+    def command(self, source: Path, home: Path) -> list[str]:
+        """What it is started with, ahead of further options."""
+        return ["serve", str(source), "--home", str(home)]
 
     def __enter__(self) -> Self:
         deadline = time.monotonic() + 60
