@@ -80,7 +80,7 @@ def add_server_options(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on; others than loopback need a token")
     serve.add_argument("--port", type=int, default=8350)
     serve.add_argument("--name", action="append", default=[], help="a further name of this host that requests may use")
-    serve.add_argument("--workers", type=int, default=2, help="images that are scored at once")
+    serve.add_argument("--workers", type=int, default=1, help="images that are scored at once")
     serve.add_argument("--waiting", type=int, default=32, help="requests under way or waiting; beyond: 429")
     serve.add_argument("--most-mb", type=float, default=64.0, help="of one request; beyond: 413")
     serve.add_argument("--kept-gb", type=float, default=2.0, help="of recent images, for the page and for feedback")

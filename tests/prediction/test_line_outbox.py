@@ -84,6 +84,27 @@ def test_a_false_alarm_at_the_line_enters_ledger_and_folder_once(
     assert index(line)[f"train/good/{written.name}"] == "train"
 
 
+def test_an_outbox_may_lie_in_an_object_store(
+    line: Bench,  # noqa: F811
+    bundle: Bundle,
+    tmp_path: Path,
+    s3_endpoint: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import s3fs
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    s3fs.S3FileSystem(endpoint_url=s3_endpoint).mkdir("outbox-bucket")
+    records = Records(tmp_path / "home", outbox="s3://outbox-bucket/line1")
+    records.start()
+    records.add(bundle.inspect(inbox(line).read_bytes(), "a.png", {}))
+    records.stop()
+    assert records.unsent == 0
+    assert take_in(line.benchmark, "s3://outbox-bucket/line1") == Taken(1, 0, {})
+    assert take_in(line.benchmark, "s3://outbox-bucket/line1") == Taken(0, 0, {})
+    assert [row.source for row in read(line.benchmark.store, *PLACE)] == ["line"]
+
+
 def test_what_cannot_be_taken_in_is_put_aside_with_the_reason(line: Bench, bundle: Bundle, tmp_path: Path) -> None:  # noqa: F811
     outbox = spoken(tmp_path / "home", bundle, [inbox(line).read_bytes()], "missed")
     [message] = (outbox / "feedback").rglob("*.json")

@@ -168,7 +168,20 @@ def test_graphs_that_reach_outside_are_refused(folder: Path) -> None:
         open_bundle(folder)
 
 
-def test_images_that_are_none_are_refused_and_the_region_of_interest_wants_its_size(folder: Path) -> None:
+def test_outside_of_the_region_of_interest_nothing_is_told_and_other_sizes_are_refused(tmp_path: Path) -> None:
+    inspected = np.zeros((40, 56), np.bool_)
+    inspected[:, :28] = True
+    write_bundle(tmp_path, inspected=inspected)
+    bundle, rgb = open_bundle(tmp_path), np.full((40, 56, 3), 60, np.uint8)
+    rgb[10:20, 5:15] = rgb[10:20, 40:50] = 255
+    found = bundle.predict(png(rgb))
+    assert [region.box[2] <= 28 for region in found.regions] == [True]
+    assert (found.full_map()[:, 28:] == found.score_map.min()).all()
+    with pytest.raises(ImageError, match="of 56 x 41, and what to inspect is known of images of 56 x 40 alone"):
+        bundle.predict(png(picture(1, (41, 56))))
+
+
+def test_images_that_are_none_are_refused(folder: Path) -> None:
     bundle = open_bundle(folder)
     for data in (b"", b"no image", png(picture(1))[:200]):
         with pytest.raises(ImageError, match=r"x\.png"):

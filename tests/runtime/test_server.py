@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import select
 import socket
 import struct
 import threading
@@ -28,6 +29,9 @@ PREDICT = "/v1/parts/bolt/predict"
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("line")
     promote(root, "b/one", write_bundle(root / "b/one"))
+    for lane in ("mean", "second"):
+        place = ("parts", lane, "nut")
+        promote(root, f"b/{lane}", write_bundle(root / f"b/{lane}", place=place), place)
     return root
 
 
@@ -67,12 +71,13 @@ def test_a_heat_map_is_a_png_of_the_images_size(server: LineServer) -> None:
         (PREDICT, png(picture(1))[:300], {}, 400, "decoded"),
         (PREDICT, b"x" * 1_000_001, {}, 413, "more than 1 MB"),
         (PREDICT, b"x", {"Content_Type": "multipart/form-data; boundary=x"}, 415, "--data-binary"),
-        ("/v1/parts/nut/predict", b"x", {}, 404, "no champion"),
+        ("/v1/parts/washer/predict", b"x", {}, 404, "no champion"),
+        ("/v1/parts/nut/predict", b"x", {}, 404, "lanes mean, second: name one"),
         ("/v1/parts/bolt/feedback", b"{}", {"Content_Type": "text/plain"}, 415, "JSON"),
         ("/v1/parts/bolt/feedback", b"{}", {"Content_Type": "application/json"}, 400, "image_id"),
         (PREDICT, b"x", {"Sec_Fetch_Site": "cross-site"}, 403, "another site"),
         (PREDICT, b"x", {"Host": "evil.example"}, 403, "evil.example"),
-        ("/v2/models/parts.mean.nut/infer", b"{}", {}, 404, "no model"),
+        ("/v2/models/parts.mean.washer/infer", b"{}", {}, 404, "no model"),
         ("/v2/models/parts.mean.bolt/infer", b"{}", {}, 400, "inputs"),
     ],
 )
@@ -125,6 +130,56 @@ def test_the_open_inference_protocol_takes_files_and_pixels_in_json_and_in_binar
     assert server.ask("POST", f"{path}/versions/other/infer", head)[0] == 404
 
 
+IMAGE = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 3], "data": [1, 2, 3]}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"[]", b"{", b'{"inputs": 3}', b'{"inputs": [3]}', b"[" * 100_000, b"\xff\xfe"),
+        *({"inputs": [IMAGE, IMAGE]}, {"inputs": [IMAGE | {"name": "x"}]}, {"inputs": [IMAGE | {"datatype": "FP32"}]}),
+        *({"inputs": [IMAGE | {"shape": shape}]} for shape in ([], [3], [-1, 1, 3], [1e300, 1, 3], [10**9, 10**9, 3])),
+        *(
+            {"inputs": [IMAGE | {"data": data}]}
+            for data in (None, [1, 2], [1, 2, 256], [1.5, 2, 3], ["a", "b", "c"], {})
+        ),
+        *({"inputs": [IMAGE | {"parameters": {"binary_data_size": size}}]} for size in (3, -7, [], "x", 10**30)),
+        *({"inputs": [IMAGE], "outputs": outputs} for outputs in (3, [3], [{}], [{"name": "x"}])),
+        *(
+            {"inputs": [IMAGE | {"datatype": "BYTES", "shape": s, "data": d}]}
+            for s, d in (([1], ["%"]), ([2], ["YQ=="]))
+        ),
+    ],
+    ids=lambda body: str(body)[:60],
+)
+def test_what_is_no_request_of_the_protocol_is_refused_in_words(server: LineServer, body: object) -> None:
+    sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+    status, answer, _ = server.ask("POST", "/v2/models/parts.mean.bolt/infer", sent)
+    assert (status, len(answer["error"]) < 500) == (400, True), answer
+
+
+def test_where_several_lanes_are_served_one_is_named(server: LineServer) -> None:
+    told = server.ask("POST", "/v1/parts/nut/predict?lane=second", png(picture(29)))[1]
+    assert told["champion"]["lane"] == "second"
+    image = f"/v1/parts/nut/images/{told['image_id']}?lane=second"
+    until(lambda: server.ask("GET", image)[0] == 200)
+    body = json.dumps({"image_id": told["image_id"], "said": "confirmed"}).encode()
+    assert server.ask("POST", "/v1/parts/nut/feedback?lane=second", body, Content_Type="application/json")[0] == 200
+
+
+def test_bodies_that_are_held_at_once_are_bounded(server: LineServer) -> None:
+    clients = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(6)]
+    head = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n".encode()
+    for client in clients:
+        client.sendall(head + bytes(990_000))
+    readable, _, _ = select.select(clients, [], [], 20)
+    assert readable
+    assert all(client.recv(4096).startswith(b"HTTP/1.1 429") for client in readable)
+    for client in clients:
+        client.close()
+    until(lambda: server.ask("POST", PREDICT, png(picture(1)))[0] == 200)
+
+
 def test_metrics_and_the_description_tell_what_is_served(server: LineServer) -> None:
     server.ask("POST", PREDICT, png(picture(3)))
     text = metrics(server).decode()
@@ -151,7 +206,7 @@ def test_feedback_reaches_the_outbox_with_the_image_and_quiets_that_very_file(se
     body = json.dumps({"image_id": result["image_id"], "said": "false_alarm", "reason": "a reflection"}).encode()
     status, said, _ = server.ask("POST", "/v1/parts/bolt/feedback", body, Content_Type="application/json")
     assert (status, said["said"]) == (200, "false_alarm")
-    [message] = [json.loads(path.read_text()) for path in (root / "home/outbox/feedback").rglob("*.json")]
+    [message] = [json.loads(path.read_text()) for path in (root / "home/outbox/feedback/parts/bolt").glob("*.json")]
     assert (message["said"], message["reason"], message["image"]) == ("false_alarm", "a reflection", content_id(data))
     assert (root / "home/outbox/images" / content_id(data)).read_bytes() == data
     again = server.ask("POST", PREDICT, data)[1]

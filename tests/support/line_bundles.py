@@ -80,6 +80,7 @@ def write_bundle(
     place: tuple[str, str, str] = PLACE,
     members: int = 1,
     onnx: bytes | None = None,
+    inspected: NDArray[np.bool_] | None = None,
     change: dict[str, Any] | None = None,
 ) -> str:
     """A bundle whose state is a grey; sha256 of its ``bundle.json``.
@@ -91,9 +92,14 @@ def write_bundle(
         place: dataset, lane, category.
         members: how many; several are fused by mean 10 and deviation 4.
         onnx: the graph, if not `graph`.
+        inspected: the region of interest.
         change: entries of ``bundle.json`` that are set afterwards.
     """
     files: dict[str, bytes] = {"graphs/g.onnx": onnx or graph()}
+    if inspected is not None:
+        buffer = io.BytesIO()
+        Image.fromarray(inspected).save(buffer, "PNG")
+        files["roi.png"] = buffer.getvalue()
     names = [f"m{number}" for number in range(members)]
     for number, name in enumerate(names):
         state = {"colour": np.full(3, colour + 30 * number, np.float32)}

@@ -28,7 +28,7 @@ from ad_assets_runtime.records import SAID, Records
 from ad_assets_runtime.results import result_of
 from ad_assets_runtime.server import inference_protocol as protocol
 from ad_assets_runtime.server.description import description
-from ad_assets_runtime.server.guard import Guard, problem, read_body
+from ad_assets_runtime.server.guard import Bodies, Guard, problem
 from ad_assets_runtime.server.measures import TEXT, Measures
 from ad_assets_runtime.server.scoring import BusyError, Scoring
 from ad_assets_runtime.server.settings import ServerSettings
@@ -54,6 +54,7 @@ class LineServer:
     def __init__(self, settings: ServerSettings, champions: ServedChampions) -> None:
         self._settings, self.champions = settings, champions
         self.records = Records(settings.home, outbox=settings.outbox, kept_gb=settings.kept_gb)
+        self._bodies = Bodies(settings)
         self._scoring = Scoring(settings.workers, settings.most_waiting)
         self._measures = Measures(champions, self._scoring, self.records)
 
@@ -132,10 +133,10 @@ class LineServer:
             raise HTTPException(
                 415, "send the bytes of the image as the body, without a form: curl --data-binary @x.png"
             )
-        data = await read_body(request, self._settings)
         name = request.query_params.get("name", "")[:300] or "image"
         in_colour = "image/png" in request.headers.get("accept", "")
-        image, picture = await self._scoring.run(partial(self._scored, served, data, name, in_colour))
+        async with self._bodies.of(request) as data:
+            image, picture = await self._scoring.run(partial(self._scored, served, data, name, in_colour))
         result = result_of(image)
         if picture is None:
             return JSONResponse(result)
@@ -149,10 +150,9 @@ class LineServer:
 
     async def _infer(self, request: Request) -> Response:
         served = self._model_of(request)
-        body = await read_body(request, self._settings)
-        asked, data = await run_in_threadpool(protocol.parse, body, request.headers.get(protocol.HEADER_LENGTH))
-        name = str(asked.get("id", ""))[:300] or "image"
-        image, _ = await self._scoring.run(partial(self._scored, served, data, name, False))
+        async with self._bodies.of(request) as body:
+            asked = await run_in_threadpool(protocol.parse, body, request.headers.get(protocol.HEADER_LENGTH))
+            image, _ = await self._scoring.run(partial(self._scored, served, asked.data, asked.name or "image", False))
         content, headers = protocol.answer(asked, image)
         return Response(content, headers=headers)
 
@@ -177,7 +177,7 @@ class LineServer:
     async def _list_inspections(self, request: Request) -> Response:
         query = request.query_params
         most = query.get("most", "50")
-        most_rows = min(int(most), _MOST_LISTED) if most.isdigit() else 50
+        most_rows = min(int(most), _MOST_LISTED) if most.isdecimal() else 50
         return JSONResponse(self.records.recent(most_rows, query.get("dataset"), query.get("category")))
 
     async def _list_champions(self, request: Request) -> Response:
@@ -227,10 +227,11 @@ class LineServer:
         if request.headers.get("content-type", "").partition(";")[0] != "application/json":
             raise HTTPException(415, "send JSON: Content-Type: application/json")
         try:
-            asked: dict[str, Any] = json.loads(await read_body(request, self._settings))
+            async with self._bodies.of(request) as body:
+                asked: dict[str, Any] = json.loads(body)
             image_id, said = asked["image_id"], asked["said"]
             reason, defect = str(asked.get("reason") or "")[:500], asked.get("defect")
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise HTTPException(400, 'expected {"image_id": ..., "said": ..., "reason": ...}') from None
         if said not in SAID or not isinstance(image_id, str):
             raise HTTPException(400, f"said must be one of {', '.join(SAID)}")

@@ -65,7 +65,7 @@ def description(version: str, with_token: bool) -> dict[str, Any]:
             "/v1/{dataset}/{category}/feedback": {
                 "post": {
                     **_operation("Say what a recent image is, so that the line learns it."),
-                    "parameters": _PLACE,
+                    "parameters": [*_PLACE, _LANE],
                     "requestBody": {"required": True, "content": {"application/json": {"schema": _FEEDBACK}}},
                     "responses": _responses({"application/json": {}}, 400, 404, 415),
                 }

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ad_assets_runtime.server.scoring import BusyError
 from ad_assets_runtime.server.settings import ServerSettings
 
 # What tells nothing of the line: the page itself, its description, whether the server lives.
 _OPEN = ("/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready")
+_BODIES = 4  # times the largest body may be held at once
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -56,28 +60,46 @@ def problem(status: int, message: str, headers: dict[str, str] | None = None) ->
     return JSONResponse({"error": message}, status, headers=headers)
 
 
-async def read_body(request: Request, settings: ServerSettings) -> bytes:
-    """The body of a request.
+class Bodies:
+    """Reads the bodies of requests; all that are held at once are bounded too.
 
-    Raises:
-        HTTPException: 413: it is too large; 408: it does not arrive in time; 400: it is cut short.
+    Args:
+        settings: have the bounds.
     """
-    limit = settings.most_bytes
-    too_large = HTTPException(413, f"more than {limit / 1e6:g} MB: send the image alone, or start with --most-mb")
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise too_large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(settings.body_seconds):
-            async for part in request.stream():
-                body += part
-                if len(body) > limit:
-                    raise too_large
-    except TimeoutError:
-        raise HTTPException(
-            408, f"the body did not arrive within {settings.body_seconds:g} s", {"Connection": "close"}
-        ) from None
-    except ClientDisconnect:
-        raise HTTPException(400, "the body was cut short") from None
-    return bytes(body)
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings, self._held = settings, 0
+
+    @asynccontextmanager
+    async def of(self, request: Request) -> AsyncIterator[bytes]:
+        """The body of a request, which counts as held for the block.
+
+        Raises:
+            HTTPException: 413: it is too large; 408: it does not arrive in time; 400: it is cut short.
+            BusyError: too much is held.
+        """
+        limit, body = self._settings.most_bytes, bytearray()
+        declared = request.headers.get("content-length", "")
+        try:
+            if declared.isdecimal() and int(declared) > limit:
+                raise self._too_large()
+            async with asyncio.timeout(self._settings.body_seconds):
+                async for part in request.stream():
+                    body += part
+                    self._held += len(part)
+                    if len(body) > limit:
+                        raise self._too_large()
+                    if self._held > _BODIES * limit:
+                        raise BusyError(1)
+            yield bytes(body)
+        except TimeoutError:
+            seconds = self._settings.body_seconds
+            raise HTTPException(408, f"the body did not arrive within {seconds:g} s", {"Connection": "close"}) from None
+        except ClientDisconnect:
+            raise HTTPException(400, "the body was cut short") from None
+        finally:
+            self._held -= len(body)
+
+    def _too_large(self) -> HTTPException:
+        megabytes = self._settings.most_bytes / 1e6
+        return HTTPException(413, f"more than {megabytes:g} MB: send the image alone, or start with --most-mb")

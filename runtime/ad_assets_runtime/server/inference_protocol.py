@@ -11,6 +11,7 @@ import binascii
 import io
 import json
 import struct
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,51 +50,60 @@ def metadata(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def parse(body: bytes, header_length: str | None) -> tuple[dict[str, Any], bytes]:
-    """The JSON part of a request, and its image as a file.
+@dataclass(frozen=True)
+class Asked:
+    """A request: its id, its image as a file, the outputs that it wants, each with whether as binary data."""
 
-    Pixels become a PNG file, by whose content people can name the image.
+    name: str
+    data: bytes
+    outputs: tuple[tuple[str, bool], ...]
+
+
+def parse(body: bytes, header_length: str | None) -> Asked:
+    """A request; pixels become a PNG file, by whose content people can name the image.
+
+    Args:
+        body: of the request.
+        header_length: bytes of it that are JSON, where binary data follow.
 
     Raises:
-        ProtocolError: it is no request of the protocol, or has another input.
+        ProtocolError: it is no request of the protocol, has another input, or asks for an output that is not known.
     """
-    if header_length is not None and not header_length.isdigit():
+    if header_length is not None and not header_length.isdecimal():
         raise ProtocolError(f"{HEADER_LENGTH} must be a number")
     size = len(body) if header_length is None else int(header_length)
     try:
         request = json.loads(body[:size])
         [tensor] = request["inputs"]
         name, kind, shape = tensor["name"], tensor["datatype"], [int(side) for side in tensor["shape"]]
-        binary = tensor.get("parameters", {}).get("binary_data_size")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        binary = (tensor.get("parameters") or {}).get("binary_data_size")
+        raw = None if binary is None else body[size : size + int(binary)]
+        in_binary = bool((request.get("parameters") or {}).get("binary_data_output"))
+        wanted = request.get("outputs") or [{"name": each} for each in _DEFAULT]
+        outputs = tuple(
+            (str(each["name"]), bool((each.get("parameters") or {}).get("binary_data", in_binary))) for each in wanted
+        )
+        asked_as = str(request.get("id") or "")[:300]
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ProtocolError('expected {"inputs": [{"name": "image", "datatype": ..., "shape": ..., ...}]}') from error
     if name != "image" or kind not in ("BYTES", "UINT8"):
         raise ProtocolError(f"input {str(name)[:40]!r} of {str(kind)[:40]}: expected image of BYTES or UINT8")
-    raw = None if binary is None else body[size : size + int(binary)]
-    return request, _file(tensor, raw, shape) if kind == "BYTES" else _png(tensor, raw, shape)
+    if unknown := [each for each, _ in outputs if each not in _OUTPUTS]:
+        raise ProtocolError(f"no output {unknown[0][:40]!r}: expected {', '.join(_OUTPUTS)}")
+    return Asked(asked_as, _file(tensor, raw, shape) if kind == "BYTES" else _png(tensor, raw, shape), outputs)
 
 
-def answer(request: dict[str, Any], image: Inspected) -> tuple[bytes, dict[str, str]]:
-    """Body and headers of the answer, with the outputs that were asked for.
-
-    Raises:
-        ProtocolError: an output is not known.
-    """
+def answer(asked: Asked, image: Inspected) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of the answer, with the outputs that were asked for."""
     prediction = image.prediction
-    wanted = request.get("outputs") or [{"name": name} for name in _DEFAULT]
-    unknown = [str(each.get("name"))[:40] for each in wanted if each.get("name") not in _OUTPUTS]
-    if unknown:
-        raise ProtocolError(f"no output {unknown[0]!r}: expected {', '.join(_OUTPUTS)}")
-    in_binary = bool(request.get("parameters", {}).get("binary_data_output"))
     outputs, pieces = [], []
-    for each in wanted:
-        name = each["name"]
+    for name, in_binary in asked.outputs:
         value = prediction.score_map[None] if name == "map" else [getattr(prediction, name)]
         if name != "map" and value[0] is None:  # without a threshold
             continue
         array = np.asarray(value, _DTYPES[_OUTPUTS[name]])
-        output = {"name": name, "datatype": _OUTPUTS[name], "shape": list(array.shape)}
-        if each.get("parameters", {}).get("binary_data", in_binary):
+        output: dict[str, Any] = {"name": name, "datatype": _OUTPUTS[name], "shape": list(array.shape)}
+        if in_binary:
             pieces.append(array.tobytes())
             output["parameters"] = {"binary_data_size": len(pieces[-1])}
         else:
@@ -102,7 +112,7 @@ def answer(request: dict[str, Any], image: Inspected) -> tuple[bytes, dict[str, 
     head = {
         "model_name": model_name(image.bundle.place),
         "model_version": image.bundle.identity[:16],
-        **({"id": request["id"]} if isinstance(request.get("id"), str) else {}),
+        **({"id": asked.name} if asked.name else {}),
         "parameters": {"image_id": image.image_id},
         "outputs": outputs,
     }
@@ -137,7 +147,7 @@ def _png(tensor: dict[str, Any], raw: bytes | None, shape: list[int]) -> bytes:
             pixels: NDArray[np.uint8] = values.astype(np.uint8).reshape(shape[-3:])
         else:
             pixels = np.frombuffer(raw, np.uint8).reshape(shape[-3:])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ProtocolError(f"the data of the image do not fill its shape {shape}") from error
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)

@@ -38,7 +38,7 @@ class ServerSettings:
     port: int = 8350
     token: str = ""
     names: tuple[str, ...] = ()
-    workers: int = 2
+    workers: int = 1
     most_waiting: int = 32
     most_bytes: int = 64_000_000
     body_seconds: float = 30.0
