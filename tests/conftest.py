@@ -11,6 +11,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import sqlalchemy
+from dagster._core.storage.event_log.in_memory import InMemoryEventLogStorage
+from sqlalchemy.pool import StaticPool
 
 from ad_assets.store.store import ArtifactStore
 from tests.support.bench_graph import Bench, write_dataset
@@ -31,6 +34,21 @@ def pytest_configure() -> None:
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    InMemoryEventLogStorage._connect = _kept_connection
+
+
+@contextmanager
+def _kept_connection(storage: InMemoryEventLogStorage) -> Iterator[sqlalchemy.Connection]:
+    """One connection for the life of an instance in memory.
+
+    Dagster opens one for each event, which takes a seventh of a run on a few small images.
+    """
+    with storage._db_lock:
+        if not hasattr(storage, "kept"):
+            threads = {"check_same_thread": False}
+            storage.kept = sqlalchemy.create_engine(storage._engine.url, poolclass=StaticPool, connect_args=threads)
+        with storage.kept.begin() as connection:
+            yield connection
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
