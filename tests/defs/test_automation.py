@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 from unittest.mock import patch
 
 import dagster as dg
@@ -16,12 +16,21 @@ import pytest
 
 from ad_assets.config.benchmark import Automation
 from ad_assets.config.load import ConfigError
+from ad_assets.datasets import ImageFiles
 from ad_assets.defs.conditions import Window
 from ad_assets.defs.landing_sensor import MOST_TRIES, RUN_KEY_TAG, Watch
 from ad_assets.defs.schedules import updated_lanes
 from ad_assets.graph.graph import Graph
-from ad_assets.graph.stages.image_index import current_index, read_index
+from ad_assets.graph.stages.image_index import (
+    _files_path,
+    current_index,
+    known_files,
+    read_index,
+    read_stamps,
+    stamps_path,
+)
 from ad_assets.production.champion_history import ChampionCandidate, History, read_history
+from ad_assets.store.records import write_record
 from tests.support.bench_graph import Bench, draw_image, write_dataset, write_image
 
 LANE = {
@@ -49,6 +58,20 @@ class Line(Bench):
         path = self.images / category / "train" / "good" / name
         write_image(path, draw_image(seed, defect=defect))
         return path
+
+    def copied(self, folder: Path) -> Self:
+        """As `Bench.copied`; what is known of the images is known of their copies, which have other stamps."""
+        other = super().copied(folder)
+        other.cursor = None
+        store, listing = other.benchmark.store, ImageFiles(str(other.images)).listing()
+        for category in {path.partition("/")[0] for path in listing}:
+            indexed = read_stamps(store, "parts", category)
+            stamps = {path: [listing[path].size, listing[path].stamp] for path in indexed.keys() & listing.keys()}
+            write_record(store, stamps_path("parts", category), indexed | stamps)
+            known = known_files(store, str(self.images), category)
+            files = {path: {**file, "stamp": listing[path].stamp} for path, file in known.items()}
+            write_record(store, _files_path(str(other.images), category), files)
+        return other
 
     def tick(self, seconds: float = 60.0) -> dg.SensorResult:
         """A look of the sensor, some seconds after the last."""
@@ -108,22 +131,39 @@ class Line(Bench):
         return ticks
 
 
+def at_the_last_look(line: Line, patch: pytest.MonkeyPatch) -> None:
+    """Its runs live at the time of the last look of the sensor."""
+    clock = SimpleNamespace(time=lambda: time.time() + line.ahead)
+    patch.setattr("ad_assets.graph.stages.image_index.time", clock)
+
+
 @pytest.fixture
 def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Line:
     """Its runs live at the time of the last look of the sensor."""
     write_dataset(tmp_path / "images")
     line = Line(tmp_path, dg.DagsterInstance.ephemeral())
-    monkeypatch.setattr(
-        "ad_assets.graph.stages.image_index.time", SimpleNamespace(time=lambda: time.time() + line.ahead)
-    )
+    at_the_last_look(line, monkeypatch)
+    return line
+
+
+@pytest.fixture(scope="session")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> Line:
+    """What `running` copies."""
+    folder = tmp_path_factory.mktemp("indexed")
+    write_dataset(folder / "images")
+    line = Line(folder, dg.DagsterInstance.ephemeral())
+    with pytest.MonkeyPatch.context() as patch:
+        at_the_last_look(line, patch)
+        assert line.carry_out(line.tick()) == ["bolt", "nut"]
+        assert line.settle() == [{("parts/leaderboard", None)}, {("parts/report", None)}]
     return line
 
 
 @pytest.fixture
-def running(line: Line) -> Line:
+def running(indexed: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Line:
     """A line whose two categories are indexed, with leaderboard and report."""
-    assert line.carry_out(line.tick()) == ["bolt", "nut"]
-    assert line.settle() == [{("parts/leaderboard", None)}, {("parts/report", None)}]
+    line = indexed.copied(tmp_path)
+    at_the_last_look(line, monkeypatch)
     return line
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ad_assets.datasets.decoding import PUBLISHED, Decoding
-from tests.defs.test_automation import Line, line, running  # noqa: F401 - fixtures
+from tests.defs.test_automation import Line, line  # noqa: F401 - fixtures
 from tests.support.bench_graph import Bench, draw_image, write_image
 
 SPLITS = (("train/good", 6, False), ("test/good", 3, False), ("test/spot", 3, True))

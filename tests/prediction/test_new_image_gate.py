@@ -26,22 +26,33 @@ from ad_assets.production.inspections import append, kept_images, read, read_kep
 from ad_assets.production.review_decisions import read_admissions
 from ad_assets_runtime.appearance import appearance_of, copies
 from ad_assets_runtime.identity import content_id
-from tests.defs.test_automation import Line, built_by, line, running  # noqa: F401 - fixtures
+from tests.defs.test_automation import Line, at_the_last_look, built_by, indexed  # noqa: F401 - fixture
 from tests.support.bench_graph import draw_image, write_image
 
 Run = Callable[..., int]
 
 
-@pytest.fixture
-def guarded(running: Line) -> Line:  # noqa: F811 - the fixture
-    """A line whose new images are judged, with enough images for a threshold."""
+@pytest.fixture(scope="session")
+def judged(indexed: Line, tmp_path_factory: pytest.TempPathFactory) -> Line:  # noqa: F811 - the fixture
+    """What `guarded` copies."""
+    line = indexed.copied(tmp_path_factory.mktemp("judged"))
     for number in range(20):
         for category, seed in (("bolt", 20_000), ("nut", 30_000)):
-            running.land(category, f"more{number:02}.png", seed + number)
-    running.carry_out(running.tick())
-    running.settle()
-    running.set("datasets.parts.production.gatekeeper", "small")
-    return running
+            line.land(category, f"more{number:02}.png", seed + number)
+    with pytest.MonkeyPatch.context() as patch:
+        at_the_last_look(line, patch)
+        line.carry_out(line.tick())
+        line.settle()
+    line.set("datasets.parts.production.gatekeeper", "small")
+    return line
+
+
+@pytest.fixture
+def guarded(judged: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Line:
+    """A line whose new images are judged, with enough images for a threshold."""
+    line = judged.copied(tmp_path)
+    at_the_last_look(line, monkeypatch)
+    return line
 
 
 @pytest.fixture
@@ -56,12 +67,12 @@ def call(guarded: Line, monkeypatch: pytest.MonkeyPatch) -> Run:
     return run
 
 
-def held_back(line: Line, category: str) -> dict[str, tuple[str, ...]]:  # noqa: F811
+def held_back(line: Line, category: str) -> dict[str, tuple[str, ...]]:
     held = read_admissions(line.benchmark.store, "parts", category).held.values()
     return {entry.path.rpartition("/")[2]: entry.reasons for entry in held}
 
 
-def training_images(line: Line, category: str) -> set[str]:  # noqa: F811
+def training_images(line: Line, category: str) -> set[str]:
     head = line.benchmark.store.read_head(("parts", "image_index"), category)
     assert head is not None
     table = line.benchmark.store.read_table(
@@ -70,7 +81,7 @@ def training_images(line: Line, category: str) -> set[str]:  # noqa: F811
     return {row["path"].rpartition("/")[2] for row in table.to_pylist() if row["split"] == "train"}
 
 
-def checks(line: Line, category: str) -> dict[str, bool]:  # noqa: F811
+def checks(line: Line, category: str) -> dict[str, bool]:
     job = line.definitions.resolve_implicit_global_asset_job_def()
     outcome = job.execute_in_process(
         asset_selection=[dg.AssetKey(["parts", "image_index"])], partition_key=category, instance=line.instance
