@@ -146,8 +146,19 @@ def to_onnx(
         raise RuntimeError("the exporter wrote nothing")
     model = program.model_proto
     _strip(model)
+    read = {name for node in model.graph.node for name in node.input}
+    kept = [each for each in model.graph.input if each.name in read]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
     data: bytes = model.SerializeToString()
     return data
+
+
+def state_inputs(data: bytes) -> list[str]:
+    """The names of what an ONNX file takes of the state: what nothing reads with its settings is no input of it."""
+    import onnx
+
+    return [each.name for each in onnx.load_from_string(data).graph.input if each.name != IMAGE]
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -12,7 +12,7 @@ import torch
 from ad_assets.backbones.backbone import Backbone
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.bundle import onnx_graph
-from ad_assets.bundle.onnx_graph import GraphSpec, MissingExporterError, check_installed
+from ad_assets.bundle.onnx_graph import GraphSpec, MissingExporterError, check_installed, state_inputs
 from ad_assets.methods import METHODS, Batch, Method, Runtime
 from tests.support.tap_features import tap_features
 
@@ -29,7 +29,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("padim", {"channels": 10}),
     ("simplenet", {"pooling": "concat", "hidden_units": 8, "epochs": 2}),
     ("fod", {"widths": (8, 16), "heads": 2, "depth": 1, "epochs": 1}),
-    ("fod", {"widths": (8, 16), "heads": 2, "depth": 1, "epochs": 1, "reference": "nearest", "weighing": "both"}),
+    ("fod", {"widths": (8, 16), "heads": 2, "depth": 1, "epochs": 1, "reference": "nearest", "criterion": "div"}),
     ("hetmm", {"windows": (5, 3), "windows_backward": (3, 3), "sheets": 2}),
     ("hetmm", {"windows": (5, 3), "matching": "patch"}),
     ("spade", {"neighbours": 50, "pixel_neighbours": 3}),
@@ -62,7 +62,8 @@ def check_parity(backbone: Backbone, method: Method[Any], inspected: torch.Tenso
     spec = GraphSpec(backbone.extractor, method, inspected is not None)
     data = spec.to_onnx()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    inputs = {n: t.numpy() for n, t in spec.scoring(backbone.tap_shapes).state(state, inspected).items()}
+    known = spec.scoring(backbone.tap_shapes).state(state, inspected)
+    inputs = {name: known[name].numpy() for name in state_inputs(data)}
     for number, image in enumerate(pixels(2, 3)):
         score_map, score = session.run(["map", "score"], {"image": image[None], **inputs})
         largest = float(expected.maps[number].abs().max())

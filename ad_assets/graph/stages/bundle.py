@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ad_assets.backbones.backbone import load_backbone
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.bundle.onnx_graph import VERSION as EXPORTER
-from ad_assets.bundle.onnx_graph import GraphSpec, check_installed
+from ad_assets.bundle.onnx_graph import GraphSpec, check_installed, state_inputs
 from ad_assets.bundle.parity import Parity, compare
 from ad_assets.bundle.writer import BundleFacts, MemberParts, Scored, bundle_files, manifest_bytes
 from ad_assets.config.benchmark import Dataset, Detector, Evaluation, fingerprint
@@ -249,12 +249,13 @@ class _Lane:
         region = region_tensor(self.inspected, member.extractor)
         spec = GraphSpec(member.extractor, scorer.method, region is not None)
         backbone = load_backbone(member.extractor, self._work.compute)
-        state = spec.scoring(backbone.tap_shapes).state(scorer.state, region)
+        graph, known = self._graph(spec), spec.scoring(backbone.tap_shapes).state(scorer.state, region)
+        state = {name: known[name] for name in state_inputs(graph)}
         size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
         if fault := size_fault(size):
             raise StageError(f"{self._work.stage.name} [{self._work.partition}]: {member.name} cannot go out: {fault}")
         address, images = self._work.upstream.of(member.state).version, len(self._trained[member.name])
-        return MemberParts(member.name, spec, self._graph(spec), state, address, images)
+        return MemberParts(member.name, spec, graph, state, address, images)
 
     def _graph(self, spec: GraphSpec) -> bytes:
         """The graph's file, found or written."""

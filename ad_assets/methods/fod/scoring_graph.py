@@ -46,7 +46,7 @@ class FodGraph(ScoringGraph):
             inputs |= {f"levels.{number}.{name}": StateInput(tuple(tensor.shape)) for name, tensor in own}
             inputs |= _reference_inputs(method, number, shape)
             if method.unit == "features":
-                inputs[f"units.{number}"] = StateInput(())
+                inputs[f"units.{number}"] = StateInput((1,))
         super().__init__(frame, grids, inputs)
         self.method, self.grids = method, grids
         self._levels: list[LevelNetwork] = networks  # a list is no part of the module: their weights are inputs
@@ -86,7 +86,8 @@ class FodGraph(ScoringGraph):
 
     def tensors(self, state: TrainedNetwork) -> dict[str, Tensor]:
         """Weights, units and reference features."""
-        return {name: state.weights[name] for name in self.inputs if name in state.weights}
+        known = {name: state.weights[name] for name in self.inputs if name in state.weights}
+        return {name: tensor.reshape(1) if tensor.ndim == 0 else tensor for name, tensor in known.items()}
 
 
 def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -145,7 +145,7 @@ def test_a_champion_is_exported_as_a_folder_or_a_zip(
     assert (tmp_path / "unpacked" / MANIFEST).read_bytes() == (tmp_path / "out" / MANIFEST).read_bytes()
     assert "0 decisions changed" in capsys.readouterr().out
     bundle = open_bundle(tmp_path / "nut.zip")
-    assert bundle.state == manifest["champion"]["state"]
+    assert bundle.manifest == manifest
     detector = load_detector("parts", "small", "nut", line.benchmark, record=False)
     for image in sorted((line.images / "nut" / "test").rglob("*.png")):
         ours, theirs = bundle.predict(image), detector.predict(image)
