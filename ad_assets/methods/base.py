@@ -87,6 +87,11 @@ class Method(Settings, ABC, Generic[StateT]):
         """Whether it has `update`."""
         return False
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether `fit` keeps some images from training, for thresholds: all or none of each of `Features.groups`."""
+        return False
+
     def held_out_ids(self, state: StateT) -> list[str]:
         """Ids of nominal images held out of training: they set the threshold where `leaves_out` is False."""
         del state

@@ -25,6 +25,8 @@ class Features:
         batch_size: images a batch; never changes a result.
         layers: positions of the taps that are loaded; None: all.
         region: (H, W) bool, the region of interest in pixels of the extractor's input; None: all of it.
+        groups: declared groups of images, such as lots, of which a method that holds images out of its training holds
+            out all or none.
     """
 
     image_ids: tuple[str, ...]
@@ -32,6 +34,7 @@ class Features:
     batch_size: int = 16
     layers: tuple[int, ...] | None = None
     region: Tensor | None = None
+    groups: Sequence[frozenset[str]] = ()
 
     def __len__(self) -> int:
         return len(self.image_ids)

@@ -65,6 +65,7 @@ def nominal_scores(
         copies = {image for group in groups if group & trained for image in group}
         what = "an image of their group" if declared else "a near-copy"
         left_out = f"held out; {len(copies & set(chosen))} with {what} among the training images do not count"
+        left_out = left_out if copies or not declared else "held out, of each group all or none"
         chosen = [image for image in chosen if image not in copies]
     elif any(len(group) == len(train) for group in groups):
         left_out = ALL_ONE_GROUP if declared else ALL_COPIES

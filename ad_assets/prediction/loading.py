@@ -13,7 +13,7 @@ from ad_assets.datasets.base import ProgressReport
 from ad_assets.graph.build_attempts import ATTEMPT, attempt_path
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.lanes import ScoringStages
-from ad_assets.graph.stage import Head, Slot, Upstream, read_head
+from ad_assets.graph.stage import Head, Parts, Slot, Upstream, read_head
 from ad_assets.graph.stages.features import stored_features, train_part
 from ad_assets.graph.stages.fitted_state import read_state, read_training_set, runtime_on
 from ad_assets.graph.stages.image_index import GROUPS, current_index, declared_groups
@@ -135,12 +135,12 @@ def _remedy(lookup: Lookup, dataset: Dataset, detector: Detector, category: str,
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A state in the store: its artifact, its address, the images it was fitted on, the region it learnt alone."""
+    """A state in the store: artifact, address, the images it was fitted on, what else of their index it read."""
 
     artifact: Artifact
     version: str
     images: list[str]
-    region: str
+    parts: Parts
 
 
 class _LaneLoader:
@@ -238,7 +238,7 @@ class _LaneLoader:
             raise DetectorError(
                 f"{place} was made from features of another extractor (or backbone precision or engine); {remedy}"
             )
-        fitted = _Fitted(artifact, address, trained_on.images, trained_on.region)
+        fitted = _Fitted(artifact, address, trained_on.images, trained_on.parts)
         reason = self._stale_reason(stages, fitted, current=version is None)
         if reason and not self._allow_stale:
             raise DetectorError(f"{place} {reason}; {remedy}, or allow what is stale")
@@ -248,8 +248,7 @@ class _LaneLoader:
 
     def _stale_reason(self, stages: ScoringStages, fitted: _Fitted, *, current: bool) -> str:
         """Why a state is out of date; empty where it is not. Only the current one must be of the current images."""
-        learnt = {"train": train_part(stages.features.code_version, fitted.images)}
-        learnt |= {PART: fitted.region} if fitted.region else {}
+        learnt = {"train": train_part(stages.features.code_version, fitted.images), **fitted.parts}
         if stages.state.make_head(self._category, learnt).version != fitted.version:
             return "was made under another setting of the benchmark file"
         planned = Graph([stages.state], self._store).planned((stages.state.key, self._category))

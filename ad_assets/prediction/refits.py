@@ -19,7 +19,7 @@ from ad_assets.graph.lanes import ScoringStages
 from ad_assets.graph.provenance import MADE_OF, is_outdated
 from ad_assets.graph.stage import Upstream, read_head
 from ad_assets.graph.stages.features import feature_path, stored_features, train_part
-from ad_assets.graph.stages.fitted_state import read_state, runtime_on
+from ad_assets.graph.stages.fitted_state import holds_out_groups, read_state, runtime_on
 from ad_assets.graph.stages.ground_truth import GroundTruth, MeasuredScores
 from ad_assets.graph.stages.image_index import current_index, declared_groups, image_index_stage, read_index
 from ad_assets.graph.stages.metrics import MetricsSettings, measured_rows, metrics_stage
@@ -92,6 +92,8 @@ class Refits:
         self._digest = region_digest(read_head(self._store, (dataset.name, "image_index"), category))
         self._inspected = read_region(self._store, self._digest)
         index = current_index(self._store, dataset.name, category)
+        by_group = holds_out_groups(dataset, detector, self.method)
+        self._groups = declared_groups(index) if index and by_group else []
         rows = read_index(index) if index else []
         self.truth = GroundTruth(row for row in rows if row["split"] == "test")
         if not self.truth.rows:
@@ -141,7 +143,7 @@ class Refits:
             found = state is not None
             if state is None:
                 inside = self.region if learns_inside(self.method) else None
-                state = self.method.fit(replace(train, region=inside), self.runtime)
+                state = self.method.fit(replace(train, region=inside, groups=self._groups), self.runtime)
                 self.done += 1
             size, step = self._extractor.map_size, self._extractor.map_step
             scorer = Scorer(self.method, state, train, None, size, self.runtime, map_step=step, region=self.region)
@@ -157,6 +159,8 @@ class Refits:
     def _found(self, image_ids: Sequence[str]) -> State | None:
         """The stored state of these images, if it is one from scratch: an update may have chosen other rows."""
         stage = self._stages.state
+        if self._groups:  # which of these images were in which group then is not known
+            return None
         inside = {PART: self._digest} if self._digest and learns_inside(self.method) else {}
         head = stage.make_head(self._category, {"train": train_part(self.address, image_ids), **inside})
         artifact = self._store.artifact(stage.kind, head.version)

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from ad_assets.graph.stages import judgement
-from ad_assets.graph.stages.image_index import current_index, read_index
+from ad_assets.graph.stages.image_index import current_index, declared_groups, read_index
 from ad_assets.graph.stages.judgement import families_of
 from ad_assets.graph.stages.score_maps import read_score_index
 from ad_assets.prediction import load_detector
@@ -64,3 +64,42 @@ def test_a_lot_is_left_out_as_one_and_another_grouping_rebuilds_scores_and_metri
     monkeypatch.setattr(judgement, "near_copy_groups", lambda features, *_: [frozenset(features.image_ids[1:])])
     assert set(families_of(work, state, True, judged, True)) == set(judged[1:])
     assert families_of(work, state, True, judged, False) == {}
+
+
+def test_a_trained_method_holds_out_whole_lots_and_another_grouping_trains_it_again(bench: Bench) -> None:
+    shutil.rmtree(bench.images / "nut")
+    trained = {"method": "simplenet", "extractor": "lite0", "pooling": "concat", "epochs": 1, "hidden_units": 8}
+    bench.tree["datasets"]["parts"]["detectors"] = {"net": {**trained, "held_out": 0.4}}
+    bench.tree["datasets"]["parts"]["decision"] = {"false_alarm_rate": 0.2}
+    bench.reload()
+    bench.run()
+    store = bench.benchmark.store
+
+    def state() -> tuple[str, list[str]]:
+        head = store.read_head(("parts", "net", "trained_model"), "bolt")
+        assert head
+        info = store.read_json(store.artifact("trained_model", head["version"]).at("state.json"))
+        return head["version"], info["held_out"]
+
+    alone, _ = state()
+    bench.set("datasets.parts.groups", "train/good/00([01234])")  # each its own, one in none
+    bench.run()
+    assert state()[0] != alone
+    for pattern in ("train/good/(00)[012]", "train/good/(00)[345]"):
+        bench.set("datasets.parts.groups", pattern)
+        bench.run()
+        index = current_index(store, "parts", "bolt")
+        assert index
+        [lot] = declared_groups(index)
+        assert len(lot) == 3
+        held_out = {*state()[1]}
+        assert held_out
+        assert lot <= held_out or not lot & held_out
+    detector = load_detector("parts", "net", "bolt", bench.benchmark)
+    assert {*detector.nominal.image_ids} == held_out
+    assert detector.nominal.left_out == "held out, of each group all or none"
+    # Where images are judged alone, groups change nothing, and the first state is found again.
+    bench.set("datasets.parts.decision", {"false_alarm_rate": 0.2, "leave_out": "image"})
+    built, _ = bench.run()
+    assert state()[0] == alone
+    assert "parts/net/trained_model" not in {name for name, _ in built}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -173,6 +174,27 @@ def test_held_out_images_do_not_train_and_stay_held_out() -> None:
     assert not {*second.held_out} & {*first.image_ids, *second.image_ids}
     alone = SimpleNet(**SMALL).fit(replace(everything, image_ids=tuple(first.image_ids)), RUNTIME)
     assert torch.equal(alone.weights["first.weight"], first.weights["first.weight"])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "held_out", "near"),
+    [([2] * 10, 0.3, {6}), ([5, 5, 5, 5], 0.2, {5}), ([4] * 5, 0.3, {4, 8}), ([19, 1], 0.5, {1}), ([20], 0.2, {0})],
+)
+def test_a_group_is_held_out_as_one_or_trains_as_one(sizes: list[int], held_out: float, near: set[int]) -> None:
+    everything = features(20)
+    ends = np.cumsum([0, *sizes]).tolist()
+    groups = [frozenset(everything.image_ids[a:b]) for a, b in itertools.pairwise(ends)]
+    method = SimpleNet(**SMALL | {"epochs": 1}, held_out=held_out, warm_start=True)
+    state = method.fit(replace(everything, groups=groups), RUNTIME)
+    assert len(state.held_out) in near
+    assert all(group <= {*state.held_out} or group <= {*state.image_ids} for group in groups)
+    # A new image of a group that trained trains, and one of a group that was held out is held out.
+    more = features(22)
+    new = more.image_ids[20:]
+    joined = [groups[0] | {new[0]}, *groups[1:-1], *([groups[-1] | {new[1]}] if groups[1:] else [])]
+    after = method.update(state, replace(more, image_ids=new, groups=joined), RUNTIME)
+    assert all(not group & {*after.held_out} or group <= {*after.held_out} for group in joined)
+    assert not {*after.held_out} & {*state.image_ids}
 
 
 def test_noise_in_units_of_the_features_does_not_see_their_scale() -> None:

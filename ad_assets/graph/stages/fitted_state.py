@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from ad_assets.config.benchmark import Dataset, Detector
 from ad_assets.graph.provenance import MADE_OF, is_outdated
 from ad_assets.graph.stage import GPU, MethodSettings, Parts, Stage, Upstream, Work, read_head, settings_of_lane
 from ad_assets.graph.stages.features import extractor_of, feature_path, read_features
+from ad_assets.graph.stages.image_index import GROUPS, declared_groups, group_parts
 from ad_assets.graph.stages.region_of_interest import (
     PART,
     learns_inside,
@@ -50,19 +52,26 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
     settings, own = settings_of_lane(detector, lambda method: MethodSettings(VERSION, method, "fit"))
     kind, title = settings.method.state_asset, detector.name
     inside = {category: learns_inside(each.method) for category, each in {"": settings, **own}.items()}
+    holding = {name: holds_out_groups(dataset, detector, each.method) for name, each in {"": settings, **own}.items()}
     source = region_source(dataset, features) if any(inside.values()) else ()
+    source = features.deps[:1] if any(holding.values()) else source
+
+    def of(flags: Mapping[str, bool], category: str | None) -> bool:
+        return flags.get(category or "", flags[""])
 
     def parts(upstream: Upstream) -> Parts:
-        region = region_parts(upstream, source) if inside.get(upstream.partition or "", inside[""]) else {}
+        region = region_parts(upstream, source) if of(inside, upstream.partition) else {}
+        groups = group_parts(upstream, source) if of(holding, upstream.partition) else {}
         # A new test image leaves the state's address as it was, and where the whole image is learnt another region.
-        return {"train": upstream.of(features).parts["train"], **region}
+        return {"train": upstream.of(features).parts["train"], **region, **groups}
 
     def build(work: Work) -> dict[str, Any]:
         method = work.settings.method
         train = read_features(work, features, "train", method.layers)
-        digest = parts(work.upstream).get(PART, "")
+        read = parts(work.upstream)
+        digest = read.get(PART, "")
         region = region_tensor(read_region(work.store, digest), extractor_of(features))
-        train = replace(train, region=region)
+        train = replace(train, region=region, groups=declared_groups(work.input(source[0])) if GROUPS in read else ())
         earlier, before = _earlier(work, features, digest)
         new = [image for image in train.image_ids if image not in before]
         checkpoints = StoreCheckpoints.of(work, work.artifact)
@@ -78,7 +87,7 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
         seconds = time.perf_counter() - started
         work.store.write_tensors(work.artifact.at(TENSORS), state.tensors())
         work.store.write_json(work.artifact.at(INFO), state.info())
-        trained_on = TrainingSet(features.code_version, list(train.image_ids), digest)
+        trained_on = TrainingSet(features.code_version, list(train.image_ids), digest, read.get(GROUPS, ""))
         work.store.write_json(work.artifact.at(TRAINING_SET), asdict(trained_on))
         checkpoints.clear()
         most = method.most_images(train.sample(), runtime)
@@ -111,6 +120,12 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
         description=f"What {settings.of_method()['method']} learnt from the nominal training images.",
         own_settings=own,
     )
+
+
+def holds_out_groups(dataset: Dataset, detector: Detector, method: Method[Any] | None) -> bool:
+    """Whether declared groups decide which images a method keeps from its training, and so what it learns."""
+    asked = dataset.reader.has_groups and dataset.leaves_out_groups(detector)
+    return asked and method is not None and method.holds_out
 
 
 def _earlier(work: Work, features: Stage, region: str) -> tuple[Artifact | None, set[str]]:
@@ -187,11 +202,18 @@ class TrainingSet:
         features: address of the features.
         images: ids of the images.
         region: content of the region of interest outside which nothing was learnt; empty: whole images were.
+        groups: fingerprint of the declared groups that were held out of the training whole; empty: images were alone.
     """
 
     features: str
     images: list[str]
     region: str = ""
+    groups: str = ""
+
+    @property
+    def parts(self) -> Parts:
+        """What of the image index the state was made of, beside the images."""
+        return {part: value for part, value in ((PART, self.region), (GROUPS, self.groups)) if value}
 
     def feature_files(self) -> set[str]:
         """The paths of their features."""

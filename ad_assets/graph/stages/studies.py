@@ -7,7 +7,7 @@ that gains a variant, or was killed, measures only what is missing. No variant i
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,8 +17,9 @@ from ad_assets.config.benchmark import Dataset, Study, Variant, fingerprint
 from ad_assets.datasets.base import Reader
 from ad_assets.graph.stage import GPU, Parts, Stage, StageError, StageSettings, Upstream, Work
 from ad_assets.graph.stages.features import extractor_of, read_features
-from ad_assets.graph.stages.fitted_state import StoreCheckpoints, read_state, runtime_of, state_stage
+from ad_assets.graph.stages.fitted_state import StoreCheckpoints, holds_out_groups, read_state, runtime_of, state_stage
 from ad_assets.graph.stages.ground_truth import GroundTruth, MeasuredScores, quality
+from ad_assets.graph.stages.image_index import declared_groups, group_parts
 from ad_assets.graph.stages.neighbours import neighbours_stage, read_matches, seconds_each
 from ad_assets.graph.stages.region_of_interest import (
     learns_inside,
@@ -128,10 +129,19 @@ def study_stage(
         ),
     )
     reader = dataset.reader
+    holding = {
+        each.name: any(
+            holds_out_groups(dataset, each.detector, method)
+            for method in (each.detector.method, *each.detector.categories.values())
+        )
+        for each in study.variants
+    }
+    grouped = (index,) if any(holding.values()) else ()
 
     def parts(upstream: Upstream) -> Parts:
         read = {f"{name}/{split}": upstream.of(features[name]).parts[split] for name in used for split in _SPLITS}
-        return {**read, "truth": upstream.of(index).parts["truth"], **region_parts(upstream, (index,))}
+        truth = upstream.of(index).parts["truth"]
+        return {**read, "truth": truth, **region_parts(upstream, (index,)), **group_parts(upstream, grouped)}
 
     def build(work: Work) -> dict[str, Any]:
         settings: StudySettings = work.settings
@@ -150,6 +160,7 @@ def study_stage(
                 "truth": work.upstream.of(index).parts["truth"],
                 "seed": seed,
                 **region_parts(work.upstream, (index,)),
+                **(groups := group_parts(work.upstream, grouped if holding[each.variant.name] else ())),
             }
             address = fingerprint(read)
             stored = work.store.artifact(ROWS, address)
@@ -157,7 +168,8 @@ def study_stage(
                 measured = work.store.read_json(stored.at(VARIANT))
             else:
                 checkpoints = StoreCheckpoints.of(work, stored)
-                measured = bench.measure(each, lanes[each.variant.name], seed, checkpoints)
+                together = declared_groups(work.input(index)) if groups else []
+                measured = bench.measure(each, lanes[each.variant.name], seed, checkpoints, together)
                 work.store.write_json(stored.at(VARIANT), measured)
                 checkpoints.clear()
                 stored.commit({"study": work.stage.name, "metadata": {}})
@@ -217,7 +229,14 @@ class _Measuring:
         self._reader = reader
         self._last: tuple[str, State, float] | None = None
 
-    def measure(self, settings: VariantSettings, lane: _Lane, seed: int | None, checkpoints: Checkpoints) -> list[Row]:
+    def measure(
+        self,
+        settings: VariantSettings,
+        lane: _Lane,
+        seed: int | None,
+        checkpoints: Checkpoints,
+        groups: Sequence[frozenset[str]],
+    ) -> list[Row]:
         """The rows of one variant; `seed` replaces the method's, and draws the training images."""
         import torch
 
@@ -229,9 +248,10 @@ class _Measuring:
         train = read_features(work, lane.features, "train", method.layers)
         draw = self._draw(train.image_ids, settings, method.seed)
         region = region_tensor(self._inspected, extractor)
-        drawn = replace(train, image_ids=draw.train, region=region if learns_inside(method) else None)
+        inside = region if learns_inside(method) else None
+        drawn = replace(train, image_ids=draw.train, region=inside, groups=groups)
         as_a_lane = draw.train == train.image_ids and seed is None
-        key = fingerprint([method.stage_config("fit"), lane.features.key, drawn.image_ids])
+        key = fingerprint([method.stage_config("fit"), lane.features.key, drawn.image_ids, bool(groups)])
         if self._last is None or self._last[0] != key:
             started = time.perf_counter()
             stored = self._stored(lane.state, method) if as_a_lane else None

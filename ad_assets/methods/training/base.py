@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -109,6 +108,11 @@ class TrainedMethod(Method[TrainedNetwork]):
         """What the weights took from which image is not known."""
         return False
 
+    @property
+    def holds_out(self) -> bool:
+        """With a share `held_out`."""
+        return self.held_out > 0
+
     def calibration_images(self, images: int) -> int:
         """Those that `held_out` keeps from training."""
         held_out = round(self.held_out * images)
@@ -144,7 +148,7 @@ class TrainedMethod(Method[TrainedNetwork]):
         from ad_assets.methods.training.loop import Plan, digest, train
 
         earlier = before or TrainedNetwork({}, [], starts=[])
-        held_out = self._choose_held_out(features.image_ids, earlier)
+        held_out = self._choose_held_out(features, earlier)
         features = replace(features, image_ids=tuple(sorted({*features.image_ids} - {*held_out})))
         training = self.training(features, before.weights if before else None, runtime)
         plan = Plan(
@@ -172,10 +176,21 @@ class TrainedMethod(Method[TrainedNetwork]):
             macs=training.macs,
         )
 
-    def _choose_held_out(self, image_ids: Sequence[str], earlier: TrainedNetwork) -> list[str]:
-        """As many as asked for, drawn by their ids, never one that an earlier training has seen."""
-        free = sorted({*image_ids} - {*earlier.image_ids}, key=lambda image: hashlib.sha256(image.encode()).digest())
-        return sorted(free[: round(self.held_out * len(image_ids))])
+    def _choose_held_out(self, features: Features, earlier: TrainedNetwork) -> list[str]:
+        """As many as asked for, drawn by their ids, never one that an earlier training has seen.
+
+        Of a group all or none: as near to the number asked for as whole groups come, with at least half as many left to
+        train as was meant.
+        """
+        images, trained = {*features.image_ids}, {*earlier.image_ids}
+        group_of = {image: group & images for group in features.groups for image in group & images}
+        free = {group_of.get(image, frozenset([image])) for image in images}
+        wanted, chosen = round(self.held_out * len(images)), list[str]()
+        for group in sorted((each for each in free if not each & trained), key=lambda each: min(map(_place, each))):
+            count = len(chosen) + len(group)
+            if count - wanted <= wanted - len(chosen) and len(images) - count >= (len(images) - wanted) / 2:
+                chosen += group
+        return sorted(chosen)
 
     def curves(self, state: TrainedNetwork) -> dict[str, list[float]]:
         """Mean losses, epoch by epoch."""
@@ -200,3 +215,7 @@ class TrainedMethod(Method[TrainedNetwork]):
         """Whether one of the weights is trained, and no running mean or the like."""
         del name
         return True
+
+
+def _place(image: str) -> bytes:
+    return hashlib.sha256(image.encode()).digest()
