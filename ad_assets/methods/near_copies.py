@@ -33,7 +33,7 @@ SIDE = 32  # cells; finer maps are read at a stride
 DIMENSIONS = 64  # random projection of larger patch features
 FEWEST = 8  # images; of fewer nobody knows what is usual
 MOST_COMPARED = 400  # images; of more only the chosen ones are looked for in all
-QUERIES_AT_ONCE = 2048
+QUERIES_AT_ONCE = 128  # whose products with a batch stay in the cache
 
 
 def near_copy_groups(features: Features, chosen: Sequence[str], runtime: Runtime) -> list[frozenset[str]]:
@@ -97,8 +97,9 @@ def _distances(features: Features, asked: Sequence[str], runtime: Runtime) -> Te
         rows, norms = patches.flatten(0, 1), patches.square().sum(dim=2).flatten()
         nearest = []
         for few in flat.split(QUERIES_AT_ONCE):
-            squares = torch.addmm(norms, few, rows.T, alpha=-2).add_(few.square().sum(dim=1, keepdim=True))
-            nearest.append(squares.clamp_(min=0).unflatten(1, patches.shape[:2]).amin(dim=2).sqrt())
+            # The lowest first: what is the same for all patches of an image comes after it.
+            squares = torch.addmm(norms, few, rows.T, alpha=-2).unflatten(1, patches.shape[:2]).amin(dim=2)
+            nearest.append(squares.add_(few.square().sum(dim=1, keepdim=True)).clamp_(min=0).sqrt_())
         return torch.cat(nearest).cpu()
 
     done = 0

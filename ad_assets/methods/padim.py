@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ad_assets.methods.scoring_graph import ScoringGraph
 
 TASK_PLACES = 64  # of one task of a thread
+CACHED_PLACES = 16  # that are factored in one task: their matrices stay in the cache, which halves the time
 
 
 @dataclass(frozen=True)
@@ -302,13 +303,14 @@ def _whitening(covariance: Tensor, scale: float, ridge: float, runtime: Runtime)
     identity = torch.eye(size, dtype=torch.float64, device=runtime.device)
 
     def invert(part: slice) -> None:
-        matrices = flat[part].to(runtime.device).double() * scale + ridge * identity
+        matrices = flat[part].to(runtime.device).double().mul_(scale)
+        matrices.diagonal(dim1=1, dim2=2).add_(ridge)
         factors = torch.linalg.cholesky(matrices)
         result[part] = torch.linalg.solve_triangular(factors, identity.expand_as(factors), upper=False).float().cpu()
 
     device, step = identity.device.type, _places_at_once(4 * 8 * size * size, runtime)
     if device == "cpu":
-        step = min(TASK_PLACES, max(1, step // threads()))
+        step = min(CACHED_PLACES, max(1, step // threads()))
     list(each(invert, spans(len(flat), step), device))
     return result
 
