@@ -269,18 +269,19 @@ def test_a_full_queue_says_when_to_come_again_and_a_stop_answers_what_is_under_w
             status, _, headers = server.ask("POST", PREDICT, large)
             answers.append((status, headers))
 
-        clients = [threading.Thread(target=ask) for _ in range(6)]
+        clients = [threading.Thread(target=ask) for _ in range(8)]
         for client in clients:
             client.start()
-        until(lambda: any(status == 429 for status, _ in answers))
+        until(lambda: len(answers) >= len(clients) - 2)  # so the others are under way
         assert server.stop() == 0
         for client in clients:
             client.join()
         statuses = [status for status, _ in answers]
-        assert (statuses.count(200), statuses.count(429)) == (2, 4)
+        assert set(statuses) == {200, 429}
+        assert len(statuses) == len(clients)
         assert all(int(headers["retry-after"]) >= 1 for status, headers in answers if status == 429)
     rows = [line for path in (tmp_path / "home/outbox").rglob("*.jsonl") for line in path.read_text().splitlines()]
-    assert len(rows) == 2
+    assert len(rows) == statuses.count(200)
 
 
 @pytest.mark.parametrize("requests", [500, pytest.param(10_000, marks=pytest.mark.slow)])
@@ -344,4 +345,7 @@ def test_no_answer_is_lost_or_mixed_up_while_a_promotion_and_a_rollback_happen(t
     assert len({row["time"] for row in rows}) == len(rows)
     assert after - before < 60e6, f"{before / 1e6:.0f} MB grew to {after / 1e6:.0f} MB"
     millis = np.percentile(np.array(seconds) * 1e3, [50, 95, 99])
-    print(f"{total} requests, {clients} clients: p50 {millis[0]:.1f}, p95 {millis[1]:.1f}, p99 {millis[2]:.1f} ms")
+    print(
+        f"{total} requests, {clients} clients: p50 {millis[0]:.1f}, p95 {millis[1]:.1f}, p99 {millis[2]:.1f} ms, "
+        f"{before / 1e6:.0f} to {after / 1e6:.0f} MB"
+    )
