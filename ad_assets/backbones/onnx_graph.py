@@ -70,9 +70,10 @@ class TapNetwork(nn.Module):
 
 
 class FrameNetwork(nn.Module):
-    """`TapNetwork` with the normalisation ahead of it: frames ``(B, h, w, 3)`` uint8 RGB -> the maps of the taps.
+    """Frames ``(B, h, w, 3)`` uint8 RGB, as `fit_image` resizes and crops images -> the maps of a `TapNetwork`.
 
-    Frames are images as `fit_image` resizes and crops them.
+    The maps are those that are stored: rounded where `Extractor.storage` is float16. ONNX Runtime does round, OpenVINO
+    takes that for needless and leaves it out.
     """
 
     mean: Tensor
@@ -81,6 +82,7 @@ class FrameNetwork(nn.Module):
     def __init__(self, network: TapNetwork, extractor: Extractor) -> None:
         super().__init__()
         self.network = network
+        self.rounded = extractor.storage == "float16"
         for name, values in zip(("mean", "std"), extractor.normalisation, strict=True):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
         self.eval()
@@ -89,7 +91,7 @@ class FrameNetwork(nn.Module):
         """The maps of the taps, in the extractor's order."""
         normalised = (frames.to(torch.float32) / 255 - self.mean) / self.std
         taps: list[Tensor] = self.network(normalised.permute(0, 3, 1, 2))
-        return taps
+        return [tap.to(torch.float16).to(torch.float32) for tap in taps] if self.rounded else taps
 
 
 def export_onnx(network: nn.Module, example: Sequence[Tensor], path: Path, outputs: Sequence[str]) -> None:

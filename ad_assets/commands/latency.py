@@ -1,18 +1,26 @@
-"""``latency``: prediction time per image and step."""
+"""``latency``: prediction time per image and step, of the product and of bundles side by side."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ad_assets.commands.common import Commands
+
+if TYPE_CHECKING:
+    from ad_assets.prediction.latency import StepLatency
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
     latency = commands.add(
-        "latency", _latency, "prediction time per image: median and 95th percentile by step", commands.shared
+        "latency",
+        _latency,
+        "prediction time per image by step, and that of bundles: median, 95th and 99th percentile",
+        commands.shared,
     )
     latency.add_argument("dataset", nargs="?", help="optional if the benchmark file has only one")
     latency.add_argument(
@@ -30,7 +38,7 @@ def add(commands: Commands) -> None:
 
 def _latency(options: argparse.Namespace) -> int:
     from ad_assets.prediction import DetectorError, load_detector
-    from ad_assets.prediction.latency import TOTAL, StepLatency, machine, measure, sample_images
+    from ad_assets.prediction.latency import machine, measure, measure_bundle, sample_images, stored_bundle
     from ad_assets.prediction.lookup import Lookup
     from ad_assets.store.store import ArtifactStore
 
@@ -54,21 +62,42 @@ def _latency(options: argparse.Namespace) -> int:
         if not setting:
             setting = {"dataset": dataset.name, **machine(detector)}
             print(", ".join(f"{name} {value}" for name, value in setting.items()))
-            print(f"{'detector':<{width}}  {'batch':>5}  {'step':<8}  {'p50 ms':>9}  {'p95 ms':>9}  images/s")
+            print(
+                f"{'detector':<{width}}  {'by':<7}  {'batch':>5}  {'step':<8}  {'p50 ms':>9}  {'p95 ms':>9}  "
+                f"{'p99 ms':>9}  images/s"
+            )
         for batch_size in options.batch or (1, 32):
             print(f"{dataset.name}/{lane} [{category}]: batches of {batch_size}", file=sys.stderr)
-            for row in measure(detector, images, batch_size, options.images):
-                rows.append(row)
-                rate = f"{1e3 / row.p50_ms:8.1f}" if row.step == TOTAL else ""
-                print(
-                    f"{lane:<{width}}  {batch_size:>5}  {row.step:<8}  {row.p50_ms:>9.3f}  {row.p95_ms:>9.3f}  {rate}",
-                    flush=True,
-                )
+            measured = measure(detector, images, batch_size, options.images)
+            rows += measured
+            _show(measured, width)
+        try:
+            bundle = stored_bundle(lookup.benchmark, dataset, lane, category)
+        except DetectorError as error:
+            print(f"FAILED {error}", file=sys.stderr)
+            status = 1
+            continue
+        if bundle is not None:
+            measured = measure_bundle(bundle, images, options.images)
+            rows += measured
+            _show(measured, width)
     if options.out:
         target = Path(options.out)
         store = ArtifactStore(root=str(target.parent))
         store.write_json(target.name, {**setting, "category": category, "rows": [vars(row) for row in rows]})
     return status
+
+
+def _show(rows: Sequence[StepLatency], width: int) -> None:
+    from ad_assets.prediction.latency import TOTAL
+
+    for row in rows:
+        rate = f"{1e3 / row.p50_ms:8.1f}" if row.step == TOTAL else ""
+        print(
+            f"{row.detector:<{width}}  {row.by:<7}  {row.batch_size:>5}  {row.step:<8}  {row.p50_ms:>9.3f}  "
+            f"{row.p95_ms:>9.3f}  {row.p99_ms:>9.3f}  {rate}",
+            flush=True,
+        )
 
 
 def _number(text: str) -> int:

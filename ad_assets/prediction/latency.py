@@ -1,22 +1,26 @@
-"""Latency of a loaded detector per image and step, from the times that `Predictor` measures for each batch.
+"""Latency of a loaded detector, and of its bundle, per image and step, from the times that each prediction carries.
 
 Steps: ``decode`` (bytes to normalised pixels, without reading the file), ``backbone``, then ``match`` (nearest
     neighbour search) and ``post`` (matches to smoothed maps of full size) for methods that match, else ``score`` for
     both, summed over the members of an ensemble, and ``fuse``. ``total`` is the wall time of a batch. All are divided
-    by the number of images; the device is synchronised at the end of each step.
+    by the number of images; the device is synchronised at the end of each step. A bundle has ``decode`` (bytes to
+    pixels), ``score`` (all from resizing to the map) and ``total``, image by image.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ad_assets.config.benchmark import Benchmark, Dataset
 from ad_assets.datasets.files import ChangedFileError, ImageFiles, read_image_bytes
 from ad_assets.graph.stages.image_index import current_index, read_index
 from ad_assets.prediction import DetectorError, Predictor
+
+if TYPE_CHECKING:
+    from ad_assets_runtime.bundle import Bundle
 
 WARM_UP_BATCHES = 2  # the first compiles kernels and fills the device's caches
 LEAST_BATCHES = 5
@@ -35,6 +39,8 @@ class StepLatency:
         step: name of the step.
         p50_ms: median over batches.
         p95_ms: 95th percentile over batches.
+        p99_ms: 99th percentile over batches.
+        by: what predicts: ``product`` (`Predictor`) or ``bundle`` (the runtime of a line's computer).
     """
 
     detector: str
@@ -44,6 +50,8 @@ class StepLatency:
     step: str
     p50_ms: float
     p95_ms: float
+    p99_ms: float
+    by: str = "product"
 
 
 def sample_images(benchmark: Benchmark, dataset: Dataset, category: str, most: int) -> list[bytes]:
@@ -83,31 +91,74 @@ def measure(detector: Predictor, images: Sequence[bytes], batch_size: int, count
         ImageError: an image cannot be read.
         ValueError: there is no image, or a number is below 1.
     """
-    import numpy as np
-
     if not images or min(batch_size, count) < 1:
         raise ValueError("latency needs at least one image, and a batch size and count of at least 1")
     batches = max(LEAST_BATCHES, -(-count // batch_size))
-    seconds: dict[str, list[float]] = {}
+    seconds = _Seconds()
     for number in range(-WARM_UP_BATCHES, batches):
         batch = [images[(number * batch_size + position) % len(images)] for position in range(batch_size)]
         started = time.perf_counter()
         predictions = list(detector.predict_batch(batch, batch_size=batch_size))
         total = (time.perf_counter() - started) / batch_size
         if number >= 0:
-            for step, taken in {**predictions[0].step_seconds, TOTAL: total}.items():
-                seconds.setdefault(step, []).append(taken)
-    return [
-        StepLatency(
-            detector.detector,
-            detector.category,
-            batch_size,
-            batches,
-            step,
-            *(float(value) * 1e3 for value in np.percentile(taken, [50, 95])),
-        )
-        for step, taken in seconds.items()
-    ]
+            seconds.add(predictions[0].step_seconds, total)
+    return seconds.rows(detector.detector, detector.category, batch_size, batches)
+
+
+def stored_bundle(benchmark: Benchmark, dataset: Dataset, lane: str, category: str) -> Bundle | None:
+    """The newest bundle of a lane, on as many threads as the product; None where it has none.
+
+    Raises:
+        DetectorError: it does not open on this machine.
+    """
+    from ad_assets.graph.stages.bundle import KIND, read_bundle
+    from ad_assets.kernels.parallel import threads
+    from ad_assets_runtime.bundle import BundleError, load_bundle
+
+    head = benchmark.store.read_head((dataset.name, lane, KIND), category)
+    if head is None:
+        return None
+    files = read_bundle(benchmark.store.artifact(KIND, head["version"]))
+    try:
+        return load_bundle(files.__getitem__, threads=threads())
+    except BundleError as error:
+        raise DetectorError(f"{dataset.name}/{lane}/{KIND} [{category}]: {error}") from error
+
+
+def measure_bundle(bundle: Bundle, images: Sequence[bytes], count: int) -> list[StepLatency]:
+    """Time a bundle on single images, after a warm-up; else as `measure`."""
+    count = max(LEAST_BATCHES, count)
+    seconds = _Seconds()
+    for number in range(-WARM_UP_BATCHES, count):
+        started = time.perf_counter()
+        prediction = bundle.predict(images[number % len(images)])
+        total = time.perf_counter() - started
+        if number >= 0:
+            seconds.add(prediction.step_seconds, total)
+    _, lane, category = bundle.place
+    return seconds.rows(lane, category, 1, count, by="bundle")
+
+
+class _Seconds:
+    """Seconds an image, by step, of some batches."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, list[float]] = {}
+
+    def add(self, steps: Mapping[str, float], total: float) -> None:
+        for step, seconds in {**steps, TOTAL: total}.items():
+            self._taken.setdefault(step, []).append(seconds)
+
+    def rows(
+        self, detector: str, category: str, batch_size: int, batches: int, *, by: str = "product"
+    ) -> list[StepLatency]:
+        import numpy as np
+
+        found = []
+        for step, taken in self._taken.items():
+            p50, p95, p99 = (float(each) * 1e3 for each in np.percentile(taken, [50, 95, 99]))
+            found.append(StepLatency(detector, category, batch_size, batches, step, p50, p95, p99, by))
+        return found
 
 
 def machine(detector: Predictor) -> dict[str, Any]:

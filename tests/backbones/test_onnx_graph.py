@@ -37,3 +37,20 @@ def test_an_exported_graph_gives_the_features_of_the_backbone(tmp_path: Path) ->
     weights = {each.name for each in onnx.load(graph).graph.initializer}
     assert not [name for name in weights if any(late in name for late in ("fc.", "layer3"))]
     assert any("layer1" in name for name in weights)
+
+
+def test_a_graph_rounds_features_as_they_are_stored() -> None:
+    options: dict[str, Any] = {
+        "backbone": "test_resnet",
+        "weights": "random(0)",
+        "taps": ["layer1"],
+        "resize": (64, 64),
+    }
+    frame = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    exact, rounded = (
+        FrameNetwork(TapNetwork.load(extractor), extractor)(frame)[0]
+        for extractor in (Extractor(**options), Extractor(**options, storage="float16"))
+    )
+    assert rounded.dtype == torch.float32
+    assert torch.equal(rounded, exact.half().float())
+    assert not torch.equal(rounded, exact)

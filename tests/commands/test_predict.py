@@ -199,8 +199,11 @@ def test_latency_by_step(config: Path, tmp_path: Path, capsys: Any) -> None:
     steps = ["decode", "backbone", "match", "post", "total"]
     assert [(row["batch_size"], row["step"]) for row in told["rows"]] == [(n, step) for n in (1, 4) for step in steps]
     for row in told["rows"]:
-        assert 0 < row["p50_ms"] <= row["p95_ms"]
-        assert re.search(f"small +{row['batch_size']}  {row['step']} +{row['p50_ms']:.3f} +{row['p95_ms']:.3f}", said)
+        assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
+        assert row["by"] == "product"
+        assert re.search(
+            f"small +product +{row['batch_size']}  {row['step']} +{row['p50_ms']:.3f} +{row['p95_ms']:.3f}", said
+        )
     assert {row["batches"] for row in told["rows"]} == {8, 5}  # at least five
     assert main(["latency", "--config", str(config), "parts", "--detector", "full"]) == 2
     assert "has no detector 'full'" in capsys.readouterr().err

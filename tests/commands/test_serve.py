@@ -12,6 +12,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from ad_assets.cli import main
 from ad_assets.prediction import load_detector
 from ad_assets.production.champion_history import read_history
 from ad_assets.production.inspections import read
@@ -101,3 +102,19 @@ def test_a_benchmark_without_champions_is_served_as_not_ready(tmp_path: Path) ->
     call += ["--config", str(tmp_path / "bench.yaml"), "--home", str(tmp_path / "home")]
     done = subprocess.run(call, capture_output=True, text=True, check=False, env=dict(os.environ))
     assert (done.returncode, "AD_ASSETS_LINE_TOKEN" in done.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_latency_of_product_and_bundle_side_by_side(
+    line: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "latency.json"
+    arguments = ["--category", "bolt", "--batch", "1", "--images", "5", "--out", str(out)]
+    assert main(["latency", "--config", str(line.folder / "bench.yaml"), "parts", *arguments]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["step"] for row in rows if row["by"] == "bundle"] == ["decode", "score", "total"]
+    assert {row["detector"] for row in rows} == {"small"}
+    shown = capsys.readouterr().out
+    for row in rows:
+        assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
+        assert f"{row['p99_ms']:.3f}" in shown
