@@ -10,20 +10,17 @@ scores, and such a bundle is refused.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
 
+from ad_assets_runtime.bundle_files import FORMAT, MANIFEST, BundleError, BundleFiles, Read, parse_manifest
 from ad_assets_runtime.conformal import p_values
 from ad_assets_runtime.decoding import ImageDecoding
 from ad_assets_runtime.engines import Engine, EngineError, EngineName, open_engine
@@ -32,18 +29,11 @@ from ad_assets_runtime.graph_file import GraphFileError, check_plain
 from ad_assets_runtime.identity import content_id, content_of
 from ad_assets_runtime.images import ImageError, RgbImage, opened
 from ad_assets_runtime.prediction import Prediction
+from ad_assets_runtime.selftest import TOLERANCE, check_scores
 
-FORMAT = 1
-MANIFEST = "bundle.json"
-# Of scores, relative to the largest of the map: float32 arithmetic of another library differs by 1e-6, bfloat16 or a
-# resize that is not Pillow's by 1e-3 and more.
-TOLERANCE = 1e-4
-Read = Callable[[str], bytes]
+__all__ = ["FORMAT", "MANIFEST", "TOLERANCE", "Bundle", "BundleError", "Inspected", "load_bundle", "open_bundle"]
+
 ScoreMap = NDArray[np.float32]
-
-
-class BundleError(ValueError):
-    """A bundle is damaged, of another format, or scores otherwise here; the message says which, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -291,62 +281,16 @@ def load_bundle(
     if champion is not None:
         manifest["champion"] = dict(champion)
     try:
-        bundle = _loaded(_Files(read, manifest["files"]), manifest, content_id(text), engine, threads, selftest)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        bundle = _loaded(BundleFiles(read, manifest["files"]), manifest, content_id(text), engine, threads, selftest)
+    except BundleError:
+        raise
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise BundleError(f"{MANIFEST} lacks what this release reads ({error}): export the bundle again") from error
     return bundle
 
 
-def parse_manifest(text: bytes) -> dict[str, Any]:
-    """The content of a ``bundle.json``, whose format is one that is known.
-
-    Raises:
-        BundleError: it is no JSON object, or of another format.
-    """
-    try:
-        manifest = json.loads(text)
-    except ValueError as error:
-        raise BundleError(f"{MANIFEST} is no JSON: copy the bundle again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise BundleError(
-            f"{MANIFEST} has format {str(found)[:40]}, this release reads {FORMAT}: install the release of "
-            "ad-assets-runtime that belongs to the project which exported it"
-        )
-    return manifest
-
-
-class _Files:
-    """The files of a bundle, each as its manifest describes it."""
-
-    def __init__(self, read: Read, listed: Mapping[str, Mapping[str, Any]]) -> None:
-        self._read, self._listed = read, listed
-        for path in listed:
-            if path.startswith("/") or "\\" in path or ".." in path.split("/") or ":" in path:
-                raise BundleError(
-                    f"{MANIFEST} names {path[:200]!r}, which may lie outside of the bundle: it is refused"
-                )
-
-    def __contains__(self, path: str) -> bool:
-        return path in self._listed
-
-    def __getitem__(self, path: str) -> bytes:
-        if path not in self._listed:
-            raise BundleError(f"{path}: {MANIFEST} has no hash of it: export the bundle again")
-        known = self._listed[path]
-        try:
-            data = self._read(path)
-        except (OSError, KeyError) as error:
-            raise BundleError(f"{path} is missing: copy the whole bundle") from error
-        if len(data) != known["bytes"]:
-            raise BundleError(f"{path} has {len(data)} bytes instead of {known['bytes']}: copy the bundle again")
-        if hashlib.sha256(data).hexdigest() != known["sha256"]:
-            raise BundleError(f"{path} was changed (its sha256 differs): copy the bundle again")
-        return data
-
-
 def _loaded(
-    files: _Files, manifest: dict[str, Any], identity: str, engine: EngineName, threads: int | None, selftest: bool
+    files: BundleFiles, manifest: dict[str, Any], identity: str, engine: EngineName, threads: int | None, selftest: bool
 ) -> Bundle:
     decoding = manifest["image"]["decoding"]
     bundle = Bundle(
@@ -362,11 +306,11 @@ def _loaded(
         raise BundleError(f"{MANIFEST} has {len(bundle.members)} members and {rule} rule to fuse them")
     _ = bundle.place, bundle.threshold, bundle.pixel_threshold, bundle.champion, bundle.colours
     if selftest:
-        _check_scores(files, bundle)
+        check_scores(files, bundle)
     return bundle
 
 
-def _member(files: _Files, entry: Mapping[str, Any], engine: EngineName, threads: int | None) -> Member:
+def _member(files: BundleFiles, entry: Mapping[str, Any], engine: EngineName, threads: int | None) -> Member:
     resize = entry["geometry"]["resize"]
     geometry = Geometry(
         resize if isinstance(resize, int) else _size(resize),
@@ -375,7 +319,7 @@ def _member(files: _Files, entry: Mapping[str, Any], engine: EngineName, threads
         _size(entry["frame"]),
         _size(entry["map_size"]),
     )
-    graph, state = files[entry["graph"]], _tensors(files, entry["state"])
+    graph, state = files[entry["graph"]], files.tensors(entry["state"])
     try:
         check_plain(graph)
         return Member(entry["name"], geometry, open_engine(engine, graph, state, threads))
@@ -383,17 +327,10 @@ def _member(files: _Files, entry: Mapping[str, Any], engine: EngineName, threads
         raise BundleError(f"{entry['graph']}: {error}") from error
 
 
-def _tensors(files: _Files, path: str) -> dict[str, NDArray[Any]]:
-    try:
-        return dict(load_tensors(files[path]))
-    except SafetensorError as error:
-        raise BundleError(f"{path} holds no tensors ({error}): export the bundle again") from error
-
-
-def _nominal(files: _Files) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
+def _nominal(files: BundleFiles) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
     if "nominal.safetensors" not in files:
         return None
-    tensors = _tensors(files, "nominal.safetensors")
+    tensors = files.tensors("nominal.safetensors")
     return (tensors["scores"], tensors["groups"]) if len(tensors["scores"]) else None
 
 
@@ -408,37 +345,3 @@ def _region(data: bytes) -> Mask:
 def _size(pair: Any) -> tuple[int, int]:
     height, width = pair
     return int(height), int(width)
-
-
-def _check_scores(files: _Files, bundle: Bundle) -> None:
-    """The self-test: the images of the bundle have the scores here that they had where it was exported.
-
-    Raises:
-        BundleError: they have others, or there is no image.
-    """
-    tests = bundle.manifest["selftest"]
-    if not tests:
-        raise BundleError("its self-test has no image, so its scores cannot be checked: export the bundle again")
-    for test in tests:
-        try:
-            rgb = ImageDecoding(turn=False).rgb(files[test["image"]], test["image"])
-        except ImageError as error:
-            raise BundleError(str(error)) from error
-        expected = _tensors(files, test["expected"])
-        score_map, score = bundle.score(rgb)
-        wanted, wanted_score = expected["map"], float(expected["score"])
-        if score_map.shape != wanted.shape:
-            raise BundleError(f"self-test: the map of {test['image']} is of {score_map.shape}, expected {wanted.shape}")
-        largest = float(np.abs(wanted).max(initial=0)) or 1.0
-        of_map = float(np.abs(score_map - wanted).max()) / largest
-        of_score = abs(score - wanted_score) / max(largest, abs(wanted_score))
-        decided = None if bundle.threshold is None else score > bundle.threshold
-        # Not `>`: NaN must not pass.
-        if not (of_map <= TOLERANCE and of_score <= TOLERANCE) or decided != test["anomalous"]:
-            engine = bundle.members[0].engine
-            raise BundleError(
-                f"self-test: {test['image']} scores {score:.6g} here and {wanted_score:.6g} where the bundle was "
-                f"exported (map {of_map:.1e}, score {of_score:.1e} of its maximum, allowed {TOLERANCE:.0e}), by "
-                f"{engine.name} {engine.version}: install the releases of Pillow and {engine.name} that the bundle "
-                "names, and let nothing compute in bfloat16"
-            )

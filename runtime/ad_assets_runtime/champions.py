@@ -20,7 +20,8 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from ad_assets_runtime.bundle import MANIFEST, Bundle, BundleError, load_bundle, open_bundle, parse_manifest
+from ad_assets_runtime.bundle import Bundle, load_bundle, open_bundle
+from ad_assets_runtime.bundle_files import MANIFEST, BundleError, parse_manifest
 from ad_assets_runtime.engines import EngineName
 from ad_assets_runtime.root_folder import RootFolder, open_root, write_whole
 
