@@ -242,7 +242,7 @@ def open_bundle(
                 return load_bundle(archive.read, selftest=selftest, engine=engine, threads=threads)
         except zipfile.BadZipFile as error:
             raise BundleError(
-                f"{path}: it is no bundle: expected a folder with {MANIFEST}, or a .zip of one"
+                f"{path}: no whole .zip ({error}): copy it again, or name the folder of a bundle, with its {MANIFEST}"
             ) from error
         except BundleError as error:
             raise BundleError(f"{path}: {error}") from error

@@ -86,8 +86,10 @@ class ServedChampions:
         found = [s for p, s in self.served.items() if (p[0], p[2]) == (dataset, category) and lane in (None, p[1])]
         if len(found) == 1:
             return found[0]
-        lanes = ", ".join(sorted(served.bundle.place[1] for served in found))
-        raise KeyError(f"lanes {lanes}: name one" if found else f"no champion of {dataset} [{category}] is served here")
+        if not found:
+            raise KeyError(f"no champion of {dataset} [{category}] is served here")
+        lanes = sorted(served.bundle.place[1] for served in found)
+        raise KeyError(f"lanes {', '.join(lanes)}: name one, as in ?lane={lanes[0]}")
 
     def poll(self) -> None:
         """Look once for what has been promoted."""

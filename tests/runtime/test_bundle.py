@@ -65,9 +65,12 @@ def test_a_zip_is_a_bundle_too(folder: Path, tmp_path: Path) -> None:
             if path.is_file():
                 archive.write(path, path.relative_to(folder))
     assert open_bundle(tmp_path / "b.zip").score(picture(1))[1] == open_bundle(folder).score(picture(1))[1]
-    (tmp_path / "no.zip").write_bytes(b"no zip")
-    with pytest.raises(BundleError, match=r"a folder with bundle\.json"):
-        open_bundle(tmp_path / "no.zip")
+    half, damaged = (tmp_path / "b.zip").read_bytes(), bytearray((tmp_path / "b.zip").read_bytes())
+    damaged[len(damaged) // 3] ^= 1
+    for data in (b"no zip", half[: len(half) // 2], bytes(damaged)):
+        (tmp_path / "no.zip").write_bytes(data)
+        with pytest.raises(BundleError, match=r"no\.zip: (no whole \.zip|.*copy)"):
+            open_bundle(tmp_path / "no.zip")
 
 
 def _flip(path: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_heat_map_is_a_png_of_the_images_size(server: LineServer) -> None:
         (PREDICT, b"x" * 1_000_001, {}, 413, "more than 1 MB"),
         (PREDICT, b"x", {"Content_Type": "multipart/form-data; boundary=x"}, 415, "--data-binary"),
         ("/v1/parts/washer/predict", b"x", {}, 404, "no champion"),
-        ("/v1/parts/nut/predict", b"x", {}, 404, "lanes mean, second: name one"),
+        ("/v1/parts/nut/predict", b"x", {}, 404, "lanes mean, second: name one, as in ?lane=mean"),
         ("/v1/parts/bolt/feedback", b"{}", {"Content_Type": "text/plain"}, 415, "JSON"),
         ("/v1/parts/bolt/feedback", b"{}", {"Content_Type": "application/json"}, 400, "image_id"),
         (PREDICT, b"x", {"Sec_Fetch_Site": "cross-site"}, 403, "another site"),
