@@ -180,7 +180,7 @@ def test_each_command_is_named_beside_its_module() -> None:
     for module in set(MODULES.values()):
         commands = Commands(None)
         import_module(f"ad_assets.commands.{module}").add(commands)
-        names = re.findall(r"^    (\w+)", commands.parser.format_help(), re.MULTILINE)
+        names = re.findall(r"^    ([\w-]+)", commands.parser.format_help(), re.MULTILINE)
         assert set(names) == {name for name, own in MODULES.items() if own == module}
 
 
