@@ -9,8 +9,10 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from ad_assets.metrics.thresholds import nominal_quantile
@@ -42,6 +44,20 @@ def test_scores_and_maps_are_those_of_numpy(tmp_path: Path, engine: EngineName, 
         assert scores[number] == pytest.approx(score, rel=1e-6)
     if members > 1:
         assert bundle.score(rgb)[1] == np.float32(np.mean([(score - 10) / 4 for score in scores]))
+
+
+def test_threads_do_not_spin_while_another_champion_is_asked(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    opened = []
+    session = onnxruntime.InferenceSession
+
+    def noted(graph: bytes, options: onnxruntime.SessionOptions, **others: Any) -> object:
+        opened.append(options)
+        return session(graph, options, **others)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", noted)
+    open_bundle(folder)
+    assert opened
+    assert {each.get_session_config_entry("session.intra_op.allow_spinning") for each in opened} == {"0"}
 
 
 def test_a_prediction_has_decision_p_value_and_regions(folder: Path) -> None:
