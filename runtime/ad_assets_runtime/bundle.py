@@ -247,6 +247,9 @@ def open_bundle(
         except BundleError as error:
             raise BundleError(f"{path}: {error}") from error
 
+    if not path.exists():
+        raise BundleError(f"{path}: no such file or folder")
+
     def read(name: str) -> bytes:
         return (path / name).read_bytes()
 

@@ -71,8 +71,8 @@ class OnnxRuntime:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        # Threads that spin after an image take the cores from the next champion's: four in one process were 2.5 times as
-        # slow; one alone is 7 % slower so.
+        # Threads that spin after an image take the cores from the next champion's: four in one process were 2.5 times
+        # as slow; one alone is 7 % slower so.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads:
             options.intra_op_num_threads = threads

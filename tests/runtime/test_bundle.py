@@ -87,6 +87,8 @@ def test_a_zip_is_a_bundle_too(folder: Path, tmp_path: Path) -> None:
         (tmp_path / "no.zip").write_bytes(data)
         with pytest.raises(BundleError, match=r"no\.zip: (no whole \.zip|.*copy)"):
             open_bundle(tmp_path / "no.zip")
+    with pytest.raises(BundleError, match=r"gone\.zip: no such file or folder"):
+        open_bundle(tmp_path / "gone.zip")
 
 
 def _flip(path: Path) -> None:
