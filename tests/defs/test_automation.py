@@ -16,21 +16,12 @@ import pytest
 
 from ad_assets.config.benchmark import Automation
 from ad_assets.config.load import ConfigError
-from ad_assets.datasets import ImageFiles
 from ad_assets.defs.conditions import Window
 from ad_assets.defs.landing_sensor import MOST_TRIES, RUN_KEY_TAG, Watch
 from ad_assets.defs.schedules import updated_lanes
 from ad_assets.graph.graph import Graph
-from ad_assets.graph.stages.image_index import (
-    _files_path,
-    current_index,
-    known_files,
-    read_index,
-    read_stamps,
-    stamps_path,
-)
+from ad_assets.graph.stages.image_index import current_index, read_index
 from ad_assets.production.champion_history import ChampionCandidate, History, read_history
-from ad_assets.store.records import write_record
 from tests.support.bench_graph import Bench, draw_image, write_dataset, write_image
 
 LANE = {
@@ -60,17 +51,9 @@ class Line(Bench):
         return path
 
     def copied(self, folder: Path) -> Self:
-        """As `Bench.copied`; what is known of the images is known of their copies, which have other stamps."""
+        """As `Bench.copied`; its sensor starts anew."""
         other = super().copied(folder)
         other.cursor = None
-        store, listing = other.benchmark.store, ImageFiles(str(other.images)).listing()
-        for category in {path.partition("/")[0] for path in listing}:
-            indexed = read_stamps(store, "parts", category)
-            stamps = {path: [listing[path].size, listing[path].stamp] for path in indexed.keys() & listing.keys()}
-            write_record(store, stamps_path("parts", category), indexed | stamps)
-            known = known_files(store, str(self.images), category)
-            files = {path: {**file, "stamp": listing[path].stamp} for path, file in known.items()}
-            write_record(store, _files_path(str(other.images), category), files)
         return other
 
     def tick(self, seconds: float = 60.0) -> dg.SensorResult:

@@ -4,6 +4,8 @@ Promise 1, only downstream: a changed setting rebuilds what reads it and what fo
 is in the store is found.
 """
 
+from pathlib import Path
+
 import dagster as dg
 import pytest
 
@@ -25,6 +27,22 @@ def shared(*assets: str, categories: tuple[str, ...] = CATEGORIES) -> set[tuple[
 
 LANE = ("memory_bank", "neighbours", "score_maps", "metrics")
 EVERYTHING = shared("image_index", "features/lite0") | lane("small", *LANE) | lane("full", *LANE) | RESULTS
+
+
+@pytest.fixture(scope="module")
+def materialized(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """What `ready` copies."""
+    folder = tmp_path_factory.mktemp("materialized")
+    write_dataset(folder / "images")
+    bench = Bench(folder, dg.DagsterInstance.ephemeral())
+    bench.run()
+    return bench
+
+
+@pytest.fixture
+def ready(materialized: Bench, tmp_path: Path) -> Bench:
+    """The benchmark `bench` after its first run."""
+    return materialized.copied(tmp_path)
 
 
 @pytest.fixture
@@ -106,70 +124,65 @@ def test_only_downstream_and_nothing_twice(bench: Bench, forward_passes: list[in
     assert bench.stale() == set()
 
 
-def test_a_new_nominal_image_costs_one_forward_pass_in_one_category(bench: Bench, forward_passes: list[int]) -> None:
-    bench.run()
+def test_a_new_nominal_image_costs_one_forward_pass_in_one_category(ready: Bench, forward_passes: list[int]) -> None:
     del forward_passes[:]
-    before = bench.files()
-    write_image(bench.images / "nut/train/good/new.png", draw_image(77))
+    before = ready.files()
+    write_image(ready.images / "nut/train/good/new.png", draw_image(77))
     category = {slot for slot in EVERYTHING if slot[1] == "nut"}
-    assert set(bench.plan()) == category | RESULTS
-    built, found = bench.run()
+    assert set(ready.plan()) == category | RESULTS
+    built, found = ready.run()
     assert built == category | RESULTS
     assert not found
     assert forward_passes == [1]
-    assert bench.stale() == set()
-    after = bench.files()
+    assert ready.stale() == set()
+    after = ready.files()
     untouched = [p for p in before if p.startswith(("features/", "artifacts/")) or p.endswith("bolt.json")]
     assert {path: after[path] for path in untouched} == {path: before[path] for path in untouched}
 
 
-def test_a_new_test_image_leaves_what_was_learnt(bench: Bench, forward_passes: list[int]) -> None:
-    bench.run()
-    bank = bench.benchmark.store.read_head(("parts", "small", "memory_bank"), "bolt")
+def test_a_new_test_image_leaves_what_was_learnt(ready: Bench, forward_passes: list[int]) -> None:
+    bank = ready.benchmark.store.read_head(("parts", "small", "memory_bank"), "bolt")
     del forward_passes[:]
-    write_image(bench.images / "bolt/test/good/new.png", draw_image(78))
-    built, found = bench.run()
+    write_image(ready.images / "bolt/test/good/new.png", draw_image(78))
+    built, found = ready.run()
     assert found == lane("small", "memory_bank", categories=("bolt",)) | lane(
         "full", "memory_bank", categories=("bolt",)
     )
     assert built == {slot for slot in EVERYTHING if slot[1] == "bolt"} - found | RESULTS
     assert forward_passes == [1]
-    assert bench.benchmark.store.read_head(("parts", "small", "memory_bank"), "bolt") == bank
+    assert ready.benchmark.store.read_head(("parts", "small", "memory_bank"), "bolt") == bank
 
 
-def test_what_dagster_marks_is_in_the_plan_after_features_were_made_alone(bench: Bench) -> None:
-    bench.run()
-    write_image(bench.images / "bolt/test/good/new.png", draw_image(78))
-    job = bench.definitions.resolve_implicit_global_asset_job_def()
+def test_what_dagster_marks_is_in_the_plan_after_features_were_made_alone(ready: Bench) -> None:
+    write_image(ready.images / "bolt/test/good/new.png", draw_image(78))
+    job = ready.definitions.resolve_implicit_global_asset_job_def()
     alone = [dg.AssetKey(["parts", "image_index"]), dg.AssetKey(["parts", "features", "lite0"])]
-    assert job.execute_in_process(asset_selection=alone, partition_key="bolt", instance=bench.instance).success
-    plan = bench.plan()
+    assert job.execute_in_process(asset_selection=alone, partition_key="bolt", instance=ready.instance).success
+    plan = ready.plan()
     assert plan["parts/small/memory_bank", "bolt"] == "reuse"  # it reads nothing of the test image, and is marked
-    assert bench.stale() <= plan.keys()
-    bench.run()
-    assert not bench.stale()
-    assert not bench.plan()
+    assert ready.stale() <= plan.keys()
+    ready.run()
+    assert not ready.stale()
+    assert not ready.plan()
 
 
-def test_labels_and_masks_reach_metrics_only(bench: Bench) -> None:
-    bench.run()
-    source = bench.images / "bolt/test/spot/000.png"
-    (bench.images / "bolt/test/good/moved.png").write_bytes(source.read_bytes())
+def test_labels_and_masks_reach_metrics_only(ready: Bench) -> None:
+    source = ready.images / "bolt/test/spot/000.png"
+    (ready.images / "bolt/test/good/moved.png").write_bytes(source.read_bytes())
     source.unlink()
-    (bench.images / "bolt/ground_truth/spot/000_mask.png").unlink()
-    built, found = bench.run()
+    (ready.images / "bolt/ground_truth/spot/000_mask.png").unlink()
+    built, found = ready.run()
     relabelled = shared("image_index", categories=("bolt",)) | RESULTS
     relabelled |= lane("small", "metrics", categories=("bolt",)) | lane("full", "metrics", categories=("bolt",))
     assert built == relabelled
     assert found == {slot for slot in EVERYTHING if slot[1] == "bolt"} - relabelled
 
 
-def test_the_same_images_in_another_dataset_are_not_extracted_again(bench: Bench, forward_passes: list[int]) -> None:
-    bench.run()
+def test_the_same_images_in_another_dataset_are_not_extracted_again(ready: Bench, forward_passes: list[int]) -> None:
     del forward_passes[:]
-    parts = bench.tree["datasets"]["parts"]
-    bench.set("datasets.copy", {**parts, "detectors": {"small": parts["detectors"]["small"]}})
-    built, found = bench.run()
+    parts = ready.tree["datasets"]["parts"]
+    ready.set("datasets.copy", {**parts, "detectors": {"small": parts["detectors"]["small"]}})
+    built, found = ready.run()
     assert not forward_passes
     # Same content and settings, same addresses: only what names the dataset is made again.
     names = {name for name, _ in built}
@@ -202,27 +215,25 @@ def test_a_selection_brings_what_it_needs_and_what_reads_it(bench: Bench) -> Non
     assert {(row["detector"], row["category"]) for row in board} == {("small", "bolt"), ("small", "mean")}
 
 
-def test_force_builds_again_with_the_same_result(bench: Bench, forward_passes: list[int]) -> None:
-    bench.run()
-    rows = bench.rows("full", "bolt")
+def test_force_builds_again_with_the_same_result(ready: Bench, forward_passes: list[int]) -> None:
+    rows = ready.rows("full", "bolt")
     del forward_passes[:]
-    built, found = bench.run(categories=["bolt"], force=True)
+    built, found = ready.run(categories=["bolt"], force=True)
     assert not found
     assert built == {slot for slot in EVERYTHING if slot[1] in ("bolt", None)}
     assert sum(forward_passes) == 12
-    assert bench.rows("full", "bolt") == rows
+    assert ready.rows("full", "bolt") == rows
 
 
-def test_an_upstream_of_another_setting_is_never_mixed_in(bench: Bench) -> None:
-    bench.run()
-    bench.set("extractors.lite0.taps", ["blocks.1"])
-    job = bench.definitions.resolve_implicit_global_asset_job_def()
+def test_an_upstream_of_another_setting_is_never_mixed_in(ready: Bench) -> None:
+    ready.set("extractors.lite0.taps", ["blocks.1"])
+    job = ready.definitions.resolve_implicit_global_asset_job_def()
     import dagster as dg
 
     result = job.execute_in_process(
         asset_selection=[dg.AssetKey(["parts", "small", "memory_bank"])],
         partition_key="bolt",
-        instance=bench.instance,
+        instance=ready.instance,
         raise_on_error=False,
     )
     assert not result.success
@@ -231,36 +242,34 @@ def test_an_upstream_of_another_setting_is_never_mixed_in(bench: Bench) -> None:
     assert description.startswith("parts/features/lite0 [bolt] was made under another setting")
 
 
-def test_a_new_category_is_a_new_partition(bench: Bench, forward_passes: list[int]) -> None:
-    bench.run()
+def test_a_new_category_is_a_new_partition(ready: Bench, forward_passes: list[int]) -> None:
     del forward_passes[:]
-    write_dataset(bench.images, ["washer"], first_seed=5000)
-    bench.reload()
-    built, found = bench.run()
+    write_dataset(ready.images, ["washer"], first_seed=5000)
+    ready.reload()
+    built, found = ready.run()
     assert {category for _, category in built} == {"washer", None}
     assert not found
     assert sum(forward_passes) == 12
     # Another with the very images of the first: they are known by content.
-    write_dataset(bench.images, ["copy_of_bolt"])
-    bench.reload()
-    built, found = bench.run()
+    write_dataset(ready.images, ["copy_of_bolt"])
+    ready.reload()
+    built, found = ready.run()
     assert built == {("parts/image_index", "copy_of_bolt")} | RESULTS
     assert {category for _, category in found} == {"copy_of_bolt"}
     assert sum(forward_passes) == 12
 
 
-def test_an_ensemble_is_a_lane_on_the_score_maps_of_others(bench: Bench, forward_passes: list[int]) -> None:
-    bench.run()
+def test_an_ensemble_is_a_lane_on_the_score_maps_of_others(ready: Bench, forward_passes: list[int]) -> None:
     del forward_passes[:]
-    bench.set("datasets.parts.detectors.both", {"method": "ensemble", "members": ["small", "full"]})
-    built, found = bench.run()
+    ready.set("datasets.parts.detectors.both", {"method": "ensemble", "members": ["small", "full"]})
+    built, found = ready.run()
     assert built == lane("both", "score_maps", "metrics") | RESULTS
     assert not found
     assert not forward_passes
-    assert bench.rows("both", "bolt")["standard", "image_auroc"] > 0.5
+    assert ready.rows("both", "bolt")["standard", "image_auroc"] > 0.5
     # A member that scores anew is fused anew.
-    bench.set("datasets.parts.detectors.small.sigma", 1.0)
-    built, _ = bench.run()
+    ready.set("datasets.parts.detectors.small.sigma", 1.0)
+    built, _ = ready.run()
     assert built == lane("small", "score_maps", "metrics") | lane("both", "score_maps", "metrics") | RESULTS
 
 
@@ -276,33 +285,32 @@ def test_one_training_image_and_unmasked_defects_are_enough(bench: Bench) -> Non
     assert ("nominal_threshold", "threshold") not in rows  # left out, nothing would remain to score against
 
 
-def test_garbage_is_what_nothing_refers_to(bench: Bench) -> None:
+def test_garbage_is_what_nothing_refers_to(ready: Bench) -> None:
     from ad_assets.graph.garbage import unreferenced
     from ad_assets.graph.graph import Graph
 
     def garbage() -> set[str]:
-        return {file.path for file in unreferenced(Graph(bench.stages, bench.benchmark.store), older_than=0)}
+        return {file.path for file in unreferenced(Graph(ready.stages, ready.benchmark.store), older_than=0)}
 
-    bench.run()
     assert garbage() == set()
-    first = set(bench.files("artifacts"))
-    bench.set("datasets.parts.detectors.small.coreset_ratio", 0.2)
+    first = set(ready.files("artifacts"))
+    ready.set("datasets.parts.detectors.small.coreset_ratio", 0.2)
     assert garbage() == set()  # heads still point to the first artifacts
-    bench.run()
+    ready.run()
     old = garbage()
     kinds = {path.split("/")[1] for path in old}
     assert kinds == {"memory_bank", "neighbours", "score_maps", "metrics", "leaderboard", "report"}
     assert old < first
-    bench.set("datasets.parts.detectors.small.coreset_ratio", 0.1)
+    ready.set("datasets.parts.detectors.small.coreset_ratio", 0.1)
     assert garbage() == set()  # the benchmark file refers to them again
-    bench.set("datasets.parts.detectors.small.coreset_ratio", 0.2)
-    bench.benchmark.store.delete(old)
+    ready.set("datasets.parts.detectors.small.coreset_ratio", 0.2)
+    ready.benchmark.store.delete(old)
     assert garbage() == set()
-    assert bench.plan() == {}
-    bench.benchmark.store.write_bytes("features/unknown/ab/abc.safetensors", b"")
-    bench.benchmark.store.write_bytes("artifacts/metrics/.rows.json.123.tmp", b"")
+    assert ready.plan() == {}
+    ready.benchmark.store.write_bytes("features/unknown/ab/abc.safetensors", b"")
+    ready.benchmark.store.write_bytes("artifacts/metrics/.rows.json.123.tmp", b"")
     assert garbage() == {"features/unknown/ab/abc.safetensors", "artifacts/metrics/.rows.json.123.tmp"}
-    assert unreferenced(Graph(bench.stages, bench.benchmark.store), older_than=3600) == []
+    assert unreferenced(Graph(ready.stages, ready.benchmark.store), older_than=3600) == []
 
 
 def test_stages_come_upstream_first(bench: Bench) -> None:

@@ -17,12 +17,15 @@ from PIL import Image
 
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.config.load import load_config
+from ad_assets.datasets import ImageFiles
 from ad_assets.defs.build import build_definitions
 from ad_assets.defs.partitions import register_categories
 from ad_assets.defs.plan import plan
 from ad_assets.defs.runs import Outcome, execute
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Stage
+from ad_assets.graph.stages.image_index import _files_path, known_files, read_stamps, stamps_path
+from ad_assets.store.records import write_record
 
 Slot = tuple[str, str | None]
 SIDE = 64
@@ -135,6 +138,15 @@ class Bench:
         other.folder, other.instance = folder, _copied(self.instance)
         other.tree = yaml.safe_load(yaml.safe_dump(self.tree, sort_keys=False).replace(str(self.folder), str(folder)))
         other.reload()
+        # What is known of the images is known of their copies, which have other stamps.
+        store, listing = other.benchmark.store, ImageFiles(str(other.images)).listing()
+        for category in {path.partition("/")[0] for path in listing}:
+            indexed = read_stamps(store, "parts", category)
+            stamps = {path: [listing[path].size, listing[path].stamp] for path in indexed.keys() & listing.keys()}
+            write_record(store, stamps_path("parts", category), indexed | stamps)
+            known = known_files(store, str(self.images), category)
+            files = {path: {**file, "stamp": listing[path].stamp} for path, file in known.items()}
+            write_record(store, _files_path(str(other.images), category), files)
         return other
 
     def set(self, dotted: str, value: Any) -> None:
