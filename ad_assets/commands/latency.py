@@ -1,4 +1,4 @@
-"""``latency``: prediction time per image and step, of the product and of bundles side by side."""
+"""``latency``: prediction time per image and step, of the product, of bundles and of their server side by side."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ad_assets.commands.common import Commands
 
 if TYPE_CHECKING:
     from ad_assets.prediction.latency import StepLatency
+    from ad_assets_runtime.bundle import Bundle
 
 
 def add(commands: Commands) -> None:
@@ -19,7 +20,7 @@ def add(commands: Commands) -> None:
     latency = commands.add(
         "latency",
         _latency,
-        "prediction time per image by step, and that of bundles: median, 95th and 99th percentile",
+        "prediction time per image by step, that of bundles and of their server: median, 95th and 99th percentile",
         commands.shared,
     )
     latency.add_argument("dataset", nargs="?", help="optional if the benchmark file has only one")
@@ -78,14 +79,27 @@ def _latency(options: argparse.Namespace) -> int:
             status = 1
             continue
         if bundle is not None:
-            measured = measure_bundle(bundle, images, options.images)
-            rows += measured
-            _show(measured, width)
+            for measured in (
+                measure_bundle(bundle, images, options.images),
+                _of_server(bundle, images, options.images),
+            ):
+                rows += measured
+                _show(measured, width)
     if options.out:
         target = Path(options.out)
         store = ArtifactStore(root=str(target.parent))
         store.write_json(target.name, {**setting, "category": category, "rows": [vars(row) for row in rows]})
     return status
+
+
+def _of_server(bundle: Bundle, images: Sequence[bytes], count: int) -> list[StepLatency]:
+    from ad_assets.prediction.latency import measure_server
+
+    try:
+        return measure_server(bundle, images, count)
+    except ImportError as error:
+        print(f"its server is not timed, {error}: pip install 'ad-assets[serve]'", file=sys.stderr)
+        return []
 
 
 def _show(rows: Sequence[StepLatency], width: int) -> None:

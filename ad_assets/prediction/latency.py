@@ -1,18 +1,24 @@
-"""Latency of a loaded detector, and of its bundle, per image and step, from the times that each prediction carries.
+"""Latency of a loaded detector, of its bundle, and of a server of that, per image and step.
 
 Steps: ``decode`` (bytes to normalised pixels, without reading the file), ``backbone``, then ``match`` (nearest
     neighbour search) and ``post`` (matches to smoothed maps of full size) for methods that match, else ``score`` for
     both, summed over the members of an ensemble, and ``fuse``. ``total`` is the wall time of a batch. All are divided
     by the number of images; the device is synchronised at the end of each step. A bundle has ``decode`` (bytes to
-    pixels), ``score`` (all from resizing to the map) and ``total``, image by image.
+    pixels), ``score`` (all from resizing to the map) and ``total``, image by image. A server has ``total`` alone: from
+    the request of one client on the same computer to the whole answer.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from ad_assets.config.benchmark import Benchmark, Dataset
 from ad_assets.datasets.files import ChangedFileError, ImageFiles, read_image_bytes
@@ -20,10 +26,13 @@ from ad_assets.graph.stages.image_index import current_index, read_index
 from ad_assets.prediction import DetectorError, Predictor
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from ad_assets_runtime.bundle import Bundle
 
 WARM_UP_BATCHES = 2  # the first compiles kernels and fills the device's caches
 LEAST_BATCHES = 5
+ANSWER_SECONDS = 60.0
 TOTAL = "total"
 
 
@@ -40,7 +49,8 @@ class StepLatency:
         p50_ms: median over batches.
         p95_ms: 95th percentile over batches.
         p99_ms: 99th percentile over batches.
-        by: what predicts: ``product`` (`Predictor`) or ``bundle`` (the runtime of a line's computer).
+        by: what predicts: ``product`` (`Predictor`), ``bundle`` (the runtime of a line's computer) or ``server`` (that
+            runtime's, asked over loopback).
     """
 
     detector: str
@@ -137,6 +147,55 @@ def measure_bundle(bundle: Bundle, images: Sequence[bytes], count: int) -> list[
             seconds.add(prediction.step_seconds, total)
     _, lane, category = bundle.place
     return seconds.rows(lane, category, 1, count, by="bundle")
+
+
+def measure_server(bundle: Bundle, images: Sequence[bytes], count: int) -> list[StepLatency]:
+    """Time a server of a bundle alone, which ends and leaves nothing behind; else as `measure_bundle`.
+
+    Raises:
+        ImportError: what the server needs is not installed.
+        RuntimeError: it does not answer as it should.
+    """
+    from ad_assets_runtime.champions import OneBundle
+    from ad_assets_runtime.server.run import server_of
+    from ad_assets_runtime.server.settings import ServerSettings
+
+    dataset, lane, category = bundle.place
+    path = f"/v1/{quote(dataset)}/{quote(category)}/predict"
+    count = max(LEAST_BATCHES, count)
+    seconds = _Seconds()
+    with tempfile.TemporaryDirectory() as home:
+        server = server_of(ServerSettings(Path(home), port=0), OneBundle(bundle))
+        thread = Thread(target=server.run, name="server", daemon=True)
+        thread.start()
+        try:
+            client = HTTPConnection("127.0.0.1", _port_of(server, thread), timeout=ANSWER_SECONDS)
+            for number in range(-WARM_UP_BATCHES, count):
+                started = time.perf_counter()
+                client.request("POST", path, images[number % len(images)])
+                answer = client.getresponse()
+                said = answer.read()
+                total = time.perf_counter() - started
+                if answer.status != 200:
+                    raise RuntimeError(f"the server answered {answer.status}: {said[:200].decode(errors='replace')}")
+                if number >= 0:
+                    seconds.add({}, total)
+            client.close()
+        finally:
+            server.should_exit = True
+            thread.join(ANSWER_SECONDS)
+    return seconds.rows(lane, category, 1, count, by="server")
+
+
+def _port_of(server: uvicorn.Server, thread: Thread) -> int:
+    """The port that a server was given, once it listens."""
+    ends = time.monotonic() + ANSWER_SECONDS
+    while not server.started:
+        if not thread.is_alive() or time.monotonic() > ends:
+            raise RuntimeError("the server did not start")
+        time.sleep(0.01)
+    port: int = server.servers[0].sockets[0].getsockname()[1]
+    return port
 
 
 class _Seconds:

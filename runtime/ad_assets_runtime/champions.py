@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from ad_assets_runtime.bundle import Bundle, load_bundle, open_bundle
+from ad_assets_runtime.bundle import Bundle, load_bundle
 from ad_assets_runtime.bundle_files import MANIFEST, BundleError, parse_manifest
 from ad_assets_runtime.engines import EngineName
 from ad_assets_runtime.root_folder import RootFolder, open_root, write_whole
@@ -225,9 +225,8 @@ class Champions(ServedChampions):
 class OneBundle(ServedChampions):
     """A bundle that is served as it is; none follows it."""
 
-    def __init__(self, path: str | Path, *, engine: EngineName = "onnxruntime", threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle) -> None:
         super().__init__()
-        bundle = open_bundle(path, engine=engine, threads=threads)
         self.served = {bundle.place: Served(bundle, _now())}
 
     def poll(self) -> None:

@@ -100,7 +100,7 @@ def _source(options: argparse.Namespace) -> ServedChampions:
     engine, threads = options.engine, options.threads
     path = Path(options.source)
     if "://" not in options.source and (path.is_file() or (path / MANIFEST).is_file()):
-        return OneBundle(path, engine=engine, threads=threads)
+        return OneBundle(open_bundle(path, engine=engine, threads=threads))
     return Champions(options.source, options.home / "cache", engine=engine, threads=threads)
 
 

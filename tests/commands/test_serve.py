@@ -105,7 +105,7 @@ def test_a_benchmark_without_champions_is_served_as_not_ready(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_latency_of_product_and_bundle_side_by_side(
+def test_latency_of_product_bundle_and_server_side_by_side(
     line: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "latency.json"
@@ -113,6 +113,7 @@ def test_latency_of_product_and_bundle_side_by_side(
     assert main(["latency", "--config", str(line.folder / "bench.yaml"), "parts", *arguments]) == 0
     rows = json.loads(out.read_text())["rows"]
     assert [row["step"] for row in rows if row["by"] == "bundle"] == ["decode", "score", "total"]
+    assert [row["step"] for row in rows if row["by"] == "server"] == ["total"]
     assert {row["detector"] for row in rows} == {"small"}
     shown = capsys.readouterr().out
     for row in rows:
