@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from contextlib import suppress
-from pathlib import Path
 from threading import local
 from typing import TYPE_CHECKING, Protocol
 
 from ad_assets.settings.home import without_tilde
+from ad_assets.store.local import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -177,10 +176,7 @@ def _graph(extractor: Extractor) -> bytes:
                 return graph
     graph = _exported(extractor)
     with suppress(OSError):  # a cache that cannot be written costs the export each time
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as part:
-            part.write(graph)
-        Path(part.name).replace(folder / _file_name(key, graph))
+        write_whole(folder / _file_name(key, graph), graph)
     return graph
 
 
@@ -193,8 +189,7 @@ def _exported(extractor: Extractor) -> bytes:
 
     from ad_assets.backbones.onnx_graph import TapNetwork, export_onnx
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "graph.onnx"
-        example = torch.zeros(1, 3, *extractor.frame_size)
-        export_onnx(TapNetwork.load(extractor), [example], path, [f"tap{n}" for n, _ in enumerate(extractor.taps)])
-        return path.read_bytes()
+    example = torch.zeros(1, 3, *extractor.frame_size)
+    outputs = [f"tap{number}" for number, _ in enumerate(extractor.taps)]
+    graph: bytes = export_onnx(TapNetwork.load(extractor), [example], outputs).SerializeToString()
+    return graph

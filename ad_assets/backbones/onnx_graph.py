@@ -5,8 +5,10 @@ The network's own output is not one of the graph's, so that the exporter drops a
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+import logging
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,8 +18,9 @@ from ad_assets.backbones.tracing import Taps
 from ad_assets.backbones.weights import build_model
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    import onnx
     from torch import Tensor
 
     from ad_assets.backbones.extractor import Extractor
@@ -94,36 +97,54 @@ class FrameNetwork(nn.Module):
         return [tap.to(torch.float16).to(torch.float32) for tap in taps] if self.rounded else taps
 
 
-def export_onnx(network: nn.Module, example: Sequence[Tensor], path: Path, outputs: Sequence[str]) -> None:
-    """Write a network as an ONNX file, weights included, whose inputs have the shapes of the example.
+def export_onnx(
+    network: nn.Module,
+    example: Sequence[Tensor],
+    outputs: Sequence[str],
+    *,
+    inputs: Sequence[str] | None = None,
+    dynamic_shapes: Any = None,
+) -> onnx.ModelProto:
+    """A network as an ONNX model, weights included, whose inputs have the shapes of the example.
 
     Args:
-        network: in evaluation mode; the parameters of its `forward` name the inputs.
+        network: in evaluation mode.
         example: its inputs.
-        path: of the file.
         outputs: names of its outputs.
+        inputs: names of its inputs; None: those of the parameters of its `forward`.
+        dynamic_shapes: which axes of the inputs have any length, as `torch.onnx.export` takes them; None: none.
 
     Raises:
         ImportError: the packages onnx and onnxscript are not installed.
     """
-    import logging
-
-    noisy = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in noisy]
-    try:
-        for logger in noisy:
-            logger.setLevel(logging.ERROR)
+    with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             network,
             tuple(example),
-            dynamo=True,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=dynamic_shapes,
             opset_version=OPSET,
-            output_names=list(outputs),
+            dynamo=True,
             verbose=False,
         )
-    finally:
-        for logger, level in zip(noisy, levels, strict=True):
-            logger.setLevel(level)
     if program is None:
         raise RuntimeError("the exporter of this release of PyTorch gives no program")  # documented as optional
-    program.save(str(path), external_data=False)
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the exporter says of its own workings."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

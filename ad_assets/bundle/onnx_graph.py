@@ -6,10 +6,7 @@ all categories and all updates share one file.
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -18,8 +15,6 @@ from ad_assets.config.benchmark import fingerprint
 from ad_assets.methods.data import Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import onnx
     import torch
     from torch import Tensor
@@ -110,7 +105,7 @@ def to_onnx(
     """
     import torch
 
-    from ad_assets.backbones.onnx_graph import OPSET
+    from ad_assets.backbones.onnx_graph import export_onnx
 
     names = list(scoring.inputs)
 
@@ -130,21 +125,13 @@ def to_onnx(
         {axis: torch.export.Dim(f"n{number}_{axis}") for axis in each.follows} if each.follows else None
         for number, each in enumerate(scoring.inputs.values())
     )
-    with torch.no_grad(), _quiet():
-        program = torch.onnx.export(
-            _Whole().eval(),
-            (torch.zeros(1, *input_size, 3, dtype=torch.uint8), *examples),
-            input_names=[IMAGE, *names],
-            output_names=[MAP, SCORE],
-            dynamic_shapes=(None, lengths),
-            opset_version=OPSET,
-            dynamo=True,
-            optimize=True,
-            verbose=False,
-        )
-    if program is None:
-        raise RuntimeError("the exporter wrote nothing")
-    model = program.model_proto
+    model = export_onnx(
+        _Whole().eval(),
+        (torch.zeros(1, *input_size, 3, dtype=torch.uint8), *examples),
+        (MAP, SCORE),
+        inputs=[IMAGE, *names],
+        dynamic_shapes=(None, lengths),
+    )
     _strip(model)
     read = {name for node in model.graph.node for name in node.input}
     kept = [each for each in model.graph.input if each.name in read]
@@ -170,19 +157,3 @@ def _strip(model: onnx.ModelProto) -> None:
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
         del value.metadata_props[:]
     del model.graph.value_info[:]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what the exporter says of its own workings."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
