@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad_assets.bundle.writer import Scored
-from ad_assets_runtime.bundle import TOLERANCE
 from ad_assets_runtime.images import RgbImage
+from ad_assets_runtime.selftest import TOLERANCE, apart
 
 Score = Callable[[RgbImage], tuple[NDArray[np.float32], float]]
 
@@ -75,16 +75,12 @@ def compare(images: Iterable[Scored], score: Score, threshold: float | None, run
         started = time.perf_counter()
         score_map, value = score(each.rgb)
         seconds.append(time.perf_counter() - started)
-        largest = float(np.abs(each.score_map).max())
-        of_maps.append(_share(float(np.abs(score_map.astype(np.float64) - each.score_map).max()), largest))
-        of_scores.append(_share(abs(value - each.score), max(largest, abs(each.score))))
+        of_map, of_score = apart(score_map, value, each.score_map, each.score)
+        of_maps.append(of_map)
+        of_scores.append(of_score)
         if threshold is not None:
             flips += int((value > threshold) != (each.score > threshold))
     median = 1000 * float(np.median(seconds)) if seconds else None
     # Not `max`, which forgets NaN.
     largest_map, largest_score = (float(np.max(values)) for values in (of_maps, of_scores))
     return Parity(len(seconds), largest_map, largest_score, flips, median, TOLERANCE, runtime)
-
-
-def _share(difference: float, whole: float) -> float:
-    return difference / whole if whole else (0.0 if difference == 0 else float("inf"))

@@ -22,8 +22,9 @@ from ad_assets.backbones.extractor import BUNDLED
 from ad_assets.bundle.onnx_graph import IMAGE, MAP, SCORE, VERSION, GraphSpec
 from ad_assets.datasets.region_of_interest import to_png
 from ad_assets.metrics.thresholds import nominal_quantile, promise
-from ad_assets_runtime.bundle import FORMAT, MANIFEST, TOLERANCE
+from ad_assets_runtime.bundle_files import FORMAT, MANIFEST, NOMINAL, REGION
 from ad_assets_runtime.images import RgbImage
+from ad_assets_runtime.selftest import TOLERANCE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from ad_assets.methods.data import NominalScores
     from ad_assets_runtime.geometry import Mask
 
-NOMINAL, REGION = "nominal.safetensors", "roi.png"
 
 Files = dict[str, bytes]
 

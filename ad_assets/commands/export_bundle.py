@@ -52,8 +52,9 @@ def _bundle(options: argparse.Namespace) -> int:
     check_name("category", options.category, stage.partitions or ())
     artifact, champion = _found(options, benchmark, dataset, graph)
     try:
-        if fault := read_parity(artifact).fault:
-            raise ConfigError(f"{stage.name} [{options.category}] may not go out: {fault}")
+        parity = read_parity(artifact)
+        if parity.fault:
+            raise ConfigError(f"{stage.name} [{options.category}] may not go out: {parity.fault}")
         files = read_bundle(artifact)
         if champion:
             since = {"state": champion.candidate.state, "since": champion.when, "reason": champion.reason}
@@ -69,7 +70,7 @@ def _bundle(options: argparse.Namespace) -> int:
         return 1
     size = sum(map(len, files.values()))
     print(f"{stage.name} [{options.category}]: {len(files)} files, {size:,} bytes, in {options.out}")
-    print(read_parity(artifact))
+    print(parity)
     return 0
 
 

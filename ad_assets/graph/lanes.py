@@ -114,9 +114,8 @@ def _lane(
         state, maps = lane["state"], lane["score_maps"]
         own = features[detector.extractor]
         lane["synthetic"] = synthetic_stage(dataset, detector, extractor, index, own, state, maps)
-        own_bundle = lane.get("bundle")
         lane["champion"] = champion_stage(
-            dataset, detector, extractor, state, maps, metrics, lane["synthetic"], own_bundle
+            dataset, detector, extractor, state, maps, metrics, lane["synthetic"], lane.get("bundle")
         )
     return lane
 
@@ -132,10 +131,9 @@ def _bundle(
     """What goes out to a line of a detector, of all members of an ensemble."""
     members = []
     for name in detector.members or (detector.name,):
-        lane, extractor = lanes[name], (dataset.detectors[name] if detector.members else detector).extractor
-        own, neighbours = features[extractor], lane.get("neighbours")
-        known = benchmark.extractors[extractor]
-        members.append(MemberStages(name, known, own, lane["state"], neighbours, lane["score_maps"]))
+        lane, extractor = lanes[name], dataset.detectors[name].extractor
+        scoring = features[extractor], lane["state"], lane.get("neighbours"), lane["score_maps"]
+        members.append(MemberStages(name, benchmark.extractors[extractor], *scoring))
     return bundle_stage(dataset, detector, index, members, lanes[detector.name]["score_maps"], benchmark.evaluation)
 
 

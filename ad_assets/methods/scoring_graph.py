@@ -26,8 +26,7 @@ SPARE_CANDIDATES = 3  # rows that are compared exactly beyond those wanted: room
 PRODUCT_VALUES = 1 << 23  # of what is gathered at once, float32
 MOST_QUERIES = 1024  # at once, which bounds the products with all rows
 PIXELS, CELLS = "roi.pixels", "roi.cells"
-
-__all__ = ["Blur", "Inspected", "PatchEmbedding", "ScoringGraph", "StateInput", "nearest_rows", "outside", "upsampled"]
+EXAMPLE_IMAGES = 5  # that stand for all numbers of images while a graph is written down
 
 
 @dataclass(frozen=True)

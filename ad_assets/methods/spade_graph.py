@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ad_assets.methods.scoring_graph import (
+    EXAMPLE_IMAGES,
     Blur,
     Inspected,
     ScoringGraph,
@@ -22,8 +23,6 @@ from ad_assets.methods.scoring_graph import (
 if TYPE_CHECKING:
     from ad_assets.methods.data import Frame
     from ad_assets.methods.spade import Pyramids, Spade
-
-EXAMPLE_IMAGES = 5  # that stand for all numbers of images while the graph is written down
 
 
 class SpadeGraph(ScoringGraph):

@@ -77,13 +77,10 @@ class Judgement:
         if self.threshold is None or not alarms or not self.left_out:
             return False
         judged = group_shares(alarms, families or {})
-        numbers = self.groups or range(len(self.left_out))
-        above: dict[int, list[bool]] = {}
-        for score, number in zip(self.left_out, numbers, strict=True):
-            above.setdefault(number, []).append(score > self.threshold)
-        known = sum(sum(each) / len(each) for each in above.values())
+        above = {str(position): score > self.threshold for position, score in enumerate(self.left_out)}
+        left_out = group_shares(above, {str(position): str(group) for position, group in enumerate(self.groups)})
         count = math.floor(sum(judged.values()) + 1e-9)
-        return chance_of_alarms(count, len(judged), known, len(above)) < BROKEN
+        return chance_of_alarms(count, len(judged), sum(left_out.values()), len(left_out)) < BROKEN
 
     def numbers(self) -> dict[str, float]:
         """What a champion's history keeps of it; shares as fractions."""

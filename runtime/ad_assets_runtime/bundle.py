@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ad_assets_runtime.bundle_files import FORMAT, MANIFEST, BundleError, BundleFiles, Read, parse_manifest
+from ad_assets_runtime.bundle_files import MANIFEST, NOMINAL, REGION, BundleError, BundleFiles, Read, parse_manifest
 from ad_assets_runtime.conformal import p_values
 from ad_assets_runtime.decoding import ImageDecoding
 from ad_assets_runtime.engines import Engine, EngineError, EngineName, open_engine
@@ -29,9 +30,9 @@ from ad_assets_runtime.graph_file import GraphFileError, check_plain
 from ad_assets_runtime.identity import content_id, content_of
 from ad_assets_runtime.images import ImageError, RgbImage, opened
 from ad_assets_runtime.prediction import Prediction
-from ad_assets_runtime.selftest import TOLERANCE, check_scores
+from ad_assets_runtime.selftest import check_scores
 
-__all__ = ["FORMAT", "MANIFEST", "TOLERANCE", "Bundle", "BundleError", "Inspected", "load_bundle", "open_bundle"]
+__all__ = ["MANIFEST", "Bundle", "BundleError", "Inspected", "load_bundle", "open_bundle"]
 
 ScoreMap = NDArray[np.float32]
 
@@ -236,27 +237,27 @@ def open_bundle(
             gives other scores than those of the project that exported it.
     """
     path = Path(folder)
-    if path.is_file():
-        try:
-            with zipfile.ZipFile(path) as archive:
-                return load_bundle(archive.read, selftest=selftest, engine=engine, threads=threads)
-        except zipfile.BadZipFile as error:
-            raise BundleError(
-                f"{path}: no whole .zip ({error}): copy it again, or name the folder of a bundle, with its {MANIFEST}"
-            ) from error
-        except BundleError as error:
-            raise BundleError(f"{path}: {error}") from error
-
-    if not path.exists():
-        raise BundleError(f"{path}: no such file or folder")
-
-    def read(name: str) -> bytes:
-        return (path / name).read_bytes()
-
     try:
-        return load_bundle(read, selftest=selftest, engine=engine, threads=threads)
+        with _reading(path) as read:
+            return load_bundle(read, selftest=selftest, engine=engine, threads=threads)
+    except zipfile.BadZipFile as error:
+        raise BundleError(
+            f"{path}: no whole .zip ({error}): copy it again, or name the folder of a bundle, with its {MANIFEST}"
+        ) from error
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Read]:
+    """What reads the files of a folder or a ``.zip``."""
+    if path.is_file():
+        with zipfile.ZipFile(path) as archive:
+            yield archive.read
+    elif path.exists():
+        yield lambda name: (path / name).read_bytes()
+    else:
+        raise BundleError("no such file or folder")
 
 
 def load_bundle(
@@ -302,7 +303,7 @@ def _loaded(
         tuple(_member(files, entry, engine, threads) for entry in manifest["members"]),
         ImageDecoding(decoding["bit_depth"], decoding["turn"]),
         _nominal(files),
-        _region(files["roi.png"]) if "roi.png" in files else None,
+        _region(files[REGION]) if REGION in files else None,
     )
     if not bundle.members or (len(bundle.members) > 1) != bool(manifest.get("fuse")):
         rule = "a" if manifest.get("fuse") else "no"
@@ -331,15 +332,15 @@ def _member(files: BundleFiles, entry: Mapping[str, Any], engine: EngineName, th
 
 
 def _nominal(files: BundleFiles) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
-    if "nominal.safetensors" not in files:
+    if NOMINAL not in files:
         return None
-    tensors = files.tensors("nominal.safetensors")
+    tensors = files.tensors(NOMINAL)
     return (tensors["scores"], tensors["groups"]) if len(tensors["scores"]) else None
 
 
 def _region(data: bytes) -> Mask:
     try:
-        with opened(data, "roi.png") as image:
+        with opened(data, REGION) as image:
             return np.asarray(image.convert("L")) > 127
     except ImageError as error:
         raise BundleError(str(error)) from error

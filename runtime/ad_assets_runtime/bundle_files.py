@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
 FORMAT = 1
-MANIFEST = "bundle.json"
+MANIFEST, NOMINAL, REGION = "bundle.json", "nominal.safetensors", "roi.png"
 Read = Callable[[str], bytes]
 
 

@@ -21,9 +21,10 @@ from threading import Event, Thread
 from typing import Any
 
 from ad_assets_runtime.bundle import Bundle, load_bundle
-from ad_assets_runtime.bundle_files import MANIFEST, BundleError, parse_manifest
+from ad_assets_runtime.bundle_files import FORMAT, MANIFEST, BundleError, parse_manifest
 from ad_assets_runtime.engines import EngineName
 from ad_assets_runtime.root_folder import RootFolder, open_root, write_whole
+from ad_assets_runtime.words import short
 
 POINTERS = "champion_bundles"
 Place = tuple[str, str, str]  # dataset, lane, category
@@ -128,7 +129,7 @@ class Champions(ServedChampions):
             found = self._root.list(POINTERS)
             self.fault = ""
         except Exception as error:  # noqa: BLE001 - object stores raise what they like; the line goes on
-            self._note_fault(f"{self._root.name} cannot be read: {_short(error)}")
+            self._note_fault(f"{self._root.name} cannot be read: {short(error)}")
             self._take_cached()
             return
         for path, stamp in sorted(found.items()):
@@ -141,7 +142,7 @@ class Champions(ServedChampions):
             try:
                 text = self._root.read(path)
             except Exception as error:  # noqa: BLE001 - as above
-                self._note_fault(f"{path} cannot be read: {_short(error)}")
+                self._note_fault(f"{path} cannot be read: {short(error)}")
                 continue
             self._stamps[path] = stamp
             self._take(place, text)
@@ -194,7 +195,7 @@ class Champions(ServedChampions):
             if place in self.served:
                 continue
             try:
-                self._serve(place, pointer, self._cache.reader(pointer, lambda path: self._missing(path)))
+                self._serve(place, pointer, self._cache.reader(pointer, self._missing))
             except BundleError as error:
                 _LOG.warning("%s: the copy of its last champion cannot be used: %s", "/".join(place), error)
                 self._cache.forget(place)
@@ -212,7 +213,7 @@ class Champions(ServedChampions):
             except OSError:
                 raise
             except Exception as error:  # as above
-                raise OSError(_short(error)) from error
+                raise OSError(short(error)) from error
 
         return self._cache.reader(pointer, fetch)
 
@@ -340,7 +341,11 @@ def _parsed(text: bytes) -> dict[str, Any]:
     try:
         pointer = json.loads(text)
         paths = [pointer["bundle"], *pointer.get("shared", {}).values()]
-        known = pointer["format"] == 1 and isinstance(pointer["sha256"], str) and all(isinstance(p, str) for p in paths)
+        known = (
+            pointer["format"] == FORMAT
+            and isinstance(pointer["sha256"], str)
+            and all(isinstance(p, str) for p in paths)
+        )
     except (ValueError, KeyError, TypeError, AttributeError):
         known, paths = False, []
     if not known:
@@ -360,7 +365,3 @@ def _place(path: str) -> Place | None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

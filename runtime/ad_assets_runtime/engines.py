@@ -10,6 +10,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ad_assets_runtime.words import short
+
 EngineName = Literal["onnxruntime", "openvino"]
 ENGINES: tuple[EngineName, ...] = ("onnxruntime", "openvino")
 # OpenVINO's own choice on CPUs with avx512_bf16 or AMX is bfloat16, which moves scores by per cents.
@@ -57,7 +59,7 @@ def open_engine(name: EngineName, graph: bytes, state: Tensors, threads: int | N
     except EngineError:
         raise
     except Exception as error:
-        raise EngineError(f"{name} refuses the graph: {_short(error)}") from error
+        raise EngineError(f"{name} refuses the graph: {short(error)}") from error
     return opened
 
 
@@ -122,7 +124,3 @@ def _check_names(inputs: list[str], state: Tensors) -> None:
     if wanted != given:
         differ = ", ".join(sorted(wanted ^ given))
         raise EngineError(f"the inputs of the graph are not those of the state: {differ[:300]}")
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

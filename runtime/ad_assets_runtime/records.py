@@ -1,9 +1,9 @@
 """What a server remembers: inspections on their way to the project, recent images, what people said of them.
 
-Inspections are written in batches, and messages of people one by one, into an outbox, from which `ad-assets line take`
-or the server of the project takes them (`ad_assets.prediction.line_outbox`). Where it lies on another computer they are
-sent there, and stay here until they were. Nothing of it may cost a prediction: one thread writes, and says so when it
-cannot.
+Inspections are written in batches, and messages of people one by one, into an outbox, from which the project takes them
+(`ad-assets take-outbox`, its own server, or its sensor: `ad_assets.prediction.line_outbox`). Where it lies on another
+computer they are sent there, and stay here until they were. Nothing of it may cost a prediction: one thread writes, and
+says so when it cannot.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import uuid
 from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +26,7 @@ from ad_assets_runtime.appearance import appearance_of
 from ad_assets_runtime.bundle import Inspected
 from ad_assets_runtime.identity import content_of
 from ad_assets_runtime.pictures import heat_map_png
+from ad_assets_runtime.results import decision_of
 from ad_assets_runtime.root_folder import open_root, write_whole
 
 Said = Literal["false_alarm", "missed", "confirmed", "undo"]
@@ -98,11 +98,7 @@ class Records:
                 "time": self._last.isoformat(timespec="microseconds"),
                 "source": "line",
                 "champion": image.bundle.champion["state"],
-                "score": prediction.score,
-                "threshold": prediction.threshold,
-                "p_value": prediction.p_value,
-                "anomalous": prediction.anomalous,
-                "regions": [asdict(region) for region in prediction.regions],
+                **decision_of(prediction),
                 "brightness": looks.brightness,
                 "contrast": looks.contrast,
             }

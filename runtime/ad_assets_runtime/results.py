@@ -6,6 +6,18 @@ from dataclasses import asdict
 from typing import Any
 
 from ad_assets_runtime.bundle import Inspected
+from ad_assets_runtime.prediction import Prediction
+
+
+def decision_of(prediction: Prediction) -> dict[str, Any]:
+    """Score, what it was compared with, and the regions, as values of JSON."""
+    return {
+        "score": prediction.score,
+        "threshold": prediction.threshold,
+        "p_value": prediction.p_value,
+        "anomalous": prediction.anomalous,
+        "regions": [asdict(region) for region in prediction.regions],
+    }
 
 
 def result_of(image: Inspected) -> dict[str, Any]:
@@ -14,12 +26,8 @@ def result_of(image: Inspected) -> dict[str, Any]:
     dataset, lane, category = bundle.place
     return {
         "image_id": image.image_id,
-        "score": prediction.score,
-        "threshold": prediction.threshold,
-        "p_value": prediction.p_value,
-        "anomalous": prediction.anomalous,
+        **decision_of(prediction),
         "decided": prediction.decided,
-        "regions": [asdict(region) for region in prediction.regions],
         "height": prediction.shape[0],
         "width": prediction.shape[1],
         "seconds": round(prediction.seconds, 6),

@@ -75,11 +75,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory, s3_endpoint: str) -> Iterato
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """The leaderboard of one process on a local store."""
-    folder = tmp_path_factory.mktemp("one_process")
-    write_dataset(folder / "images")
-    bench = Bench(folder, dg.DagsterInstance.ephemeral())
-    bench.run()
-    return board(bench.benchmark.store)
+    return board(Bench.materialized(tmp_path_factory.mktemp("one_process")).benchmark.store)
 
 
 def board(store: ArtifactStore) -> list[dict[str, Any]]:

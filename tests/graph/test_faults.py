@@ -34,11 +34,7 @@ HEAD_COUNT = 2 * (2 + 2 * 4) + 2
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """The same benchmark, materialized while nothing fails."""
-    folder = tmp_path_factory.mktemp("calm")
-    write_dataset(folder / "images")
-    bench = Bench(folder, dg.DagsterInstance.ephemeral())
-    bench.run()
-    return bench
+    return Bench.materialized(tmp_path_factory.mktemp("calm"))
 
 
 def readable(store: ArtifactStore) -> None:

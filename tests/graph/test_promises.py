@@ -32,11 +32,7 @@ EVERYTHING = shared("image_index", "features/lite0") | lane("small", *LANE) | la
 @pytest.fixture(scope="module")
 def materialized(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """What `ready` copies."""
-    folder = tmp_path_factory.mktemp("materialized")
-    write_dataset(folder / "images")
-    bench = Bench(folder, dg.DagsterInstance.ephemeral())
-    bench.run()
-    return bench
+    return Bench.materialized(tmp_path_factory.mktemp("materialized"))
 
 
 @pytest.fixture

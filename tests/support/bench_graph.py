@@ -119,6 +119,14 @@ class Bench:
         self.stages: list[Stage]
         self.reload()
 
+    @classmethod
+    def materialized(cls, folder: Path) -> Self:
+        """One on images that are drawn into a folder, after its first run."""
+        write_dataset(folder / "images")
+        bench = cls(folder, dg.DagsterInstance.ephemeral())
+        bench.run()
+        return bench
+
     @property
     def images(self) -> Path:
         return self.folder / "images"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -268,13 +269,16 @@ class _Lane:
 
     def scales(self) -> list[tuple[float, float]]:
         """Mean and standard deviation of the nominal scores of each member."""
+        doubles = (scores.double() for scores in self._nominal)
+        return [(float(scores.mean()), float(scores.std())) for scores in doubles]
+
+    @cached_property
+    def _nominal(self) -> list[Tensor]:
+        """The nominal scores (n,) of each member."""
         import torch
 
-        found = []
-        for each in self._members:
-            nominal = torch.tensor(read_score_index(self._work.input(each.score_maps)).nominal.scores).double()
-            found.append((float(nominal.mean()), float(nominal.std())))
-        return found
+        heads = (self._work.input(each.score_maps) for each in self._members)
+        return [torch.tensor(read_score_index(head).nominal.scores) for head in heads]
 
     def compared(self, most: int) -> Iterator[Scored]:
         """Images that the states have not learnt, with what the graph says of them: test images, in an order by
@@ -311,9 +315,8 @@ class _Lane:
         if len(found) == 1:
             [(score_map, score)] = found.values()
             return Scored(rgb, score_map.numpy(), score)
-        nominal = [read_score_index(self._work.input(each.score_maps)).nominal for each in self._members]
-        scales = [torch.tensor(each.scores) for each in nominal]
-        fused = fuse([m[None] for m, _ in found.values()], [torch.tensor([s]) for _, s in found.values()], scales)
+        maps, scores = [m[None] for m, _ in found.values()], [torch.tensor([s]) for _, s in found.values()]
+        fused = fuse(maps, scores, self._nominal)
         members = {name: (score_map.numpy(), score) for name, (score_map, score) in found.items()}
         return Scored(rgb, fused.maps[0].numpy(), float(fused.image_scores[0]), members)
 

@@ -14,12 +14,13 @@ from ad_assets.bundle.writer import sha256
 from ad_assets.graph.stages.bundle import KIND, shared_graphs
 from ad_assets.production.champion_history import ChampionChange, read_history
 from ad_assets.store.store import ArtifactStore
-from ad_assets_runtime.bundle import FORMAT, MANIFEST
+from ad_assets_runtime.bundle_files import FORMAT, MANIFEST
+from ad_assets_runtime.champions import POINTERS
 
 
 def pointer_path(dataset: str, detector: str, category: str) -> str:
     """Path in the store of the file that a line follows."""
-    return f"champion_bundles/{dataset}/{detector}/{category}.json"
+    return f"{POINTERS}/{dataset}/{detector}/{category}.json"
 
 
 def point_to_bundle(store: ArtifactStore, dataset: str, detector: str, category: str) -> None:

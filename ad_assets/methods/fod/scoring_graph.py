@@ -13,6 +13,7 @@ from torch.nn.functional import avg_pool2d, normalize, pad
 from ad_assets.methods.fod.network import BRANCHES, Branch, Correlation, LevelNetwork
 from ad_assets.methods.fod.scores import errors, weights
 from ad_assets.methods.scoring_graph import (
+    EXAMPLE_IMAGES,
     Blur,
     Inspected,
     ScoringGraph,
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from ad_assets.methods.data import Frame
     from ad_assets.methods.fod.fod import Fod
     from ad_assets.methods.training.base import TrainedNetwork
-
-EXAMPLE_IMAGES = 5  # that stand for all numbers of images while the graph is written down
 
 
 class FodGraph(ScoringGraph):
