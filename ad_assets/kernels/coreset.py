@@ -8,6 +8,9 @@ and works in blocks. Distances to the nearest pick can only shrink, so an old va
    of all rows is among them;
 3. pick among them alone, from one matrix of their mutual distances.
 
+On a GPU, products cost less than launches and waiting: every round brings all rows up to date, and the matrix of
+distances goes to the CPU, which picks from it; so a launch or a wait serves dozens of picks.
+
 Products in float32 screen: they find the nearest pick of a row and bound its distance. Decisions use differences in
 float64 to that pick, equal rows tie and ties go to the lowest index; rows within rounding error of `tau` wait for the
 next round. Where float32 could not tell rows apart at all, float64 screens. A pick can differ from that of an exact
@@ -19,10 +22,11 @@ centre.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,16 +39,16 @@ from ad_assets.kernels.nearest.bounds import (
     screened_distances,
     squared_norms,
 )
-from ad_assets.kernels.nearest.search import nearest
 from ad_assets.kernels.parallel import each, spans
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # Rows brought up to date in a round, and how many of them are picked from. Their mutual distances stay in cache.
 FEWEST_REFRESHED = 4096
 POOL = 1024
 FINER_BELOW = 100  # margins
-RADIUS_ROWS = 4096
 # Tasks of threads; fixed, so that no rounding depends on the number of threads.
-PROJECTED_ROWS = 4096
 MUTUAL_ROWS = 256
 TASK_BYTES = 4 << 20
 VIRTUAL_CENTRE = -1
@@ -92,63 +96,6 @@ def greedy_coreset(
         return greedy.picks
 
 
-def covering_radius(
-    features: Tensor, picks: Tensor, memory_gb: float = 1.0, *, projected: Tensor | None = None
-) -> float:
-    """Largest plain distance of any row to its nearest pick, mostly without comparing rows in all dimensions.
-
-    The pick that is nearest in the projection bounds a row's distance from above; rows are compared exactly in the
-    order of their bounds until none of the rest can exceed the radius found.
-
-    Args:
-        features: (N, D), which may stay in main memory.
-        picks: (M,) indices of rows, at least one.
-        memory_gb: budget in GB of temporary tensors.
-        projected: (N, d) the rows as the picks were made from them, on the device that computes; None for `features`.
-
-    Raises:
-        ValueError: no picks, or features not 2-D.
-    """
-    seen = features if projected is None else projected
-    _, candidates = nearest(seen, seen[picks.to(seen.device)], 1, memory_gb=memory_gb)
-    picks, near = picks.to(features.device), candidates[:, 0].to(features.device)
-    bounds = features.new_empty(len(features))
-
-    def bound(part: slice) -> None:
-        bounds[part] = (features[part] - features[picks[near[part]]]).norm(dim=1)
-
-    list(each(bound, spans(len(features), RADIUS_ROWS), features.device.type))
-    bank = features[picks].to(seen.device)
-    radius = 0.0
-    for rows in bounds.argsort(descending=True).split(RADIUS_ROWS):
-        if float(bounds[rows[0]]) <= radius:
-            break
-        distances, _ = nearest(features[rows].to(seen.device), bank, 1, memory_gb=memory_gb)
-        radius = max(radius, float(distances.max()))
-    return radius
-
-
-def random_projection(features: Tensor, dimensions: int, *, seed: int) -> Tensor:
-    """Rows times a Gaussian matrix, (N, D) -> (N, dimensions) float32, expected squared lengths kept.
-
-    The matrix is drawn on the CPU, so a seed means the same matrix on every device. Distances between projected rows
-    are what the coreset sees (Johnson and Lindenstrauss); the authors' uniform matrix differs by its scale only in law.
-
-    Raises:
-        ValueError: features not 2-D or dimensions < 1.
-    """
-    if features.ndim != 2:
-        raise ValueError(f"features must be (N, D), got shape {tuple(features.shape)}")
-    if dimensions < 1:
-        raise ValueError(f"dimensions must be at least 1, got {dimensions}")
-    generator = torch.Generator().manual_seed(seed)
-    matrix = torch.randn(features.shape[1], dimensions, generator=generator) / math.sqrt(dimensions)
-    matrix = matrix.to(features.device)
-    with full_precision():
-        blocks = each(lambda block: block.float() @ matrix, features.split(PROJECTED_ROWS), features.device.type)
-        return torch.cat(list(blocks))
-
-
 def _check(features: Tensor, k: int, start: int, initial: Tensor | None) -> None:
     checked_rows("features", features)
     n = len(features)
@@ -170,6 +117,7 @@ class _Greedy:
         bound: (N,) float32 or float64, screened squared distance to the nearest pick seen; PICKED once picked.
         nearest: (N,) int64, the row whose distance the bound is, or VIRTUAL_CENTRE.
         seen: (N,) int64, how many picks the bound accounts for.
+        seen_by_all: how many all bounds account for; only on a GPU.
         margin: how far a bound may lie from the true squared distance.
     """
 
@@ -178,7 +126,8 @@ class _Greedy:
         self.budget = int(memory_gb * 1e9 / 4)
         self.picks = torch.empty(k, dtype=torch.int64, device=features.device)
         self.made = 0
-        self.refreshed = min(len(features), FEWEST_REFRESHED)
+        self.on_cpu = features.device.type == "cpu"
+        self.refreshed = min(len(features), FEWEST_REFRESHED) if self.on_cpu else len(features)
         self._screen_in(torch.float32)
 
     def _screen_in(self, dtype: torch.dtype) -> None:
@@ -194,6 +143,7 @@ class _Greedy:
         self.centred_picks = torch.empty(len(self.picks), dimensions, dtype=dtype, device=device)
         self.nearest = torch.full((n,), VIRTUAL_CENTRE, dtype=torch.int64, device=device)
         self.seen = torch.zeros(n, dtype=torch.int64, device=device)
+        self.seen_by_all = 0
         self.bound = torch.full((n,), torch.inf, dtype=dtype, device=device)
         if self.initial is not None:
             self.bound = self.initial.to(dtype).square()
@@ -202,7 +152,7 @@ class _Greedy:
         self.bound[picked] = PICKED
 
     def _tiles(self, rows: int, bytes_per_row: int) -> Iterator[slice]:
-        budget = min(self.budget, TASK_BYTES) if self.features.device.type == "cpu" else self.budget
+        budget = min(self.budget, TASK_BYTES) if self.on_cpu else self.budget
         return row_tiles(rows, bytes_per_row, budget, self.features.device)
 
     def _centred(self, rows: Tensor | slice) -> Tensor:
@@ -231,6 +181,8 @@ class _Greedy:
         picked = self._pick_among(rows, squared, tau)
         if picked == 0 and self.refreshed == len(self.bound):
             self._pick_tied()
+        elif not self.on_cpu:
+            return
         elif picked < POOL // 16:
             self.refreshed = min(len(self.bound), 2 * self.refreshed)
         elif picked > POOL // 4:
@@ -238,38 +190,32 @@ class _Greedy:
 
     def _pick_among(self, rows: Tensor, squared: Tensor, tau: float) -> int:
         """Pick from the pool while its farthest row is beyond doubt farther than all others."""
-        mutual, rounding = self._mutual(rows, squared)
+        largest = squared.cpu().numpy()
+        mutual, rounding = self._mutual(rows, largest)
         limit = tau + self.margin if tau >= 0 else 0.0
-        order = []
-        for _ in range(min(len(rows), len(self.picks) - self.made)):
-            farthest = float(squared.max())
-            if farthest <= limit:
-                break
-            place = int((squared >= farthest - rounding).to(torch.uint8).argmax())
-            order.append(place)
-            torch.minimum(squared, mutual[place], out=squared)
-            squared[place] = PICKED
+        order = _farthest_first(mutual, largest, rounding, limit, min(len(rows), len(self.picks) - self.made))
         if order:
             self.pick(rows[torch.tensor(order, device=rows.device)])
         return len(order)
 
-    def _mutual(self, rows: Tensor, squared: Tensor) -> tuple[Tensor, float]:
-        """(n, n) float64 squared distances among rows, and how far equal ones may lie apart."""
+    def _mutual(self, rows: Tensor, squared: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+        """(n, n) squared distances among rows, and how far equal ones may lie apart."""
         points = self.features[rows].double() - self.centre.double()
         norms = squared_norms(points)
         rounding = 1e-13 * float(norms.max()) if len(rows) else 0.0
         if len(rows) and rounding > 1e-6 * float(squared.max()):
-            return torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").square(), 0.0
+            exact = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").square()
+            return exact.cpu().numpy(), 0.0
         product = torch.empty(len(rows), len(rows), dtype=torch.float64, device=rows.device)
 
         def fill(block: slice) -> None:
             part = torch.addmm(norms[None, :] + norms[block, None], points[block], points.T, alpha=-2).clamp_(min=0)
             # Equal rows tie, although the product rounds their distances differently.
-            part[part <= rounding] = 0
-            product[block] = part
+            product[block] = part.masked_fill_(part <= rounding, 0)
 
-        list(each(fill, spans(len(rows), MUTUAL_ROWS), rows.device.type))
-        return product, rounding
+        blocks = spans(len(rows), MUTUAL_ROWS) if self.on_cpu else [slice(None)]
+        list(each(fill, blocks, rows.device.type))
+        return product.cpu().numpy(), rounding
 
     def _pick_tied(self) -> None:
         """Pick among all rows that may be the farthest, when more of them tie (to rounding) than a pool holds."""
@@ -302,6 +248,9 @@ class _Greedy:
 
     def _refresh(self, rows: Tensor) -> None:
         """Let the bounds of rows account for every pick made so far."""
+        if not self.on_cpu:
+            self._refresh_all()
+            return
         seen, order = self.seen[rows].sort()
         rows = rows[order][seen < self.made]
         seen = seen[seen < self.made]
@@ -323,6 +272,18 @@ class _Greedy:
 
         list(each(refresh, self._tiles(len(rows), bytes_per_row), rows.device.type))
 
+    def _refresh_all(self) -> None:
+        """The same for all rows at once, without asking the device which of them need it."""
+        unseen = slice(self.seen_by_all, self.made)
+        picks, numbers = self.centred_picks[unseen], self.picks[unseen]
+        norms = squared_norms(picks)
+        for tile in self._tiles(len(self.bound), 4 * (self.features.shape[1] + len(picks))) if len(picks) else ():
+            smallest, position = screened_distances(self._centred(tile), picks, norms).min(dim=1)
+            smallest = (smallest + self.norms[tile]).clamp_(min=0)  # so no row that is picked comes closer
+            self.nearest[tile] = torch.where(smallest < self.bound[tile], numbers[position], self.nearest[tile])
+            torch.minimum(self.bound[tile], smallest, out=self.bound[tile])
+        self.seen_by_all = self.made
+
     def _squared(self, rows: Tensor) -> Tensor:
         """(n,) float64 squared distances of rows to their nearest pick or virtual centre, by differences."""
         near = self.nearest[rows]
@@ -338,3 +299,27 @@ class _Greedy:
         elif self.made == 0:
             squared.fill_(torch.inf)
         return torch.where(self.bound[rows] < 0, PICKED, squared)
+
+
+def _farthest_first(
+    mutual: NDArray[np.float64], squared: NDArray[np.float64], rounding: float, limit: float, most: int
+) -> list[int]:
+    """Places of a pool, each the farthest of those left, as long as one lies beyond the limit; changes `squared`.
+
+    Args:
+        mutual: (n, n) squared distances within the pool.
+        squared: (n,) to the nearest pick.
+        rounding: how far equal ones may lie apart; the lowest place goes first.
+        limit: what the farthest must exceed.
+        most: how many to pick at most.
+    """
+    order: list[int] = []
+    while len(order) < most:
+        farthest = float(squared.max())
+        if farthest <= limit:
+            break
+        place = int((squared >= farthest - rounding).argmax())
+        order.append(place)
+        np.minimum(squared, mutual[place], out=squared)
+        squared[place] = PICKED
+    return order

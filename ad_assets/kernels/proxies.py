@@ -53,47 +53,52 @@ def learned_proxies(
     steps: int = 300,
     batch: int = 1024,
     unit: float | None = None,
+    device: torch.device | str | None = None,
     memory_gb: float = 1.0,
     report: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Proxies that blend into every row (equation 8), learned by Adam on random mini-batches.
 
     Args:
-        rows: (N, D) floating point.
+        rows: (N, D) floating point; they stay where they are, and each step reads a mini-batch.
         count: number of proxies, 1..N.
         seed: of the initial rows and the mini-batches, which are drawn on the CPU.
         steps: number of mini-batches; the learning rate falls linearly to 0.
         batch: rows of a mini-batch.
         unit: distance that counts as 1 in the exponent; None: a twentieth of the spacing, which is the mean distance
             of rows to the nearest initial proxy. Scaled rows then have scaled proxies.
+        device: that computes and holds the result; None: that of the rows.
         memory_gb: budget in GB of temporary tensors; it changes the result by rounding at most.
         report: called as ``report(done, steps)``, about once a second and at the end.
 
     Returns:
-        (count, D) float32 on the device of `rows`.
+        (count, D) float32.
 
     Raises:
         ValueError: rows not 2-D, empty or not finite; count, steps, batch or unit out of range.
     """
     _check(rows, count, steps, batch, unit)
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(rows), generator=generator).to(rows.device)
-    initial = rows[order[:count]].float()
-    others = rows[order[count : count + SPACING_ROWS]].float()
+    where = torch.device(device or rows.device)
+
+    def drawn(numbers: Tensor) -> Tensor:
+        return rows[numbers.to(rows.device)].to(where).float()
+
+    order = torch.randperm(len(rows), generator=generator)
+    initial, others = drawn(order[:count]), drawn(order[count : count + SPACING_ROWS])
     spacing = float(nearest(others, initial, 1, memory_gb=memory_gb)[0].double().mean()) if len(others) else 0.0
     if spacing == 0:  # every row is a proxy
         if report is not None:
             report(steps, steps)
         return initial
     # In these units of length neither the rounding nor the optimiser depends on the scale of the features.
-    centre, length = centre_of(rows), spacing / math.sqrt(rows.shape[1])
+    centre, length = centre_of(rows).to(where), spacing / math.sqrt(rows.shape[1])
     unit = (spacing / UNITS_A_SPACING if unit is None else unit) / length
     proxies = ((initial - centre) / length).requires_grad_()
-    device = rows.device.type
 
-    def gradient(picks: Tensor) -> Tensor:
+    def gradient(some: Tensor) -> Tensor:
         with torch.enable_grad():
-            points = (rows[picks].float() - centre) / length
+            points = (drawn(some) - centre) / length
             (slope,) = torch.autograd.grad(_errors(points, proxies, unit).sum() / batch, proxies)
         return slope
 
@@ -103,9 +108,9 @@ def learned_proxies(
     with full_precision():
         for step in range(steps):
             optimiser.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / steps)
-            drawn = torch.randint(len(rows), (batch,), generator=generator).to(rows.device)
-            tiles = row_tiles(batch, 4 * MATRICES * count, int(memory_gb * 1e9), rows.device)
-            proxies.grad = torch.stack(list(each(gradient, [drawn[tile] for tile in tiles], device))).sum(dim=0)
+            numbers = torch.randint(len(rows), (batch,), generator=generator)
+            tiles = row_tiles(batch, 4 * MATRICES * count, int(memory_gb * 1e9), where)
+            proxies.grad = torch.stack(list(each(gradient, [numbers[tile] for tile in tiles], where.type))).sum(dim=0)
             optimiser.step()
             if report is not None and time.monotonic() - last_report >= 1.0:
                 report(step + 1, steps)

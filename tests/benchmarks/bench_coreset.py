@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ad_assets.kernels.coreset import covering_radius, greedy_coreset
+from ad_assets.kernels.coreset import greedy_coreset
+from ad_assets.kernels.coverage import covering_radius
 from tests.benchmarks.measure import interleaved, report
 
 ROWS, DIMENSIONS, PICKS, TIMED_STEPS, REPEATS = 100_000, 128, 1_000, 30, 7
@@ -72,8 +73,8 @@ def main() -> None:
         initial = recipe_distances(rows, start_points).mean(dim=1)
         ours = greedy_coreset(rows, PICKS)
         clean, official = plain_loop(rows, None, PICKS), plain_loop(rows, initial, PICKS)
-        radii = [covering_radius(rows, picks) for picks in (ours, clean, official)]
-        anchored = covering_radius(rows, greedy_coreset(rows, PICKS, initial=initial))
+        radii = [covering_radius(rows, rows[picks]) for picks in (ours, clean, official)]
+        anchored = covering_radius(rows, rows[greedy_coreset(rows, PICKS, initial=initial)])
         same = float((ours == clean).float().mean())
         timing = interleaved(
             lambda rows=rows: greedy_coreset(rows, PICKS),

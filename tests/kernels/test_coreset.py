@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ad_assets.kernels import coreset
-from ad_assets.kernels.coreset import covering_radius, greedy_coreset, random_projection
+from ad_assets.kernels.coreset import greedy_coreset
+from ad_assets.kernels.coverage import covering_radius
+from tests.support.emulated_device import cuda_device
 from tests.support.fixtures import fixture
 
 
@@ -51,7 +53,9 @@ def test_picks_of_the_fixture():
     initial = mean_distance(projected, data["proj_start_points"])
     assert greedy_coreset(projected, k, initial=initial).tolist() == data["proj_indices"].tolist()
     for done in (1, 7, k):
-        assert covering_radius(features, clean[:done]) == pytest.approx(data["greedy_radius"][done - 1], rel=1e-6)
+        assert covering_radius(features, features[clean[:done]]) == pytest.approx(
+            data["greedy_radius"][done - 1], rel=1e-6
+        )
 
 
 @pytest.mark.parametrize("spread", [0.02, 1.0])
@@ -87,7 +91,7 @@ def test_many_copies_of_few_rows():
     features = clustered(0, 7, 16, clusters=7, spread=0.1).repeat(600, 1) + 50
     picks = greedy_coreset(features, 200, start=2)
     assert picks.tolist() == plain_loop(features.numpy(), 200, start=2)
-    assert covering_radius(features, picks) == 0.0
+    assert covering_radius(features, features[picks]) == 0.0
 
 
 def test_two_far_clusters_finer_than_the_rounding_of_their_products():
@@ -136,12 +140,17 @@ def test_refused_input(change, message):
         greedy_coreset(**arguments)
 
 
-def test_random_projection_repeats_and_keeps_lengths():
-    features = torch.randn(400, 300, generator=torch.Generator().manual_seed(0))
-    projected = random_projection(features, 128, seed=5)
-    assert torch.equal(projected, random_projection(features, 128, seed=5))
-    assert not torch.equal(projected, random_projection(features, 128, seed=6))
-    ratio = torch.pdist(projected[:50]) / torch.pdist(features[:50])
-    assert ratio.mean() == pytest.approx(1.0, abs=0.05)
-    with pytest.raises(ValueError, match="dimensions"):
-        random_projection(features, 0, seed=0)
+@pytest.mark.parametrize(("spread", "offset"), [(0.02, 0.0), (1.0, 0.0), (1.0, 300.0)])
+def test_a_device_picks_what_the_cpu_picks(monkeypatch, spread, offset):
+    monkeypatch.setattr(coreset, "POOL", 64)
+    features = clustered(3, 2500, 24, clusters=40, spread=spread) + offset
+    initial = mean_distance(features, np.arange(10))
+    expected = [greedy_coreset(features, 300, start=5), greedy_coreset(features, 300, initial=initial)]
+    with cuda_device() as device:
+        rows = features.to(device)
+        found = [greedy_coreset(rows, 300, start=5), greedy_coreset(rows, 300, initial=initial.to(device))]
+        small = greedy_coreset(rows, 300, start=5, memory_gb=1e-4).cpu()
+        assert [picks.cpu().tolist() for picks in found] == [picks.tolist() for picks in expected]
+        assert small.tolist() == expected[0].tolist()
+        copies = torch.cat([features[:40]] * 30).to(device)
+        assert greedy_coreset(copies, 60).tolist() == greedy_coreset(copies.cpu(), 60).tolist()

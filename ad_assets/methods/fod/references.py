@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ad_assets.kernels.coreset import greedy_coreset, random_projection
+from ad_assets.kernels.coreset import greedy_coreset
+from ad_assets.kernels.coverage import random_projection
 from ad_assets.kernels.nearest.bounds import full_precision
 from ad_assets.kernels.nearest.search import nearest
 from ad_assets.methods.runtime import Runtime

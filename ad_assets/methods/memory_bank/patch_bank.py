@@ -214,7 +214,7 @@ class PatchBank(Method[MemoryBank]):
         """
         import torch
 
-        from ad_assets.kernels.nearest.search import nearest
+        from ad_assets.kernels.coverage import covering_radius
 
         patches, places, grid = self._patches(new, runtime)
         if list(grid) != state.grid or patches.shape[1] != state.rows.shape[1]:
@@ -236,8 +236,7 @@ class PatchBank(Method[MemoryBank]):
         if self.coreset_ratio == 1:
             order = (source * grid[0] * grid[1] + place).argsort()
             return MemoryBank(rows[order], source[order], place[order], ids, list(grid), 0.0)
-        left, _ = nearest(patches, rows, 1, memory_gb=runtime.memory_gb)
-        radius = max(state.covering_radius, float(left.max()))
+        radius = max(state.covering_radius, covering_radius(patches, rows.to(runtime.device), runtime.memory_gb))
         return MemoryBank(rows, source, place, ids, list(grid), radius, state.appended + len(picks))
 
     def most_images(self, taps: list[Tensor], runtime: Runtime) -> int:
@@ -288,9 +287,11 @@ class PatchBank(Method[MemoryBank]):
                     f"image {ids[0]} has {batch.shape[1]} patches of {batch.shape[2]} values, those before "
                     f"{shape[0]} of {shape[1]}: extract all features with one extractor"
                 )
-            for each in batch:
-                patches[done] = each.cpu()[places[done]]
-                done += 1
+            some = slice(done, done + len(ids))
+            numbers = places[some] + torch.arange(len(ids))[:, None] * batch.shape[1]
+            drawn_patches = batch.flatten(0, 1).index_select(0, numbers.flatten().to(batch.device))
+            patches[some] = drawn_patches.unflatten(0, numbers.shape).cpu()
+            done = some.stop
             runtime.report("patches embedded", done, len(features))
         return patches.flatten(0, 1), places, grid
 

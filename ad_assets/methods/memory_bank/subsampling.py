@@ -60,11 +60,12 @@ def select(patches: Tensor, count: int, selection: Selection, runtime: Runtime, 
     if selection.way == "proxies":
         return _proxies(patches, count, selection.seed, runtime)
     if selection.way == "random":
-        from ad_assets.kernels.coreset import covering_radius
+        from ad_assets.kernels.coverage import covering_radius
 
         generator = torch.Generator().manual_seed(selection.seed)
         picks = torch.randperm(len(patches), generator=generator)[:count].sort().values
-        return Kept(patches[picks], picks, covering_radius(patches, picks, runtime.memory_gb))
+        rows = patches[picks]
+        return Kept(rows, picks, covering_radius(patches, rows.to(runtime.device), runtime.memory_gb))
     return _greedy(patches, count, selection, runtime, known)
 
 
@@ -88,12 +89,13 @@ def drawn_places(image_id: str, patches: int, count: int, seed: int) -> Tensor:
 def _greedy(patches: Tensor, count: int, selection: Selection, runtime: Runtime, known: Tensor | None) -> Kept:
     import torch
 
-    from ad_assets.kernels.coreset import covering_radius, greedy_coreset, random_projection
+    from ad_assets.kernels.coreset import greedy_coreset
+    from ad_assets.kernels.coverage import radius_of_picks, random_projection
     from ad_assets.kernels.nearest.search import nearest
 
     def project(rows: Tensor) -> Tensor:
         if selection.projection is not None and selection.projection < rows.shape[1]:
-            rows = random_projection(rows, selection.projection, seed=selection.seed)
+            return random_projection(rows, selection.projection, seed=selection.seed, device=runtime.device)
         return rows.to(runtime.device)
 
     seen = project(patches)
@@ -116,21 +118,22 @@ def _greedy(patches: Tensor, count: int, selection: Selection, runtime: Runtime,
     ).cpu()
     if len(picks) != count:
         raise AssertionError(f"the coreset has {len(picks)} rows instead of {count}")
-    return Kept(patches[picks], picks, covering_radius(patches, picks, runtime.memory_gb, projected=seen))
+    return Kept(patches[picks], picks, radius_of_picks(patches, picks, seen, runtime.memory_gb))
 
 
 def _proxies(patches: Tensor, count: int, seed: int, runtime: Runtime) -> Kept:
     import torch
 
-    from ad_assets.kernels.nearest.search import nearest
+    from ad_assets.kernels.coverage import covering_radius
     from ad_assets.kernels.proxies import learned_proxies
 
     rows = learned_proxies(
-        patches.to(runtime.device),
+        patches,
         count,
         seed=seed,
+        device=runtime.device,
         memory_gb=runtime.memory_gb,
         report=lambda done, total: runtime.report("steps of learning proxies", done, total),
-    ).cpu()
-    radius = float(nearest(patches, rows, 1, memory_gb=runtime.memory_gb)[0].max())
-    return Kept(rows, torch.full((count,), -1), radius)
+    )
+    radius = covering_radius(patches, rows, runtime.memory_gb)
+    return Kept(rows.cpu(), torch.full((count,), -1), radius)
