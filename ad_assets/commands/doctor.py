@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,6 +18,7 @@ from ad_assets.backbones.extractor import Extractor
 from ad_assets.backbones.reach import reach_of
 from ad_assets.backbones.view import View
 from ad_assets.config.benchmark import Benchmark
+from ad_assets.prediction.line_outbox import waiting
 from ad_assets.settings.compute import usable_cores
 from ad_assets.settings.home import without_tilde
 from ad_assets.store.contents import Contents, head_damage
@@ -53,6 +55,7 @@ def examine(benchmark: Benchmark) -> list[Finding]:
         *(finding for name in benchmark.datasets for finding in _reaches(benchmark, name)),
         *(finding for name in benchmark.datasets for finding in _false_alarm_rates(benchmark, name)),
         *(finding for name in benchmark.datasets for finding in _growth(benchmark, name)),
+        *(finding for name in benchmark.datasets for finding in outboxes(benchmark, name)),
     ]
 
 
@@ -314,3 +317,18 @@ def _growth(benchmark: Benchmark, name: str) -> Iterator[Finding]:
             message = "; ".join(warnings) or f"nominal images of the most that memory_gb allows: {', '.join(counts)}"
             prefix = "warning: " if warnings else ""
             yield Finding(f"growth of {name}/{detector.name}", not too_many, f"{prefix}{message}")
+
+
+def outboxes(benchmark: Benchmark, name: str) -> Iterator[Finding]:
+    """Whether the outboxes of a line can be read, and what lies in them."""
+    production = benchmark.datasets[name].production
+    for outbox in production.outboxes if production else ():
+        subject = f"outbox {outbox}"
+        try:
+            found = waiting(benchmark, outbox)
+        except (OSError, ImportError, ValueError) as error:
+            yield Finding(subject, False, f"{error}; production.outboxes of {name} names what a line's computer writes")
+            continue
+        age = f", the oldest {(time.time() - found.since) / 3600:.1f} hours old" if found.since else ""
+        refused = f"; warning: {found.refused} refused, with reasons in {outbox}/refused" if found.refused else ""
+        yield Finding(subject, True, f"{found.messages} messages to be taken in{age}{refused}")

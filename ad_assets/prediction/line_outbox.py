@@ -27,6 +27,8 @@ from ad_assets_runtime.identity import content_id
 
 _ROWS: TypeAdapter[Inspection] = TypeAdapter(Inspection)
 _ACTIONS = (*get_args(Verdict), "undo")
+KINDS = ("inspections", "feedback")
+MESSAGES = (".jsonl", ".json")
 _IMAGE_SECONDS = 3600.0
 _LOG = logging.getLogger(__name__)
 
@@ -52,12 +54,11 @@ def take_in(benchmark: Benchmark, outbox: str, dataset: str | None = None) -> Ta
         OSError: the outbox cannot be read, or the store not be written; what was taken in stays so.
         CorruptArtifactError: a record of the store is damaged.
     """
-    options = benchmark.store.storage_options if "://" in outbox else {}
-    files, taken = ArtifactStore(root=outbox, storage_options=options), Taken()
-    for kind, take in (("inspections", _take_inspections), ("feedback", _take_feedback)):
+    files, taken = _outbox(benchmark, outbox), Taken()
+    for kind, take in zip(KINDS, (_take_inspections, _take_feedback), strict=True):
         for file in files.files(f"{kind}/{dataset}" if dataset else kind):
             path = PurePosixPath(file.path)
-            if path.name.startswith(".") or path.suffix not in (".jsonl", ".json"):
+            if not _is_message(path):
                 continue
             try:
                 data = files.fetch(file.path)
@@ -71,6 +72,39 @@ def take_in(benchmark: Benchmark, outbox: str, dataset: str | None = None) -> Ta
                 files.delete([file.path])
     _tidy(files)
     return taken
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What lies in an outbox: messages that were not taken in yet, since when, and those that were refused."""
+
+    messages: int
+    since: float | None
+    refused: int
+
+
+def waiting(benchmark: Benchmark, outbox: str) -> Waiting:
+    """Look into an outbox, and take nothing in; the time is in seconds since 1970.
+
+    Raises:
+        OSError: it cannot be read, or a folder is not there.
+    """
+    files = _outbox(benchmark, outbox)
+    own = [file for kind in KINDS for file in files.files(kind) if _is_message(PurePosixPath(file.path))]
+    refused = sum(PurePosixPath(file.path).suffix in MESSAGES for file in files.files("refused"))
+    return Waiting(len(own), min((file.changed for file in own), default=None), refused)
+
+
+def _outbox(benchmark: Benchmark, outbox: str) -> ArtifactStore:
+    """The outbox's files; a folder that is not there may be a drive that is not connected."""
+    files = ArtifactStore(root=outbox, storage_options=benchmark.store.storage_options if "://" in outbox else {})
+    if files.is_local and not files.local_path("").is_dir():
+        raise FileNotFoundError(f"{outbox}: there is no such folder; is the computer's drive connected?")
+    return files
+
+
+def _is_message(path: PurePosixPath) -> bool:
+    return not path.name.startswith(".") and path.suffix in MESSAGES
 
 
 def _take_inspections(

@@ -66,7 +66,8 @@ class Records:
         self._thread = threading.Thread(target=self._work, name="records", daemon=True)
 
     def start(self) -> None:
-        """Begin to write."""
+        """Begin to write. An outbox in which nothing lies is there too: one that is not is a drive not connected."""
+        self._own.mkdir(parents=True, exist_ok=True)
         self._thread.start()
 
     def stop(self) -> None:

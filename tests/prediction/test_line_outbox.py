@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 
 from ad_assets.cli import main
+from ad_assets.commands.doctor import outboxes
 from ad_assets.defs.inspections import look
 from ad_assets.prediction.line_outbox import Taken, take_in
 from ad_assets.production.feedback_ledger import read_ledger
@@ -134,11 +136,31 @@ def test_the_sensor_takes_in_the_outboxes_and_one_that_is_not_there_holds_up_non
     tmp_path: Path,
 ) -> None:
     outbox = spoken(tmp_path / "home", bundle, [inbox(line).read_bytes()], "confirmed")
-    unknown = "nowhere://x"
-    line.set("datasets.parts.production.outboxes", [unknown, str(outbox)])
+    unknown, absent = "nowhere://x", str(tmp_path / "not-connected")
+    line.set("datasets.parts.production.outboxes", [unknown, absent, str(outbox)])
     dataset = line.benchmark.datasets["parts"]
     assert dataset.production
     answer = look(line.benchmark, dataset, dataset.production, line.instance, None, 1.0)
-    assert unknown in str(answer.skip_reason)
+    assert f"{absent}: there is no such folder" in str(answer.skip_reason)
+    assert f"{unknown} cannot be taken in" in str(answer.skip_reason)
     assert [row.source for row in read(line.benchmark.store, *PLACE)] == ["line"]
     assert [entry.said for entry in read_ledger(line.benchmark.store, *PLACE).entries] == ["confirmed"]
+
+
+def test_doctor_looks_into_the_outboxes_and_takes_nothing_in(
+    line: Bench,  # noqa: F811
+    bundle: Bundle,
+    tmp_path: Path,
+) -> None:
+    outbox = spoken(tmp_path / "home", bundle, [inbox(line).read_bytes()], "confirmed")
+    line.set("datasets.parts.production.outboxes", [str(outbox), str(tmp_path / "not-connected")])
+    there, absent = outboxes(line.benchmark, "parts")
+    assert (there.healthy, absent.healthy) == (True, False)
+    assert "2 messages to be taken in, the oldest 0.0 hours old" in there.message
+    assert "no such folder" in absent.message
+    assert "production.outboxes of parts" in absent.message
+    [message] = (outbox / "feedback").rglob("*.json")
+    message.write_text("{")
+    assert take_in(line.benchmark, str(outbox)) == Taken(1, 0, {message.relative_to(outbox).as_posix(): ANY})
+    [there, _] = outboxes(line.benchmark, "parts")
+    assert there.message == f"0 messages to be taken in; warning: 1 refused, with reasons in {outbox}/refused"
