@@ -158,18 +158,19 @@ class Hetmm(Method[TemplateSet]):
         from ad_assets.methods.hetmm.template_selection import select_with_clusters
 
         check_budget([shape], len(features), runtime)
-        everything = unit_vectors(features, shape, runtime).to(runtime.device)
+        everything = unit_vectors(features, shape, runtime)
         picks, clusters = select_with_clusters(
             everything.permute(2, 3, 0, 1),
             sheets,
             selection=self.selection,
             seed=self.seed,
+            device=runtime.device,
             memory_gb=runtime.memory_gb,
             report=lambda done, total: runtime.report(f"places selected, {shape[0]} channels", done, total),
         )
-        picks = picks.permute(1, 2, 0).to(everything.device)
+        picks = picks.permute(1, 2, 0)
         templates = everything.gather(2, picks[..., None].expand(-1, -1, -1, shape[0]))
-        return templates.cpu(), picks.int().cpu(), clusters.to(torch.int16).cpu() if clusters is not None else None
+        return templates, picks.int(), clusters.to(torch.int16) if clusters is not None else None
 
     def most_images(self, taps: list[Tensor], runtime: Runtime) -> int:
         """Sheets are selected layer by layer; where all images are kept, scoring reads all layers."""

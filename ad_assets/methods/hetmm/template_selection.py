@@ -4,6 +4,10 @@ At every pixel the N nominal vectors are thinned to K prototypes. Dense regions 
 (Eq. 7), or the whole set gives one where nothing is dense (Eq. 8); the rest are hard vectors, each the farthest in
 summed cosine distance from those chosen so far (Eq. 9). All of it reads one float64 Gram matrix a pixel.
 
+On a GPU only these matrices are computed, in blocks of pixels, and they come back while those before are worked on.
+OPTICS stays on the CPU: it takes N steps one after another, each of a few operations on N numbers, so that a GPU would
+launch several thousand kernels a block for what a thread does in less than a millisecond a pixel.
+
 Where it departs from the paper, always as the public implementation does:
 
 - the paper gives no parameter of OPTICS: min_samples is N // K, here at least 2, all else as scikit-learn has it;
@@ -18,6 +22,7 @@ member nearest to it, so that every template keeps a known source image; the pap
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
@@ -38,13 +43,15 @@ def select(
     *,
     selection: Selection = "sum",
     seed: int = 0,
+    device: str = "cpu",
     memory_gb: float = 1.0,
     report: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Choose prototypes for every pixel; see `select_with_clusters`, whose first result this is."""
-    return select_with_clusters(templates, sheets, selection=selection, seed=seed, memory_gb=memory_gb, report=report)[
-        0
-    ]
+    picks, _ = select_with_clusters(
+        templates, sheets, selection=selection, seed=seed, device=device, memory_gb=memory_gb, report=report
+    )
+    return picks
 
 
 def select_with_clusters(
@@ -53,17 +60,20 @@ def select_with_clusters(
     *,
     selection: Selection = "sum",
     seed: int = 0,
+    device: str = "cpu",
     memory_gb: float = 1.0,
     report: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Choose prototypes for every pixel and count the dense regions found there. Ties go to the first image.
 
     Args:
-        templates: (N, C, H, W) floating point, unit length over C.
+        templates: (N, C, H, W) floating point, unit length over C, in main memory.
         sheets: prototypes K a pixel, at least 1. With sheets >= N every selection is all N images in their order.
         selection: see the head of this module; only ``repeats`` may choose an image twice at a pixel.
         seed: of random choice and of the K-Means seeding; the others ignore it.
-        memory_gb: budget in GB of temporary tensors, at least one pixel at a time. No result depends on it.
+        device: where Gram matrices are computed; templates go there in blocks of pixels.
+        memory_gb: budget in GB of temporary tensors, at least one pixel at a time. No result depends on it, unless a
+            GPU has room for fewer than `TASK_PIXELS`.
         report: called as ``report(pixels done, pixels)`` after every chunk of pixels.
 
     Returns:
@@ -96,7 +106,7 @@ def select_with_clusters(
     mean = torch.zeros(images, images, dtype=torch.float64)
     kept = torch.empty(0)
     with torch.no_grad():
-        for part, grams in _grams(templates, memory_gb):
+        for part, grams in _grams(templates, memory_gb, device):
             if selection == "image_kmeans":
                 for gram in grams:  # one by one: no sum depends on the chunks
                     mean += gram / pixels
@@ -202,33 +212,59 @@ def _first_largest(values: Tensor, *, dim: int) -> Tensor:
     return (values >= values.amax(dim, keepdim=True) - TIE).byte().argmax(dim)
 
 
-def _grams(templates: Tensor, memory_gb: float) -> Iterator[tuple[slice, Tensor]]:
-    """Pixels, row by row, and their Gram matrices (p, N, N) float64 on the CPU, until the next ones take their place.
-
-    A product for each pixel: a batched one may round differently in another batch.
-    """
-    import torch
-
-    from ad_assets.kernels.parallel import each, threads
+def _grams(templates: Tensor, memory_gb: float, device: str) -> Iterator[tuple[slice, Tensor]]:
+    """Yield pixels, row by row, and their Gram matrices (p, N, N) float64 on the CPU; the next take their place."""
+    from ad_assets.kernels.parallel import spans, threads
 
     images, channels, height, width = templates.shape
-    columns = templates.flatten(2)
+    vectors = templates.flatten(2).permute(2, 0, 1)  # (pixels, N, C)
     per_pixel = 32 * images**2 + 16 * images * channels
     cached = max(threads(), CHUNK_BYTES // (8 * images**2))
     step = max(1, min(int(memory_gb * 1e9) // per_pixel, cached))
-    kept = templates.new_empty(min(step, height * width), images, images).double()
-    for first in range(0, height * width, step):
-        part = slice(first, min(first + step, height * width))
+    if device == "cpu":
+        return _grams_of_cpu(vectors, spans(height * width, step))
+    step -= step % TASK_PIXELS if step > TASK_PIXELS else 0
+    return _grams_of_device(vectors, spans(height * width, step), device)
+
+
+def _grams_of_cpu(vectors: Tensor, parts: list[slice]) -> Iterator[tuple[slice, Tensor]]:
+    """A product for each pixel: a batched one may round differently in another batch."""
+    import torch
+
+    from ad_assets.kernels.parallel import each
+
+    images = vectors.shape[1]
+    kept = vectors.new_empty(parts[0].stop, images, images).double()
+    for part in parts:
         grams = kept[: part.stop - part.start]
 
         def fill(block: tuple[Tensor, Tensor]) -> None:
-            vectors, own = block
-            for vector, gram in zip(vectors.permute(2, 0, 1).contiguous().double(), own, strict=True):
+            some, own = block
+            for vector, gram in zip(some.contiguous().double(), own, strict=True):
                 torch.mm(vector, vector.T, out=gram)
 
-        blocks = zip(columns[:, :, part].split(TASK_PIXELS, dim=2), grams.split(TASK_PIXELS), strict=True)
-        list(each(fill, blocks, columns.device.type))
-        yield part, grams.cpu()
+        list(each(fill, zip(vectors[part].split(TASK_PIXELS), grams.split(TASK_PIXELS), strict=True), "cpu"))
+        yield part, grams
+
+
+def _grams_of_device(vectors: Tensor, parts: list[slice], device: str) -> Iterator[tuple[slice, Tensor]]:
+    """Products of blocks of pixels; a thread copies them while the consumer works on those before."""
+    import torch
+
+    images = vectors.shape[1]
+    with ThreadPoolExecutor(1) as copier:
+        before: list[tuple[slice, Future[Tensor]]] = []
+        for part in parts:
+            grams = torch.empty(part.stop - part.start, images, images, dtype=torch.float64, device=device)
+            for block, own in zip(vectors[part].split(TASK_PIXELS), grams.split(TASK_PIXELS), strict=True):
+                some = block.to(device).double()
+                torch.bmm(some, some.mT, out=own)
+            before.append((part, copier.submit(grams.cpu)))
+            if len(before) > 1:
+                done, copied = before.pop(0)
+                yield done, copied.result()
+        for done, copied in before:
+            yield done, copied.result()
 
 
 def _on_every_pixel(picks: Tensor, grid: list[int]) -> Tensor:

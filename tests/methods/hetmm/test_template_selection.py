@@ -12,6 +12,7 @@ from ad_assets.kernels.parallel import use_threads
 from ad_assets.kernels.prototypes import prototypes
 from ad_assets.methods.hetmm import template_selection as pts
 from ad_assets.methods.hetmm.template_selection import Selection, kmeans_members, select, select_with_clusters
+from tests.support.emulated_device import cuda_device
 from tests.support.fixtures import fixture
 
 SELECTIONS = get_args(Selection)
@@ -131,6 +132,18 @@ def test_memory_threads_and_other_pixels_change_nothing(monkeypatch, selection: 
         assert torch.equal(select(templates[:, :, :2], 7, selection=selection, seed=3), picks[:, :2])
 
 
+@pytest.mark.parametrize("selection", ["sum", "image_kmeans", "pixel_kmeans"])
+def test_a_device_computes_products_in_blocks_of_pixels(selection: Selection) -> None:
+    templates = templates_of(2, grid=(10, 13))
+    expected = select_with_clusters(templates, 7, selection=selection, seed=3)
+    with cuda_device() as device:
+        for memory_gb in (0.003, 1.0):  # a block or two at a time, and all
+            found = select_with_clusters(templates, 7, selection=selection, seed=3, device=device, memory_gb=memory_gb)
+            assert torch.equal(found[0], expected[0])
+            assert (found[1] is None) == (expected[1] is None)
+            assert found[1] is None or torch.equal(found[1], expected[1])
+
+
 @pytest.mark.parametrize("selection", SELECTIONS)
 @pytest.mark.parametrize("sheets", [5, 6, 40])
 def test_as_many_sheets_as_images_keep_all(selection: Selection, sheets: int) -> None:
@@ -239,6 +252,6 @@ def test_refused_input(change: dict, message: str) -> None:
 
 def test_chunks_keep_to_the_budget() -> None:
     templates = templates_of(3, images=31, grid=(8, 8))
-    chunks = [grams.nbytes for _, grams in pts._grams(templates, 1e-4)]
+    chunks = [grams.nbytes for _, grams in pts._grams(templates, 1e-4, "cpu")]
     assert len(chunks) > 10
     assert max(chunks) <= 1e5
