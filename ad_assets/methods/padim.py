@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from ad_assets.methods.base import Method, fit_field, register, score_field
 from ad_assets.methods.data import Batch, Features, Frame, LoadMatches, ScoreMaps, check_finite
@@ -48,6 +48,10 @@ class Gaussians(State):
     channels: Tensor
     image_ids: list[str]
     whitening: list[Tensor]
+
+    def to(self, device: str) -> Self:
+        """Mean and channels on a device. The matrices stay where they are: they may be more than a device holds."""
+        return replace(self, mean=self.mean.to(device), channels=self.channels.to(device))
 
 
 @register
@@ -108,7 +112,7 @@ class Padim(Method[Gaussians]):
     ) -> Gaussians:
         """Factor the covariances."""
         del train, load_matches
-        return replace(state, whitening=[_whitening(state.covariance, 1.0, self.ridge, runtime)])
+        return replace(state, whitening=[_kept(_whitening(state.covariance, 1.0, self.ridge, runtime), 1, runtime)])
 
     def without(self, state: Gaussians, image_ids: Collection[str], train: Features, runtime: Runtime) -> Gaussians:
         """The Gaussians of the other images: those of the smaller part are read, and taken out where they are to go.
@@ -162,7 +166,7 @@ class Padim(Method[Gaussians]):
                 f"{tuple(state.mean.shape)}: score with the extractor that they were fitted on"
             )
         away = (vectors - state.mean.to(runtime.device)).flatten(1, 2).permute(1, 2, 0)
-        squares = _lengths(state.whitening[0].to(runtime.device), away)
+        squares = _lengths(state.whitening[0], away, runtime)
         excluded = self.excluded_ids(batch)
         if excluded is not None:
             known = set(state.image_ids)
@@ -178,8 +182,9 @@ class Padim(Method[Gaussians]):
         if n < 3:
             raise ValueError(f"without one of {n} images no covariance is left: fit at least three images")
         if len(state.whitening) == 1:  # most scorers leave out no image
-            state.whitening.append(_whitening(state.covariance, (n - 1) / (n - 2), self.ridge, runtime))
-        q = _lengths(state.whitening[1].to(runtime.device), away)
+            factors = _whitening(state.covariance, (n - 1) / (n - 2), self.ridge, runtime)
+            state.whitening.append(_kept(factors, 2, runtime))
+        q = _lengths(state.whitening[1], away, runtime)
         # 1 - c q is positive but for rounding: A less its own part is still positive definite.
         remaining = (1 - q * (n / ((n - 1) * (n - 2)))).clamp(min=1e-6)
         return q / remaining * (n / (n - 1)) ** 2
@@ -190,15 +195,24 @@ class Padim(Method[Gaussians]):
         return {**super().describe(state), "places": height * width, "channels": channels}
 
 
-def _lengths(factors: Tensor, vectors: Tensor) -> Tensor:
-    """(P, B): squared lengths of vectors (P, D, B), multiplied by factors (P, D, D)."""
+def _kept(factors: Tensor, tensors: int, runtime: Runtime) -> Tensor:
+    """Factors on the device, if so many tensors of their size take less than half the budget."""
+    return factors.to(runtime.device) if tensors * factors.nbytes <= runtime.memory_gb * 1e9 / 2 else factors
+
+
+def _lengths(factors: Tensor, vectors: Tensor, runtime: Runtime) -> Tensor:
+    """(P, B): squared lengths of vectors (P, D, B), multiplied by factors (P, D, D), which may lie in main memory."""
     import torch
 
-    from ad_assets.kernels.parallel import each
+    from ad_assets.kernels.parallel import each, spans
 
-    blocks = zip(factors.split(TASK_PLACES), vectors.split(TASK_PLACES), strict=True)
-    device = vectors.device.type
-    return torch.cat(list(each(lambda block: torch.bmm(*block).square().sum(dim=1), blocks, device)))
+    device, (size, images) = vectors.device, vectors.shape[1:]
+    step = TASK_PLACES if device.type == "cpu" else _places_at_once(4 * size * (size + 2 * images), runtime)
+
+    def measure(part: slice) -> Tensor:
+        return torch.bmm(factors[part].to(device), vectors[part]).square().sum(dim=1)
+
+    return torch.cat(list(each(measure, spans(len(vectors), step), device.type)))
 
 
 def _joined(taps: list[Tensor], channels: Tensor) -> Tensor:
@@ -254,7 +268,8 @@ def _moments(
             scatter *= before - 1
         for ids, taps in features.batches():
             vectors = _joined([tap.to(runtime.device) for tap in taps], channels.to(runtime.device))[:, rows]
-            places = (part.split(TASK_PLACES) for part in (vectors.flatten(1, 2).transpose(0, 1), centre, scatter))
+            at_once = TASK_PLACES if centre.device.type == "cpu" else len(centre)
+            places = (part.split(at_once) for part in (vectors.flatten(1, 2).transpose(0, 1), centre, scatter))
             tasks = [(*task, count) for task in zip(*places, strict=True)]
             list(each(lambda task: _take_in(*task), tasks, centre.device.type))
             count += len(ids)

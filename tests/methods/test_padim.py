@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ad_assets.methods import Batch, Features, Runtime
-from ad_assets.methods.padim import Padim
+from ad_assets.methods.padim import Gaussians, Padim
+from tests.support.emulated_device import cuda_device
 from tests.support.fixtures import fixture
 from tests.support.tap_features import tap_features
 
@@ -20,8 +21,11 @@ def taps(seed: int, images: int) -> list[torch.Tensor]:
 
 
 def fitted(method, nominal, **options):
-    features = tap_features(nominal, **options)
-    return method.prepare(method.fit(features, RUNTIME), features, RUNTIME)
+    return fitted_by(method, tap_features(nominal, **options), RUNTIME)
+
+
+def fitted_by(method: Padim, features: Features, runtime: Runtime) -> Gaussians:
+    return method.prepare(method.fit(features, runtime), features, runtime)
 
 
 def test_the_recorded_gaussians_and_distances() -> None:
@@ -94,6 +98,26 @@ def test_batches_bands_and_order_do_not_matter() -> None:
     torch.testing.assert_close(method.score(banded, Batch(test, (16, 16)), small).maps, maps, rtol=1e-5, atol=1e-5)
     shuffled = fitted(method, [tap[torch.arange(10, -1, -1)] for tap in nominal])
     torch.testing.assert_close(method.score(shuffled, Batch(test, (16, 16)), RUNTIME).maps, maps, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("memory_gb", "kept"), [(1.0, ["cuda", "cuda"]), (1.5e-4, ["cuda", "cpu"]), (9e-5, ["cpu", "cpu"])]
+)
+def test_a_device_holds_the_factors_that_fit_its_budget(memory_gb: float, kept: list[str]) -> None:
+    # A factor takes 8 * 6 * 16 * 16 * 4 = 49,152 bytes; the left-out one is kept only where both fit half the budget.
+    nominal, method = tap_features(taps(0, 9)), Padim(channels=None)
+    batch = Batch(taps(1, 2), (16, 16), ["image-0", "new"], left_out=True)
+    cpu = Runtime(memory_gb=memory_gb)
+    expected = method.score(fitted_by(method, nominal, cpu), batch, cpu)
+    with cuda_device() as device:
+        runtime = Runtime(device, memory_gb)
+        state = fitted_by(method, nominal, runtime).to(device)
+        found = method.score(state, batch, runtime)
+        places = [state.mean.device.type, state.covariance.device.type]
+        factors = [each.device.type for each in state.whitening]
+    assert places == ["cuda", "cpu"]
+    assert factors == kept
+    torch.testing.assert_close(found.maps, expected.maps, rtol=1e-4, atol=1e-4)
 
 
 def test_bad_input_is_named() -> None:
