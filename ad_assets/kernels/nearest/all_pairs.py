@@ -20,6 +20,7 @@ from numba import njit
 from ad_assets.kernels.nearest.bfloat16_bounds import coarse_suffices, screens
 from ad_assets.kernels.nearest.bounds import centre_of, checked_rows, full_precision
 from ad_assets.kernels.nearest.candidate_lists import Shortlists, close, offer_to_columns, offer_to_rows
+from ad_assets.kernels.nearest.pairs_on_device import fits_budget, pairs_on_device
 from ad_assets.kernels.nearest.search import Search, nearest
 from ad_assets.kernels.optics import compiled
 from ad_assets.kernels.parallel import each, map_single_threaded, threads
@@ -51,7 +52,8 @@ def all_pairs(
     """The k nearest rows of every row among all rows, itself included, nearest first.
 
     Equal distances go to the lowest index, so a row with duplicates need not come first itself. Equal rows are exactly
-    0 apart. On a CPU half the products of `nearest` are computed; other devices run `nearest`.
+    0 apart. Half the products of `nearest` are computed; other devices than a CPU run it nevertheless, where the lists
+    of candidates of all rows, 12 (k + 3) bytes each, take more than half the budget.
 
     Args:
         rows: (n, D) floating point, finite, n < 2^31.
@@ -69,9 +71,11 @@ def all_pairs(
     checked_rows("rows", rows)
     if not 1 <= k <= len(rows):
         raise ValueError(f"k must be 1..{len(rows)}, the number of rows, got {k}")
-    if rows.device.type != "cpu":
-        return nearest(rows, rows, k, memory_gb=memory_gb)
     rows = rows.detach()
+    if rows.device.type != "cpu":
+        if fits_budget(len(rows), k, memory_gb):
+            return pairs_on_device(rows, k, memory_gb, report)
+        return nearest(rows, rows, k, memory_gb=memory_gb)
     room, tile = _sizes(len(rows), rows.shape[1], k, memory_gb)
     blocks = -(-len(rows) // tile)
     total = blocks * (blocks + 1) // 2 + -(-len(rows) // RANKED)

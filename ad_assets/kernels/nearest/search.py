@@ -91,7 +91,10 @@ class Search:
         self.shrink = 1 - relative_error(bank.shape[1])  # of norms, which makes the screened values lower bounds
 
     def __call__(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        bounds, indices = self._screen(queries)
+        return self.decide(queries, *self._screen(queries))
+
+    def decide(self, queries: Tensor, bounds: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The k nearest of the survivors (Q, kept), or of all rows where survivors do not suffice."""
         distances, indices = self._rank(queries, indices)
         if self.kept < len(self.bank):
             limits = self._limits(queries, distances[:, -1])
@@ -130,12 +133,16 @@ class Search:
         bounds = torch.full((len(queries), self.kept), torch.inf, device=queries.device)
         indices = torch.zeros(bounds.shape, dtype=torch.int64, device=queries.device)
         for rows, first, tile in self._products(queries):
-            columns = _smallest_columns(tile, self.kept)
-            values = torch.cat([bounds[rows], tile.gather(1, columns)], dim=1)
-            positions = torch.cat([indices[rows], columns + first], dim=1)
-            bounds[rows], chosen = values.topk(self.kept, dim=1, largest=False, sorted=False)
-            indices[rows] = positions.gather(1, chosen)
+            self.offer(bounds, indices, rows, tile, first)
         return bounds, indices
+
+    def offer(self, bounds: Tensor, indices: Tensor, rows: slice, tile: Tensor, first: int) -> None:
+        """Let a tile (q, m), its columns bank rows from `first` on, change the survivors (Q, kept) of its rows."""
+        columns = _smallest_columns(tile, self.kept)
+        values = torch.cat([bounds[rows], tile.gather(1, columns)], dim=1)
+        positions = torch.cat([indices[rows], columns + first], dim=1)
+        bounds[rows], chosen = values.topk(self.kept, dim=1, largest=False, sorted=False)
+        indices[rows] = positions.gather(1, chosen)
 
     def _rank(self, queries: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The k nearest of the survivors, (Q, k) float64 and int64."""

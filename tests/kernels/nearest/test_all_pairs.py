@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from ad_assets.kernels.nearest import all_pairs as kernel
 from ad_assets.kernels.nearest import bfloat16_bounds as tile_screens
+from ad_assets.kernels.nearest import pairs_on_device
 from ad_assets.kernels.nearest.all_pairs import all_pairs
 from ad_assets.kernels.nearest.search import nearest
+from tests.support.emulated_device import cuda_device
 
 
 def every_distance(rows: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -80,6 +82,21 @@ def test_equal_to_every_distance(monkeypatch, name, tile, coarse):
         assert indices.numpy().tolist() == order.tolist()
         np.testing.assert_allclose(distances.numpy(), expected, rtol=1e-6)
         assert np.array_equal(distances.numpy() == 0, expected == 0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_device_answers_as_the_cpu(monkeypatch, name):
+    monkeypatch.setattr(pairs_on_device, "LARGEST_TILE", 128)
+    rows, told = CASES[name](), []
+    for k in sorted({1, min(20, len(rows))}):
+        expected = all_pairs(rows, k)
+        with cuda_device() as device:
+            found = [each.cpu() for each in all_pairs(rows.to(device), k, report=lambda *done: told.append(done))]
+            small = [each.cpu() for each in all_pairs(rows.to(device), k, memory_gb=1e-3)]
+        assert told[-1][0] == told[-1][1]
+        for distances, indices in (found, small):
+            assert torch.equal(indices, expected[1])
+            torch.testing.assert_close(distances, expected[0], rtol=1e-6, atol=0)
 
 
 @settings(max_examples=60, deadline=None)
