@@ -17,8 +17,9 @@ What a bank cannot fill is reduced:
 - at most one sub-quantiser a dimension. They need not divide the dimensions: zeros, spread over the sub-vectors, fill
   them up and leave distances as they are.
 
-A query whose lists hold too few rows searches all lists. Each result depends on its own query alone, so faiss may not
-hand the comparison with centroids to a BLAS, whose rounding follows the number of queries.
+A query whose lists hold too few rows searches all lists. On a GPU, faiss-gpu searches the same codes (`ivfpq_gpu`);
+they are made on the CPU, so that they are the same everywhere. On the CPU each result depends on its own query alone,
+so faiss may not hand the comparison with centroids to a BLAS, whose rounding follows the number of queries.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import numpy as np
 import torch
 
 from ad_assets.kernels.nearest.bounds import centre_of, checked_rows
+from ad_assets.kernels.nearest.ivfpq_gpu import MISSING, gpu_copy, search_on_gpu
 from ad_assets.kernels.parallel import map_single_threaded, spans
 
 if TYPE_CHECKING:
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
 ROWS_A_LIST = 39
 MOST_BITS = 16
 TASK_QUERIES = 256  # of one task of a thread
-MISSING = -1  # what faiss answers for want of rows
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,19 @@ class QuantisedIndex:
     Args:
         index: faiss `IndexIVFPQ` of the centred rows.
         centre: (D,) float32, subtracted from rows and queries.
+        on_gpu: a copy of the index on a GPU, which searches in its place; None: there is none.
     """
 
     index: Any
     centre: Tensor
+    on_gpu: Any | None = None
 
     def search(
         self, queries: Tensor, k: int, *, probes: int = 1, allowed: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The k coded rows nearest to every query among those in its nearest lists, nearest first.
 
-        A query's result depends neither on the other queries nor on the number of threads.
+        On a CPU, a query's result depends neither on the other queries nor on the number of threads.
 
         Args:
             queries: (Q, D) floating point, finite.
@@ -98,6 +101,9 @@ class QuantisedIndex:
         self, points: NDArray[np.float32], k: int, probes: int, allowed: Tensor | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """(Q, k) squared distances and indices, MISSING where the lists hold too few rows."""
+        found = search_on_gpu(self.on_gpu, points, k, probes, allowed) if self.on_gpu is not None else None
+        if found is not None:
+            return found
         bitmap = None if allowed is None else np.packbits(allowed.cpu().numpy(), bitorder="little")
 
         def search_part(part: slice) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -115,7 +121,7 @@ def build(rows: Tensor, *, lists: int = 512, subquantisers: int = 64, bits: int 
     """Code the rows of a bank; a seed always gives the same codes.
 
     Args:
-        rows: (M, D) floating point, finite.
+        rows: (M, D) floating point, finite; on a GPU, it searches the codes where it can.
         lists: groups of rows, reduced to M // 39.
         subquantisers: sub-vectors a row is cut into, reduced to D.
         bits: of each sub-vector's code, 1..16, reduced until 2^bits <= M (but not below 1).
@@ -142,7 +148,7 @@ def build(rows: Tensor, *, lists: int = 512, subquantisers: int = 64, bits: int 
     # One row still makes two centroids, of two copies.
     index.train(points if len(points) > 1 else np.repeat(points, 2, axis=0))
     index.add(points)
-    return QuantisedIndex(index, centre)
+    return QuantisedIndex(index, centre, gpu_copy(index, rows.device))
 
 
 def _padded(rows: Tensor, centre: Tensor, subquantisers: int) -> NDArray[np.float32]:
