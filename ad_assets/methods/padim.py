@@ -197,7 +197,11 @@ class Padim(Method[Gaussians]):
 
 def _kept(factors: Tensor, tensors: int, runtime: Runtime) -> Tensor:
     """Factors on the device, if so many tensors of their size take less than half the budget."""
-    return factors.to(runtime.device) if tensors * factors.nbytes <= runtime.memory_gb * 1e9 / 2 else factors
+    return (
+        factors.to(runtime.device)
+        if tensors * factors.nbytes <= runtime.budget_gb(runtime.device) * 1e9 / 2
+        else factors
+    )
 
 
 def _lengths(factors: Tensor, vectors: Tensor, runtime: Runtime) -> Tensor:
@@ -331,4 +335,4 @@ def _whitening(covariance: Tensor, scale: float, ridge: float, runtime: Runtime)
 
 
 def _places_at_once(bytes_each: int, runtime: Runtime) -> int:
-    return max(1, int(runtime.memory_gb * 1e9 / 2) // bytes_each)
+    return max(1, int(runtime.budget_gb(runtime.device) * 1e9 / 2) // bytes_each)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 ProgressReport = Callable[[str, int, int], None]
@@ -47,10 +48,11 @@ class Runtime:
 
     Args:
         device: torch device name, such as ``cpu`` or ``cuda:0``.
-        memory_gb: budget in GB for temporary tensors of one call.
+        memory_gb: budget in GB for temporary tensors of one call in main memory.
         report: called as ``report(what, done, total)`` from time to time.
         precision: of the products in training; sums, losses and weights are float32 either way.
         checkpoints: None where an interrupted training may start again.
+        device_memory_gb: the budget on the device, where that is no CPU; None: as large as that in main memory.
     """
 
     device: str = "cpu"
@@ -58,9 +60,20 @@ class Runtime:
     report: ProgressReport = _no_report
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpoints: Checkpoints | None = None
+    device_memory_gb: float | None = None
+
+    def budget_gb(self, device: str | torch.device) -> float:
+        """Budget in GB for temporary tensors on a device; ask it of the device of the tensors that are computed with.
+
+        >>> tools = Runtime("cuda:0", memory_gb=4, device_memory_gb=40)
+        >>> tools.budget_gb("cpu"), tools.budget_gb(tools.device)
+        (4, 40)
+        """
+        on_host = str(device).startswith("cpu") or self.device_memory_gb is None
+        return self.memory_gb if on_host else self.device_memory_gb  # type: ignore[return-value]
 
     def check_budget(self, what: str, need_gb: float, parts: str, remedy: str) -> None:
-        """Refuse what would not fit the memory budget.
+        """Refuse what would not fit the budget in main memory.
 
         Raises:
             ValueError: with what was asked for (`parts`), and the remedy.
@@ -68,8 +81,21 @@ class Runtime:
         if need_gb > self.memory_gb:
             raise ValueError(self._refusal(what, need_gb, parts, remedy))
 
+    def check_device(self, what: str, need_gb: float, parts: str, remedy: str) -> None:
+        """Refuse what would not fit the budget on the device; on a CPU, where `check_budget` is asked, nothing is.
+
+        Raises:
+            ValueError: as `check_budget`.
+        """
+        budget = self.budget_gb(self.device)
+        if not self.device.startswith("cpu") and need_gb > budget:
+            raise ValueError(
+                f"{what} need {need_gb:.3g} GB ({parts}) on {self.device}, the budget there is {budget:.3g} GB: raise "
+                f"compute.device_memory_gb if the device has more, write device: cpu, or {remedy}"
+            )
+
     def most_images(self, bytes_each: int) -> int:
-        """How many images of so many bytes each the budget holds at once."""
+        """How many images of so many bytes each the budget in main memory holds at once."""
         return int(self.memory_gb * 1e9 // bytes_each)
 
     def check_images(self, what: str, images: int, bytes_each: int, parts: str, remedy: str) -> None:

@@ -196,7 +196,7 @@ def _of_pyramids(
     row, column = _cell(place, grid)
     vectors = state.vectors[0][images.cpu()].flatten(0, 1).to(runtime.device)
     query = queries[0, row * grid[1] + column][None].to(runtime.device)
-    distances, rows = nearest(query, vectors, min(count, len(vectors)), memory_gb=runtime.memory_gb)
+    distances, rows = nearest(query, vectors, min(count, len(vectors)), memory_gb=runtime.budget_gb(vectors.device))
     found = []
     for distance, number in zip(distances[0].tolist(), rows[0].tolist(), strict=True):
         image, where = divmod(number, grid[0] * grid[1])

@@ -215,7 +215,7 @@ class Spade(Method[Pyramids]):
                 queries[number].to(runtime.device),
                 rows.to(runtime.device),
                 self.pixel_neighbours,
-                memory_gb=runtime.memory_gb,
+                memory_gb=runtime.budget_gb(runtime.device),
             )
             grids.append(found.mean(dim=1))
         grid = batch.taps[0].shape[2:]

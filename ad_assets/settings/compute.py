@@ -10,11 +10,12 @@ from pydantic import Field, field_validator
 
 from ad_assets.settings.model import Settings
 
+FREE_SHARE = 0.5  # of the free memory of a device, for temporary tensors; banks and images take theirs of the rest
 _GPUS = ("nvidia[0-9]*", "dxg", "kfd")  # as drivers name them: NVIDIA's, that of Windows below WSL, AMD's
 
 
 class Compute(Settings):
-    """Device, batch size, memory budget and threads, which change no number; precision and engine of extractors."""
+    """Device, batch size, memory budgets and threads, which change no number; precision and engine of extractors."""
 
     device: str = Field("auto", description="auto (cuda where there is one), cpu, cuda or cuda:<number>")
     precision: Literal["float32", "bfloat16"] = Field(
@@ -26,7 +27,14 @@ class Compute(Settings):
         description="engine of the extractors that name none; see there",
     )
     batch_size: int = Field(16, ge=1, le=65_536, description="images a batch")
-    memory_gb: float = Field(4.0, gt=0, le=1e6, description="budget in GB for temporary tensors")
+    memory_gb: float = Field(4.0, gt=0, le=1e6, description="budget in GB for temporary tensors in main memory")
+    device_memory_gb: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="budget in GB for temporary tensors on the GPU; null: half of what is free there when an asset is "
+        "begun, for what they are computed from takes its room too",
+    )
     checkpoint_steps: int = Field(100, ge=1, le=1e9, description="steps of a training between two checkpoints")
     threads: int = Field(
         0,
@@ -65,6 +73,12 @@ class Compute(Settings):
             )
         return f"cuda:{number}"
 
+    def device_budget_gb(self, device: str) -> float | None:
+        """Budget in GB for temporary tensors on a device of `torch_device`; None: it is a CPU, and has `memory_gb`."""
+        if device == "cpu":
+            return None
+        return self.device_memory_gb or FREE_SHARE * free_gb(device)
+
     def may_use_gpu(self) -> bool:
         """Whether runs may use a GPU, as far as the system tells without torch, which takes seconds to import."""
         if self.device == "auto":
@@ -80,6 +94,14 @@ class Compute(Settings):
         from ad_assets.kernels.parallel import use_threads
 
         use_threads(self.thread_count(runs))
+
+
+def free_gb(device: str) -> float:
+    """Memory in GB that a CUDA device has left for this process: what nobody holds, and what its own cache does."""
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
+    return 1e-9 * (free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
 def usable_cores() -> int:

@@ -74,7 +74,8 @@ READER: dict[str, set[str]] = {key: {"image_index"} for key in FolderReader.mode
 # address is what it holds.
 NOWHERE = {
     *(f"store.{key}" for key in ArtifactStore.model_fields),
-    *(f"compute.{key}" for key in ("device", "batch_size", "memory_gb", "checkpoint_steps", "threads")),
+    *(f"compute.{key}" for key in ("device", "batch_size", "memory_gb", "device_memory_gb")),
+    *(f"compute.{key}" for key in ("checkpoint_steps", "threads")),
     *(f"automation.{key}" for key in Automation.model_fields),
     *(f"production.{key}" for key in Production.model_fields if key not in PRODUCTION),
 }

@@ -99,10 +99,10 @@ def features(first: int, images: int) -> Features:
     return replace(every, image_ids=every.image_ids[first : first + images])
 
 
-def lane(method: Method[Any], device: str) -> dict[str, Any]:
+def lane(method: Method[Any], device: str, device_memory_gb: float = 0.1) -> dict[str, Any]:
     """What a lane of the graph does with a method, step by step."""
     memory = Memory(1)
-    tools = Runtime(device, 0.1, checkpoints=memory)
+    tools = Runtime(device, 0.1, checkpoints=memory, device_memory_gb=device_memory_gb)
     nominal, new, test = features(0, 3), features(3, 1), features(4, 2)
     steps: dict[str, Any] = {"fit": method.fit(nominal, tools)}
     if memory.saved:

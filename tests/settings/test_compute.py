@@ -16,6 +16,7 @@ from ad_assets.settings.compute import Compute
         ({"precision": "float16"}, "'float32' or 'bfloat16'"),
         ({"batch_size": 0}, "greater than or equal to 1"),
         ({"memory_gb": 0}, "greater than 0"),
+        ({"device_memory_gb": 0}, "greater than 0"),
         ({"memory": 4}, "Extra inputs"),
     ],
 )
@@ -39,6 +40,16 @@ def test_an_absent_card_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(RuntimeError, match=r"cuda:1 is not there; torch .* sees: cpu, cuda:0"):
         Compute(device="cuda:1").torch_device()
+
+
+def test_the_budget_of_a_card_is_half_of_what_it_has_left_or_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: {"cuda:1": (6 * 10**9, 24 * 10**9)}[device])
+    cached, used = 3 * 10**9, 10**9  # so that two more are free for this process
+    monkeypatch.setattr(torch.cuda, "memory_reserved", {"cuda:1": cached}.__getitem__)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", {"cuda:1": used}.__getitem__)
+    assert Compute(memory_gb=3).device_budget_gb("cuda:1") == pytest.approx(4)
+    assert Compute(device_memory_gb=11).device_budget_gb("cuda:1") == 11
+    assert Compute(device_memory_gb=11).device_budget_gb("cpu") is None
 
 
 def test_threads_are_the_usable_cores_among_the_runs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

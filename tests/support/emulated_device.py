@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 DEVICE = "cuda:0"
+FREE_BYTES = 8 * 10**9  # of the emulated device
 _aten = torch.ops.aten
 _COPIES = {_aten.copy_.default, _aten._to_copy.default}
 _INDEXED = {
@@ -167,6 +168,7 @@ def cuda_device() -> Iterator[str]:
     with (
         mock.patch("torch.cuda.is_available", return_value=True),
         mock.patch("torch.cuda._lazy_init"),
+        mock.patch("torch.cuda.mem_get_info", return_value=(FREE_BYTES, 2 * FREE_BYTES)),
         mock.patch("torch.Generator", _Generator),
         mock.patch("torch.optim.Optimizer._accelerator_graph_capture_health_check"),
         _Functions(),

@@ -170,7 +170,8 @@ def runtime_of(work: Work) -> Runtime:
 
 def runtime_on(compute: Compute, report: ProgressReport) -> Runtime:
     """The same without a build."""
-    return Runtime(compute.torch_device(), compute.memory_gb, report)
+    device = compute.torch_device()
+    return Runtime(device, compute.memory_gb, report, device_memory_gb=compute.device_budget_gb(device))
 
 
 def read_state(artifact: Artifact, method: Method[Any]) -> State:

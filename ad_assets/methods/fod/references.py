@@ -138,13 +138,14 @@ class Reference:
         parts = f"{images} images of {places} places, {narrow} float32"
         remedy = "select on a narrower projection, or use the mean as reference"
         runtime.check_images("the tokens to select from", images, self.bytes_each(places, size), parts, remedy)
+        runtime.check_device("the tokens to select from", 4e-9 * images * places * narrow, parts, remedy)
         seen = torch.empty(images * places, narrow, device=runtime.device)
         for first, rows in _numbered(_on(batches, runtime)):
             seen[first : first + len(rows)] = (
                 rows if narrow == size else random_projection(rows, narrow, seed=self.seed)
             )
         start = int(torch.randint(len(seen), (), generator=torch.Generator().manual_seed(self.seed)))
-        picks = greedy_coreset(seen, places, start=start, memory_gb=runtime.memory_gb).cpu()
+        picks = greedy_coreset(seen, places, start=start, memory_gb=runtime.budget_gb(seen.device)).cpu()
         chosen = torch.empty(places, size)
         for first, rows in _numbered(batches):
             here = (picks >= first) & (picks < first + len(rows))
@@ -178,7 +179,7 @@ class Reference:
             sums = torch.zeros(self.codes, size, dtype=torch.float64, device=runtime.device)
             counts = torch.zeros(self.codes, dtype=torch.float64, device=runtime.device)
             for _, rows in _numbered(_on(batches, runtime)):
-                _, chosen = nearest(rows, codes, 1, memory_gb=runtime.memory_gb)
+                _, chosen = nearest(rows, codes, 1, memory_gb=runtime.budget_gb(rows.device))
                 sums.index_add_(0, chosen[:, 0], rows.double())
                 counts += chosen[:, 0].bincount(minlength=self.codes)
             moved = torch.where(counts[:, None] > 0, (sums / counts.clamp(min=1)[:, None]).float(), codes)

@@ -165,7 +165,8 @@ class Hetmm(Method[TemplateSet]):
             selection=self.selection,
             seed=self.seed,
             device=runtime.device,
-            memory_gb=runtime.memory_gb,
+            # Gram matrices go through both.
+            memory_gb=min(runtime.memory_gb, runtime.budget_gb(runtime.device)),
             report=lambda done, total: runtime.report(f"places selected, {shape[0]} channels", done, total),
         )
         picks = picks.permute(1, 2, 0)
@@ -192,6 +193,10 @@ class Hetmm(Method[TemplateSet]):
         if state.templates:
             return state
         check_budget(state.shapes, len(train), runtime)
+        need = 1e-9 * len(train) * bytes_each(state.shapes)
+        runtime.check_device(
+            "the templates", need, f"of {len(train)} images", "keep fewer sheets, or tap deeper layers"
+        )
         layers = [unit_vectors(train.layer(layer), shape, runtime) for layer, shape in enumerate(state.shapes)]
         return replace(state, templates=layers)
 
@@ -244,7 +249,7 @@ class Hetmm(Method[TemplateSet]):
         from ad_assets.kernels.patch_matching import match_patches
         from ad_assets.kernels.smoothing import upsample
 
-        first, excluded = batch.taps[0], self.excluded_ids(batch)
+        first, excluded, budget = batch.taps[0], self.excluded_ids(batch), runtime.budget_gb(runtime.device)
         total: Tensor = first.new_zeros(len(first), *batch.map_size, device=runtime.device)
         for layer, tap in enumerate(batch.taps):
             inspected = InspectedGrid(batch.region, tap.shape[2:])
@@ -254,7 +259,7 @@ class Hetmm(Method[TemplateSet]):
             own = self._excluded(state, layer, excluded, templates, batch)
             window = self.windows[layer]
             if self.matching == "patch":
-                distances = match_patches(query, templates, window, memory_gb=runtime.memory_gb, excluded=own)
+                distances = match_patches(query, templates, window, memory_gb=budget, excluded=own)
             else:
                 alpha = self.alpha[layer] if isinstance(self.alpha, tuple) else self.alpha
                 back = self.windows_backward[layer] if self.windows_backward else window
@@ -263,7 +268,7 @@ class Hetmm(Method[TemplateSet]):
                     templates,
                     window,
                     back,
-                    memory_gb=runtime.memory_gb,
+                    memory_gb=budget,
                     screening=self.screening,
                     excluded=own,
                 )

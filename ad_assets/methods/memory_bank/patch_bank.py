@@ -236,7 +236,8 @@ class PatchBank(Method[MemoryBank]):
         if self.coreset_ratio == 1:
             order = (source * grid[0] * grid[1] + place).argsort()
             return MemoryBank(rows[order], source[order], place[order], ids, list(grid), 0.0)
-        radius = max(state.covering_radius, covering_radius(patches, rows.to(runtime.device), runtime.memory_gb))
+        left = covering_radius(patches, rows.to(runtime.device), runtime.budget_gb(runtime.device))
+        radius = max(state.covering_radius, left)
         return MemoryBank(rows, source, place, ids, list(grid), radius, state.appended + len(picks))
 
     def most_images(self, taps: list[Tensor], runtime: Runtime) -> int:

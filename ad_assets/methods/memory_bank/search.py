@@ -78,7 +78,7 @@ def match_bank_with_itself(bank: MemoryBank, depth: int, runtime: Runtime) -> di
     distances, rows = all_pairs(
         bank.rows,
         min(depth, len(bank.rows)),
-        memory_gb=runtime.memory_gb,
+        memory_gb=runtime.budget_gb(bank.rows.device),
         report=lambda done, total: runtime.report("pairs of patches compared", done, total),
     )
     padded = _padded(distances.cpu(), rows.int().cpu(), depth)
@@ -94,7 +94,7 @@ def nearest_rows(queries: Tensor, blocks: Blocks, depth: int, runtime: Runtime) 
 
     found = []
     for numbers, rows in blocks:
-        distances, indices = nearest(queries, rows, min(depth, len(rows)), memory_gb=runtime.memory_gb)
+        distances, indices = nearest(queries, rows, min(depth, len(rows)), memory_gb=runtime.budget_gb(queries.device))
         found.append((distances, numbers[indices]))
     distances, rows = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
     if len(blocks) > 1:

@@ -65,7 +65,8 @@ def select(patches: Tensor, count: int, selection: Selection, runtime: Runtime, 
         generator = torch.Generator().manual_seed(selection.seed)
         picks = torch.randperm(len(patches), generator=generator)[:count].sort().values
         rows = patches[picks]
-        return Kept(rows, picks, covering_radius(patches, rows.to(runtime.device), runtime.memory_gb))
+        radius = covering_radius(patches, rows.to(runtime.device), runtime.budget_gb(runtime.device))
+        return Kept(rows, picks, radius)
     return _greedy(patches, count, selection, runtime, known)
 
 
@@ -93,6 +94,12 @@ def _greedy(patches: Tensor, count: int, selection: Selection, runtime: Runtime,
     from ad_assets.kernels.coverage import radius_of_picks, random_projection
     from ad_assets.kernels.nearest.search import nearest
 
+    values = min(selection.projection or patches.shape[1], patches.shape[1])
+    parts = f"{len(patches)} patches, {values} float32"
+    remedy = "choose a smaller preselect, or a narrower projection"
+    runtime.check_device("the patches to select from", 4e-9 * len(patches) * values, parts, remedy)
+    budget = runtime.budget_gb(runtime.device)
+
     def project(rows: Tensor) -> Tensor:
         if selection.projection is not None and selection.projection < rows.shape[1]:
             return random_projection(rows, selection.projection, seed=selection.seed, device=runtime.device)
@@ -102,7 +109,7 @@ def _greedy(patches: Tensor, count: int, selection: Selection, runtime: Runtime,
     generator = torch.Generator().manual_seed(selection.seed)
     start, initial = 0, None
     if known is not None:
-        initial = nearest(seen, project(known), 1, memory_gb=runtime.memory_gb)[0][:, 0]
+        initial = nearest(seen, project(known), 1, memory_gb=budget)[0][:, 0]
     elif selection.anchors == "official":
         anchors = torch.randint(len(seen), (OFFICIAL_ANCHORS,), generator=generator).to(seen.device)
         initial = torch.cdist(seen, seen[anchors], compute_mode="donot_use_mm_for_euclid_dist").mean(dim=1)
@@ -113,12 +120,12 @@ def _greedy(patches: Tensor, count: int, selection: Selection, runtime: Runtime,
         count,
         start=start,
         initial=initial,
-        memory_gb=runtime.memory_gb,
+        memory_gb=budget,
         report=lambda done, total: runtime.report("coreset rows chosen", done, total),
     ).cpu()
     if len(picks) != count:
         raise AssertionError(f"the coreset has {len(picks)} rows instead of {count}")
-    return Kept(patches[picks], picks, radius_of_picks(patches, picks, seen, runtime.memory_gb))
+    return Kept(patches[picks], picks, radius_of_picks(patches, picks, seen, budget))
 
 
 def _proxies(patches: Tensor, count: int, seed: int, runtime: Runtime) -> Kept:
@@ -127,13 +134,14 @@ def _proxies(patches: Tensor, count: int, seed: int, runtime: Runtime) -> Kept:
     from ad_assets.kernels.coverage import covering_radius
     from ad_assets.kernels.proxies import learned_proxies
 
+    budget = runtime.budget_gb(runtime.device)
     rows = learned_proxies(
         patches,
         count,
         seed=seed,
         device=runtime.device,
-        memory_gb=runtime.memory_gb,
+        memory_gb=budget,
         report=lambda done, total: runtime.report("steps of learning proxies", done, total),
     )
-    radius = covering_radius(patches, rows, runtime.memory_gb)
+    radius = covering_radius(patches, rows, budget)
     return Kept(rows.cpu(), torch.full((count,), -1), radius)
