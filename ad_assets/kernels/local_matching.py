@@ -9,7 +9,7 @@ With M(x, e) the largest cosine over all templates t of <T_t(x), Q(x + e)>,
 so one table M answers both directions and every smaller window, and it has m^2 numbers a place instead of T. The
 templates of a place against the query vectors within its window are one matrix product of a batch of places; its
 maximum over t is taken while it is in the cache. Rows are tasks of threads that compute alone, so nothing depends on
-their number.
+their number. A GPU fills the table otherwise (`matching_on_device`).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ad_assets.kernels.matching_on_device import NEVER, NOBODY, fill_table, highest
 from ad_assets.kernels.nearest.bounds import full_precision
 from ad_assets.kernels.parallel import each
 
 Screening = Literal["float32", "bfloat16"]
 
-NEVER = float("-inf")
-NOBODY = -1  # in place of a template's number, where an image meets none
 CPU_PRODUCT = 400_000  # values of one product, and of what enters it, that stay in the outer cache
-CUDA_PRODUCT = 1 << 24
+CUDA_PRODUCT = 1 << 25
 MOST_IMAGES = 8  # at once: wide enough for matrix products, narrow enough for the cache
+MOST_IMAGES_CUDA = 16
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,23 @@ class Matches:
         Raises:
             ValueError: the window is larger than the one that was matched.
         """
-        height, width, _, _, images = self.best.shape
         middle, radius = self._radius(window)
+        if self.best.device.type == "cpu":
+            top, offset = self._highest(radius)
+        else:
+            top, offset = highest(self.best, radius, with_offsets=self.which is not None)
+        if offset is not None and self.which is not None:
+            y, x, b = _places(top)
+            number = offset.long()
+            ty, tx = y - number // (2 * middle + 1) + middle, x - number % (2 * middle + 1) + middle
+            t = self.which.flatten(2, 3)[ty, tx, number, b].long()
+            top = self._score(y, x, b, ty, tx, t)
+        return _distances(top)
+
+    def _highest(self, radius: int) -> tuple[Tensor, Tensor | None]:
+        """(H, W, B) the largest cosine of every query place, and where `which` is kept the offset at which it is."""
+        height, width, span, _, images = self.best.shape
+        middle = span // 2
         top = self.best.new_full((height, width, images), NEVER)
         offset = torch.zeros(top.shape, dtype=torch.int32, device=top.device) if self.which is not None else None
         for dy in range(-radius, radius + 1):
@@ -64,16 +79,10 @@ class Matches:
                 one = self.best[rows.template, columns.template, middle + dy, middle + dx]
                 place = top[rows.query, columns.query]
                 if offset is not None:
-                    step = (middle + dy) * (2 * middle + 1) + middle + dx
+                    step = (middle + dy) * span + middle + dx
                     offset[rows.query, columns.query].masked_fill_(one > place, step)
                 torch.maximum(place, one, out=place)
-        if offset is not None and self.which is not None:
-            y, x, b = _places(top)
-            number = offset.long()
-            ty, tx = y - number // (2 * middle + 1) + middle, x - number % (2 * middle + 1) + middle
-            t = self.which.flatten(2, 3)[ty, tx, number, b].long()
-            top = self._score(y, x, b, ty, tx, t)
-        return _distances(top)
+        return top, offset
 
     def backward(self, window: int) -> Tensor:
         """Distances (B, H, W) of template places to the nearest query place within a window (equation 5).
@@ -183,12 +192,15 @@ def find_matches(
     with full_precision():
         q = query.permute(2, 3, 0, 1).contiguous()
         t = templates if screened is None else screened
-        padded = t.new_zeros(height, width + 2 * radius, images, channels)
-        padded[:, radius : radius + width] = q
         best = query.new_full((height, width, span, span, images), NEVER)
         which = None
         if screened is not None:
             which = torch.zeros(best.shape, dtype=torch.int32, device=best.device)
+        if best.device.type != "cpu":
+            fill_table(best, which, q.to(t.dtype), t, places, excluded)
+            return Matches(best, which, q, templates)
+        padded = t.new_zeros(height, width + 2 * radius, images, channels)
+        padded[:, radius : radius + width] = q
 
         def compare(y: int) -> None:
             above, below = max(0, y - radius), min(height, y + radius + 1)
@@ -212,7 +224,7 @@ def find_matches(
                     best[y, left:right, rows] = top.view(shape).to(best.dtype)
                     which[y, left:right, rows] = index.view(shape).to(which.dtype)
 
-        list(each(compare, range(height), best.device.type))
+        list(each(compare, range(height), "cpu"))
     for dx in range(-radius, radius + 1):
         inside = _overlap(width, dx).template
         best[:, : inside.start, :, radius + dx] = NEVER
@@ -262,6 +274,9 @@ def _images_at_once(rows: Tensor, window: int, memory_gb: float) -> int:
     span = 2 * (window // 2) + 1
     places = min(width, _places_at_once(count, channels, span, 1, rows.device))
     table = height * width * span**2
+    if rows.device.type != "cpu":
+        need = 4 * (4 * table + 2 * (height + span) * (width + span) * channels)
+        return max(1, min(MOST_IMAGES_CUDA, int((memory_gb * 1e9 - 4 * CUDA_PRODUCT) / need)))
     at_once = places * span**2 * (count + channels)  # of one thread: how many there are must not change the batch
     need = 4 * (3 * table + 2 * height * (width + span) * channels + at_once)
     return max(1, min(MOST_IMAGES, int(memory_gb * 1e9 / need)))

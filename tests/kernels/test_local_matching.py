@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from ad_assets.kernels.local_matching import find_matches, match
+from ad_assets.kernels import local_matching
+from ad_assets.kernels.local_matching import Screening, find_matches, match
 from ad_assets.kernels.patch_matching import match_patches
+from tests.support.emulated_device import cuda_device
 from tests.support.fixtures import fixture
 
 
@@ -167,6 +169,34 @@ def test_patches_equal_concatenated_vectors(size: int) -> None:
                 assert abs(float(found[b, y, x]) - (1 - max(cosines))) < 1e-6
     if size == 1:
         torch.testing.assert_close(found, match(query, templates, 1, 1)[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("screening", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("forward", "backward"), [(1, 1), (5, 3), (3, 9), (4, 4), (15, 15)])
+@pytest.mark.parametrize("side", [(6, 9), (1, 5)])
+def test_a_device_finds_the_same_pairs(
+    monkeypatch: pytest.MonkeyPatch, side: tuple[int, int], forward: int, backward: int, screening: Screening
+) -> None:
+    query, templates = unit(30, 3, 8, *side), unit(31, 5, 8, *side)
+    excluded = torch.rand(3, 5, *side, generator=torch.Generator().manual_seed(32)) < 0.4
+    excluded[1, :, :, 2:4] = True
+    for unmet in (None, excluded):
+        expected = match(query, templates, forward, backward, screening=screening, excluded=unmet)
+        for product in (1 << 25, 13 * 3 * max(forward, backward) ** 2 * 4):  # all places at once, or a few
+            monkeypatch.setattr(local_matching, "CUDA_PRODUCT", product)
+            with cuda_device() as device:
+                on_device = unmet.to(device) if unmet is not None else None
+                found = match(
+                    query.to(device),
+                    templates.to(device),
+                    forward,
+                    backward,
+                    screening=screening,
+                    excluded=on_device,
+                )
+                found = [each.cpu() for each in found]
+            for one, other in zip(found, expected, strict=True):
+                torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
 def test_bad_input_is_refused() -> None:

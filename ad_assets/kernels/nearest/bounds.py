@@ -34,7 +34,7 @@ def checked_rows(name: str, rows: Tensor) -> None:
     """
     if rows.ndim != 2 or 0 in rows.shape or not rows.is_floating_point():
         raise ValueError(f"{name} must be (rows, D) floating point and not empty, got {rows.dtype} {tuple(rows.shape)}")
-    low, high = (float(value) for value in rows.aminmax())
+    low, high = torch.stack(rows.aminmax()).tolist()  # a GPU is waited for once
     if not (low >= -LARGEST_VALUE and high <= LARGEST_VALUE):
         bad = ~(rows.abs() <= LARGEST_VALUE).all(dim=1)
         raise ValueError(

@@ -114,10 +114,13 @@ class Search:
 
     def _products(self, queries: Tensor) -> Iterator[tuple[slice, int, Tensor]]:
         """Yield (query rows, first bank row, lower bounds of squared distances less |query|^2), bank rows ascending."""
-        for first in range(0, len(self.bank), BANK_TILE):
-            others = (self.bank[first : first + BANK_TILE] - self.centre).float()
+        tile = BANK_TILE
+        if queries.device.type != "cpu":  # so that as few products as the budget allows cover all pairs
+            tile = max(tile, min(len(self.bank), self.budget // (8 * len(queries))))
+        for first in range(0, len(self.bank), tile):
+            others = (self.bank[first : first + tile] - self.centre).float()
             norms = squared_norms(others) * self.shrink
-            for rows in row_tiles(len(queries), 4 * (BANK_TILE + others.shape[1]), self.budget, queries.device):
+            for rows in row_tiles(len(queries), 4 * (tile + others.shape[1]), self.budget, queries.device):
                 centred = (queries[rows] - self.centre).float()
                 yield rows, first, screened_distances(centred, others, norms)
 
