@@ -1,5 +1,7 @@
 """Fixtures of the whole-graph tests."""
 
+import gc
+import os
 import signal
 import socket
 import subprocess
@@ -35,6 +37,16 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     InMemoryEventLogStorage._connect = _kept_connection
+    # No test cuts the power: waiting for the disk takes up to a third of a run beside others. Processes that tests start
+    # do wait.
+    os.fsync = lambda _: None
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: searching it for garbage takes a tenth of the suite."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 50)
 
 
 @contextmanager
