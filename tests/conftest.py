@@ -37,8 +37,8 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     InMemoryEventLogStorage._connect = _kept_connection
-    # No test cuts the power: waiting for the disk takes up to a third of a run beside others. Processes that tests start
-    # do wait.
+    # No test cuts the power; waiting for a busy disk takes up to a third of a run. Processes that tests start
+    # do wait for it.
     os.fsync = lambda _: None
 
 
