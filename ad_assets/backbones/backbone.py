@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import OrderedDict
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
 from threading import Lock, local
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from ad_assets.backbones.engines import EngineError, difference, load_engine, refuse
+from ad_assets.backbones.extraction import Extraction, all_finite, overlapped, whole_shape
 from ad_assets.backbones.feature_maps import Shape, channels_first
 from ad_assets.backbones.tracing import Taps
 from ad_assets.backbones.weights import MissingWeights, build_model
@@ -18,11 +20,12 @@ from ad_assets_runtime.geometry import fit_image
 from ad_assets_runtime.images import RgbImage
 
 if TYPE_CHECKING:
-    from torch import Tensor, dtype, nn
+    from torch import Tensor, nn
 
     from ad_assets.backbones.engines import Engine
     from ad_assets.backbones.extractor import Extractor
-    from ad_assets.settings.compute import Compute
+    from ad_assets.backbones.tiles import Span
+    from ad_assets.settings.compute import Compute, Precision
 
 MAX_LOADED = 2
 # Most images of one pass on a CPU, which is a task of one thread: what they leave behind stays in the cache. With one
@@ -30,6 +33,7 @@ MAX_LOADED = 2
 CPU_IMAGES = 4
 CHECKED_IMAGES = 2  # of those that pass first, beside the frames at loading, where another engine computes
 TILES = 16  # of one image at once, which bounds the memory of their passes
+Label = TypeVar("Label")
 
 __all__ = ["Backbone", "MissingWeights", "load_backbone"]
 
@@ -53,7 +57,7 @@ class Backbone:
 
     Args:
         model: a timm model with its weights.
-        extractor: the taps, the transform, the engine, and the precision (bfloat16 by autocast: weights and batch norms
+        extractor: the taps, the transform, the engine, and the precision (halves by autocast: weights and batch norms
             stay float32).
         device: torch device name.
 
@@ -65,12 +69,14 @@ class Backbone:
 
     Raises:
         EngineError: the engine is not there, or gives other features than PyTorch.
-        ValueError: the network takes no image of the extractor's input size, or a tap is not there or gives no map in
-            a known layout.
+        ValueError: the network takes no image of the extractor's input size, a tap is not there or gives no map in a
+            known layout, or the device has no such precision.
     """
 
     def __init__(self, model: nn.Module, extractor: Extractor, device: str) -> None:
         import torch
+
+        from ad_assets.backbones.arithmetic import check_device
 
         self.extractor = extractor
         self.device = torch.device(device)
@@ -79,21 +85,23 @@ class Backbone:
                 f"engine: {extractor.engine} computes on CPUs; write compute.device: cpu, or engine: torch"
             )
         # The reference of another engine is float32 whatever that one computes in.
-        self.precision = extractor.precision if extractor.engine == "torch" else "float32"
+        self.precision: Precision = extractor.precision if extractor.engine == "torch" else "float32"
+        check_device(self.precision, self.device)
         self._stored = torch.float16 if extractor.storage == "float16" else torch.float32
         self.images_seen = 0
+        self._ahead = 0 if self.device.type == "cpu" else 1  # batches that a GPU has before the last is used
         self._lock = Lock()
         self._caught = _Caught()
         # Measured on a CPU (2 cores, batch 16, 224 px), ms an image: lite0 17 -> 10, resnet18 13 -> 9.
         # On CUDA the layout is for tensor cores, which float32 does not use here.
-        channels_last = self.device.type == "cpu" or self.precision == "bfloat16"
+        channels_last = self.device.type == "cpu" or self.precision != "float32"
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self.model = model.eval().requires_grad_(False).to(self.device, memory_format=self._layout)  # type: ignore[call-overload]
         self._taps = Taps.of(model, extractor, self._forward)
         self.tap_shapes: list[Shape] = list(self._taps.shapes)
         if extractor.tiles:
             self.tap_shapes = [
-                _whole_shape(extractor, *each)
+                whole_shape(extractor, *each)
                 for each in zip(extractor.taps, self.tap_shapes, extractor.reductions, strict=True)
             ]
         self._taps.hook(model, self._keep)
@@ -120,14 +128,12 @@ class Backbone:
         Raises:
             EngineError: the engine's are not PyTorch's.
         """
-        import torch
-
         from ad_assets.kernels.parallel import map_single_threaded
 
         if self.engine is None:
             return
         for image in batch.split(1):
-            [expected] = map_single_threaded(lambda one: self._pass_of_torch(one, torch.float32), [image])
+            [expected] = map_single_threaded(self._maps, [image])
             apart = difference(self.engine.run(image), expected, self.extractor.precision)
             self.engine_difference = max(self.engine_difference, apart)
             refuse(self.engine, self.extractor, apart)
@@ -160,6 +166,19 @@ class Backbone:
         mean, std = (np.array(values, np.float32) for values in self.extractor.normalisation)
         return torch.from_numpy((rgb.astype(np.float32) / 255 - mean) / std).permute(2, 0, 1).contiguous()
 
+    def stack(self, images: Sequence[Tensor]) -> Tensor:
+        """A batch of what `preprocess` gives, where a GPU copies it from while the caller goes on."""
+        import torch
+
+        # Of images with tiles, only these are copied.
+        return torch.stack(list(images)) if self.extractor.tiles else self._pinned(images)
+
+    def _pinned(self, images: Sequence[Tensor]) -> Tensor:
+        import torch
+
+        room = torch.empty((len(images), *images[0].shape), dtype=images[0].dtype, pin_memory=self.device.type != "cpu")
+        return torch.stack(list(images), out=room)
+
     def extract(self, batch: Tensor) -> list[Tensor]:
         """Features of a batch ``(B, 3, H, W)`` of what `preprocess` gives: for each tap ``(B, C, h, w)`` on the CPU.
 
@@ -169,119 +188,130 @@ class Backbone:
         Raises:
             ValueError: the batch is not ``(B, 3, H, W)`` of the extractor's input size.
         """
-        import torch
+        return self.start(batch).taps
 
+    def extract_each(self, batches: Iterable[tuple[Label, Tensor]]) -> Iterator[tuple[Label, Extraction]]:
+        """Features of labelled batches, in order; a GPU is given the next batch before one is handed out."""
+        return overlapped(((label, self.start(batch)) for label, batch in batches), self._ahead)
+
+    def start(self, batch: Tensor) -> Extraction:
+        """As `extract`, without waiting for a GPU; with tiles, and on a CPU, all is computed on return.
+
+        Raises:
+            ValueError: as `extract`.
+        """
         expected = (3, *self.extractor.input_size)
         if batch.ndim != 4 or tuple(batch.shape[1:]) != expected or not len(batch):
             raise ValueError(
                 f"the batch has shape {tuple(batch.shape)}, expected (B, {expected[0]}, {expected[1]}, "
                 f"{expected[2]}) from {type(self).__name__}.preprocess"
             )
-        if self.extractor.tiles:
-            images = [self._extract_tiled(image) for image in batch]
-            self.images_seen += len(batch)
-            return [torch.stack(tap) for tap in zip(*images, strict=True)]
         self.images_seen += len(batch)
-        return self._extract_whole(batch)
+        return self._extract_tiled(batch) if self.extractor.tiles else self._start_whole(batch)
 
     def probe(self, frame: RgbImage | None = None) -> list[Tensor]:
         """The taps of one frame of the size that passes at once, a tile or else the whole input; None: a grey one."""
         grey = np.full((*self.extractor.frame_size, 3), 128, np.uint8)
-        return self._extract_whole(self._normalised(grey if frame is None else frame)[None])
+        return self._start_whole(self._normalised(grey if frame is None else frame)[None]).taps
 
-    def _extract_tiled(self, image: Tensor) -> list[Tensor]:
-        """The taps ``(C, h, w)`` of one image ``(3, H, W)`` uint8, put together from its tiles."""
+    def _extract_tiled(self, batch: Tensor) -> Extraction:
+        """The taps of images ``(B, 3, H, W)`` uint8, put together from their tiles."""
         import torch
 
+        started = time.perf_counter()
+        taps = [torch.empty((len(batch), *shape), dtype=self._stored) for shape in self.tap_shapes]
+        for number, image in enumerate(batch):
+            self._put_tiles(image, [tap[number] for tap in taps])
+        return Extraction(taps, all_finite(taps), time.perf_counter() - started)
+
+    def _put_tiles(self, image: Tensor, taps: Sequence[Tensor]) -> None:
+        """Fill the taps ``(C, h, w)`` of one image ``(3, H, W)`` uint8."""
         extractor, (height, width) = self.extractor, self.extractor.frame_size
         if extractor.tiles is None:
             raise TypeError("the extractor has no tiles")
         rows, columns = (extractor.tiles.along(side, extractor.grid) for side in extractor.input_size)
-        taps: list[Tensor] = []
         places = [(row, column) for row in rows for column in columns]
-        for first in range(0, len(places), TILES):
-            own = places[first : first + TILES]
-            cut = [image[:, r.start : r.start + height, c.start : c.start + width] for r, c in own]
-            tiles = torch.stack([self._normalised(each.permute(1, 2, 0).numpy()) for each in cut])
-            parts = self._extract_whole(tiles)
-            taps = taps or [
-                torch.empty(shape, dtype=part.dtype) for shape, part in zip(self.tap_shapes, parts, strict=True)
-            ]
-            for tap, part, step in zip(taps, parts, extractor.reductions, strict=True):
+
+        def begun() -> Iterator[tuple[Sequence[tuple[Span, Span]], Extraction]]:
+            for first in range(0, len(places), TILES):
+                own = places[first : first + TILES]
+                cut = [image[:, r.start : r.start + height, c.start : c.start + width] for r, c in own]
+                tiles = self._pinned([self._normalised(each.permute(1, 2, 0).numpy()) for each in cut])
+                yield own, self._start_whole(tiles)
+
+        for own, parts in overlapped(begun(), self._ahead):
+            for tap, part, step in zip(taps, parts.taps, extractor.reductions, strict=True):
                 for number, (row, column) in enumerate(own):
                     (down, within_rows), (across, within_columns) = row.kept(step or 1), column.kept(step or 1)
                     tap[:, down, across] = part[number, :, within_rows, within_columns]
-        return taps
 
-    def _extract_whole(self, batch: Tensor) -> list[Tensor]:
+    def _start_whole(self, batch: Tensor) -> Extraction:
         """The taps of normalised inputs, each in one piece."""
         import torch
 
-        from ad_assets.kernels.parallel import map_single_threaded, threads
+        from ad_assets.backbones.arithmetic import float32_as
+        from ad_assets.kernels.parallel import map_single_threaded, spans, threads
 
-        # TF32 convolutions, torch's default, would make float32 depend on the card.
-        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-        with self._lock, exact:
+        shapes, pinned = [(len(batch), *shape) for shape in self._taps.shapes], self.device.type != "cpu"
+        taps = [torch.empty(shape, dtype=self._stored, pin_memory=pinned) for shape in shapes]
+        finite = torch.empty(len(batch), dtype=torch.bool, pin_memory=pinned)
+        with self._lock, float32_as(self.precision):
             if self.engine:
                 self.engine.use_threads(threads())
                 if self._unchecked:
                     self._compare_engine(batch[: self._unchecked])
                     self._unchecked = max(0, self._unchecked - len(batch))
-            if self.device.type == "cpu":
-                size = 1 if self.engine else min(CPU_IMAGES, -(-len(batch) // threads()))
-                parts = list(map_single_threaded(self._pass, batch.split(size)))
-            else:
-                parts = [self._pass(batch)]
-        return [torch.cat(tap) for tap in zip(*parts, strict=True)]
+            if pinned:
+                begun, done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                stream = torch.cuda.current_stream(self.device)
+                begun.record(stream)
+                self._pass(batch, taps, finite)
+                done.record(stream)
+                return Extraction(taps, finite, 0.0, (begun, done))
 
-    def _pass(self, batch: Tensor) -> list[Tensor]:
-        """The taps of one pass, as they are stored."""
-        if self.engine:
-            return [each.to(self._stored) for each in self.engine.run(batch)]
-        return self._pass_of_torch(batch, self._stored)
+            def fill(part: slice) -> None:
+                self._pass(batch[part], [tap[part] for tap in taps], finite[part])
 
-    def _pass_of_torch(self, batch: Tensor, kept: dtype) -> list[Tensor]:
-        """They are cloned outside inference mode, so that a method may train on them."""
+            size, started = 1 if self.engine else min(CPU_IMAGES, -(-len(batch) // threads())), time.perf_counter()
+            for _ in map_single_threaded(fill, spans(len(batch), size)):
+                pass
+            return Extraction(taps, finite, time.perf_counter() - started)
+
+    def _pass(self, batch: Tensor, taps: Sequence[Tensor], finite: Tensor) -> None:
+        """Fill the taps of one pass, as they are stored, and whether an image's are finite; a GPU does it later."""
         import torch
 
+        maps = self.engine.run(batch) if self.engine else self._maps(batch)
+        if self.device.type != "cpu":  # rounded and turned there: few bytes are copied, and each tap in one go
+            maps = [each.to(self._stored, memory_format=torch.contiguous_format) for each in maps]
+        for tap, each in zip(taps, maps, strict=True):
+            tap.copy_(each, non_blocking=True)
+        finite.copy_(all_finite(taps if self.device.type == "cpu" else maps), non_blocking=True)
+
+    def _maps(self, batch: Tensor) -> list[Tensor]:
+        """The taps of one pass of PyTorch, on its device, in the network's own memory."""
         try:
             self._forward(batch)
         except _DeepestTapReached:
             pass
         finally:
             caught, self._caught.taps = self._caught.taps, {}
-        maps = [channels_first(caught[tap], self._taps.layouts[tap]) for tap in self._taps.modules]
-        return [each.to(kept).cpu().clone(memory_format=torch.contiguous_format) for each in maps]
+        return [channels_first(caught[tap], self._taps.layouts[tap]) for tap in self._taps.modules]
 
     def _forward(self, batch: Tensor) -> None:
         import torch
 
-        half = torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
-        with torch.inference_mode(), half:
-            self.model(batch.to(self.device, memory_format=self._layout))
+        from ad_assets.backbones.arithmetic import halved
+
+        with torch.inference_mode(), halved(self.precision, self.device):
+            # The layout is changed there: a copy that changes it would wait.
+            self.model(batch.to(self.device, non_blocking=True).contiguous(memory_format=self._layout))
 
     def _keep(self, tap: str, features: Tensor) -> None:
         # Cloned, because the layers that follow may work in place on the same memory.
         self._caught.taps[tap] = features if tap == self._taps.deepest else features.clone()
         if tap == self._taps.deepest:
             raise _DeepestTapReached
-
-
-def _whole_shape(extractor: Extractor, tap: str, shape: Shape, step: int | None) -> Shape:
-    """``(C, h, w)`` of a tap of a whole image, from that of one tile.
-
-    Raises:
-        ValueError: the tap does not shrink a tile by exactly its reduction.
-    """
-    channels, rows, columns = shape
-    height, width = extractor.frame_size
-    if not step or (rows * step, columns * step) != (height, width):
-        raise ValueError(
-            f"tiles: {tap} makes {rows}x{columns} cells of a tile of {height}x{width}, which do not fit together at a "
-            f"reduction of {step}; choose another tap"
-        )
-    height, width = extractor.input_size
-    return channels, height // step, width // step
 
 
 _LOADED: OrderedDict[str, Backbone] = OrderedDict()

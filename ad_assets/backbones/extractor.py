@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ad_assets.backbones.tiles import Tiles
+from ad_assets.settings.compute import Precision
 from ad_assets.settings.home import known_home, without_tilde
 from ad_assets.settings.model import Settings
 from ad_assets_runtime.geometry import Interpolation
@@ -93,10 +94,11 @@ class Extractor(Settings):
     interpolation: Interpolation = "bilinear"
     mean: Rgb | None = Field(None, description="of RGB in 0..1; default: the backbone's own")
     std: tuple[Positive, Positive, Positive] | None = Field(None, description="as mean; default: the backbone's")
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Precision = Field(
         "float32",
-        description="arithmetic of the backbone, and of products in training on its features; features and weights are "
-        "float32 either way; bfloat16 moves features of EfficientNet-Lite0 by 5 % (L2); default: compute.precision",
+        description="arithmetic of the backbone; features and weights are float32 in any; tf32 (CUDA alone) and "
+        "float16 move features of EfficientNet-Lite0 by 1 % (L2), bfloat16 by 5 to 8 %, and rounds products in "
+        "training on them too; default: compute.precision",
     )
     engine: Literal["torch", "openvino", "onnxruntime"] = Field(
         "torch",
@@ -178,7 +180,12 @@ class Extractor(Settings):
         if self.engine == "onnxruntime" and self.precision != "float32":
             raise ValueError(
                 f"engine: onnxruntime computes in float32 on CPUs; write precision: float32 for it (got "
-                f"{self.precision}), or engine: openvino"
+                f"{self.precision}), or engine: torch"
+            )
+        if self.engine == "openvino" and self.precision not in ("float32", "bfloat16"):
+            raise ValueError(
+                f"engine: openvino computes in float32 or bfloat16 on CPUs; write one of them as precision for it (got "
+                f"{self.precision}), or engine: torch"
             )
         return self
 
@@ -306,6 +313,11 @@ class Extractor(Settings):
         """
         mean, std = _HALF if self.architecture in BUNDLED else _IMAGENET
         return self.mean or mean, self.std or std
+
+    @property
+    def training_precision(self) -> Literal["float32", "bfloat16"]:
+        """Of products in training on its features; see `Runtime.precision`. Gradients would not fit into float16."""
+        return "bfloat16" if self.precision == "bfloat16" else "float32"
 
     @property
     def random_seed(self) -> int | None:

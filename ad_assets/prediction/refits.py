@@ -128,7 +128,7 @@ class Refits:
     @property
     def runtime(self) -> Runtime:
         """What methods run on."""
-        return replace(runtime_on(self._compute, self._report), precision=self._extractor.precision)
+        return replace(runtime_on(self._compute, self._report), precision=self._extractor.training_precision)
 
     def fit(self, image_ids: Iterable[str]) -> Refit:
         """A state fitted on some images alone, and its value.

@@ -10,6 +10,8 @@ from pydantic import Field, field_validator
 
 from ad_assets.settings.model import Settings
 
+Precision = Literal["float32", "tf32", "float16", "bfloat16"]
+
 FREE_SHARE = 0.5  # of the free memory of a device, for temporary tensors; banks and images take theirs of the rest
 _GPUS = ("nvidia[0-9]*", "dxg", "kfd")  # as drivers name them: NVIDIA's, that of Windows below WSL, AMD's
 
@@ -18,7 +20,7 @@ class Compute(Settings):
     """Device, batch size, memory budgets and threads, which change no number; precision and engine of extractors."""
 
     device: str = Field("auto", description="auto (cuda where there is one), cpu, cuda or cuda:<number>")
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Precision = Field(
         "float32",
         description="precision of the extractors that name none; see there",
     )

@@ -143,6 +143,13 @@ def test_pytorch_is_in_no_address_and_others_are() -> None:
         assert _extractor(engine).identity() == plain | {"engine": engine}
 
 
-def test_onnxruntime_has_no_bfloat16() -> None:
-    with pytest.raises(ValueError, match="engine: onnxruntime computes in float32 on CPUs"):
-        _extractor("onnxruntime", precision="bfloat16")
+@pytest.mark.parametrize(
+    ("engine", "precision", "message"),
+    [
+        *(("onnxruntime", each, "computes in float32 on CPUs") for each in ("tf32", "float16", "bfloat16")),
+        *(("openvino", each, "computes in float32 or bfloat16 on CPUs") for each in ("tf32", "float16")),
+    ],
+)
+def test_a_precision_that_an_engine_has_not_is_refused(engine: str, precision: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"engine: {engine} {message}"):
+        _extractor(engine, precision=precision)

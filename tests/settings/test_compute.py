@@ -13,7 +13,7 @@ from ad_assets.settings.compute import Compute
     ("options", "message"),
     [
         ({"device": "gpu"}, "allowed: auto, cpu, cuda, cuda:<number>"),
-        ({"precision": "float16"}, "'float32' or 'bfloat16'"),
+        ({"precision": "int8"}, "'float32', 'tf32', 'float16' or 'bfloat16'"),
         ({"batch_size": 0}, "greater than or equal to 1"),
         ({"memory_gb": 0}, "greater than 0"),
         ({"device_memory_gb": 0}, "greater than 0"),

@@ -75,7 +75,9 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
         earlier, before = _earlier(work, features, digest)
         new = [image for image in train.image_ids if image not in before]
         checkpoints = StoreCheckpoints.of(work, work.artifact)
-        runtime = replace(runtime_of(work), checkpoints=checkpoints, precision=extractor_of(features).precision)
+        runtime = replace(
+            runtime_of(work), checkpoints=checkpoints, precision=extractor_of(features).training_precision
+        )
         started = time.perf_counter()
         # An update can add images; what an image that is gone has left behind takes a fit of the others.
         updates = method.updatable and new and before <= set(train.image_ids) and not work.force

@@ -256,7 +256,7 @@ class _Measuring:
             started = time.perf_counter()
             stored = self._stored(lane.state, method) if as_a_lane else None
             fitted = stored or method.fit(
-                drawn, replace(runtime, checkpoints=checkpoints, precision=extractor.precision)
+                drawn, replace(runtime, checkpoints=checkpoints, precision=extractor.training_precision)
             )
             self._last = key, fitted, 0.0 if stored else time.perf_counter() - started
         _, fitted, fit_seconds = self._last
