@@ -335,3 +335,9 @@ def load_backbone(extractor: Extractor, compute: Compute) -> Backbone:
         while len(_LOADED) > MAX_LOADED:
             _LOADED.popitem(last=False)
         return _LOADED[key]
+
+
+def forget_backbones() -> None:
+    """Let go of the shared ones; they are loaded again when they are asked for."""
+    with _LOADING:
+        _LOADED.clear()

@@ -9,6 +9,7 @@ from typing import Any
 
 from ad_assets.graph.build_attempts import attempted
 from ad_assets.graph.graph import Graph
+from ad_assets.graph.out_of_memory import build_within_memory
 from ad_assets.graph.progress import Progress
 from ad_assets.graph.provenance import MADE_OF, contents_of, is_outdated
 from ad_assets.graph.stage import (
@@ -98,7 +99,7 @@ def materialize(
     work = Work(stage, upstream, store, compute, progress, artifact, force, verify)
     if not found:
         with attempted(store, stage.key, partition, head.version, again=again):
-            metadata = build(work)
+            metadata = build_within_memory(build, work)
             seconds = time.perf_counter() - started
             made = {"asset": stage.name, "metadata": metadata, "seconds": seconds, MADE_OF: sources}
             record = artifact.commit(made, _shared_files(stage, artifact))

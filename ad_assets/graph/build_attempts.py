@@ -1,7 +1,8 @@
 """Builds that fail: which are repeated within a run, and which automation tries again.
 
 A build that fails for a temporary reason is repeated twice in its run, after pauses, and then left for the next run
-of automation, a few times. One that fails for any other reason fails at once, and automation does not try it again
+of automation, a few times. One that runs out of memory has been tried with less of everything before, and is left for
+the next run at once. One that fails for any other reason fails at once, and automation does not try it again
 until its inputs change.
 """
 
@@ -12,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from ad_assets.datasets.files import ChangedFileError
+from ad_assets.graph.out_of_memory import is_out_of_memory
 from ad_assets.interrupts import when_interrupted
 from ad_assets.store.local import NoSpaceError
 from ad_assets.store.records import update_record, write_record
@@ -24,11 +26,7 @@ MOST_ATTEMPTS = 3  # runs that did not finish a build of one address before auto
 
 def is_temporary(error: BaseException) -> bool:
     """Whether repeating a build later may help: storage that does not answer, memory that other processes hold."""
-    return (
-        isinstance(error, StorageError | MemoryError)
-        or may_pass(error)
-        or type(error).__name__ == "OutOfMemoryError"  # torch's, which is not worth importing torch for
-    )
+    return isinstance(error, StorageError) or may_pass(error) or is_out_of_memory(error)
 
 
 def attempt_path(key: Sequence[str], partition: str | None) -> str:

@@ -18,7 +18,7 @@ class Progress:
 
     def __init__(self, log: Any, title: str) -> None:
         self._log = log
-        self._title = title
+        self.title = title
         self._what = ""
         self._first = (0.0, 0)
         self._last = 0.0
@@ -34,8 +34,8 @@ class Progress:
         self._last = now
         rate = (done - self._first[1]) / max(now - self._first[0], 1e-9)
         left = f", {(total - done) / rate:.0f} s left" if rate > 0 else ""
-        self._log.info(f"{self._title}: {what} {done}/{total}, {rate:.1f}/s{left}")
+        self._log.info(f"{self.title}: {what} {done}/{total}, {rate:.1f}/s{left}")
 
     def done(self, outcome: str) -> None:
         """Log how it ended, or what happened on the way."""
-        self._log.info(f"{self._title}: {outcome}")
+        self._log.info(f"{self.title}: {outcome}")

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ad_assets.kernels.budget import BudgetError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -76,20 +78,20 @@ class Runtime:
         """Refuse what would not fit the budget in main memory.
 
         Raises:
-            ValueError: with what was asked for (`parts`), and the remedy.
+            BudgetError: with what was asked for (`parts`), and the remedy.
         """
         if need_gb > self.memory_gb:
-            raise ValueError(self._refusal(what, need_gb, parts, remedy))
+            raise BudgetError(self._refusal(what, need_gb, parts, remedy))
 
     def check_device(self, what: str, need_gb: float, parts: str, remedy: str) -> None:
         """Refuse what would not fit the budget on the device; on a CPU, where `check_budget` is asked, nothing is.
 
         Raises:
-            ValueError: as `check_budget`.
+            BudgetError: as `check_budget`.
         """
         budget = self.budget_gb(self.device)
         if not self.device.startswith("cpu") and need_gb > budget:
-            raise ValueError(
+            raise BudgetError(
                 f"{what} need {need_gb:.3g} GB ({parts}) on {self.device}, the budget there is {budget:.3g} GB: raise "
                 f"compute.device_memory_gb if the device has more, write device: cpu, or {remedy}"
             )
@@ -102,10 +104,10 @@ class Runtime:
         """Refuse more images at once than `most_images`.
 
         Raises:
-            ValueError: as `check_budget`.
+            BudgetError: as `check_budget`.
         """
         if images > self.most_images(bytes_each):
-            raise ValueError(self._refusal(what, 1e-9 * images * bytes_each, parts, remedy))
+            raise BudgetError(self._refusal(what, 1e-9 * images * bytes_each, parts, remedy))
 
     def _refusal(self, what: str, need_gb: float, parts: str, remedy: str) -> str:
         return (

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numba import njit
 
+from ad_assets.kernels.budget import BudgetError
 from ad_assets.kernels.nearest.bfloat16_bounds import coarse_suffices, screens
 from ad_assets.kernels.nearest.bounds import centre_of, checked_rows, full_precision
 from ad_assets.kernels.nearest.candidate_lists import Shortlists, close, offer_to_columns, offer_to_rows
@@ -106,7 +107,7 @@ def _sizes(n: int, dimensions: int, k: int, memory_gb: float) -> tuple[int, int]
     """Room of a list and rows of a block.
 
     Raises:
-        ValueError: the budget does not suffice.
+        BudgetError: the budget does not suffice.
     """
     budget = int(memory_gb * 1e9)
     least, most = min(n, k + k // 4 + LEAST_SPARE_ROOM), min(n, MOST_ROOM * k + SPARE_ROOM)
@@ -115,7 +116,7 @@ def _sizes(n: int, dimensions: int, k: int, memory_gb: float) -> tuple[int, int]
     needed = n * (Shortlists.bytes_per_row(least) + fixed) + _tile_bytes(smallest, dimensions)
     if needed > budget:
         needs = f"{needed / 1e9:.2g} for {n} lists of {k} neighbours"
-        raise ValueError(f"memory_gb must be at least {needs}, got {memory_gb:g}")
+        raise BudgetError(f"memory_gb must be at least {needs}, got {memory_gb:g}")
     left = budget - n * (Shortlists.bytes_per_row(least) + fixed)
     tile = min(n, TILE)
     while tile > smallest and _tile_bytes(tile, dimensions) > left:
