@@ -1,24 +1,34 @@
-"""A CUDA device for machines that have none: it computes on the CPU, and refuses what CUDA refuses.
+"""A CUDA device for machines that have none: it computes on the CPU, refuses what CUDA refuses, and counts.
+
+    with cuda_device() as device:
+        method.fit(features, Runtime(device, 0.1))
+    assert device.counts.launches < 100
 
 Within `cuda_device` the tensors of ``cuda:0`` hold numbers that only operations on the device reach. An operation
 between devices fails as there: all tensors of it lie on one, but for scalars of the CPU in elementwise operations, and
-for indices of the CPU into tensors of the device. ``.numpy()`` fails in torch itself. Random numbers of the device come
-from its own generators. A build of torch that knows CUDA is needed, and no GPU; with one, the real device is used.
+for indices of the CPU into tensors of the device. ``.numpy()``, and with it numba, fails in torch itself. Random
+numbers of the device come from its own generators. A build of torch that knows CUDA is needed, and no GPU.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any, Self
 from unittest import mock
 
 import torch
+import torch.optim.optimizer as optimisers
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.support.device_counts import Counts, Held
+
 DEVICE = "cuda:0"
-FREE_BYTES = 8 * 10**9  # of the emulated device
+MEMORY_BYTES = 16 * 10**9
+FREE_BYTES = MEMORY_BYTES // 2  # while no tensor lies there
 _aten = torch.ops.aten
 _COPIES = {_aten.copy_.default, _aten._to_copy.default}
 _INDEXED = {
@@ -33,10 +43,23 @@ class DevicesDifferError(RuntimeError):
     """An operation met tensors of both devices."""
 
 
+class Device(str):
+    """The name of a device, and what was asked of it."""
+
+    __slots__ = ("counts",)
+    counts: Counts
+
+    def __new__(cls, counts: Counts) -> Self:
+        made = super().__new__(cls, DEVICE)
+        made.counts = counts
+        return made
+
+
 class DeviceTensor(torch.Tensor):
     """A tensor on the device; `numbers` is where they really are."""
 
     numbers: torch.Tensor
+    held: Held | None
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
@@ -50,6 +73,7 @@ class DeviceTensor(torch.Tensor):
             device=torch.device("meta"),  # torch's own code asks no driver about it
         )
         made.numbers = numbers
+        made.held = _counts.held(numbers)
         return made
 
     def __repr__(self) -> str:  # type: ignore[override]
@@ -67,6 +91,9 @@ class DeviceTensor(torch.Tensor):
     def is_meta(self) -> bool:  # type: ignore[override]
         return False
 
+    def get_device(self) -> int:
+        return 0
+
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -74,6 +101,7 @@ class DeviceTensor(torch.Tensor):
         return _run(operation, args, kwargs or {})
 
 
+_counts = Counts()
 _CpuGenerator = torch.Generator
 
 
@@ -94,12 +122,23 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if function is torch.Tensor.tolist and isinstance(args[0], DeviceTensor):
+            _counts.copy_out(args[0], "tolist")
             return args[0].numbers.tolist()
+        if function is torch.Tensor.pin_memory:
+            return _counts.pin(args[0].clone())
+        if function is torch.Tensor.is_pinned:
+            return not args[0].is_cuda and _counts.is_pinned(args[0])
+        if kwargs.pop("pin_memory", False):
+            return _counts.pin(function(*args, **kwargs))
         on_device = kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cuda"
         generator = kwargs.get("generator")
         if generator is not None and isinstance(generator, _DeviceGenerator) != on_device:
             raise DevicesDifferError(f"{function}: the generator is of another device than its numbers")
-        if on_device and (generator is not None or function in (torch.tensor, torch.as_tensor)):
+        if on_device and generator is not None:
+            _counts.launches += 1
+            _counts.operations[function.__name__] += 1
+            return DeviceTensor(function(*args, **{**kwargs, "device": "cpu"}))
+        if on_device and function in (torch.tensor, torch.as_tensor):
             return function(*args, **{**kwargs, "device": "cpu"}).to(DEVICE)
         return function(*args, **kwargs)
 
@@ -114,7 +153,7 @@ class _Operations(TorchDispatchMode):
 def _run(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     tensors: list[torch.Tensor] = []
     inner_args, inner_kwargs = _inner(args, tensors), {key: _inner(value, tensors) for key, value in kwargs.items()}
-    _check(operation, args, tensors)
+    _check(operation, args, kwargs, tensors)
     held = {id(tensor.numbers): tensor for tensor in tensors if isinstance(tensor, DeviceTensor)}
     on_device = bool(held)
     if operation is _aten.copy_.default:
@@ -122,6 +161,8 @@ def _run(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if kwargs.get("device") is not None:
         on_device = torch.device(kwargs["device"]).type != "cpu"
         inner_kwargs["device"] = torch.device("cpu")
+    if held or on_device:
+        _counts.operation(operation, args, kwargs, on_device=on_device)
     result = operation(*inner_args, **inner_kwargs)
     return _outer(result, held) if on_device else result
 
@@ -144,7 +185,7 @@ def _outer(value: Any, held: dict[int, DeviceTensor]) -> Any:
     return value
 
 
-def _check(operation: Any, args: Any, tensors: list[torch.Tensor]) -> None:
+def _check(operation: Any, args: Any, kwargs: dict[str, Any], tensors: list[torch.Tensor]) -> None:
     strangers = [tensor for tensor in tensors if not isinstance(tensor, DeviceTensor)]
     if operation in _COPIES or not strangers or len(strangers) == len(tensors):
         return
@@ -153,29 +194,99 @@ def _check(operation: Any, args: Any, tensors: list[torch.Tensor]) -> None:
         if all(isinstance(value, DeviceTensor) or not value.dim() for value in values):
             return
     elif torch.Tag.pointwise in operation.tags and not any(tensor.dim() for tensor in strangers):
-        return
+        if all(isinstance(tensor, DeviceTensor) for tensor in _written(operation, args, kwargs)):
+            return
+    elif operation.namespace == "aten" and operation._schema.name.startswith("aten::_fused_"):
+        return  # optimisers keep their steps and rates where they like
     found = ", ".join(f"{tuple(tensor.shape)} on {tensor.device}" for tensor in tensors)
     raise DevicesDifferError(f"{operation} expects all tensors on one device, found {found}")
 
 
+def _written(operation: Any, args: Any, kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The tensors that an operation writes to."""
+    schema = operation._schema.arguments
+    values = [args[place] if place < len(args) else kwargs.get(each.name) for place, each in enumerate(schema)]
+    changed = [each.alias_info is not None and each.alias_info.is_write for each in schema]
+    return [value for value, one in zip(values, changed, strict=True) if one and isinstance(value, torch.Tensor)]
+
+
+class _Stream:
+    """A stream or an event; everything is computed at once, in the order in which it was asked for."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.device = torch.device(DEVICE)
+
+    def synchronize(self) -> None:
+        _counts.wait("synchronize")
+
+    def wait_stream(self, stream: Any) -> None: ...
+    def wait_event(self, event: Any) -> None: ...
+    def wait(self, stream: Any = None) -> None: ...
+    def record(self, stream: Any = None) -> None: ...
+    def record_event(self, event: Any = None) -> _Stream:
+        return event or _Stream()
+
+    def query(self) -> bool:
+        return True
+
+    def elapsed_time(self, _end: Any) -> float:
+        return 0.0
+
+
+_CUDA = {
+    "is_available": lambda: True,
+    "device_count": lambda: 1,
+    "current_device": lambda: 0,
+    "get_device_name": lambda *_, **__: "emulated on the CPU",
+    "get_device_properties": lambda *_, **__: SimpleNamespace(name="emulated on the CPU", total_memory=MEMORY_BYTES),
+    "get_device_capability": lambda *_, **__: (9, 0),
+    "is_bf16_supported": lambda *_, **__: True,
+    "mem_get_info": lambda *_, **__: (FREE_BYTES - _counts.live_bytes, MEMORY_BYTES),
+    "memory_allocated": lambda *_, **__: _counts.live_bytes,
+    "memory_reserved": lambda *_, **__: _counts.live_bytes,
+    "max_memory_allocated": lambda *_, **__: _counts.peak_bytes,
+    "reset_peak_memory_stats": lambda *_, **__: setattr(_counts, "peak_bytes", _counts.live_bytes),
+    "empty_cache": lambda: None,
+    "synchronize": lambda *_, **__: _counts.wait("synchronize"),
+    "set_device": lambda *_, **__: None,
+    "Stream": _Stream,
+    "Event": _Stream,
+    "current_stream": lambda *_, **__: _Stream(),
+    "default_stream": lambda *_, **__: _Stream(),
+    "stream": lambda *_, **__: nullcontext(),
+    "is_current_stream_capturing": lambda: False,
+    "_lazy_init": lambda: None,
+}
+
+
 @contextmanager
-def cuda_device() -> Iterator[str]:
-    """The name of a CUDA device, real or emulated in this thread."""
-    if torch.cuda.is_available():
-        yield DEVICE
-        return
+def cuda_device() -> Iterator[Device]:
+    """The emulated device, for this thread and those that are started meanwhile; `Device.counts` begins at zero."""
+    global _counts
+    before, _counts = _counts, Counts()
+    thread_runs = threading.Thread.run
+
+    def run(thread: threading.Thread) -> None:
+        with _Functions(), _Operations():
+            thread_runs(thread)
+
+    supported = [*optimisers._foreach_supported_types, DeviceTensor]
     moved_modules = torch.__future__.get_overwrite_module_params_on_conversion()
-    with (
-        mock.patch("torch.cuda.is_available", return_value=True),
-        mock.patch("torch.cuda._lazy_init"),
-        mock.patch("torch.cuda.mem_get_info", return_value=(FREE_BYTES, 2 * FREE_BYTES)),
-        mock.patch("torch.Generator", _Generator),
-        mock.patch("torch.optim.Optimizer._accelerator_graph_capture_health_check"),
-        _Functions(),
-        _Operations(),
-    ):
+    with ExitStack() as stack:
+        for name, replacement in _CUDA.items():
+            stack.enter_context(mock.patch(f"torch.cuda.{name}", replacement))
+        for name, replacement in {
+            "torch.Generator": _Generator,
+            "torch.optim.Optimizer._accelerator_graph_capture_health_check": lambda *_: None,
+            "threading.Thread.run": run,
+        }.items():
+            stack.enter_context(mock.patch(name, replacement))
+        stack.enter_context(mock.patch.object(optimisers, "_foreach_supported_types", supported))
+        stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, moved_modules)
         torch.__future__.set_overwrite_module_params_on_conversion(True)
+        stack.enter_context(_Functions())
+        stack.enter_context(_Operations())
         try:
-            yield DEVICE
+            yield Device(_counts)
         finally:
-            torch.__future__.set_overwrite_module_params_on_conversion(moved_modules)
+            _counts = before
