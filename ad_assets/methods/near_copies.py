@@ -81,19 +81,19 @@ def _distances(features: Features, asked: Sequence[str], runtime: Runtime) -> Te
 
     from ad_assets.kernels.parallel import each
 
-    embedded = _Embedded(features)
+    embedded = _Embedded(features, runtime)
     queries = torch.cat(
         [
             patches[:, _evenly(patches.shape[1])]
             for _, taps in replace(features, image_ids=tuple(asked)).batches()
-            for patches in [embedded(taps, runtime)]
+            for patches in [embedded(taps)]
         ]
     )
     flat = queries.flatten(0, 1)
     found = torch.empty(len(flat), len(features))
 
     def compare(ids: tuple[str, ...]) -> Tensor:
-        patches = embedded(features.load(ids, features.layers), runtime)
+        patches = embedded(features.load(ids, features.layers))
         rows, norms = patches.flatten(0, 1), patches.square().sum(dim=2).flatten()
         nearest = []
         for few in flat.split(QUERIES_AT_ONCE):
@@ -113,24 +113,26 @@ def _distances(features: Features, asked: Sequence[str], runtime: Runtime) -> Te
 class _Embedded:
     """Patch features of images, around the mean of the first, in few dimensions."""
 
-    def __init__(self, features: Features) -> None:
+    def __init__(self, features: Features, runtime: Runtime) -> None:
         import torch
 
         sample = features.sample()
-        self._stride = math.ceil(max(sample[0].shape[2:]) / SIDE)
+        self._stride, self._device = math.ceil(max(sample[0].shape[2:]) / SIDE), runtime.device
         first = self._patches(sample)
         self._mean, size = first.mean(dim=(0, 1)), first.shape[2]
         self._projection = None
         if size > DIMENSIONS:
             random = torch.Generator().manual_seed(0)
-            self._projection = torch.randn(size, DIMENSIONS, generator=random) / math.sqrt(DIMENSIONS)
+            projection = torch.randn(size, DIMENSIONS, generator=random) / math.sqrt(DIMENSIONS)
+            self._projection = projection.to(runtime.device)
 
-    def __call__(self, taps: list[Tensor], runtime: Runtime) -> Tensor:
+    def __call__(self, taps: list[Tensor]) -> Tensor:
         """(B, P, D) on the device."""
         patches = self._patches(taps) - self._mean
-        return (patches if self._projection is None else patches @ self._projection).to(runtime.device)
+        return patches if self._projection is None else patches @ self._projection
 
     def _patches(self, taps: list[Tensor]) -> Tensor:
+        taps = [tap.to(self._device) for tap in taps]
         return embed(taps, patch_size=3, stride=self._stride, pooling="concat")
 
 

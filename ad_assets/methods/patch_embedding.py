@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Pooling = Literal["authors", "concat"]
@@ -55,7 +56,7 @@ def embed(
     """
     import torch
 
-    from ad_assets.kernels.parallel import each
+    from ad_assets.kernels.parallel import each, spans
 
     grid = patch_grid(taps, patch_size, stride)
     channels = tuple(tap.shape[1] for tap in taps)
@@ -65,16 +66,13 @@ def embed(
         kernels = None
     else:
         size = dimensions
-        kernels = [
-            (first, torch.from_numpy(kernel).to(device), groups)
-            for first, kernel, groups in pooling_kernels(channels, patch_size, pre_dimensions, dimensions)
-        ]
+        kernels = _kernels_on(device, channels, patch_size, pre_dimensions, dimensions)
     result = torch.zeros(len(taps[0]), size, *grid, device=device)
 
-    def describe(number: int) -> None:
+    def describe(images: slice) -> None:
         start = 0
         for level, tap in enumerate(taps):
-            part = tap[number, None]
+            part = tap[images]
             if kernels is None:
                 patches = _mean(part, patch_size, stride)
             else:
@@ -82,13 +80,14 @@ def embed(
                 patches = _pooled(part, kernel, groups, stride)
             if patches.shape[2:] != grid:
                 patches = torch.nn.functional.interpolate(patches, grid, mode="bilinear", align_corners=False)
-            result[number, start : start + patches.shape[1]] += patches[0]
+            result[images, start : start + patches.shape[1]] += patches
             start += patches.shape[1]
 
-    # Image by image: convolutions may round differently in another batch, and this is no slower.
+    # Image by image: convolutions may round differently in another batch, and on a CPU this is no slower. On a GPU ten
+    # kernels an image would keep it waiting.
     # TF32, cuDNN's default, would cost three digits.
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-        list(each(describe, range(len(result)), device.type))
+        list(each(describe, spans(len(result), 1 if device.type == "cpu" else len(result)), device.type))
     return result.flatten(2).transpose(1, 2).contiguous()
 
 
@@ -130,6 +129,17 @@ def _cells(tap: Tensor, patch_size: int, stride: int) -> tuple[int, int]:
 def _bounds(cell: int, cells: int, values: int) -> tuple[int, int]:
     """The range of a list of values that one cell of adaptive average pooling covers."""
     return cell * values // cells, -(-(cell + 1) * values // cells)
+
+
+@lru_cache(maxsize=8)
+def _kernels_on(
+    device: torch.device, channels: tuple[int, ...], patch_size: int, pre: int, dimensions: int
+) -> list[tuple[int, Tensor, int]]:
+    """`pooling_kernels` on a device."""
+    import torch
+
+    kernels = pooling_kernels(channels, patch_size, pre, dimensions)
+    return [(first, torch.from_numpy(kernel).to(device), groups) for first, kernel, groups in kernels]
 
 
 @lru_cache(maxsize=8)

@@ -140,7 +140,7 @@ class Spade(Method[Pyramids]):
         pooled = state.pooled if train.region is None else torch.empty_like(state.pooled)
         done = 0
         for ids, taps in train.batches():
-            own = self._vectors(taps)
+            own = self._vectors([tap.to(runtime.device) for tap in taps]).cpu()
             vectors[done : done + len(ids)] = own if len(kept) == places else own[:, kept]
             if train.region is not None:
                 pooled[done : done + len(ids)] = _pooled(taps, train.region)
@@ -184,7 +184,8 @@ class Spade(Method[Pyramids]):
         from ad_assets.kernels.nearest.search import nearest
         from ad_assets.kernels.smoothing import gaussian_blur, upsample
 
-        pooled, queries = _pooled(batch.taps, batch.region), self._vectors(batch.taps)
+        pooled = _pooled(batch.taps, batch.region)
+        queries = self._vectors([tap.to(runtime.device) for tap in batch.taps])
         (bank,) = state.vectors
         alike = queries.shape[2] == bank.shape[2] if self.roi_fit else queries.shape[1:] == bank.shape[1:]
         if pooled.shape[1] != state.pooled.shape[1] or not alike:
@@ -212,7 +213,7 @@ class Spade(Method[Pyramids]):
                     f"pixel_neighbours: {self.pixel_neighbours}, and {count} images have {len(rows)} vectors"
                 )
             found, _ = nearest(
-                queries[number].to(runtime.device),
+                queries[number],
                 rows.to(runtime.device),
                 self.pixel_neighbours,
                 memory_gb=runtime.budget_gb(runtime.device),
