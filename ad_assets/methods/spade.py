@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from ad_assets.methods.base import Method, fit_field, register, score_field
 from ad_assets.methods.data import Batch, Features, Frame, LoadMatches, ScoreMaps, check_finite
@@ -44,6 +44,10 @@ class Pyramids(State):
     pooled: Tensor
     image_ids: list[str]
     vectors: list[Tensor]
+
+    def to(self, device: str) -> Self:
+        """Pooled vectors on a device. The others stay where `prepare` put them: a device may not hold them."""
+        return replace(self, pooled=self.pooled.to(device))
 
 
 @register
@@ -121,7 +125,7 @@ class Spade(Method[Pyramids]):
     def prepare(
         self, state: Pyramids, train: Features, runtime: Runtime, load_matches: LoadMatches | None = None
     ) -> Pyramids:
-        """Read the vectors of all nominal images from the stored features.
+        """Read the vectors of all nominal images from the stored features; onto the device, if they fit its budget.
 
         With a region of interest, images are described anew by what is inspected of them.
 
@@ -145,7 +149,8 @@ class Spade(Method[Pyramids]):
             if train.region is not None:
                 pooled[done : done + len(ids)] = _pooled(taps, train.region)
             done += len(ids)
-        return replace(state, pooled=pooled, vectors=[vectors])
+        fits = vectors.nbytes <= runtime.budget_gb(runtime.device) * 1e9
+        return replace(state, pooled=pooled, vectors=[vectors.to(runtime.device) if fits else vectors])
 
     def without(self, state: Pyramids, image_ids: Collection[str], train: Features, runtime: Runtime) -> Pyramids:
         """The other images. The vectors stay where they are: those of images infinitely far away are never read."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FLOAT32_ROUNDOFF = 2.0**-24
 CPU_TILE_BYTES = 16 << 20  # what is written by one step and read by the next should still be in the outer cache
+DEVICE_TILE_BYTES = 1 << 30  # more at once saves no time, and some kernels count in 32 bits
 CENTRE_SAMPLE = 1024
 # Below so many rows, packing the other matrix costs more than a convolution gains.
 FEWEST_SCREENED = 48  # against a few other rows
@@ -111,7 +112,7 @@ def exact_distances(one: Tensor, other: Tensor) -> Tensor:
 
 def row_tiles(rows: int, bytes_per_row: int, budget: int, device: torch.device) -> Iterator[slice]:
     """Slices of rows that keep temporary tensors within a budget in bytes, at least one row each."""
-    limit = min(budget, CPU_TILE_BYTES) if device.type == "cpu" else budget
+    limit = min(budget, CPU_TILE_BYTES if device.type == "cpu" else DEVICE_TILE_BYTES)
     step = max(1, limit // bytes_per_row)
     for first in range(0, rows, step):
         yield slice(first, min(first + step, rows))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ad_assets.kernels.nearest.bounds import (
+    DEVICE_TILE_BYTES,
     centre_of,
     checked_rows,
     exact_distances,
@@ -116,7 +117,7 @@ class Search:
         """Yield (query rows, first bank row, lower bounds of squared distances less |query|^2), bank rows ascending."""
         tile = BANK_TILE
         if queries.device.type != "cpu":  # so that as few products as the budget allows cover all pairs
-            tile = max(tile, min(len(self.bank), self.budget // (8 * len(queries))))
+            tile = max(tile, min(len(self.bank), min(self.budget, DEVICE_TILE_BYTES) // (8 * len(queries))))
         for first in range(0, len(self.bank), tile):
             others = (self.bank[first : first + tile] - self.centre).float()
             norms = squared_norms(others) * self.shrink
