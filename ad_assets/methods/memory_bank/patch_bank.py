@@ -360,13 +360,19 @@ class PatchBank(Method[MemoryBank]):
         Yields:
             (D,), (D,) and (count, D) float32.
         """
+        import torch
+
         bank, excluded = state.to(runtime.device), self.excluded_ids(batch)
+        nearest = bank.rows[rows[torch.arange(len(rows), device=rows.device), places, 0]]
+        if excluded is None:
+            distances, around = nearest_rows(nearest, bank.blocks(), count, runtime)
+        else:
+            each = zip(nearest[:, None], excluded, strict=True)
+            found = [nearest_rows(row, bank.blocks(own), count, runtime) for row, own in each]
+            distances, around = (torch.cat(part) for part in zip(*found, strict=True))
         for image, place in enumerate(places.tolist()):
             patch = self.embed([tap[image, None] for tap in batch.taps], runtime.device)[0, place]
-            nearest = bank.rows[rows[image, place, 0]]
-            blocks = bank.blocks(excluded[image] if excluded is not None else None)
-            distances, around = nearest_rows(nearest[None], blocks, count, runtime)
-            yield patch, nearest, bank.rows[around[distances.isfinite()]]
+            yield patch, nearest[image], bank.rows[around[image, distances[image].isfinite()]]
 
     def inspected(self, batch: Batch) -> InspectedGrid:
         """The grid of patches with the region of interest."""
