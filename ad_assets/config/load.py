@@ -2,8 +2,8 @@
 
 A value comes from, weakest first: the file (``AD_ASSETS_CONFIG`` or ``--config``; a path, or the name of a file in
 ``ad_assets/config/benchmarks``), the environment (``AD_ASSETS__COMPUTE__BATCH_SIZE=8``), the command line
-(``--set compute.batch_size=8``). Relative paths are relative to the working directory. In the environment and on the
-command line a list, a mapping and a quoted text are YAML, and any other value is taken as it stands, ``#`` and all.
+(``--set compute.batch_size=8``). In the environment and on the command line a list, a mapping and a quoted text are
+YAML, and any other value is taken as it stands, ``#`` and all. For relative paths see `ad_assets.config.paths`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 
 from ad_assets.config import bundled_backbone as substitution
 from ad_assets.config.benchmark import Benchmark, Dataset
-from ad_assets.config.faults import ConfigError, shown
+from ad_assets.config.faults import ConfigError, fault_list, shown
 from ad_assets.config.parse import SectionParser
+from ad_assets.config.paths import begin_at, still_moved
 from ad_assets.config.yaml_tree import MOST_DEPTH, decoded, read_tree, read_value
 from ad_assets.datasets import READERS
 
@@ -49,6 +50,7 @@ def load_config(
     """
     path = find_file(str(source or environ.get(ENV_FILE) or DEFAULT))
     tree = _read_yaml(path)
+    moved = {} if path.parent == CONFIGS else begin_at(path.parent, tree)
     for name, value in sorted(environ.items()):
         if name.startswith(ENV_PREFIX):
             _assign(tree, name.removeprefix(ENV_PREFIX).lower().split("__"), value, name)
@@ -57,6 +59,7 @@ def load_config(
         if not separator or not key:
             raise ConfigError(f"--set {shown(text)}: write it as dotted.key=value")
         _assign(tree, key.split("."), value, f"--set {key}")
+    _check_moved(path, still_moved(tree, moved))
     extractors = tree.get("extractors")
     if bundled and isinstance(extractors, dict):
         tree["extractors"] = {
@@ -120,6 +123,21 @@ def suited(
         if not name.startswith(ENV_PREFIX) or has([*name.removeprefix(ENV_PREFIX).lower().split("__"), ""])
     }
     return [text for text in overrides if has([*text.partition("=")[0].split("."), ""])], variables
+
+
+def _check_moved(file: Path, moved: Mapping[str, tuple[str, str]]) -> None:
+    """Refuse paths that earlier releases found elsewhere: a second store must not appear unasked.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    lines = [
+        f"{key}: {begun} is not there, and {written} is, in the working directory, where earlier releases looked. "
+        f"Write {Path(os.path.relpath(written, file.parent)).as_posix()} to go on with it, or make {begun} anew"
+        for key, (written, begun) in moved.items()
+    ]
+    if lines:
+        raise ConfigError(fault_list(str(file), [f"paths begin at the folder of the file; {line}" for line in lines]))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

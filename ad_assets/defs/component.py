@@ -5,7 +5,9 @@ once, on generated images. A project may have several; their datasets have diffe
 """
 
 # No postponed annotations: Dagster reads them to resolve the attributes.
+import os
 import re
+from pathlib import Path
 from typing import Annotated
 
 import dagster as dg
@@ -17,13 +19,14 @@ from ad_assets.config.load import load_config, suited
 from ad_assets.defs.build import benchmark_definitions
 
 STARTER = """\
-# A benchmark file of ad_assets. Relative paths are relative to the working directory: the project, for `dg`.
-store: {{root: .ad_assets}} # or s3://bucket/prefix
+# A benchmark file of ad_assets. Relative paths begin at its folder.
+store: {{root: {top}/.ad_assets}} # that of the whole project; or s3://bucket/prefix
 extractors:
   lite0: {{backbone: tf_efficientnet_lite0, weights: bundled, taps: [blocks.2, blocks.4], resize: [256, 256]}}
 datasets:
   {name}: # begins the keys of all its assets
-    reader: demo # generated images; your own: `reader: folder` and `root: images`, laid out as MVTec AD
+    reader: demo # generated images; your own: `reader: folder`, laid out as MVTec AD
+    root: {top}/.ad_assets/demo_images
     detectors:
       patchcore: {{method: patchcore, extractor: lite0, pooling: concat, coreset_ratio: 0.01}}
 """
@@ -51,7 +54,8 @@ class BenchmarkScaffolder(dg.Scaffolder[ScaffoldOptions]):
         folder = request.target_path.parent if request.append else request.target_path
         path = folder / request.params.file
         if not path.exists():
-            path.write_text(STARTER.format(name=_identifier(folder.name)), encoding="utf-8")
+            top = Path(os.path.relpath(request.project_root or folder, folder)).as_posix()
+            path.write_text(STARTER.format(name=_identifier(folder.name), top=top), encoding="utf-8")
 
 
 def _resolved(context: dg.ResolutionContext, file: str) -> str:

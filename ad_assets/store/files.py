@@ -40,10 +40,13 @@ class StoredFile:
     stamp: str = ""
 
 
+DEFAULT_ROOT = ".ad_assets"
+
+
 class FileStore(Settings):
     """Reads, lists, replaces and deletes files; `ArtifactStore` defines their content."""
 
-    root: str = Field(default=".ad_assets", min_length=1, description="local folder or s3://bucket/prefix")
+    root: str = Field(default=DEFAULT_ROOT, min_length=1, description="local folder or s3://bucket/prefix")
     storage_options: dict[str, Any] = Field(
         default_factory=dict,
         repr=False,

@@ -174,7 +174,7 @@ def test_a_file_in_another_encoding_is_named_or_read(tree: dict[str, Any], tmp_p
     text = yaml.safe_dump(tree, allow_unicode=True)
     for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32"):
         path.write_bytes(text.encode(encoding))
-        assert load_config(path, environ={}).datasets["parts"].reader.root == "größe"
+        assert load_config(path, environ={}).datasets["parts"].reader.root == str(tmp_path / "größe")
     for data in (text.encode("latin-1"), text.encode("utf-16")[:-1]):
         path.write_bytes(data)
         with pytest.raises(ConfigError, match=rf"{path}:\d+: not UTF-"):
