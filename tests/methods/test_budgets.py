@@ -11,9 +11,10 @@ import torch
 
 from ad_assets.kernels import coreset, coverage, local_matching, patch_matching, proxies
 from ad_assets.kernels.nearest import all_pairs, search
+from ad_assets.methods import Runtime
 from ad_assets.methods.fod import references
-from tests.methods.test_devices import SMALL, configured, lane
 from tests.support.emulated_device import cuda_device
+from tests.support.method_lanes import SMALL, configured, lane, tiny_images
 
 HOST_GB, DEVICE_GB = 0.1, 0.2
 KERNELS = [
@@ -62,7 +63,7 @@ def test_a_kernel_gets_the_budget_of_the_memory_that_it_fills(
     for module, kernel in KERNELS:
         monkeypatch.setattr(module, kernel, watched(getattr(module, kernel)))
     with cuda_device() as device:
-        lane(configured(name, options), device, DEVICE_GB)
+        lane(configured(name, options), Runtime(device, HOST_GB, device_memory_gb=DEVICE_GB), tiny_images())
     assert [each for each in given if each[2] != {"cpu": HOST_GB, "cuda": DEVICE_GB}[each[1]]] == []
     if name not in ("padim", "simplenet") and (name, options) != ("fod", {}):
         assert "cuda" in {where for _, where, _ in given}
@@ -83,4 +84,4 @@ def test_what_would_not_fit_the_device_is_refused_before_it_is_tried(
         cuda_device() as device,
         pytest.raises(ValueError, match=rf"{what} need .* on {device}, the budget there is .*device_memory_gb"),
     ):
-        lane(configured(name, options), device, 1e-8)
+        lane(configured(name, options), Runtime(device, HOST_GB, device_memory_gb=1e-8), tiny_images())
