@@ -109,7 +109,7 @@ def _stored_files(benchmark: Benchmark) -> Finding:
 
 def _device(benchmark: Benchmark) -> Finding:
     try:
-        device = benchmark.compute.torch_device()
+        device = benchmark.compute.torch_device(lease=False)
     except RuntimeError as error:
         return Finding("device", False, str(error))
     compute = benchmark.compute

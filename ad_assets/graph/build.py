@@ -13,6 +13,7 @@ from ad_assets.graph.out_of_memory import build_within_memory
 from ad_assets.graph.progress import Progress
 from ad_assets.graph.provenance import MADE_OF, contents_of, is_outdated
 from ad_assets.graph.stage import (
+    GPU,
     AfterHead,
     Build,
     CheckReport,
@@ -25,6 +26,7 @@ from ad_assets.graph.stage import (
     read_head,
 )
 from ad_assets.settings.compute import Compute
+from ad_assets.settings.device_lease import current_lease
 from ad_assets.store.contents import Contents
 from ad_assets.store.layout import MARKER
 from ad_assets.store.records import recall, write_record
@@ -119,8 +121,10 @@ def materialize(
         after_head(head)
     seconds = time.perf_counter() - started
     progress.done("found, nothing to compute" if found else f"built in {seconds:.1f} s")
+    held = current_lease() if stage.pool == GPU and not found else None
     metadata = {
         **metadata,
+        **({"gpu": str(held)} if held else {}),
         **report.metadata,
         **({"left_out": "; ".join(upstream.left_out)} if upstream.left_out else {}),
         **({"were_damaged": "; ".join(damaged[:20])} if damaged else {}),

@@ -226,7 +226,7 @@ def machine(detector: Predictor) -> dict[str, Any]:
 
     from ad_assets.kernels.parallel import threads
 
-    device = detector.compute.torch_device()
+    device = detector.compute.torch_device(lease=False)
     return {
         "device": device,
         **({} if device == "cpu" else {"device_name": torch.cuda.get_device_name(device)}),

@@ -19,7 +19,11 @@ _GPUS = ("nvidia[0-9]*", "dxg", "kfd")  # as drivers name them: NVIDIA's, that o
 class Compute(Settings):
     """Device, batch size, memory budgets and threads, which change no number; precision and engine of extractors."""
 
-    device: str = Field("auto", description="auto (cuda where there is one), cpu, cuda or cuda:<number>")
+    device: str = Field(
+        "auto",
+        description="auto (a GPU where there is one), cpu, cuda or cuda:<number>; of several GPUs auto and cuda take "
+        "one that no other run computes on",
+    )
     precision: Precision = Field(
         "float32",
         description="precision of the extractors that name none; see there",
@@ -53,8 +57,11 @@ class Compute(Settings):
             raise ValueError(f"unknown device {device!r}; allowed: auto, cpu, cuda, cuda:<number>")
         return device
 
-    def torch_device(self) -> str:
+    def torch_device(self, *, lease: bool = True) -> str:
         """The device's exact name: ``cpu`` or ``cuda:<number>``.
+
+        Args:
+            lease: the process computes there, and others keep off; False: it asks which one that would be.
 
         Raises:
             RuntimeError: a CUDA device is asked for that torch does not see.
@@ -63,17 +70,22 @@ class Compute(Settings):
             return "cpu"
         import torch
 
+        from ad_assets.settings import device_lease
+
         seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if self.device == "auto":
-            return "cuda:0" if seen else "cpu"
-        number = int(self.device.partition(":")[2] or 0)
+        if self.device == "auto" and not seen:
+            return "cpu"
+        chosen = self.device.partition(":")[2]
+        number = int(chosen or 0)
         if number >= seen:
             devices = ", ".join(["cpu", *(f"cuda:{i}" for i in range(seen))])
             raise RuntimeError(
                 f"compute.device: {self.device} is not there; torch {torch.__version__} sees: {devices}. "
                 "Write device: auto or cpu, or install a CUDA build of torch and its driver"
             )
-        return f"cuda:{number}"
+        cards = [card for card in device_lease.visible_cards() if card.number == number or not chosen]
+        held = device_lease.lease(cards) if lease else device_lease.current_lease()
+        return f"cuda:{held.card.number if held and held.card in cards else number}"
 
     def device_budget_gb(self, device: str) -> float | None:
         """Budget in GB for temporary tensors on a device of `torch_device`; None: it is a CPU, and has `memory_gb`."""

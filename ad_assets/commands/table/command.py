@@ -281,7 +281,7 @@ def _backbones(each: _Computed, measured: Measured, options: argparse.Namespace)
 def _machine(graph: Measurements) -> str:
     """The processor or GPU on which a benchmark would run now."""
     try:
-        device = graph.benchmark.compute.torch_device()
+        device = graph.benchmark.compute.torch_device(lease=False)
     except RuntimeError as error:
         return str(error)
     if device != "cpu":

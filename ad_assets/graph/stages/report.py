@@ -169,7 +169,7 @@ def _hardware(work: Work) -> str:
 
     from ad_assets.kernels.parallel import threads
 
-    device = work.compute.torch_device()
+    device = work.compute.torch_device(lease=False)
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
     return f"{device} ({name}), {threads()} CPU threads, torch {torch.__version__}, {platform.system()}"
 
