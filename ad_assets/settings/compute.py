@@ -85,7 +85,10 @@ class Compute(Settings):
             )
         cards = [card for card in device_lease.visible_cards() if card.number == number or not chosen]
         held = device_lease.lease(cards) if lease else device_lease.current_lease()
-        return f"cuda:{held.card.number if held and held.card in cards else number}"
+        number = held.card.number if held and held.card in cards else number
+        if lease:
+            torch.cuda.set_device(number)  # what names no device, such as pinned memory, would open number 0 as well
+        return f"cuda:{number}"
 
     def device_budget_gb(self, device: str) -> float | None:
         """Budget in GB for temporary tensors on a device of `torch_device`; None: it is a CPU, and has `memory_gb`."""

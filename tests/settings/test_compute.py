@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from threadpoolctl import threadpool_info
 
 from ad_assets.kernels.parallel import map_single_threaded, threads, use_threads
+from ad_assets.settings import device_lease
 from ad_assets.settings.compute import Compute
 
 
@@ -32,7 +33,10 @@ def test_faults(options: dict[str, object], message: str) -> None:
 def test_devices(monkeypatch: pytest.MonkeyPatch, device: str, cards: int, expected: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cards > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    monkeypatch.setattr(device_lease, "lease", lambda _: None)  # see test_device_lease.py
+    monkeypatch.setattr(torch.cuda, "set_device", (chosen := []).append)
     assert Compute(device=device).torch_device() == expected
+    assert [f"cuda:{number}" for number in chosen] == [expected] * (expected != "cpu")
 
 
 def test_an_absent_card_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

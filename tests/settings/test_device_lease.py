@@ -72,6 +72,7 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[Card]], None]:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(facts))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(facts))
         monkeypatch.setattr(torch.cuda, "get_device_properties", facts.__getitem__)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
 
     return seen
 

@@ -277,6 +277,7 @@ def cuda_device() -> Iterator[Device]:
             stack.enter_context(mock.patch(f"torch.cuda.{name}", replacement))
         for name, replacement in {
             "torch.Generator": _Generator,
+            "ad_assets.settings.device_lease.lease": lambda _: None,  # no process computes there
             "torch.optim.Optimizer._accelerator_graph_capture_health_check": lambda *_: None,
             "threading.Thread.run": run,
         }.items():

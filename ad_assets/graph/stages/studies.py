@@ -272,7 +272,7 @@ class _Measuring:
         started = time.perf_counter()
         for ids, result in scorer(replace(test, image_ids=tested)):
             if runtime.device != "cpu":
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(runtime.device)
             seconds, images = seconds + time.perf_counter() - started, images + len(ids)
             comparison.add(ids, result.maps, result.image_scores)
             started = time.perf_counter()
