@@ -256,8 +256,8 @@ def _grams_of_device(vectors: Tensor, parts: list[slice], device: str) -> Iterat
         before: list[tuple[slice, Future[Tensor]]] = []
         for part in parts:
             grams = torch.empty(part.stop - part.start, images, images, dtype=torch.float64, device=device)
-            for block, own in zip(vectors[part].split(TASK_PIXELS), grams.split(TASK_PIXELS), strict=True):
-                some = block.to(device).double()
+            for block, own in zip(vectors[part].to(device).split(TASK_PIXELS), grams.split(TASK_PIXELS), strict=True):
+                some = block.double()
                 torch.bmm(some, some.mT, out=own)
             before.append((part, copier.submit(grams.cpu)))
             if len(before) > 1:
