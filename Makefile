@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-export DAGSTER_HOME ?= $(CURDIR)/.dagster_home
 # The releases that are installed; `make install CONSTRAINTS=` takes the newest that pyproject.toml admits.
 CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
@@ -55,7 +54,7 @@ bench: install
 	for bench in tests/benchmarks/bench_*.py; do $(BIN)/python -m tests.benchmarks.$$(basename $$bench .py) || exit 1; done
 
 dev: install
-	$(BIN)/python -m ad_assets.ui.dev -h 127.0.0.1 -p $${PORT:-3000}
+	@$(BIN)/ad-assets dev --port $${PORT:-3000}
 
 clean:
 	rm -rf $(VENV) .venv-s3 .ad_assets .dagster_home

@@ -20,6 +20,7 @@ from ad_assets.store.store import CorruptArtifactError
 # Command -> the module of `ad_assets.commands` that has it; no other is imported.
 MODULES = {
     **dict.fromkeys(("demo", "materialize", "status"), "graph"),
+    "dev": "dev",
     "table": "table.command",
     "predict": "predict",
     "latency": "latency",
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is not None:
         return _run(arguments)
-    if sys.argv[1:2] == ["serve"]:  # which heeds signals itself, and answers what is under way
+    if sys.argv[1:2] in (["serve"], ["dev"]):  # which heed signals themselves, and end what is under way
         return _run(sys.argv[1:])
     # Imports make a million objects that stay: looking through them again and again takes a second.
     gc.set_threshold(10_000, 10, 10)

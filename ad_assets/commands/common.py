@@ -170,7 +170,7 @@ def open_session(options: argparse.Namespace, *, force: bool = False, verify: bo
             names = ", ".join(sorted(categories)) or "none"
             reasons = "".join(f"; {name}: {reason}" for name, reason in unseen.items())
             raise ConfigError(f"no category {category!r}; there are: {names}{reasons}")
-    instance = open_instance()
+    instance = open_instance(benchmark.source)
     register_categories(stages, instance)
     graph = Graph(stages, benchmark.store)
     steps = plan(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
+from pathlib import Path
 
 from ad_assets.commands.common import Commands, Session, open_session
+from ad_assets.config.load import CONFIGS
 
 
 def add(commands: Commands) -> None:
@@ -70,8 +73,9 @@ def _materialize(options: argparse.Namespace) -> int:
         text = comparison_text(session.benchmark.store, session.stages, name)
         if text:
             print(f"\n{text}")
-    config = "" if session.benchmark.source.endswith("demo.yaml") else f"AD_ASSETS_CONFIG={session.benchmark.source} "
-    print(f"UI:     {config}make dev   (then open http://127.0.0.1:3000)")
+    shipped = Path(session.benchmark.source).parent == CONFIGS
+    config = Path(session.benchmark.source).stem if shipped else session.benchmark.source
+    print(f"UI:     ad-assets dev --config {shlex.quote(config)}   (then open http://127.0.0.1:3000)")
     print(f"{counts}, {time.perf_counter() - started:.1f} s")
     return status
 

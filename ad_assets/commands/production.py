@@ -269,7 +269,7 @@ def load_line(options: argparse.Namespace) -> Benchmark:
     if not is_named_beside_images(dataset, benchmark.store):
         from ad_assets.defs.runs import open_instance  # imports Dagster, which takes longer than most decisions
 
-        check_store(dataset, benchmark.store, open_instance())
+        check_store(dataset, benchmark.store, open_instance(benchmark.source))
     return benchmark
 
 

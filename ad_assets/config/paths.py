@@ -61,6 +61,18 @@ def still_moved(tree: dict[str, Any], moved: dict[str, tuple[str, str]]) -> dict
     }
 
 
+def fixed(key: str, value: str) -> str:
+    """What a dotted key is set to, as it is meant in any working directory: a relative path as an absolute one.
+
+    >>> fixed("compute.device", "cpu"), fixed("store.root", "s3://bucket"), fixed("store.root", "a")[0]
+    ('cpu', 's3://bucket', '/')
+    """
+    names = key.split(".")
+    patterns = [pattern.split(".") for pattern in PATHS]
+    known = any(len(p) == len(names) and all(a in ("*", b) for a, b in zip(p, names, strict=True)) for p in patterns)
+    return str(Path(value).absolute()) if known and _is_relative(value, key, Path()) else value
+
+
 def _write_defaults(tree: dict[str, Any]) -> None:
     """The store's root and those that readers have by themselves, which begin at the folder too."""
     store = tree.setdefault("store", {})

@@ -1,18 +1,27 @@
-"""The folder of Dagster's records and settings: ``DAGSTER_HOME``, else ``.dagster_home`` in the working directory."""
+"""The folder of Dagster's records and settings: ``DAGSTER_HOME``, else ``.dagster_home`` beside the benchmark file.
+
+That of a shipped file lies in the working directory.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from ad_assets.config.load import CONFIGS
 from ad_assets.store.local import write_whole
 
 SHIPPED = Path(__file__).parents[1] / "dagster.yaml"
 
 
-def open_home() -> Path:
-    """The folder, made if need be; one without settings gets a link to those that are shipped, so that edits count."""
-    home = Path(os.environ.get("DAGSTER_HOME") or ".dagster_home").resolve()
+def open_home(source: str | Path) -> Path:
+    """The folder, made if need be; one without settings gets a link to those that are shipped, so that edits count.
+
+    Args:
+        source: path of the benchmark file.
+    """
+    beside = Path() if Path(source).parent == CONFIGS else Path(source).parent
+    home = Path(os.environ.get("DAGSTER_HOME") or beside / ".dagster_home").resolve()
     home.mkdir(parents=True, exist_ok=True)
     os.environ["DAGSTER_HOME"] = str(home)
     settings = home / "dagster.yaml"

@@ -39,9 +39,9 @@ class Outcome:
     waiting: tuple[str, ...] = ()
 
 
-def open_instance() -> dg.DagsterInstance:
-    """The Dagster instance of `open_home`."""
-    home = open_home()
+def open_instance(source: str) -> dg.DagsterInstance:
+    """The Dagster instance of a benchmark file, by its path: that of `open_home`."""
+    home = open_home(source)
     keep_event_logs_open()
     # Dagster makes its tables when it first opens a home; two processes that do so at once fail.
     with filelock.FileLock(home / LOCK):

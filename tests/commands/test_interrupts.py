@@ -75,7 +75,7 @@ def test_a_signal_in_the_middle_of_a_step_ends_the_process_at_once(
 
 def open_home(start: Barrier) -> None:
     start.wait()
-    open_instance().get_runs_count()
+    open_instance("bench.yaml").get_runs_count()
 
 
 def test_four_processes_open_one_fresh_home_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tree["datasets"]["line"] = {**tree["datasets"]["parts"], "production": {"settle_seconds": 0}}
     (tmp_path / "bench.yaml").write_text(yaml.safe_dump(tree))
     benchmark = load_config("bench.yaml", environ={})
-    adopt_store(benchmark.datasets["line"], benchmark.store, open_instance())
+    adopt_store(benchmark.datasets["line"], benchmark.store, open_instance("bench.yaml"))
     return tmp_path
 
 

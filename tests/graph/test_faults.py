@@ -283,12 +283,12 @@ def test_what_uses_a_gpu_takes_turns_where_there_may_be_one(bench: Bench) -> Non
 def test_a_slot_of_a_finished_run_is_freed(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(Compute, "may_use_gpu", lambda _: True)
-    with open_instance() as instance:
+    with open_instance("bench.yaml") as instance:
         storage = instance.event_log_storage
         storage.initialize_concurrency_limit_to_default(GPU)
         assert storage.get_concurrency_info(GPU).slot_count == 1
         assert storage.claim_concurrency_slot(GPU, "00000000-0000-0000-0000-000000000000", "step").is_claimed
-    with open_instance() as instance:
+    with open_instance("bench.yaml") as instance:
         assert not instance.event_log_storage.get_concurrency_info(GPU).active_run_ids
         pooled = Bench(tmp_path, instance)
         only_small(pooled)

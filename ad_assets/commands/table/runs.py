@@ -43,7 +43,7 @@ def bring_up_to_date(
     from ad_assets.defs.runs import execute, open_instance
 
     definitions, stages = build_definitions(graph.benchmark)
-    instance = open_instance()
+    instance = open_instance(graph.benchmark.source)
     register_categories(stages, instance)
     steps = plan(
         graph.benchmark,
