@@ -303,9 +303,10 @@ class Backbone:
 
         from ad_assets.backbones.arithmetic import halved
 
+        # The layout is changed there: a copy that changes it would wait.
+        inputs = batch.to(self.device, non_blocking=True).contiguous(memory_format=self._layout)
         with torch.inference_mode(), halved(self.precision, self.device):
-            # The layout is changed there: a copy that changes it would wait.
-            self.model(batch.to(self.device, non_blocking=True).contiguous(memory_format=self._layout))
+            self.model(inputs)
 
     def _keep(self, tap: str, features: Tensor) -> None:
         # Cloned, because the layers that follow may work in place on the same memory.

@@ -283,7 +283,7 @@ def _false_alarm_rates(benchmark: Benchmark, name: str) -> Iterator[Finding]:
 
 def _growth(benchmark: Benchmark, name: str) -> Iterator[Finding]:
     """Numbers of nominal images, and the largest possible ones, of detectors whose fit the memory budget bounds."""
-    from ad_assets.graph.stages.features import read_feature_index, stored_features
+    from ad_assets.graph.stages.feature_files import read_feature_index, stored_features
     from ad_assets.methods import Runtime
     from ad_assets.methods.runtime import growth_warning
 

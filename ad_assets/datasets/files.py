@@ -43,6 +43,11 @@ class ImageFiles:
         self._fs, folder = url_to_fs(root)
         self._folder = str(folder).rstrip("/")
 
+    @property
+    def requests_at_once(self) -> int:
+        """How many threads read files together: more than a disk needs where each read crosses a network."""
+        return 1 if self._is_local else 16
+
     def listing(self) -> Listing:
         """Every file below the root, in one walk.
 

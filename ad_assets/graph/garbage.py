@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Slot
-from ad_assets.graph.stages import bundle, features, near_copies, studies
+from ad_assets.graph.stages import bundle, feature_files, near_copies, studies
 from ad_assets.graph.stages import synthetic_anomalies as synthetic
 from ad_assets.graph.stages.fitted_state import STATES, read_training_set
 from ad_assets.graph.stages.image_index import image_ids
@@ -62,8 +62,8 @@ def unreferenced(graph: Graph, *, older_than: float) -> list[StoredFile]:
             rows |= {parts[2]} if record and record[near_copies.TRAIN] in trained else set()
         if not artifact_folder(file.path) or parts[2] not in versions:
             continue
-        if parts[1::2] == ["features", features.IMAGES]:
-            kept |= set(features.feature_files(store.artifact(parts[1], parts[2])))
+        if parts[1::2] == ["features", feature_files.IMAGES]:
+            kept |= set(feature_files.feature_files(store.artifact(parts[1], parts[2])))
         elif parts[1::2] == [synthetic.KIND, synthetic.SCORES]:
             rows |= synthetic.features_of(store.artifact(parts[1], parts[2]), extractors)
         elif parts[1::2] == [bundle.KIND, MANIFEST]:
@@ -134,4 +134,4 @@ def _planned_features(graph: Graph, slot: Slot) -> set[str]:
     artifact = store.artifact("image_index", index.version) if index else None
     if artifact is None or not artifact.exists():
         return set()
-    return {features.feature_path(stage.code_version, image) for image in image_ids(artifact)}
+    return {feature_files.feature_path(stage.code_version, image) for image in image_ids(artifact)}

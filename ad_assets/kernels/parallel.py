@@ -48,6 +48,11 @@ def threads() -> int:
     return 1 if getattr(_here, "lone", False) else _chosen
 
 
+def helper_threads() -> int:
+    """How many threads decode images for those of `map_single_threaded`: one may wait for a file meanwhile."""
+    return max(2, _chosen)
+
+
 def map_single_threaded(work: Callable[[Task], Result], tasks: Iterable[Task]) -> Generator[Result, None, None]:
     """Yield the results of the tasks in order, computed by `threads` threads.
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad_assets.datasets.geometry import fit_mask
-from ad_assets.graph.stages.features import positions_of
+from ad_assets.graph.stages.feature_files import positions_of
 from ad_assets.methods import Features
 from ad_assets.methods.memory_bank.patch_bank import PatchBank
 from ad_assets.methods.sources import Place, Source, hottest_place, sources_at, why_unknown

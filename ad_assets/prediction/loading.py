@@ -14,7 +14,8 @@ from ad_assets.graph.build_attempts import ATTEMPT, attempt_path
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.lanes import ScoringStages
 from ad_assets.graph.stage import Head, Parts, Slot, Upstream, read_head
-from ad_assets.graph.stages.features import stored_features, train_part
+from ad_assets.graph.stages.feature_files import stored_features
+from ad_assets.graph.stages.features import train_part
 from ad_assets.graph.stages.fitted_state import read_state, read_training_set, runtime_on
 from ad_assets.graph.stages.image_index import GROUPS, current_index, declared_groups
 from ad_assets.graph.stages.metrics import read_scored_images

@@ -10,6 +10,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -22,7 +23,7 @@ from ad_assets.backbones.backbone import load_backbone
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.backbones.view import View
 from ad_assets.datasets.decoding import Decoding
-from ad_assets.graph.stages.features import positions_of, stacked
+from ad_assets.graph.stages.feature_files import positions_of, stacked
 from ad_assets.graph.stages.score_maps import Scorer
 from ad_assets.methods import Features, ScoreMaps
 from ad_assets.methods.data import NominalScores
@@ -39,6 +40,7 @@ from ad_assets_runtime.prediction import Prediction
 if TYPE_CHECKING:
     from torch import Tensor
 
+AHEAD = 1e9 / 8  # bytes a GB of the budget, of images decoded ahead
 Image = str | Path | bytes | NDArray[np.uint8]
 Keep = Callable[[Extractor, str, "Sequence[Tensor]", float], None]
 
@@ -107,6 +109,11 @@ class _Decoded:
     inputs: tuple[Tensor, ...] = ()
     error: ImageError | None = None
     inspected: Inspected | None = None
+
+    def weigh(self) -> int:
+        """Its bytes in memory."""
+        data = self.inspected.data if self.inspected else None
+        return self.rgb.nbytes + sum(tensor.nbytes for tensor in self.inputs) + len(data or b"")
 
 
 class Predictor:
@@ -242,11 +249,16 @@ class Predictor:
         failed: Callable[[ImageError], None] | None,
         keep: Keep | None,
     ) -> Iterator[tuple[Prediction, RgbImage]]:
+        from ad_assets.kernels.parallel import helper_threads
+
         if keep is None and self.recorder and self.recorder.keeps:
             keep = self.recorder.keep_features
-        with ThreadPoolExecutor(max_workers=4) as pool:
-            numbered = enumerate(images, start=1)
-            batches = decoded_batches(pool, self._decode, numbered, self._images_a_batch(batch_size))
+        size, room = self._images_a_batch(batch_size), self.compute.memory_gb * AHEAD
+        numbered = enumerate(images, start=1)
+        with (
+            ThreadPoolExecutor(helper_threads()) as pool,
+            closing(decoded_batches(pool, self._decode, numbered, size, _Decoded.weigh, room)) as batches,
+        ):
             while True:
                 with self._lock:
                     self._timer.start()
@@ -287,13 +299,11 @@ class Predictor:
             return _Decoded(name, error=error)
 
     def _predict(self, batch: Sequence[_Decoded], keep: Keep | None) -> list[Prediction]:
-        import torch
-
         self._timer("decode")
         taps: dict[Extractor, list[Tensor]] = {}
         for number, (extractor, backbone) in enumerate(zip(self._extractors, self._backbones, strict=True)):
             started = time.perf_counter()
-            taps[extractor] = backbone.extract(torch.stack([image.inputs[number] for image in batch]))
+            taps[extractor] = backbone.extract(backbone.stack([image.inputs[number] for image in batch]))
             seconds_each = (time.perf_counter() - started) / len(batch)
             for row, image in enumerate(batch if keep else ()):
                 if keep:

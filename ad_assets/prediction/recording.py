@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Benchmark, Dataset
 from ad_assets.graph.garbage import is_needed
-from ad_assets.graph.stages.features import feature_path, features_address, write_features
+from ad_assets.graph.stages.feature_files import feature_path, write_features
+from ad_assets.graph.stages.features import features_address
 from ad_assets.production.inspections import (
     Inspection,
     KeptImage,

@@ -18,7 +18,8 @@ from ad_assets.datasets.base import ProgressReport
 from ad_assets.graph.lanes import ScoringStages
 from ad_assets.graph.provenance import MADE_OF, is_outdated
 from ad_assets.graph.stage import Upstream, read_head
-from ad_assets.graph.stages.features import feature_path, stored_features, train_part
+from ad_assets.graph.stages.feature_files import feature_path, stored_features
+from ad_assets.graph.stages.features import train_part
 from ad_assets.graph.stages.fitted_state import holds_out_groups, read_state, runtime_on
 from ad_assets.graph.stages.ground_truth import GroundTruth, MeasuredScores
 from ad_assets.graph.stages.image_index import current_index, declared_groups, image_index_stage, read_index

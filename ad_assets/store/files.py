@@ -83,6 +83,11 @@ class FileStore(Settings):
         fs, _ = self._open()
         return "file" in (fs.protocol if isinstance(fs.protocol, (tuple, list)) else (fs.protocol,))
 
+    @property
+    def requests_at_once(self) -> int:
+        """How many threads read or write files together: two for a disk, more where each request crosses a network."""
+        return 2 if self.is_local else 16
+
     def location(self, path: str) -> str:
         """The full path or URL of a stored path, for messages."""
         return f"{self.root.rstrip('/')}/{path}"

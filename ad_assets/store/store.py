@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["Artifact", "ArtifactStore", "CorruptArtifactError", "MissingFileError", "StoredFile"]
 
 HEAD = ("version", "parts", "code_version")  # what a head must have
+_HEADER = 4096  # bytes that hold the header of a tensor file with a dozen tensors
 _LOG = logging.getLogger(__name__)
 
 
@@ -182,20 +183,28 @@ class ArtifactStore(FileStore):
         """Read several tensor files concurrently, in order, to hide the latency of object stores."""
         if len(paths) == 1:
             return [self.read_tensors(paths[0])]
-        with ThreadPoolExecutor(max_workers=2 if self.is_local else 16) as pool:
+        with ThreadPoolExecutor(self.requests_at_once) as pool:
             return list(pool.map(self.read_tensors, paths))
 
     def read_notes(self, path: str) -> dict[str, str]:
         """The text notes in the header of a tensor file; tensors are neither read nor verified."""
         return without_checksum(self._all_notes(path))
 
+    def read_many_notes(self, paths: Sequence[str]) -> list[dict[str, str]]:
+        """As `read_notes` of several files, in order; of an object store concurrently, to hide its latency."""
+        if self.is_local:
+            return [self.read_notes(path) for path in paths]
+        with ThreadPoolExecutor(self.requests_at_once) as pool:
+            return list(pool.map(self.read_notes, paths))
+
     def _all_notes(self, path: str) -> dict[str, str]:
         fs, base = self._open()
 
         def header() -> bytes:
-            # The first 8 bytes give the length of the JSON header (safetensors format).
-            length: bytes = fs.cat_file(f"{base}/{path}", start=0, end=8)
-            return length + bytes(fs.cat_file(f"{base}/{path}", start=8, end=8 + int.from_bytes(length, "little")))
+            # The first 8 bytes give the length of the JSON header (safetensors format), which seldom is longer.
+            start: bytes = fs.cat_file(f"{base}/{path}", start=0, end=_HEADER)
+            end = 8 + int.from_bytes(start[:8], "little")
+            return start if end <= len(start) else start + bytes(fs.cat_file(f"{base}/{path}", start=_HEADER, end=end))
 
         with self._named_errors(path):
             if self.is_local:

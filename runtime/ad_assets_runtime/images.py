@@ -8,8 +8,9 @@ unexpected decoder. Of files with several pages or frames the first is used. Pix
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from threading import Condition
@@ -205,12 +206,41 @@ def _formats(path: str) -> list[str]:
 
 
 def decoded_batches(
-    pool: ThreadPoolExecutor, decode: Callable[[Source], Decoded], images: Iterable[Source], size: int
-) -> Iterator[list[Decoded]]:
-    """Decoded batches in order; at most two batches are decoded ahead of the backbone."""
+    pool: ThreadPoolExecutor,
+    decode: Callable[[Source], Decoded],
+    images: Iterable[Source],
+    size: int,
+    weigh: Callable[[Decoded], int],
+    most_bytes: float,
+) -> Generator[list[Decoded]]:
+    """Decoded batches in order; while one is used, two more are decoded, as far as memory has room for them.
+
+    Args:
+        pool: its threads decode.
+        decode: called with each image in one of them.
+        images: taken as they are needed.
+        size: images a batch.
+        weigh: bytes of a decoded image.
+        most_bytes: of what is decoded ahead, if all were as large as the largest so far.
+    """
     waiting = iter(images)
-    ahead = [pool.submit(decode, image) for image in islice(waiting, 2 * size)]
-    while ahead:
-        batch = [future.result() for future in ahead[:size]]
-        ahead = ahead[size:] + [pool.submit(decode, image) for image in islice(waiting, size)]
-        yield batch
+    ahead: deque[Future[Decoded]] = deque()
+    largest = 1
+
+    def fill(count: int) -> None:
+        ahead.extend(pool.submit(decode, image) for image in islice(waiting, max(0, count - len(ahead))))
+
+    try:
+        while True:
+            fill(size)
+            if not ahead:
+                return
+            batch: list[Decoded] = []
+            for left in reversed(range(min(size, len(ahead)))):
+                batch.append(ahead.popleft().result())
+                largest = max(largest, weigh(batch[-1]))
+                fill(left + min(2 * size, int(most_bytes // largest)))
+            yield batch
+    finally:
+        for future in ahead:
+            future.cancel()

@@ -11,7 +11,7 @@ import yaml
 
 from ad_assets.cli import MODULES, main
 from ad_assets.commands.common import Commands
-from ad_assets.graph.stages import features
+from ad_assets.graph.stages import feature_files
 from ad_assets.store.store import ArtifactStore
 from tests.support.bench_graph import config_tree, draw_image, write_dataset, write_image
 
@@ -80,13 +80,13 @@ def test_a_damaged_feature_file_is_made_again_where_its_size_tells_and_named_whe
     whole, tensors = store.read_bytes(broken), store.read_tensors(broken)
     changed = ["--category", "bolt", "--set", "datasets.parts.detectors.small.coreset_ratio=0.5"]
     store.write_bytes(broken, b"cut off")
-    monkeypatch.setattr(features, "_CACHE", features._Cache())  # as in a new process
+    monkeypatch.setattr(feature_files, "_CACHE", feature_files._Cache())  # as in a new process
     assert run(config, "materialize", *changed) == 0
     assert all(value.equal(tensors[name]) for name, value in store.read_tensors(broken).items())
     flipped = bytearray(whole)
     flipped[-1] ^= 1
     store.write_bytes(broken, bytes(flipped))
-    monkeypatch.setattr(features, "_CACHE", features._Cache())
+    monkeypatch.setattr(feature_files, "_CACHE", feature_files._Cache())
     changed[-1] = changed[-1].replace("0.5", "0.75")
     capsys.readouterr()
     assert run(config, "materialize", *changed) == 1

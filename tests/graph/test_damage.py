@@ -9,7 +9,7 @@ import logging
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 import torch
 
+from ad_assets.backbones.extraction import Extraction, all_finite
 from ad_assets.commands import doctor
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.graph.build import materialize
 from ad_assets.graph.garbage import unreferenced
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Slot, Stage, Work
-from ad_assets.graph.stages import features
+from ad_assets.graph.stages import feature_files, features
 from ad_assets.graph.stages.image_index import UNKNOWN, changed_files
 from ad_assets.store import records
 from ad_assets.store.artifact import Artifact
@@ -45,9 +46,15 @@ class StubBackbone:
         """The pixels, as fractions."""
         return torch.from_numpy(np.asarray(rgb, np.float32) / 255).permute(2, 0, 1).contiguous()
 
-    def extract(self, batch: torch.Tensor) -> list[torch.Tensor]:
+    def stack(self, images: list[torch.Tensor]) -> torch.Tensor:
+        """A batch."""
+        return torch.stack(images)
+
+    def extract_each(self, batches: Iterable[tuple[Any, torch.Tensor]]) -> Iterator[tuple[Any, Extraction]]:
         """One tap finer than the other."""
-        return [torch.nn.functional.avg_pool2d(batch, size) for size in (8, 16)]
+        for label, batch in batches:
+            taps = [torch.nn.functional.avg_pool2d(batch, size) for size in (8, 16)]
+            yield label, Extraction(taps, all_finite(taps), 0.01)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -349,12 +356,12 @@ def test_features_that_an_earlier_release_stored_under_the_id_of_other_bytes_are
     head = whole.store.read_head(("parts", "features", "lite0"), "bolt")
     assert head
     listed = whole.store.read_json(whole.store.artifact("features", head["version"]).at("features.json"))
-    first, second = (features.feature_path(listed["extractor"], image) for image in listed["train"][:2])
+    first, second = (feature_files.feature_path(listed["extractor"], image) for image in listed["train"][:2])
     sound = {file.path: whole.store.read_noted_tensors(file.path)[0] for file in whole.store.files("features")}
     sizes = {file.path: file.size for file in whole.store.files("features")}
     for path, tensors in {**sound, first: sound[second]}.items():
         whole.store.write_tensors(path, tensors, {"seconds": "000000.100000"})
-        features._CACHE.drop(whole.store.location(path))
+        feature_files._CACHE.drop(whole.store.location(path))
     assert {file.path: file.size for file in whole.store.files("features")} == sizes
     for stage, partition in whole.slots():
         if stage.kind not in ("image_index", "features", "study"):

@@ -196,13 +196,13 @@ def test_an_update_is_judged_without_a_forward_pass_of_what_was_drawn_before(
     judged: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passed_through: list[int] = []
-    extract = Backbone.extract
+    start = Backbone.start
 
     def counted(backbone: Backbone, images: Any) -> Any:
         passed_through.append(len(images))
-        return extract(backbone, images)
+        return start(backbone, images)
 
-    monkeypatch.setattr(Backbone, "extract", counted)
+    monkeypatch.setattr(Backbone, "start", counted)
     before = champion_of(judged)
     decided = read_scored_images(judged.benchmark.store.artifact("metrics", before.metrics)).images
     now = datetime.datetime.now(datetime.UTC)

@@ -45,13 +45,13 @@ def ready(materialized: Bench, tmp_path: Path) -> Bench:
 def forward_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Images per call of the backbone."""
     calls: list[int] = []
-    original = Backbone.extract
+    original = Backbone.start
 
     def counted(self: Backbone, batch: object) -> object:
         calls.append(len(batch))  # type: ignore[arg-type]
         return original(self, batch)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Backbone, "extract", counted)
+    monkeypatch.setattr(Backbone, "start", counted)
     return calls
 
 

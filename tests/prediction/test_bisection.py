@@ -161,7 +161,7 @@ def test_versions_whose_features_are_gone_are_passed_over_and_said(line: Bench, 
 
 
 def feature_of(line: Bench, name: str) -> str:
-    from ad_assets.graph.stages.features import feature_path
+    from ad_assets.graph.stages.feature_files import feature_path
     from ad_assets.production.landing_history import images_of, read_landings
 
     [stage] = [stage for stage in line.stages if stage.name == "parts/features/lite0"]

@@ -42,6 +42,9 @@ def test_what_is_written_is_read_back(store: ArtifactStore) -> None:
     assert store.read_text("t/x.txt") == "größe"
     many = store.read_many_tensors(["t/x.safetensors"] * 3)
     assert [torch.equal(m["maps"], tensors["maps"]) for m in many] == [True] * 3
+    store.write_tensors("t/y.safetensors", {f"tap{'s' * 90}{n}": torch.zeros(1) for n in range(40)}, {"seconds": "2"})
+    notes = store.read_many_notes(["t/x.safetensors", "t/y.safetensors", "t/x.safetensors"])  # y has a long header
+    assert [own["seconds"] for own in notes] == ["1.5", "2", "1.5"]
 
 
 def test_listing_usage_and_deletion(store: ArtifactStore) -> None:

@@ -34,7 +34,8 @@ from ad_assets.graph.stage import (
     Upstream,
     Work,
 )
-from ad_assets.graph.stages.features import positions_of, read_features, stacked
+from ad_assets.graph.stages.feature_files import positions_of, stacked
+from ad_assets.graph.stages.features import read_features
 from ad_assets.graph.stages.fitted_state import read_training_set
 from ad_assets.graph.stages.image_index import read_index
 from ad_assets.graph.stages.lane_scorer import lane_scorer

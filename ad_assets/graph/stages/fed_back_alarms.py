@@ -7,7 +7,7 @@ from typing import Any
 
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.graph.stage import Work
-from ad_assets.graph.stages.features import stored_features
+from ad_assets.graph.stages.feature_files import stored_features
 from ad_assets.graph.stages.fitted_state import read_state, read_training_set, runtime_of
 from ad_assets.graph.stages.region_of_interest import read_region, region_tensor
 from ad_assets.graph.stages.score_maps import Scorer, read_score_index

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ad_assets.config.benchmark import Dataset, Detector
 from ad_assets.graph.provenance import MADE_OF, is_outdated
 from ad_assets.graph.stage import GPU, MethodSettings, Parts, Stage, Upstream, Work, read_head, settings_of_lane
-from ad_assets.graph.stages.features import extractor_of, feature_path, read_features
+from ad_assets.graph.stages.feature_files import feature_path
+from ad_assets.graph.stages.features import extractor_of, read_features
 from ad_assets.graph.stages.image_index import GROUPS, declared_groups, group_parts
 from ad_assets.graph.stages.region_of_interest import (
     PART,

@@ -8,7 +8,8 @@ from typing import Any
 
 from ad_assets.datasets.index import GROUP
 from ad_assets.graph.stage import Stage, Work
-from ad_assets.graph.stages.features import extractor_of, feature_path, features_address, stored_features
+from ad_assets.graph.stages.feature_files import feature_path, stored_features
+from ad_assets.graph.stages.features import extractor_of, features_address
 from ad_assets.graph.stages.fitted_state import method_of, read_training_set, runtime_of
 from ad_assets.graph.stages.image_index import current_index, read_index
 from ad_assets.graph.stages.lane_scorer import lane_scorer

@@ -17,7 +17,8 @@ from ad_assets.datasets import synthetic
 from ad_assets.datasets.base import Reader
 from ad_assets.datasets.files import ImageFiles, read_image_bytes
 from ad_assets.graph.stage import GPU, Parts, Stage, StageSettings, Upstream, Work
-from ad_assets.graph.stages.features import features_address, positions_of, read_features, stacked
+from ad_assets.graph.stages.feature_files import positions_of, stacked
+from ad_assets.graph.stages.features import features_address, read_features
 from ad_assets.graph.stages.fitted_state import method_of
 from ad_assets.graph.stages.image_index import read_index
 from ad_assets.graph.stages.lane_scorer import lane_scorer
@@ -145,7 +146,6 @@ def _read(store: ArtifactStore, stored: Artifact) -> dict[str, Tensor]:
 
 
 def _extracted(work: Work, reader: Reader, extractor: Extractor, row: Mapping[str, Any]) -> dict[str, Tensor]:
-    import torch
 
     backbone = load_backbone(extractor, work.compute)
     data = read_image_bytes(ImageFiles(reader.root), dict(row))
@@ -155,7 +155,7 @@ def _extracted(work: Work, reader: Reader, extractor: Extractor, row: Mapping[st
     size = extractor.images_a_batch(work.compute.batch_size)
     for first in range(0, len(anomalies), size):
         batch = anomalies[first : first + size]
-        taps = backbone.extract(torch.stack([backbone.preprocess(each.rgb) for each in batch]))
+        taps = backbone.extract(backbone.stack([backbone.preprocess(each.rgb) for each in batch]))
         for position, each in enumerate(batch):
             for level, tap in enumerate(taps):
                 tensors[f"{each.kind}/{each.strength}/tap{level:02}"] = tap[position].clone()

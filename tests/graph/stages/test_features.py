@@ -1,0 +1,167 @@
+"""Features pass from the backbone to the store in threads, and to the methods of the same run without the store."""
+
+import logging
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import torch
+
+from ad_assets.backbones import backbone as backbones
+from ad_assets.backbones.backbone import load_backbone
+from ad_assets.graph.build import materialize
+from ad_assets.graph.stage import Stage
+from ad_assets.graph.stages import feature_files
+from ad_assets.graph.stages.feature_files import read_feature_index, stored_features
+from ad_assets.graph.stages.features import extractor_of
+from ad_assets.settings.compute import Compute
+from ad_assets.store.store import ArtifactStore
+from tests.support.bench_graph import Bench, write_dataset
+from tests.support.emulated_device import cuda_device
+
+LOG = logging.getLogger(__name__)
+IMAGES = 12
+
+
+class Extracted:
+    """A category whose images are indexed, and its stage of features."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.store: ArtifactStore = bench.benchmark.store
+        self.compute: Compute = bench.benchmark.compute
+        [index] = [stage for stage in bench.stages if stage.kind == "image_index"]
+        [self.stage] = [stage for stage in bench.stages if stage.kind == "features"]
+        self.build(index)
+
+    def build(self, stage: Stage | None = None, compute: Compute | None = None) -> dict[str, Any]:
+        """Materialize an asset, features where none is named; its metadata."""
+        stage, compute = stage or self.stage, compute or self.compute
+        return dict(materialize(stage, "bolt", self.store, compute, LOG).metadata)
+
+    def paths(self) -> list[str]:
+        """The stored feature files."""
+        return [file.path for file in self.store.files("features")]
+
+    def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
+        """What they hold."""
+        return {path: dict(self.store.read_noted_tensors(path)[0]) for path in self.paths()}
+
+    def batches(self, compute: Compute | None = None) -> list[list[torch.Tensor]]:
+        """The features of the training images, as methods read them."""
+        head = self.store.read_head(self.stage.key, "bolt")
+        assert head
+        address, images = read_feature_index(self.store.artifact("features", head["version"]))
+        extractor = extractor_of(self.stage)
+        features = stored_features(self.store, compute or self.compute, address, images["train"], None, extractor)
+        return [taps for _, taps in features.batches()]
+
+
+@pytest.fixture
+def extracted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Extracted:
+    monkeypatch.setattr(feature_files, "_CACHE", feature_files._Cache())
+    write_dataset(tmp_path / "images", ["bolt"])
+    return Extracted(Bench(tmp_path, dg.DagsterInstance.ephemeral()))
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths of the tensor files that are read."""
+    paths: list[str] = []
+    read = ArtifactStore.read_tensors
+
+    def counted(self: ArtifactStore, path: str) -> Any:
+        paths.append(path)
+        return read(self, path)
+
+    monkeypatch.setattr(ArtifactStore, "read_tensors", counted)
+    return paths
+
+
+def test_what_was_extracted_is_not_read_again_in_the_same_run(
+    extracted: Extracted, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert extracted.build()["extracted"] == IMAGES
+    kept = extracted.batches()
+    assert reads == []
+    monkeypatch.setattr(feature_files, "_CACHE", feature_files._Cache())  # as in another process
+    read = extracted.batches()
+    assert len(reads) == 6
+    for mine, stored in zip(kept, read, strict=True):
+        assert all(torch.equal(*pair) for pair in zip(mine, stored, strict=True))
+
+
+def test_features_are_kept_within_a_quarter_of_the_budget(extracted: Extracted, reads: list[str]) -> None:
+    small = extracted.compute.model_copy(update={"memory_gb": 4 * 2.5 * 17_408 / 1e9})  # two images of 48,128 bytes
+    extracted.build(compute=small)
+    assert sum(tensor.nbytes for tensor in extracted.tensors()[extracted.paths()[0]].values()) == 17_408
+    assert feature_files._CACHE._bytes == 2 * 17_408
+    extracted.batches(small)
+    assert reads
+
+
+def test_a_write_that_fails_stops_the_run_by_its_own_name_and_what_was_written_is_kept(
+    extracted: Extracted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = ArtifactStore.write_tensors
+    written: list[str] = []
+
+    def fails_at_last(self: ArtifactStore, path: str, *rest: Any) -> None:
+        if len(written) == 5:
+            raise OSError(f"{path}: the disk is full")
+        write(self, path, *rest)
+        written.append(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ArtifactStore, "write_tensors", fails_at_last)
+        with pytest.raises(OSError, match="the disk is full"):
+            extracted.build()
+    assert extracted.store.read_head(extracted.stage.key, "bolt") is None
+    assert extracted.paths() == sorted(written)
+    assert extracted.build()["extracted"] == IMAGES - len(written)
+
+
+def test_features_are_written_while_others_are_computed(extracted: Extracted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the first batch no file is whole until the second is computed, which would wait forever for one thread."""
+    second, write = threading.Event(), ArtifactStore.write_tensors
+    start, started = backbones.Backbone.start, []
+
+    def begun(self: Any, batch: torch.Tensor) -> Any:
+        started.append(len(batch))
+        if len(started) == 2:
+            second.set()
+        return start(self, batch)
+
+    def waits(self: ArtifactStore, *rest: Any) -> None:
+        assert second.wait(20)
+        write(self, *rest)
+
+    monkeypatch.setattr(backbones.Backbone, "start", begun)
+    monkeypatch.setattr(ArtifactStore, "write_tensors", waits)
+    extracted.build()
+    assert started == [4, 4, 4]
+    assert len(extracted.paths()) == IMAGES
+
+
+def test_a_gpu_is_waited_for_once_a_batch_and_stores_what_the_cpu_stores(
+    extracted: Extracted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backbones, "_LOADED", OrderedDict())
+    extracted.build()
+    expected = extracted.tensors()
+    extracted.store.delete(extracted.paths())
+    on_gpu = Compute(device="cuda", batch_size=4)
+    with cuda_device() as device:
+        load_backbone(extractor_of(extracted.stage), on_gpu)
+        device.counts.reset()
+        materialize(extracted.stage, "bolt", extracted.store, on_gpu, LOG, verify=True)
+        waits, copies = dict(device.counts.waits), (device.counts.copies_in, device.counts.copies_out)
+    assert waits == {"synchronize": 3}
+    assert copies == (3, 3 * 3)
+    found = extracted.tensors()
+    assert found.keys() == expected.keys()
+    for path, tensors in expected.items():
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(found[path][name], tensor, rtol=1e-4, atol=1e-4)
