@@ -17,6 +17,7 @@ from ad_assets.backbones.backbone import load_backbone
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.backbones.reach import reach_of
 from ad_assets.backbones.view import View
+from ad_assets.commands.gpu_checks import gpu_checks
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.prediction.line_outbox import waiting
 from ad_assets.settings.compute import usable_cores
@@ -49,6 +50,7 @@ def examine(benchmark: Benchmark) -> list[Finding]:
         _store(benchmark),
         _stored_files(benchmark),
         _device(benchmark),
+        *(Finding(*check) for check in gpu_checks(benchmark)),
         *(weights(benchmark, name) for name in benchmark.extractors),
         *(_data(benchmark, name) for name in benchmark.datasets),
         *(finding for name in benchmark.datasets for finding in _views(benchmark, name)),
@@ -108,6 +110,8 @@ def _stored_files(benchmark: Benchmark) -> Finding:
 
 
 def _device(benchmark: Benchmark) -> Finding:
+    import torch
+
     try:
         device = benchmark.compute.torch_device(lease=False)
     except RuntimeError as error:
@@ -115,7 +119,11 @@ def _device(benchmark: Benchmark) -> Finding:
     compute = benchmark.compute
     alone = f"{compute.thread_count()} CPU threads" if compute.thread_count() > 1 else "one CPU thread"
     shared = "set by compute.threads" if compute.threads else f"{usable_cores()} usable, shared by runs at once"
-    return Finding("device", True, f"{device}, budget {compute.memory_gb} GB, {alone} a run ({shared})")
+    budget = f"budget {compute.memory_gb} GB"
+    if device != "cpu":
+        own = f"{compute.device_memory_gb:g} GB" if compute.device_memory_gb else "half of what is free"
+        budget += f" in main memory and {own} there"
+    return Finding("device", True, f"{device}, {budget}, {alone} a run ({shared}), torch {torch.__version__}")
 
 
 def weights(benchmark: Benchmark, name: str) -> Finding:

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterator
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
+from ad_assets.kernels.nearest.faiss_build import faiss_fault
 from ad_assets.methods.base import Method, Stage, fit_field, match_field, score_field
 from ad_assets.methods.data import Batch, Features, Matches, ScoreMaps, check_finite
 from ad_assets.methods.memory_bank.bank import MemoryBank
@@ -104,8 +104,8 @@ class PatchBank(Method[MemoryBank]):
                 f"preselect: {self.preselect:g} of the patches are fewer than coreset_ratio keeps of all "
                 f"({self.coreset_ratio:g}): raise it, or lower coreset_ratio"
             )
-        if self.search == "ivfpq" and find_spec("faiss") is None:
-            raise ValueError("search: ivfpq needs faiss: pip install 'ad-assets[cpu]' (or [gpu]), or choose exact")
+        if self.search == "ivfpq" and (fault := faiss_fault()):
+            raise ValueError(f"search: ivfpq: {fault}; or choose exact")
         if self._always_counts:
             self._check_kept(self._always_counts)
         return self

@@ -2,14 +2,15 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
+from ad_assets.kernels.nearest import faiss_build
 from ad_assets.methods import Batch, Runtime
-from ad_assets.methods.memory_bank import patch_bank
 from ad_assets.methods.memory_bank.patchcore import MemoryBank, PatchCore
 from ad_assets.methods.memory_bank.subsampling import drawn_places
 from tests.support.fixtures import fixture
@@ -308,9 +309,22 @@ def test_product_codes_find_nearly_what_a_search_does() -> None:
 
 
 def test_product_codes_without_faiss_name_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patch_bank, "find_spec", lambda _: None)
+    monkeypatch.setattr(faiss_build, "find_spec", lambda _: None)
     assert PatchCore().search == "exact"  # needs none
-    with pytest.raises(
-        ValidationError, match=r"search: ivfpq needs faiss: pip install 'ad-assets\[cpu\]' \(or \[gpu\]\)"
-    ):
+    with pytest.raises(ValidationError, match=r"search: ivfpq: faiss is missing: pip install 'ad-assets\[cpu\]'"):
         PatchCore(search="ivfpq")
+
+
+@pytest.mark.parametrize("both", [("faiss-cpu", "faiss-gpu"), ("faiss_cpu", "faiss-gpu-cuvs"), ("faiss", "faiss-gpu")])
+def test_two_builds_of_faiss_are_refused_with_the_command_that_mends_it(
+    both: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [SimpleNamespace(name=name, version="1.15.1") for name in (*both, "faissx", None)]
+    monkeypatch.setattr(faiss_build, "distributions", lambda: others)
+    faiss_build.faiss_builds.cache_clear()
+    try:
+        assert PatchCore().search == "exact"
+        with pytest.raises(ValidationError, match=rf"pip uninstall --yes {' '.join(sorted(both))}, then pip install"):
+            PatchCore(search="ivfpq")
+    finally:
+        faiss_build.faiss_builds.cache_clear()
