@@ -84,6 +84,13 @@ def _carry_out(arguments: Sequence[str]) -> int:
     except (DatasetError, CorruptArtifactError, OSError) as error:  # of a store or a folder, which it names
         print(f"ad-assets: {error}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        from ad_assets.graph.out_of_memory import is_out_of_memory, shortage
+
+        if not is_out_of_memory(error):
+            raise
+        print(f"ad-assets: {shortage(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return 130

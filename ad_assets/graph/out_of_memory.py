@@ -36,6 +36,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def shortage(error: Exception) -> str:
+    """What to tell of an error that `is_out_of_memory`, where nothing is tried again."""
+    return (
+        f"out of memory: {_asked(error)}. Try --set compute.batch_size=1, lower compute.memory_gb, or on a GPU "
+        "compute.device_memory_gb, shrink the images (resize), or write compute.device: cpu"
+    )
+
+
 def build_within_memory(build: Build, work: Work) -> dict[str, Any]:
     """What a build returns, at the first of a few tries that memory suffices for.
 

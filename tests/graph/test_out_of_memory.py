@@ -13,6 +13,9 @@ import torch
 
 from ad_assets.backbones import backbone
 from ad_assets.backbones.backbone import Backbone
+from ad_assets.backbones.extraction import Extraction
+from ad_assets.cli import main
+from ad_assets.commands import doctor
 from ad_assets.graph import out_of_memory
 from ad_assets.graph.build import materialize
 from ad_assets.graph.build_attempts import attempt_path, is_temporary
@@ -166,14 +169,14 @@ def test_a_build_with_less_memory_gives_the_same_features_or_fails_by_name(
         return {file.path: store.read_tensors(file.path) for file in store.files("features/")}
 
     expected = built()
-    extract, room = Backbone.extract, 1
+    start, room = Backbone.start, 1
 
-    def short(self: Backbone, batch: torch.Tensor) -> list[torch.Tensor]:
+    def short(self: Backbone, batch: torch.Tensor) -> Extraction:
         if len(batch) > room:
             raise RuntimeError(OF_CPU)
-        return extract(self, batch)
+        return start(self, batch)
 
-    monkeypatch.setattr(Backbone, "extract", short)
+    monkeypatch.setattr(Backbone, "start", short)
     monkeypatch.setattr(out_of_memory, "forget_backbones", lambda: None)  # to load it again takes seconds
     torch.testing.assert_close(built(), expected, rtol=0, atol=0)
     assert "tried again with 1 images a batch" in "".join(lines)
@@ -182,3 +185,18 @@ def test_a_build_with_less_memory_gives_the_same_features_or_fails_by_name(
         built()
     attempt = store.read_json(attempt_path(features.key, "bolt"))
     assert attempt["error"] == ""  # automation may try it again, a few times
+
+
+def test_a_command_that_runs_out_of_memory_says_so_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: Any) -> None:
+        raise errors.pop(0)
+
+    errors: list[Exception] = [torch.OutOfMemoryError(OF_TORCH), RuntimeError("a bug")]
+    monkeypatch.setattr(doctor, "examine", fails)
+    assert main(["doctor"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("ad-assets: out of memory: 21.5 GB were asked for. Try --set compute.batch_size=1")
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["doctor"])
