@@ -68,12 +68,17 @@ def unit_vectors(features: Features, shape: list[int], runtime: Runtime) -> Tens
     everything = torch.empty(height, width, len(features), channels)
     done = 0
     for ids, (tap,) in features.batches():
+        tap = tap.to(runtime.device)
         if list(tap.shape[1:]) != shape or not tap.isfinite().all():
             raise ValueError(
                 f"images {ids[0]}...: features {tuple(tap.shape[1:])} instead of {tuple(shape)}, or NaN or infinity: "
                 "extract all features with one extractor, in float32"
             )
-        everything[:, :, done : done + len(ids)] = normalize(tap, dim=1).permute(2, 3, 0, 1)
+        vectors = normalize(tap, dim=1).permute(2, 3, 0, 1)
+        # Turned on a device, they come back as they will lie here.
+        everything[:, :, done : done + len(ids)] = (
+            vectors if vectors.device.type == "cpu" else vectors.contiguous().cpu()
+        )
         done += len(ids)
         runtime.report("images read as templates", done, len(features))
     return everything
