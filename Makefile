@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: install lock demo test verify check bench dev clean
+.PHONY: install lock demo test verify verify-gpu check bench dev clean
 
 install: $(VENV)/installed
 
@@ -42,6 +42,10 @@ test: install .venv-s3/installed
 # Slow and real-data checks too: crash test, Magnetic Tile Defects (AD_ASSETS_MTD=/path/to/mtd).
 verify: install .venv-s3/installed $(VENV)/deploy
 	$(BIN)/python -m pytest
+
+# On a machine with a GPU: everything that computes there against the CPU, and a page of the figures, gpu.md.
+verify-gpu: install
+	@$(BIN)/python -m tests.gpu
 
 check: install
 	$(BIN)/ruff format --check .

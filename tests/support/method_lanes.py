@@ -142,7 +142,11 @@ def stored(tensors: dict[str, Tensor]) -> bytes:
 
 
 def lane(
-    method: Method[Any], tools: Runtime, images: Images, step_done: Callable[[str], None] = lambda _: None
+    method: Method[Any],
+    tools: Runtime,
+    images: Images,
+    step_done: Callable[[str], None] = lambda _: None,
+    fitted: State | None = None,
 ) -> dict[str, Any]:
     """What a lane of the graph does with a method, step by step: the result of each by name.
 
@@ -151,6 +155,7 @@ def lane(
         tools: the device and its budgets.
         images: what it is fitted on and scores.
         step_done: called with the name of each step at its end.
+        fitted: a state to score with; None: it is fitted.
     """
     nominal, new, test, map_size = images
     halfway = Halfway()
@@ -161,11 +166,12 @@ def lane(
         step_done(name)
         return result
 
-    fitted = did("fit", method.fit(nominal, replace(tools, checkpoints=halfway)))
-    if halfway.first:
-        did("resume", method.fit(nominal, replace(tools, checkpoints=halfway)))
-    if method.updatable:
-        did("update", method.update(fitted, new, tools))
+    if fitted is None:
+        fitted = did("fit", method.fit(nominal, replace(tools, checkpoints=halfway)))
+        if halfway.first:
+            did("resume", method.fit(nominal, replace(tools, checkpoints=halfway)))
+        if method.updatable:
+            did("update", method.update(fitted, new, tools))
     state = type(fitted).from_parts(load(stored(fitted.tensors())), fitted.info())
     on_device = state.to(tools.device)
     step_done("restore")
