@@ -14,6 +14,8 @@ import numpy as np
 from ad_assets.backbones.engines import EngineError, difference, load_engine, refuse
 from ad_assets.backbones.extraction import Extraction, all_finite, overlapped, whole_shape
 from ad_assets.backbones.feature_maps import Shape, channels_first
+from ad_assets.backbones.stage_maps import fit_input_size
+from ad_assets.backbones.tap_table import tap_table
 from ad_assets.backbones.tracing import Taps
 from ad_assets.backbones.weights import MissingWeights, build_model
 from ad_assets_runtime.geometry import fit_image
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 
 MAX_LOADED = 2
 # Most images of one pass on a CPU, which is a task of one thread: what they leave behind stays in the cache. With one
-# thread PyTorch takes other convolutions from 16 images on, which round otherwise.
+# thread PyTorch takes other convolutions from 16 images on, which round otherwise. Networks outside the table of taps
+# see each image alone: linear layers and attention round otherwise in batches of any size.
 CPU_IMAGES = 4
 CHECKED_IMAGES = 2  # of those that pass first, beside the frames at loading, where another engine computes
 TILES = 16  # of one image at once, which bounds the memory of their passes
@@ -96,15 +99,17 @@ class Backbone:
         # On CUDA the layout is for tensor cores, which float32 does not use here.
         channels_last = self.device.type == "cpu" or self.precision != "float32"
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.model = model.eval().requires_grad_(False).to(self.device, memory_format=self._layout)  # type: ignore[call-overload]
+        fit_input_size(model, extractor)
+        model = model.eval().requires_grad_(False).to(self.device, memory_format=self._layout)  # type: ignore[call-overload]
         self._taps = Taps.of(model, extractor, self._forward)
+        self.model = self._taps.network
         self.tap_shapes: list[Shape] = list(self._taps.shapes)
         if extractor.tiles:
             self.tap_shapes = [
                 whole_shape(extractor, *each)
                 for each in zip(extractor.taps, self.tap_shapes, extractor.reductions, strict=True)
             ]
-        self._taps.hook(model, self._keep)
+        self._taps.hook(self._keep)
         self.engine: Engine | None = None
         self.engine_difference = 0.0
         self._unchecked = CHECKED_IMAGES
@@ -272,7 +277,8 @@ class Backbone:
             def fill(part: slice) -> None:
                 self._pass(batch[part], [tap[part] for tap in taps], finite[part])
 
-            size, started = 1 if self.engine else min(CPU_IMAGES, -(-len(batch) // threads())), time.perf_counter()
+            alone = self.engine or self.extractor.architecture not in tap_table()
+            size, started = 1 if alone else min(CPU_IMAGES, -(-len(batch) // threads())), time.perf_counter()
             for _ in map_single_threaded(fill, spans(len(batch), size)):
                 pass
             return Extraction(taps, finite, time.perf_counter() - started)
@@ -291,14 +297,14 @@ class Backbone:
     def _maps(self, batch: Tensor) -> list[Tensor]:
         """The taps of one pass of PyTorch, on its device, in the network's own memory."""
         try:
-            self._forward(batch)
+            self._forward(self.model, batch)
         except _DeepestTapReached:
             pass
         finally:
             caught, self._caught.taps = self._caught.taps, {}
         return [channels_first(caught[tap], self._taps.layouts[tap]) for tap in self._taps.modules]
 
-    def _forward(self, batch: Tensor) -> None:
+    def _forward(self, network: nn.Module, batch: Tensor) -> None:
         import torch
 
         from ad_assets.backbones.arithmetic import halved
@@ -306,7 +312,7 @@ class Backbone:
         # The layout is changed there: a copy that changes it would wait.
         inputs = batch.to(self.device, non_blocking=True).contiguous(memory_format=self._layout)
         with torch.inference_mode(), halved(self.precision, self.device):
-            self.model(inputs)
+            network(inputs)
 
     def _keep(self, tap: str, features: Tensor) -> None:
         # Cloned, because the layers that follow may work in place on the same memory.

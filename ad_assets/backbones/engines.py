@@ -165,7 +165,7 @@ def _graph(extractor: Extractor) -> bytes:
     import torch
 
     identity = extractor.identity()
-    own = {key: identity[key] for key in ("backbone", "weights", "taps", "pre_activation")}
+    own = {key: identity[key] for key in ("backbone", "weights", "taps", "pre_activation", "norm") if key in identity}
     facts = [GRAPH_VERSION, torch.__version__, own, extractor.frame_size]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     folder = without_tilde(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "ad_assets" / "onnx"

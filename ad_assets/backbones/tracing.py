@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ad_assets.backbones.extractor import tap_table
 from ad_assets.backbones.feature_maps import LAYOUTS, Shape, layout_of
+from ad_assets.backbones.stage_maps import StageMaps, feature_stages
+from ad_assets.backbones.tap_table import tap_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from ad_assets.backbones.extractor import Extractor
 
@@ -21,6 +23,7 @@ class Taps:
     """Where the taps of an extractor are in a network, and what they give.
 
     Attributes:
+        network: what to pass: the model, or a `StageMaps` of it where a tap gives tokens.
         modules: their paths, in the extractor's order.
         layouts: of what each gives, see `channels_first`.
         shapes: ``(C, h, w)`` of each, for one frame.
@@ -28,6 +31,7 @@ class Taps:
         activations: tap -> path of the module whose input is taken in place of the tap's own output.
     """
 
+    network: nn.Module
     modules: tuple[str, ...]
     layouts: Mapping[str, str]
     shapes: tuple[Shape, ...]
@@ -35,31 +39,33 @@ class Taps:
     activations: Mapping[str, str]
 
     @classmethod
-    def of(cls, model: nn.Module, extractor: Extractor, forward: Any) -> Taps:
+    def of(cls, model: nn.Module, extractor: Extractor, forward: Callable[[nn.Module, Tensor], object]) -> Taps:
         """Find the taps of an extractor.
 
         Args:
             model: without hooks.
             extractor: names the taps.
-            forward: passes a batch ``(B, 3, h, w)`` through the model.
+            forward: passes a batch ``(B, 3, h, w)`` through the model, or another network.
 
         Raises:
             ValueError: the network takes no frame of the extractor's size, or a tap is not there or gives no map in a
-                known layout.
+                known layout, or `Extractor.norm` is asked of a network that norms none of them.
         """
         modules = dict(model.named_modules())
         taps = [_resolve(model, modules, extractor, tap) for tap in extractor.modules]
-        trace = Trace(extractor, modules, taps, forward)
+        network, trace = _traced(model, extractor, taps, forward)
         tabled, outputs = extractor.architecture in tap_table(), trace.outputs
-        layouts = {tap: layout_of(model, tap, outputs[tap], extractor.frame_size, convolutional=tabled) for tap in taps}
+        layouts = {
+            tap: layout_of(network, tap, outputs[tap], extractor.frame_size, convolutional=tabled) for tap in taps
+        }
         shapes = tuple(tuple(int(outputs[tap][axis]) for axis in LAYOUTS[layouts[tap]]) for tap in taps)
         activations = trace.activations if extractor.pre_activation else {}
         if len({activations.get(tap, tap) for tap in taps}) < len(taps):
             raise ValueError(f"taps: {', '.join(taps)} lie ahead of one and the same activation")
-        return cls(tuple(taps), layouts, shapes, trace.order[-1], activations)
+        return cls(network, tuple(taps), layouts, shapes, trace.order[-1], activations)
 
-    def hook(self, model: nn.Module, keep: Any) -> None:
-        """Let a network call ``keep(tap, map)`` in each pass, with the map in its own layout."""
+    def hook(self, keep: Any) -> None:
+        """Let the network call ``keep(tap, map)`` in each pass, with the map in its own layout."""
 
         def output_of(tap: str) -> Any:
             return lambda _module, _inputs, output: keep(tap, output)
@@ -69,9 +75,28 @@ class Taps:
 
         for tap in self.modules:
             if tap in self.activations:
-                model.get_submodule(self.activations[tap]).register_forward_pre_hook(input_of(tap))
+                self.network.get_submodule(self.activations[tap]).register_forward_pre_hook(input_of(tap))
             else:
-                model.get_submodule(tap).register_forward_hook(output_of(tap))
+                self.network.get_submodule(tap).register_forward_hook(output_of(tap))
+
+
+def _traced(
+    model: nn.Module, extractor: Extractor, taps: list[str], forward: Callable[[nn.Module, Tensor], object]
+) -> tuple[nn.Module, Trace]:
+    """The network whose taps give maps where that is possible, and a pass through it."""
+    modules, stages = dict(model.named_modules()), feature_stages(model)
+    through_timm = extractor.norm or not set(taps) <= set(modules)  # of MViT timm names stages that are no modules
+    network: nn.Module = StageMaps(model, taps, norm=extractor.norm) if through_timm else model
+    trace = Trace(extractor, dict(network.named_modules()), taps, partial(forward, network))
+    tokens = [tap for tap in taps if isinstance(trace.outputs[tap], str) or len(trace.outputs[tap]) == 3]
+    if tokens and set(tokens) <= set(stages):
+        network = StageMaps(model, taps, norm=False)
+        trace = Trace(extractor, dict(network.named_modules()), taps, partial(forward, network))
+    if isinstance(network, StageMaps) and extractor.norm and not network.norms(trace.called):
+        raise ValueError(
+            f"norm: {extractor.backbone} has no final norm that timm applies to {', '.join(taps)}; leave norm out"
+        )
+    return network, trace
 
 
 class Trace:
@@ -84,6 +109,7 @@ class Trace:
     def __init__(self, extractor: Extractor, modules: dict[str, nn.Module], taps: list[str], forward: Any) -> None:
         import torch
 
+        self.called: set[str] = set()
         self.order: list[str] = []
         self.outputs: dict[str, Shape | str] = {}
         self.activations: dict[str, str] = {}
@@ -93,6 +119,7 @@ class Trace:
         def seen(name: str) -> Any:
             def hook(module: nn.Module, inputs: object, output: object) -> None:
                 del inputs
+                self.called.add(name)
                 if not any(module.children()) and not isinstance(module, torch.nn.Identity):
                     last_leaf[id(output)] = name
                     alive.append(output)
@@ -165,7 +192,7 @@ def _resolve(model: nn.Module, modules: dict[str, nn.Module], extractor: Extract
     if tap.startswith("/"):
         found = [stage["module"] for stage in stages if f"/{stage['reduction']}" == tap]
         tap = found[-1] if found else tap
-    if tap in modules:
+    if tap in modules or tap in feature_stages(model):
         return tap
     known = [f"{stage['module']} (/{stage['reduction']})" for stage in stages]
     blocks = [name for name in modules if name and name.count(".") < 2 and any(modules[name].children())]

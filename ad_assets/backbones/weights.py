@@ -6,6 +6,9 @@ shape and speed tests. What is missing raises `MissingWeights`; random weights n
 
 from __future__ import annotations
 
+import io
+import sys
+from contextlib import redirect_stdout
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING
 from ad_assets.backbones.extractor import BUNDLED, WEIGHT_SUFFIXES, Extractor
 
 if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
     from torch import Tensor, nn
 
 
@@ -46,9 +50,40 @@ def build_model(extractor: Extractor) -> nn.Module:
         file = extractor.weight_file
         if file is None or not file.is_file():
             raise _missing(extractor, f"{extractor.weights} is not there")
-        state, source = _read_state(file), str(file)
+        _check_normalisation(extractor)
+        state, source = _renamed(_read_state(file), model), str(file)
     _load_state(model, state, source)
     return model.eval()
+
+
+def licence_of(extractor: Extractor) -> str:
+    """The licence of the weights as timm states it, by the backbone's tag; empty where it states none.
+
+    DINOv3's is one of its own (``dinov3-license``), which binds whoever uses the features.
+    """
+    if extractor.random_seed is not None or extractor.weights == "bundled":
+        return ""
+    config = _trained_with(extractor)
+    return str(getattr(config, "license", None) or "") if config else ""
+
+
+def _trained_with(extractor: Extractor) -> PretrainedCfg | None:
+    """What timm knows of the weights that the backbone's tag names; None without a tag, or of one unknown to timm."""
+    import timm
+
+    known = extractor.backbone in timm.list_pretrained(f"{extractor.architecture}.*")
+    return timm.get_pretrained_cfg(extractor.backbone) if known else None
+
+
+def _check_normalisation(extractor: Extractor) -> None:
+    """Refuse the default mean and std where the weights were trained with others."""
+    config = _trained_with(extractor)
+    trained = config and (tuple(config.mean), tuple(config.std))
+    if trained and None in (extractor.mean, extractor.std) and extractor.normalisation != trained:
+        raise ValueError(
+            f"{extractor.backbone} was trained with mean {list(trained[0])} and std {list(trained[1])}: "
+            "write these as mean and std of the extractor"
+        )
 
 
 def _from_hub(extractor: Extractor) -> nn.Module:
@@ -59,13 +94,7 @@ def _from_hub(extractor: Extractor) -> nn.Module:
         raise ValueError(
             f"backbone: timm has no weights {extractor.backbone!r}; choose from: {', '.join(known) or 'none'}"
         )
-    config = timm.get_pretrained_cfg(extractor.backbone)
-    trained = config and (tuple(config.mean), tuple(config.std))
-    if trained and None in (extractor.mean, extractor.std) and extractor.normalisation != trained:
-        raise ValueError(
-            f"{extractor.backbone} was trained with mean {list(trained[0])} and std {list(trained[1])}: "
-            "write these as mean and std of the extractor"
-        )
+    _check_normalisation(extractor)
     try:
         model: nn.Module = timm.create_model(extractor.backbone, pretrained=True)
     except (OSError, RuntimeError) as error:  # no network, no cache, a damaged file
@@ -125,6 +154,35 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise MissingWeights(f"{path} holds no state dict of tensors; save model.state_dict()")
     return state
+
+
+def _renamed(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A state dict of the network's authors under timm's names, by timm's own rules; as it is where they do not apply.
+
+    Position embeddings are interpolated to the network's own size; patches of another size are not.
+    """
+    own = model.state_dict()
+    rename = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    patches = "patch_embed.proj.weight"
+    if (
+        rename is None
+        or not _misfits(state, own)
+        or (patches in state and patches in own and state[patches].shape != own[patches].shape)
+    ):
+        return state
+    try:
+        with redirect_stdout(io.StringIO()):  # timm prints which biases a DINOv3 lacks
+            renamed: dict[str, Tensor] = rename(dict(state), model)
+    except Exception:  # noqa: BLE001 - of another network; what does not fit is named by the caller
+        return state
+    return renamed if _misfits(renamed, own) < _misfits(state, own) else state
+
+
+def _misfits(state: dict[str, Tensor], own: dict[str, Tensor]) -> int:
+    """Entries that one of two has alone, or that have other shapes."""
+    return len(
+        {name: value.shape for name, value in state.items()}.items() ^ {n: v.shape for n, v in own.items()}.items()
+    )
 
 
 def _load_state(model: nn.Module, state: dict[str, Tensor], source: str) -> None:

@@ -17,6 +17,7 @@ from ad_assets.backbones.backbone import load_backbone
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.backbones.reach import reach_of
 from ad_assets.backbones.view import View
+from ad_assets.backbones.weights import licence_of
 from ad_assets.commands.gpu_checks import gpu_checks
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.prediction.line_outbox import waiting
@@ -137,6 +138,8 @@ def weights(benchmark: Benchmark, name: str) -> Finding:
         return Finding(f"extractor {name}", False, str(error))
     facts = f"{extractor.backbone}, {extractor.weights} weights, {extractor.precision}, images {height}x{width}, taps "
     facts += ", ".join(f"{tap} {shape}" for tap, shape in zip(extractor.taps, backbone.tap_shapes, strict=True))
+    if licence := licence_of(extractor):
+        facts += f"; licence of the weights: {licence}"
     if backbone.engine:
         facts += f"; by {backbone.engine.name}, features within {backbone.engine_difference:.1e} of PyTorch's"
     if not all(bool(each.isfinite().all()) for each in taps):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ad_assets.backbones.extractor import tap_table
+from ad_assets.backbones.tap_table import tap_table
 
 BACKBONE = "tf_efficientnet_lite0"
 _KEPT = ("resize", "crop", "interpolation", "pre_activation", "precision", "engine")

@@ -17,8 +17,9 @@ from torch import nn
 
 from ad_assets.backbones import backbone as backbones
 from ad_assets.backbones.backbone import Backbone, MissingWeights, load_backbone
-from ad_assets.backbones.extractor import Extractor, tap_table
-from ad_assets.backbones.weights import build_model
+from ad_assets.backbones.extractor import Extractor
+from ad_assets.backbones.tap_table import tap_table
+from ad_assets.backbones.weights import build_model, licence_of
 from ad_assets.settings.compute import Compute
 
 SMALL: dict[str, Any] = {"resize": [64, 64]}
@@ -244,6 +245,37 @@ class TestLocalFiles:
         with pytest.raises(MissingWeights, match=r"lacks or misshapes layer1.0.conv1.weight \(64, 64, 3, 3\)"):
             build_model(_resnet(weights=str(tmp_path / "w.safetensors")))
 
+    def test_weights_under_their_authors_names_at_another_size(self, tmp_path: Path) -> None:
+        extractor = _resnet(backbone="test_vit", weights="random(5)", taps=["blocks.3"], resize=[80, 64], crop=None)
+        state = build_model(extractor).state_dict()
+        torch.save({**state, "mask_token": torch.zeros(1, 64)}, tmp_path / "dinov2.pth")
+        own = extractor.model_copy(update={"weights": str(tmp_path / "dinov2.pth")})
+        batch = torch.randn(1, 3, 80, 64)
+        expected, found = (Backbone.load(each).extract(batch)[0] for each in (extractor, own))
+        assert torch.equal(found, expected)
+        torch.save({**state, "mask_token": torch.zeros(1, 64), "odd": torch.zeros(1)}, tmp_path / "dinov2.pth")
+        with pytest.raises(MissingWeights, match="has unknown odd"):
+            build_model(own)
+
+    def test_patches_of_another_size_are_another_backbone(self, tmp_path: Path) -> None:
+        extractor = _resnet(backbone="test_vit", weights="random(5)", taps=["blocks.3"], resize=[80, 64], crop=None)
+        state = build_model(extractor).state_dict()
+        state["patch_embed.proj.weight"] = torch.zeros(64, 3, 14, 14)
+        save_file(state, tmp_path / "test_vit.safetensors")
+        with pytest.raises(MissingWeights, match=r"lacks or misshapes patch_embed.proj.weight \(64, 3, 16, 16\)"):
+            build_model(extractor.model_copy(update={"weights": str(tmp_path)}))
+
+    def test_a_tagged_file_knows_its_normalisation_and_its_licence(self, tmp_path: Path) -> None:
+        (tmp_path / "own.pth").write_bytes(b"")
+        given = {"weights": str(tmp_path / "own.pth"), "taps": ["blocks.3"], "resize": [224, 224], "crop": None}
+        clip = _resnet(backbone="vit_base_patch16_clip_224.openai", **given)
+        with pytest.raises(ValueError, match=r"was trained with mean \[0.48145466, .*write these as mean and std"):
+            build_model(clip)
+        assert licence_of(clip) == "apache-2.0"
+        assert licence_of(_resnet(backbone="vit_small_patch16_dinov3.lvd1689m", **given)) == "dinov3-license"
+        assert licence_of(_resnet(backbone="vit_small_patch16_dinov3.mine", **given)) == ""
+        assert licence_of(_resnet(weights="random(5)")) == ""
+
     @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
     def test_damaged(self, tmp_path: Path, suffix: str) -> None:
         path = tmp_path / f"w{suffix}"
@@ -306,8 +338,8 @@ class TestMissing:
         ({"backbone": "resnet34", "taps": ["/7"]}, "no '/7'; its feature stages are"),
         ({"taps": ["layer1.7"]}, "no 'layer1.7'"),
         (
-            {"backbone": "vit_tiny_patch16_224", "taps": ["blocks.3"], "resize": [224, 224]},
-            r"'blocks.3' gives \(1, 197",
+            {"backbone": "vit_tiny_patch16_224", "taps": ["blocks.3.attn"], "resize": [224, 224]},
+            r"'blocks.3.attn' gives \(1, 197",
         ),
         ({"backbone": "resnet34", "taps": ["fc"]}, "'fc' gives"),
         ({"taps": ["layer1", "layer1.1"], "pre_activation": True}, "one and the same activation"),

@@ -151,7 +151,10 @@ def test_two_orders_of_axes_are_read_and_all_others_refused(
 @pytest.mark.parametrize(
     ("options", "given"),
     [
-        (("vit_tiny_patch16_224", ["blocks.3"], (224, 224)), r"gives \(1, 197, 192\) for one frame of 224x224, no map"),
+        (
+            ("test_vit", ["blocks.3.attn"], (160, 160)),
+            r"gives \(1, 101, 64\) for one frame of 160x160, no map .*tokens .*: blocks.0, blocks.1, ..., blocks.5$",
+        ),
         (("test_resnet", ["fc"], (64, 64)), r"gives \(1, 1000\) for one frame of 64x64, no map"),
         (
             ("cait_xxs24_224", ["blocks.1.attn.proj_l"], (224, 224)),
@@ -179,7 +182,7 @@ def test_a_map_that_timm_declares_otherwise_is_refused(fact: str, value: Any) ->
         Backbone(model, _extractor("test_mambaout", ["stages.0"], (160, 160)), "cpu")
 
 
-@pytest.mark.parametrize("backbone", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize("backbone", ["hiera_tiny_224", "swin_tiny_patch4_window7_224"])
 def test_a_network_of_another_size_names_both_sizes_and_the_remedy(backbone: str) -> None:
     tap = "patch_embed.proj"
     with pytest.raises(

@@ -149,13 +149,31 @@ def test_doctor_looks_at_what_a_backbone_gives(config: Path, capsys: Any, tmp_pa
 
 
 def test_a_backbone_of_another_size_is_told_by_doctor_and_by_the_run(config: Path, capsys: Any) -> None:
-    told = r"vit_tiny_patch16_224 fails at images of 64x64 .*made for 224x224: write resize: \[224, 224\]"
-    vit = "{backbone: vit_tiny_patch16_224, weights: random(0), taps: [patch_embed.proj], resize: [64, 64]}"
-    wrong = ["--set", f"extractors.lite0={vit}"]
+    told = r"swin_tiny_patch4_window7_224 fails at images of 64x64 .*made for 224x224: write resize: \[224, 224\]"
+    swin = "{backbone: swin_tiny_patch4_window7_224, weights: random(0), taps: [patch_embed.proj], resize: [64, 64]}"
+    wrong = ["--set", f"extractors.lite0={swin}"]
     assert run(config, "doctor", *wrong) == 1
     assert re.search(f"FAIL  extractor lite0: {told}", capsys.readouterr().out)
     assert run(config, "materialize", "--category", "bolt", *wrong) == 1
     assert re.search(rf"FAILED parts \[bolt\] parts__features__lite0: ValueError: {told}", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("taps", "size", "told"),
+    [
+        ("/16", 64, r"ok    extractor lite0: test_vit, .*images 64x64, taps /16 \(64, 4, 4\)"),
+        ("fc_norm", 64, r"FAIL  extractor lite0: taps: 'fc_norm' gives \(1, 64\) .*no map"),
+        (
+            "/16",
+            70,
+            r"FAIL  extractor lite0: images of 70x70 are no .*write resize: \[64, 64\] or \[80, 80\]",
+        ),
+    ],
+)
+def test_doctor_says_what_a_transformer_gives(config: Path, capsys: Any, taps: str, size: int, told: str) -> None:
+    vit = f"{{backbone: test_vit, weights: random(0), taps: [{taps}], resize: [{size}, {size}]}}"
+    run(config, "doctor", "--set", f"extractors.lite0={vit}")
+    assert re.search(told, capsys.readouterr().out)
 
 
 def test_gc_lists_first_and_deletes_on_request(config: Path, capsys: Any) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ad_assets.backbones.backbone import load_backbone
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.backbones.view import View
+from ad_assets.backbones.weights import licence_of
 from ad_assets.config.benchmark import Dataset, fingerprint
 from ad_assets.datasets.base import Reader
 from ad_assets.datasets.files import ImageFiles, read_image_bytes
@@ -106,7 +107,7 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
             "backbone": f"{extractor.backbone} ({extractor.weights})",
             "taps": ", ".join(extractor.taps),
             **View.of(extractor, ((row["height"], row["width"]) for row in rows)).facts(name, own_images),
-            **({"tap_shapes": shapes} if shapes else {}),
+            **({"tap_shapes": shapes, **_licence(extractor)} if shapes else {}),
             **({"not_finite": odd} if odd else {}),
             **({REMADE: remade} if remade else {}),
         }
@@ -134,6 +135,11 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
         description=f"Features of {extractor.backbone} ({extractor.weights} weights) at {', '.join(extractor.taps)}, "
         "one file an image, addressed by the image's content and the extractor's settings.",
     )
+
+
+def _licence(extractor: Extractor) -> dict[str, str]:
+    licence = licence_of(extractor)
+    return {"licence_of_weights": licence} if licence else {}
 
 
 def features_address(extractor: Extractor) -> str:

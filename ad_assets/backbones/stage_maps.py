@@ -1,0 +1,117 @@
+"""Transformers as extractors: tokens as maps through timm's own interface, and inputs of other sizes.
+
+A block of a transformer gives tokens ``(B, N, C)``: the patches row by row, ahead of them class and register tokens, or
+in an order of its own (Hiera). `forward_intermediates` of timm knows them all, and stops behind the deepest block that
+is asked for. Prefix tokens (class, distillation, registers) are dropped.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ad_assets.backbones.patches import patch_fault
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from torch import Tensor
+
+    from ad_assets.backbones.extractor import Extractor
+
+
+class StageMaps(nn.Module):
+    """A network whose feature stages give maps ``(B, C, h, w)``, each at a submodule of the stage's own path.
+
+    Args:
+        network: a timm model.
+        stages: paths of some of its feature stages, as ``feature_info`` has them.
+        norm: apply the network's final norm to each, as DINOv2's ``get_intermediate_layers(norm=True)`` does; timm
+            norms the last stage alone in hierarchical networks.
+
+    Raises:
+        ValueError: timm reads no stages of this network, or one of these is none.
+    """
+
+    output_fmt = "NCHW"
+
+    def __init__(self, network: nn.Module, stages: Sequence[str], *, norm: bool) -> None:
+        super().__init__()
+        known = feature_stages(network)
+        absent = [stage for stage in stages if known.count(stage) != 1]
+        if absent:
+            own = [stage for stage in known if known.count(stage) == 1]
+            raise ValueError(
+                f"taps: {absent[0]!r} is no feature stage of its own in {type(network).__name__}, which maps of tokens "
+                f"and norm need; choose from: {', '.join(own) or 'none, so take another backbone'}"
+            )
+        self.timm_network = network
+        self.feature_info = network.feature_info
+        self.pretrained_cfg = getattr(network, "pretrained_cfg", None)
+        self._numbers = {stage: known.index(stage) for stage in sorted(stages, key=known.index)}
+        self._norm = norm
+        for stage in stages:
+            _place(self, stage, nn.Identity())
+
+    def norms(self, called: Collection[str]) -> bool:
+        """Whether a pass that called some modules, by their paths, went through the final norm."""
+        final = getattr(self.timm_network, "norm", None)
+        return "timm_network.norm" in called and not isinstance(final, nn.Identity)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pass images ``(B, 3, h, w)``, calling the submodules of the stages, shallow to deep."""
+        maps: list[Tensor] = self.timm_network.forward_intermediates(  # type: ignore[operator]
+            images,
+            indices=list(self._numbers.values()),
+            norm=self._norm,
+            stop_early=True,
+            output_fmt=self.output_fmt,
+            intermediates_only=True,
+        )
+        for stage, each in zip(self._numbers, maps, strict=True):
+            deepest = self.get_submodule(stage)(each)
+        return deepest
+
+
+def feature_stages(network: nn.Module) -> list[str]:
+    """Paths of the stages that timm reads maps of, shallow to deep; none where it has no such interface."""
+    read = getattr(network, "forward_intermediates", None)
+    if read is None or not {"indices", "norm", "stop_early", "output_fmt"} <= set(inspect.signature(read).parameters):
+        return []
+    stages: list[dict[str, Any]] = list(getattr(network, "feature_info", None) or [])
+    return [stage["module"] for stage in stages]
+
+
+def _place(parent: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module at a path such as ``blocks.8``."""
+    *folders, name = path.split(".")
+    for folder in folders:
+        if folder not in dict(parent.named_children()):
+            parent.add_module(folder, nn.Module())
+        parent = parent.get_submodule(folder)
+    parent.add_module(name, module)
+
+
+def fit_input_size(network: nn.Module, extractor: Extractor) -> None:
+    """Let a network made for one size take the extractor's: its position embeddings are interpolated, as timm does.
+
+    The interpolation is bicubic with antialiasing, and happens once. Networks with windows are left as they are: timm
+    would give them windows of another size than they were trained with.
+
+    Raises:
+        ValueError: the size is no whole number of patches.
+    """
+    embedding = getattr(network, "patch_embed", None)
+    patch = getattr(embedding, "patch_size", None)
+    if not isinstance(patch, tuple) or len(patch) != 2 or not hasattr(network, "num_prefix_tokens"):
+        return
+    fault = patch_fault(extractor.backbone, patch, extractor.frame_size, cropped=extractor.crop is not None)
+    if fault:
+        raise ValueError(fault)
+    own = getattr(embedding, "img_size", None)
+    # Others interpolate in every pass, as DINOv3 in timm does.
+    strict = getattr(embedding, "strict_img_size", False)
+    if strict and own and tuple(own) != extractor.frame_size and hasattr(network, "set_input_size"):
+        network.set_input_size(extractor.frame_size)  # type: ignore[operator]
