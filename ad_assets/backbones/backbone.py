@@ -14,7 +14,7 @@ import numpy as np
 from ad_assets.backbones.engines import EngineError, difference, load_engine, refuse
 from ad_assets.backbones.extraction import Extraction, all_finite, overlapped, whole_shape
 from ad_assets.backbones.feature_maps import Shape, channels_first
-from ad_assets.backbones.stage_maps import fit_input_size
+from ad_assets.backbones.patches import fit_input_size
 from ad_assets.backbones.tap_table import tap_table
 from ad_assets.backbones.tracing import Taps
 from ad_assets.backbones.weights import MissingWeights, build_model

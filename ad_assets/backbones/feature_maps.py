@@ -9,11 +9,10 @@ so the shape decides: rows and columns are to each other as those of the frame. 
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-from ad_assets.backbones.stage_maps import feature_stages
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -100,6 +99,15 @@ def layout_of(
             "choose another tap, or another release of timm"
         )
     return layout
+
+
+def feature_stages(network: nn.Module) -> list[str]:
+    """Paths of the stages that timm reads maps of, shallow to deep; none where it has no such interface."""
+    read = getattr(network, "forward_intermediates", None)
+    if read is None or not {"indices", "norm", "stop_early", "output_fmt"} <= set(inspect.signature(read).parameters):
+        return []
+    stages: list[dict[str, Any]] = list(getattr(network, "feature_info", None) or [])
+    return [stage["module"] for stage in stages]
 
 
 def _some(stages: Sequence[str]) -> str:

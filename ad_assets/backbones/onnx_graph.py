@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ad_assets.backbones.feature_maps import channels_first
-from ad_assets.backbones.stage_maps import fit_input_size
+from ad_assets.backbones.patches import fit_input_size
 from ad_assets.backbones.tracing import Taps
 from ad_assets.backbones.weights import build_model
 

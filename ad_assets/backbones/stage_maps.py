@@ -1,4 +1,4 @@
-"""Transformers as extractors: tokens as maps through timm's own interface, and inputs of other sizes.
+"""Transformers as extractors: tokens as maps through timm's own interface.
 
 A block of a transformer gives tokens ``(B, N, C)``: the patches row by row, ahead of them class and register tokens, or
 in an order of its own (Hiera). `forward_intermediates` of timm knows them all, and stops behind the deepest block that
@@ -7,19 +7,16 @@ is asked for. Prefix tokens (class, distillation, registers) are dropped.
 
 from __future__ import annotations
 
-import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
-from ad_assets.backbones.patches import patch_fault
+from ad_assets.backbones.feature_maps import feature_stages
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from torch import Tensor
-
-    from ad_assets.backbones.extractor import Extractor
 
 
 class StageMaps(nn.Module):
@@ -75,15 +72,6 @@ class StageMaps(nn.Module):
         return deepest
 
 
-def feature_stages(network: nn.Module) -> list[str]:
-    """Paths of the stages that timm reads maps of, shallow to deep; none where it has no such interface."""
-    read = getattr(network, "forward_intermediates", None)
-    if read is None or not {"indices", "norm", "stop_early", "output_fmt"} <= set(inspect.signature(read).parameters):
-        return []
-    stages: list[dict[str, Any]] = list(getattr(network, "feature_info", None) or [])
-    return [stage["module"] for stage in stages]
-
-
 def _place(parent: nn.Module, path: str, module: nn.Module) -> None:
     """Put a module at a path such as ``blocks.8``."""
     *folders, name = path.split(".")
@@ -92,26 +80,3 @@ def _place(parent: nn.Module, path: str, module: nn.Module) -> None:
             parent.add_module(folder, nn.Module())
         parent = parent.get_submodule(folder)
     parent.add_module(name, module)
-
-
-def fit_input_size(network: nn.Module, extractor: Extractor) -> None:
-    """Let a network made for one size take the extractor's: its position embeddings are interpolated, as timm does.
-
-    The interpolation is bicubic with antialiasing, and happens once. Networks with windows are left as they are: timm
-    would give them windows of another size than they were trained with.
-
-    Raises:
-        ValueError: the size is no whole number of patches.
-    """
-    embedding = getattr(network, "patch_embed", None)
-    patch = getattr(embedding, "patch_size", None)
-    if not isinstance(patch, tuple) or len(patch) != 2 or not hasattr(network, "num_prefix_tokens"):
-        return
-    fault = patch_fault(extractor.backbone, patch, extractor.frame_size, cropped=extractor.crop is not None)
-    if fault:
-        raise ValueError(fault)
-    own = getattr(embedding, "img_size", None)
-    # Others interpolate in every pass, as DINOv3 in timm does.
-    strict = getattr(embedding, "strict_img_size", False)
-    if strict and own and tuple(own) != extractor.frame_size and hasattr(network, "set_input_size"):
-        network.set_input_size(extractor.frame_size)  # type: ignore[operator]

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ad_assets.backbones.feature_maps import LAYOUTS, Shape, layout_of
-from ad_assets.backbones.stage_maps import StageMaps, feature_stages
+from ad_assets.backbones.feature_maps import LAYOUTS, Shape, feature_stages, layout_of
 from ad_assets.backbones.tap_table import tap_table
 
 if TYPE_CHECKING:
@@ -84,6 +83,8 @@ def _traced(
     model: nn.Module, extractor: Extractor, taps: list[str], forward: Callable[[nn.Module, Tensor], object]
 ) -> tuple[nn.Module, Trace]:
     """The network whose taps give maps where that is possible, and a pass through it."""
+    from ad_assets.backbones.stage_maps import StageMaps
+
     modules, stages = dict(model.named_modules()), feature_stages(model)
     through_timm = extractor.norm or not set(taps) <= set(modules)  # of MViT timm names stages that are no modules
     network: nn.Module = StageMaps(model, taps, norm=extractor.norm) if through_timm else model
