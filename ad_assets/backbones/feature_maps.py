@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ad_assets.kernels.budget import lacks_memory
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -151,7 +153,9 @@ def _measured(model: nn.Module, module: str, usual: Shape, frame: tuple[int, int
     height, width = frame
     try:
         tall, wide = (_output_shape(model, module, size) for size in ((2 * height, width), (height, 2 * width)))
-    except Exception:  # noqa: BLE001 - a network of one size says so in any way
+    except Exception as error:  # a network of one size says so in any way
+        if lacks_memory(error):
+            raise
         return None
     if len(tall) != len(usual) or len(wide) != len(usual):
         return ""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ad_assets.backbones.feature_maps import LAYOUTS, Shape, feature_stages, layout_of
 from ad_assets.backbones.tap_table import tap_table
+from ad_assets.kernels.budget import lacks_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -160,9 +161,9 @@ def _show_frame(forward: Any, model: nn.Module, extractor: Extractor) -> None:
 
     try:
         forward(torch.zeros(1, 3, *extractor.frame_size))
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:  # a network of one size says so by an assertion, or fails somewhere within
+        if lacks_memory(error):
+            raise
         raise ValueError(_refusal(model, extractor, error)) from error
 
 

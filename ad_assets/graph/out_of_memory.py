@@ -13,13 +13,11 @@ from typing import Any
 
 from ad_assets.backbones.backbone import forget_backbones
 from ad_assets.graph.stage import Build, StageError, Work
-from ad_assets.kernels.budget import BudgetError
+from ad_assets.kernels.budget import HOST_ALLOCATOR, BudgetError, lacks_memory
 from ad_assets.settings.compute import Compute
 
 HALVINGS = 2
 MAIN = "main memory"
-# What libraries call it in errors of no type of its own: CUDA and faiss, cuBLAS, PyTorch in main memory.
-_SIGNS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", _HOST := "DefaultCPUAllocator")
 _ASKED = re.compile(r"(\d[\d.]*) ?([KMGT]?)(i?)(?:B\b|bytes)")
 
 
@@ -29,11 +27,7 @@ class NoMemoryError(StageError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory of a device, or of the machine, did not suffice."""
-    return (
-        isinstance(error, MemoryError | NoMemoryError)
-        or type(error).__name__ == "OutOfMemoryError"  # torch's, which is not worth importing torch for
-        or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS))
-    )
+    return isinstance(error, NoMemoryError) or lacks_memory(error)
 
 
 def shortage(error: Exception) -> str:
@@ -88,7 +82,7 @@ def _less(compute: Compute, where: str) -> tuple[Compute, str]:
 
 
 def _place(error: Exception, compute: Compute) -> str:
-    on_host = isinstance(error, MemoryError) or _HOST in str(error)
+    on_host = isinstance(error, MemoryError) or HOST_ALLOCATOR in str(error)
     device = "cpu" if on_host else compute.torch_device()
     return MAIN if device == "cpu" else device
 
@@ -112,7 +106,7 @@ def _free(where: str) -> str:
         (kilobytes,) = re.findall(r"^MemAvailable: +(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
     except (OSError, ValueError):  # no Linux
         return "what is free is not known"
-    return f"{1024e-9 * int(kilobytes):.3g} GB are free"
+    return f"{1024e-9 * int(kilobytes):.3g} GB of the machine are free"
 
 
 def _release() -> None:

@@ -214,9 +214,13 @@ def test_whatever_a_network_raises_is_told_with_the_size(error: Exception) -> No
         Backbone(Failing(error), _extractor("failing", ["tap"], (64, 64)), "cpu")
 
 
-def test_memory_that_is_gone_is_no_matter_of_the_size() -> None:
-    with pytest.raises(MemoryError):
-        Backbone(Failing(MemoryError()), _extractor("failing", ["tap"], (64, 64)), "cpu")
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_memory_that_is_gone_is_no_matter_of_the_size(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised:
+        Backbone(Failing(error), _extractor("failing", ["tap"], (64, 64)), "cpu")
+    assert raised.value is error
 
 
 def test_a_module_that_is_called_twice_is_no_tap() -> None:

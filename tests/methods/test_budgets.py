@@ -14,7 +14,7 @@ from ad_assets.kernels.nearest import all_pairs, search
 from ad_assets.methods import Runtime
 from ad_assets.methods.fod import references
 from tests.support.emulated_device import cuda_device
-from tests.support.method_lanes import SMALL, configured, lane, tiny_images
+from tests.support.method_lanes import SMALL, configured, lane, tensors, tiny_images
 
 HOST_GB, DEVICE_GB = 0.1, 0.2
 KERNELS = [
@@ -85,3 +85,19 @@ def test_what_would_not_fit_the_device_is_refused_before_it_is_tried(
         pytest.raises(ValueError, match=rf"{what} need .* on {device}, the budget there is .*device_memory_gb"),
     ):
         lane(configured(name, options), Runtime(device, HOST_GB, device_memory_gb=1e-8), tiny_images())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("padim", {}), ("patchcore", {}), ("patchcore", {"coreset_ratio": 1.0, "skip": "self"}), ("spade", {})],
+)
+def test_no_number_depends_on_the_budget_of_the_device(name: str, options: dict[str, Any]) -> None:
+    method = configured(name, options)
+    with cuda_device() as device:
+        ample, scarce = (
+            tensors(lane(method, Runtime(device, HOST_GB, device_memory_gb=budget), tiny_images()))
+            for budget in (1.0, 4e-6)
+        )
+    assert len(ample) == len(scarce)
+    for one, other in zip(ample, scarce, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
