@@ -32,9 +32,12 @@ def _description(card: Card, facts: dict[str, str]) -> str:
 
     major, minor = torch.cuda.get_device_capability(card.number)
     said = [f"{card.name}, {card.identity}", f"compute capability {major}.{minor}"]
+    sizes = [facts[key] for key in ("memory.free", "memory.total") if facts.get(key, "").isdigit()]
+    if len(sizes) == 2:
+        free, total = ((int(size) << 20) / 1e9 for size in sizes)
+        said.append(f"{free:.1f} of {total:.1f} GB free")
     if facts:
-        free, total = (int(facts[key]) << 20 for key in ("memory.free", "memory.total"))
-        said += [f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free", f"driver {facts['driver_version']}"]
+        said.append(f"driver {facts['driver_version']}")
     numbers = holders(card)
     said.append(f"taken by process {', '.join(map(str, numbers))}" if numbers else "taken by no run")
     if not built_for(major, minor, torch.cuda.get_arch_list()):

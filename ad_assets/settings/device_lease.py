@@ -186,9 +186,13 @@ def _safe(identity: str) -> str:
 
 
 def free_bytes() -> dict[str, int]:
-    """Free memory by a GPU's identity, asked of the driver: torch would open each GPU, which takes memory of all."""
+    """Free memory by a GPU's identity, asked of the driver: torch would open each GPU, which takes memory of all.
+
+    GPUs that share the machine's memory have none of their own, and the driver gives no number.
+    """
     answers = ask_driver("uuid", "memory.free")
-    return {each["uuid"].removeprefix("GPU-"): int(each["memory.free"]) << 20 for each in answers}
+    known = [each for each in answers if each["memory.free"].isdigit()]
+    return {each["uuid"].removeprefix("GPU-"): int(each["memory.free"]) << 20 for each in known}
 
 
 def ask_driver(*facts: str) -> list[dict[str, str]]:

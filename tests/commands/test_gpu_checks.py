@@ -54,6 +54,12 @@ def test_each_gpu_is_described_with_its_memory_and_who_computes_there(told: Any)
     )
 
 
+def test_a_gpu_without_memory_of_its_own_is_described_without(told: Any) -> None:
+    facts = {"uuid": "GPU-aa", "driver_version": "580.95", "memory.free": "[N/A]", "memory.total": "[N/A]"}
+    found = told(ask_driver=lambda *_: [facts])
+    assert found["GPU cuda:0"][1] == "H100, aa, compute capability 9.0, driver 580.95, taken by no run"
+
+
 def test_a_torch_that_is_not_built_for_a_gpu_is_warned_about(told: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_checks, "built_for", lambda major, minor, _: (major, minor) != (9, 1))
     found = told()

@@ -16,7 +16,7 @@ import torch
 from ad_assets.graph import build
 from ad_assets.settings import device_lease
 from ad_assets.settings.compute import Compute
-from ad_assets.settings.device_lease import Card, ask_driver, current_lease, holders, lease
+from ad_assets.settings.device_lease import Card, ask_driver, current_lease, free_bytes, holders, lease
 from tests.support.bench_graph import Bench
 
 TWO = [Card(0, "a", "H100"), Card(1, "b", "H100")]
@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv(device_lease.FOLDER_VARIABLE, str(tmp_path / "leases"))
     monkeypatch.setattr(device_lease, "_held", held := [])
     monkeypatch.setattr(device_lease, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(device_lease, "free_bytes", dict)
+    monkeypatch.setattr(device_lease, "free_bytes", dict)  # of no driver
     yield tmp_path / "leases"
     for each in held:
         each.lock.release()
@@ -194,6 +194,8 @@ def test_the_driver_is_asked_by_its_own_command(tmp_path: Path, monkeypatch: pyt
         {"uuid": "GPU-a", "memory.free": "81000", "compute_cap": "9.0"},
         {"uuid": "GPU-b", "memory.free": "24000", "compute_cap": "8.6"},
     ]
+    command.write_text('#!/bin/sh\necho "GPU-a, [N/A]"\necho "GPU-b, 24000"\n')
+    assert free_bytes() == {"b": 24000 << 20}
     command.write_text("#!/bin/sh\nexit 9\n")
     assert ask_driver("uuid") == []
     command.unlink()
