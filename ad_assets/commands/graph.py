@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 import time
 from pathlib import Path
 
 from ad_assets.commands.common import Commands, Session, open_session
+from ad_assets.commands.plan_text import plan_text, plan_values
 from ad_assets.config.load import CONFIGS
 
 
@@ -31,7 +33,10 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="let production datasets start again on this store: all present images are admitted",
     )
-    commands.add("status", _status, "show what is stale, why, and what would run", commands.shared, commands.scope)
+    status = commands.add(
+        "status", _status, "show what is stale, why, and what would run", commands.shared, commands.scope
+    )
+    status.add_argument("--json", action="store_true", help="print the asset partitions that would run as JSON")
 
 
 def _materialize(options: argparse.Namespace) -> int:
@@ -103,6 +108,9 @@ def _print_kept_out(session: Session, options: argparse.Namespace) -> None:
 def _status(options: argparse.Namespace) -> int:
     session = open_session(options)
     session.warn()
+    if options.json:
+        print(json.dumps(plan_values(session.steps), indent=1))
+        return 1 if session.unseen else 0
     _print_kept_out(session, options)
     for name, categories in session.untested.items():
         if categories:
@@ -110,10 +118,7 @@ def _status(options: argparse.Namespace) -> int:
     if not session.steps:
         print("nothing would run" if session.unseen else "everything is up to date")
         return 1 if session.unseen else 0
-    width = max(len(step.stage.name) for step in session.steps)
-    partition_width = max(len(step.partition or "") for step in session.steps)
-    for step in session.steps:
-        print(f"{step.action:<8}{step.stage.name:<{width}}  {step.partition or '':<{partition_width}}  {step.reason}")
+    print(plan_text(session.steps))
     computed = sum(step.action != "reuse" for step in session.steps)
     reused = len(session.steps) - computed
     print(f"{len(session.steps)} would run: {computed} to compute or scan, {reused} in the store already")

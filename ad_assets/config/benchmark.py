@@ -368,11 +368,18 @@ def fingerprint(section: object) -> str:
     >>> fingerprint({"b": 1, "a": 2}) == fingerprint({"a": 2, "b": 1})
     True
     """
+    return hashlib.sha256(_json_text(section).encode()).hexdigest()[:24]
 
+
+def json_values(section: object) -> Any:
+    """A JSON value (and pydantic models) as it is read again: with lists for tuples and sections for models."""
+    return json.loads(_json_text(section))
+
+
+def _json_text(section: object) -> str:
     def plain(value: object) -> object:
         if isinstance(value, BaseModel):
             return value.model_dump(mode="json")
         raise TypeError(f"{type(value).__name__} has no place in a fingerprint")
 
-    text = json.dumps(section, sort_keys=True, separators=(",", ":"), default=plain, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
+    return json.dumps(section, sort_keys=True, separators=(",", ":"), default=plain, allow_nan=False)

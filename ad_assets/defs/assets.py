@@ -114,6 +114,7 @@ def _result(stage: Stage, made: Materialized) -> dg.MaterializeResult:
             **_for_people(made.metadata),
             "reused": dg.MetadataValue.bool(made.found),
             "stage_seconds": dg.MetadataValue.float(made.seconds),
+            "settings": dg.MetadataValue.json(dict(made.head.settings)),
         },
         check_results=[
             *([dg.AssetCheckResult(passed=True, check_name=FOUND.name)] if stage.scan else []),

@@ -16,6 +16,7 @@ from typing import Any
 from ad_assets.graph.build_attempts import ATTEMPT, MOST_ATTEMPTS, attempt_path
 from ad_assets.graph.categories import LiveCategories
 from ad_assets.graph.provenance import is_outdated
+from ad_assets.graph.setting_changes import setting_changes
 from ad_assets.graph.stage import Head, Key, Slot, Stage, StageError, Upstream
 from ad_assets.store.contents import Contents, head_damage
 from ad_assets.store.layout import MARKER
@@ -268,7 +269,8 @@ class Graph:
         if head is None:
             return "its head is damaged" if self.has_damaged_head(slot) else "not in this store"
         if head.code_version != stage.code_version:
-            return "made under another setting"
+            changed = setting_changes(head.settings, stage.settings_of(slot[1])[0])
+            return f"made under another setting{f': {changed}' if changed else ''}"
         if head != self.expected(slot):
             return "made from something else"
         if slot[1] is not None and not self._is_gated(stage, slot[1]):

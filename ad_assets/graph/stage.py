@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
-from ad_assets.config.benchmark import Detector, fingerprint
+from ad_assets.config.benchmark import Detector, fingerprint, json_values
 from ad_assets.graph.progress import Progress
 from ad_assets.graph.provenance import MADE_OF, made_of
 from ad_assets.methods import Method
@@ -52,6 +52,7 @@ class Head:
         code_version: the stage's code version when it was materialized.
         contents: fingerprint of the contents of the artifact, see `contents_of`.
         made_of: the contents of what it was made of.
+        settings: what it was made under, as JSON values: for people, and to say what has changed since.
     """
 
     version: str
@@ -59,6 +60,7 @@ class Head:
     code_version: str
     contents: str = field(default="", compare=False)
     made_of: Mapping[str, str] = field(default_factory=dict, compare=False)
+    settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, record: Mapping[str, Any] | None) -> Head | None:
@@ -66,7 +68,8 @@ class Head:
         if not record:
             return None
         contents, sources = record.get("contents", ""), record.get(MADE_OF, {})
-        return cls(record["version"], record["parts"], record["code_version"], contents, sources)
+        settings = record.get("settings", {})  # records of earlier releases have none
+        return cls(record["version"], record["parts"], record["code_version"], contents, sources, settings)
 
     def record(self, files: Mapping[str, int], blocked: Sequence[str] = ()) -> dict[str, Any]:
         """The head as it is stored.
@@ -310,15 +313,19 @@ class Stage:
 
     def make_head(self, partition: str | None, parts: Parts) -> Head:
         """The head with these parts; its version covers them and what is read for this partition."""
-        own = self._fingerprints
-        settings = own.get(partition or "", own[""])
-        return Head(fingerprint({"code": settings, **parts}), parts, self.code_version)
+        settings, code = self.settings_of(partition)
+        return Head(fingerprint({"code": code, **parts}), parts, self.code_version, settings=settings)
+
+    def settings_of(self, partition: str | None) -> tuple[Mapping[str, Any], str]:
+        """The settings of a partition as JSON values, and their fingerprint."""
+        return self._addresses.get(partition or "", self._addresses[""])
 
     @cached_property
-    def _fingerprints(self) -> dict[str, str]:
-        """Those of the settings of categories that have their own; under the empty name that of all others."""
+    def _addresses(self) -> dict[str, tuple[dict[str, Any], str]]:
+        """The settings of categories that have their own; under the empty name those of all others."""
         each = {**self.own_settings, "": self.settings}
-        return {category: fingerprint(settings.address()) for category, settings in each.items()}
+        addresses = {category: settings.address() for category, settings in each.items()}
+        return {category: (json_values(values), fingerprint(values)) for category, values in addresses.items()}
 
     def head_of(self, upstream: Upstream) -> Head:
         """The head that a partition has if it is made from some heads.

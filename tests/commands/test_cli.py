@@ -1,5 +1,6 @@
 """``ad-assets`` as a user meets it: status, doctor, failures, and what they say."""
 
+import json
 import re
 import sys
 from importlib import import_module
@@ -49,11 +50,33 @@ def test_from_nothing_to_a_report_and_back_to_nothing(config: Path, capsys: Any)
     changed = ["--set", "datasets.parts.detectors.small.sigma=1.5"]
     assert run(config, "status", *changed) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("compute parts/small/score_maps  bolt")
+    assert lines[:2] == [
+        "parts",
+        "  compute  small: score_maps, metrics  [bolt, nut]  made under another setting: sigma 4.0 -> 1.5",
+    ]
     assert lines[-1].startswith("6 would run")
     write_image(config.parent / "images/bolt/train/good/new.png", draw_image(5))
     assert run(config, "status", "parts", "--category", "bolt") == 0
-    assert re.search(r"scan +parts/image_index +bolt +files 1 added", capsys.readouterr().out)
+    assert re.search(r"scan +image_index +\[bolt\] +files 1 added", capsys.readouterr().out)
+
+
+def test_status_says_which_setting_changed_from_what_to_what(config: Path, capsys: Any) -> None:
+    assert run(config, "materialize") == 0
+    for key, value, asset, change in (
+        ("datasets.parts.detectors.small.coreset_ratio", "0.3", "small/memory_bank", "coreset_ratio 0.1 -> 0.3"),
+        ("evaluation.fpr_limits", "[0.2]", "small/metrics", "fpr_limits [0.3, 0.05] -> [0.2]"),
+        (
+            "extractors.lite0.taps",
+            "[blocks.1]",
+            "features/lite0",
+            "extractor.taps ['blocks.2', 'blocks.4'] -> ['blocks.1']",
+        ),
+    ):
+        capsys.readouterr()
+        assert run(config, "status", "--json", "--set", f"{key}={value}") == 0
+        steps = json.loads(capsys.readouterr().out)
+        assert {"asset": f"parts/{asset}", "category": "bolt", "action": "compute"}.items() <= steps[0].items()
+        assert steps[0]["reason"] == f"made under another setting: {change}"
 
 
 def test_a_corrupt_image_fails_its_category_and_no_other(config: Path, capsys: Any) -> None:

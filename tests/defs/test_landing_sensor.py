@@ -100,7 +100,7 @@ def test_damaged_decisions_stop_their_own_category_alone(indexed: Bench, capsys:
     assert changed_files(dataset, store).keys() == {"bolt"}
     capsys.readouterr()
     assert main(["status", "--config", str(indexed.folder / "bench.yaml")]) == 0
-    [line] = [line for line in capsys.readouterr().out.splitlines() if "parts/image_index" in line and "bolt" in line]
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "image_index" in line and "[bolt]" in line]
     assert damaged in line
     assert "cannot be read" in index(indexed, "bolt")
     store.write_bytes(damaged, whole)

@@ -1,0 +1,108 @@
+"""What would run, as people read it: a line for assets of one lane that run for one reason, and as JSON values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ad_assets.defs.plan import Step
+
+SHOWN = 3  # categories by name
+FOLLOWS = " is rebuilt"
+
+
+@dataclass
+class Line:
+    """Assets of one lane that the same happens to, in the order of the graph.
+
+    Args:
+        lane: dataset and lane, or dataset alone.
+        action: as `Step.action`.
+        reason: that of the first of them; the others follow from it, or have the same.
+        names: last parts of their keys.
+        categories: of each of them.
+    """
+
+    lane: tuple[str, ...]
+    action: str
+    reason: str
+    names: list[str] = field(default_factory=list)
+    categories: tuple[str, ...] = ()
+
+
+def plan_values(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """The steps of a plan as JSON values."""
+    return [
+        {"asset": step.stage.name, "category": step.partition, "action": step.action, "reason": step.reason}
+        for step in steps
+    ]
+
+
+def plan_text(steps: Sequence[Step]) -> str:
+    """The steps of a plan by dataset and lane, each lane's in few lines.
+
+    ::
+
+        parts
+          compute  patchcore: memory_bank, score_maps, metrics  [bolt, nut]  made under another setting: ...
+    """
+    lines = _lines(steps)
+    cells = [(line.action, _assets(line), _categories(line)) for line in lines]
+    widths = [max(len(cell[column]) for cell in cells) for column in range(3)]
+    text, dataset = [], ""
+    for line, (action, assets, categories) in zip(lines, cells, strict=True):
+        if line.lane[0] != dataset:
+            dataset = line.lane[0]
+            text.append(dataset)
+        text.append(f"  {action:<{widths[0]}}  {assets:<{widths[1]}}  {categories:<{widths[2]}}  {line.reason}")
+    return "\n".join(text)
+
+
+def _lines(steps: Sequence[Step]) -> list[Line]:
+    lines: list[Line] = []
+    for group in _groups(steps):
+        first = group[0]
+        lane, name = first.stage.key[:-1], first.stage.key[-1]
+        categories = tuple(step.partition for step in group if step.partition is not None)
+        follows = first.reason.endswith(FOLLOWS)
+        for line in lines:
+            same = (line.lane, line.action, line.categories) == (lane, first.action, categories)
+            # What follows from what runs is told with it, or with what else follows.
+            cause = first.reason.removesuffix(FOLLOWS).rpartition("/")[2]
+            told = line.reason == first.reason or (follows and (cause in line.names or line.reason.endswith(FOLLOWS)))
+            if same and told:
+                line.names.append(name)
+                break
+        else:
+            lines.append(Line(lane, first.action, first.reason, [name], categories))
+    return sorted(lines, key=lambda line: _order(lines, line))
+
+
+def _order(lines: Sequence[Line], line: Line) -> tuple[int, bool, int]:
+    """The lines of a dataset together, and of a lane, where its first one stands; what is of all lanes comes last."""
+    dataset = next(number for number, other in enumerate(lines) if other.lane[0] == line.lane[0])
+    of_all = not line.categories
+    return dataset, of_all, next(number for number, other in enumerate(lines) if other.lane == line.lane)
+
+
+def _groups(steps: Sequence[Step]) -> Iterator[list[Step]]:
+    """The steps of an asset with the same action and reason, in the order in which they begin."""
+    groups: dict[tuple[str, str, str], list[Step]] = {}
+    for step in steps:
+        groups.setdefault((step.stage.name, step.action, step.reason), []).append(step)
+    yield from groups.values()
+
+
+def _assets(line: Line) -> str:
+    names = ", ".join(line.names)
+    return f"{'/'.join(line.lane[1:])}: {names}" if line.lane[1:] else names
+
+
+def _categories(line: Line) -> str:
+    if not line.categories:
+        return ""
+    if len(line.categories) > SHOWN:
+        return f"[{len(line.categories)} categories]"
+    return f"[{', '.join(line.categories)}]"
