@@ -153,7 +153,10 @@ def test_damage_is_seen_and_no_build_that_failed_to_mend_it_starts_others_for_ev
 def test_other_settings_make_all_below_stale_and_name_why(small: Small) -> None:
     other = Small(small.graph.store, setting=2)
     other.graph.refresh()
-    assert other.graph.stale_reason((("d", "features"), "nut")) == "made under another setting: another release of the code"
+    assert (
+        other.graph.stale_reason((("d", "features"), "nut"))
+        == "made under another setting: another release of the code"
+    )
     assert other.not_current() == {("features", "bolt"), ("features", "nut"), ("board", None)}
     assert other.graph.artifact((("d", "features"), "nut")) is None
     assert other.graph.below([("d", "features")]) == {("d", "features"), ("d", "board")}
