@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import torch
-from torch.utils._pytree import tree_leaves
 
 _aten = torch.ops.aten
 # Neither computes anything; those that torch itself calls views are found by their schema.
@@ -110,14 +109,13 @@ class Counts:
     def operation(self, operation: Any, args: Any, kwargs: dict[str, Any], *, on_device: bool) -> None:
         """Count an operation of which a tensor, or the result, lies on the device; `on_device`: the result."""
         name = operation._schema.name.partition("::")[2]
-        given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
         if name in ("_to_copy", "copy_") and self._copy(name, args, kwargs, on_device=on_device):
             return
         if name == "_local_scalar_dense" or (name in _SHAPED_BY_NUMBERS and _by_numbers(name, kwargs)):
             self.wait(name)
         if name in _INDEXED:
             self._index(name, args)
-        if name not in _NO_LAUNCH and not operation.is_view and (on_device or any(each.is_cuda for each in given)):
+        if name not in _NO_LAUNCH and not operation.is_view:
             self.launches += 1
             self.operations[name] += 1
 

@@ -147,6 +147,8 @@ def lane(
     images: Images,
     step_done: Callable[[str], None] = lambda _: None,
     fitted: State | None = None,
+    *,
+    resume: bool = True,
 ) -> dict[str, Any]:
     """What a lane of the graph does with a method, step by step: the result of each by name.
 
@@ -156,6 +158,7 @@ def lane(
         images: what it is fitted on and scores.
         step_done: called with the name of each step at its end.
         fitted: a state to score with; None: it is fitted.
+        resume: whether a training is also taken up half way.
     """
     nominal, new, test, map_size = images
     halfway = Halfway()
@@ -168,7 +171,7 @@ def lane(
 
     if fitted is None:
         fitted = did("fit", method.fit(nominal, replace(tools, checkpoints=halfway)))
-        if halfway.first:
+        if halfway.first and resume:
             did("resume", method.fit(nominal, replace(tools, checkpoints=halfway)))
         if method.updatable:
             did("update", method.update(fitted, new, tools))
