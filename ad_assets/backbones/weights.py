@@ -7,11 +7,14 @@ shape and speed tests. What is missing raises `MissingWeights`; random weights n
 from __future__ import annotations
 
 import io
+import socket
 import sys
 from contextlib import redirect_stdout
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from ad_assets.backbones.extractor import BUNDLED, WEIGHT_SUFFIXES, Extractor
 
@@ -95,6 +98,8 @@ def _from_hub(extractor: Extractor) -> nn.Module:
             f"backbone: timm has no weights {extractor.backbone!r}; choose from: {', '.join(known) or 'none'}"
         )
     _check_normalisation(extractor)
+    if not _cached(extractor) and not _hub_has_a_name():  # the hub's own client tries again for a minute
+        raise _missing(extractor, "timm's hub and its cache (no network: the hub's name is not known here)")
     try:
         model: nn.Module = timm.create_model(extractor.backbone, pretrained=True)
     except (OSError, RuntimeError) as error:  # no network, no cache, a damaged file
@@ -102,9 +107,36 @@ def _from_hub(extractor: Extractor) -> nn.Module:
     return model
 
 
+def _cached(extractor: Extractor) -> bool:
+    """Whether Hugging Face's cache has the weights, or they come from elsewhere."""
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(extractor.backbone)
+    if not config or not config.hf_hub_id:
+        return True
+    names = filter(None, (config.hf_hub_filename, "model.safetensors", "pytorch_model.bin"))
+    return any(isinstance(try_to_load_from_cache(config.hf_hub_id, name), str) for name in names)
+
+
+def _hub_has_a_name() -> bool:
+    """Whether the hub's name can be looked up; behind a proxy nobody here needs to."""
+    from huggingface_hub.constants import ENDPOINT
+
+    if getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urlsplit(ENDPOINT).hostname, 443)
+    except OSError:
+        return False
+    return True
+
+
 def _missing(extractor: Extractor, tried: str) -> MissingWeights:
+    licence = licence_of(extractor)
+    under = f" (licence: {licence})" if licence else ""
     return MissingWeights(
-        f"no weights for {extractor.backbone}; tried {tried}. Three ways on: run, with a network, python -c "
+        f"no weights for {extractor.backbone}{under}; tried {tried}. Three ways on: run, with a network, python -c "
         f"\"import timm; timm.create_model('{extractor.backbone}', pretrained=True)\" and copy the Hugging "
         f"Face cache here; or write weights: /path/to/{extractor.backbone}.safetensors (or .pth, or a folder); "
         f"or use a backbone that has weights: bundled ({', '.join(BUNDLED)})"

@@ -229,17 +229,17 @@ class Variant:
 
 @dataclass(frozen=True)
 class Study:
-    """What becomes of a detector when some of its settings vary.
+    """What becomes of detectors when some of their settings vary, or the number of their training images.
 
     Args:
         name: its name.
-        base: the detector that is varied.
+        bases: the detectors that are varied, each in the same ways.
         variants: in the order of the benchmark file.
         draws: how often each variant is measured, with the seeds 0, 1, ...
     """
 
     name: str
-    base: str
+    bases: tuple[str, ...]
     variants: tuple[Variant, ...]
     draws: int = 1
 
@@ -317,7 +317,7 @@ class Dataset:
             named += [(f"detectors.{each.name}", name) for name in each.written]
             named += [(f"detectors.{each.name}.decision", name) for name in each.decision.categories]
         for study in self.studies.values():
-            of_base = self.detectors[study.base].written
+            of_base = {name for base in study.bases for name in self.detectors[base].written}
             own = ((v.name, name) for v in study.variants for name in v.detector.written if name not in of_base)
             named += [(f"studies.{study.name}.{variant}", name) for variant, name in own]
         names = ", ".join(known[:SHOWN_NAMES]) + (", ..." if len(known) > SHOWN_NAMES else "")

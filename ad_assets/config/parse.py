@@ -208,8 +208,8 @@ class SectionParser(Checker):
     ) -> Study | None:
         options = self.mapping(section, path)
         self.only(options, ("base", "vary", "variants", "draws"), f"{path}.")
-        methods = {lane: lane for lane, detector in detectors.items() if detector.method}
-        base = self.choice(options.get("base"), methods, f"{path}.base")
+        several = isinstance(options.get("base"), list)
+        bases = self._bases(options.get("base"), detectors, f"{path}.base")
         draws: Any = plain(options.get("draws", 1))
         if not _is_whole(draws) or not 1 <= draws <= 1000:
             self.faults.append(f"{path}.draws: a number of repetitions from 1 to 1000 (got {shown(draws)})")
@@ -217,10 +217,11 @@ class SectionParser(Checker):
             self.faults.append(f"{path}: give vary (lists of values, all combinations) or variants (named settings)")
             return None
         settings = self._variants(options, path)
-        if base is None or not settings:
+        if not bases or not settings:
             return None
         variants = []
-        for variant, own in settings.items():
+        for lane, (varied, own) in product(bases, settings.items()):
+            variant = f"{lane}, {varied}" if several else varied
             place = f"{path}.{key_text(variant)}"
             if not variant.isprintable() or not 0 < len(variant) <= MOST_NAME:
                 self.faults.append(f"{place}: a variant's name is up to {MOST_NAME} characters that can be seen")
@@ -237,10 +238,19 @@ class SectionParser(Checker):
                 share = None
             if images is not None and share is not None:
                 self.faults.append(f"{place}: train_images and contamination both draw training images; give one")
-            detector = self._detector(base, lanes[base], place, {}, over)
+            detector = self._detector(lane, lanes[lane], place, {}, over)
             if detector:
                 variants.append(Variant(variant, detector, images, share))
-        return Study(name, base, tuple(variants), draws)
+        return Study(name, bases, tuple(variants), draws)
+
+    def _bases(self, written: object, detectors: Mapping[str, Detector], path: str) -> tuple[str, ...]:
+        """The detectors of a study; none if one of these is wrong."""
+        methods = {lane: lane for lane, detector in detectors.items() if detector.method}
+        named = [self.choice(each, methods, path) for each in (written if isinstance(written, list) else [written])]
+        bases = tuple(each for each in named if each)
+        if not named or len(set(bases)) < len(bases):
+            self.faults.append(f"{path}: a detector above, or a list of these without repetition")
+        return bases if len(set(bases)) == len(named) else ()
 
     def _variants(self, options: dict[str, Any], path: str) -> dict[str, dict[str, Any]]:
         """Name -> what differs from the base."""

@@ -29,7 +29,7 @@ class _Study(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    base: str = Field(description="the detector that is varied")
+    base: str | list[str] = Field(description="the detector that is varied; several: each in the same ways")
     vary: dict[str, list[Any]] = Field({}, description="setting -> values; all combinations are measured")
     variants: dict[str, dict[str, Any]] = Field({}, description="name -> settings that differ from the base")
     draws: int = Field(1, ge=1, le=1000, description="how often each variant is measured, with seeds 0, 1, ...")

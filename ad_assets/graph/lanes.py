@@ -75,7 +75,8 @@ def _dataset_stages(
     for name, detector in dataset.detectors.items():
         lanes[name] = _lane(benchmark, dataset, detector, index, features, lanes)
     studies = {
-        name: study_stage(dataset, study, index, features, lanes[study.base]) for name, study in dataset.studies.items()
+        name: study_stage(dataset, study, index, features, [lanes[base] for base in study.bases])
+        for name, study in dataset.studies.items()
     }
     stages = [index, *features.values(), *(stage for lane in lanes.values() for stage in lane.values())]
     if lanes:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import time
 import re
 from collections import OrderedDict
 from importlib import metadata
@@ -308,9 +309,22 @@ class TestMissing:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
         remedies = r"Three ways on: .*pretrained=True.*weights: /path/to/resnet18.tv_in1k.safetensors.*bundled"
-        message = r"(?s)no weights for resnet18.tv_in1k; tried timm's hub .*" + remedies
+        message = r"(?s)no weights for resnet18.tv_in1k \(licence: bsd-3-clause\); tried timm's hub .*" + remedies
         with pytest.raises(MissingWeights, match=message):
             Backbone.load(_resnet(backbone="resnet18.tv_in1k", weights="hub"))
+
+    def test_a_hub_whose_name_is_unknown_is_not_asked(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        def unknown(*_: object) -> None:
+            raise OSError("Name or service not known")
+
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr("ad_assets.backbones.weights.getproxies", dict)
+        monkeypatch.setattr("socket.getaddrinfo", unknown)
+        dino = _resnet(backbone="vit_small_patch16_dinov3.lvd1689m", weights="hub", taps=["blocks.3"])
+        started = time.perf_counter()
+        with pytest.raises(MissingWeights, match=r"\(licence: dinov3-license\); tried .*no network"):
+            build_model(dino)
+        assert time.perf_counter() - started < 2
 
     def test_unknown_tag_and_model(self) -> None:
         with pytest.raises(ValueError, match=r"no weights 'resnet18.nope'; choose from: resnet18.a1_in1k, .*tv_in1k"):

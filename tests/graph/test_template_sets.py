@@ -7,6 +7,8 @@ import dagster as dg
 import pytest
 import torch
 
+from ad_assets.backbones.backbone import load_backbone
+from ad_assets.graph.stages.features import read_feature_index
 from tests.support.bench_graph import Bench, draw_image, write_dataset, write_image
 
 CATEGORIES = ("bolt", "nut")
@@ -202,6 +204,22 @@ def test_draws_take_other_images_and_are_repeatable(hetmm: Bench) -> None:
     hetmm.set("datasets.parts.studies.few_images.vary.train_images", [7])
     outcome = hetmm.outcome(categories=["bolt"])
     assert any("7 training images are asked for, there are 6" in failure for failure in outcome.failures)
+
+
+def test_few_shots_of_several_lanes_share_draws_and_features(hetmm: Bench) -> None:
+    backbone = load_backbone(hetmm.benchmark.extractors["lite0"], hetmm.benchmark.compute)
+    before = backbone.images_seen
+    shots = {"base": ["all", "few"], "vary": {"train_images": [1, 2, 4]}, "draws": 2}
+    hetmm.set("datasets.parts.studies", {"few_shot": shots})
+    hetmm.run(categories=["bolt"])
+    rows = study_rows(hetmm, "bolt", "few_shot")
+    names = {f"{lane}, train_images={count}" for lane in ("all", "few") for count in (1, 2, 4)}
+    assert {(variant, draw) for variant, draw, *_ in rows} == {(name, draw) for name in names for draw in (0, 1)}
+    store = hetmm.benchmark.store
+    head = store.read_head(("parts", "features", "lite0"), "bolt")
+    assert head is not None
+    _, images = read_feature_index(store.artifact("features", head["version"]))
+    assert backbone.images_seen - before == len({image for split in images.values() for image in split})
 
 
 def study_rows(bench: Bench, category: str, study: str = "mixing") -> dict[tuple[str, int, str, str], float]:

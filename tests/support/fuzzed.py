@@ -118,7 +118,7 @@ def _part(chance: random.Random, tree: dict[str, Any]) -> dict[str, Any]:
         kept -= {key for key in kept if not set(lanes[key].get("members", ())) <= kept}
         section["detectors"] = {key: lanes[key] for key in lanes if key in kept}
         studies = section.get("studies", {})
-        section["studies"] = {key: study for key, study in studies.items() if study["base"] in kept}
+        section["studies"] = {key: study for key, study in studies.items() if {*_listed(study["base"])} <= set(kept)}
     if chance.random() < 0.3:
         gates = {"gatekeeper": next(iter(tree["datasets"][name]["detectors"])), "floors": {"image_auroc": 0.9}}
         kept_keys = {key: tree["datasets"][name][key] for key in ("detectors", "studies")}
@@ -156,3 +156,7 @@ def _places(value: Any) -> Iterator[Place]:
     for key, inner in entries:
         yield value, key
         yield from _places(inner)
+
+
+def _listed(base: Any) -> list[str]:
+    return base if isinstance(base, list) else [base]

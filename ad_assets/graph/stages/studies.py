@@ -106,7 +106,7 @@ def study_stage(
     study: Study,
     index: Stage,
     features: Mapping[str, Stage],
-    base: Mapping[str, Stage],
+    bases: Sequence[Mapping[str, Stage]],
 ) -> Stage:
     """The asset ``<dataset>/studies/<study>``.
 
@@ -115,7 +115,7 @@ def study_stage(
         study: what varies.
         index: the image index, for the truth.
         features: extractor name -> its features stage.
-        base: the stages of the varied detector by role; many a variant uses its state and its neighbours again.
+        bases: the stages of each varied detector by role; many a variant uses its state and its neighbours again.
     """
     used = list(dict.fromkeys(variant.detector.extractor for variant in study.variants))
     lanes = {variant.name: _Lane.of(dataset, variant, features) for variant in study.variants}
@@ -192,7 +192,7 @@ def study_stage(
         deps=(
             index,
             *(features[name] for name in used),
-            *(base[role] for role in ("state", "neighbours") if role in base),
+            *(base[role] for base in bases for role in ("state", "neighbours") if role in base),
         ),
         address=parts,
         build=build,
@@ -200,7 +200,7 @@ def study_stage(
         pool=GPU,
         group=f"{dataset.name}/studies",
         kinds=frozenset({"parquet"}),
-        description=f"{study.base} with other settings: {'; '.join(lanes)}. Nothing is chosen from it.",
+        description=f"{', '.join(study.bases)} with other settings: {'; '.join(lanes)}. Nothing is chosen from it.",
     )
 
 
