@@ -2,8 +2,8 @@
 
 import json
 import pickle
-import time
 import re
+import time
 from collections import OrderedDict
 from importlib import metadata
 from pathlib import Path

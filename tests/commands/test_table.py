@@ -124,7 +124,9 @@ def test_what_cannot_be_had_is_named_beside_the_paper(table: Any, place: Path, m
     monkeypatch.setattr("ad_assets.backbones.weights._from_hub", no_hub)
     status, out = table("hetmm/4", values=mtd(place, "wrn50", "wrn101"))
     assert status == 0
-    assert re.search(r"not computed: (hetmm_all|patchcore_10): no weights for wide_resnet\S+; tried the test", out)
+    assert re.search(
+        r"not computed: (hetmm_all|patchcore_10): no weights for wide_resnet\S+ \(licence: \S+\); tried the test", out
+    )
     assert "the hub could not be reached" in out  # it is asked once
 
 
