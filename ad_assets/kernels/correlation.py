@@ -101,7 +101,14 @@ def correlate(
     _check(q, k, v, rows, columns)
     with torch.autocast(q.device.type, enabled=False):
         inputs = [_wide(tensor) for tensor in (q, k, v, rows, columns)]
-        return Correlated(*_Correlate.apply(*inputs, scale, entropy))
+        if q.device.type == "cpu" or len(q) == 1:
+            return Correlated(*_Correlate.apply(*inputs, scale, entropy))
+        # To another device the heads of all images are heads of one.
+        joined = [tensor.expand(len(q), -1, -1, -1).flatten(0, 1).unsqueeze(0) for tensor in inputs]
+        *found, entropies = _Correlate.apply(*joined, scale, entropy)
+        output, of_target, of_correlation = (part[0].unflatten(0, q.shape[:2]) for part in found)
+        entropies = entropies if entropies is None else entropies[0].unflatten(0, q.shape[:2])
+        return Correlated(output, of_target, of_correlation, entropies)
 
 
 def correlate_plainly(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, scale: float) -> Correlated:

@@ -53,8 +53,8 @@ def compare(s: Tensor, rows: Tensor, columns: Tensor, div: Tensor, entropy: Tens
         return
     u, v = s + EPSILON, _target(rows, columns).add_(EPSILON)
     if entropy is not None:
-        entropy.copy_((s * u.log()).sum(dim=2).neg_())
-    div.copy_(((v - u) * (v / u).log_()).sum(dim=2))
+        torch.sum(torch.special.xlogy(s, u).neg_(), dim=2, out=entropy)
+    torch.sum(torch.special.xlogy(v - u, v.div_(u)), dim=2, out=div)
 
 
 def descend(

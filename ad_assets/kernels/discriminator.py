@@ -29,6 +29,7 @@ from ad_assets.kernels.parallel import each
 
 SLOPE = 0.2
 ROWS = 256  # of a block: h of so many rows and 1,024 hidden units is 1 MB
+DEVICE_ROWS = 1 << 16  # of a block elsewhere: 256 MB
 
 Loss = Literal["truncated", "cross_entropy"]
 
@@ -134,11 +135,17 @@ def training_step(
         return _Step(head, rows, margin, loss, arithmetic or Arithmetic()).run(images, draw)
 
 
+def _block(device: str) -> int:
+    """Rows of a block: what stays in the cache of a core, or what keeps another device busy."""
+    return ROWS if device == "cpu" else DEVICE_ROWS
+
+
 class _Step:
     def __init__(self, head: HeadWeights, rows: int, margin: float, loss: Loss, arithmetic: Arithmetic) -> None:
         self._head, self._rows, self._margin, self._loss, self._arithmetic = head, rows, margin, loss, arithmetic
         # What the input of the adaptor's last layer, or of W1 where there is none, is multiplied with to become h.
         self._weight, self._bias = head.first
+        self._block = _block(head.last.device.type)
         if head.adaptor:
             weight, bias = head.adaptor[-1]
             self._weight = self._in_blocks(head.first[0], weight)
@@ -149,6 +156,9 @@ class _Step:
         head = self._head
         scale, shift, running_mean, running_variance = head.norm
         last, both, device = head.last[0], 2 * self._rows, head.last.device.type
+        if device != "cpu":  # one product of the batch; on a CPU every image is a task
+            whole = torch.cat([draw(place) for place in range(len(images))])
+            images, draw = [torch.cat(list(images))], lambda _: whole
         kept: list[_Image] = []
         total = torch.zeros_like(last, dtype=torch.float64)
         for image, sums in each(lambda place: self._forward(images[place], draw(place)), range(len(images)), device):
@@ -192,7 +202,7 @@ class _Step:
 
     def _in_blocks(self, a: Tensor, b: Tensor) -> Tensor:
         """a b, a few rows a task, so that it does not depend on the number of threads either."""
-        blocks = each(lambda block: self._arithmetic.product(block, b), a.split(ROWS), a.device.type)
+        blocks = each(lambda block: self._arithmetic.product(block, b), a.split(self._block), a.device.type)
         return torch.cat(list(blocks))
 
     def _forward(self, rows: Tensor, noise: Tensor) -> tuple[_Image, Tensor]:
@@ -207,7 +217,7 @@ class _Step:
         """Take the mean off h; the sum of squares."""
         total = torch.zeros_like(mean)
         for half in image.halves:
-            for block in half.split(ROWS):
+            for block in half.split(self._block):
                 block -= mean.to(block.dtype)
                 total += block.square().sum(dim=0)
         return total
@@ -220,7 +230,7 @@ class _Step:
         slopes, slopes_h = torch.zeros_like(last), torch.zeros_like(last)
         losses = torch.zeros(3, dtype=torch.float64, device=last.device)
         for sign, half, out in zip((1, -1), image.halves, image.score_gradients, strict=True):
-            for block, gradient in zip(half.split(ROWS), out.split(ROWS), strict=True):
+            for block, gradient in zip(half.split(self._block), out.split(self._block), strict=True):
                 m = _slopes(block, weighted, shift)
                 mh = m * block
                 scores = mh @ (weighted * last) + m @ (shift * last)
@@ -245,7 +255,7 @@ class _Step:
         head, arithmetic = self._head, self._arithmetic
         weighted = weighted.to(head.last.dtype)
         for half, gradient in zip(image.halves, image.score_gradients, strict=True):
-            for block, own in zip(half.split(ROWS), gradient.split(ROWS), strict=True):
+            for block, own in zip(half.split(self._block), gradient.split(self._block), strict=True):
                 m = _slopes(block, weighted, head.norm[1])
                 m.mul_(head.last[0]).mul_(own[:, None]).sub_(means[0])
                 block.mul_(-means[1]).add_(m).mul_(weighted)
@@ -319,10 +329,12 @@ def patch_scores(
 
     def score(image: Tensor) -> Tensor:
         blocks = []
-        for block in image.split(ROWS):
+        for block in image.split(_block(image.device.type)):
             x = adapted(adaptor, block, arithmetic)[-1]
             hidden = torch.addmm(first[1], x, first[0].T)
             blocks.append(-(torch.nn.functional.leaky_relu_(hidden, SLOPE) @ last[0]))
         return torch.cat(blocks)
 
-    return torch.stack(list(each(score, patches, patches.device.type)))
+    if patches.device.type != "cpu":
+        return score(patches.flatten(0, 1)).unflatten(0, patches.shape[:2])
+    return torch.stack(list(each(score, patches, "cpu")))

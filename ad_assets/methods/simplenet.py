@@ -142,7 +142,7 @@ class SimpleNet(TrainedMethod):
         # Clones: what is passed in stays as it was.
         weights = {name: tensor.clone().to(runtime.device) for name, tensor in weights.items()}
         head = head_of(weights)
-        optimizers = self.optimizers(head)
+        optimizers = self.optimizers(head, runtime.device)
         recalled = Recalled(features, lambda taps, _: [patches(taps)], runtime)
         if self.noise_unit == "features" and "noise.unit" not in weights:
             weights["noise.unit"] = deviation(_in_portions(recalled, len(features), runtime), runtime)
@@ -201,16 +201,20 @@ class SimpleNet(TrainedMethod):
         }
         return weights | linear("last", self.hidden_units, 1, bias=False)
 
-    def optimizers(self, head: HeadWeights) -> list[Any]:
-        """Of the discriminator, and of the adaptor if there is one."""
+    def optimizers(self, head: HeadWeights, device: str = "cpu") -> list[Any]:
+        """Of the discriminator, and of the adaptor if there is one; all tensors lie on the device."""
         from torch.optim import Adam, AdamW
 
+        from ad_assets.methods.training.loop import fused
+
         discriminator = [*head.first, *head.norm[:2], head.last]
-        found: list[Any] = [Adam(discriminator, self.discriminator_lr, weight_decay=self.discriminator_weight_decay)]
+        at_once = fused(device)
+        decay = self.discriminator_weight_decay
+        found: list[Any] = [Adam(discriminator, self.discriminator_lr, weight_decay=decay, fused=at_once)]
         adaptor = [tensor for layer in head.adaptor for tensor in layer if tensor is not None]
         if adaptor:
             kind = AdamW if self.decoupled_decay else Adam
-            found.append(kind(adaptor, self.adaptor_lr, weight_decay=self.adaptor_weight_decay))
+            found.append(kind(adaptor, self.adaptor_lr, weight_decay=self.adaptor_weight_decay, fused=at_once))
         return found
 
     def is_parameter(self, name: str) -> bool:

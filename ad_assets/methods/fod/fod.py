@@ -258,15 +258,15 @@ class Fod(TrainedMethod):
         for number, tokens in enumerate(self.tokens([tap.to(runtime.device) for tap in batch.taps], state.weights)):
             grid = (batch.taps[number].shape[2], batch.taps[number].shape[3])
             inspected = InspectedGrid(batch.region, grid)
-            scores = inspected.filled(self._level_scores(state, number, inspected.filled(tokens), grid, runtime))
+            scores = inspected.filled(self._level_scores(state, number, inspected.filled(tokens), grid))
             found.append(upsample(scores.unflatten(1, grid), batch.map_size, align_corners=True))
         maps = torch.stack(found).mean(dim=0)
         blurred = (gaussian_blur(maps, sigma) for sigma in (self.image_sigma, self.sigma))
         for_image, maps = (without_outside(each, batch.region) for each in blurred)
         return ScoreMaps(maps.cpu(), for_image.amax(dim=(1, 2)).cpu())
 
-    def _level_scores(self, state: TrainedNetwork, number: int, tokens: Tensor, grid: Grid, runtime: Runtime) -> Tensor:
-        """(B, L) of one level, image by image."""
+    def _level_scores(self, state: TrainedNetwork, number: int, tokens: Tensor, grid: Grid) -> Tensor:
+        """(B, L) of one level; on a CPU every image is a task."""
         import torch
 
         from ad_assets.kernels.parallel import each
@@ -280,11 +280,11 @@ class Fod(TrainedMethod):
         kept = _under(state.weights, f"references.{number}.")
         references = self.references()
 
-        def score_image(image: Tensor) -> Tensor:
-            reference = references.features(kept, image, grid) if self.inter else None
+        def score_images(images: Tensor) -> Tensor:
+            reference = references.features(kept, images, grid) if self.inter else None
             return patch_scores(
                 level,
-                image,
+                images,
                 reference,
                 grid,
                 criterion=self.criterion,
@@ -292,7 +292,8 @@ class Fod(TrainedMethod):
                 printed=self.printed_weight,
             )
 
-        return torch.cat(list(each(score_image, tokens.split(1), torch.device(runtime.device).type)))
+        device = tokens.device.type
+        return torch.cat(list(each(score_images, tokens.split(1 if device == "cpu" else len(tokens)), device)))
 
 
 def _under(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

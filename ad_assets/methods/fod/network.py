@@ -193,6 +193,7 @@ class LevelNetwork(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         self.reconstruct = nn.Linear(width, channels)
+        self._codes: dict[tuple[tuple[int, int], torch.dtype], Tensor] = {}
 
     def forward(
         self,
@@ -218,7 +219,7 @@ class LevelNetwork(nn.Module):
         if tokens.shape[1] != grid[0] * grid[1]:
             raise ValueError(f"{tokens.shape[1]} tokens do not fill a grid of {grid[0]} x {grid[1]}")
         x = self.embedding(tokens)
-        code = position_code(grid, x.shape[2], x)
+        code = self._position_code(grid, x)
         x = x + code
         if self.reference_embedding is not None:
             if reference is None:
@@ -230,6 +231,14 @@ class LevelNetwork(nn.Module):
         for layer in self.layers:
             x = layer(x, reference, grid, kept, entropy)
         return Reconstructed(self.reconstruct(self.norm(x)), kept)
+
+    def _position_code(self, grid: tuple[int, int], like: Tensor) -> Tensor:
+        """Kept on a GPU, which would wait for every copy of it; elsewhere an exporter may be watching."""
+        if not like.is_cuda:
+            return position_code(grid, like.shape[2], like)
+        if (grid, like.dtype) not in self._codes:
+            self._codes[grid, like.dtype] = position_code(grid, like.shape[2], like)
+        return self._codes[grid, like.dtype]
 
 
 def _embedding(channels: int, width: int) -> nn.Linear:

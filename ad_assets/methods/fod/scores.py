@@ -35,7 +35,7 @@ def patch_scores(
     weighing: Weighing = "inter",
     printed: bool = False,
 ) -> Tensor:
-    """Scores (B, L) float32 of a batch, image by image: an image's do not depend on the others.
+    """Scores (B, L) float32 of a batch: an image's do not depend on the others, and a CPU takes one after another.
 
     Args:
         network: on the device of the tokens.
@@ -58,8 +58,9 @@ def patch_scores(
         )
     scores = []
     with torch.no_grad():
-        for image, own in enumerate(tokens.split(1)):
-            its = reference if reference is None or len(reference) == 1 else reference[image, None]
+        size = 1 if tokens.device.type == "cpu" else len(tokens)
+        for first, own in zip(range(0, len(tokens), size), tokens.split(size), strict=True):
+            its = reference if reference is None or len(reference) == 1 else reference[first : first + size]
             found = network(own, its, grid, correlations=wanted, entropy=False)
             error = errors(own, found.tokens, printed=printed) if criterion != "div" else torch.ones(())
             scores.append(error.to(own) * weights(found, printed=printed) if wanted else error)

@@ -10,7 +10,7 @@ import torch
 
 from ad_assets.kernels.parallel import each
 from ad_assets.methods.fod.network import direct_loss, reconstruction_loss, two_phase_loss
-from ad_assets.methods.training.loop import Recalled, Training, deviation
+from ad_assets.methods.training.loop import Recalled, Training, deviation, fused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,13 +65,19 @@ class FodTraining(Training):
         for number, kept in enumerate(self._fitted):
             weights |= {f"references.{number}.{name}": tensor for name, tensor in kept.items()}
         weights |= self._units
-        optimizers = [torch.optim.Adam(level.parameters(), method.learning_rate) for level in self._levels]
+        at_once = fused(runtime.device)
+        optimizers = [
+            torch.optim.Adam(level.parameters(), method.learning_rate, fused=at_once) for level in self._levels
+        ]
         super().__init__(weights, optimizers, self._macs())
 
     def step(self, images: Sequence[int], epoch: int) -> dict[str, Tensor]:
         """Gradients of the mean loss over the images, and a step of every level; nothing here is drawn."""
         del epoch
         loaded = self._recalled(images)
+        if torch.device(self._runtime.device).type != "cpu":
+            # One pass of the batch: all losses are means, and images have one size.
+            loaded, images = [[torch.cat(parts) for parts in zip(*loaded, strict=True)]], [0]
         tasks = [(number, image) for number in range(len(self._levels)) for image in range(len(images))]
         totals: dict[int, list[Tensor]] = {}
         sums = torch.zeros(2, dtype=torch.float64, device=self._runtime.device)
@@ -87,7 +93,7 @@ class FodTraining(Training):
                 totals[number] = gradients
         for number, level in enumerate(self._levels):
             for parameter, total in zip(level.parameters(), totals[number], strict=True):
-                parameter.grad = total.div_(len(images))
+                parameter.grad = total.div_(len(images)) if len(images) > 1 else total
         self.move()
         return {"loss": sums[0], "reconstruction": sums[1]}
 
@@ -105,7 +111,9 @@ class FodTraining(Training):
             loss = loss_of(found, tokens, method.divergence_weight, method.entropy_weight)
             gradients = torch.autograd.grad(loss, list(level.parameters()))
         error = reconstruction_loss(tokens, found.tokens.detach())
-        return torch.stack([loss.detach(), error]).double(), [gradient.clone() for gradient in gradients]
+        # Threads add to gradients in place, and some share memory.
+        own = gradients if kind != "cpu" else [gradient.clone() for gradient in gradients]
+        return torch.stack([loss.detach(), error]).double(), list(own)
 
     def _reference(self, number: int, tensors: list[Tensor]) -> Tensor | None:
         if not self._method.inter:

@@ -91,6 +91,15 @@ def deviation(portions: Iterable[Sequence[Tensor]], runtime: Runtime) -> Tensor:
     return (squares - mean.square()).clamp(min=0).mean().sqrt().float()
 
 
+def fused(device: str) -> bool | None:
+    """Argument of Adam: on a GPU one kernel moves all parameters; a CPU keeps its loop, and so its rounding.
+
+    >>> fused("cpu"), fused("cuda:0")
+    (None, True)
+    """
+    return True if torch.device(device).type == "cuda" else None
+
+
 class Training(ABC):
     """What is trained: named tensors and the optimisers that move them.
 
@@ -131,8 +140,9 @@ class Training(ABC):
                 name.rpartition(".")[2]: value for name, value in tensors.items() if name.startswith(f"{prefix}.")
             }
             for key, value in moments.items():
-                # Adam counts its steps in a CPU tensor, wherever the parameter is.
-                device = value.device if key == "step" else parameter.device
+                # Adam counts its steps in a CPU tensor, but for a fused one, which does on the device.
+                fused = optimizer.param_groups[0].get("fused")
+                device = torch.device("cpu") if key == "step" and not fused else parameter.device
                 optimizer.state[parameter][key] = value.clone().to(device)
 
     def _parameters(self) -> list[tuple[str, Tensor, torch.optim.Optimizer]]:
@@ -198,6 +208,7 @@ def train(training: Training, plan: Plan, runtime: Runtime) -> TrainingHistory:
     """
     history = _resume(training, plan, runtime)
     steps_each = -(-plan.images // plan.batch_size)
+    unread: list[tuple[dict[str, Tensor], int]] = []
     while history.steps < plan.epochs * steps_each and not history.finished(plan.patience):
         epoch, done = divmod(history.steps, steps_each)
         epoch += plan.first_epoch
@@ -205,18 +216,32 @@ def train(training: Training, plan: Plan, runtime: Runtime) -> TrainingHistory:
         for first in range(done * plan.batch_size, plan.images, plan.batch_size):
             images = order[first : first + plan.batch_size]
             started = time.perf_counter()
-            for name, loss in training.step(images, epoch).items():
-                history.sums[name] = history.sums.get(name, 0.0) + float(loss) * len(images)
-            history.seconds += time.perf_counter() - started
+            unread.append((training.step(images, epoch), len(images)))
             history.steps += 1
+            closes = history.steps % steps_each == 0
+            saves = runtime.checkpoints is not None and history.steps % runtime.checkpoints.every == 0
+            if closes or saves:
+                _read_losses(unread, history)
+            history.seconds += time.perf_counter() - started
             runtime.report("training steps", history.steps, plan.epochs * steps_each)
-            if history.steps % steps_each == 0:
+            if closes:
                 _close_epoch(training, history, plan, epoch + 1, runtime)
-            if runtime.checkpoints and history.steps % runtime.checkpoints.every == 0:
+            if saves and runtime.checkpoints:
                 runtime.checkpoints.save(
                     training.tensors(), {"identity": dict(plan.identity), "history": asdict(history)}
                 )
     return history
+
+
+def _read_losses(unread: list[tuple[dict[str, Tensor], int]], history: TrainingHistory) -> None:
+    """Add up the losses of some steps: read at once, for a device that is asked after every step waits as often."""
+    names = list(unread[0][0])
+    values = torch.stack([loss.double() for losses, _ in unread for loss in losses.values()]).tolist()
+    for number, (_, images) in enumerate(unread):
+        for place, name in enumerate(names):
+            loss = values[number * len(names) + place]
+            history.sums[name] = history.sums.get(name, 0.0) + loss * images
+    unread.clear()
 
 
 def _resume(training: Training, plan: Plan, runtime: Runtime) -> TrainingHistory:

@@ -1,0 +1,125 @@
+"""Training on a GPU: few launches a step, no wait within one, and the results of the CPU."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from ad_assets.methods import METHODS, Features, Runtime
+from ad_assets.methods.training.base import TrainedMethod
+from tests.methods.training.test_loop import Memory
+from tests.support import emulated_device
+from tests.support.emulated_device import DeviceTensor, cuda_device
+from tests.support.tap_features import tap_features
+
+SIMPLENET = {"pre_dimensions": 6, "dimensions": 6, "hidden_units": 8, "epochs": 2, "batch_size": 4}
+FOD = {"widths": (8, 8), "heads": 2, "depth": 1, "epochs": 2, "batch_size": 4}
+# Launches of one step at most, whatever the batch: image by image a step of eight took 4,665 and 21,041.
+CASES = [("simplenet", SIMPLENET, 200), ("fod", FOD, 950)]
+# FOD leaves half precision to autocast, which does not see the emulated device.
+PRECISIONS = [("simplenet", SIMPLENET, "float32"), ("simplenet", SIMPLENET, "bfloat16"), ("fod", FOD, "float32")]
+_aten = torch.ops.aten
+_WAITS = {_aten._local_scalar_dense.default, _aten.nonzero.default, _aten.masked_select.default, _aten.equal.default}
+emulated = pytest.mark.skipif(torch.cuda.is_available(), reason="what a real GPU is asked for is not counted")
+
+
+def features(images: int = 4) -> Features:
+    generator = torch.Generator().manual_seed(1)
+    shapes = ((4, 12, 12), (6, 6, 6))
+    return tap_features([torch.randn(images, *shape, generator=generator) for shape in shapes], batch_size=2)
+
+
+@contextmanager
+def counted() -> Iterator[Counter[str]]:
+    """Launches, and what the host waits for, of the emulated device."""
+    counts: Counter[str] = Counter()
+    run = emulated_device._run
+
+    def counting(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        result = run(operation, args, kwargs)
+        among = [*args, *(part for value in args if isinstance(value, list | tuple) for part in value), result]
+        if any(isinstance(value, DeviceTensor) for value in among):
+            counts["launches"] += not operation.is_view
+            crosses = operation in (_aten._to_copy.default, _aten.copy_.default) and any(
+                isinstance(value, torch.Tensor) and not isinstance(value, DeviceTensor) for value in (*args, result)
+            )
+            counts["waits"] += operation in _WAITS or crosses
+        return result
+
+    with mock.patch.object(emulated_device, "_run", counting):
+        yield counts
+
+
+def configured(name: str, options: dict[str, Any]) -> TrainedMethod:
+    method = METHODS[name](**options)
+    assert isinstance(method, TrainedMethod)
+    return method
+
+
+@emulated
+@pytest.mark.parametrize(("name", "options", "most"), CASES)
+def test_a_step_launches_little_and_waits_for_nothing(name: str, options: dict[str, Any], most: int) -> None:
+    with cuda_device() as device:
+        training = configured(name, options).training(features(), None, Runtime(device))
+        training.step(range(4), 0)  # tokens are loaded, moments made
+        with counted() as counts:
+            training.step(range(4), 1)
+            of_four = counts["launches"]
+        with counted() as fewer:
+            training.step(range(2), 1)
+    assert 0 < of_four <= most
+    assert of_four - fewer["launches"] <= 4  # noise is drawn for every image by itself
+    assert counts["waits"] == fewer["waits"] == 0
+
+
+@pytest.mark.parametrize(("name", "options", "precision"), PRECISIONS)
+def test_a_few_steps_end_where_those_of_the_cpu_do(name: str, options: dict[str, Any], precision: Any) -> None:
+    if name == "simplenet" and torch.cuda.is_available():
+        pytest.skip("a real device has other random numbers")
+    method = configured(name, {**options, "batch_size": 3})
+    expected = method.fit(features(), Runtime(precision=precision))
+    with cuda_device() as device:
+        found = method.fit(features(), Runtime(device, precision=precision))
+    tolerance = 1e-3 if precision == "float32" else 2e-2
+    for own, other in [(found.weights[key], expected.weights[key]) for key in expected.weights]:
+        torch.testing.assert_close(own, other, rtol=0, atol=tolerance * max(1.0, float(other.abs().max())))
+    for key, losses in expected.losses.items():
+        assert found.losses[key] == pytest.approx(losses, rel=tolerance, abs=tolerance)
+
+
+class Killed(Memory):
+    """Ends the run after a checkpoint."""
+
+    def save(self, tensors: dict[str, torch.Tensor], info: dict[str, Any]) -> None:
+        super().save({name: tensor.cpu() for name, tensor in tensors.items()}, info)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("goes_on_at", ["cuda", "cpu"])
+@pytest.mark.parametrize(("name", "options"), [case[:2] for case in CASES])
+def test_a_checkpoint_of_a_gpu_is_gone_on_from(name: str, options: dict[str, Any], goes_on_at: str) -> None:
+    if name == "simplenet" and goes_on_at == "cpu" and torch.cuda.is_available():
+        pytest.skip("a real device has other random numbers")
+    method, checkpoints = configured(name, {**options, "batch_size": 2}), Killed(3)
+    with cuda_device() as device:
+        tools = Runtime(device)
+        calm = method.fit(features(), tools)
+        with pytest.raises(KeyboardInterrupt):
+            method.fit(features(), replace(tools, checkpoints=checkpoints))
+        later = Memory(100)
+        later.last = checkpoints.last
+        if goes_on_at == "cuda":
+            resumed = method.fit(features(), replace(tools, checkpoints=later))
+    if goes_on_at == "cpu":
+        resumed = method.fit(features(), Runtime(checkpoints=later))
+    atol = 0.0 if goes_on_at == "cuda" else 1e-3
+    for key, weights in calm.weights.items():
+        torch.testing.assert_close(resumed.weights[key], weights, rtol=0, atol=atol)
+    assert resumed.losses["loss"] == pytest.approx(calm.losses["loss"], rel=1e-3)
