@@ -18,6 +18,7 @@ BOUNDED: list[tuple[str, dict[str, Any]]] = [
     ("patchcore", {"pooling": "concat", "stride": 2}),
     ("patchcluster", PATCHES),
     ("patchcore_lof", PATCHES),
+    ("anomalydino", {}),
     ("hetmm", {"windows": (3, 1)}),
     ("hetmm", {"windows": (3, 1), "sheets": 2}),
     ("hetmm", {"windows": (3, 1), "sheets": 9}),

@@ -25,6 +25,7 @@ LANES = {
     "ivfpq": {"method": "patchcore", "coreset_ratio": 1.0, "search": "ivfpq", "lists": 2, **PATCHES},
     "patchcluster": {"method": "patchcluster", "coreset_ratio": 0.5, "neighbours": 3, **PATCHES},
     "lof": {"method": "patchcore_lof", "coreset_ratio": 0.5, "neighbours": 5, **PATCHES},
+    "tokens": {"method": "anomalydino", "extractor": "lite0", "image_share": 0.1},
     "hetmm": {"method": "hetmm", "extractor": "lite0", "windows": [3, 3]},
     "sheets": {"method": "hetmm", "extractor": "lite0", "windows": [3], "layers": [2], "sheets": 3},
     "padim": {"method": "padim", "extractor": "cropped", "channels": 20},

@@ -51,7 +51,7 @@ MORE: list[tuple[str, dict[str, Any]]] = [
     ("patchcore", {"projection": 4}),
     ("simplenet", {"noise_mix": 2}),
 ]
-REFUSED = {("patchcore_lof", "subsampling", "proxies")} | {
+REFUSED = {(name, "subsampling", "proxies") for name in ("patchcore_lof", "anomalydino")} | {
     (name, "exclude_same_image", True) for name, method in METHODS.items() if issubclass(method, TrainedMethod)
 }
 

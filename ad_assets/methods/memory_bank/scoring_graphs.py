@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from ad_assets.methods.memory_bank.bank import MemoryBank
 from ad_assets.methods.scoring_graph import (
@@ -23,6 +24,7 @@ from ad_assets.methods.scoring_graph import (
 
 if TYPE_CHECKING:
     from ad_assets.methods.data import Frame
+    from ad_assets.methods.memory_bank.anomalydino import AnomalyDino
     from ad_assets.methods.memory_bank.lof import PatchCoreLof
     from ad_assets.methods.memory_bank.patch_bank import PatchBank
     from ad_assets.methods.memory_bank.patchcluster import PatchCluster
@@ -68,12 +70,17 @@ class BankGraph(ScoringGraph):
 
     def forward(self, taps: list[Tensor], state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """As `ScoringGraph.forward`."""
-        patches = self.embedding(taps)
+        patches = self.patches(taps)
         found = Neighbours(patches, *nearest_rows(patches, state["bank"], self.neighbours))
         inspected = Inspected(state)
         scores = inspected.filled(self.patch_scores(found, state))
         score_map = self.blur(upsampled(scores, self.embedding.grid, self.frame.map_size))
         return outside(score_map, state), self.image_score(found, scores, inspected, state)
+
+    def patches(self, taps: list[Tensor]) -> Tensor:
+        """(P, D)."""
+        described: Tensor = self.embedding(taps)
+        return described
 
     @abstractmethod
     def patch_scores(self, found: Neighbours, state: Mapping[str, Tensor]) -> Tensor:
@@ -115,6 +122,34 @@ class PatchCoreGraph(BankGraph):
         to_match = (match.double() - patch).square().sum().sqrt()
         to_around = distances_around(patch, match, state["bank"], self.around)
         return ((1 - (to_match - to_around.logsumexp(dim=0)).exp()) * to_match).float()
+
+
+class AnomalyDinoGraph(BankGraph):
+    """Cosine distances, and the mean of the highest."""
+
+    def __init__(self, method: AnomalyDino, frame: Frame) -> None:
+        super().__init__(method, frame, method.neighbours)
+        self.image_share = method.image_share
+
+    def patches(self, taps: list[Tensor]) -> Tensor:
+        """Of length one."""
+        return normalize(super().patches(taps), dim=1)
+
+    def patch_scores(self, found: Neighbours, state: Mapping[str, Tensor]) -> Tensor:
+        """Half the mean squared distances."""
+        del state
+        return found.distances.square().mean(dim=1) / 2
+
+    def image_score(
+        self, found: Neighbours, scores: Tensor, inspected: Inspected, state: Mapping[str, Tensor]
+    ) -> Tensor:
+        """How many are the highest follows the region of interest, which is an input."""
+        del found, state
+        cells = torch.arange(scores.shape[0], device=scores.device)
+        inside = inspected.place(cells) == cells
+        count = (inside.sum().double() * self.image_share).floor().clamp(min=1)
+        highest = torch.where(inside, scores, -torch.inf).sort(descending=True).values
+        return torch.where(cells < count, highest, 0.0).sum() / count.float()
 
 
 class PatchClusterGraph(BankGraph):
