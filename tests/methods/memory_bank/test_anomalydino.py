@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
+from sklearn.decomposition import PCA
 
 from ad_assets.methods import METHODS, Batch, Runtime
 from ad_assets.methods.memory_bank.anomalydino import AnomalyDino
+from ad_assets.methods.memory_bank.object_mask import object_mask
 from tests.support.tap_features import tap_features
 
 RUNTIME = Runtime()
@@ -72,3 +74,49 @@ def test_its_bank_is_not_that_of_raw_tokens() -> None:
 def test_proxies_are_refused() -> None:
     with pytest.raises(ValidationError, match="length one"):
         AnomalyDino(coreset_ratio=0.5, subsampling="proxies")
+
+
+def _photograph(seed: int, dark: bool) -> torch.Tensor:
+    """Tokens of an object in the middle of a background: (6, SIDE, SIDE)."""
+    generator = np.random.default_rng(seed)
+    away = np.hypot(*(np.indices((SIDE, SIDE)) - SIDE // 2 + generator.integers(-1, 2, (2, 1, 1)))) > 5
+    direction = generator.normal(size=6)
+    tokens = generator.normal(size=(SIDE, SIDE, 6)) + 40 * (away == dark)[..., None] * direction
+    tokens[0, 0] += 90 * direction * (1 if dark else -1)  # a spot of background that is like the object
+    return torch.from_numpy(tokens).float().permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_mask_is_that_of_scikit_learn_and_scipy(seed: int, dark: bool) -> None:
+    tokens = _photograph(seed, dark).permute(1, 2, 0).reshape(-1, 6)
+    along = PCA(1).fit_transform(tokens.double().numpy())[:, 0]
+    sides = [(sign * along > 10).reshape(SIDE, SIDE) for sign in (1, -1)]
+    inner = [side[3:12, 3:12].mean() > 0.35 for side in sides]
+    assert sum(inner) == 1, "the free sign of the component would decide"
+    block = np.ones((3, 3))
+    expected = binary_dilation(binary_dilation(sides[inner.index(True)], block), block)
+    expected = binary_erosion(expected, block, border_value=1)
+    found = object_mask(tokens, (SIDE, SIDE), 10.0)
+    assert np.array_equal(found.reshape(SIDE, SIDE), expected)
+    assert 0.2 < found.float().mean() < 0.8
+
+
+def test_background_scores_zero_and_the_object_as_without_a_mask() -> None:
+    nominal = torch.stack([_photograph(seed, False) for seed in range(3)])
+    test = torch.stack([_photograph(seed, seed % 2 == 0) for seed in range(5, 9)])
+    plain, masked = AnomalyDino(sigma=0.0), AnomalyDino(sigma=0.0, mask="pca")
+    state = plain.fit(tap_features([nominal]), RUNTIME)
+    assert plain.stage_config("match") == masked.stage_config("match")
+    whole, kept = (each.score(state, Batch([test], (SIDE, SIDE)), RUNTIME) for each in (plain, masked))
+    for number, image in enumerate(test):
+        mask = object_mask(image.flatten(1).T, (SIDE, SIDE), 10.0).reshape(SIDE, SIDE)
+        assert torch.equal(kept.maps[number], whole.maps[number] * mask)
+        alone = masked.score(state, Batch([image[None]], (SIDE, SIDE)), RUNTIME)
+        assert torch.equal(alone.maps[0], kept.maps[number])
+    assert masked.graph_fault.startswith("mask: pca")
+
+
+def test_a_threshold_without_a_mask_is_refused() -> None:
+    with pytest.raises(ValidationError, match="only mask 'pca' reads it"):
+        AnomalyDino(mask_threshold=5.0)
