@@ -7,7 +7,7 @@ import json
 import logging
 import signal
 import sys
-import time
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -136,7 +136,12 @@ def run_server(options: argparse.Namespace, champions: ServedChampions) -> int:
 def _watch(options: argparse.Namespace) -> int:
     from ad_assets_runtime.records import Records
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C: what is under way is finished
+    stopped = threading.Event()
+    for asked in (
+        signal.SIGTERM,
+        signal.SIGINT,
+    ):  # an exception in the middle of an image would lose what is said of it
+        signal.signal(asked, lambda *_: stopped.set())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     champions, records = _source(options), Records(options.home, outbox=options.outbox, kept_gb=0)
 
@@ -156,9 +161,9 @@ def _watch(options: argparse.Namespace) -> int:
         patience_seconds=options.patience,
     )
     try:
-        while True:
-            folder.poll()
-            time.sleep(min(0.5, options.settle))
+        while not stopped.wait(min(0.5, options.settle)):
+            folder.poll(stopped.is_set)
+        return 130
     finally:
         follower.stop()
         records.stop()

@@ -59,8 +59,8 @@ class WatchedFolder:
         self._settle, self._patience = settle_seconds, patience_seconds
         self._seen: dict[Path, _Seen] = {}
 
-    def poll(self) -> int:
-        """Look once; how many images were taken."""
+    def poll(self, stopped: Callable[[], bool] = lambda: False) -> int:
+        """Look once; how many images were taken. Once it is `stopped` no further one is: the one under way is finished."""
         now, taken, present = time.monotonic(), 0, {}
         for path in sorted(self._images.rglob("*")):
             if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith(".") or self._results in path.parents:
@@ -74,6 +74,8 @@ class WatchedFolder:
             present[path] = known if known and known.stamp == stamp else _Seen(stamp, now)
         self._seen = present
         for path, seen in list(present.items()):
+            if stopped():
+                break
             if now - seen.since >= self._settle:
                 taken += self._take(path, time.monotonic() - seen.since)
         return taken

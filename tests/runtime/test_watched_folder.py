@@ -104,6 +104,16 @@ def test_one_name_used_again_gives_results_side_by_side_and_what_was_cut_off_is_
     assert len(list(watched.results.glob("last-*.json"))) == 3
 
 
+def test_a_stop_finishes_the_image_under_way_and_takes_no_other(watched: Watched) -> None:
+    for number in range(3):
+        (watched.images / f"{number}.png").write_bytes(png(picture(number)))
+    watched.after(0)
+    watched.now += 2
+    assert watched.folder.poll(lambda: len(watched.recorded) == 1) == 1
+    assert [path.name for path in sorted(watched.images.iterdir())] == ["1.png", "2.png"]
+    assert (watched.after(2), len(watched.recorded)) == (2, 3)
+
+
 def test_the_command_watches_until_it_is_stopped_and_records(bundle: Bundle, tmp_path: Path) -> None:
     del bundle
     (tmp_path / "in").mkdir()
@@ -115,5 +125,5 @@ def test_the_command_watches_until_it_is_stopped_and_records(bundle: Bundle, tmp
         until(lambda: len(list((tmp_path / "out").glob("done/*.png"))) == 3)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 130
-    [batch] = (tmp_path / "home/outbox/inspections/parts/bolt").glob("*.jsonl")
-    assert len(batch.read_text().splitlines()) == 3
+    batches = (tmp_path / "home/outbox/inspections/parts/bolt").glob("*.jsonl")
+    assert sum(len(batch.read_text().splitlines()) for batch in batches) == 3
