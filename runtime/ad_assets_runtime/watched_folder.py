@@ -60,7 +60,7 @@ class WatchedFolder:
         self._seen: dict[Path, _Seen] = {}
 
     def poll(self, stopped: Callable[[], bool] = lambda: False) -> int:
-        """Look once; how many images were taken. Once it is `stopped` no further one is: the one under way is finished."""
+        """Look once; how many images were taken. Once `stopped`, the one under way is finished and no other taken."""
         now, taken, present = time.monotonic(), 0, {}
         for path in sorted(self._images.rglob("*")):
             if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith(".") or self._results in path.parents:
