@@ -19,6 +19,13 @@ from ad_assets.datasets.readers.demo.reader import DemoReader
 from tests.support.dev_server import DevServer
 
 HERE = Path(__file__).parent
+# The box around all nodes and groups of the graph: it grows with the graph.
+WHOLE_GRAPH = """() => {
+    const boxes = [...document.querySelectorAll("svg foreignObject")].map(each => each.getBoundingClientRect());
+    const x = Math.min(...boxes.map(box => box.left)) - 10, y = Math.min(...boxes.map(box => box.top)) - 10;
+    const right = Math.max(...boxes.map(box => box.right)), bottom = Math.max(...boxes.map(box => box.bottom));
+    return {x, y, width: right - x + 10, height: bottom - y + 10};
+}"""
 LINE = {
     "store": {"root": "store"},
     "extractors": {
@@ -105,11 +112,11 @@ def pictures(page: Any, server: DevServer) -> None:
     unfolded = ",".join(f"global@global:line/{group}" for group in GROUPS)
     page.goto(f"{server.url}/asset-groups?expanded={unfolded}")
     page.get_by_text("champion", exact=True).first.wait_for()
-    page.set_viewport_size({"width": 3300, "height": 2100})
+    page.set_viewport_size({"width": 3300, "height": 2700})
     page.reload()
     page.get_by_text("champion", exact=True).first.wait_for()
     page.wait_for_timeout(6000)
-    take(page, "operators_graph", scale=0.75, x=640, y=160, width=2570, height=1730)
+    take(page, "operators_graph", scale=0.6, **page.evaluate(WHOLE_GRAPH))
     page.set_viewport_size({"width": 1500, "height": 900})
 
     page.goto(f"{server.url}/assets/line/image_index?view=checks&checkDetail=new_images_nominal")

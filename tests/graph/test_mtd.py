@@ -22,6 +22,13 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from tests.support.places import MAGNETIC_TILES, REPOSITORY
 
 PEAK_BYTES = 6e9
+# Figures that the tests of tests/metrics work out anew.
+HELD_ELSEWHERE = {
+    ("interval_95", "image_auroc_low"),
+    ("interval_95", "image_auroc_high"),
+    ("per_image_fpr", "aupro_0.30"),
+    ("standard", "regions_vanished"),
+}
 DETECTORS = ("patchcore_1", "hetmm_60", "hetmm_all")
 
 pytestmark = [
@@ -98,7 +105,7 @@ def test_every_figure_of_the_row(store: Path, detector: str) -> None:
             masks[place] = np.asarray(mask.resize(maps.shape[:0:-1], Image.Resampling.NEAREST)) > 0
     figures = image_figures(scores.astype(np.float64), labels, stored["nominal"]["scores"])
     figures |= pixel_figures(maps, masks)
-    assert figures.keys() == rows.keys()
+    assert figures.keys() == rows.keys() - HELD_ELSEWHERE
     for key, expected in figures.items():
         tolerance = 1e-6 if key[1].startswith(("pixel", "aupro", "best")) else 1e-9
         assert rows[key]["value"] == pytest.approx(expected, abs=tolerance), key
