@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ad_assets.commands.common import Commands
 from ad_assets.config.benchmark import Benchmark
-from ad_assets.config.load import CONFIGS, DEFAULT, ENV_FILE, ENV_PREFIX, find_file, load_config
+from ad_assets.config.load import DEFAULT, ENV_FILE, ENV_PREFIX, find_file, is_shipped, load_config
 from ad_assets.config.paths import fixed
 
 # What `dg dev` asks a project for, beside a module with a folder of definitions. Its processes run in the folder.
@@ -39,7 +39,7 @@ def _dev(options: argparse.Namespace) -> int:
 
     file = Path(os.path.abspath(find_file(str(options.config or os.environ.get(ENV_FILE) or DEFAULT))))  # noqa: PTH100 - links stay
     benchmark = load_config(file)  # a fault is told at once, and not in the UI
-    os.environ |= {ENV_FILE: str(file)} | _fixed_paths(benchmark if file.parent == CONFIGS else None)
+    os.environ |= {ENV_FILE: str(file)} | _fixed_paths(benchmark if is_shipped(file) else None)
     project = open_home(file) / "ui"
     write_whole(project / "pyproject.toml", PROJECT.encode())
     write_whole(project / "of_the_ui" / "defs" / "__init__.py", b"")

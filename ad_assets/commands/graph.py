@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ad_assets.commands.common import Commands, Session, open_session
 from ad_assets.commands.plan_text import plan_text, plan_values
-from ad_assets.config.load import CONFIGS
+from ad_assets.config.load import is_shipped
 
 
 def add(commands: Commands) -> None:
@@ -78,8 +78,8 @@ def _materialize(options: argparse.Namespace) -> int:
         text = comparison_text(session.benchmark.store, session.stages, name)
         if text:
             print(f"\n{text}")
-    shipped = Path(session.benchmark.source).parent == CONFIGS
-    config = Path(session.benchmark.source).stem if shipped else session.benchmark.source
+    source = session.benchmark.source
+    config = Path(source).stem if is_shipped(source) else source
     print(f"UI:     ad-assets dev --config {shlex.quote(config)}   (then open http://127.0.0.1:3000)")
     print(f"{counts}, {time.perf_counter() - started:.1f} s")
     return status

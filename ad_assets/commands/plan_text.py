@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -62,37 +62,34 @@ def plan_text(steps: Sequence[Step]) -> str:
 
 def _lines(steps: Sequence[Step]) -> list[Line]:
     lines: list[Line] = []
+    alike: dict[tuple[tuple[str, ...], str, tuple[str, ...]], list[Line]] = {}
     for group in _groups(steps):
         first = group[0]
         lane, name = first.stage.key[:-1], first.stage.key[-1]
         categories = tuple(step.partition for step in group if step.partition is not None)
         follows = first.reason.endswith(FOLLOWS)
-        for line in lines:
-            same = (line.lane, line.action, line.categories) == (lane, first.action, categories)
+        cause = first.reason.removesuffix(FOLLOWS).rpartition("/")[2]
+        known = alike.setdefault((lane, first.action, categories), [])
+        for line in known:
             # What follows from what runs is told with it, or with what else follows.
-            cause = first.reason.removesuffix(FOLLOWS).rpartition("/")[2]
-            told = line.reason == first.reason or (follows and (cause in line.names or line.reason.endswith(FOLLOWS)))
-            if same and told:
+            if line.reason == first.reason or (follows and (cause in line.names or line.reason.endswith(FOLLOWS))):
                 line.names.append(name)
                 break
         else:
-            lines.append(Line(lane, first.action, first.reason, [name], categories))
-    return sorted(lines, key=lambda line: _order(lines, line))
+            known.append(Line(lane, first.action, first.reason, [name], categories))
+            lines.append(known[-1])
+    # Datasets and lanes stand where their first line does; what is of all lanes comes last.
+    datasets = {name: place for place, name in enumerate(dict.fromkeys(line.lane[0] for line in lines))}
+    lanes = {lane: place for place, lane in enumerate(dict.fromkeys(line.lane for line in lines))}
+    return sorted(lines, key=lambda line: (datasets[line.lane[0]], not line.categories, lanes[line.lane]))
 
 
-def _order(lines: Sequence[Line], line: Line) -> tuple[int, bool, int]:
-    """The lines of a dataset together, and of a lane, where its first one stands; what is of all lanes comes last."""
-    dataset = next(number for number, other in enumerate(lines) if other.lane[0] == line.lane[0])
-    of_all = not line.categories
-    return dataset, of_all, next(number for number, other in enumerate(lines) if other.lane == line.lane)
-
-
-def _groups(steps: Sequence[Step]) -> Iterator[list[Step]]:
+def _groups(steps: Sequence[Step]) -> list[list[Step]]:
     """The steps of an asset with the same action and reason, in the order in which they begin."""
     groups: dict[tuple[str, str, str], list[Step]] = {}
     for step in steps:
         groups.setdefault((step.stage.name, step.action, step.reason), []).append(step)
-    yield from groups.values()
+    return list(groups.values())
 
 
 def _assets(line: Line) -> str:

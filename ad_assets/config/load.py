@@ -22,7 +22,16 @@ from ad_assets.config.paths import begin_at, still_moved
 from ad_assets.config.yaml_tree import MOST_DEPTH, decoded, read_tree, read_value
 from ad_assets.datasets import READERS
 
-__all__ = ["CONFIGS", "ConfigError", "find_file", "load_config", "load_dataset", "materialize_command", "suited"]
+__all__ = [
+    "CONFIGS",
+    "ConfigError",
+    "find_file",
+    "is_shipped",
+    "load_config",
+    "load_dataset",
+    "materialize_command",
+    "suited",
+]
 
 CONFIGS = Path(__file__).parent / "benchmarks"
 DEFAULT = "demo"
@@ -50,7 +59,7 @@ def load_config(
     """
     path = find_file(str(source or environ.get(ENV_FILE) or DEFAULT))
     tree = _read_yaml(path)
-    moved = {} if path.parent == CONFIGS else begin_at(path.parent, tree)
+    moved = {} if is_shipped(path) else begin_at(path.parent, tree)
     for name, value in sorted(environ.items()):
         if name.startswith(ENV_PREFIX):
             _assign(tree, name.removeprefix(ENV_PREFIX).lower().split("__"), value, name)
@@ -102,6 +111,11 @@ def find_file(source: str) -> Path:
             continue
     names = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
     raise ConfigError(f"no benchmark file {shown(source, 500)}: give a path, or one of the shipped names: {names}")
+
+
+def is_shipped(file: str | Path) -> bool:
+    """Whether a benchmark file, by its path, is one of those that come with the package."""
+    return Path(file).parent == CONFIGS
 
 
 def suited(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ad_assets.config.load import CONFIGS
+from ad_assets.config.load import is_shipped
 from ad_assets.store.local import write_whole
 
 SHIPPED = Path(__file__).parents[1] / "dagster.yaml"
@@ -20,7 +20,7 @@ def open_home(source: str | Path) -> Path:
     Args:
         source: path of the benchmark file.
     """
-    beside = Path() if Path(source).parent == CONFIGS else Path(source).parent
+    beside = Path() if is_shipped(source) else Path(source).parent
     home = Path(os.environ.get("DAGSTER_HOME") or beside / ".dagster_home").resolve()
     home.mkdir(parents=True, exist_ok=True)
     os.environ["DAGSTER_HOME"] = str(home)

@@ -24,7 +24,7 @@ def setting_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if not before:
         return ""
     old, new = dict(_flat(before)), dict(_flat(now))
-    differing = [name for name in [*new, *(old.keys() - new.keys())] if old.get(name) != new.get(name)]
+    differing = [name for name in dict.fromkeys([*new, *old]) if old.get(name) != new.get(name)]
     changed = [f"{name} {_shown(old, name)} -> {_shown(new, name)}" for name in differing if not _is_code(name)]
     if len(changed) > SHOWN:
         changed = [*changed[:SHOWN], f"{len(changed) - SHOWN} more"]
@@ -42,7 +42,7 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{above}{name}.")
         else:
-            yield f"{above}{name}", list(value) if isinstance(value, tuple) else value
+            yield f"{above}{name}", value
 
 
 def _shown(settings: Mapping[str, Any], name: str) -> str:

@@ -137,10 +137,8 @@ def _watch(options: argparse.Namespace) -> int:
     from ad_assets_runtime.records import Records
 
     stopped = threading.Event()
-    for asked in (
-        signal.SIGTERM,
-        signal.SIGINT,
-    ):  # an exception in the middle of an image would lose what is said of it
+    # Not by an exception: in the middle of an image it would lose what is said of it.
+    for asked in (signal.SIGTERM, signal.SIGINT):
         signal.signal(asked, lambda *_: stopped.set())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     champions, records = _source(options), Records(options.home, outbox=options.outbox, kept_gb=0)

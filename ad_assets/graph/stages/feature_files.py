@@ -163,7 +163,7 @@ class _Cache:
 
 def size_of(taps: Sequence[Tensor]) -> int:
     """Bytes of some tensors."""
-    return sum(tap.numel() * tap.element_size() for tap in taps)
+    return sum(tap.nbytes for tap in taps)
 
 
 _CACHE = _Cache()

@@ -146,7 +146,6 @@ def _read(store: ArtifactStore, stored: Artifact) -> dict[str, Tensor]:
 
 
 def _extracted(work: Work, reader: Reader, extractor: Extractor, row: Mapping[str, Any]) -> dict[str, Tensor]:
-
     backbone = load_backbone(extractor, work.compute)
     data = read_image_bytes(ImageFiles(reader.root), dict(row))
     rgb = reader.decoding.of(row["image_id"]).rgb(data, row["path"])
