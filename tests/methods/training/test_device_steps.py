@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
@@ -15,8 +11,7 @@ import torch
 from ad_assets.methods import METHODS, Features, Runtime
 from ad_assets.methods.training.base import TrainedMethod
 from tests.methods.training.test_loop import Memory
-from tests.support import emulated_device
-from tests.support.emulated_device import DeviceTensor, cuda_device
+from tests.support.emulated_device import cuda_device
 from tests.support.tap_features import tap_features
 
 SIMPLENET = {"pre_dimensions": 6, "dimensions": 6, "hidden_units": 8, "epochs": 2, "batch_size": 4}
@@ -25,8 +20,6 @@ FOD = {"widths": (8, 8), "heads": 2, "depth": 1, "epochs": 2, "batch_size": 4}
 CASES = [("simplenet", SIMPLENET, 200), ("fod", FOD, 950)]
 # FOD leaves half precision to autocast, which does not see the emulated device.
 PRECISIONS = [("simplenet", SIMPLENET, "float32"), ("simplenet", SIMPLENET, "bfloat16"), ("fod", FOD, "float32")]
-_aten = torch.ops.aten
-_WAITS = {_aten._local_scalar_dense.default, _aten.nonzero.default, _aten.masked_select.default, _aten.equal.default}
 emulated = pytest.mark.skipif(torch.cuda.is_available(), reason="what a real GPU is asked for is not counted")
 
 
@@ -34,27 +27,6 @@ def features(images: int = 4) -> Features:
     generator = torch.Generator().manual_seed(1)
     shapes = ((4, 12, 12), (6, 6, 6))
     return tap_features([torch.randn(images, *shape, generator=generator) for shape in shapes], batch_size=2)
-
-
-@contextmanager
-def counted() -> Iterator[Counter[str]]:
-    """Launches, and what the host waits for, of the emulated device."""
-    counts: Counter[str] = Counter()
-    run = emulated_device._run
-
-    def counting(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        result = run(operation, args, kwargs)
-        among = [*args, *(part for value in args if isinstance(value, list | tuple) for part in value), result]
-        if any(isinstance(value, DeviceTensor) for value in among):
-            counts["launches"] += not operation.is_view
-            crosses = operation in (_aten._to_copy.default, _aten.copy_.default) and any(
-                isinstance(value, torch.Tensor) and not isinstance(value, DeviceTensor) for value in (*args, result)
-            )
-            counts["waits"] += operation in _WAITS or crosses
-        return result
-
-    with mock.patch.object(emulated_device, "_run", counting):
-        yield counts
 
 
 def configured(name: str, options: dict[str, Any]) -> TrainedMethod:
@@ -69,14 +41,15 @@ def test_a_step_launches_little_and_waits_for_nothing(name: str, options: dict[s
     with cuda_device() as device:
         training = configured(name, options).training(features(), None, Runtime(device))
         training.step(range(4), 0)  # tokens are loaded, moments made
-        with counted() as counts:
-            training.step(range(4), 1)
-            of_four = counts["launches"]
-        with counted() as fewer:
-            training.step(range(2), 1)
-    assert 0 < of_four <= most
-    assert of_four - fewer["launches"] <= 4  # noise is drawn for every image by itself
-    assert counts["waits"] == fewer["waits"] == 0
+        device.counts.reset()
+        training.step(range(4), 1)
+        four = device.counts.copied()
+        device.counts.reset()
+        training.step(range(2), 1)
+        two = device.counts.copied()
+    assert 0 < four.launches <= most
+    assert four.launches - two.launches <= 4  # noise is drawn for every image by itself
+    assert four.synchronisations == two.synchronisations == 0
 
 
 @pytest.mark.parametrize(("name", "options", "precision"), PRECISIONS)
