@@ -104,7 +104,8 @@ class Session:
     """A loaded benchmark with its graph and the plan for the selected part.
 
     `unseen` has the selected datasets whose folder cannot be read, with the reason; nothing is planned for them.
-    `untested` has, by dataset, the selected categories whose image index has no test images.
+    `untested` has, by dataset, the selected categories whose image index has no test images. `whole` says that no
+    categories were named.
     """
 
     benchmark: Benchmark
@@ -114,15 +115,16 @@ class Session:
     steps: list[Step]
     unseen: dict[str, str]
     untested: dict[str, list[str]]
+    whole: bool
 
     def warn(self) -> None:
-        """Print on stderr which folders cannot be read, and which files belong to no category."""
+        """Print on stderr which folders cannot be read, and unless categories were named, files that are of none."""
         from ad_assets.datasets.strays import misfits
 
         for name, reason in self.unseen.items():
             print(plain(f"FAILED {name}: {reason}"), file=sys.stderr)
         for name in dict.fromkeys(stage.key[0] for stage in self.stages if stage.kind == "image_index"):
-            problems = [] if name in self.unseen else misfits(self.benchmark.datasets[name].reader)
+            problems = [] if name in self.unseen or not self.whole else misfits(self.benchmark.datasets[name].reader)
             for problem in problems[:SHOWN]:
                 print(f"LEFT OUT {name}: {problem}", file=sys.stderr)
             if len(problems) > SHOWN:
@@ -185,7 +187,7 @@ def open_session(options: argparse.Namespace, *, force: bool = False, verify: bo
     steps = [step for step in steps if step.stage.key[0] not in unseen]
     indexes = [stage for stage in stages if stage.kind == "image_index" and dg.AssetKey(list(stage.key)) in selected]
     untested = {stage.key[0]: _untested(graph, stage, options.category) for stage in indexes}
-    return Session(benchmark, stages, definitions, instance, steps, unseen, untested)
+    return Session(benchmark, stages, definitions, instance, steps, unseen, untested, not options.category)
 
 
 def _untested(graph: Graph, index: Stage, only: Sequence[str] | None) -> list[str]:

@@ -287,6 +287,16 @@ class Reader(Settings, ABC):
             paths: relative posix paths of one listing.
         """
 
+    def parts_of(self, category: str) -> tuple[str, ...] | None:
+        """Relative paths of folders, and of files, that hold every path that `assign`, `check_names` and
+        `paths_by_category` need for a category, beside its `tables` and its region of interest. None: the whole root.
+
+        Args:
+            category: one of the dataset, or a name that may be one.
+        """
+        del category
+        return None
+
     def tables(self, category: str) -> tuple[str, ...]:
         """Relative paths of what an index is made from beside images and masks: manifests, lists, regions of interest.
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from ad_assets.datasets.base import DatasetError, FileStamp
-from ad_assets.datasets.listing import Listing, is_clutter, walk_local
+from ad_assets.datasets.listing import Listing, holds_file, is_clutter, is_within, outermost, subfolders, walk_local
 from ad_assets.datasets.truncation import is_whole
 from ad_assets.settings.home import without_tilde
 from ad_assets.store.local import write_whole
@@ -48,22 +49,51 @@ class ImageFiles:
         """How many threads read files together: more than a disk needs where each read crosses a network."""
         return 1 if self._is_local else 16
 
-    def listing(self) -> Listing:
-        """Every file below the root, in one walk.
+    def listing(self, parts: Iterable[str] | None = None) -> Listing:
+        """Every file below the root, in one walk; or of some parts of it alone, whatever lies beside them.
+
+        Args:
+            parts: relative paths of files and folders; those that are not there are left out. None: all.
 
         Raises:
             DatasetError: the root does not exist, is no folder, may not be read, or holds no file.
             StorageError: the storage does not answer.
         """
-        walk = partial(walk_local, Path(self._folder)) if self._is_local else self._walk_remote
+        own = None if parts is None else outermost(parts)
+        walk = partial(walk_local, Path(self._folder), own) if self._is_local else partial(self._walk_remote, own)
         # A file may be renamed or a folder removed during the listing.
         try:
             listing = retried(walk, self.root, also=(FileNotFoundError,))
         except PermissionError as error:
             raise self._unusable(f"may not be read ({error}): grant read permission, or name another folder") from error
-        if not listing:
+        if not listing and parts is not None:
+            self.listing()  # raises where there is nothing at all
+        elif not listing:
             raise self._unusable(f"{self._state()}: put the images there, or name their folder")
         return listing
+
+    def subfolders(self, folder: str = "") -> list[str] | None:
+        """Names of the folders in a folder, without clutter, in any order; None: not told without a walk.
+
+        Args:
+            folder: relative to the root.
+
+        Raises:
+            OSError: it is not there, or cannot be listed.
+        """
+        return subfolders(Path(self._folder, folder)) if self._is_local else None
+
+    def any_file(self, folder: str, wanted: Callable[[str], bool]) -> bool:
+        """Whether some file below a folder of a local root is wanted; looks no further than the first.
+
+        Args:
+            folder: relative to the root.
+            wanted: asked of paths relative to the root.
+
+        Raises:
+            OSError: a folder cannot be listed.
+        """
+        return holds_file(Path(self._folder, folder), f"{folder}/", wanted)
 
     def _state(self) -> str:
         if not self._fs.exists(self._folder):
@@ -152,22 +182,31 @@ class ImageFiles:
     def _is_local(self) -> bool:
         return isinstance(self._fs, LocalFileSystem)
 
-    def _walk_remote(self) -> Listing:
+    def _walk_remote(self, parts: Sequence[str] | None) -> Listing:
         self._fs.invalidate_cache()  # a sensor lists repeatedly and must see new files
         files: dict[str, FileStamp] = {}
         passed_over: set[str] = set()
-        for name, info in find_files(self._fs, self._folder).items():
+        # One listing has a thousand files: many folders are sooner found in that of all.
+        few = parts is not None and len(parts) <= self.requests_at_once
+        for name, info in self._find_remote(parts if parts is not None and few else ("",)).items():
             path = name[len(self._folder) :].lstrip("/")
+            if parts is not None and not few and not is_within(path, parts):
+                continue
             # Object stores represent an empty folder by a zero-byte key that ends in a slash.
             if info.get("type") != "file" or not path or path.endswith("/"):
                 continue
-            parts = path.split("/")
-            clutter = next((level for level, part in enumerate(parts) if is_clutter(part)), None)
+            names = path.split("/")
+            clutter = next((level for level, name in enumerate(names) if is_clutter(name)), None)
             if clutter is not None:
-                passed_over.add("/".join(parts[: clutter + 1]))
+                passed_over.add("/".join(names[: clutter + 1]))
                 continue
             files[path] = FileStamp.of_remote(info)
         return Listing(files, passed_over)
+
+    def _find_remote(self, parts: Sequence[str]) -> dict[str, dict[str, Any]]:
+        with ThreadPoolExecutor(self.requests_at_once) as pool:
+            found = pool.map(lambda part: find_files(self._fs, f"{self._folder}/{part}".rstrip("/")), parts)
+            return {name: info for each in found for name, info in each.items()}
 
 
 class ChangedFileError(ImageError):

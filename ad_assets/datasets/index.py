@@ -27,7 +27,7 @@ from ad_assets.datasets.base import (
 )
 from ad_assets.datasets.decoding import Decoding
 from ad_assets.datasets.files import ImageFiles
-from ad_assets.datasets.listing import broken_links
+from ad_assets.datasets.listing import Listing, broken_links
 from ad_assets.datasets.plausibility import plausibility_warnings
 from ad_assets.datasets.region_of_interest import RegionOfInterest, find_region, size_problems
 from ad_assets.datasets.scanning import KnownFile, Scan
@@ -56,6 +56,24 @@ class ImageIndex:
     region: RegionOfInterest | None = None
 
 
+def list_categories(reader: Reader, categories: Iterable[str]) -> Listing:
+    """The files that indexes of some categories are made from, and what lies beside them in their folders.
+
+    Only the folders of these categories are listed, where the layout tells them.
+
+    Raises:
+        DatasetError: the root does not exist, may not be read, or holds no file.
+        StorageError: the storage does not answer.
+    """
+    parts: set[str] = set()
+    for category in categories:
+        own, region = reader.parts_of(category), reader.region_path(category)
+        if own is None:
+            return ImageFiles(reader.root).listing()
+        parts.update(own, reader.tables(category), () if region is None else (region,))
+    return ImageFiles(reader.root).listing(parts)
+
+
 def build_index(
     reader: Reader,
     category: str,
@@ -74,7 +92,7 @@ def build_index(
         reader: the configured dataset.
         category: one of its categories.
         known_files: files of an earlier scan; those with the same size and stamp are not opened again.
-        listing: a listing just made of the reader's root; made here if None.
+        listing: just made, of the reader's root or by `list_categories`; made here if None.
         report: called as ``report(what, done, total)`` from time to time.
         appearance: also compute brightness and thumbnail of every image, against which new images are compared.
         bit_depth: of pixels of more than 8 bits, kept from an earlier index unless the reader declares one: images that
@@ -86,13 +104,13 @@ def build_index(
     """
     reader.prepare(category, report)
     files = ImageFiles(reader.root)
-    listing = files.listing() if listing is None else listing
+    listing = list_categories(reader, [category]) if listing is None else listing
     paths = sorted(listing)
     where = f"{reader.name} dataset at {reader.root!r}, category {category!r}"
-    assigned = reader.assign(paths)
-    candidates = assigned.get(category, [])
+    candidates = reader.assign(paths).get(category, [])
     if not candidates:
-        found = ", ".join((sorted(assigned) or sorted({path.split("/")[0] for path in paths}))[:10])
+        others = sorted(files.listing())
+        found = ", ".join((sorted(reader.assign(others)) or sorted({path.split("/")[0] for path in others}))[:10])
         message = f"no images; the folder holds {found}: correct datasets.<name>.root, or the category"
         named = [problem for problem in reader.check_names(category, paths, []) if problem.severity == "error"]
         raise DatasetError(where, [Problem(category, message), *named])

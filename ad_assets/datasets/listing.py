@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,37 +83,123 @@ def broken_links(listing: Mapping[str, FileStamp]) -> list[Problem]:
     ]
 
 
-def walk_local(folder: Path) -> Listing:
+def walk_local(root: Path, parts: Iterable[str] | None = None) -> Listing:
     """The listing of a local folder; links are followed, cyclic ones once.
+
+    Args:
+        root: the folder.
+        parts: the files and folders in it that are listed, as relative paths, none below another; None: all.
 
     Raises:
         OSError: a folder cannot be listed.
     """
     # fsspec neither enters linked folders nor stamps linked files by their target, and dataset folders often use links.
+    files: dict[str, FileStamp] = {}
     passed_over: list[str] = []
-    if not folder.is_dir():
+    if not root.is_dir():
         return Listing({})
-    files = dict(_walk(folder, "", (), passed_over))
+    if parts is None:
+        _walk(str(root), "", (), files, passed_over)
+        return Listing(files, passed_over, subfolders(root))
+    for part in parts:
+        _walk_part(root, part, files, passed_over)
+    return Listing(files, passed_over)
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a local folder, in any order; without clutter.
+
+    Raises:
+        OSError: it cannot be listed, or is not there.
+    """
     with os.scandir(folder) as entries:
-        below = [entry.name for entry in entries if entry.is_dir() and not is_clutter(entry.name)]
-    return Listing(files, passed_over, below)
+        return [entry.name for entry in entries if entry.is_dir() and not is_clutter(entry.name)]
 
 
-def _walk(
-    folder: Path, prefix: str, above: tuple[tuple[int, int], ...], passed_over: list[str]
-) -> Iterator[tuple[str, FileStamp]]:
-    stat = folder.stat()
-    if (stat.st_dev, stat.st_ino) in above:  # a link to a parent folder
-        return
-    above = (*above, (stat.st_dev, stat.st_ino))
+def holds_file(folder: Path, prefix: str, wanted: Callable[[str], bool]) -> bool:
+    """Whether some file below a local folder is wanted, by its path after a prefix; looks no further than the first.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    return _holds(str(folder), prefix, (), wanted)
+
+
+def _holds(folder: str, prefix: str, above: Identities, wanted: Callable[[str], bool]) -> bool:
+    own = _identity(folder)
+    if own in above:
+        return False
+    below = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if is_clutter(entry.name):
-                passed_over.append(prefix + entry.name)
+                continue
+            if entry.is_dir():
+                below.append(entry)
+            elif wanted(prefix + entry.name):  # a link without target is a file, which cannot be read
+                return True
+    return any(_holds(each.path, f"{prefix}{each.name}/", (*above, own), wanted) for each in below)
+
+
+def outermost(paths: Iterable[str]) -> list[str]:
+    """Some files and folders without those that lie in others of them, sorted."""
+    found: list[str] = []
+    for path in sorted(set(paths), key=lambda path: path.split("/")):
+        if not (found and is_within(path, found[-1:])):
+            found.append(path)
+    return found
+
+
+def is_within(path: str, parts: Iterable[str]) -> bool:
+    """Whether a path is one of some files and folders, or lies in one."""
+    known = set(parts)
+    return any(path[:end] in known for end in (*(at for at, letter in enumerate(path) if letter == "/"), len(path)))
+
+
+Identities = tuple[tuple[int, int], ...]  # of the folders above: a link to one of them is not followed
+
+
+def _walk_part(root: Path, part: str, files: dict[str, FileStamp], passed_over: list[str]) -> None:
+    """Add what a whole walk of the root adds of one file or folder."""
+    above: Identities = ()
+    folder, (*parents, name) = root, part.split("/")
+    for parent in ("", *parents):
+        folder = folder / parent
+        if is_clutter(parent) or not folder.is_dir() or _identity(folder) in above:
+            return
+        above = (*above, _identity(folder))
+    path = folder / name
+    if is_clutter(name):
+        return
+    if path.is_dir():
+        _walk(str(path), f"{part}/", above, files, passed_over)
+    elif path.is_file():
+        files[part] = FileStamp.of_local(path.stat())
+    elif path.is_symlink():
+        files[part] = _broken(path.lstat())
+
+
+def _walk(folder: str, prefix: str, above: Identities, files: dict[str, FileStamp], passed_over: list[str]) -> None:
+    own = _identity(folder)
+    if own in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if is_clutter(name):
+                passed_over.append(prefix + name)
             elif entry.is_dir():
-                yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", above, passed_over)
+                _walk(entry.path, f"{prefix}{name}/", (*above, own), files, passed_over)
             elif entry.is_file():
-                yield prefix + entry.name, FileStamp.of_local(entry.stat())
+                files[prefix + name] = FileStamp.of_local(entry.stat())
             elif entry.is_symlink():
-                link = FileStamp.of_local(entry.stat(follow_symlinks=False))
-                yield prefix + entry.name, replace(link, size=0, stamp=BROKEN_LINK)
+                files[prefix + name] = _broken(entry.stat(follow_symlinks=False))
+
+
+def _broken(link: os.stat_result) -> FileStamp:
+    return replace(FileStamp.of_local(link), size=0, stamp=BROKEN_LINK)
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    status = os.stat(folder)  # noqa: PTH116 - Path.stat takes twice as long
+    return status.st_dev, status.st_ino

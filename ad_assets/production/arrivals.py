@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ad_assets.config.benchmark import Dataset, Production
 from ad_assets.datasets.base import FileStamp, Problem
@@ -59,15 +60,16 @@ class Watched:
         self._settle_seconds, self._patience_seconds = production.settle_seconds, production.patience_seconds
         self._files = ImageFiles(dataset.reader.root)
 
-    def look(self, listing: Mapping[str, FileStamp], now: float) -> Arrivals:
+    def look(self, listing: Mapping[str, FileStamp], now: float, *, part: bool = False) -> Arrivals:
         """Separate files at rest from files being written; opens none.
 
         Args:
             listing: path -> stamp of all files of the folder.
             now: seconds since 1970.
+            part: the listing is that of some categories: what was seen of others is kept.
         """
         ahead = {path: stamp for path, stamp in listing.items() if stamp.changed is not None and stamp.changed > now}
-        believed = {**listing, **self._first_seen(ahead, now)} if ahead else listing
+        believed = {**listing, **self._first_seen(ahead, now, part)} if ahead else listing
         resting = {
             path: stamp
             for path, stamp in believed.items()
@@ -105,11 +107,12 @@ class Watched:
             written |= written_files(self._store, self._dataset.name, category)
         return {path for path in paths if written.get(path) == listing[path].size}
 
-    def _first_seen(self, ahead: Mapping[str, FileStamp], now: float) -> dict[str, FileStamp]:
+    def _first_seen(self, ahead: Mapping[str, FileStamp], now: float, part: bool) -> dict[str, FileStamp]:
         """The files with change times that are not in the future."""
         path = f"arrivals/{self._dataset.name}.json"
         before = recall(self._store, path) or {}
-        believed, after = {}, {}
+        believed: dict[str, FileStamp] = {}
+        after: dict[str, Any] = dict(before) if part else {}
         for file, stamp in ahead.items():
             since = stamp.arrived
             if since is None or since > now:

@@ -186,7 +186,7 @@ def test_what_lies_beside_the_categories_fails_the_check_by_name(
     (images / "gone").symlink_to("/nowhere/gone")
     looks = []
     listing = ImageFiles.listing
-    monkeypatch.setattr(ImageFiles, "listing", lambda files: looks.append(1) or listing(files))
+    monkeypatch.setattr(ImageFiles, "listing", lambda files, *parts: looks.append(1) or listing(files, *parts))
     assert data("check", "--config", str(config)) == 1
     out = capsys.readouterr().out
     assert "FAIL  gone: cannot be indexed" in out

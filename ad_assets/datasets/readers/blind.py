@@ -100,6 +100,9 @@ class BlindReader(Reader):
     def misfits(self, paths: Sequence[str]) -> list[Problem]:
         return self.of.misfits(paths)
 
+    def parts_of(self, category: str) -> tuple[str, ...] | None:
+        return self.of.parts_of(category)
+
     def tables(self, category: str) -> tuple[str, ...]:
         return self.of.tables(category)
 

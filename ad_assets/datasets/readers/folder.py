@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from ad_assets.datasets.base import AnomalyKind, Candidate, Problem, Reader, register_reader
+from ad_assets.datasets.base import AnomalyKind, Candidate, DatasetError, Problem, Reader, register_reader
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.names import (
     CATEGORY_KEY,
@@ -41,6 +41,7 @@ from ad_assets.datasets.readers.manifest import (
     Manifest,
     ManifestOption,
     assigned,
+    folders_of,
     manifest_problems,
     read_groups,
     read_manifest,
@@ -145,6 +146,9 @@ class MvtecLayout(Reader):
                     problems.append(Problem(candidate.path, message, "warning"))
         return problems
 
+    def parts_of(self, category: str) -> tuple[str, ...] | None:
+        return (category,)
+
     def paths_by_category(self, paths: Sequence[str]) -> dict[str, list[str]]:
         by_category = defaultdict[str, list[str]](list)
         for path, parts in self._split(paths):
@@ -244,6 +248,8 @@ class FolderReader(DecodingOptions, ManifestOption, RegionOption, GroupOption, M
         """Sorted: those of the manifest, or the folders with training or test images; `misfits` reports the others."""
         if self.manifest:
             return sorted(self._manifest().by_category)
+        if found := self._found_by_folder():
+            return found
         paths = list(ImageFiles(self.root).listing())
         by_category = self.assign(paths)
         if not by_category:
@@ -254,6 +260,40 @@ class FolderReader(DecodingOptions, ManifestOption, RegionOption, GroupOption, M
                 + "".join(f"\n  {problem}" for problem in problems[:SHOWN])
             )
         return sorted(by_category)
+
+    def _found_by_folder(self) -> list[str]:
+        """The sorted categories of a local root, of each no more than its first image seen; empty: not told so."""
+        files = ImageFiles(self.root)
+        try:
+            folders = files.subfolders()
+            if folders is None or any(map(canonical_name, folders)):  # the root itself may be a category
+                return []
+            return sorted(name for name in folders if CATEGORY_KEY.fullmatch(name) and self._holds_images(files, name))
+        except OSError:  # missing, may not be read, changed meanwhile: a whole listing tells, and tries again
+            return []
+
+    def _holds_images(self, files: ImageFiles, category: str) -> bool:
+        """Whether any file in a folder of the root is an image for training or testing."""
+        parts = [part for part in files.subfolders(category) or () if canonical_name(part, ("train", "test"))]
+        below = (f"{category}/{part}/{kind}" for part in parts for kind in files.subfolders(f"{category}/{part}") or ())
+        # By its name alone first: a folder of other files may be large.
+        return any(
+            self.assign([f"{folder}/image.png"]) and files.any_file(folder, lambda path: bool(self.assign([path])))
+            for folder in below
+        )
+
+    def parts_of(self, category: str) -> tuple[str, ...] | None:
+        if self.manifest:
+            try:
+                return folders_of(self._manifest().by_category.get(category, ()))
+            except DatasetError:  # `assign` says what is wrong
+                return None
+        try:
+            beside = ImageFiles(self.root).subfolders()
+        except OSError:
+            return None
+        # Where the root holds a folder of a split, it may be a category itself.
+        return None if beside is None or any(map(canonical_name, beside)) else super().parts_of(category)
 
     def tables(self, category: str) -> tuple[str, ...]:
         region = self.region_path(category) if category else None

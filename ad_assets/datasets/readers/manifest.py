@@ -181,6 +181,13 @@ def assigned(entries: Iterable[ManifestRow], paths: Sequence[str]) -> dict[str, 
     return dict(by_category)
 
 
+def folders_of(entries: Iterable[ManifestRow]) -> tuple[str, ...] | None:
+    """The folders in which images and masks of some rows lie; None where one is the root."""
+    named = (path for entry in entries for path in (entry.candidate.path, *entry.candidate.masks))
+    folders = {posixpath.dirname(path) for path in named}
+    return None if "" in folders else tuple(sorted(folders))
+
+
 def manifest_problems(
     entries: Iterable[ManifestRow], paths: Sequence[str], masks_required: bool = False
 ) -> list[Problem]:

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from ad_assets.datasets.base import Candidate, DatasetError, Problem, register_reader
 from ad_assets.datasets.names import is_image
-from ad_assets.datasets.readers.manifest import Manifest, assigned, manifest_problems, read_manifest
+from ad_assets.datasets.readers.manifest import Manifest, assigned, folders_of, manifest_problems, read_manifest
 from ad_assets.datasets.readers.published import ImageCounts, Published
 
 SPLIT = "split_csv/1cls.csv"
@@ -43,6 +43,13 @@ split_csv/1cls.csv
         "pcb4": ImageCounts(904, 101, 100),
         "pipe_fryum": ImageCounts(450, 50, 100),
     }
+
+    def parts_of(self, category: str) -> tuple[str, ...] | None:
+        try:
+            named = folders_of(self._manifest().by_category.get(category, ()))
+        except DatasetError:  # `assign` says what is wrong
+            return None
+        return None if named is None else (category, *named)
 
     def tables(self, category: str) -> tuple[str, ...]:
         del category

@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any, Protocol
 
 from ad_assets.config.benchmark import Dataset, Production, fingerprint
-from ad_assets.datasets import ImageFiles, KnownFile, build_index
+from ad_assets.datasets import KnownFile, build_index
 from ad_assets.datasets.base import Candidate, DatasetError, FileStamp, Problem, Reader
-from ad_assets.datasets.index import GROUP, ImageIndex
+from ad_assets.datasets.index import GROUP, ImageIndex, list_categories
 from ad_assets.graph.categories import categories_of
 from ad_assets.graph.progress import Progress
 from ad_assets.graph.stage import (
@@ -96,7 +96,7 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
             raise TypeError(f"{dataset.name}: an index of a production dataset is made behind a gate alone")
         reader = settings.reader
         reader.prepare(partition, progress)
-        listing = everything = ImageFiles(reader.root).listing()
+        listing = everything = list_categories(reader, [partition])
         warnings: list[Problem] = []
         if dataset.production:
             resting, warnings = _arrived(dataset, dataset.production, partition, listing, store)
@@ -236,7 +236,7 @@ def _arrived(
     """
     now = time.time()
     watched = Watched(dataset, production, store, lambda each: read_stamps(store, dataset.name, each))
-    arrivals = watched.look(listing, now)
+    arrivals = watched.look(listing, now, part=True)
     region = dataset.reader.region_path(category)
     own = stamps_of(dataset.reader.assign(sorted(listing)).get(category, []), listing, (region,) if region else ())
     halves = watched.incomplete(own, arrivals, category, now)
@@ -305,10 +305,10 @@ def _truth(row: dict[str, Any]) -> list[Any]:
 
 
 def changed_files(dataset: Dataset, store: ArtifactStore, wanted: Collection[str] | None = None) -> dict[str, str]:
-    """Category -> what changed in its folder since it was indexed, in words; from one listing, opening nothing."""
+    """Category -> what changed in its folder since it was indexed, in words; lists the folders, opens nothing."""
     categories = dataset.reader.categories() if wanted is None else wanted
     try:
-        listing = ImageFiles(dataset.reader.root).listing()
+        listing = list_categories(dataset.reader, categories)
     except ValueError:
         # Generated datasets make their files on demand; for others the run will say what is missing.
         return dict.fromkeys(categories, "its folder is missing or empty")
