@@ -301,7 +301,7 @@ def _growth(benchmark: Benchmark, name: str) -> Iterator[Finding]:
     dataset, store = benchmark.datasets[name], benchmark.store
     runtime = Runtime(memory_gb=benchmark.compute.memory_gb)
     for detector in dataset.detectors.values():
-        if detector.method is None:
+        if detector.method is None or detector.joins:
             continue
         counts, warnings, too_many = [], [], False
         try:

@@ -45,7 +45,8 @@ def _explain(options: argparse.Namespace) -> int:
     detector = load_detector(
         *names, options.config, options.set, report=Progress(TerminalLog(), "explain"), record=False
     )
-    known = KnownImages(lookup.benchmark.store, dataset, detector.category)
+    joined = lookup.categories(dataset) if lookup.detector(dataset, options.detector).joins else ()
+    known = KnownImages(lookup.benchmark.store, dataset, detector.category, joined)
     path = Path(options.image)
     indexed = None if path.is_file() else known.find(options.image)
     if indexed is None and not path.is_file():
@@ -59,7 +60,7 @@ def _explain(options: argparse.Namespace) -> int:
         detector, data, at=options.at, defect=defect, name=known.path(indexed) if indexed else str(path)
     )
     culprit = explanation.culprit.image_id
-    reject = lookup.reject_command(dataset, detector.category, {culprit: known.path(culprit) or culprit})
+    reject = lookup.reject_command(dataset, known.category(culprit), {culprit: known.path(culprit) or culprit})
     written = write_explanation(options.out, explanation, detector, known, reject)
     for line in _lines(explanation, known, reject):
         print(line)

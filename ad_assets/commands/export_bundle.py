@@ -87,7 +87,7 @@ def _found(
 
     key = (dataset.name, options.detector, KIND)
     place = f"{dataset.name}/{options.detector}"
-    if dataset.production and dataset.detectors[options.detector].method:
+    if dataset.production and dataset.detectors[options.detector].has_champions:
         history = read_history(benchmark.store, dataset.name, options.detector, options.category)
         last = history.entries[-1] if history.entries else None
         if last is None or not last.candidate.bundle:

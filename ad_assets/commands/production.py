@@ -262,7 +262,7 @@ def load_line(options: argparse.Namespace) -> Benchmark:
             f"production); it has: {', '.join(lines) or 'none'}"
         )
     detector = getattr(options, "detector", None)
-    lanes = [name for name, lane in dataset.detectors.items() if lane.method]
+    lanes = [name for name, lane in dataset.detectors.items() if lane.has_champions]
     if detector is not None and detector not in lanes:
         raise ConfigError(f"{options.dataset} has no lane {detector!r}; it has: {', '.join(lanes)}")
     # An empty store has no history, and decisions in another store have no effect.

@@ -176,7 +176,8 @@ class Detector:
 
     `categories` holds the method of every category that has values of its own, `written` names those of the file: a
     preset may name more than a copy of its dataset holds. `decision` wins over that of the dataset. With `export` its
-    states become bundles.
+    states become bundles. `joins` names the detector whose states of all categories it scores with as one; its method
+    is that detector's.
     """
 
     name: str
@@ -188,6 +189,12 @@ class Detector:
     written: tuple[str, ...] = ()
     decision: Decision = field(default_factory=Decision)
     export: Export | None = None
+    joins: str | None = None
+
+    @property
+    def has_champions(self) -> bool:
+        """Whether its states become champions where images go on landing: it learns, and of each category apart."""
+        return self.method is not None and self.joins is None
 
     def method_for(self, category: str) -> Method[Any]:
         """The configured method of one category.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from math import prod
 from typing import Any, TypeGuard
@@ -24,6 +25,7 @@ from ad_assets.config.benchmark import (
 from ad_assets.config.decision import Decision
 from ad_assets.config.export import Export, export_fault
 from ad_assets.config.faults import Checker, ConfigError, fault_list, key_text, shown
+from ad_assets.config.joint import Joint, join_fault
 from ad_assets.config.spelling import plain
 from ad_assets.datasets import READERS, Reader
 from ad_assets.datasets.names import CATEGORY_KEY
@@ -165,7 +167,7 @@ class SectionParser(Checker):
         if reader and reader.name != "folder":
             self.faults.append(f"{path}: images land in datasets of the reader folder (got {reader.name})")
         if line.gatekeeper is not None:
-            lanes = {name: name for name, detector in detectors.items() if detector.method}
+            lanes = {name: name for name, detector in detectors.items() if detector.has_champions}
             self.choice(line.gatekeeper, lanes, f"{path}.gatekeeper")
         metrics = {name: name for name in self.evaluation.metrics} if self.evaluation else line.floors
         for metric in line.floors:
@@ -245,7 +247,7 @@ class SectionParser(Checker):
 
     def _bases(self, written: object, detectors: Mapping[str, Detector], path: str) -> tuple[str, ...]:
         """The detectors of a study; none if one of these is wrong."""
-        methods = {lane: lane for lane, detector in detectors.items() if detector.method}
+        methods = {lane: lane for lane, detector in detectors.items() if detector.method and not detector.joins}
         named = [self.choice(each, methods, path) for each in (written if isinstance(written, list) else [written])]
         bases = tuple(each for each in named if each)
         if not named or len(set(bases)) < len(bases):
@@ -292,23 +294,15 @@ class SectionParser(Checker):
         if paper is not None:
             self.choice(paper, {system: system for system in systems()}, f"{path}.paper")
         method = options.pop("method", None)
-        if method == Ensemble.name:
-            ensemble = self.model(Ensemble, options, path)
-            for member in ensemble.members if ensemble else ():
-                if member not in earlier or earlier[member].members:
-                    self.faults.append(
-                        f"{path}.members: {shown(member)} is not a detector above this one; choose from: "
-                        + (", ".join(n for n, d in earlier.items() if not d.members) or "none")
-                    )
-                    return None
-            if ensemble is None:
-                return None
-            extractor = earlier[ensemble.members[0]].extractor
-            if export:
-                self._check_export(path, [earlier[member] for member in ensemble.members])
-            return Detector(name, None, tuple(ensemble.members), extractor, paper, decision=decision, export=export)
+        if method in (Ensemble.name, Joint.name):
+            of_detectors = self._ensemble if method == Ensemble.name else self._joint
+            made = of_detectors(name, options, path, earlier)
+            if made and export:
+                self._check_export(path, [earlier[member] for member in made.members] or [made])
+            decision = made.decision if made and decision == Decision() else decision
+            return made and replace(made, paper=paper, decision=decision, export=export)
         extractor = self.choice(options.pop("extractor", None), self.extractor_names, f"{path}.extractor")
-        choices: dict[str, Any] = {**METHODS, Ensemble.name: Ensemble}
+        choices: dict[str, Any] = {**METHODS, Ensemble.name: Ensemble, Joint.name: Joint}
         method_type = self.choice(method, choices, f"{path}.method")
         if not method_type or not extractor:
             return None
@@ -329,9 +323,40 @@ class SectionParser(Checker):
             self._check_export(path, [detector])
         return detector
 
+    def _ensemble(
+        self, name: str, options: dict[str, Any], path: str, earlier: Mapping[str, Detector]
+    ) -> Detector | None:
+        """A lane that fuses detectors above it."""
+        ensemble = self.model(Ensemble, options, path)
+        for member in ensemble.members if ensemble else ():
+            if member not in earlier or earlier[member].members:
+                self.faults.append(
+                    f"{path}.members: {shown(member)} is not a detector above this one; choose from: "
+                    + (", ".join(n for n, d in earlier.items() if not d.members) or "none")
+                )
+                return None
+        if ensemble is None:
+            return None
+        return Detector(name, None, tuple(ensemble.members), earlier[ensemble.members[0]].extractor, None)
+
+    def _joint(self, name: str, options: dict[str, Any], path: str, earlier: Mapping[str, Detector]) -> Detector | None:
+        """A lane that scores as a detector above it does, with what that learnt of all categories."""
+        joint = self.model(Joint, options, path)
+        lanes = {lane: detector for lane, detector in earlier.items() if detector.method and not detector.joins}
+        joined = self.choice(joint.of, lanes, f"{path}.of") if joint else None
+        if joined is None:
+            return None
+        if fault := join_fault(joined):
+            self.faults.append(f"{path}.of: {joined.name} cannot be joined: {fault}")
+            return None
+        return replace(joined, name=name, written=(), joins=joined.name)
+
     def _check_export(self, path: str, detectors: Sequence[Detector]) -> None:
         """Note why one of the detectors of a bundle cannot be exported."""
         for detector in detectors:
+            if detector.joins:
+                self.faults.append(f"{path}.export: {detector.name} is joint: export {detector.joins}, which it joins")
+                return
             for method in (detector.method, *detector.categories.values()):
                 if method and detector.extractor in self.extractors:
                     fault = export_fault(method, self.extractors[detector.extractor])

@@ -15,6 +15,7 @@ from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Automation, Evaluation, Production, ReportStyle
 from ad_assets.config.decision import Decision
 from ad_assets.config.export import Export
+from ad_assets.config.joint import Joint
 from ad_assets.datasets import READERS
 from ad_assets.datasets.readers.blind import BlindReader
 from ad_assets.methods import METHODS
@@ -52,7 +53,7 @@ def schema() -> dict[str, Any]:
     >>> file["$defs"]["detector_patchcore"]["properties"]["coreset_ratio"]["default"]
     0.1
     """
-    detector: Any = Union[(*map(_detector, METHODS), _ensemble())]
+    detector: Any = Union[(*map(_detector, METHODS), _ensemble(), _joint())]
     line = (Production | None, None)
     inner = {
         "detectors": _section(detector),
@@ -119,6 +120,11 @@ def _detector(name: str) -> type[BaseModel]:
 def _ensemble() -> type[BaseModel]:
     shared = {"decision": (Decision | None, None), "export": (Export | None, None)}
     return _model("detector_ensemble", __base__=Ensemble, method=(Literal["ensemble"], ...), paper=_paper(), **shared)
+
+
+def _joint() -> type[BaseModel]:
+    decision = (Decision | None, None)
+    return _model("detector_joint", __base__=Joint, method=(Literal["joint"], ...), paper=_paper(), decision=decision)
 
 
 def _paper() -> Any:

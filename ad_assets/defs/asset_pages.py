@@ -30,6 +30,8 @@ def _settings(stage: Stage, benchmark: Benchmark) -> dict[str, Any]:
         method = detector.method.model_dump(mode="json") if detector.method else {"members": list(detector.members)}
         shown |= {"backbone": extractor.backbone, "taps": ", ".join(extractor.taps), **dict(_readable(method))}
     shown |= dict(_readable(stage.settings.address()))
+    if detector and detector.joins:
+        shown["of"] = detector.joins
     if detector and detector.method:
         shown["method"] = detector.method.name  # a state may be shared by several
     if own := {name: dict(_readable(each.apart_from(stage.settings))) for name, each in stage.own_settings.items()}:

@@ -16,7 +16,6 @@ import dagster as dg
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.graph.graph import REMADE, Graph, closure
 from ad_assets.graph.stage import Key, Slot, Stage
-from ad_assets.graph.stages.comparison import COMPARISONS
 from ad_assets.graph.stages.image_index import UNKNOWN, changed_files
 
 # Under which Dagster stores the data version of a materialization, and those of the assets that it read.
@@ -68,7 +67,7 @@ def plan(
     graph.refresh(categories)
     files = _FileChanges(benchmark, graph, categories)
     recorded = _Recorded(graph, instance)
-    scanned: set[tuple[str, str | None]] = set()
+    unknown: set[Slot] = set()  # what follows an image index that is scanned again can be told only afterwards
     steps: dict[Slot, Step] = {}
     for slot in graph.slots(categories):
         key, partition = slot
@@ -88,11 +87,9 @@ def plan(
         if not reason:
             continue
         action: Action = "scan" if stage.address is None else "compute"
-        dataset = key[0]
-        if stage.address is None:
-            # What follows an image index that is scanned again can be told only afterwards.
-            scanned |= {(dataset, partition), (dataset, None), (COMPARISONS, None)}
-        elif (dataset, partition) not in scanned and not force:
+        if stage.address is None or any(read in unknown for read in stage.slots(partition)):
+            unknown.add(slot)
+        elif not force:
             planned = graph.planned(slot)
             rebuilt = (damage or stale == REMADE) and planned == head
             if planned and graph.has_artifact(key, planned.version) and not rebuilt:
@@ -108,7 +105,7 @@ def _lacks(graph: Graph, slot: Slot, steps: Collection[Slot]) -> bool:
     """
     absent = graph.faults(slot).keys() - steps
     reads = graph.stages[slot[0]].slots(slot[1])
-    gathered = {read for read in reads if read[1] != slot[1]}
+    gathered = {read for read in reads if read[1] is not None} if slot[1] is None else set()
     return bool(absent - gathered) or (bool(gathered) and gathered <= absent)
 
 

@@ -1,4 +1,7 @@
-"""Carrying out a plan: one Dagster run a category, in this process, then the assets over all categories."""
+"""Carrying out a plan: one Dagster run a category, in this process, then the assets over all categories.
+
+What is made for each category of an asset over all categories, such as a joint bank, comes after that, run by run.
+"""
 
 from __future__ import annotations
 
@@ -74,13 +77,13 @@ def execute(
         KeyboardInterrupt: somebody interrupted a step; what follows it is not begun.
     """
     job = definitions.resolve_implicit_global_asset_job_def()
-    groups: dict[tuple[str, str | None], list[Step]] = {}
-    for step in sorted(steps, key=lambda step: step.partition is None):
-        groups.setdefault((step.stage.key[0], step.partition), []).append(step)
+    groups: dict[tuple[int, str, str | None], list[Step]] = {}
+    for step in sorted(steps, key=lambda step: step.stage.turn):
+        groups.setdefault((step.stage.turn, step.stage.key[0], step.partition), []).append(step)
     built = found = 0
     failures: list[str] = []
     waiting: list[str] = []
-    for (dataset, partition), members in groups.items():
+    for (_, dataset, partition), members in groups.items():
         title = f"{dataset} [{partition}]" if partition else dataset
         before(f"{title}: {len(members)} assets")
         keys = [dg.AssetKey(list(step.stage.key)) for step in members]

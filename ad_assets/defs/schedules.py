@@ -43,7 +43,12 @@ def automation_of(benchmark: Benchmark, stages: Sequence[Stage], name: str = "")
         keys = [dg.AssetKey(list(stage.key)) for stage in stages]
         made.sensors += [condition_sensor(benchmark, keys, name), cut_off_sensor(benchmark, keys, name)]
     for dataset in benchmark.datasets.values():
-        own = [stage for stage in stages if stage.key[0] == dataset.name and stage.partitions is not None]
+        # What follows from all categories, such as the scores of a joint bank, is brought up to date by conditions.
+        own = [
+            stage
+            for stage in stages
+            if stage.key[0] == dataset.name and stage.partitions is not None and stage.turn == 0
+        ]
         if not own:  # its folder cannot be seen, and never was
             continue
         job = _category_job(dataset, own)
@@ -59,7 +64,7 @@ def automation_of(benchmark: Benchmark, stages: Sequence[Stage], name: str = "")
 
 
 def _category_job(dataset: Dataset, stages: Sequence[Stage]) -> dg.UnresolvedAssetJobDefinition:
-    """The job that takes a category from its images to its champions: every partitioned asset but studies."""
+    """The job that takes a category from its images to its champions: all that follows from it alone, but studies."""
     keys = [dg.AssetKey(list(stage.key)) for stage in stages if stage.kind != "study"]
     return dg.define_asset_job(
         f"{dataset.name}_category",

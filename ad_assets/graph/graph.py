@@ -189,15 +189,21 @@ class Graph:
         stand side by side.
         """
         if slot not in self._expected:
-            stage, partition = self.stages[slot[0]], slot[1]
-            if stage.partitions is None:
-                heads = self.readable(slot)
-                expected = stage.head_of(Upstream(heads, None)) if heads else None
-            else:
-                indexed = all(self._has_settings((root, partition)) for root in self._roots[stage.key])
-                expected = self.planned(slot) if indexed else None
-            self._expected[slot] = expected
+            self._expected[slot] = self._find_expected(slot)
         return self._expected[slot]
+
+    def _find_expected(self, slot: Slot) -> Head | None:
+        stage, partition = self.stages[slot[0]], slot[1]
+        if stage.partitions is None:
+            heads = self.readable(slot)
+            return stage.head_of(Upstream(heads, None)) if heads else None
+        if not all(self._has_settings((root, partition)) for root in self._roots[stage.key]):
+            return None
+        if stage.turn == 0:
+            return self.planned(slot)
+        # Below an asset over all categories: made of what that one is to be made of now.
+        heads = {read: head for read in stage.slots(partition) if (head := self.expected(read))}
+        return stage.head_of(Upstream(heads, partition)) if len(heads) == len(stage.slots(partition)) else None
 
     def _has_settings(self, slot: Slot) -> bool:
         """Whether an asset partition was made under the settings that its asset has now."""
@@ -248,7 +254,7 @@ class Graph:
         left_out = []
         for (key, category), fault in self.faults(slot).items():
             message = f"{'/'.join(key)}{f' [{category}]' if category else ''} {fault}"
-            if category == partition:
+            if category is None or stage.partitions is not None:
                 raise UpstreamError(f"{message}: materialize it first, or select it as well")
             left_out.append(message)
         heads = self.readable(slot)

@@ -3,6 +3,7 @@
 image_index                                   of each dataset
   features                                    of each extractor, shared by all detectors
     state -> neighbours -> score_maps         of each detector, its lane
+    state -> joint_bank -> neighbours ...     of a joint lane, by the states of another one of all categories
       oracle_epochs -> metrics -> champion    the last of production datasets,
       synthetic_anomalies ------> champion    where new states are judged by these too
       bundle -------------------> champion    of detectors with `export`, production or not
@@ -25,6 +26,7 @@ from ad_assets.graph.stages.comparison import comparison_stage
 from ad_assets.graph.stages.features import features_stage
 from ad_assets.graph.stages.fitted_state import state_stage
 from ad_assets.graph.stages.image_index import Gate, image_index_stage
+from ad_assets.graph.stages.joint_bank import joint_bank_stage
 from ad_assets.graph.stages.leaderboard import leaderboard_stage
 from ad_assets.graph.stages.metrics import metrics_stage
 from ad_assets.graph.stages.neighbours import neighbours_stage
@@ -111,7 +113,7 @@ def _lane(
     lane["metrics"] = metrics
     if detector.export:
         lane["bundle"] = _bundle(benchmark, dataset, detector, index, features, {**above, detector.name: lane})
-    if dataset.production and detector.method:
+    if dataset.production and detector.has_champions:
         state, maps = lane["state"], lane["score_maps"]
         own = features[detector.extractor]
         lane["synthetic"] = synthetic_stage(dataset, detector, extractor, index, own, state, maps)
@@ -154,7 +156,9 @@ def scoring_stages(benchmark: Benchmark, dataset: Dataset, detector: Detector, f
     Raises:
         TypeError: the lane is an ensemble.
     """
-    state = state_stage(dataset, detector, features)
+    state = state_stage(dataset, dataset.detectors[detector.joins] if detector.joins else detector, features)
+    if detector.joins:
+        state = joint_bank_stage(dataset, detector, state)
     neighbours = neighbours_stage(dataset, detector, state, features)
     score_maps = score_maps_stage(dataset, detector, state, features, neighbours, benchmark.evaluation)
     return ScoringStages(features, state, neighbours, score_maps)

@@ -96,8 +96,8 @@ class Upstream:
     left_out: tuple[str, ...] = ()
 
     def of(self, stage: Stage, partition: str | None = None) -> Head:
-        """The head of an upstream stage: same partition unless another is named."""
-        return self.heads[stage.key, partition or self.partition]
+        """The head of an upstream stage: of the same partition unless another is named or it has none."""
+        return self.heads[stage.key, partition or (self.partition if stage.partitions is not None else None)]
 
     def all(self, stage: Stage) -> dict[str, Head]:
         """The heads of all materialized partitions of an upstream stage, by partition."""
@@ -295,10 +295,16 @@ class Stage:
         """The settings of one partition."""
         return self.own_settings.get(partition or "", self.settings)
 
+    @cached_property
+    def turn(self) -> int:
+        """How often what lies above it turns from single categories to all of them, or back: runs go turn by turn."""
+        turns = (dep.turn + ((dep.partitions is None) != (self.partitions is None)) for dep in self.deps)
+        return max(turns, default=0)
+
     def slots(self, partition: str | None) -> list[Slot]:
         """The asset partitions that one partition of this stage reads."""
         if self.partitions is not None:
-            return [(dep.key, partition) for dep in self.deps]
+            return [(dep.key, partition if dep.partitions is not None else None) for dep in self.deps]
         return [(dep.key, category) for dep in self.deps for category in dep.partitions or (None,)]
 
     def made_of(self, upstream: Upstream) -> dict[str, str]:

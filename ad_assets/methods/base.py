@@ -225,6 +225,24 @@ class Method(Settings, ABC, Generic[StateT]):
         """
         raise NotImplementedError(f"{self.name} leaves out single images at most")
 
+    @property
+    def join_fault(self) -> str:
+        """Why states of several categories cannot become one (`join`), in words; empty where they can."""
+        return f"method {self.name} has no join of what it learnt"
+
+    def join(self, states: Sequence[StateT]) -> StateT:
+        """One state of those of several categories, fitted with the same settings on features of one extractor.
+
+        Args:
+            states: as they were stored; their order changes nothing.
+
+        Raises:
+            NotImplementedError: there is none: see `join_fault`.
+            ValueError: there are no states, or ones that do not go together.
+        """
+        del states
+        raise NotImplementedError(self.join_fault)
+
     def prepare(
         self, state: StateT, train: Features, runtime: Runtime, load_matches: LoadMatches | None = None
     ) -> StateT:

@@ -186,6 +186,7 @@ _OWN = (
     Metric("image_auroc_{kind}", "image AUROC, {kind}"),
     Metric("regions_vanished", "regions without a pixel", "count", "neither", "mean", 0),
     Metric("images_outside_roi", "images with defects outside the region alone", "count", "neither", "mean", 0),
+    Metric("joined_categories", "categories in the joint bank", "count", "neither", "mean", 0),
     # Speed, in the order in which the graph runs its stages.
     Metric("features_images_per_second", "features, images/s", "images/s", "higher", "throughput", None),
     Metric("fit_seconds", "fit, s", "s", "lower", "sum", None),

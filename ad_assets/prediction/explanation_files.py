@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -31,18 +31,37 @@ PICTURE, NUMBERS = "explanation.png", "explanation.json"
 
 
 class KnownImages:
-    """The images of a category by content: those of its index, and the names of those that left it."""
+    """The images of a category by content: those of its index, and the names of those that left it.
 
-    def __init__(self, store: ArtifactStore, dataset: Dataset, category: str) -> None:
-        index = current_index(store, dataset.name, category)
+    Args:
+        store: where the index lies.
+        dataset: the dataset.
+        category: the category.
+        joined: other categories, whose images a joint bank has learnt too; only what is asked by content finds them.
+    """
+
+    def __init__(self, store: ArtifactStore, dataset: Dataset, category: str, joined: Iterable[str] = ()) -> None:
         self._reader = dataset.reader
-        self._rows: dict[str, dict[str, Any]] = {row["image_id"]: row for row in (read_index(index) if index else [])}
+        self._rows = _indexed(store, dataset.name, category)
+        self._of_others = {
+            image_id: (other, row)
+            for other in joined
+            for image_id, row in _indexed(store, dataset.name, other).items()
+            if image_id not in self._rows
+        }
         self._place = store, dataset.name, category
+
+    def category(self, image_id: str) -> str:
+        """The category that an image is of."""
+        return self._of_others[image_id][0] if image_id in self._of_others else self._place[2]
 
     def path(self, image_id: str) -> str:
         """Its path below the root of the dataset, or the last one that it had; empty: not known."""
-        row = self._rows.get(image_id)
+        row = self._row(image_id)
         return row["path"] if row else self._earlier_paths.get(image_id, "")
+
+    def _row(self, image_id: str) -> dict[str, Any] | None:
+        return self._of_others[image_id][1] if image_id in self._of_others else self._rows.get(image_id)
 
     @cached_property
     def _earlier_paths(self) -> dict[str, str]:
@@ -80,10 +99,12 @@ class KnownImages:
 
     def rgb(self, image_id: str) -> RgbImage | None:
         """Its pixels; None where the folder does not have it any more."""
-        if image_id not in self._rows:
+        row = self._row(image_id)
+        if row is None:
             return None
         try:
-            return self._reader.decoding.of(image_id).rgb(self.data(image_id), self._rows[image_id]["path"])
+            data = read_image_bytes(ImageFiles(self._reader.root), row)
+            return self._reader.decoding.of(image_id).rgb(data, row["path"])
         except (ImageError, OSError):
             return None
 
@@ -93,6 +114,12 @@ class KnownImages:
         masks = [mask.anomalous for mask in read_masks(self._reader, row)] if row else []
         joint: NDArray[np.bool_] | None = np.any(masks, axis=0) if masks else None
         return joint if joint is not None and joint.any() else None
+
+
+def _indexed(store: ArtifactStore, dataset: str, category: str) -> dict[str, dict[str, Any]]:
+    """The rows of the current index of a category, by image id."""
+    index = current_index(store, dataset, category)
+    return {row["image_id"]: row for row in (read_index(index) if index else [])}
 
 
 def write_explanation(
@@ -141,7 +168,8 @@ def as_json(explanation: Explanation, known: KnownImages, reject: str) -> Mappin
     def source(each: Source) -> dict[str, Any]:
         rgb = known.rgb(each.image_id)
         box = [round(side, 1) for side in box_of(explanation, each, rgb.shape[:2])] if rgb is not None else None
-        named = {"image_id": each.image_id, "path": known.path(each.image_id), "box": box}
+        category = {"category": known.category(each.image_id)}
+        named = {"image_id": each.image_id, **category, "path": known.path(each.image_id), "box": box}
         return {**named, "distance": each.distance, **({"layer": each.layer} if each.layer else {})}
 
     return {

@@ -92,7 +92,7 @@ def _champions(
     nominal = {row["image_id"]: row.get(GROUP) for row in indexed if row["split"] == "test" and row["label"] == 0}
     looks = _looks(store, dataset, category) if wanted else {}
     for name, detector in dataset.detectors.items():
-        if not detector.method:
+        if not detector.has_champions:
             continue
         for entry in read_history(store, dataset.name, name, category).entries:
             candidate = entry.candidate

@@ -13,11 +13,12 @@ from ad_assets.datasets.base import ProgressReport
 from ad_assets.graph.build_attempts import ATTEMPT, attempt_path
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.lanes import ScoringStages
-from ad_assets.graph.stage import Head, Parts, Slot, Upstream, read_head
+from ad_assets.graph.stage import Head, Parts, Slot, Stage, Upstream, read_head
 from ad_assets.graph.stages.feature_files import stored_features
 from ad_assets.graph.stages.features import train_part
 from ad_assets.graph.stages.fitted_state import read_state, read_training_set, runtime_on
 from ad_assets.graph.stages.image_index import GROUPS, current_index, declared_groups
+from ad_assets.graph.stages.joint_bank import read_joined
 from ad_assets.graph.stages.metrics import read_scored_images
 from ad_assets.graph.stages.neighbours import read_matches
 from ad_assets.graph.stages.region_of_interest import PART, read_region, region_digest, region_tensor
@@ -81,7 +82,7 @@ def load_detector(
     detector, known = lookup.detector(found, lane), lookup.category(found, category)
     try:
         recorder = champion = None
-        if version is None and found.production and detector.method:
+        if version is None and found.production and detector.has_champions:
             lookup, detector, champion = _champion(lookup, found, detector, known)
             version = champion.state
             if record:
@@ -136,11 +137,20 @@ def _remedy(lookup: Lookup, dataset: Dataset, detector: Detector, category: str,
 
 @dataclass(frozen=True)
 class _Fitted:
-    """A state in the store: artifact, address, the images it was fitted on, what else of their index it read."""
+    """A state in the store.
+
+    Args:
+        artifact: where it lies.
+        version: its address.
+        images: ids of the images it was fitted on.
+        own: those of them that are of the category; of a joint bank not all.
+        parts: of its address.
+    """
 
     artifact: Artifact
     version: str
     images: list[str]
+    own: list[str]
     parts: Parts
 
 
@@ -209,7 +219,7 @@ class _LaneLoader:
         method = detector.method_for(self._category)
         state = read_state(fitted.artifact, method)
         address = stages.features.code_version
-        train = stored_features(self._store, compute, address, fitted.images, method.layers, extractor)
+        train = stored_features(self._store, compute, address, fitted.own, method.layers, extractor)
         runtime = runtime_on(compute, self._report)
         matches = self._matches(stages, fitted)
         size, step, region = extractor.map_size, extractor.map_step, region_tensor(self._inspected, extractor)
@@ -227,7 +237,7 @@ class _LaneLoader:
         remedy = f"run: {self._lookup.command(self._dataset, detector, self._category)}"
         address = version
         if address is None:
-            head = read_head(self._store, stage.key, self._category)
+            head = read_head(self._store, *self._slot(stage))
             if head is None:
                 raise DetectorError(f"{place} was never materialized in {self._store.root}; {remedy}")
             address = head.version
@@ -239,7 +249,16 @@ class _LaneLoader:
             raise DetectorError(
                 f"{place} was made from features of another extractor (or backbone precision or engine); {remedy}"
             )
-        fitted = _Fitted(artifact, address, trained_on.images, trained_on.parts)
+        own, parts = (
+            trained_on.images,
+            {"train": train_part(trained_on.features, trained_on.images), **trained_on.parts},
+        )
+        if detector.joins:
+            joined = read_joined(artifact)
+            if self._category not in joined.states:
+                raise DetectorError(f"{place}: the joint bank {address} has nothing of the category; {remedy}")
+            own, parts = joined.images[self._category], joined.parts
+        fitted = _Fitted(artifact, address, trained_on.images, own, parts)
         reason = self._stale_reason(stages, fitted, current=version is None)
         if reason and not self._allow_stale:
             raise DetectorError(f"{place} {reason}; {remedy}, or allow what is stale")
@@ -249,13 +268,22 @@ class _LaneLoader:
 
     def _stale_reason(self, stages: ScoringStages, fitted: _Fitted, *, current: bool) -> str:
         """Why a state is out of date; empty where it is not. Only the current one must be of the current images."""
-        learnt = {"train": train_part(stages.features.code_version, fitted.images), **fitted.parts}
-        if stages.state.make_head(self._category, learnt).version != fitted.version:
+        slot = self._slot(stages.state)
+        if stages.state.make_head(slot[1], fitted.parts).version != fitted.version:
             return "was made under another setting of the benchmark file"
-        planned = Graph([stages.state], self._store).planned((stages.state.key, self._category))
+        graph = Graph([stages.state], self._store)
+        if slot[1] is None:
+            joinable = graph.expected(slot)
+            other = joinable is None or joinable.version != fitted.version
+            return "was joined of other states than are up to date now" if current and other else ""
+        planned = graph.planned(slot)
         if current and planned and planned.version != fitted.version:
             return "was made of other training images than its image index has now"
         return ""
+
+    def _slot(self, stage: Stage) -> Slot:
+        """The asset partition of a stage of the lane."""
+        return stage.key, self._category if stage.partitions is not None else None
 
     def _downstream(self, stages: ScoringStages, fitted: _Fitted) -> Upstream | None:
         """What neighbours and score maps of a state would read now; None where there are no features."""
@@ -264,7 +292,7 @@ class _LaneLoader:
             return None
         state = Head(fitted.version, {}, stages.state.code_version)
         heads: dict[Slot, Head] = {
-            (stages.state.key, self._category): state,
+            self._slot(stages.state): state,
             (stages.features.key, self._category): features,
             # What it inspects, which the index may have another of by now.
             (stages.features.deps[0].key, self._category): Head("", {PART: self._region, **self._groups}, ""),
@@ -281,7 +309,7 @@ class _LaneLoader:
         if stages.neighbours is None or reads is None:
             return None
         # Features that have moved on since may lack an image that the state learnt.
-        same = reads.of(stages.features).parts["train"] == train_part(stages.features.code_version, fitted.images)
+        same = reads.of(stages.features).parts["train"] == train_part(stages.features.code_version, fitted.own)
         artifact = self._store.artifact(stages.neighbours.kind, reads.of(stages.neighbours).version)
         return read_matches(artifact) if same and artifact.exists() else None
 

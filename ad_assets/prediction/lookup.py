@@ -89,7 +89,7 @@ class Lookup:
 
     def stages(self, dataset: Dataset, detector: Detector, category: str) -> ScoringStages:
         """The stages of a detector that is not an ensemble, as in the graph, for one category."""
-        index = image_index_stage(dataset, (category,))
+        index = image_index_stage(dataset, self.categories(dataset) if detector.joins else (category,))
         name = detector.extractor
         features = features_stage(dataset, index, name, self.benchmark.extractors[name])
         return scoring_stages(self.benchmark, dataset, detector, features)

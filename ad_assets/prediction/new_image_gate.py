@@ -121,7 +121,7 @@ class NewImageGate:
         artifact = self._store.artifact("image_index", head["version"])
         if not artifact.exists() or "held_back" in artifact.record()["metadata"]:
             return True
-        lanes = (name for name, lane in self._dataset.detectors.items() if lane.method)
+        lanes = (name for name, lane in self._dataset.detectors.items() if lane.has_champions)
         return any(read_history(self._store, self._dataset.name, lane, category).champion for lane in lanes)
 
     def _judge(

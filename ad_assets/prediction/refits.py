@@ -80,6 +80,10 @@ class Refits:
         self._place = f"{dataset.name}/{detector.name} [{category}]"
         if detector.method is None:
             raise DetectorError(f"{self._place} is an ensemble, which fits nothing: name one of its members")
+        if detector.joins:
+            raise DetectorError(
+                f"{self._place} is joint, which fits nothing: name {detector.joins}, whose states it joins"
+            )
         if dataset.reader.blind:
             raise DetectorError(f"{self._place}: blind: all images are trained on and tested, so none can be left out")
         self._lookup, self._dataset, self._detector, self._category = lookup, dataset, detector, category

@@ -17,6 +17,7 @@ from ad_assets.report import comparison, studies, tables
 from ad_assets.report.certainty import certainty
 from ad_assets.report.charts import HEIGHT, WIDTH, Chart, charts
 from ad_assets.report.gallery import VERDICTS, GalleryItem
+from ad_assets.report.joint import joint_lanes
 from ad_assets.report.leaderboard import INTERVAL, MEAN, NOMINAL, OUTLIER, STANDARD, TIMING, BoardRow, rows_of, untested
 from ad_assets.report.pictures import data_uri, jpeg_size
 
@@ -114,6 +115,7 @@ def render(report: ReportInput) -> str:
         further=tables.further(board),
         intervals=tables.means(board, INTERVAL),
         certainty=certainty(board),
+        joint=joint_lanes(board),
         decisions=tables.means(board, NOMINAL),
         outliers=tables.means(board, OUTLIER),
         oracles=tables.oracles(board),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ad_assets.metrics.catalogue import compared, find, registered
 from ad_assets.report.certainty import certainty
+from ad_assets.report.joint import joint_lanes
 from ad_assets.report.leaderboard import (
     BEST_EPOCH,
     INTERVAL,
@@ -88,7 +89,8 @@ def text_table(board: pd.DataFrame, width: int = WIDTH) -> str:
     categories = [sum(detector == name for detector, _ in lanes) for name in detectors]
     if any(count < total for count in categories):
         means.append(["categories", *(f"{count} of {total}" for count in categories)])
-    blocks += [f"means over categories, {unit}", aligned(means, width), "\n".join(certainty(rows))]
+    blocks += [f"means over categories, {unit}", aligned(means, width), "\n".join(joint_lanes(rows))]
+    blocks += ["\n".join(certainty(rows))]
     for protocol, title in (
         (NOMINAL, "threshold from nominal training images"),
         (OUTLIER, "threshold from the scores alone: median + 3 scaled median deviations"),

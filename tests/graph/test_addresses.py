@@ -174,6 +174,7 @@ def whole(folder: Path) -> dict[str, Any]:
         "small": {**parts["detectors"]["small"], "export": {"runtime": "onnx"}},
         "trained": {"method": "simplenet", "extractor": "lite0", "epochs": 2, "oracle_every": 1},
         "both": {"method": "ensemble", "members": ["small", "sheets"]},
+        "one": {"method": "joint", "of": "small"},
     }
     parts["studies"] = {"seeds": {"base": "small", "vary": {"coreset_ratio": [0.1, 0.5]}}}
     tree["comparisons"] = {"all": {"datasets": ["parts"]}}
@@ -207,7 +208,7 @@ def reached(value: Any, seen: set[int]) -> Iterator[Any]:
 
 def test_no_setting_reaches_a_build_but_by_the_settings_of_its_stage(folder: Path) -> None:
     stages = stages_of(SectionParser("test").benchmark(whole(folder)), gate=lambda *_: NoGate())
-    assert len({stage.kind for stage in stages}) == 16
+    assert len({stage.kind for stage in stages}) == 17
     # What opens images and says in which frame they are is handed over; its options are part of addresses upstream.
     sections = (Benchmark, Dataset, Detector, Study, Variant, Evaluation, ReportStyle, Production, Automation, Compute)
     for stage in stages:

@@ -14,6 +14,7 @@ from ad_assets.config.benchmark import Dataset, Detector, fingerprint
 from ad_assets.graph.stage import GPU, MethodSettings, Parts, Stage, Upstream, Work, settings_of_lane
 from ad_assets.graph.stages.features import read_features
 from ad_assets.graph.stages.fitted_state import read_state, runtime_of
+from ad_assets.graph.stages.joint_bank import check_joined
 from ad_assets.methods import Features, LoadMatches, Matches, Method, State
 from ad_assets.methods.memory_bank.search import by_image, together
 from ad_assets.store.store import Artifact
@@ -34,6 +35,8 @@ def neighbours_stage(dataset: Dataset, detector: Detector, state: Stage, feature
         return None
     settings, own_settings = settings_of_lane(detector, lambda each: MethodSettings(VERSION, each, "match"))
     splits = method.matched
+    # A joint bank stands for a category once it holds the category's own state.
+    joined = state.deps if state.partitions is None else ()
 
     def parts(upstream: Upstream) -> Parts:
         images = upstream.of(features).parts
@@ -43,6 +46,8 @@ def neighbours_stage(dataset: Dataset, detector: Detector, state: Stage, feature
 
     def build(work: Work) -> dict[str, Any]:
         method = work.settings.method
+        if joined:
+            check_joined(work.input(state), work.partition, state.name)
         images = [read_features(work, features, split, method.layers) for split in method.matched]
         ids = tuple(sorted({image_id for each in images for image_id in each.image_ids}))
         return _write(work, method, read_state(work.input(state), method), replace(images[0], image_ids=ids))
@@ -51,7 +56,7 @@ def neighbours_stage(dataset: Dataset, detector: Detector, state: Stage, feature
         key=(dataset.name, detector.name, KIND),
         kind=KIND,
         settings=settings,
-        deps=(state, features),
+        deps=(state, features, *joined),
         address=parts,
         build=build,
         partitions=features.partitions,

@@ -36,6 +36,7 @@ from ad_assets.methods.data import NominalScores
 from ad_assets.methods.near_copies import near_copy_groups
 from ad_assets.methods.nominal_scoring import FindCopies, Scored, nominal_scores
 from ad_assets.metrics.thresholds import images_for_rate
+from ad_assets.report.joint import JOINED_CATEGORIES
 from ad_assets.store.store import Artifact
 
 if TYPE_CHECKING:
@@ -149,11 +150,10 @@ def score_maps_stage(
         scores = ScoreIndex(list(test.image_ids), nominal)
         if seconds and neighbours:
             seconds += seconds_each(work.input(neighbours))
-        speed = {
-            "features_images_per_second": work.input(features).record()["metadata"]["images_per_second"],
-            "fit_seconds": work.input(state).record()["metadata"]["fit_seconds"],
-        }
-        return {**_write_index(work, scores, seconds, settings.map_size), **speed}
+        learnt = work.input(state).record()["metadata"]
+        speed = {"features_images_per_second": work.input(features).record()["metadata"]["images_per_second"]}
+        known = {name: learnt[name] for name in ("fit_seconds", JOINED_CATEGORIES) if name in learnt}
+        return {**_write_index(work, scores, seconds, settings.map_size), **speed, **known}
 
     what = f"Raw score maps of {settings.method.name}."
     deps = (state, features, *((neighbours,) if neighbours else ()), *source)
@@ -338,7 +338,7 @@ def _stage(
         deps=deps,
         address=parts,
         build=build,
-        partitions=deps[0].partitions,
+        partitions=deps[-1].partitions,  # the first may be a joint bank, which has none
         pool=GPU,
         group=f"{dataset.name}/{detector}",
         kinds=frozenset({"torch", "safetensors"}),

@@ -38,6 +38,44 @@ class MemoryBank(State):
     appended: int = 0
     densities: list[Tensor] = field(default_factory=list)
 
+    @classmethod
+    def joined(cls, banks: Sequence[MemoryBank]) -> MemoryBank:
+        """One bank with the rows of several, by image and place; the bank of all patches of all images, if each is so.
+
+        A patch that several hold, because they learnt the same image, is one row. What comes from no image in
+        particular stands first. The covering radius is a bound.
+
+        Raises:
+            ValueError: no banks, or banks of other grids or dimensions.
+        """
+        import torch
+
+        shapes = {(*bank.grid, bank.rows.shape[1]) for bank in banks}
+        if len(shapes) != 1:
+            raise ValueError(
+                f"banks with grids and dimensions {sorted(shapes)} cannot be joined: one extractor and one embedding "
+                "make those of all categories"
+            )
+        ids = sorted({image_id for bank in banks for image_id in bank.image_ids})
+        number = {image_id: position for position, image_id in enumerate(ids)}
+        # The last place is for rows from no image in particular, whose source is -1.
+        after = [torch.tensor([*(number[image_id] for image_id in bank.image_ids), -1]) for bank in banks]
+        source = torch.cat([numbers[bank.source] for numbers, bank in zip(after, banks, strict=True)])
+        place = torch.cat([bank.place for bank in banks])
+        patch = torch.where(source < 0, -1, source * banks[0].grid[0] * banks[0].grid[1] + place)
+        order = patch.argsort(stable=True)
+        repeated = (patch[order].diff(prepend=torch.tensor([-1])) == 0) & (patch[order] >= 0)
+        order = order[~repeated]
+        rows = torch.empty(len(order), banks[0].rows.shape[1])
+        first = 0
+        for bank in banks:  # one after the other: all together would take their room twice
+            own = (order >= first) & (order < first + len(bank.rows))
+            rows[own] = bank.rows[order[own] - first]
+            first += len(bank.rows)
+        radius = max(bank.covering_radius for bank in banks)
+        appended = sum(bank.appended for bank in banks)
+        return cls(rows, source[order], place[order], ids, banks[0].grid, radius, appended)
+
     def blocks(self, excluded_id: str | None = None) -> Blocks:
         """All rows, or those that do not come from one image, with their numbers.
 

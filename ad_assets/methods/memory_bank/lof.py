@@ -85,6 +85,11 @@ class PatchCoreLof(PatchBank):
         bank = super().without(state, image_ids, train, runtime)
         return self.prepare(bank, replace(train, image_ids=tuple(bank.image_ids)), runtime)
 
+    @property
+    def join_fault(self) -> str:
+        """The densities of rows are those among all rows."""
+        return "densities are those among all rows, so that each category would search all rows of all others anew"
+
     def graph(self, frame: Frame) -> ScoringGraph:
         """As `Method.graph`."""
         from ad_assets.methods.memory_bank.scoring_graphs import LofGraph

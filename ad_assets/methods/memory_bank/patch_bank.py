@@ -13,7 +13,7 @@ has never seen start from the first.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
@@ -197,6 +197,21 @@ class PatchBank(Method[MemoryBank]):
         """The bank without the rows of some images."""
         del train, runtime
         return state.without(image_ids)
+
+    @property
+    def join_fault(self) -> str:
+        """Banks are joined as they are."""
+        return ""
+
+    def join(self, states: Sequence[MemoryBank]) -> MemoryBank:
+        """The rows of all banks, each with its image and place.
+
+        Raises:
+            ValueError: as `join_fault` says; or no banks, or ones of other grids or dimensions.
+        """
+        if self.join_fault:
+            raise ValueError(self.join_fault)
+        return MemoryBank.joined(states)
 
     @property
     def folds(self) -> int | None:

@@ -72,6 +72,13 @@ class PatchCluster(PatchBank):
         return max(FEWEST_NEIGHBOURS, round(self.coreset_ratio * wanted))
 
     @property
+    def join_fault(self) -> str:
+        """The reason for as many neighbours as images is that each image has most kinds of patch."""
+        if self.neighbours == "images":
+            return "neighbours: images counts those of all categories, which have other kinds of patch; give a number"
+        return super().join_fault
+
+    @property
     def graph_fault(self) -> str:
         """Where `neighbours` follows the number of images an update would need another graph."""
         if self.neighbours == "images":
