@@ -5,7 +5,7 @@ from ad_assets.methods.base import METHODS, Method
 from ad_assets.methods.data import Batch, Features, LoadMatches, Matches, ScoreMaps
 from ad_assets.methods.fod import fod
 from ad_assets.methods.hetmm import hetmm
-from ad_assets.methods.memory_bank import anomalydino, lof, patchcluster, patchcore
+from ad_assets.methods.memory_bank import anomalydino, lof, patchcluster, patchcore, superadd
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
 from ad_assets.settings.extensions import load_extensions
@@ -29,6 +29,7 @@ __all__ = [
     "patchcore",
     "simplenet",
     "spade",
+    "superadd",
 ]
 
 load_extensions("ad_assets.methods")

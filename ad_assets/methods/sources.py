@@ -13,8 +13,10 @@ from ad_assets.methods.base import Method
 from ad_assets.methods.hetmm.hetmm import Hetmm
 from ad_assets.methods.hetmm.templates import TemplateSet
 from ad_assets.methods.memory_bank.bank import MemoryBank
+from ad_assets.methods.memory_bank.layer_banks import LayerBanks
 from ad_assets.methods.memory_bank.patch_bank import PatchBank
 from ad_assets.methods.memory_bank.search import nearest_rows
+from ad_assets.methods.memory_bank.superadd import SuperAdd
 from ad_assets.methods.padim import Padim
 from ad_assets.methods.patch_embedding import embed, patch_grid
 from ad_assets.methods.region_of_interest import inspected_cells
@@ -38,7 +40,7 @@ class Source:
         place: the centre of the patch.
         size: its height and width, as parts of those of the input. What its features see reaches further.
         distance: to the patch of the image that is explained: L2, or of template sets 1 - cosine.
-        layer: of template sets, the tap, from 1; None where taps are joined.
+        layer: of template sets and SuperADD, the tap, from 1; None where taps are joined.
     """
 
     image_id: str
@@ -56,7 +58,7 @@ def why_unknown(method: Method[Any]) -> str:
     if isinstance(method, Hetmm):
         patch = "matching: patch compares whole patches, whose sources are not sought; matching: window names them"
         return patch if method.matching == "patch" else ""
-    if isinstance(method, Spade):
+    if isinstance(method, Spade | SuperAdd):
         return ""
     if isinstance(method, Padim):
         return (
@@ -142,7 +144,7 @@ def _without_one(distances: Tensor, sources: Tensor, inside: Tensor) -> Tensor:
 def sources_at(
     method: Method[Any], state: Any, taps: list[Tensor], place: Place, count: int, runtime: Runtime
 ) -> list[Source]:
-    """The nearest patches of training images at a place, nearest first; of template sets in each layer.
+    """The nearest patches of training images at a place, nearest first; of template sets and SuperADD in each layer.
 
     Args:
         method: that `why_unknown` has nothing against.
@@ -159,6 +161,12 @@ def sources_at(
         return _of_bank(method, state.to(runtime.device), taps, place, count, runtime)
     if isinstance(method, Spade) and isinstance(state, Pyramids):
         return _of_pyramids(method, state, taps, place, count, runtime)
+    if isinstance(method, SuperAdd) and isinstance(state, LayerBanks):
+        return [
+            source
+            for layer, tap in enumerate(taps)
+            for source in _of_layer(state.to(runtime.device), layer, tap.to(runtime.device), place, count, runtime)
+        ]
     if isinstance(method, Hetmm) and isinstance(state, TemplateSet):
         return [
             source
@@ -180,6 +188,17 @@ def _of_bank(
     for distance, number in zip(distances[0].tolist(), rows[0].tolist(), strict=True):
         image = bank.image_ids[int(bank.source[number])]
         found.append(Source(image, _centre(int(bank.place[number]), grid), size, distance))
+    return found
+
+
+def _of_layer(state: LayerBanks, layer: int, tap: Tensor, place: Place, count: int, runtime: Runtime) -> list[Source]:
+    grid, bank = _grid(tap), state.bank(layer)
+    row, column = _cell(place, grid)
+    distances, rows = nearest_rows(tap[:, :, row, column], bank.blocks(), min(count, len(bank.rows)), runtime)
+    found = []
+    for distance, number in zip(distances[0].tolist(), rows[0].tolist(), strict=True):
+        image, size = bank.image_ids[int(bank.source[number])], (1 / grid[0], 1 / grid[1])
+        found.append(Source(image, _centre(int(bank.place[number]), grid), size, distance, layer + 1))
     return found
 
 

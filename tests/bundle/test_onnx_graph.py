@@ -27,6 +27,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("patchcluster", {**BANK, "neighbours": 3}),
     ("patchcore_lof", {**BANK, "neighbours": 10}),
     ("anomalydino", {"image_share": 0.1}),
+    ("superadd", {"max_rows": 300, "subsets": 4, "sigma": 2.0}),
     ("padim", {"channels": 10}),
     ("simplenet", {"pooling": "concat", "hidden_units": 8, "epochs": 2}),
     ("fod", {"widths": (8, 16), "heads": 2, "depth": 1, "epochs": 1}),

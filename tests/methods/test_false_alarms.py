@@ -41,6 +41,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "patchcluster": ("patchcluster", {"coreset_ratio": 0.25, "neighbours": 5, **PATCHES}),
     "patchcore_lof": ("patchcore_lof", {"neighbours": 10, **PATCHES}),
     "anomalydino": ("anomalydino", {"sigma": 1.0}),
+    "superadd": ("superadd", {}),
     "hetmm, all": ("hetmm", {"windows": [3, 3], "image_sigma": 1.0}),
     "hetmm, 5 sheets": ("hetmm", {"windows": [3, 3], "image_sigma": 1.0, "sheets": 5}),
     "padim": ("padim", {"channels": 8, "sigma": 1.0}),

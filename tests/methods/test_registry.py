@@ -23,6 +23,7 @@ SMALL: dict[str, list[dict[str, Any]]] = {
     "fod": [{"widths": (8, 16), "heads": 2, "depth": 1, "epochs": 1, "held_out": 0.2}],
     "simplenet": [{"pooling": "concat", "hidden_units": 8, "epochs": 2, "held_out": 0.2}],
     "spade": [{"neighbours": 3}],
+    "superadd": [{"max_rows": 50, "subsets": 3}, {"max_rows": None}],
 }
 CASES = [(name, options) for name in sorted(METHODS) for options in SMALL.get(name, [{}])]
 

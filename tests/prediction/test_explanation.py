@@ -22,6 +22,7 @@ from tests.support.bench_graph import Bench, draw_image, write_image
 SPOT = slice(24, 38)
 LANES = {
     "near": {"method": "spade", "extractor": "lite0", "neighbours": 3, "sigma": 0},
+    "layers": {"method": "superadd", "extractor": "lite0"},
     "sheets": {"method": "hetmm", "extractor": "lite0", "windows": [3, 3]},
     "few": {"method": "hetmm", "extractor": "lite0", "windows": [5, 3], "sheets": 3},
     "gauss": {"method": "padim", "extractor": "lite0"},
@@ -78,10 +79,12 @@ def missed(line: Bench, lane: str) -> Explanation:
     return explain(loaded(line, lane), images.data(image_id), defect=images.defect(image_id))
 
 
-@pytest.mark.parametrize("lane", ["full", "small", "near", "sheets", "few"])
+@pytest.mark.parametrize("lane", ["full", "small", "near", "layers", "sheets", "few"])
 def test_a_missed_defect_leads_to_the_training_image_that_let_it_pass(line: Bench, lane: str) -> None:
     explanation = missed(line, lane)
-    assert explanation.chosen == ("hottest place of the defect" if lane in ("near", "sheets", "few") else HIDDEN)
+    assert explanation.chosen == (
+        "hottest place of the defect" if lane in ("near", "layers", "sheets", "few") else HIDDEN
+    )
     assert all(SPOT.start - 4 <= side < SPOT.stop + 4 for side in explanation.place)
     assert Path(known(line).path(explanation.culprit.image_id)).name == "poison.png"
     assert explanation.culprit.peak > explanation.peak
@@ -91,7 +94,7 @@ def test_a_missed_defect_leads_to_the_training_image_that_let_it_pass(line: Benc
     assert all(abs(part * 64 - side) < 12 for part, side in zip(nearest.place, explanation.place[::-1], strict=True))
 
 
-@pytest.mark.parametrize("lane", ["full", "near", "sheets"])
+@pytest.mark.parametrize("lane", ["full", "near", "layers", "sheets"])
 def test_the_score_without_a_training_image_is_that_of_a_fit_without_it(line: Bench, lane: str) -> None:
     explanation = missed(line, lane)
     detector = loaded(line, lane)

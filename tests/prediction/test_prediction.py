@@ -26,6 +26,7 @@ LANES = {
     "patchcluster": {"method": "patchcluster", "coreset_ratio": 0.5, "neighbours": 3, **PATCHES},
     "lof": {"method": "patchcore_lof", "coreset_ratio": 0.5, "neighbours": 5, **PATCHES},
     "tokens": {"method": "anomalydino", "extractor": "lite0", "image_share": 0.1},
+    "layers": {"method": "superadd", "extractor": "lite0", "max_rows": 200, "subsets": 4},
     "hetmm": {"method": "hetmm", "extractor": "lite0", "windows": [3, 3]},
     "sheets": {"method": "hetmm", "extractor": "lite0", "windows": [3], "layers": [2], "sheets": 3},
     "padim": {"method": "padim", "extractor": "cropped", "channels": 20},

@@ -28,6 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "fod": {"widths": (4, 4), "heads": 1, "depth": 1, "epochs": 1, "batch_size": 2, "warm_start": True},
     "simplenet": {"pre_dimensions": 6, "dimensions": 6, "hidden_units": 4, "epochs": 1, "warm_start": True},
     "spade": {"neighbours": 2},
+    "superadd": {"max_rows": 20, "subsets": 2},
 }
 # What a choice needs beside it; None: its default.
 BESIDE: dict[tuple[str, Any], dict[str, Any]] = {
@@ -42,6 +43,7 @@ BESIDE: dict[tuple[str, Any], dict[str, Any]] = {
     ("reference", "codebook"): {"codes": 4, "passes": 2},
     ("intra", False): {"inter": True},
 }
+NULLABLE = {"sheets", "max_rows"}  # options whose None is a value of its own
 # Combinations that no single choice brings about.
 MORE: list[tuple[str, dict[str, Any]]] = [
     ("fod", {"intra": False, "inter": False, "criterion": "rec"}),
@@ -50,6 +52,7 @@ MORE: list[tuple[str, dict[str, Any]]] = [
     ("patchcore", {"coreset_ratio": 1.0, "skip": "self", "image_score": "reweighted"}),
     ("patchcore", {"projection": 4}),
     ("simplenet", {"noise_mix": 2}),
+    ("superadd", {"max_rows": None, "subsets": None}),
 ]
 REFUSED = {(name, "subsampling", "proxies") for name in ("patchcore_lof", "anomalydino")} | {
     (name, "exclude_same_image", True) for name, method in METHODS.items() if issubclass(method, TrainedMethod)
@@ -93,7 +96,7 @@ def configured(name: str, options: dict[str, Any]) -> Method[Any]:
     merged = {**SMALL.get(name, {}), **options}
     for choice in options.items():
         merged |= BESIDE.get(choice, {})
-    return METHODS[name](**{key: value for key, value in merged.items() if value is not None or key == "sheets"})
+    return METHODS[name](**{key: value for key, value in merged.items() if value is not None or key in NULLABLE})
 
 
 class Images(NamedTuple):

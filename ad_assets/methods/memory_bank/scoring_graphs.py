@@ -1,4 +1,4 @@
-"""The scoring graphs of the methods on a memory bank; the bank is an input, of any number of rows."""
+"""The scoring graphs of the methods on memory banks; each bank is an input, of any number of rows."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ from ad_assets.methods.scoring_graph import (
 if TYPE_CHECKING:
     from ad_assets.methods.data import Frame
     from ad_assets.methods.memory_bank.anomalydino import AnomalyDino
+    from ad_assets.methods.memory_bank.layer_banks import LayerBanks
     from ad_assets.methods.memory_bank.lof import PatchCoreLof
     from ad_assets.methods.memory_bank.patch_bank import PatchBank
     from ad_assets.methods.memory_bank.patchcluster import PatchCluster
     from ad_assets.methods.memory_bank.patchcore import PatchCore
+    from ad_assets.methods.memory_bank.superadd import SuperAdd
 
 EXAMPLE_ROWS = 64  # beyond the neighbours, of the bank that stands for all banks while the graph is written down
 
@@ -198,6 +200,33 @@ class LofGraph(BankGraph):
         """The rows, with their k-distances and densities."""
         k_distances, densities = state.densities
         return {"bank": state.rows, "k_distances": k_distances, "densities": densities}
+
+
+class SuperAddGraph(ScoringGraph):
+    """Distances to the nearest rows of a bank for each layer, averaged on the grid of the first."""
+
+    def __init__(self, method: SuperAdd, frame: Frame) -> None:
+        self.cell_grids = [(shape[1], shape[2]) for shape in frame.taps]
+        inputs = {
+            f"bank.{layer}": StateInput((EXAMPLE_ROWS, shape[0]), follows=(0,))
+            for layer, shape in enumerate(frame.taps)
+        }
+        super().__init__(frame, self.cell_grids, inputs)
+        self.blur = Blur(frame.map_size, method.sigma)
+
+    def forward(self, taps: list[Tensor], state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """As `ScoringGraph.forward`."""
+        first, parts = self.cell_grids[0], []
+        for layer, (tap, grid) in enumerate(zip(taps, self.cell_grids, strict=True)):
+            distances, _ = nearest_rows(tap.flatten(2)[0].T, state[f"bank.{layer}"], 1)
+            cells = Inspected(state, layer).filled(distances[:, 0] / tap.shape[1])
+            parts.append(cells if layer == 0 else upsampled(cells, grid, first).flatten())
+        scores = Inspected(state).filled(torch.stack(parts).mean(dim=0))
+        return outside(self.blur(upsampled(scores, first, self.frame.map_size)), state), scores.max()
+
+    def tensors(self, state: LayerBanks) -> dict[str, Tensor]:
+        """The rows of each layer."""
+        return {f"bank.{layer}": rows for layer, rows in enumerate(state.rows)}
 
 
 def distances_around(patch: Tensor, row: Tensor, bank: Tensor, count: int) -> Tensor:
