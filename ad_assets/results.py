@@ -28,8 +28,9 @@ from ad_assets.graph.graph import Graph
 from ad_assets.graph.lanes import stages_of
 from ad_assets.graph.stage import Stage
 from ad_assets.graph.stages.image_index import INDEX
-from ad_assets.graph.stages.leaderboard import read_board
+from ad_assets.graph.stages.leaderboard import read_board, read_few_shot
 from ad_assets.graph.stages.metrics import read_rows
+from ad_assets.report.few_shot import to_table
 from ad_assets.report.leaderboard import COLUMNS, typed
 from ad_assets.store.store import Artifact, ArtifactStore
 
@@ -58,6 +59,22 @@ def leaderboard(dataset: str, config: str | Path | None = None) -> pd.DataFrame:
         ResultsError: it was never materialized.
         ConfigError: the benchmark file has faults, or no such dataset.
     """
+    return read_board(_leaderboard(dataset, config))
+
+
+def few_shot(dataset: str, config: str | Path | None = None) -> pd.DataFrame:
+    """The few-shot rows of the leaderboard: detectors fitted on few images, `value` and its `spread` over draws.
+
+    Empty where no study varies `train_images`. Out of date as `leaderboard`.
+
+    Raises:
+        ResultsError: the leaderboard was never materialized.
+        ConfigError: the benchmark file has faults, or no such dataset.
+    """
+    return to_table(read_few_shot(_leaderboard(dataset, config))).to_pandas()
+
+
+def _leaderboard(dataset: str, config: str | Path | None) -> Artifact:
     opened = _Opened.of(dataset, config)
     stage = opened.stage("leaderboard")
     head = opened.graph.head((stage.key, None))
@@ -65,7 +82,7 @@ def leaderboard(dataset: str, config: str | Path | None = None) -> pd.DataFrame:
         raise ResultsError(f"{stage.name} is not in this store; first run: {opened.remedy(stage)}")
     if head != opened.graph.planned((stage.key, None)):
         _warn(f"{stage.name} is incomplete or out of date; to renew it: {opened.remedy(stage)}")
-    return read_board(opened.store.artifact(stage.kind, head.version))
+    return opened.store.artifact(stage.kind, head.version)
 
 
 def metrics(dataset: str, config: str | Path | None = None) -> pd.DataFrame:

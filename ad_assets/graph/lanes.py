@@ -7,7 +7,7 @@ image_index                                   of each dataset
       oracle_epochs -> metrics -> champion    the last of production datasets,
       synthetic_anomalies ------> champion    where new states are judged by these too
       bundle -------------------> champion    of detectors with `export`, production or not
-  studies
+  studies ------------------> leaderboard    few-shot ones; all of them -> report
     leaderboard -> report                     over all categories
       comparison                              over several datasets
 """
@@ -83,7 +83,7 @@ def _dataset_stages(
     stages = [index, *features.values(), *(stage for lane in lanes.values() for stage in lane.values())]
     if lanes:
         score_maps, metrics = ({name: lane[role] for name, lane in lanes.items()} for role in ("score_maps", "metrics"))
-        leaderboard = leaderboard_stage(dataset, metrics)
+        leaderboard = leaderboard_stage(dataset, metrics, studies)
         report = report_stage(benchmark, dataset, index, score_maps, metrics, leaderboard, studies)
         return [*stages, *studies.values(), leaderboard, report]
     return stages

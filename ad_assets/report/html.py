@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ad_assets.metrics import catalogue
 from ad_assets.papers import published as papers
-from ad_assets.report import comparison, studies, tables
+from ad_assets.report import comparison, few_shot, studies, tables
 from ad_assets.report.certainty import certainty
 from ad_assets.report.charts import HEIGHT, WIDTH, Chart, charts
 from ad_assets.report.gallery import VERDICTS, GalleryItem
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import jinja2
     import pandas as pd
     from numpy.typing import ArrayLike
+
+    from ad_assets.report.few_shot import FewShotRow
 
     Curves = Mapping[str, tuple[ArrayLike, ArrayLike]]  # key of charts.KINDS -> (x, y)
 
@@ -55,6 +57,7 @@ class ReportInput:
         problems: category -> what its image index found wrong or odd.
         fingerprints: what -> fingerprint or version, for provenance.
         studies: study -> its tidy rows.
+        few_shot: from `few_shot.build`.
     """
 
     dataset: str
@@ -67,6 +70,7 @@ class ReportInput:
     problems: Mapping[str, Sequence[str]] = field(default_factory=dict)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     studies: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    few_shot: Sequence[FewShotRow] = ()
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,8 @@ def render(report: ReportInput) -> str:
         intervals=tables.means(board, INTERVAL),
         certainty=certainty(board),
         joint=joint_lanes(board),
+        few_shot=few_shot.table(report.few_shot, len(names)) if report.few_shot else None,
+        about_few_shot=few_shot.ABOUT,
         decisions=tables.means(board, NOMINAL),
         outliers=tables.means(board, OUTLIER),
         oracles=tables.oracles(board),

@@ -176,7 +176,10 @@ def whole(folder: Path) -> dict[str, Any]:
         "both": {"method": "ensemble", "members": ["small", "sheets"]},
         "one": {"method": "joint", "of": "small"},
     }
-    parts["studies"] = {"seeds": {"base": "small", "vary": {"coreset_ratio": [0.1, 0.5]}}}
+    parts["studies"] = {
+        "seeds": {"base": "small", "vary": {"coreset_ratio": [0.1, 0.5]}},
+        "shots": {"base": "small", "vary": {"train_images": [1]}},
+    }
     tree["comparisons"] = {"all": {"datasets": ["parts"]}}
     return tree
 

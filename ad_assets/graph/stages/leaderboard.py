@@ -1,16 +1,22 @@
-"""The leaderboard: all detectors on all categories of a dataset, compared with the papers."""
+"""The leaderboard: all detectors on all categories of a dataset, compared with the papers.
+
+Beside them stand few-shot rows, read from the stored rows of the studies that vary the number of training images.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.config.benchmark import Dataset
-from ad_assets.graph.stage import Parts, Stage, StageSettings, Upstream, Work
+from ad_assets.graph.stage import Parts, Stage, StageError, StageSettings, Upstream, Work
 from ad_assets.graph.stages.metrics import read_rows, read_scored_images
+from ad_assets.graph.stages.studies import read_study
 from ad_assets.papers import published as papers
+from ad_assets.report import few_shot as few_shot_rows
 from ad_assets.report import leaderboard
+from ad_assets.report.few_shot import FewShotRow, Shots
 from ad_assets.report.markdown import fenced
 from ad_assets.report.text import text_table
 from ad_assets.store.store import Artifact, ArtifactStore
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
 
 VERSION = 2
 BOARD, TEXT = "leaderboard.parquet", "leaderboard.txt"
+FEW_SHOT = "few_shot.parquet"
 
 
 @dataclass(frozen=True)
@@ -33,27 +40,44 @@ class LeaderboardSettings(StageSettings):
         papers: detector -> published system and dataset.
         tables: fingerprint of the papers' numbers.
         order: the detectors.
+        few_shot: the variants of studies that are fitted on few images.
     """
 
     dataset: str
     papers: dict[str, tuple[str, str]]
     tables: str
     order: tuple[str, ...]
+    few_shot: tuple[Shots, ...] = ()
+
+    def address(self) -> dict[str, Any]:
+        """As `StageSettings.address`."""
+        values = super().address()
+        return {**values, **({"few_shot": [asdict(each) for each in self.few_shot]} if self.few_shot else {})}
 
 
-def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage]) -> Stage:
+def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage], studies: Mapping[str, Stage]) -> Stage:
     """The asset ``<dataset>/leaderboard``.
 
     Args:
         dataset: the dataset.
         metrics: detector name -> its metrics stage.
+        studies: study name -> its stage.
     """
-    settings = LeaderboardSettings(VERSION, dataset.name, _papers(dataset), papers.tables_fingerprint(), tuple(metrics))
+    shots = tuple(
+        Shots(study.name, variant.name, variant.detector.name, variant.train_images)
+        for study in dataset.studies.values()
+        for variant in study.variants
+        if variant.train_images is not None
+    )
+    table, order = papers.tables_fingerprint(), tuple(metrics)
+    settings = LeaderboardSettings(VERSION, dataset.name, _papers(dataset), table, order, shots)
+    few_shot = {name: stage for name, stage in studies.items() if any(each.study == name for each in shots)}
 
     def parts(upstream: Upstream) -> Parts:
+        read = {**metrics, **{f"studies/{name}": stage for name, stage in few_shot.items()}}
         return {
-            f"{detector}/{category}": head.version
-            for detector, stage in metrics.items()
+            f"{name}/{category}": head.version
+            for name, stage in read.items()
             for category, head in sorted(upstream.all(stage).items())
         }
 
@@ -71,8 +95,17 @@ def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage]) -> Stage:
                 place = {"dataset": settings.dataset, "category": category, "detector": detector}
                 measured = read_rows(work.input(stage, category))
                 rows += [{**place, **row, "fingerprint": head.version} for row in measured]
+        if not rows:
+            raise StageError(f"{work.stage.name}: no metrics are up to date, only studies: materialize the lanes first")
         board = leaderboard.build(rows, settings.papers, intervals)
         text = text_table(board)
+        if settings.few_shot:
+            shown = few_shot_rows.build(
+                settings.dataset, settings.few_shot, {name: read_study(work, stage) for name, stage in few_shot.items()}
+            )
+            work.store.write_table(work.artifact.at(FEW_SHOT), few_shot_rows.to_table(shown))
+            blocks = text, few_shot_rows.text_table(shown, len(_categories(board)))
+            text = "\n\n".join(filter(None, blocks))
         work.store.write_table(work.artifact.at(BOARD), leaderboard.to_table(board))
         work.store.write_text(work.artifact.at(TEXT), text)
         means = board[board["category"].eq(leaderboard.MEAN) & board["protocol"].eq(leaderboard.STANDARD)]
@@ -83,14 +116,15 @@ def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage]) -> Stage:
         key=(dataset.name, "leaderboard"),
         kind="leaderboard",
         settings=settings,
-        deps=tuple(metrics.values()),
+        deps=(*metrics.values(), *few_shot.values()),
         address=parts,
         build=build,
         partitions=None,
         group=f"{dataset.name}/results",
         kinds=frozenset({"parquet"}),
         description="Tidy rows of all detectors and categories, means over categories, the papers' numbers and the "
-        "differences. Rows made under another setting are left out until they are made again.",
+        "differences, and few-shot rows of studies. Rows made under another setting are left out until they are made "
+        "again.",
     )
 
 
@@ -117,6 +151,16 @@ def _papers(dataset: Dataset) -> dict[str, tuple[str, str]]:
 def read_board(artifact: Artifact) -> pd.DataFrame:
     """The leaderboard in an artifact."""
     return leaderboard.from_table(artifact.store.read_table(artifact.at(BOARD)))
+
+
+def read_few_shot(artifact: Artifact) -> list[FewShotRow]:
+    """The few-shot rows in an artifact; none where no study is of few images."""
+    path = artifact.at(FEW_SHOT)
+    return few_shot_rows.from_table(artifact.store.read_table(path)) if artifact.store.exists(path) else []
+
+
+def _categories(board: pd.DataFrame) -> set[str]:
+    return set(board["category"]) - {leaderboard.MEAN}
 
 
 def leaderboard_text(store: ArtifactStore, stages: Sequence[Stage], dataset: str) -> str:

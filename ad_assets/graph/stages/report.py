@@ -14,7 +14,7 @@ from ad_assets.datasets.base import Reader
 from ad_assets.graph.stage import Parts, Stage, StageSettings, Upstream, Work
 from ad_assets.graph.stages.ground_truth import read_pictures
 from ad_assets.graph.stages.image_index import read_index, read_problems
-from ad_assets.graph.stages.leaderboard import read_board
+from ad_assets.graph.stages.leaderboard import read_board, read_few_shot
 from ad_assets.graph.stages.metrics import ScoredImages, read_curves, read_scored_images
 from ad_assets.graph.stages.region_of_interest import read_region, region_digest
 from ad_assets.graph.stages.studies import read_study
@@ -101,6 +101,7 @@ def report_stage(
                     for category in curves
                 },
                 fingerprints=fingerprints,
+                few_shot=read_few_shot(work.input(leaderboard)),
                 studies={name: rows for name, stage in studies.items() if (rows := read_study(work, stage))},
             )
         )
