@@ -17,7 +17,7 @@ The biases ahead of the batch norm do not train (`kernels/discriminator.py`): th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -26,7 +26,7 @@ from pydantic import model_validator
 from ad_assets.methods.base import fit_field, register, score_field
 from ad_assets.methods.data import Batch, Features, Frame, LoadMatches, ScoreMaps, check_finite
 from ad_assets.methods.patch_embedding import Pooling, embed, patch_grid
-from ad_assets.methods.region_of_interest import InspectedGrid, learnt_places, without_outside
+from ad_assets.methods.region_of_interest import InspectedGrid, without_outside
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.training.base import TrainedMethod, TrainedNetwork
 
@@ -35,10 +35,7 @@ if TYPE_CHECKING:
 
     from ad_assets.kernels.discriminator import HeadWeights
     from ad_assets.methods.scoring_graph import ScoringGraph
-    from ad_assets.methods.training.loop import Recalled, Training
-
-MEASURED_AT_ONCE = 16  # images, for the unit of the noise
-MIX_GROWTH = 1.1  # of the noise's scale from one level to the next, as the public implementation has it
+    from ad_assets.methods.training.loop import Training
 
 
 @register
@@ -122,60 +119,9 @@ class SimpleNet(TrainedMethod):
 
     def training(self, features: Features, weights: dict[str, Tensor] | None, runtime: Runtime) -> Training:
         """One step: the gradients of `kernels/discriminator.py`, Adam for the discriminator, AdamW for the adaptor."""
-        import torch
+        from ad_assets.methods.simplenet_training import SimpleNetTraining
 
-        from ad_assets.kernels.discriminator import Arithmetic, training_step
-        from ad_assets.methods.training.loop import Recalled, Training, deviation, stream
-
-        grid = patch_grid(features.sample(), self.patch_size)
-        learnt = learnt_places(features.region if self.roi_fit else None, grid)
-
-        def patches(taps: list[Tensor]) -> Tensor:
-            embedded = self.embed(taps)
-            return embedded if len(learnt) == embedded.shape[1] else embedded[:, learnt.to(embedded.device)]
-
-        sample = patches(features.sample())
-        _, places, dimensions = sample.shape
-        if weights is None:
-            weights = self.initial_weights(dimensions)
-        check_dimensions(weights, dimensions)
-        # Clones: what is passed in stays as it was.
-        weights = {name: tensor.clone().to(runtime.device) for name, tensor in weights.items()}
-        head = head_of(weights)
-        optimizers = self.optimizers(head, runtime.device)
-        recalled = Recalled(features, lambda taps, _: [patches(taps)], runtime)
-        if self.noise_unit == "features" and "noise.unit" not in weights:
-            weights["noise.unit"] = deviation(_in_portions(recalled, len(features), runtime), runtime)
-        sigma = self.noise_sigma * float(weights.get("noise.unit", 1.0))
-        arithmetic = Arithmetic(runtime.precision)
-
-        def noise(image: int, epoch: int) -> Tensor:
-            generator = stream(self.seed, epoch, image, runtime.device)
-            drawn = torch.randn(places, dimensions, generator=generator, device=runtime.device)
-            if self.noise_mix == 1:
-                return drawn.mul_(sigma)
-            level = torch.randint(self.noise_mix, (places, 1), generator=generator, device=runtime.device)
-            return drawn.mul_(sigma * MIX_GROWTH**level)
-
-        class _Steps(Training):
-            def step(self, images: Sequence[int], epoch: int) -> dict[str, Tensor]:
-                rows = [tensors[0][0] for tensors in recalled(images)]
-                result = training_step(
-                    head,
-                    rows,
-                    lambda place: noise(images[place], epoch),
-                    margin=margin,
-                    loss=loss,
-                    arithmetic=arithmetic,
-                )
-                self.move()
-                return {"loss": result.loss, "true_share": result.true_share, "noisy_share": result.noisy_share}
-
-        margin, loss = self.margin, self.loss
-        adaptor = sum(weight.numel() for weight, _ in head.adaptor) if self.adaptor == "mlp" else 0
-        # One linear layer is folded into the discriminator's first.
-        macs = places * (adaptor + head.first[0].numel() + self.hidden_units)
-        return _Steps(weights, optimizers, macs)
+        return SimpleNetTraining(self, features, weights, runtime)
 
     def initial_weights(self, dimensions: int) -> dict[str, Tensor]:
         """Normal weights as Glorot has them, uniform biases, by name; drawn with the seed."""
@@ -226,6 +172,7 @@ class SimpleNet(TrainedMethod):
     ) -> TrainedNetwork:
         """Fold the batch norm, and an adaptor of one layer, into one linear layer."""
         from ad_assets.kernels.discriminator import folded
+        from ad_assets.methods.simplenet_training import head_of
 
         del train, runtime, load_matches
         weight, bias = folded(head_of(state.weights))
@@ -253,6 +200,7 @@ class SimpleNet(TrainedMethod):
         """
         from ad_assets.kernels.discriminator import patch_scores
         from ad_assets.kernels.smoothing import gaussian_blur, upsample
+        from ad_assets.methods.simplenet_training import check_dimensions, layers_of
 
         self.refuse_left_out(batch.left_out)
         taps = [tap.to(runtime.device) for tap in batch.taps]
@@ -268,45 +216,3 @@ class SimpleNet(TrainedMethod):
         scores = InspectedGrid(batch.region, grid).filled(scores)
         maps = gaussian_blur(upsample(scores.unflatten(1, grid), batch.map_size), self.sigma)
         return ScoreMaps(without_outside(maps, batch.region).cpu(), scores.amax(dim=1).cpu())
-
-
-def _in_portions(recalled: Recalled, images: int, runtime: Runtime) -> Iterator[list[Tensor]]:
-    """The patches (P, D) of all images, a few images at a time."""
-    for first in range(0, images, MEASURED_AT_ONCE):
-        portion = range(first, min(first + MEASURED_AT_ONCE, images))
-        yield [tensors[0][0] for tensors in recalled(portion)]
-        runtime.report("images measured", portion.stop, images)
-
-
-def layers_of(weights: Mapping[str, Tensor], name: str) -> list[tuple[Tensor, Tensor | None]]:
-    """The numbered linear layers of a name: weights, and biases where there are any."""
-    count = sum(key.startswith(f"{name}.") and key.endswith(".weight") for key in weights)
-    return [(weights[f"{name}.{number}.weight"], weights.get(f"{name}.{number}.bias")) for number in range(count)]
-
-
-def head_of(weights: Mapping[str, Tensor]) -> HeadWeights:
-    """Named weights as the kernel has them; views, not copies."""
-    from ad_assets.kernels.discriminator import HeadWeights
-
-    norm = tuple(weights[f"norm.{name}"] for name in ("scale", "shift", "running_mean", "running_variance"))
-    scale, shift, mean, variance = norm
-    return HeadWeights(
-        layers_of(weights, "adaptor"),
-        (weights["first.weight"], weights["first.bias"]),
-        (scale, shift, mean, variance),
-        weights["last.weight"],
-    )
-
-
-def check_dimensions(weights: Mapping[str, Tensor], dimensions: int) -> None:
-    """Refuse features that the weights were not trained on.
-
-    Raises:
-        ValueError: naming both sizes.
-    """
-    first = next(weights[name] for name in ("adaptor.0.weight", "first.weight", "folded.weight") if name in weights)
-    if first.shape[1] != dimensions:
-        raise ValueError(
-            f"patches have {dimensions} values, the network was trained on {first.shape[1]}: use the extractor, "
-            "layers and pooling that it was trained with"
-        )

@@ -26,7 +26,8 @@ from torch.nn import functional as f
 
 from ad_assets.kernels.discriminator import HeadWeights
 from ad_assets.methods import Batch, Runtime
-from ad_assets.methods.simplenet import SimpleNet, head_of
+from ad_assets.methods.simplenet import SimpleNet
+from ad_assets.methods.simplenet_training import head_of
 from ad_assets.methods.training.base import TrainedNetwork
 from tests.benchmarks.measure import interleaved, report
 from tests.support.tap_features import tap_features

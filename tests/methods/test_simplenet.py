@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ad_assets.kernels.discriminator import training_step
 from ad_assets.methods import METHODS, Batch, Features, Runtime
-from ad_assets.methods.simplenet import SimpleNet, head_of
+from ad_assets.methods.simplenet import SimpleNet
+from ad_assets.methods.simplenet_training import head_of
 from ad_assets.methods.training.base import TrainedNetwork
 from tests.support.fixtures import fixture
 from tests.support.repeated_training import assert_only_the_seed_counts

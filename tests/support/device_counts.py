@@ -32,7 +32,8 @@ class Counts:
     """Totals since `cuda_device` was entered, or since `reset`.
 
     Args:
-        launches: operations that the device computed.
+        launches: operations that the host asked for; a graph that is replayed is one.
+        replayed: operations of the graphs that were replayed.
         synchronisations: how often the host waited for the device.
         copies_in: copies from host to device; `bytes_in` with them.
         copies_out: copies from device to host; `bytes_out` with them.
@@ -41,6 +42,7 @@ class Counts:
     """
 
     launches: int = 0
+    replayed: int = 0
     synchronisations: int = 0
     copies_in: int = 0
     bytes_in: int = 0

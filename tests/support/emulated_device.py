@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.device_counts import Counts, Held
+from tests.support.emulated_graphs import CaptureError, CudaGraph, Recording, capturing
 
 DEVICE = "cuda:0"
 MEMORY_BYTES = 16 * 10**9
@@ -135,6 +136,8 @@ class _Functions(TorchFunctionMode):
         if generator is not None and isinstance(generator, _DeviceGenerator) != on_device:
             raise DevicesDifferError(f"{function}: the generator is of another device than its numbers")
         if on_device and generator is not None:
+            if Recording.current:
+                raise CaptureError(f"{function}: a capture does not know the generator")
             _counts.launches += 1
             _counts.operations[function.__name__] += 1
             return DeviceTensor(function(*args, **{**kwargs, "device": "cpu"}))
@@ -161,10 +164,18 @@ def _run(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if kwargs.get("device") is not None:
         on_device = torch.device(kwargs["device"]).type != "cpu"
         inner_kwargs["device"] = torch.device("cpu")
-    if held or on_device:
-        _counts.operation(operation, args, kwargs, on_device=on_device)
+    if not (held or on_device):
+        return operation(*inner_args, **inner_kwargs)
+    _counts.operation(operation, args, kwargs, on_device=on_device)
+    recording = Recording.current
+    if recording:
+        recording.check()
+        recording.keep(_written(operation, args, kwargs))
     result = operation(*inner_args, **inner_kwargs)
-    return _outer(result, held) if on_device else result
+    outer = _outer(result, held) if on_device else result
+    if recording:
+        recording.add(operation, args, kwargs, outer, {id(tensor) for tensor in held.values()})
+    return outer
 
 
 def _inner(value: Any, tensors: list[torch.Tensor]) -> Any:
@@ -207,7 +218,8 @@ def _written(operation: Any, args: Any, kwargs: dict[str, Any]) -> list[torch.Te
     schema = operation._schema.arguments
     values = [args[place] if place < len(args) else kwargs.get(each.name) for place, each in enumerate(schema)]
     changed = [each.alias_info is not None and each.alias_info.is_write for each in schema]
-    return [value for value, one in zip(values, changed, strict=True) if one and isinstance(value, torch.Tensor)]
+    written = [value for value, one in zip(values, changed, strict=True) if one and value is not None]
+    return [tensor for value in written for tensor in (value if isinstance(value, list | tuple) else [value])]
 
 
 class _Stream:
@@ -254,9 +266,17 @@ _CUDA = {
     "current_stream": lambda *_, **__: _Stream(),
     "default_stream": lambda *_, **__: _Stream(),
     "stream": lambda *_, **__: nullcontext(),
-    "is_current_stream_capturing": lambda: False,
+    "is_current_stream_capturing": lambda: Recording.current is not None,
+    "device": lambda *_: nullcontext(),
+    "CUDAGraph": CudaGraph,
+    "graph": capturing(lambda: _counts),
     "_lazy_init": lambda: None,
 }
+
+
+def _check_capturable(optimiser: torch.optim.Optimizer) -> None:
+    if Recording.current and not all(group["capturable"] for group in optimiser.param_groups):
+        raise CaptureError("attempting capture of step(), but param_groups' capturable is False")
 
 
 @contextmanager
@@ -278,7 +298,7 @@ def cuda_device() -> Iterator[Device]:
         for name, replacement in {
             "torch.Generator": _Generator,
             "ad_assets.settings.device_lease.lease": lambda _: None,  # no process computes there
-            "torch.optim.Optimizer._accelerator_graph_capture_health_check": lambda *_: None,
+            "torch.optim.Optimizer._accelerator_graph_capture_health_check": _check_capturable,
             "threading.Thread.run": run,
         }.items():
             stack.enter_context(mock.patch(name, replacement))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.support.emulated_device import DevicesDifferError, cuda_device
+from tests.support.emulated_graphs import CaptureError
 
 MIXED: dict[str, Callable[[Tensor, Tensor], object]] = {
     "sum": lambda there, here: there + here,
@@ -90,6 +91,45 @@ def test_launches_copies_and_bytes_are_counted() -> None:
         optimiser.step()
         assert counts.operations == {"_foreach_add_": 1, "_fused_adam_": 1}
         assert not counts.synchronisations
+
+
+def test_a_graph_is_captured_without_effect_and_replayed_at_once() -> None:
+    with cuda_device() as device:
+        weight, moved, scale = torch.ones(4, device=device), torch.zeros(4, device=device), torch.tensor(2.0)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            weight[:2].add_(1)
+            found = weight * scale
+            total = torch.empty((), device=device)
+            torch.sum(moved.view(2, 2) + 1, dim=(0, 1), out=total)
+        scale.fill_(100.0)  # was read
+        assert weight.tolist() == [1, 1, 1, 1]
+        assert all(number != number for number in found.tolist())
+        device.counts.reset()
+        for times, expected in ((1, [4, 4, 2, 2]), (2, [6, 6, 2, 2])):
+            moved.fill_(times)
+            graph.replay()
+            assert found.tolist() == expected
+            assert total.item() == 4 * (times + 1)
+        assert device.counts.operations == {"fill_": 2, "replay": 2}
+        assert device.counts.replayed == 2 * 4
+
+
+REFUSED_IN_CAPTURES: dict[str, Callable[[Tensor], object]] = {
+    "a wait": lambda x: x.sum().item(),
+    "numbers of the CPU": lambda x: x.copy_(torch.zeros(4)),
+    "a draw": lambda x: torch.randn(4, device=x.device, generator=torch.Generator(x.device)),
+    "counts of steps that are not capturable": lambda x: torch.optim.Adam([torch.nn.Parameter(x)], fused=True).step(),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_IN_CAPTURES)
+def test_a_capture_refuses_what_a_stream_does_not_permit(name: str) -> None:
+    with cuda_device() as device:
+        x = torch.ones(4, device=device)
+        with pytest.raises(CaptureError), torch.cuda.graph(torch.cuda.CUDAGraph()):
+            REFUSED_IN_CAPTURES[name](x)
+        assert not torch.cuda.is_current_stream_capturing()
 
 
 def test_threads_that_are_started_meanwhile_know_the_device() -> None:

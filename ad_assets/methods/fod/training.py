@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from ad_assets.kernels.parallel import each
 from ad_assets.methods.fod.network import direct_loss, reconstruction_loss, two_phase_loss
+from ad_assets.methods.training.captured import CapturedSteps
 from ad_assets.methods.training.loop import Recalled, Training, deviation, fused
 
 if TYPE_CHECKING:
@@ -56,7 +58,10 @@ class FodTraining(Training):
         self._fitted = [{name: tensor.to(runtime.device) for name, tensor in kept.items()} for kept in fitted]
         # References that follow the input are made once an image; a shared one lies in `fitted`.
         self._shared = method.reference in ("mean", "coreset")
-        self._recalled = Recalled(features, self._prepare, runtime)
+        fitted_for_image = None if self._shared or not method.inter else self._fitted
+        # No method of this object, which would keep itself, and the device's memory with it, alive.
+        make = partial(_prepared, method, self._units, fitted_for_image, self._grids)
+        self._recalled = Recalled(features, make, runtime)
         weights = {
             f"levels.{number}.{name}": tensor
             for number, level in enumerate(self._levels)
@@ -70,22 +75,27 @@ class FodTraining(Training):
             torch.optim.Adam(level.parameters(), method.learning_rate, fused=at_once) for level in self._levels
         ]
         super().__init__(weights, optimizers, self._macs())
+        self._captured = CapturedSteps(optimizers, runtime.device) if at_once else None
 
     def step(self, images: Sequence[int], epoch: int) -> dict[str, Tensor]:
         """Gradients of the mean loss over the images, and a step of every level; nothing here is drawn."""
         del epoch
         loaded = self._recalled(images)
-        if torch.device(self._runtime.device).type != "cpu":
+        if self._captured:
             # One pass of the batch: all losses are means, and images have one size.
-            loaded, images = [[torch.cat(parts) for parts in zip(*loaded, strict=True)]], [0]
-        tasks = [(number, image) for number in range(len(self._levels)) for image in range(len(images))]
+            return self._captured(lambda inputs: self._moved([inputs]), list(zip(*loaded, strict=True)))
+        return self._moved(loaded)
+
+    def _moved(self, loaded: Sequence[list[Tensor]]) -> dict[str, Tensor]:
+        """The losses of images, or of batches as large as each other, after a step of every level."""
+        tasks = [(number, image) for number in range(len(self._levels)) for image in range(len(loaded))]
         totals: dict[int, list[Tensor]] = {}
         sums = torch.zeros(2, dtype=torch.float64, device=self._runtime.device)
         device = torch.device(self._runtime.device).type
         for (number, _), (losses, gradients) in zip(
             tasks, each(lambda task: self._gradients(task[0], loaded[task[1]]), tasks, device), strict=True
         ):
-            sums += losses / len(images)
+            sums += losses / len(loaded)
             if number in totals:
                 for total, gradient in zip(totals[number], gradients, strict=True):
                     total += gradient
@@ -93,7 +103,7 @@ class FodTraining(Training):
                 totals[number] = gradients
         for number, level in enumerate(self._levels):
             for parameter, total in zip(level.parameters(), totals[number], strict=True):
-                parameter.grad = total.div_(len(images)) if len(images) > 1 else total
+                parameter.grad = total.div_(len(loaded)) if len(loaded) > 1 else total
         self.move()
         return {"loss": sums[0], "reconstruction": sums[1]}
 
@@ -121,18 +131,6 @@ class FodTraining(Training):
         if self._shared:
             return self._references.features(self._fitted[number], tensors[number], self._grids[number])
         return tensors[len(self._levels) + number]
-
-    def _prepare(self, taps: list[Tensor], image: int) -> list[Tensor]:
-        """Tokens of every level, and references that follow them."""
-        tokens = self._method.tokens(taps, self._units)
-        if self._shared or not self._method.inter:
-            return tokens
-        own = torch.tensor([image])
-        made = [
-            self._references.features(kept, level, grid, own)
-            for kept, level, grid in zip(self._fitted, tokens, self._grids, strict=True)
-        ]
-        return [*tokens, *made]
 
     def _fit_reference(self, features: Features, number: int) -> dict[str, Tensor]:
         unit = self._units.get(f"units.{number}")
@@ -162,3 +160,22 @@ class FodTraining(Training):
             attentions = max(1, len(level.branches)) * len(level.layers)
             total += places * linear + 2 * places**2 * level.norm.normalized_shape[0] * attentions
         return total
+
+
+def _prepared(
+    method: Fod,
+    units: Mapping[str, Tensor],
+    fitted: Sequence[dict[str, Tensor]] | None,
+    grids: Sequence[Grid],
+    taps: list[Tensor],
+    image: int,
+) -> list[Tensor]:
+    """Tokens of every level of an image, and references that follow them where `fitted` has what they are made of."""
+    tokens = method.tokens(taps, units)
+    if fitted is None:
+        return tokens
+    own, references = torch.tensor([image]), method.references()
+    made = [
+        references.features(kept, level, grid, own) for kept, level, grid in zip(fitted, tokens, grids, strict=True)
+    ]
+    return [*tokens, *made]

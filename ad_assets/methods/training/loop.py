@@ -131,7 +131,7 @@ class Training(ABC):
         return found
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `tensors` gave."""
+        """Put back what `tensors` gave, ahead of the first step: graphs keep to the moments they were captured with."""
         with torch.no_grad():
             for name, tensor in self.weights.items():
                 tensor.copy_(tensors[f"weights.{name}"])

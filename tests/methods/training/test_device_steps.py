@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +17,9 @@ from tests.support.tap_features import tap_features
 
 SIMPLENET = {"pre_dimensions": 6, "dimensions": 6, "hidden_units": 8, "epochs": 2, "batch_size": 4}
 FOD = {"widths": (8, 8), "heads": 2, "depth": 1, "epochs": 2, "batch_size": 4}
-# Launches of one step at most, whatever the batch: image by image a step of eight took 4,665 and 21,041.
-CASES = [("simplenet", SIMPLENET, 200), ("fod", FOD, 950)]
+# Launches of one step at most, and operations of its graph, whatever the batch: image by image, and without graphs, a
+# step of eight took 4,665 and 21,041 launches.
+CASES = [("simplenet", SIMPLENET, 6, 175), ("fod", FOD, 5, 850)]
 # FOD leaves half precision to autocast, which does not see the emulated device.
 PRECISIONS = [("simplenet", SIMPLENET, "float32"), ("simplenet", SIMPLENET, "bfloat16"), ("fod", FOD, "float32")]
 emulated = pytest.mark.skipif(torch.cuda.is_available(), reason="what a real GPU is asked for is not counted")
@@ -36,20 +38,47 @@ def configured(name: str, options: dict[str, Any]) -> TrainedMethod:
 
 
 @emulated
-@pytest.mark.parametrize(("name", "options", "most"), CASES)
-def test_a_step_launches_little_and_waits_for_nothing(name: str, options: dict[str, Any], most: int) -> None:
+@pytest.mark.parametrize(("name", "options", "most", "inside"), CASES)
+def test_a_step_launches_little_and_waits_for_nothing(
+    name: str, options: dict[str, Any], most: int, inside: int
+) -> None:
+    found = {}
     with cuda_device() as device:
         training = configured(name, options).training(features(), None, Runtime(device))
-        training.step(range(4), 0)  # tokens are loaded, moments made
-        device.counts.reset()
-        training.step(range(4), 1)
-        four = device.counts.copied()
-        device.counts.reset()
-        training.step(range(2), 1)
-        two = device.counts.copied()
-    assert 0 < four.launches <= most
-    assert four.launches - two.launches <= 4  # noise is drawn for every image by itself
-    assert four.synchronisations == two.synchronisations == 0
+        for images in (4, 2):
+            for _ in range(2):  # tokens are loaded, moments made; a graph is captured
+                training.step(range(images), 0)
+            device.counts.reset()
+            training.step(range(images), 1)
+            found[images] = device.counts.copied()
+    noise = 2 * 4 if name == "simplenet" else 0  # drawn for every image by itself
+    assert 0 < found[4].launches <= most + noise
+    assert 0 < found[4].replayed <= inside
+    assert found[4].launches - found[2].launches == noise / 2
+    assert found[4].synchronisations == found[2].synchronisations == 0
+
+
+@emulated
+@pytest.mark.parametrize(("name", "options"), [case[:2] for case in CASES])
+def test_graphs_change_no_bit_and_what_cannot_be_captured_is_told(
+    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    method = configured(name, {**options, "batch_size": 3, "epochs": 4})  # batches of three and of one
+    with cuda_device() as device:
+        expected = method.fit(features(), Runtime(device))
+        assert device.counts.operations["replay"] == 6  # two sizes, of which the first step is no replay
+        assert not caplog.records
+
+        def refuse(*_: object, **__: object) -> None:
+            raise RuntimeError("operation not permitted")
+
+        monkeypatch.setattr("torch.cuda.graph", refuse)
+        found = method.fit(features(), Runtime(device))
+    assert [record.message.partition(": ")[2] for record in caplog.records] == [
+        "a step was not captured: operation not permitted"
+    ]
+    assert found.losses == expected.losses
+    assert all(torch.equal(found.weights[key], expected.weights[key]) for key in expected.weights)
 
 
 @pytest.mark.parametrize(("name", "options", "precision"), PRECISIONS)
@@ -65,6 +94,18 @@ def test_a_few_steps_end_where_those_of_the_cpu_do(name: str, options: dict[str,
         torch.testing.assert_close(own, other, rtol=0, atol=tolerance * max(1.0, float(other.abs().max())))
     for key, losses in expected.losses.items():
         assert found.losses[key] == pytest.approx(losses, rel=tolerance, abs=tolerance)
+
+
+@emulated
+@pytest.mark.parametrize(("name", "options"), [case[:2] for case in CASES])
+def test_a_training_gives_back_the_memory_of_the_device_at_once(name: str, options: dict[str, Any]) -> None:
+    with cuda_device() as device:
+        gc.disable()
+        try:
+            configured(name, options).fit(features(), Runtime(device))
+        finally:
+            gc.enable()
+        assert device.counts.live_bytes == 0
 
 
 class Killed(Memory):
