@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ad_assets.backbones.class_token import order_fault
 from ad_assets.backbones.misread import was_misread
 from ad_assets.backbones.patches import named_patch, patch_fault
 from ad_assets.backbones.tap_table import tap_table
@@ -60,7 +61,8 @@ class Extractor(Settings):
     weights: str = Field("hub", description=_WEIGHTS)
     taps: tuple[str, ...] = Field(
         description="shallow to deep: module paths (layer2, blocks.4), or /8: the deepest stage with that reduction; "
-        "tokens of a transformer's block are read as a map, without class and register tokens",
+        "tokens of a transformer's block are read as a map, without class and register tokens; last may be "
+        "class_token: that of the deepest block",
         min_length=1,
         max_length=64,
     )
@@ -147,6 +149,8 @@ class Extractor(Settings):
         return self
 
     def _check_taps(self) -> None:
+        if fault := order_fault(self.taps, tiled=self.tiles is not None):
+            raise ValueError(fault)
         table = tap_table().get(self.architecture)
         if table is not None:
             stages = list(table)

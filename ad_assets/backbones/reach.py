@@ -37,6 +37,8 @@ def reach_of(backbone: Backbone) -> list[float | None]:
 
 def _reach(change: np.ndarray, width: int) -> float | None:
     """From the mean change of the features of each column ``(w,)``, the right half of whose pixels was replaced."""
+    if len(change) == 1:  # of the whole image
+        return None
     cell = width / len(change)
     distances = width // 2 - (np.arange(len(change)) + 0.5) * cell  # of the middle of a cell from the replaced half
     seen = (change >= SHARE * change[distances < 0].mean()) & (distances > 0)

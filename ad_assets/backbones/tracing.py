@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ad_assets.backbones.class_token import CLASS_TOKEN, absence_fault
 from ad_assets.backbones.feature_maps import LAYOUTS, Shape, feature_stages, layout_of
 from ad_assets.backbones.tap_table import tap_table
 from ad_assets.kernels.budget import lacks_memory
@@ -56,7 +57,10 @@ class Taps:
         network, trace = _traced(model, extractor, taps, forward)
         tabled, outputs = extractor.architecture in tap_table(), trace.outputs
         layouts = {
-            tap: layout_of(network, tap, outputs[tap], extractor.frame_size, convolutional=tabled) for tap in taps
+            tap: "NCHW"  # one cell, which no frame is like
+            if tap == CLASS_TOKEN
+            else layout_of(network, tap, outputs[tap], extractor.frame_size, convolutional=tabled)
+            for tap in taps
         }
         shapes = tuple(tuple(int(outputs[tap][axis]) for axis in LAYOUTS[layouts[tap]]) for tap in taps)
         activations = trace.activations if extractor.pre_activation else {}
@@ -190,6 +194,10 @@ def _is_activation(module: nn.Module) -> bool:
 
 def _resolve(model: nn.Module, modules: dict[str, nn.Module], extractor: Extractor, tap: str) -> str:
     """The module path of a tap; reductions through timm's own table of stages."""
+    if tap == CLASS_TOKEN:
+        if fault := absence_fault(model, extractor.backbone):
+            raise ValueError(fault)
+        return tap
     stages: list[dict[str, Any]] = list(getattr(model, "feature_info", []))
     if tap.startswith("/"):
         found = [stage["module"] for stage in stages if f"/{stage['reduction']}" == tap]

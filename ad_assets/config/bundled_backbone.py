@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ad_assets.backbones.class_token import CLASS_TOKEN
 from ad_assets.backbones.tap_table import tap_table
 
 BACKBONE = "tf_efficientnet_lite0"
@@ -28,7 +29,8 @@ def bundled(section: Mapping[str, Any]) -> dict[str, Any]:
     if section.get("weights") == "bundled" or not isinstance(taps, Sequence) or isinstance(taps, str):
         return dict(section)
     stages = {reduction: stage for stage, (_, reduction) in tap_table()[BACKBONE].items()}  # the deepest of each
-    reductions = _reductions(str(section.get("backbone")), [str(tap) for tap in taps])
+    taps = [str(tap) for tap in taps if tap != CLASS_TOKEN]  # which it has not
+    reductions = _reductions(str(section.get("backbone")), taps)
     if len(set(reductions) & set(stages)) < len(taps):
         return dict(section)
     kept = {key: section[key] for key in _KEPT if key in section}

@@ -13,6 +13,7 @@ from torch import nn
 from ad_assets.backbones.backbone import Backbone
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.backbones.onnx_graph import TapNetwork
+from ad_assets.backbones.reach import reach_of
 
 VIT: dict[str, Any] = {"embed_dim": 24, "depth": 3, "num_heads": 2}
 REGISTERS = {**VIT, "img_size": 98}
@@ -134,8 +135,8 @@ def test_tokens_are_those_of_a_slow_implementation(size: tuple[int, int], regist
     name = f"vit_small_patch14_{f'reg{registers}_' if registers else ''}dinov2"
     model: Any = _model(name, REGISTERS)
     image = _images(1, size)
-    extractor = _extractor(name, ["blocks.1"], size, norm=True)
-    [found] = Backbone(copy.deepcopy(model), extractor, "cpu").extract(image)
+    extractor = _extractor(name, ["blocks.1", "class_token"], size, norm=True)
+    found, class_token = Backbone(copy.deepcopy(model), extractor, "cpu").extract(image)
     (height, width), own = (side // 14 for side in size), 98 // 14
     pixels = image[0].double().numpy().reshape(3, height, 14, width, 14).transpose(1, 3, 0, 2, 4)
     kernel = _numbers(model.patch_embed.proj.weight).reshape(24, -1)
@@ -147,8 +148,59 @@ def test_tokens_are_those_of_a_slow_implementation(size: tuple[int, int], regist
     tokens = np.concatenate([prefix, *([_numbers(model.reg_token)[0]] if registers else []), patches])
     for block in model.blocks[:2]:
         tokens = _block(tokens, block)
-    maps = _layer_norm(tokens, model.norm)[1 + registers :].reshape(height, width, 24).transpose(2, 0, 1)
+    tokens = _layer_norm(tokens, model.norm)
+    maps = tokens[1 + registers :].reshape(height, width, 24).transpose(2, 0, 1)
     np.testing.assert_allclose(found[0].numpy(), maps, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(class_token[0, :, 0, 0].numpy(), tokens[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize(
+    ("name", "size", "options"),
+    [
+        ("vit_small_patch16_dinov3", (64, 96), {**VIT, "num_heads": 1}),
+        ("vit_small_patch14_reg4_dinov2", (70, 84), REGISTERS),
+        ("deit_tiny_distilled_patch16_224", (64, 64), VIT),
+        ("vit_base_patch16_clip_224", (96, 64), VIT),
+    ],
+)
+def test_the_class_token_is_that_of_the_deepest_block(
+    name: str, size: tuple[int, int], options: dict[str, Any], norm: bool
+) -> None:
+    model, images = _model(name, options), _images(3, size)
+    backbone = Backbone(copy.deepcopy(model), _extractor(name, ["blocks.0", "blocks.1"], size, norm=norm), "cpu")
+    given = _extractor(name, ["blocks.0", "blocks.1", "class_token"], size, norm=norm)
+    with_token = Backbone(copy.deepcopy(model), given, "cpu")
+    assert with_token.tap_shapes == [*backbone.tap_shapes, (24, 1, 1)]
+    *maps, token = with_token.extract(images)
+    assert all(torch.equal(each, plain) for each, plain in zip(maps, backbone.extract(images), strict=True))
+    if getattr(model.patch_embed, "strict_img_size", False):
+        model.set_input_size(size)  # type: ignore[operator]
+    passed: list[torch.Tensor] = []
+    model.blocks[1].register_forward_hook(lambda _module, _inputs, output: passed.append(output))  # type: ignore[index]
+    with torch.inference_mode():
+        model.forward_features(images)  # type: ignore[operator]
+        expected = model.norm(passed[0]) if norm else passed[0]  # type: ignore[operator]
+    torch.testing.assert_close(token[:, :, 0, 0], expected[:, 0], rtol=1e-4, atol=1e-4)
+    assert reach_of(with_token)[-1] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "taps", "options", "message"),
+    [
+        ("vit_small_patch16_dinov3", ["class_token"], {}, "goes last, behind the block"),
+        ("vit_small_patch16_dinov3", ["class_token", "blocks.1"], {}, "goes last, behind the block"),
+        ("vit_small_patch16_dinov3", ["/16", "class_token"], {"tiles": {"size": 32, "overlap": 0}}, "of its own"),
+        ("resnet18", ["layer2", "class_token"], {}, "resnet18 has no 'class_token'"),
+        ("vit_base_patch16_siglip_224", ["blocks.1", "class_token"], {}, "siglip_224 has no class token"),
+        ("test_convnext", ["stages.1", "class_token"], {}, "test_convnext has no class token"),
+    ],
+)
+def test_a_class_token_that_is_not_there_is_refused(
+    name: str, taps: list[str], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Backbone(_model(name, VIT if "vit" in name else {}), _extractor(name, taps, (64, 64), **options), "cpu")
 
 
 @pytest.mark.parametrize(
@@ -213,7 +265,8 @@ def test_tiles_of_a_transformer_take_its_patches_for_the_reduction() -> None:
 
 
 def test_a_graph_gives_the_maps_of_a_transformer() -> None:
-    extractor = _extractor("vit_tiny_patch16_224", ["blocks.0", "blocks.1"], (64, 96), norm=True)
+    taps = ["blocks.0", "blocks.1", "class_token"]
+    extractor = _extractor("vit_tiny_patch16_224", taps, (64, 96), norm=True)
     network = TapNetwork(_model("vit_tiny_patch16_224", VIT), extractor)
     expected = Backbone(_model("vit_tiny_patch16_224", VIT), extractor, "cpu").extract(_images(1, (64, 96)))
     for each, own in zip(network(_images(1, (64, 96))), expected, strict=True):
