@@ -9,6 +9,7 @@ from itertools import product
 from math import prod
 from typing import Any, TypeGuard
 
+from ad_assets.backbones.class_token import CLASS_TOKEN
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import (
     Automation,
@@ -308,7 +309,7 @@ class SectionParser(Checker):
             return None
         written = tuple(options["categories"]) if isinstance(options.get("categories"), Mapping) else ()
         values, by_category = self._preset(method_type, options, path)
-        taps = len(self.extractors[extractor].taps) if extractor in self.extractors else None
+        taps = self.extractors[extractor].taps if extractor in self.extractors else None
         configured = self._method(method_type, values, path, taps)
         if not configured:
             return None
@@ -382,17 +383,24 @@ class SectionParser(Checker):
         return {**preset, **options}, by_category
 
     def _method(
-        self, method_type: type[Method[Any]], values: dict[str, Any], path: str, taps: int | None
+        self, method_type: type[Method[Any]], values: dict[str, Any], path: str, taps: Sequence[str] | None
     ) -> Method[Any] | None:
-        """A method that suits an extractor with so many taps; None: the extractor has faults of its own."""
+        """A method that suits an extractor with such taps; None: the extractor has faults of its own."""
         method = self.model(method_type, values, path, DETECTOR_KEYS)
         if method is None or taps is None:
             return method
-        if method.layers and method.layers[-1] > taps:
-            self.faults.append(f"{path}.layers: the extractor has {taps} taps (got {list(method.layers)})")
+        layers = method.layers or tuple(range(1, len(taps) + 1))
+        if layers[-1] > len(taps):
+            self.faults.append(f"{path}.layers: the extractor has {len(taps)} taps (got {list(layers)})")
+            return None
+        if taps[layers[-1] - 1] == CLASS_TOKEN and not method.reads_class_token:
+            self.faults.append(
+                f"{path}.layers: the last is the class token, one vector of the whole image, which {method.name} does "
+                f"not read; write layers: {list(layers[:-1] or range(1, len(taps)))}"
+            )
             return None
         try:
-            method.check_layers(len(method.layers) if method.layers else taps)
+            method.check_layers(len(layers))
         except ValueError as error:
             self.faults.append(f"{path}.{error}")
             return None

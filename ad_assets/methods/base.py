@@ -52,8 +52,9 @@ class Method(Settings, ABC, Generic[StateT]):
     an update learns from), `state_asset` (what the field calls the state), `state_type`, `presets` (named sets of
     values, for ``preset:`` in benchmark files; a preset may hold ``categories``, values for single categories),
     `matched` (the splits whose images are matched before they are scored; empty for most methods), `lengths` (the
-    parameters of scoring that are in pixels, such as smoothing), `later` (parameters that came after others were in
-    use: at their defaults they are left out of addresses, which so stay as they were).
+    parameters of scoring that are in pixels, such as smoothing), `reads_class_token` (whether the last tap may be a
+    class token), `later` (parameters that came after others were in use: at their defaults they are left out of
+    addresses, which so stay as they were).
     """
 
     largest: ClassVar[float] = 1_000_000
@@ -65,6 +66,7 @@ class Method(Settings, ABC, Generic[StateT]):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     matched: ClassVar[tuple[Literal["train", "test"], ...]] = ()
     lengths: ClassVar[tuple[str, ...]] = ()
+    reads_class_token: ClassVar[bool] = False
     later: ClassVar[frozenset[str]] = frozenset({"roi_fit"})
     seed: int = fit_field(0, ge=0, le=2**53, description="seed of every random choice of the fit")
     layers: tuple[int, ...] | None = fit_field(

@@ -1,15 +1,17 @@
 """Which training images, and which of their patches, a place of an image is compared with.
 
-Memory banks, SPADE and template sets keep vectors of single images, so they can say it. What keeps statistics or
+Memory banks, SPADE, RAD and template sets keep vectors of single images, so they can say it. What keeps statistics or
 weights of all images together cannot: `why_unknown` says what such a method has instead.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.methods.base import Method
+from ad_assets.methods.data import Batch
 from ad_assets.methods.hetmm.hetmm import Hetmm
 from ad_assets.methods.hetmm.templates import TemplateSet
 from ad_assets.methods.memory_bank.bank import MemoryBank
@@ -18,10 +20,12 @@ from ad_assets.methods.memory_bank.patch_bank import PatchBank
 from ad_assets.methods.memory_bank.search import nearest_rows
 from ad_assets.methods.memory_bank.superadd import SuperAdd
 from ad_assets.methods.padim import Padim
-from ad_assets.methods.patch_embedding import embed, patch_grid
+from ad_assets.methods.patch_embedding import patch_grid
 from ad_assets.methods.region_of_interest import inspected_cells
+from ad_assets.methods.retrieval.image_retrieval import ImageRetrieval, Pyramids
+from ad_assets.methods.retrieval.rad import Rad, compared
+from ad_assets.methods.retrieval.spade import Spade
 from ad_assets.methods.runtime import Runtime
-from ad_assets.methods.spade import Pyramids, Spade
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,8 +43,8 @@ class Source:
         image_id: the image.
         place: the centre of the patch.
         size: its height and width, as parts of those of the input. What its features see reaches further.
-        distance: to the patch of the image that is explained: L2, or of template sets 1 - cosine.
-        layer: of template sets and SuperADD, the tap, from 1; None where taps are joined.
+        distance: to the patch of the image that is explained: L2, or of template sets and RAD 1 - cosine.
+        layer: of these and SuperADD, the tap, from 1; None where taps are joined.
     """
 
     image_id: str
@@ -58,7 +62,7 @@ def why_unknown(method: Method[Any]) -> str:
     if isinstance(method, Hetmm):
         patch = "matching: patch compares whole patches, whose sources are not sought; matching: window names them"
         return patch if method.matching == "patch" else ""
-    if isinstance(method, Spade | SuperAdd):
+    if isinstance(method, ImageRetrieval | SuperAdd):
         return ""
     if isinstance(method, Padim):
         return (
@@ -144,7 +148,7 @@ def _without_one(distances: Tensor, sources: Tensor, inside: Tensor) -> Tensor:
 def sources_at(
     method: Method[Any], state: Any, taps: list[Tensor], place: Place, count: int, runtime: Runtime
 ) -> list[Source]:
-    """The nearest patches of training images at a place, nearest first; of template sets and SuperADD in each layer.
+    """The nearest patches of training images at a place, nearest first, in each layer that is kept apart.
 
     Args:
         method: that `why_unknown` has nothing against.
@@ -161,6 +165,8 @@ def sources_at(
         return _of_bank(method, state.to(runtime.device), taps, place, count, runtime)
     if isinstance(method, Spade) and isinstance(state, Pyramids):
         return _of_pyramids(method, state, taps, place, count, runtime)
+    if isinstance(method, Rad) and isinstance(state, Pyramids):
+        return _of_retrieved(method, state, taps, place, count)
     if isinstance(method, SuperAdd) and isinstance(state, LayerBanks):
         return [
             source
@@ -168,11 +174,7 @@ def sources_at(
             for source in _of_layer(state.to(runtime.device), layer, tap.to(runtime.device), place, count, runtime)
         ]
     if isinstance(method, Hetmm) and isinstance(state, TemplateSet):
-        return [
-            source
-            for layer, tap in enumerate(taps)
-            for source in _of_templates(state, layer, tap, place, method.windows[layer], count)
-        ]
+        return _of_templates(method, state, taps, place, count)
     raise TypeError(why_unknown(method))
 
 
@@ -205,13 +207,10 @@ def _of_layer(state: LayerBanks, layer: int, tap: Tensor, place: Place, count: i
 def _of_pyramids(
     method: Spade, state: Pyramids, taps: list[Tensor], place: Place, count: int, runtime: Runtime
 ) -> list[Source]:
-    from ad_assets.kernels.nearest.bounds import exact_distances
     from ad_assets.kernels.nearest.search import nearest
 
-    pooled, grid = taps[-1].mean(dim=(2, 3)), _grid(taps[0])
-    queries = embed(taps[: method.pixel_layers], patch_size=1, pooling="concat")
-    among = min(method.neighbours, len(state.image_ids))
-    images = exact_distances(pooled, state.pooled.to(pooled.device))[0].topk(among, largest=False).indices
+    ((_, images),) = method.retrieved(state, method.pooled(taps), Batch(taps, (1, 1)))
+    (queries,), grid = method.vectors(taps), _grid(taps[0])
     row, column = _cell(place, grid)
     vectors = state.vectors[0][images.cpu()].flatten(0, 1).to(runtime.device)
     query = queries[0, row * grid[1] + column][None].to(runtime.device)
@@ -224,24 +223,47 @@ def _of_pyramids(
     return found
 
 
-def _of_templates(state: TemplateSet, layer: int, tap: Tensor, place: Place, window: int, count: int) -> list[Source]:
+def _of_retrieved(method: Rad, state: Pyramids, taps: list[Tensor], place: Place, count: int) -> list[Source]:
+    ((_, images),) = method.retrieved(state, method.pooled(taps), Batch(taps, (1, 1)))
+    found = []
+    for layer, (tap, vectors) in enumerate(zip(compared(taps), state.vectors, strict=True)):
+        near = vectors[images.to(vectors.device)].transpose(0, 1).unflatten(0, _grid(tap))
+        reach = max(_grid(tap)) if method.radius is None else method.radius
+        for y, x, template, source in _within(near, layer, tap, place, reach, count):
+            del y, x
+            found.append(replace(source, image_id=state.image_ids[int(images[template])]))
+    return found
+
+
+def _of_templates(method: Hetmm, state: TemplateSet, taps: list[Tensor], place: Place, count: int) -> list[Source]:
     """Those that the forward distance (equation 4) of the place is to: within the window, of all templates."""
+    found = []
+    for layer, (tap, near) in enumerate(zip(taps, state.templates, strict=True)):
+        for y, x, template, source in _within(near, layer, tap, place, method.windows[layer] // 2, count):
+            image = int(state.sources[layer][y, x, template]) if state.sources else template
+            found.append(replace(source, image_id=state.image_ids[image]))
+    return found
+
+
+def _within(
+    templates: Tensor, layer: int, tap: Tensor, place: Place, reach: int, count: int
+) -> Iterator[tuple[int, int, int, Source]]:
+    """Yield row, column, number and source, without its image, of the templates (H, W, T, C) nearest to a place by
+    cosine, of those at most `reach` cells away along rows and columns."""
     from torch.nn.functional import normalize
 
     grid = _grid(tap)
     row, column = _cell(place, grid)
-    top, left = max(row - window // 2, 0), max(column - window // 2, 0)
-    near = state.templates[layer][top : row + window // 2 + 1, left : column + window // 2 + 1].cpu()
+    top, left = max(row - reach, 0), max(column - reach, 0)
+    near = templates[top : row + reach + 1, left : column + reach + 1].cpu()
     cosines = near @ normalize(tap.cpu(), dim=1)[0, :, row, column]
     best = cosines.flatten().topk(min(count, cosines.numel()))
-    found = []
     for cosine, number in zip(best.values.tolist(), best.indices.tolist(), strict=True):
         y, rest = divmod(number, cosines.shape[1] * cosines.shape[2])
         x, template = divmod(rest, cosines.shape[2])
-        source = int(state.sources[layer][top + y, left + x, template]) if state.sources else template
         centre = (top + y + 0.5) / grid[0], (left + x + 0.5) / grid[1]
-        found.append(Source(state.image_ids[source], centre, (1 / grid[0], 1 / grid[1]), 1 - cosine, layer + 1))
-    return found
+        size = 1 / grid[0], 1 / grid[1]
+        yield top + y, left + x, template, Source("", centre, size, 1 - cosine, layer + 1)
 
 
 def _grid(tap: Tensor) -> tuple[int, int]:

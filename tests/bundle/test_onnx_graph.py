@@ -35,6 +35,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("hetmm", {"windows": (5, 3), "windows_backward": (3, 3), "sheets": 2}),
     ("hetmm", {"windows": (5, 3), "matching": "patch"}),
     ("spade", {"neighbours": 50, "pixel_neighbours": 3}),
+    ("rad", {"neighbours": 4, "radius": 2, "image_share": 0.1}),
+    ("rad", {"neighbours": 50, "radius": None}),
 ]
 
 

@@ -128,6 +128,21 @@ def test_a_wrong_value_is_named_with_its_path(
         load(tree, tmp_path, override)
 
 
+def test_a_class_token_is_no_layer_of_a_detector_that_does_not_read_it(tree: dict[str, Any], tmp_path: Path) -> None:
+    taps = ["blocks.0", "blocks.1", "class_token"]
+    tree["extractors"]["vit"] = {"backbone": "test_vit", "weights": "random(0)", "taps": taps, "resize": [64, 64]}
+    tree["datasets"]["parts"]["detectors"] = {
+        "rad": {"method": "rad", "extractor": "vit"},
+        "bank": {"method": "patchcore", "extractor": "vit", "layers": [1, 2]},
+    }
+    detectors = load(tree, tmp_path).datasets["parts"].detectors
+    assert (detectors["rad"].method.layers, detectors["bank"].method.layers) == (None, (1, 2))
+    for layers in ("null", "[2, 3]"):
+        wanted = r"\[1, 2\]" if layers == "null" else r"\[2\]"
+        with pytest.raises(ConfigError, match=f"bank.layers: the last is the class token, .*; write layers: {wanted}"):
+            load(tree, tmp_path, f"datasets.parts.detectors.bank.layers={layers}")
+
+
 def test_all_faults_are_told_at_once(tree: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         load(tree, tmp_path, "compute.batch_size=0", "extractors.lite0.taps=[x]", "store.rot=1")

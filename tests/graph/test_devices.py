@@ -33,11 +33,12 @@ LANES: dict[str, dict[str, Any]] = {
     "templates": {"method": "hetmm", "windows": [3, 1]},
     "padim": {"method": "padim", "channels": 20},
     "spade": {"method": "spade", "neighbours": 3},
+    "rad": {"method": "rad", "neighbours": 3},
     "simplenet": {"method": "simplenet", "hidden_units": 16, "held_out": 0.4, **TRAINED, **PATCHES},
     "fod": {"method": "fod", "widths": [8, 16], "heads": 2, "depth": 1, "unit": "features", **TRAINED},
     "ensemble": {"method": "ensemble", "members": ["core", "padim"]},
 }
-EXPLAINED = ("core", "templates", "spade")
+EXPLAINED = ("core", "templates", "spade", "rad")
 
 
 def benchmark(folder: Path, images: Path, device: str) -> Benchmark:

@@ -46,6 +46,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "hetmm, 5 sheets": ("hetmm", {"windows": [3, 3], "image_sigma": 1.0, "sheets": 5}),
     "padim": ("padim", {"channels": 8, "sigma": 1.0}),
     "spade": ("spade", {"neighbours": 5, "sigma": 1.0}),
+    "rad": ("rad", {"neighbours": 10, "sigma": 1.0}),
     "simplenet": ("simplenet", {"pooling": "concat", "hidden_units": 8, **TRAINED}),
     "fod": ("fod", {"widths": [8, 8], "heads": 2, "depth": 1, "epochs": 1, "held_out": 0.5}),
 }

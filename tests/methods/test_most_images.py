@@ -24,6 +24,7 @@ BOUNDED: list[tuple[str, dict[str, Any]]] = [
     ("hetmm", {"windows": (3, 1), "sheets": 9}),
     ("spade", {}),
     ("spade", {"pixel_layers": 1}),
+    ("rad", {}),
     ("superadd", {"max_rows": 5, "subsets": 1}),
     ("superadd", {"max_rows": None}),
     ("fod", {**FOD, "reference": "nearest"}),

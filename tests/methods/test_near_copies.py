@@ -27,6 +27,7 @@ EXACT: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "patchcore_lof": ("patchcore_lof", {"neighbours": 10, **PATCHES}),
     "spade": ("spade", {"neighbours": 50, "sigma": 1.0}),
+    "rad": ("rad", {"neighbours": 10, "sigma": 1.0}),
     "hetmm": ("hetmm", {"windows": [3, 3]}),
     "padim": ("padim", {"channels": 8, "sigma": 1.0}),
 }

@@ -30,6 +30,8 @@ FITS = [  # what can learn inside alone
     ("patchcore_lof", {"pooling": "concat", "neighbours": 5}),
     ("spade", {"neighbours": 3}),
     ("superadd", {"max_rows": None}),
+    ("rad", {"neighbours": 3, "radius": None}),
+    ("rad", {"neighbours": 3}),
     ("hetmm", {"windows": (3, 3)}),
     ("simplenet", {"pooling": "concat", "hidden_units": 8, "epochs": 2, "held_out": 0.2}),
 ]
@@ -186,7 +188,7 @@ def test_with_a_margin_a_defect_right_outside_raises_no_alarm_however_deep_the_t
         assert alarms["defect", 0] > alarms["good", 0]
 
 
-@pytest.mark.parametrize(("name", "options"), [case for case in CASES if case[0] not in ("fod", "spade")])
+@pytest.mark.parametrize(("name", "options"), [case for case in CASES if case[0] not in ("fod", "rad", "spade")])
 def test_patches_inside_score_as_they_do_without_a_region(name: str, options: dict[str, Any]) -> None:
     """The oracle: the largest score without a region over the places inside it, at the resolution of the patches."""
     method = _method(name, options, **({"alpha": 1.0} if name == "hetmm" else {}))  # forwards alone

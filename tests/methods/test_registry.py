@@ -20,6 +20,7 @@ SMALL: dict[str, list[dict[str, Any]]] = {
     "patchcluster": [{"pre_dimensions": 16, "dimensions": 16, "coreset_ratio": 0.5, "projection": 8, "neighbours": 3}],
     "patchcore_lof": [{"pre_dimensions": 16, "dimensions": 16, "neighbours": 10}],
     "patchcore": [{"pre_dimensions": 16, "dimensions": 16, "coreset_ratio": 0.5, "projection": 8}],
+    "rad": [{"neighbours": 3}, {"neighbours": 2, "radius": None, "image_share": 0.2}],
     "fod": [{"widths": (8, 16), "heads": 2, "depth": 1, "epochs": 1, "held_out": 0.2}],
     "simplenet": [{"pooling": "concat", "hidden_units": 8, "epochs": 2, "held_out": 0.2}],
     "spade": [{"neighbours": 3}],

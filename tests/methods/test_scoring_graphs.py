@@ -33,6 +33,8 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("simplenet", {"hidden_units": 8, "epochs": 1, "adaptor": "none", "pooling": "concat", "roi_fit": True}),
     ("spade", {"neighbours": 50, "pixel_neighbours": 3, "pixel_layers": 1, "squared": True, "sigma": 1.0}),
     ("spade", {"neighbours": 2, "roi_fit": True}),
+    ("rad", {"neighbours": 2, "radius": 3, "roi_fit": True, "sigma": 0.0}),
+    ("rad", {"neighbours": 50, "radius": None, "roi_fit": True, "layers": (1,)}),
     ("hetmm", {"windows": (4, 3), "windows_backward": (3, 5), "alpha": (0.3, 1.0), "weights": (1.0, 2.0)}),
     ("hetmm", {"windows": (3, 3), "roi_fit": True, "map_sigma": 1.0, "map_blur_size": 5, "border": "zero"}),
     ("hetmm", {"windows": (19, 9), "sheets": 2, "image_score": "mean_of_max_pool", "image_pool": 5}),

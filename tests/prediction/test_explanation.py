@@ -1,6 +1,7 @@
 """The training images behind a score, and what the score is without them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -11,6 +12,7 @@ from PIL import Image
 
 from ad_assets.cli import main
 from ad_assets.graph.build import materialize
+from ad_assets.methods import Batch
 from ad_assets.methods.sources import sources_at
 from ad_assets.prediction import DetectorError, Predictor, load_detector
 from ad_assets.prediction.explanation import HIDDEN, Explanation, explain
@@ -23,6 +25,7 @@ SPOT = slice(24, 38)
 LANES = {
     "near": {"method": "spade", "extractor": "lite0", "neighbours": 3, "sigma": 0},
     "layers": {"method": "superadd", "extractor": "lite0"},
+    "placed": {"method": "rad", "extractor": "lite0", "neighbours": 5, "sigma": 0},
     "sheets": {"method": "hetmm", "extractor": "lite0", "windows": [3, 3]},
     "few": {"method": "hetmm", "extractor": "lite0", "windows": [5, 3], "sheets": 3},
     "gauss": {"method": "padim", "extractor": "lite0"},
@@ -79,11 +82,11 @@ def missed(line: Bench, lane: str) -> Explanation:
     return explain(loaded(line, lane), images.data(image_id), defect=images.defect(image_id))
 
 
-@pytest.mark.parametrize("lane", ["full", "small", "near", "layers", "sheets", "few"])
+@pytest.mark.parametrize("lane", ["full", "small", "near", "layers", "placed", "sheets", "few"])
 def test_a_missed_defect_leads_to_the_training_image_that_let_it_pass(line: Bench, lane: str) -> None:
     explanation = missed(line, lane)
     assert explanation.chosen == (
-        "hottest place of the defect" if lane in ("near", "layers", "sheets", "few") else HIDDEN
+        "hottest place of the defect" if lane in ("near", "layers", "placed", "sheets", "few") else HIDDEN
     )
     assert all(SPOT.start - 4 <= side < SPOT.stop + 4 for side in explanation.place)
     assert Path(known(line).path(explanation.culprit.image_id)).name == "poison.png"
@@ -94,7 +97,7 @@ def test_a_missed_defect_leads_to_the_training_image_that_let_it_pass(line: Benc
     assert all(abs(part * 64 - side) < 12 for part, side in zip(nearest.place, explanation.place[::-1], strict=True))
 
 
-@pytest.mark.parametrize("lane", ["full", "near", "layers", "sheets"])
+@pytest.mark.parametrize("lane", ["full", "near", "layers", "placed", "sheets"])
 def test_the_score_without_a_training_image_is_that_of_a_fit_without_it(line: Bench, lane: str) -> None:
     explanation = missed(line, lane)
     detector = loaded(line, lane)
@@ -130,6 +133,22 @@ def test_sources_of_templates_are_those_of_the_largest_cosine_in_the_window(line
         cosines = templates[:2, -2:] @ query
         assert source.distance == pytest.approx(1 - float(cosines.max()), abs=1e-6)
         assert member.scorer.state.image_ids.index(source.image_id) == int(cosines.flatten(0, 1).amax(0).argmax())
+
+
+@pytest.mark.parametrize("radius", [1, None])
+def test_sources_of_retrieved_images_are_what_the_score_of_the_place_is_from(line: Bench, radius: int | None) -> None:
+    [member] = loaded(line, "placed").members
+    state, tools = member.scorer.state, member.scorer.runtime
+    method = member.scorer.method.model_copy(update={"radius": radius, "neighbours": 3})
+    taps = [torch.randn(1, vectors.shape[2], side, side) for vectors, side in zip(state.vectors, (8, 4), strict=True)]
+    found = sources_at(method, state, taps, (0.0, 0.99), 1, tools)
+    assert [source.layer for source in found] == [1, 2]
+    for layer, source in enumerate(found):
+        alone = replace(state, vectors=[state.vectors[layer]])
+        # That layer alone, and behind it one cell by which the same images are retrieved.
+        read = Batch([taps[layer], taps[-1].mean(dim=(2, 3), keepdim=True)], tuple(taps[layer].shape[2:]))
+        score = method.score(alone, read, tools).maps[0, 0, -1]
+        assert source.distance == pytest.approx(float(score), abs=1e-5)
 
 
 @pytest.mark.parametrize(

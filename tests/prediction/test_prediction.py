@@ -31,6 +31,7 @@ LANES = {
     "sheets": {"method": "hetmm", "extractor": "lite0", "windows": [3], "layers": [2], "sheets": 3},
     "padim": {"method": "padim", "extractor": "cropped", "channels": 20},
     "spade": {"method": "spade", "extractor": "lite0", "neighbours": 3},
+    "rad": {"method": "rad", "extractor": "vit", "neighbours": 3},
     "simplenet": {"method": "simplenet", "hidden_units": 16, "held_out": 0.4, **TRAINED, **PATCHES},
     "fod": {"method": "fod", "extractor": "lite0", "widths": [8, 16], "heads": 2, "depth": 1, **TRAINED},
     "ensemble": {"method": "ensemble", "members": ["patchcore", "hetmm"]},
@@ -46,6 +47,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     bench = Bench(folder, dg.DagsterInstance.ephemeral())
     lite0 = bench.tree["extractors"]["lite0"]
     bench.tree["extractors"]["cropped"] = {**lite0, "resize": 72, "crop": 64}
+    bench.tree["extractors"]["vit"] = {
+        "backbone": "test_vit",
+        "weights": "random(0)",
+        "taps": ["blocks.0", "blocks.1", "class_token"],
+        "norm": True,
+        "resize": [64, 64],
+    }
     bench.tree["datasets"]["parts"]["detectors"] = LANES
     bench.set("datasets.mix", BLIND)
     bench.run()

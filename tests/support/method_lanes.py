@@ -25,6 +25,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "patchcluster": {"pre_dimensions": 6, "dimensions": 6, "coreset_ratio": 0.5, "neighbours": 2},
     "patchcore_lof": {"pre_dimensions": 6, "dimensions": 6, "neighbours": 3},
     "patchcore": {"pre_dimensions": 6, "dimensions": 6, "coreset_ratio": 0.5},
+    "rad": {"neighbours": 2},
     "fod": {"widths": (4, 4), "heads": 1, "depth": 1, "epochs": 1, "batch_size": 2, "warm_start": True},
     "simplenet": {"pre_dimensions": 6, "dimensions": 6, "hidden_units": 4, "epochs": 1, "warm_start": True},
     "spade": {"neighbours": 2},
@@ -43,7 +44,7 @@ BESIDE: dict[tuple[str, Any], dict[str, Any]] = {
     ("reference", "codebook"): {"codes": 4, "passes": 2},
     ("intra", False): {"inter": True},
 }
-NULLABLE = {"sheets", "max_rows"}  # options whose None is a value of its own
+NULLABLE = {"sheets", "max_rows", "radius"}  # options whose None is a value of its own
 # Combinations that no single choice brings about.
 MORE: list[tuple[str, dict[str, Any]]] = [
     ("fod", {"intra": False, "inter": False, "criterion": "rec"}),
@@ -51,6 +52,7 @@ MORE: list[tuple[str, dict[str, Any]]] = [
     ("patchcluster", {"coreset_ratio": 1.0, "skip": "self"}),
     ("patchcore", {"coreset_ratio": 1.0, "skip": "self", "image_score": "reweighted"}),
     ("patchcore", {"projection": 4}),
+    ("rad", {"radius": None}),
     ("simplenet", {"noise_mix": 2}),
     ("superadd", {"max_rows": None, "subsets": None}),
 ]

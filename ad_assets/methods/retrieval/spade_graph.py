@@ -22,7 +22,8 @@ from ad_assets.methods.scoring_graph import (
 
 if TYPE_CHECKING:
     from ad_assets.methods.data import Frame
-    from ad_assets.methods.spade import Pyramids, Spade
+    from ad_assets.methods.retrieval.image_retrieval import Pyramids
+    from ad_assets.methods.retrieval.spade import Spade
 
 
 class SpadeGraph(ScoringGraph):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ad_assets.methods import Batch, Features, Runtime
-from ad_assets.methods.spade import Spade
+from ad_assets.methods.retrieval.spade import Spade
 from tests.support.fixtures import fixture
 from tests.support.tap_features import tap_features
 

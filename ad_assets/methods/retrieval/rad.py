@@ -1,0 +1,198 @@
+"""RAD: Zhang et al., Is Training Necessary for Anomaly Detection?, ICML 2026 (arXiv 2601.22763).
+
+An image is compared with the nominal images most like it: the `neighbours` whose class tokens of the deepest block have
+the largest cosines with its own. In each layer a patch scores the cosine distance to the nearest patch of these images
+whose place is at most `radius` cells away along rows and columns. Layers are averaged, the grid is resized and
+smoothed into a map, and an image scores the mean of the highest 1 % of its pixels.
+
+The class token is the tap `class_token` of the extractor. Where the last tap has several cells, as of convolutional
+networks, which have no such token, images are retrieved by its mean vector, as SPADE does.
+
+The authors' public code (longkukuhi/RAD, commit b2dad44) reads DINOv3 ViT-B/16, blocks 3, 6, 9 and 11 from 0, each with
+the final norm, at 448 pixels cropped of 512. What differs from it:
+
+- one bank holds the images of all categories there, so that retrieval finds the product too; here those of one. With
+  150 neighbours the largest categories of MVTec AD choose, with VisA's 900 hardly any does;
+- fewer nominal images than `neighbours` are refused there, all are compared with here;
+- maps have the size of the extractor's input. There they have 256 pixels a side, and are smoothed there with a sigma of
+  1: 1.75 of 448. Its kernel of 5 pixels ends at two sigma, and zeros beyond the border lower scores there; here it ends
+  at four, and maps are mirrored;
+- layers on grids of their own, as of convolutional networks, are compared on them and averaged as maps: on one grid
+  that is the same;
+- with a region of interest the highest 1 % are of the inspected pixels, and means of the inspected cells. A class token
+  has seen the whole image.
+
+Its weights of layers are not built: all its published commands average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ad_assets.methods.base import register, score_field
+from ad_assets.methods.data import Batch, Frame, ScoreMaps, check_finite
+from ad_assets.methods.region_of_interest import InspectedGrid, inspected_cells, without_outside
+from ad_assets.methods.retrieval.image_retrieval import ImageRetrieval, Pyramids, mean_vector
+from ad_assets.methods.runtime import Runtime
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ad_assets.methods.scoring_graph import ScoringGraph
+
+# As the commands in the authors' README have them.
+PRESETS: dict[str, dict[str, Any]] = {
+    "mvtec_ad": {"neighbours": 150, "radius": 1},
+    "visa": {"neighbours": 900, "radius": 2},
+}
+
+
+@register
+class Rad(ImageRetrieval):
+    """Cosine distance to patches at the same place of the nominal images most like an image.
+
+    >>> Rad(radius=2).stage_config("score")["radius"]
+    2
+    """
+
+    name: ClassVar[str] = "rad"
+    version: ClassVar[int] = 1
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
+    reads_class_token: ClassVar[bool] = True
+
+    neighbours: int = score_field(150, ge=1, description="nominal images that an image is compared with")
+    radius: int | None = score_field(
+        1, ge=0, description="a patch is compared with those at most so many cells from its place; null: with all"
+    )
+    image_share: float = score_field(
+        0.01, gt=0, le=1, description="part of the pixels, the highest, whose mean the image scores; one at least"
+    )
+    sigma: float = score_field(1.75, ge=0, le=1000, description="Gaussian smoothing of maps in pixels; 0: none")
+
+    def pooled(self, taps: list[Tensor], region: Tensor | None = None) -> Tensor:
+        """As `ImageRetrieval.pooled`: the class token, or the mean vector of the deepest layer, of length one."""
+        from torch.nn.functional import normalize
+
+        check_finite(*taps)
+        return normalize(mean_vector(taps[-1], region), dim=1)
+
+    def vectors(self, taps: list[Tensor]) -> list[Tensor]:
+        """As `ImageRetrieval.vectors`: the patches of each layer, of length one."""
+        from torch.nn.functional import normalize
+
+        return [normalize(tap, dim=1).flatten(2).mT for tap in compared(taps)]
+
+    def grids(self, taps: list[Tensor]) -> list[tuple[int, int]]:
+        """As `ImageRetrieval.grids`: those of the layers."""
+        return [(tap.shape[2], tap.shape[3]) for tap in compared(taps)]
+
+    def room(self, images: int, places: int, size: int) -> Tensor:
+        """As `ImageRetrieval.room`: place by place."""
+        import torch
+
+        return torch.empty(places, images, size).transpose(0, 1)
+
+    def kept(self, region: Tensor | None, grid: tuple[int, int]) -> Tensor:
+        """As `ImageRetrieval.kept`: all, as neighbours of a place are found by counting."""
+        import torch
+
+        del region
+        return torch.arange(grid[0] * grid[1])
+
+    @property
+    def graph_fault(self) -> str:
+        """As `Method.graph_fault`."""
+        return ""
+
+    def graph(self, frame: Frame) -> ScoringGraph:
+        """As `Method.graph`."""
+        from ad_assets.methods.retrieval.rad_graph import RadGraph
+
+        return RadGraph(self, frame)
+
+    def score(self, state: Pyramids, batch: Batch, runtime: Runtime) -> ScoreMaps:
+        """Cosine distances, 0..2, on the CPU; with `left_out`, an image is not compared with itself.
+
+        Raises:
+            ValueError: features of other shapes than the nominal ones, NaN, or no image to compare with.
+        """
+        import torch
+
+        from ad_assets.kernels.smoothing import gaussian_blur, upsample
+
+        pooled, grids, region = self.pooled(batch.taps, batch.region), self.grids(batch.taps), batch.region
+        queries = self.vectors([tap.to(runtime.device) for tap in batch.taps])
+        shapes = [[tuple(level.shape[1:]) for level in levels] for levels in (queries, state.vectors)]
+        if pooled.shape[1] != state.pooled.shape[1] or shapes[0] != shapes[1]:
+            raise ValueError(
+                f"features give {shapes[0]} vectors, the nominal images {shapes[1]}: score with the extractor that "
+                "they are from"
+            )
+        retrieved = [images.sort().values for _, images in self.retrieved(state, pooled, batch)]
+        total = torch.zeros(len(pooled), *batch.map_size, device=runtime.device)
+        for grid, level, bank in zip(grids, queries, state.vectors, strict=True):
+            met = inspected_cells(region, grid).flatten() if self.roi_fit and region is not None else None
+            pairs = zip(level, retrieved, strict=True)
+            distances = torch.stack(
+                [self._distances(query, bank, images, grid, met, runtime) for query, images in pairs]
+            )
+            filled = InspectedGrid(region, grid).filled(distances).unflatten(1, grid)
+            total += upsample(filled, batch.map_size)
+        maps = without_outside(gaussian_blur(total / len(grids), self.sigma), region)
+        inside = maps.flatten(1) if region is None else maps[:, region.to(maps.device)]
+        highest = inside.topk(max(1, int(self.image_share * inside.shape[1])), dim=1).values
+        return ScoreMaps(maps.cpu(), highest.mean(dim=1).cpu())
+
+    def _distances(
+        self,
+        query: Tensor,
+        bank: Tensor,
+        images: Tensor,
+        grid: tuple[int, int],
+        met: Tensor | None,
+        runtime: Runtime,
+    ) -> Tensor:
+        """(P,): cosine distances of the patches of an image to the nearest of some nominal images.
+
+        Args:
+            query: (P, C) unit vectors on the device.
+            bank: (N, P, C) unit vectors, place by place in memory.
+            images: (k,) their numbers, ascending.
+            grid: rows and columns.
+            met: (P,) bool, places whose patches are compared with; None: all.
+            runtime: device and memory budget.
+        """
+        import torch
+
+        rows, budget = bank.transpose(0, 1), runtime.budget_gb(query.device)
+        # All at once, if that takes no copy; else half of the budget is for copies.
+        there = len(images) == len(bank) and bank.device == query.device
+        step = len(bank) if there else max(1, int(budget * 1e9 / (8 * query.numel())))
+        found = torch.full_like(query[:, 0], torch.inf)
+        for some in images.split(step):
+            near = rows if len(some) == len(bank) else rows.index_select(1, some.to(bank.device))
+            own = self._nearest(query, near.to(query.device).contiguous(), grid, met, budget)
+            found = torch.minimum(found, own)
+        return found
+
+    def _nearest(
+        self, query: Tensor, near: Tensor, grid: tuple[int, int], met: Tensor | None, budget_gb: float
+    ) -> Tensor:
+        """(P,): as `_distances`, to all of (P, k, C)."""
+        from ad_assets.kernels.local_matching import find_matches
+        from ad_assets.kernels.nearest.search import nearest
+
+        if self.radius is None:
+            patches = near if met is None else near[met.to(near.device)]
+            distances, _ = nearest(query, patches.flatten(0, 1), 1, memory_gb=budget_gb)
+            return distances[:, 0].square() / 2  # of unit vectors
+        matches = find_matches(query.T.unflatten(1, grid)[None], near.unflatten(0, grid), 2 * self.radius + 1)
+        if met is not None:
+            matches.best[~met.unflatten(0, grid).to(near.device)] = float("-inf")
+        return matches.forward(2 * self.radius + 1)[0].flatten()
+
+
+def compared(taps: list[Tensor]) -> list[Tensor]:
+    """The layers whose patches are compared: all but a last tap of one cell, which images are retrieved by."""
+    return taps[:-1] if len(taps) > 1 and taps[-1].shape[2:].numel() == 1 else taps
