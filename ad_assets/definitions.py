@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 
 from ad_assets.config.load import load_config
-from ad_assets.defs.build import build_definitions
+from ad_assets.defs.build import location_definitions
 from resources.benchmark import BenchmarkFile
 
 REPOSITORY = Path(__file__).parents[1]
@@ -18,8 +18,9 @@ REPOSITORY = Path(__file__).parents[1]
 @dg.definitions
 def defs() -> dg.Definitions:
     """All definitions of the code location."""
-    own, _ = build_definitions(load_config())
-    location = dg.Definitions.merge(own, dg.Definitions(resources={"benchmark": BenchmarkFile(file=None)}))
+    location = dg.Definitions.merge(
+        location_definitions(load_config()), dg.Definitions(resources={"benchmark": BenchmarkFile(file=None)})
+    )
     if not (REPOSITORY / "project" / "defs").is_dir():
         return location
     if str(REPOSITORY) not in sys.path:  # a server may run elsewhere

@@ -6,6 +6,7 @@ python -m docs.take_operator_pictures
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +98,15 @@ def main(folder: Path) -> None:
         page = browser.new_page(viewport={"width": 1500, "height": 900})
         page.set_default_timeout(60_000)
         pictures(page, server)
-        # Dagster's own marks: another bank is asked for, and nothing runs by itself to hide that.
+        # The check `current`: another bank is asked for, and nothing runs by itself to hide that.
         tree["datasets"]["line"]["detectors"]["patchcore"]["coreset_ratio"] = 0.02
         tree["automation"]["mode"] = "manual"
         config.write_text(yaml.safe_dump(tree, sort_keys=False))
         server.stop()
+        stopped = time.time()
         server.start()
-        stale(page, server)
+        server.wait_for_tick("current_assets", "answered", PATIENCE, since=stopped)
+        not_current(page, server)
         browser.close()
 
 
@@ -132,12 +135,11 @@ def pictures(page: Any, server: DevServer) -> None:
     take(page, "operators_champion", x=0, y=0, width=1500, height=720)
 
 
-def stale(page: Any, server: DevServer) -> None:
+def not_current(page: Any, server: DevServer) -> None:
     """What a changed setting leaves behind."""
-    page.goto(f"{server.url}/assets/line/patchcore/memory_bank?view=partitions&partition=board")
-    page.get_by_text("Unsynced").first.wait_for()
-    page.get_by_text("Unsynced").first.hover()
-    take(page, "operators_unsynced")
+    page.goto(f"{server.url}/assets/line/patchcore/memory_bank?view=checks&checkDetail=current")
+    page.get_by_text("coreset_ratio").first.wait_for()
+    take(page, "operators_not_current", x=0, y=0, width=1500, height=620)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,10 +10,10 @@ from ad_assets.commands.common import Commands, Parser
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.config.faults import check_name
 from ad_assets.config.load import ConfigError, load_config
-from ad_assets_runtime.identity import content_of
 
 if TYPE_CHECKING:
     from ad_assets.production.champion_history import ChampionCandidate, History
+    from ad_assets.production.feedback_ledger import Decision
 
 
 def add(commands: Commands) -> None:
@@ -189,60 +188,20 @@ def _list_held(benchmark: Benchmark, dataset: str, category: str) -> int:
 
 
 def _decide(benchmark: Benchmark, options: argparse.Namespace) -> int:
-    from ad_assets.prediction.feedback import withdraw_files
-    from ad_assets.production.review_decisions import decide, read_admissions
+    from ad_assets.prediction.image_review import review
 
     dataset, category = options.dataset, options.category
     if category is None:
         raise ConfigError("name the category of the images to decide on")
-    path_of = {image: held.path for image, held in read_admissions(benchmark.store, dataset, category).held.items()}
-    if options.reject:
-        path_of = {**_training_images(benchmark, dataset, category), **path_of}
-    every = options.admit is not None and "all" in options.admit
-    if every and options.admit != ["all"]:
-        raise ConfigError("--admit: give either all, or images by name")
-    chosen = list(path_of) if every else _find(options.admit or options.reject, path_of)
-    recorded = decide(
-        benchmark.store, dataset, category, chosen, "admit" if options.admit else "reject", undecided_only=every
-    )
-    for image, path in withdraw_files(benchmark, dataset, category, recorded).items():
-        print(f"removed   {path}, which feedback had written of {path_of[image]}")
-    for image, before in recorded.items():
-        earlier = {"admit": "  (was admitted)", "reject": "  (was rejected)", None: ""}[before]
-        print(f"{'admitted' if options.admit else 'rejected'}  {path_of[image]}{earlier}")
-    if len(recorded) < len(chosen):
+    decision: Decision = "admit" if options.admit else "reject"
+    reviewed = review(benchmark, dataset, category, options.admit or options.reject, decision)
+    print("\n".join(reviewed.lines(decision)))
+    if reviewed.standing:
         print(
-            f"{len(chosen) - len(recorded)} have an earlier decision, which is only replaced by naming the image",
-            file=sys.stderr,
+            f"{reviewed.standing} have an earlier decision, which is only replaced by naming the image", file=sys.stderr
         )
     print(f"the next run of {dataset} [{category}] applies it, or: ad-assets materialize", file=sys.stderr)
     return 0
-
-
-def _find(wanted: list[str], path_of: dict[str, str]) -> list[str]:
-    """Ids of images named by path, file name, or beginning of the id.
-
-    Raises:
-        ConfigError: a name matches none or several.
-    """
-    chosen = []
-    for name in wanted:
-        by_id = [image for image in path_of if re.fullmatch(r"[0-9a-f]{6,64}", name) and image.startswith(name)]
-        matches = by_id or [image for image, path in path_of.items() if path == name or path.endswith(f"/{name}")]
-        if len(matches) != 1:
-            listed = ", ".join(sorted(path_of.values())[:10]) or "none"
-            raise ConfigError(f"{name!r} names {len(matches)} of the images that can be decided on; they are: {listed}")
-        chosen += matches
-    return chosen
-
-
-def _training_images(benchmark: Benchmark, dataset: str, category: str) -> dict[str, str]:
-    from ad_assets.graph.stages.image_index import current_index, read_index
-
-    index = current_index(benchmark.store, dataset, category)
-    rows = read_index(index) if index else []
-    train = (row for row in rows if row["split"] == "train" or row.get("held_out"))
-    return {content_of(row["image_id"]): row["path"] for row in train}
 
 
 def load_line(options: argparse.Namespace) -> Benchmark:

@@ -34,9 +34,7 @@ def run_config_of(keys: Iterable[dg.AssetKey], *, force: bool = False, verify: b
     return {"ops": {key.to_python_identifier(): {"config": asked} for key in keys}} if asked else {}
 
 
-def to_asset(
-    stage: Stage, benchmark: Benchmark, condition: dg.AutomationCondition[Any] | None = None
-) -> dg.AssetsDefinition:
+def to_asset(stage: Stage, benchmark: Benchmark, condition: dg.AutomationCondition[Any]) -> dg.AssetsDefinition:
     """The Dagster asset of a stage.
 
     Store and compute settings are the benchmark file's own objects and no Dagster resources: addresses, plan and
@@ -46,7 +44,7 @@ def to_asset(
     Args:
         stage: the stage.
         benchmark: the file that it is of.
-        condition: when it materializes by itself; None: never.
+        condition: when it materializes by itself.
     """
     key = dg.AssetKey(list(stage.key))
     store, compute = benchmark.store, benchmark.compute
@@ -73,7 +71,7 @@ def to_asset(
                 blocking=check.blocking,
                 partitions_def=partitions,
             )
-            for check in _checks(stage)
+            for check in checks_of(stage)
         ],
     )
     def body(
@@ -102,7 +100,8 @@ def to_asset(
     return body
 
 
-def _checks(stage: Stage) -> tuple[Check, ...]:
+def checks_of(stage: Stage) -> tuple[Check, ...]:
+    """The checks that a run of a stage answers."""
     return (*((FOUND,) if stage.scan else ()), *stage.checks)
 
 

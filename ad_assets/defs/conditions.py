@@ -32,9 +32,12 @@ class Window:
         self._automation = automation
 
     def is_open(self, timestamp: float) -> bool:
-        """Whether runs may start at a time, in seconds since 1970."""
+        """Whether runs may start at a time, in seconds since 1970.
+
+        Always in manual mode too: its sensors are stopped, until a person starts one.
+        """
         if self._automation.mode != "nightly":
-            return self._automation.mode == "eager"
+            return True
         now = datetime.datetime.fromtimestamp(timestamp, zoneinfo.ZoneInfo(self._automation.timezone))
         opened = croniter(self._automation.nightly, now + datetime.timedelta(seconds=1)).get_prev(datetime.datetime)
         return now - opened < datetime.timedelta(hours=self._automation.nightly_hours)
@@ -90,10 +93,13 @@ class Due(dg.AutomationCondition[dg.AssetKey]):
         return instance.event_log_storage.get_maximum_record_id()
 
 
-def up_to_date(benchmark: Benchmark, stages: list[Stage]) -> dg.AutomationCondition[Any] | None:
-    """The condition of every asset; None where people start runs by hand."""
-    if benchmark.automation.mode == "manual":
-        return None
+def sensor_status(benchmark: Benchmark) -> dg.DefaultSensorStatus:
+    """Whether the sensors that start runs are on from the start; in manual mode a person starts them in the UI."""
+    return dg.DefaultSensorStatus.STOPPED if benchmark.automation.mode == "manual" else dg.DefaultSensorStatus.RUNNING
+
+
+def up_to_date(benchmark: Benchmark, stages: list[Stage]) -> dg.AutomationCondition[Any]:
+    """The condition of every asset."""
     condition = dg.AutomationCondition
     due = Due(Graph(stages, benchmark.store), Window(benchmark.automation))
     waits = condition.any_deps_match(due & ~condition.will_be_requested())
@@ -116,6 +122,6 @@ def condition_sensor(
         target=dg.AssetSelection.assets(*keys),
         use_user_code_server=True,
         minimum_interval_seconds=benchmark.automation.every_seconds,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        default_status=sensor_status(benchmark),
         description="Starts runs for whatever is not what its settings and images give.",
     )

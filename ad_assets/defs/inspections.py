@@ -17,6 +17,7 @@ import dagster as dg
 
 from ad_assets.config.benchmark import Benchmark, Dataset, Production
 from ad_assets.config.faults import ConfigError
+from ad_assets.defs.conditions import sensor_status
 from ad_assets.defs.partitions import partitions_of
 from ad_assets.graph.stage import Stage
 from ad_assets.prediction.inspection_summary import InspectionSummary, last_landed, summarise
@@ -103,7 +104,7 @@ def inspections_sensor(benchmark: Benchmark, dataset: Dataset, production: Produ
         name=f"{dataset.name}_inspections",
         asset_selection=[dg.AssetKey([dataset.name, "inspections"])],
         minimum_interval_seconds=benchmark.automation.every_seconds,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        default_status=sensor_status(benchmark),
         description="Notices new inspections, and categories that are quiet or are so no more.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:

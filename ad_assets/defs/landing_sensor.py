@@ -20,7 +20,7 @@ import dagster as dg
 from ad_assets.config.benchmark import Benchmark, Dataset, Production, fingerprint
 from ad_assets.config.faults import ConfigError
 from ad_assets.datasets import DatasetError, FileStamp, ImageFiles
-from ad_assets.defs.conditions import Window
+from ad_assets.defs.conditions import Window, sensor_status
 from ad_assets.defs.dagster_internals import RUN_KEY_TAG
 from ad_assets.graph.stages.image_index import read_stamps, stamps_of
 from ad_assets.production.arrivals import Arrivals, Watched
@@ -67,7 +67,7 @@ def landing_sensor(
         name=f"{dataset.name}_images",
         job=job,
         minimum_interval_seconds=benchmark.automation.every_seconds,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+        default_status=sensor_status(benchmark),
         description=f"Notices images that land in {dataset.reader.root}, change or go.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import dagster as dg
 
 from ad_assets.config.benchmark import Benchmark, Dataset
-from ad_assets.defs.assets import run_config_of
+from ad_assets.defs.assets import checks_of, run_config_of
 from ad_assets.defs.conditions import condition_sensor
+from ad_assets.defs.image_review import review_job
 from ad_assets.defs.inspections import inspections_sensor
 from ad_assets.defs.landing_sensor import landing_sensor
 from ad_assets.defs.orphaned_runs import cut_off_sensor
@@ -19,12 +20,14 @@ from ad_assets.store.layout import MARKER
 from ad_assets.store.records import recall
 from ad_assets.store.store import ArtifactStore
 
+WEEKLY = "0 3 * * 0"  # of the schedules that the file asks nothing of: a person may start them in the UI
+
 
 @dataclass
 class AutomationDefinitions:
     """The jobs, sensors and schedules of a benchmark."""
 
-    jobs: list[dg.UnresolvedAssetJobDefinition] = field(default_factory=list)
+    jobs: list[dg.UnresolvedAssetJobDefinition | dg.JobDefinition] = field(default_factory=list)
     sensors: list[dg.SensorDefinition] = field(default_factory=list)
     schedules: list[dg.ScheduleDefinition] = field(default_factory=list)
 
@@ -32,14 +35,15 @@ class AutomationDefinitions:
 def automation_of(benchmark: Benchmark, stages: Sequence[Stage], name: str = "") -> AutomationDefinitions:
     """A job for each dataset, and what the sections ``automation`` and ``production`` of a benchmark file ask for.
 
+    What they do not ask for is there too, stopped: a person may start it on the page Automation.
+
     Args:
         benchmark: the checked benchmark file.
         stages: all its stages.
         name: begins the names of the sensors that are not a dataset's.
     """
     made = AutomationDefinitions()
-    automatic = benchmark.automation.mode != "manual"
-    if automatic and stages:
+    if stages:
         keys = [dg.AssetKey(list(stage.key)) for stage in stages]
         made.sensors += [condition_sensor(benchmark, keys, name), cut_off_sensor(benchmark, keys, name)]
     for dataset in benchmark.datasets.values():
@@ -53,22 +57,22 @@ def automation_of(benchmark: Benchmark, stages: Sequence[Stage], name: str = "")
             continue
         job = _category_job(dataset, own)
         made.jobs.append(job)
-        if automatic and dataset.production:
+        if dataset.production:
             made.sensors.append(landing_sensor(benchmark, dataset, dataset.production, job))
             made.sensors.append(inspections_sensor(benchmark, dataset, dataset.production))
-        if benchmark.automation.retrain:
-            made.schedules.append(_retraining(benchmark, dataset, job, own, benchmark.automation.retrain))
-        if benchmark.automation.verify:
-            made.schedules.append(_verification(benchmark, dataset, job, own, benchmark.automation.verify))
+            made.jobs.append(review_job(benchmark, dataset, next(each for each in own if each.kind == "image_index")))
+        made.schedules += [_retraining(benchmark, dataset, job, own), _verification(benchmark, dataset, job, own)]
     return made
 
 
 def _category_job(dataset: Dataset, stages: Sequence[Stage]) -> dg.UnresolvedAssetJobDefinition:
     """The job that takes a category from its images to its champions: all that follows from it alone, but studies."""
-    keys = [dg.AssetKey(list(stage.key)) for stage in stages if stage.kind != "study"]
+    own = {dg.AssetKey(list(stage.key)): stage for stage in stages if stage.kind != "study"}
+    # The check `current` is answered by its sensor, and not once more by every run.
+    answered = [dg.AssetCheckKey(key, check.name) for key, stage in own.items() for check in checks_of(stage)]
     return dg.define_asset_job(
         f"{dataset.name}_category",
-        selection=dg.AssetSelection.assets(*keys),
+        selection=dg.AssetSelection.assets(*own).without_checks() | dg.AssetSelection.checks(*answered),
         description="Takes a category from its images to its metrics and champions; what is in the store is found.",
         # One process: torch is imported once, and features read once serve all detectors.
         executor_def=dg.in_process_executor,
@@ -80,7 +84,6 @@ def _retraining(
     dataset: Dataset,
     job: dg.UnresolvedAssetJobDefinition,
     stages: Sequence[Stage],
-    cron: str,
 ) -> dg.ScheduleDefinition:
     """Fit afresh, on all images, what images that landed since have only updated."""
 
@@ -98,7 +101,7 @@ def _retraining(
             )
 
     text = "Fits afresh what was only updated as images landed, and measures it again."
-    return _schedule(f"{dataset.name}_retraining", benchmark, job, cron, text, requests)
+    return _schedule(f"{dataset.name}_retraining", benchmark, job, benchmark.automation.retrain, text, requests)
 
 
 def _verification(
@@ -106,7 +109,6 @@ def _verification(
     dataset: Dataset,
     job: dg.UnresolvedAssetJobDefinition,
     stages: Sequence[Stage],
-    cron: str,
 ) -> dg.ScheduleDefinition:
     """Read every image and every artifact again, and make damaged ones anew."""
     keys = [dg.AssetKey(list(stage.key)) for stage in stages if stage.kind != "study"]
@@ -120,23 +122,23 @@ def _verification(
             )
 
     text = "Reads every image and artifact again, makes damaged ones anew, and answers all checks."
-    return _schedule(f"{dataset.name}_verification", benchmark, job, cron, text, requests)
+    return _schedule(f"{dataset.name}_verification", benchmark, job, benchmark.automation.verify, text, requests)
 
 
 def _schedule(
     name: str,
     benchmark: Benchmark,
     job: dg.UnresolvedAssetJobDefinition,
-    cron: str,
+    cron: str | None,
     description: str,
     requests: Callable[[dg.ScheduleEvaluationContext], Iterator[dg.RunRequest | dg.SkipReason]],
 ) -> dg.ScheduleDefinition:
     decorate = dg.schedule(
         name=name,
         job=job,
-        cron_schedule=cron,
+        cron_schedule=cron or WEEKLY,
         execution_timezone=benchmark.automation.timezone,
-        default_status=dg.DefaultScheduleStatus.RUNNING,
+        default_status=dg.DefaultScheduleStatus.RUNNING if cron else dg.DefaultScheduleStatus.STOPPED,
         description=description,
     )
     return decorate(requests)

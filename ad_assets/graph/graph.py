@@ -26,6 +26,7 @@ from ad_assets.store.store import HEAD, Artifact, ArtifactStore, CorruptArtifact
 # Seconds between two looks of automation at the sizes of all files, which cost more than one at all heads.
 DAMAGE_SECONDS = 600.0
 REMADE = "what it was made of was made anew"
+FROM_SOMETHING_ELSE = "made from something else"
 
 
 class UpstreamError(StageError):
@@ -278,7 +279,7 @@ class Graph:
             changed = setting_changes(head.settings, stage.settings_of(slot[1])[0])
             return f"made under another setting{f': {changed}' if changed else ''}"
         if head != self.expected(slot):
-            return "made from something else"
+            return FROM_SOMETHING_ELSE
         if slot[1] is not None and not self._is_gated(stage, slot[1]):
             return "made before its dataset had a section production"
         heads = self.readable(slot) if head.made_of else {}

@@ -540,7 +540,7 @@ def test_verification_makes_damaged_artifacts_anew(running: Line) -> None:
     whole = state.read_bytes()
     state.write_bytes(whole[: len(whole) // 2])
     running.set("automation", {"mode": "eager", "verify": "0 4 * * 0"})
-    [schedule] = running.definitions.schedules or ()
+    schedule = next(s for s in running.definitions.schedules or () if s.name == "parts_verification")
     context = dg.build_schedule_context(
         instance=running.instance, scheduled_execution_time=datetime.datetime(2026, 1, 4, 4, tzinfo=datetime.UTC)
     )

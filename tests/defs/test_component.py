@@ -65,9 +65,10 @@ def test_what_is_scaffolded_loads_beside_another(project: Project) -> None:
     dg.Definitions.validate_loadable(definitions)
     assert {key.path[0] for key in definitions.resolve_all_asset_keys()} == {"line1", "line_2"}
     repository = definitions.get_repository_def()
-    assert {job.name for job in repository.get_all_jobs()} == {"__ASSET_JOB", "line1_category", "line_2_category"}
+    jobs = {f"{line}_{name}" for line in ("line1", "line_2") for name in ("category", "bring_up_to_date")}
+    assert {job.name for job in repository.get_all_jobs()} == {"__ASSET_JOB", *jobs}
     sensors = {sensor.name: sensor for sensor in repository.sensor_defs}
-    names = ("bring_up_to_date", "cut_off_runs")
+    names = ("bring_up_to_date", "current_assets", "cut_off_runs")
     assert sensors.keys() == {f"{line}_{name}" for line in ("line1", "line_2") for name in names}
     selection = sensors["line1_bring_up_to_date"].asset_selection
     assert selection is not None

@@ -118,12 +118,25 @@ def test_a_defective_newcomer_is_held_back_and_good_ones_are_not(guarded: Line, 
     assert guarded.carry_out(guarded.tick()) == ["bolt"]
     assert "bad.png" in training_images(guarded, "bolt")
     assert checks(guarded, "bolt") == {"images_found": True, "images_readable": True, "new_images_nominal": True}
-    assert call("quarantine", "parts", "bolt", "--reject", "bad.png") == 0
+    # The same from the launchpad of the UI.
+    assert review(guarded, category="bolt", reject=["bad.png"]) == ""
     assert guarded.carry_out(guarded.tick()) == ["bolt"]
     assert "bad.png" not in training_images(guarded, "bolt")
     assert not guarded.tick().run_requests
+    assert "names 0 of the images" in review(guarded, category="bolt", admit=["nobody.png"])
+    assert "did you mean 'bolt'" in review(guarded, category="blot", admit=["all"])
+    assert "name the images" in review(guarded, category="bolt")
     assert call("quarantine", "parts", "bolt", "--admit", "nobody.png") == 2
     assert "names 0 of the images" in capsys.readouterr().err
+
+
+def review(line: Line, **asked: Any) -> str:
+    """Run the job of the UI; returns why it failed."""
+    job = line.definitions.resolve_job_def("parts_review")
+    config = {"ops": {"parts_decide": {"config": asked}}}
+    result = job.execute_in_process(run_config=config, instance=line.instance, raise_on_error=False)
+    failed = [event.step_failure_data for event in result.filter_events(lambda event: event.is_step_failure)]
+    return str(failed[0].user_failure_data or failed[0].error) if failed else ""
 
 
 def test_newcomers_that_look_odd_are_held_back_whatever_a_detector_says(guarded: Line) -> None:

@@ -46,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevServer]:
     """`make dev` on a small benchmark, on loopback."""
     folder = tmp_path_factory.mktemp("ui")
     write_dataset(folder / "images")
-    (folder / "bench.yaml").write_text(yaml.safe_dump(config_tree(folder)))
+    (folder / "bench.yaml").write_text(yaml.safe_dump(config_tree(folder) | {"automation": {"every_seconds": 2}}))
     with DevServer(folder) as started:
         yield started
 
@@ -132,6 +132,38 @@ def test_a_category_is_materialized_from_the_page(server: DevServer, page: Any, 
     # The assets over all categories were made by the same run.
     wait_for_text(page, f"{address}/assets/parts/leaderboard?view=events", "left_out")
     page.screenshot(path=str(shots / "leaderboard.png"))
+
+
+def test_a_changed_setting_shows_and_a_job_mends_it(server: DevServer, page: Any, tmp_path: Path) -> None:
+    shots = Path(os.environ.get("AD_ASSETS_SCREENSHOTS", tmp_path))
+    bank = dg.AssetKey(["parts", "small", "memory_bank"])
+    current = dg.AssetCheckKey(bank, "current")
+
+    def answer() -> bool | None:
+        [records] = [server.instance.event_log_storage.get_asset_check_execution_history(current, limit=1)]
+        return records[0].evaluation.passed if records and records[0].evaluation else None
+
+    if not server.instance.fetch_materializations(bank, limit=1).records:
+        pytest.skip("nothing was materialized")
+    server.wait_for(lambda: answer() is True, "the bank is current", PATIENCE / 1000)
+    file = server.folder / "bench.yaml"
+    tree = yaml.safe_load(file.read_text())
+    tree["datasets"]["parts"]["detectors"]["small"]["coreset_ratio"] = 0.5
+    file.write_text(yaml.safe_dump(tree))
+    page.goto(f"{server.url}/asset-groups?asset-selection=key:%22parts/small/*%22")
+    page.get_by_role("button", name="Reload definitions").click()
+    server.wait_for(lambda: answer() is False, "the bank is not current", PATIENCE / 1000)
+    wait_for_text(page, f"{server.url}/assets/parts/small/memory_bank?view=checks", "coreset_ratio 0.1")
+    page.screenshot(path=str(shots / "not_current.png"))
+
+    page.goto(f"{server.url}/locations/ad_assets/jobs/bring_up_to_date/playground")
+    page.get_by_role("button", name="Launch Run").click()
+    server.wait_for(lambda: answer() is True, "the bank is current again", PATIENCE / 1000)
+    neighbours = dg.AssetCheckKey(dg.AssetKey(["parts", "small", "neighbours"]), "current")
+    [record] = server.instance.event_log_storage.get_asset_check_execution_history(neighbours, limit=1)
+    assert record.evaluation
+    server.wait_until_quiet(["current_assets"], PATIENCE / 1000)
+    assert not [each for each in server.runs() if each.dagster_run.status is dg.DagsterRunStatus.FAILURE]
 
 
 def wait_for_text(page: Any, url: str, text: str) -> None:

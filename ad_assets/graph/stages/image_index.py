@@ -159,7 +159,7 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
         shown = _held_pictures(work.store, name, work.partition, waiting)
         broken = [f"{each.path}: {each.message}" for each in problems if each.severity == "error"]
         listed = "\n".join(f"{held.path}: {'; '.join(held.reasons)}" for held in list(waiting.values())[:20])
-        remedy = f"ad-assets quarantine {name} {work.partition}"
+        remedy = f"the job {name}_review, or: ad-assets quarantine {name} {work.partition}"
         return CheckReport(
             (
                 CheckResult("images_readable", not broken, {"left_out": "\n".join(broken[:20]) or "none"}),
