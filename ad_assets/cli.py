@@ -33,7 +33,7 @@ MODULES = {
     "explain": "explain",
     "export": "export",
     **dict.fromkeys(("doctor", "gc"), "upkeep"),
-    "describe": "describe",
+    "settings": "settings",
 }
 _BROKEN_PIPE = 141  # 128 + SIGPIPE
 

@@ -55,16 +55,18 @@ class Extractor(Settings):
 
     backbone: str = Field(
         description="timm name with the exact weight tag, such as wide_resnet50_2.tv_in1k",
+        examples=["wide_resnet50_2.tv_in1k", "tf_efficientnet_lite1"],
         pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?$",
         max_length=100,
     )
-    weights: str = Field("hub", description=_WEIGHTS)
+    weights: str = Field("hub", description=_WEIGHTS, examples=["bundled", "random(0)"])
     taps: tuple[str, ...] = Field(
         description="shallow to deep: module paths (layer2, blocks.4), or /8: the deepest stage with that reduction; "
         "tokens of a transformer's block are read as a map, without class and register tokens; last may be "
         "class_token: that of the deepest block",
         min_length=1,
         max_length=64,
+        examples=[["layer1", "layer2", "layer3"], ["/8", "/16", "/32"]],
     )
     pre_activation: bool = Field(
         False,
@@ -82,7 +84,7 @@ class Extractor(Settings):
         description="the resized image passes the backbone in square tiles of this size, and their maps are put "
         "together without the overlap; for images too large to be shrunk",
     )
-    interpolation: Interpolation = "bilinear"
+    interpolation: Interpolation = Field("bilinear", description="how images are resized; always antialiased")
     mean: Rgb | None = Field(None, description="of RGB in 0..1; default: the backbone's own")
     std: tuple[Positive, Positive, Positive] | None = Field(None, description="as mean; default: the backbone's")
     precision: Precision = Field(

@@ -63,9 +63,9 @@ class Evaluation(Settings):
 class ReportStyle(Settings):
     """How many pictures the report shows for each category and detector."""
 
-    false_alarms: int = Field(3, ge=0, le=50)
-    misses: int = Field(3, ge=0, le=50)
-    hits: int = Field(3, ge=0, le=50)
+    false_alarms: int = Field(3, ge=0, le=50, description="most nominal images above the threshold, the highest first")
+    misses: int = Field(3, ge=0, le=50, description="most anomalous images at or below the threshold, the lowest first")
+    hits: int = Field(3, ge=0, le=50, description="most anomalous images above the threshold, from weak to strong")
 
 
 class Production(Settings):
@@ -105,7 +105,9 @@ class Production(Settings):
         "their range, and 8 grey levels more; null: brightness is not compared",
     )
     floors: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
-        default_factory=dict, description="metric -> worst value of a state that may be promoted"
+        default_factory=dict,
+        description="metric -> worst value of a state that may be promoted",
+        examples=[{"image_auroc": 0.9}],
     )
     margin: float = Field(0.02, ge=0, le=1, description="by how much a metric may fall behind the champion's")
     kept_gb: float = Field(
@@ -134,6 +136,7 @@ class Production(Settings):
     )
     outboxes: tuple[str, ...] = Field(
         (),
+        examples=[["s3://bucket/outbox"]],
         description="folders or s3:// prefixes in which computers of the line put inspections and what people said of "
         "them; the sensor of inspections takes them in",
     )
@@ -145,12 +148,16 @@ class Automation(Settings):
     mode: Literal["manual", "eager", "nightly"] = Field(
         "manual", description="by hand, at once, or in a window at night"
     )
-    nightly: str = Field("0 2 * * *", description="cron: when the nightly window opens")
+    nightly: str = Field("0 2 * * *", description="cron: when the nightly window opens", examples=["30 1 * * *"])
     nightly_hours: float = Field(4.0, gt=0, le=24, description="how long the nightly window stays open")
-    retrain: str | None = Field(None, description="cron: fit afresh what was only updated since; null: never")
-    verify: str | None = Field(None, description="cron: read every image and artifact again; null: never")
+    retrain: str | None = Field(
+        None, description="cron: fit afresh what was only updated since; null: never", examples=["0 3 * * 0"]
+    )
+    verify: str | None = Field(
+        None, description="cron: read every image and artifact again; null: never", examples=["0 4 1 * *"]
+    )
     every_seconds: int = Field(30, ge=1, le=86_400, description="seconds between two checks of folders and assets")
-    timezone: str = Field("UTC", description="of the cron times")
+    timezone: str = Field("UTC", description="of the cron times", examples=["Europe/Berlin"])
 
     @field_validator("nightly", "retrain", "verify")
     @classmethod

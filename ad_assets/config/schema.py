@@ -31,8 +31,12 @@ class _Study(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     base: str | list[str] = Field(description="the detector that is varied; several: each in the same ways")
-    vary: dict[str, list[Any]] = Field({}, description="setting -> values; all combinations are measured")
-    variants: dict[str, dict[str, Any]] = Field({}, description="name -> settings that differ from the base")
+    vary: dict[str, list[Any]] = Field(
+        {}, description="setting -> values; all combinations are measured", examples=[{"coreset_ratio": [0.01, 0.1]}]
+    )
+    variants: dict[str, dict[str, Any]] = Field(
+        {}, description="name -> settings that differ from the base", examples=[{"reseeded": {"seed": 1}}]
+    )
     draws: int = Field(1, ge=1, le=1000, description="how often each variant is measured, with seeds 0, 1, ...")
 
 
@@ -66,7 +70,7 @@ def schema() -> dict[str, Any]:
             f"reader_{name}",
             __base__=reader,
             reader=(Literal[name], ...),
-            **({"of": (str, ...)} if reader is BlindReader else {}),
+            **({"of": (str, Field(description=_OF))} if reader is BlindReader else {}),
             **inner,
         )
         for name, reader in READERS.items()
@@ -85,14 +89,25 @@ def schema() -> dict[str, Any]:
         extractors=_section(Extractor),
         datasets=_section(Union[(*datasets,)]),
         comparisons=_section(_Comparison),
+        owners=(
+            list[str],
+            Field(
+                [],
+                description="of all assets in the UI: e-mail addresses, and teams as team:<name>",
+                examples=[["team:quality"]],
+            ),
+        ),
     )
     made = file.model_json_schema()
+    for key in ("root", "on_problem"):  # which are those of the dataset above
+        del made["$defs"]["reader_blind"]["properties"][key]
     for name, method in METHODS.items():
         if method.presets:  # which may give what is required otherwise
             made["$defs"][f"detector_{name}"]["required"] = ["method", "extractor"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
 
 
+_OF = "name of the dataset above whose images it takes, without their labels"
 # Fields that are made here are beyond what a type checker follows.
 _model: Any = pydantic.create_model
 
@@ -103,7 +118,7 @@ def _section(entry: Any) -> Any:
 
 def _detector(name: str) -> type[BaseModel]:
     method = METHODS[name]
-    presets = {"preset": (Literal[tuple(method.presets)] | None, None)} if method.presets else {}
+    presets = {"preset": (_preset(method), Field(None, description=_PRESET))} if method.presets else {}
     return _model(
         f"detector_{name}",
         __base__=method,
@@ -115,6 +130,13 @@ def _detector(name: str) -> type[BaseModel]:
         export=(Export | None, None),
         **presets,
     )
+
+
+_PRESET = "named values that this detector starts from; what is written beside it wins"
+
+
+def _preset(method: Any) -> Any:
+    return Literal[tuple(method.presets)] | None
 
 
 def _ensemble() -> type[BaseModel]:

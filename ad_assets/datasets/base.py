@@ -204,7 +204,11 @@ class Reader(Settings, ABC):
     published_copies: ClassVar[bool] = False
     decodes: ClassVar[Decoding] = Decoding()
 
-    root: str = Field(min_length=1, description="folder of the dataset, or an fsspec URL such as s3://bucket/prefix")
+    root: str = Field(
+        min_length=1,
+        description="folder of the dataset, or an fsspec URL such as s3://bucket/prefix",
+        examples=["/data/parts"],
+    )
     on_problem: Literal["fail", "skip"] = Field(
         "fail", description="fail: bad files stop the index; skip: they are left out and recorded"
     )

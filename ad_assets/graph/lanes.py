@@ -59,15 +59,24 @@ def stages_of(
         categories = categories_of(dataset, benchmark.store if dataset.name in unseen else None)
         if dataset.production or categories:
             own = gate(benchmark, dataset) if gate and dataset.production else None
-            stages += _dataset_stages(benchmark, dataset, categories, own)
+            stages += dataset_stages(benchmark, dataset, categories, own)
     leaderboards = {stage.key[0]: stage for stage in stages if stage.kind == "leaderboard"}
     compared = [each for each in benchmark.comparisons.values() if leaderboards.keys() >= set(each.datasets)]
     return [*stages, *(comparison_stage(each, leaderboards) for each in compared)]
 
 
-def _dataset_stages(
-    benchmark: Benchmark, dataset: Dataset, categories: Sequence[str], gate: Gate | None
-) -> list[Stage]:
+def dataset_stages(benchmark: Benchmark, dataset: Dataset, categories: Sequence[str], gate: Gate | None) -> list[Stage]:
+    """The stages of one dataset, upstream first, as `stages_of` makes them.
+
+    Args:
+        benchmark: the checked benchmark file.
+        dataset: one of its datasets.
+        categories: those that it has.
+        gate: what judges its new images; None: it is no production dataset.
+
+    Raises:
+        ValueError: the file names a category that is none of these.
+    """
     index = image_index_stage(dataset, categories, gate)
     # Where folders come and go, a line goes on without one that is gone: `doctor`, `status`, `materialize` report it.
     if not dataset.production and not why_unseen(categories) and (unknown := dataset.unknown_categories(categories)):

@@ -21,6 +21,7 @@ class Compute(Settings):
 
     device: str = Field(
         "auto",
+        examples=["cpu", "cuda:1"],
         description="auto (a GPU where there is one), cpu, cuda or cuda:<number>; of several GPUs auto and cuda take "
         "one that no other run computes on",
     )

@@ -50,6 +50,7 @@ class FileStore(Settings):
     storage_options: dict[str, Any] = Field(
         default_factory=dict,
         repr=False,
+        examples=[{"endpoint_url": "https://minio.example:9000"}],
         description="options of the fsspec file system, such as endpoint_url; no secrets",
     )
 
