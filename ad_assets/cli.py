@@ -20,6 +20,7 @@ from ad_assets.store.store import CorruptArtifactError
 # Command -> the module of `ad_assets.commands` that has it; no other is imported.
 MODULES = {
     **dict.fromkeys(("demo", "materialize", "status"), "graph"),
+    "init": "init",
     "dev": "dev",
     "table": "table.command",
     "predict": "predict",

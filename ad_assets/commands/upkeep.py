@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from ad_assets.commands.common import Commands
 from ad_assets.config.load import ConfigError, load_config
 
+if TYPE_CHECKING:
+    from ad_assets.commands.doctor import Finding
+
 
 def add(commands: Commands) -> None:
     """Add the commands."""
-    commands.add("doctor", _doctor, "check weights, data, store and device before a run", commands.shared)
+    doctor = commands.add(
+        "doctor",
+        _doctor,
+        "check weights, data, store and device before a run",
+        commands.shared,
+        examples=("ad-assets doctor --config parts.yaml",),
+    )
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     gc = commands.add("gc", _gc, "list unreferenced files in the store; --delete removes them", commands.shared)
     gc.add_argument("--delete", action="store_true", help="delete them; without it nothing is changed")
     gc.add_argument("--older-than", type=float, default=24.0, metavar="HOURS", help="keep younger files (default: 24)")
@@ -20,9 +34,16 @@ def _doctor(options: argparse.Namespace) -> int:
     from ad_assets.commands.doctor import examine
 
     findings = examine(load_config(options.config, options.set))
-    for finding in findings:
-        print(f"{'ok  ' if finding.healthy else 'FAIL'}  {finding.subject}: {finding.message}")
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        print(findings_text(findings))
     return 0 if all(finding.healthy for finding in findings) else 1
+
+
+def findings_text(findings: Sequence[Finding]) -> str:
+    """What `doctor` found, a line a check."""
+    return "\n".join(f"{'ok  ' if each.healthy else 'FAIL'}  {each.subject}: {each.message}" for each in findings)
 
 
 def _gc(options: argparse.Namespace) -> int:

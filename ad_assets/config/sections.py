@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from ad_assets.config.joint import Joint
 from ad_assets.config.schema import schema
 from ad_assets.datasets import READERS
 from ad_assets.methods import METHODS
@@ -83,7 +84,8 @@ def summary(kind: str) -> str:
     Args:
         kind: name of the method or reader.
     """
-    documented: Any = {**METHODS, Ensemble.name: Ensemble}.get(kind) or sys.modules[READERS[kind].__module__]
+    composed: dict[str, Any] = {Ensemble.name: Ensemble, Joint.name: Joint}
+    documented = composed.get(kind) or METHODS.get(kind) or sys.modules[READERS[kind].__module__]
     return " ".join((inspect.getdoc(documented) or "").partition("\n\n")[0].split())
 
 

@@ -14,6 +14,7 @@ from ad_assets_runtime.images import IMAGE_SUFFIXES
 
 NOMINAL = "good"  # the defect type of every nominal image, whatever its folder's name
 NOMINAL_NAMES = ("good", "ok", "normal", "nominal")
+ANOMALOUS_NAMES = ("anomalous", "anomaly", "abnormal", "bad", "defect", "defective", "ko", "ng")
 PARTS = ("train", "test", "ground_truth")
 
 CATEGORY_LENGTH = 100  # characters; file names contain it, and file systems allow 255 bytes

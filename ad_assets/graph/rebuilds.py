@@ -30,7 +30,7 @@ TRIED = 12  # other values of a setting, at most
 NAMES = {
     "extractors": ("lite0",),
     "datasets": ("parts", "published", "mix"),
-    "detectors": ("small", "both"),
+    "detectors": ("small", "both", "one"),
     "studies": ("seeds",),
     "comparisons": ("all",),
     "categories": (CATEGORY,),
@@ -39,7 +39,7 @@ _REQUIRED: Mapping[str, Mapping[str, Any]] = {"tiles": {"size": 64, "overlap": 0
 # Values that name other sections of the file.
 _NAMED: Mapping[str, Sequence[Any]] = {
     "extractor": ("wide",),
-    "of": ("other",),
+    "of": ("other", "twin"),  # of a blind dataset, of a joint detector
     "gatekeeper": ("small",),
     "members": (["small", "trained"],),
     "base": ("trained",),
@@ -219,6 +219,8 @@ def _file(*, exported: bool) -> dict[str, Any]:
     small = {"method": "patchcore", "extractor": "lite0"}
     lanes = {
         "small": small,
+        "twin": {**small, "seed": 1},
+        "one": {"method": "joint", "of": "small"},
         "sheets": {"method": "hetmm", "extractor": "lite0"},
         "trained": {"method": "simplenet", "extractor": "lite0", "epochs": 2, "oracle_every": 1},
         "both": {"method": "ensemble", "members": ["small", "sheets"]},

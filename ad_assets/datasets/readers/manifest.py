@@ -33,6 +33,7 @@ from typing import Any, Literal
 from ad_assets.datasets.base import Candidate, DatasetError, Problem, Reader, shortened
 from ad_assets.datasets.files import ImageFiles
 from ad_assets.datasets.names import (
+    ANOMALOUS_NAMES,
     CATEGORY_KEY,
     CATEGORY_RULE,
     NOMINAL,
@@ -47,9 +48,7 @@ GROUP = "group"  # column, read where the option `groups` asks for it
 ANOMALY = "anomaly"  # the defect type where the table has none
 _LABELS: dict[str, Literal[0, 1]] = {
     **dict.fromkeys(("0", "0.0", "false", *NOMINAL_NAMES), 0),
-    **dict.fromkeys(
-        ("1", "1.0", "true", "anomalous", ANOMALY, "abnormal", "bad", "defect", "defective", "ko", "ng"), 1
-    ),
+    **dict.fromkeys(("1", "1.0", "true", *ANOMALOUS_NAMES), 1),
 }
 
 
