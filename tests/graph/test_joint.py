@@ -342,6 +342,13 @@ def test_new_images_are_scored_and_explained_with_the_joint_bank(joint: Bench, t
             "one.of: apart cannot be joined: it learns nut with settings of their own",
         ),
         (
+            {
+                "one": {"method": "joint", "of": "full"},
+                "both": {"method": "ensemble", "members": ["full", "one"], "export": {"runtime": "onnx"}},
+            },
+            "both.export: one is joint: export full, which it joins",
+        ),
+        (
             {"one": {"method": "joint", "of": "full"}, "two": {"method": "joint", "of": "one"}},
             "two.of: unknown value 'one'; choose from: full",
         ),
@@ -354,6 +361,20 @@ def test_what_cannot_be_joined_is_refused_by_name(
     full = bench.tree["datasets"]["parts"]["detectors"]["full"]
     with pytest.raises(ConfigError, match=message):
         bench.set("datasets.parts.detectors", {"full": full, **lanes})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("studies", {"shots": {"base": "one", "vary": {"sigma": [1]}}}, "base: unknown value 'one'; choose from: full"),
+        ("production", {"gatekeeper": "one"}, "gatekeeper: unknown value 'one'; choose from: full"),
+    ],
+)
+def test_a_joint_lane_is_no_base_and_no_gatekeeper(
+    joint: Bench, tmp_path: Path, key: str, value: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        joint.copied(tmp_path / "bench").set(f"datasets.parts.{key}", value)
 
 
 def leave(graph: LivingGraph, category: str | None, *lanes: str) -> None:
@@ -372,6 +393,7 @@ def test_conditions_take_up_the_joint_bank_after_the_banks_and_its_scores_after_
     small = graph.tree["datasets"]["parts"]["detectors"]["small"]
     graph.set("datasets.parts.detectors", {"small": small, "one": {"method": "joint", "of": "small"}})
     graph.make_current()
+    assert not [stage.name for stage in graph.stages if stage.key[1] == "one" and stage.key[2] == "champion"]
     # The job of a category, which the sensor starts, leaves out what waits for all of them.
     job = graph.definitions.resolve_job_def("parts_category")
     assert not [key for key in job.asset_layer.executable_asset_keys if "one" in key.path]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,19 @@ class LayerBanks(State):
         parts = (self.rows[layer], self.source[layer], self.place[layer])
         return MemoryBank(*parts, self.image_ids, self.grids[layer], covering_radius=float("nan"))
 
+    @classmethod
+    def joined(cls, states: Sequence[LayerBanks]) -> LayerBanks:
+        """One state with the rows of several, layer by layer as `MemoryBank.joined` has it.
+
+        Raises:
+            ValueError: no states, or ones of other layers, grids or dimensions.
+        """
+        layers = {len(state.rows) for state in states}
+        if len(layers) != 1:
+            raise ValueError(f"banks of {sorted(layers)} layers cannot be joined: one extractor makes all of them")
+        banks = [MemoryBank.joined([state.bank(layer) for state in states]) for layer in range(layers.pop())]
+        return cls(*_parts(banks), banks[0].image_ids, [bank.grid for bank in banks])
+
     def without(self, image_ids: Collection[str]) -> LayerBanks:
         """The rows that do not come from some images.
 
@@ -43,5 +56,9 @@ class LayerBanks(State):
             ValueError: of some layer none is left.
         """
         banks = [self.bank(layer).without(image_ids) for layer in range(len(self.rows))]
-        rows, source, place = ([getattr(bank, name) for bank in banks] for name in ("rows", "source", "place"))
+        rows, source, place = _parts(banks)
         return replace(self, rows=rows, source=source, place=place, image_ids=banks[0].image_ids)
+
+
+def _parts(banks: Sequence[MemoryBank]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    return [bank.rows for bank in banks], [bank.source for bank in banks], [bank.place for bank in banks]

@@ -95,6 +95,15 @@ class SuperAdd(Method[LayerBanks]):
         del train, runtime
         return state.without(image_ids)
 
+    @property
+    def join_fault(self) -> str:
+        """Banks are joined as they are."""
+        return ""
+
+    def join(self, states: Sequence[LayerBanks]) -> LayerBanks:
+        """The rows of all banks, each with its image and place."""
+        return LayerBanks.joined(states)
+
     def fit(self, features: Features, runtime: Runtime) -> LayerBanks:
         """Build the banks.
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
-from ad_assets.methods import Batch, Features, Runtime
+from ad_assets.methods import Batch, Features, Method, Runtime
 from ad_assets.methods.memory_bank.anomalydino import AnomalyDino
-from ad_assets.methods.memory_bank.bank import MemoryBank
 from ad_assets.methods.memory_bank.lof import PatchCoreLof
-from ad_assets.methods.memory_bank.patch_bank import PatchBank
 from ad_assets.methods.memory_bank.patchcluster import PatchCluster
 from ad_assets.methods.memory_bank.patchcore import PatchCore
+from ad_assets.methods.memory_bank.superadd import SuperAdd
 from ad_assets.methods.padim import Padim
+from ad_assets.methods.state import State
 
 RUNTIME, SIZE = Runtime(), (24, 24)
 BARE = {"pooling": "concat", "patch_size": 1}
@@ -29,13 +30,17 @@ def features(*ids: str) -> Features:
 CATEGORIES = [features(*IDS[first : first + 3]) for first in (0, 3, 6)]
 
 
-def assert_equal(one: MemoryBank, other: MemoryBank) -> None:
+def assert_equal(one: State, other: State) -> None:
     assert one.info() == other.info()
     assert all(torch.equal(tensor, other.tensors()[name]) for name, tensor in one.tensors().items())
 
 
-@pytest.mark.parametrize("method", [PatchCore(**BARE, coreset_ratio=1), AnomalyDino(), PatchCluster(coreset_ratio=1)])
-def test_whole_banks_are_the_bank_of_all_images_in_any_order(method: PatchBank) -> None:
+@pytest.mark.parametrize(
+    "method",
+    [PatchCore(**BARE, coreset_ratio=1), AnomalyDino(), PatchCluster(coreset_ratio=1), SuperAdd(max_rows=None)],
+    ids=lambda method: method.name,
+)
+def test_whole_banks_are_the_bank_of_all_images_in_any_order(method: Method[Any]) -> None:
     banks = [method.fit(each, RUNTIME) for each in CATEGORIES]
     expected = method.fit(features(*IDS), RUNTIME)
     assert_equal(method.join(banks), expected)
@@ -85,6 +90,9 @@ def test_what_does_not_go_together_is_refused() -> None:
         method.join([])
     assert method.join_fault == PatchCluster().join_fault == ""
     assert "give a number" in PatchCluster(neighbours="images").join_fault
+    thick = SuperAdd(max_rows=None).fit(CATEGORIES[0], RUNTIME)
+    with pytest.raises(ValueError, match=r"banks of \[1, 2\] layers cannot be joined"):
+        SuperAdd().join([thick, replace(thick, rows=thick.rows * 2)])
     with pytest.raises(ValueError, match="densities are those among all rows"):
         PatchCoreLof().join([bank])
     with pytest.raises(NotImplementedError, match="method padim has no join of what it learnt"):
