@@ -187,6 +187,7 @@ _OWN = (
     Metric("regions_vanished", "regions without a pixel", "count", "neither", "mean", 0),
     Metric("images_outside_roi", "images with defects outside the region alone", "count", "neither", "mean", 0),
     Metric("joined_categories", "categories in the joint bank", "count", "neither", "mean", 0),
+    Metric("own_category_share", "patches nearest to their own category", better="neither"),
     # Speed, in the order in which the graph runs its stages.
     Metric("features_images_per_second", "features, images/s", "images/s", "higher", "throughput", None),
     Metric("fit_seconds", "fit, s", "s", "lower", "sum", None),

@@ -144,8 +144,17 @@ def test_the_joint_bank_is_what_a_fit_on_all_categories_would_be(joint: Bench) -
     assert joined.states == {category: bank.version for category, bank in banks.items()}
     nut = features_of(joint, "train", "nut").image_ids
     assert [joined.categories_of(image_id) for image_id in nut] == [["nut"]] * len(nut)
+    expected, method = joint_bank(joint), full_of(joint)
     for category in CATEGORIES:
         assert joint.rows("one", category)["standard", "joined_categories"] == 2
+        # Which product it is, patch by patch, in plain numpy.
+        test, own = features_of(joint, "test", category), features_of(joint, "train", category).image_ids
+        patches = method.embed(test.load(test.image_ids, None), "cpu").flatten(0, 1).numpy()
+        rows = expected.rows.numpy()
+        nearest = ((rows**2).sum(axis=1) - 2 * patches @ rows.T).argmin(axis=1)
+        share = np.mean([expected.image_ids[int(expected.source[row])] in own for row in nearest])
+        assert 0.3 < share < 0.7  # both categories show the same stripes
+        assert joint.rows("one", category)["standard", "own_category_share"] == pytest.approx(share, abs=2e-3)
     assert ("standard", "joined_categories") not in joint.rows("full", "bolt")
 
 
@@ -162,7 +171,7 @@ def test_a_nominal_image_is_scored_without_its_own_rows(joint: Bench) -> None:
 
 def test_one_model_stands_beside_one_a_category_in_the_leaderboard(joint: Bench) -> None:
     text = (Path(joint.benchmark.store.root) / artifact_of(joint, "leaderboard").at("leaderboard.txt")).read_text()
-    assert "one: one bank of 2 categories" in text
+    assert re.search(r"one: one bank of 2 categories for all.*: \d\d\.\d % of patches", text)
     assert joint.stale() == set()
     assert joint.plan() == {}
 

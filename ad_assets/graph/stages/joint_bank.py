@@ -143,8 +143,8 @@ def read_joined(artifact: Artifact) -> Joined:
         return Joined(**artifact.store.read_json(path))
 
 
-def check_joined(artifact: Artifact, category: str, name: str) -> None:
-    """Refuse to score a category with a joint bank that has nothing of it.
+def images_joined(artifact: Artifact, category: str, name: str) -> list[str]:
+    """The ids of the images of a category that a joint bank has learnt.
 
     Args:
         artifact: the joint bank.
@@ -152,10 +152,11 @@ def check_joined(artifact: Artifact, category: str, name: str) -> None:
         name: of the asset, for the message.
 
     Raises:
-        StageError: it has nothing of it.
+        StageError: it has nothing of the category, whose images it would take for anomalous.
     """
     joined = read_joined(artifact)
     if category not in joined.states:
         raise StageError(
             f"{name} has nothing of {category}, only of {', '.join(sorted(joined.states))}: materialize it again"
         )
+    return joined.images[category]

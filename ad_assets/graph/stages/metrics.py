@@ -27,7 +27,7 @@ from ad_assets.metrics.catalogue import registered, registered_facts
 from ad_assets.metrics.thresholds import promise
 from ad_assets.report import pictures
 from ad_assets.report.gallery import choose_gallery
-from ad_assets.report.joint import JOINED_CATEGORIES
+from ad_assets.report.joint import JOINED_CATEGORIES, OWN_CATEGORY
 from ad_assets.store.store import Artifact
 from ad_assets_runtime.geometry import Mask
 
@@ -117,8 +117,9 @@ def metrics_stage(
             for row in read_best(work, epochs):
                 rows.add("oracle_best_epoch", row["metric"], row["value"], row["n"])
         record = work.input(score_maps).record()["metadata"]
-        if JOINED_CATEGORIES in record:
-            rows.add("standard", JOINED_CATEGORIES, record[JOINED_CATEGORIES], len(truth.rows))
+        for name in (JOINED_CATEGORIES, OWN_CATEGORY):
+            if name in record:
+                rows.add("standard", name, record[name], len(truth.rows))
         _timing_rows(rows, record)
         images = [
             # By content, not by name: an artifact serves every dataset that holds the same images.

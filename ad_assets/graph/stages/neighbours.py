@@ -6,7 +6,7 @@ In shards of a few images, as score maps are. Detectors with the same bank and s
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,11 @@ from ad_assets.config.benchmark import Dataset, Detector, fingerprint
 from ad_assets.graph.stage import GPU, MethodSettings, Parts, Stage, Upstream, Work, settings_of_lane
 from ad_assets.graph.stages.features import read_features
 from ad_assets.graph.stages.fitted_state import read_state, runtime_of
-from ad_assets.graph.stages.joint_bank import check_joined
+from ad_assets.graph.stages.joint_bank import images_joined
 from ad_assets.methods import Features, LoadMatches, Matches, Method, State
+from ad_assets.methods.memory_bank.bank import MemoryBank
 from ad_assets.methods.memory_bank.search import by_image, together
+from ad_assets.report.joint import OWN_CATEGORY
 from ad_assets.store.store import Artifact
 
 if TYPE_CHECKING:
@@ -46,11 +48,15 @@ def neighbours_stage(dataset: Dataset, detector: Detector, state: Stage, feature
 
     def build(work: Work) -> dict[str, Any]:
         method = work.settings.method
-        if joined:
-            check_joined(work.input(state), work.partition, state.name)
+        own = images_joined(work.input(state), work.partition, state.name) if joined else None
         images = [read_features(work, features, split, method.layers) for split in method.matched]
         ids = tuple(sorted({image_id for each in images for image_id in each.image_ids}))
-        return _write(work, method, read_state(work.input(state), method), replace(images[0], image_ids=ids))
+        fitted = read_state(work.input(state), method)
+        made = _write(work, method, fitted, replace(images[0], image_ids=ids))
+        if own is None or not isinstance(fitted, MemoryBank):
+            return made
+        share = _share_of_own(fitted, work.artifact, read_features(work, features, "test", method.layers), own)
+        return {**made, **({OWN_CATEGORY: share} if share is not None else {})}
 
     return Stage(
         key=(dataset.name, detector.name, KIND),
@@ -96,6 +102,20 @@ def _write(work: Work, method: Method[Any], state: State, images: Features) -> d
         "bytes": work.store.usage(artifact.at("")),
         **({"images_per_second": len(wanted) / seconds} if wanted else {}),
     }
+
+
+def _share_of_own(bank: MemoryBank, matched: Artifact, test: Features, own: Collection[str]) -> float | None:
+    """The part of the patches of test images whose nearest row comes from some images; None where that is not known."""
+    import torch
+
+    if not len(test) or bool((bank.source < 0).any()):
+        return None
+    of_own = torch.tensor([image_id in own for image_id in bank.image_ids])[bank.source]
+    load, found = read_matches(matched), []
+    for first in range(0, len(test), SHARD_IMAGES):
+        rows = load(test.image_ids[first : first + SHARD_IMAGES])["rows"][:, :, 0].long()
+        found.append(of_own[rows].double().mean(dim=1))
+    return float(torch.cat(found).mean())
 
 
 def read_matches(artifact: Artifact) -> LoadMatches:

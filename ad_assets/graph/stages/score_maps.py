@@ -36,7 +36,7 @@ from ad_assets.methods.data import NominalScores
 from ad_assets.methods.near_copies import near_copy_groups
 from ad_assets.methods.nominal_scoring import FindCopies, Scored, nominal_scores
 from ad_assets.metrics.thresholds import images_for_rate
-from ad_assets.report.joint import JOINED_CATEGORIES
+from ad_assets.report.joint import JOINED_CATEGORIES, OWN_CATEGORY
 from ad_assets.store.store import Artifact
 
 if TYPE_CHECKING:
@@ -152,7 +152,8 @@ def score_maps_stage(
             seconds += seconds_each(work.input(neighbours))
         learnt = work.input(state).record()["metadata"]
         speed = {"features_images_per_second": work.input(features).record()["metadata"]["images_per_second"]}
-        known = {name: learnt[name] for name in ("fit_seconds", JOINED_CATEGORIES) if name in learnt}
+        learnt |= work.input(neighbours).record()["metadata"] if neighbours else {}
+        known = {name: learnt[name] for name in ("fit_seconds", JOINED_CATEGORIES, OWN_CATEGORY) if name in learnt}
         return {**_write_index(work, scores, seconds, settings.map_size), **speed, **known}
 
     what = f"Raw score maps of {settings.method.name}."
