@@ -1,5 +1,6 @@
 """A joint lane through the whole graph, one bank of all categories beside a bank each; and few-shot rows."""
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,31 @@ def assert_from_scratch(bench: Bench) -> None:
         scored = read_scored_images(artifact_of(bench, "one", "metrics", category=category)).images
         found = {image["image_id"]: image["score"] for image in scored}
         assert [found[image_id] for image_id in test.image_ids] == pytest.approx(scores.tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["rad", "spade"])
+def test_images_are_retrieved_of_all_categories(name: str, made: Bench, tmp_path: Path) -> None:
+    bench = made.copied(tmp_path / "bench")
+    near = {"method": name, "extractor": "lite0", "neighbours": 4}
+    bench.tree["datasets"]["parts"]["detectors"] = {"near": near, "one": {"method": "joint", "of": "near"}}
+    bench.reload()
+    seen = images_seen(bench)
+    bench.run()
+    assert images_seen(bench) == seen
+    method, train = bench.benchmark.datasets["parts"].detectors["near"].method, features_of(bench, "train", *CATEGORIES)
+    assert method
+    state = method.prepare(method.fit(train, Runtime()), train, Runtime())
+    for category in CATEGORIES:
+        test = features_of(bench, "test", category)
+        batch = Batch(test.load(test.image_ids, None), bench.benchmark.extractors["lite0"].map_size, test.image_ids)
+        scores = method.score(state, batch, Runtime()).image_scores
+        scored = read_scored_images(artifact_of(bench, "one", "metrics", category=category)).images
+        found = {image["image_id"]: image["score"] for image in scored}
+        assert [found[image_id] for image_id in test.image_ids] == pytest.approx(scores.tolist(), rel=1e-5)
+        predicted = load_detector("parts", "one", category, bench.benchmark, record=False)
+        picture = next((bench.images / category / "test" / "good").iterdir())
+        again = predicted.predict(picture)
+        assert again.score == pytest.approx(found[hashlib.sha256(picture.read_bytes()).hexdigest()], rel=1e-5)
 
 
 def test_the_joint_bank_is_what_a_fit_on_all_categories_would_be(joint: Bench) -> None:

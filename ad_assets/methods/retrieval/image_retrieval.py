@@ -8,7 +8,7 @@ So adding images costs their features and nothing else.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -106,12 +106,26 @@ class ImageRetrieval(Method[Pyramids]):
 
     def update(self, state: Pyramids, new: Features, runtime: Runtime) -> Pyramids:
         """The state on the union, in the canonical order of image ids; equal to one from scratch."""
-        import torch
+        return _together([state, self.fit(new, runtime)])
 
-        added = self.fit(new, runtime)
-        ids = [*state.image_ids, *added.image_ids]
-        order = sorted(range(len(ids)), key=ids.__getitem__)
-        return Pyramids(torch.cat([state.pooled, added.pooled])[order], [ids[i] for i in order], [])
+    @property
+    def join_fault(self) -> str:
+        """Images are joined as they are."""
+        return ""
+
+    def join(self, states: Sequence[Pyramids]) -> Pyramids:
+        """The images of all, by id; what several have learnt is one.
+
+        Raises:
+            ValueError: no states, or ones that describe images by other numbers of values.
+        """
+        sizes = {state.pooled.shape[1] for state in states}
+        if len(sizes) != 1:
+            raise ValueError(
+                f"images described by {sorted(sizes)} values cannot be joined: one extractor describes those of all "
+                "categories"
+            )
+        return _together(states)
 
     def most_images(self, taps: list[Tensor], runtime: Runtime) -> int:
         """Scoring reads the vectors of all."""
@@ -130,6 +144,8 @@ class ImageRetrieval(Method[Pyramids]):
         import torch
 
         del load_matches
+        # Those of the state: of a joint lane it has images of other categories too.
+        train = replace(train, image_ids=tuple(state.image_ids))
         taps = train.sample()
         sample = self.vectors(taps)
         parts = f"{len(train)} images x {' and '.join(f'{p} places x {d}' for _, p, d in (s.shape for s in sample))}"
@@ -192,6 +208,16 @@ class ImageRetrieval(Method[Pyramids]):
     def describe(self, state: Pyramids) -> dict[str, int | float | str]:
         """How many images are kept."""
         return {**super().describe(state), "images": len(state.image_ids)}
+
+
+def _together(states: Sequence[Pyramids]) -> Pyramids:
+    """The images of all states, in the canonical order of image ids, each once."""
+    import torch
+
+    pooled = torch.cat([state.pooled for state in states])
+    ids = [image_id for state in states for image_id in state.image_ids]
+    places = {image_id: place for place, image_id in enumerate(ids)}
+    return Pyramids(pooled[[places[image_id] for image_id in sorted(places)]], sorted(places), [])
 
 
 def mean_vector(tap: Tensor, region: Tensor | None) -> Tensor:

@@ -11,8 +11,9 @@ networks, which have no such token, images are retrieved by its mean vector, as 
 The authors' public code (longkukuhi/RAD, commit b2dad44) reads DINOv3 ViT-B/16, blocks 3, 6, 9 and 11 from 0, each with
 the final norm, at 448 pixels cropped of 512. What differs from it:
 
-- one bank holds the images of all categories there, so that retrieval finds the product too; here those of one. With
-  150 neighbours the largest categories of MVTec AD choose, with VisA's 900 hardly any does;
+- one bank holds the images of all categories there, so that retrieval finds the product too. That is a joint lane
+  (``method: joint``) here. A lane of its own holds those of one category: on MVTec AD 60 to 391, of which 150 are
+  chosen; on VisA at most 905, so that 900 neighbours are as good as all;
 - fewer nominal images than `neighbours` are refused there, all are compared with here;
 - maps have the size of the extractor's input. There they have 256 pixels a side, and are smoothed there with a sigma of
   1: 1.75 of 448. Its kernel of 5 pixels ends at two sigma, and zeros beyond the border lower scores there; here it ends

@@ -9,7 +9,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from ad_assets.methods import Batch, Runtime
+from ad_assets.methods.retrieval.image_retrieval import ImageRetrieval
 from ad_assets.methods.retrieval.rad import PRESETS, Rad
+from ad_assets.methods.retrieval.spade import Spade
 from tests.support.tap_features import tap_features
 
 RUNTIME = Runtime()
@@ -152,6 +154,26 @@ def test_an_update_ends_where_a_fit_of_all_does() -> None:
     updated, fitted = method.update(method.fit(first, RUNTIME), second, RUNTIME), method.fit(whole, RUNTIME)
     assert updated.info() == fitted.info()
     assert torch.equal(updated.pooled, fitted.pooled)
+
+
+@pytest.mark.parametrize("method", [Rad(neighbours=3), Spade(neighbours=3)])
+def test_images_of_several_categories_joined_are_a_fit_of_all(method: ImageRetrieval) -> None:
+    nominal, test = taps(0, 6, GRID, GRID), taps(1, 2, GRID, GRID)
+    whole = tap_features(nominal)
+    parts = [replace(whole, image_ids=some) for some in (whole.image_ids[::2], whole.image_ids[1:3])]
+    joint, fitted = (
+        method.join([method.fit(part, RUNTIME) for part in parts]),
+        method.fit(replace(whole, image_ids=tuple(sorted({*whole.image_ids[::2], *whole.image_ids[1:3]}))), RUNTIME),
+    )
+    assert joint.info() == fitted.info()
+    assert torch.equal(joint.pooled, fitted.pooled)
+    # Prepared with the images of one category at hand, it reads those of all.
+    alone, of_all = (method.prepare(state, parts[0], RUNTIME) for state in (joint, fitted))
+    assert len(alone.vectors[0]) == 4
+    maps = [method.score(state, Batch(test, MAP_SIZE), RUNTIME).maps for state in (alone, of_all)]
+    assert torch.equal(*maps)
+    with pytest.raises(ValueError, match=r"described by \[5, 7\] values"):
+        method.join([joint, replace(joint, pooled=torch.zeros(4, 7))])
 
 
 def test_an_image_is_left_out_as_if_it_had_not_been_there() -> None:
