@@ -19,6 +19,7 @@ from ad_assets.backbones.reach import reach_of
 from ad_assets.backbones.view import View
 from ad_assets.backbones.weights import licence_of
 from ad_assets.commands.gpu_checks import gpu_checks
+from ad_assets.commands.needs_checks import needs_checks
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.prediction.line_outbox import waiting
 from ad_assets.settings.compute import usable_cores
@@ -57,7 +58,7 @@ def examine(benchmark: Benchmark) -> list[Finding]:
         *(finding for name in benchmark.datasets for finding in _views(benchmark, name)),
         *(finding for name in benchmark.datasets for finding in _reaches(benchmark, name)),
         *(finding for name in benchmark.datasets for finding in _false_alarm_rates(benchmark, name)),
-        *(finding for name in benchmark.datasets for finding in _growth(benchmark, name)),
+        *(Finding(*check) for name in benchmark.datasets for check in needs_checks(benchmark, name)),
         *(finding for name in benchmark.datasets for finding in outboxes(benchmark, name)),
     ]
 
@@ -290,44 +291,6 @@ def _false_alarm_rates(benchmark: Benchmark, name: str) -> Iterator[Finding]:
     if short:
         more = f"; and {len(short) - SHOWN} more" if short[SHOWN:] else ""
         yield Finding(f"false alarms of {name}", True, f"warning: {'; '.join(short[:SHOWN])}{more}")
-
-
-def _growth(benchmark: Benchmark, name: str) -> Iterator[Finding]:
-    """Numbers of nominal images, and the largest possible ones, of detectors whose fit the memory budget bounds."""
-    from ad_assets.graph.stages.feature_files import read_feature_index, stored_features
-    from ad_assets.methods import Runtime
-    from ad_assets.methods.runtime import growth_warning
-
-    dataset, store = benchmark.datasets[name], benchmark.store
-    runtime = Runtime(memory_gb=benchmark.compute.memory_gb)
-    for detector in dataset.detectors.values():
-        if detector.method is None or detector.joins:
-            continue
-        counts, warnings, too_many = [], [], False
-        try:
-            for category in dataset.reader.categories():
-                head = store.read_head((name, "features", detector.extractor), category)
-                if head is None:
-                    continue  # not indexed yet; a fit that is too large is refused before it begins
-                method = detector.method_for(category)
-                address, images = read_feature_index(store.artifact("features", head["version"]))
-                train = images["train"]
-                if not train:
-                    continue
-                extractor = benchmark.extractors[detector.extractor]
-                features = stored_features(store, benchmark.compute, address, train[:1], method.layers, extractor)
-                most = method.most_images(features.sample(), runtime)
-                if most is not None:
-                    counts.append(f"{category} {len(train)} of {most}")
-                    warnings += [f"{category}: {warning}"] if (warning := growth_warning(len(train), most)) else []
-                    too_many |= len(train) > most
-        except (OSError, ValueError, KeyError, CorruptArtifactError) as error:
-            yield Finding(f"growth of {name}/{detector.name}", True, f"not known: {error}")
-            continue
-        if counts:
-            message = "; ".join(warnings) or f"nominal images of the most that memory_gb allows: {', '.join(counts)}"
-            prefix = "warning: " if warnings else ""
-            yield Finding(f"growth of {name}/{detector.name}", not too_many, f"{prefix}{message}")
 
 
 def outboxes(benchmark: Benchmark, name: str) -> Iterator[Finding]:

@@ -1,11 +1,12 @@
 """How well some rows cover all rows, and the projection in which they are chosen.
 
-All rows of a bank may be more than a device holds. They stay in main memory and go there in blocks.
+All rows of a bank may be more than a device holds, or main memory. They are read in blocks and go there in blocks.
 """
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,8 +15,14 @@ from ad_assets.kernels.nearest.bounds import full_precision
 from ad_assets.kernels.nearest.search import nearest
 from ad_assets.kernels.parallel import each, spans
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ad_assets.kernels.rows import Rows
+
 RADIUS_ROWS = 4096
 PROJECTED_ROWS = 4096  # a task of a thread; fixed, so that no rounding depends on the number of threads
+BLOCK_ROWS = 8 * PROJECTED_ROWS  # that are in memory at once, of rows that are not held
 
 
 def covering_radius(rows: Tensor, bank: Tensor, memory_gb: float = 1.0) -> float:
@@ -36,35 +43,51 @@ def covering_radius(rows: Tensor, bank: Tensor, memory_gb: float = 1.0) -> float
     return max(radii)
 
 
-def radius_of_picks(rows: Tensor, picks: Tensor, projected: Tensor, memory_gb: float = 1.0) -> float:
-    """The covering radius of picks among rows, mostly without comparing rows in all dimensions.
+def radius_of_picks(
+    rows: Rows,
+    bank: Tensor,
+    projected_bank: Tensor,
+    project: Callable[[int, Tensor], Tensor],
+    memory_gb: float = 1.0,
+) -> float:
+    """The covering radius of rows that were picked, mostly without comparing rows in all dimensions.
 
-    The pick that is nearest in the projection bounds a row's distance from above; rows are compared exactly in the
-    order of their bounds until none of the rest can exceed the radius found.
+    The pick that is nearest in the projection bounds a row's distance from above. Rows are compared exactly from the
+    largest bounds on, until none of the rest can exceed the radius found.
 
     Args:
-        rows: (N, D), in main memory or on the device that computes.
-        picks: (M,) indices of rows, at least one.
-        projected: (N, d) the rows as the picks were made from them, on the device that computes.
+        rows: (N, D), read twice or more often if they are not held.
+        bank: (M, D) the picks, at least one, on the device that computes.
+        projected_bank: (M, d) the picks as they were made, on that device.
+        project: called with the number of a row and a block of rows from there on; their projections, on the device.
         memory_gb: budget in GB of temporary tensors.
 
     Raises:
         ValueError: no picks, or rows not 2-D.
     """
-    device = projected.device
-    near = nearest(projected, projected[picks.to(device)], 1, memory_gb=memory_gb)[1][:, 0]
-    bank = rows[picks.to(rows.device)].to(device)
-    bounds = rows.new_empty(len(rows), device=device)
+    device = bank.device
+    bounds = torch.empty(len(rows))
+    first = 0
+    for block in rows.blocks(BLOCK_ROWS):
+        near = nearest(project(first, block), projected_bank, 1, memory_gb=memory_gb)[1][:, 0]
+        own = bounds[first : first + len(block)]
 
-    def bound(part: slice) -> None:
-        bounds[part] = (rows[part].to(device) - bank[near[part]]).norm(dim=1)
+        def bound(part: slice, block: Tensor = block, near: Tensor = near, own: Tensor = own) -> None:
+            own[part] = (block[part].to(device) - bank[near[part]]).norm(dim=1).cpu()
 
-    list(each(bound, spans(len(rows), RADIUS_ROWS), device.type))
-    radius = 0.0
-    for some in bounds.argsort(descending=True).split(RADIUS_ROWS):
-        if float(bounds[some[0]]) <= radius:
-            break
-        radius = max(radius, covering_radius(rows[some.to(rows.device)].to(device), bank, memory_gb))
+        list(each(bound, spans(len(block), RADIUS_ROWS), device.type))
+        first += len(block)
+
+    def radius_of(numbers: Tensor) -> float:
+        return covering_radius(rows.gather(numbers).to(device), bank, memory_gb)
+
+    largest = bounds.topk(min(RADIUS_ROWS, len(rows))).indices.sort().values
+    radius = radius_of(largest)
+    bounds[largest] = 0
+    # In their order, in which rows that are not held are read once.
+    for some in (bounds > radius).nonzero().flatten().split(RADIUS_ROWS):
+        left = some[bounds[some] > radius]
+        radius = max(radius, radius_of(left)) if len(left) else radius
     return radius
 
 

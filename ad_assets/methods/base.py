@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 from pydantic import BaseModel, Field, field_validator
 
 from ad_assets.methods.data import Batch, Features, Frame, LoadMatches, Matches, ScoreMaps
+from ad_assets.methods.needs import Needs
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
 from ad_assets.settings.model import Settings
@@ -259,17 +260,15 @@ class Method(Settings, ABC, Generic[StateT]):
         del train, runtime, load_matches
         return state
 
-    def most_images(self, taps: list[Tensor], runtime: Runtime) -> int | None:
-        """The most nominal images that fit the budget; None: as many as there are.
-
-        With one more, a fit of all or scoring with it is refused; updates may still have come that far.
+    def needs(self, taps: list[Tensor], images: int) -> Needs:
+        """What a fit of so many images, and scoring with it, hold at once.
 
         Args:
-            taps: of any image, each (1, C, h, w).
-            runtime: memory budget.
+            taps: of any image, each (1, C, h, w); only their shapes are read.
+            images: nominal images.
         """
-        del taps, runtime
-        return None
+        del taps, images
+        return Needs()
 
     @property
     def graph_fault(self) -> str:

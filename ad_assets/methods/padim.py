@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from ad_assets.methods.base import Method, fit_field, register, score_field
 from ad_assets.methods.data import Batch, Features, Frame, LoadMatches, ScoreMaps, check_finite
+from ad_assets.methods.needs import Needs
 from ad_assets.methods.region_of_interest import InspectedGrid, without_outside
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from ad_assets.methods.scoring_graph import ScoringGraph
 
+COVARIANCES = "the covariances"
 TASK_PLACES = 64  # of one task of a thread
 CACHED_PLACES = 16  # that are factored in one task: their matrices stay in the cache, which halves the time
 
@@ -131,6 +133,14 @@ class Padim(Method[Gaussians]):
         else:
             mean, covariance = _taken_out(state, *_moments(going, state.channels, runtime), len(going))
         return self.prepare(Gaussians(mean, covariance, state.channels, list(staying.image_ids), []), train, runtime)
+
+    def needs(self, taps: list[Tensor], images: int) -> Needs:
+        """A covariance and a factor of it at every place, whatever the number of images."""
+        del images
+        joined = sum(tap.shape[1] for tap in taps)
+        size, places = min(self.channels or joined, joined), taps[0].shape[2] * taps[0].shape[3]
+        matrices = 4 * places * size * size
+        return Needs({COVARIANCES: matrices, "their factors": matrices}, stored=matrices + 4 * places * size + 8 * size)
 
     @property
     def graph_fault(self) -> str:
@@ -254,7 +264,7 @@ def _moments(
     need = 4e-9 * height * width * size * size
     parts = f"{height} x {width} places, {size} x {size} float32"
     runtime.check_budget(
-        "the covariances",
+        COVARIANCES,
         need,
         parts,
         "keep fewer channels, or shrink the images more (resize): PaDiM holds one for each place",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ProgressReport = Callable[[str, int, int], None]
-NEAR = 0.8  # of the most images that fit the budget: from here on `growth_warning` speaks
 
 
 def _no_report(what: str, done: int, total: int) -> None:
@@ -96,39 +96,53 @@ class Runtime:
                 f"compute.device_memory_gb if the device has more, write device: cpu, or {remedy}"
             )
 
-    def most_images(self, bytes_each: int) -> int:
-        """How many images of so many bytes each the budget in main memory holds at once."""
-        return int(self.memory_gb * 1e9 // bytes_each)
+    def empty(self, what: str, *shape: int, dtype: torch.dtype | None = None, beside: int = 0) -> Tensor:
+        """A tensor to be filled: in main memory or, beyond the budget there, in a temporary file that is mapped.
 
-    def check_images(self, what: str, images: int, bytes_each: int, parts: str, remedy: str) -> None:
-        """Refuse more images at once than `most_images`.
+        No result depends on which it is.
+
+        Args:
+            what: it will be, for people.
+            shape: of the tensor.
+            dtype: of its values; None: float32.
+            beside: bytes of tensors that are held at the same time.
 
         Raises:
-            BudgetError: as `check_budget`.
+            BudgetError: the disk has no room for it.
         """
-        if images > self.most_images(bytes_each):
-            raise BudgetError(self._refusal(what, 1e-9 * images * bytes_each, parts, remedy))
+        import torch
+
+        from ad_assets.kernels.scratch import mapped
+
+        kind = dtype or torch.float32
+        if self.fits(math.prod(shape) * kind.itemsize + beside):
+            return torch.empty(shape, dtype=kind)
+        return mapped(shape, kind, what)
+
+    def merged(self, what: str, parts: Sequence[Tensor], order: Tensor) -> Tensor:
+        """Rows (N, D) of several parts, one after another, in another order; in `empty`.
+
+        Args:
+            what: as of `empty`.
+            parts: each (n, D) float32.
+            order: (N,) int64, which row of all parts comes first, second, ...
+        """
+        import torch
+
+        rows = self.empty(what, len(order), parts[0].shape[1])
+        rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+        first = 0
+        for part in parts:  # one after the other: all together would take their room twice
+            rows[rank[first : first + len(part)]] = part
+            first += len(part)
+        return rows
+
+    def fits(self, size: int) -> bool:
+        """Whether the budget in main memory holds so many bytes at once."""
+        return size <= self.memory_gb * 1e9
 
     def _refusal(self, what: str, need_gb: float, parts: str, remedy: str) -> str:
         return (
             f"{what} need {need_gb:.3g} GB ({parts}), the budget is {self.memory_gb:g} GB: raise "
             f"compute.memory_gb if this machine has more, or {remedy}"
         )
-
-
-def growth_warning(images: int, most: int) -> str:
-    """Warns that a detector's nominal images will soon be, or are, too many for the budget; empty while they are few.
-
-    An update reads the new images alone, so a detector may grow past what a fit of all takes, and fail at its next fit.
-
-    Args:
-        images: nominal images of the detector.
-        most: how many fit the budget (`Method.most_images`).
-    """
-    if images <= NEAR * most:
-        return ""
-    so_far = "so the next fit of all, or scoring, is refused" if images > most else f"{most + 1} will be refused"
-    return (
-        f"{images} nominal images, and {most} are the most that fit compute.memory_gb: {so_far}; raise it if this "
-        "machine has more, or take fewer images or smaller features"
-    )

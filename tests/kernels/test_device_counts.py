@@ -15,6 +15,7 @@ from ad_assets.kernels.local_matching import match
 from ad_assets.kernels.nearest.all_pairs import all_pairs
 from ad_assets.kernels.nearest.search import nearest
 from ad_assets.kernels.proxies import learned_proxies
+from ad_assets.kernels.rows import HeldRows
 from ad_assets.methods import Batch, Runtime
 from ad_assets.methods.hetmm.template_selection import select_with_clusters
 from ad_assets.methods.padim import Padim
@@ -54,7 +55,7 @@ def test_rows_of_main_memory_pass_the_device_once() -> None:
         assert device.counts.bytes_in == rows.nbytes
         assert device.counts.bytes_out < 1000
         device.counts.reset()
-        radius_of_picks(rows, picks, projected)
+        radius_of_picks(HeldRows(rows), bank, projected[picks], lambda first, block: projected[first:][: len(block)])
         assert device.counts.bytes_in < 2.2 * rows.nbytes
         device.counts.reset()
         learned_proxies(rows, 20, seed=0, steps=10, batch=50, device=device)

@@ -26,8 +26,9 @@ from ad_assets.graph.stages.region_of_interest import (
     region_source,
     region_tensor,
 )
-from ad_assets.methods import Method, Runtime, State
-from ad_assets.methods.runtime import Checkpoints, ProgressReport, growth_warning
+from ad_assets.methods import Features, Method, Runtime, State
+from ad_assets.methods.needs import disk_warning, growth_warning, most_images
+from ad_assets.methods.runtime import Checkpoints, ProgressReport
 from ad_assets.report import pictures
 from ad_assets.report.curves import plot_uri
 from ad_assets.settings.compute import Compute
@@ -79,6 +80,7 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
         runtime = replace(
             runtime_of(work), checkpoints=checkpoints, precision=extractor_of(features).training_precision
         )
+        needs = _warned_needs(work, method, train, runtime.memory_gb)
         started = time.perf_counter()
         # An update can add images; what an image that is gone has left behind takes a fit of the others.
         updates = method.updatable and new and before <= set(train.image_ids) and not work.force
@@ -93,9 +95,6 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
         trained_on = TrainingSet(features.code_version, list(train.image_ids), digest, read.get(GROUPS, ""))
         work.store.write_json(work.artifact.at(TRAINING_SET), asdict(trained_on))
         checkpoints.clear()
-        most = method.most_images(train.sample(), runtime)
-        if most is not None and (warning := growth_warning(len(train), most)):
-            _LOG.warning("%s, %s: %s", work.stage.name, work.partition, warning)
         sheet = _pictures(method.maps(state))
         curves = method.curves(state)
         return {
@@ -104,7 +103,7 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
             **method.describe(state),
             "fitted": method.update_reads if earlier and updates else "on all images",
             **_changes(before, set(train.image_ids)),
-            **({"most_images": most} if most is not None else {}),
+            **needs,
             **({"maps": {"md": sheet}} if sheet else {}),
             **({"losses": {"md": f"![losses]({plot_uri(title, curves)})"}} if curves else {}),
         }
@@ -145,6 +144,20 @@ def _earlier(work: Work, features: Stage, region: str) -> tuple[Artifact | None,
     if trained_on is None or (trained_on.features, trained_on.region) != (features.code_version, region):
         return None, set()
     return artifact, set(trained_on.images)
+
+
+def _warned_needs(work: Work, method: Method[Any], train: Features, memory_gb: float) -> dict[str, Any]:
+    """What a fit of all images needs, as metadata; warns where it will soon be refused, before an update goes on."""
+    from ad_assets.kernels.scratch import free_bytes, scratch_folder
+
+    sample = train.sample()
+    most = most_images(lambda images: method.needs(sample, images), memory_gb)
+    needs = method.needs(sample, len(train))
+    warnings = [growth_warning(len(train), most)] if most is not None else []
+    warnings.append(disk_warning(needs, memory_gb, free_bytes(), str(scratch_folder())))
+    for warning in filter(None, warnings):
+        _LOG.warning("%s, %s: %s", work.stage.name, work.partition, warning)
+    return {"fit_needs": needs.sentence(memory_gb), **({"most_images": most} if most is not None else {})}
 
 
 def _changes(before: set[str], now: set[str]) -> dict[str, str]:

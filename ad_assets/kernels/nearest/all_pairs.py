@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numba import njit
 
-from ad_assets.kernels.budget import BudgetError
 from ad_assets.kernels.nearest.bfloat16_bounds import coarse_suffices, screens
 from ad_assets.kernels.nearest.bounds import centre_of, checked_rows, full_precision
 from ad_assets.kernels.nearest.candidate_lists import Shortlists, close, offer_to_columns, offer_to_rows
@@ -25,6 +24,7 @@ from ad_assets.kernels.nearest.pairs_on_device import fits_budget, pairs_on_devi
 from ad_assets.kernels.nearest.search import Search, nearest
 from ad_assets.kernels.optics import compiled
 from ad_assets.kernels.parallel import each, map_single_threaded, threads
+from ad_assets.kernels.scratch import mapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +41,7 @@ TILE = 1024  # rows of a block: a tile of products, written by one step and read
 SMALLEST_TILE = 64
 # Room of a list: 5 k and SPARE_ROOM for bfloat16, 2 k and SPARE_ROOM for float32, down to 5/4 k and LEAST_SPARE_ROOM.
 MOST_ROOM, SPARE_ROOM, LEAST_SPARE_ROOM = 5, 32, 16
+FIXED_BYTES = 16  # beside each list: norms twice, and a radius
 RANKING_BYTES = 16 << 20
 RANKED = 1024  # rows that are ranked between two reports
 # Sums of squares may be reassociated, which vectorises them: equal terms stay equal sums, and zeros zero.
@@ -60,14 +61,16 @@ def all_pairs(
         rows: (n, D) floating point, finite, n < 2^31.
         k: number of neighbours, 1..n.
         memory_gb: budget in GB of everything beside the rows and the result. On a CPU the lists of candidates take
-            n (10 k + 160) bytes of it at least, and are fastest with n (40 k + 290).
+            n (10 k + 160) bytes of it at least, and are fastest with n (40 k + 290). With less than the least, lists
+            and result lie in temporary files.
         report: called from time to time with the units of work done and their total.
 
     Returns:
         Plain L2 distances (n, k) float32 and indices (n, k) int64.
 
     Raises:
-        ValueError: not a matrix, empty, NaN or infinity, k out of range, or a budget below what the lists take.
+        ValueError: not a matrix, empty, NaN or infinity, or k out of range.
+        BudgetError: the lists are beyond the budget, and the disk has no room for them.
     """
     checked_rows("rows", rows)
     if not 1 <= k <= len(rows):
@@ -77,7 +80,7 @@ def all_pairs(
         if fits_budget(len(rows), k, memory_gb):
             return pairs_on_device(rows, k, memory_gb, report)
         return nearest(rows, rows, k, memory_gb=memory_gb)
-    room, tile = _sizes(len(rows), rows.shape[1], k, memory_gb)
+    room, tile, held = _sizes(len(rows), rows.shape[1], k, memory_gb)
     blocks = -(-len(rows) // tile)
     total = blocks * (blocks + 1) // 2 + -(-len(rows) // RANKED)
     done = 0
@@ -89,8 +92,8 @@ def all_pairs(
             report(done, total)
 
     with full_precision():
-        lists = _shortlists(rows, k, room, tile, advance)
-        distances, indices, radii = _ranked(rows, lists, k, advance)
+        lists = _shortlists(rows, k, room, tile, held, advance)
+        distances, indices, radii = _ranked(rows, lists, k, held, advance)
         doubtful = (radii.square() >= torch.from_numpy(lists.left_out)).nonzero().flatten()
         del lists
         search = Search(rows, k, int(memory_gb * 1e9 / 4 / threads()))
@@ -103,28 +106,31 @@ def all_pairs(
     return distances, indices
 
 
-def _sizes(n: int, dimensions: int, k: int, memory_gb: float) -> tuple[int, int]:
-    """Room of a list and rows of a block.
+def least_bytes(rows: int, k: int) -> int:
+    """Bytes of the smallest lists of so many rows, and of their norms and radii."""
+    return rows * (Shortlists.bytes_per_row(_least_room(rows, k)) + FIXED_BYTES)
 
-    Raises:
-        BudgetError: the budget does not suffice.
-    """
+
+def _least_room(rows: int, k: int) -> int:
+    return min(rows, k + k // 4 + LEAST_SPARE_ROOM)
+
+
+def _sizes(n: int, dimensions: int, k: int, memory_gb: float) -> tuple[int, int, bool]:
+    """Room of a list, rows of a block, and whether the lists are held in main memory."""
     budget = int(memory_gb * 1e9)
-    least, most = min(n, k + k // 4 + LEAST_SPARE_ROOM), min(n, MOST_ROOM * k + SPARE_ROOM)
-    fixed = 16  # bytes beside each list: norms twice, and a radius
+    least, most = _least_room(n, k), min(n, MOST_ROOM * k + SPARE_ROOM)
     smallest = min(n, SMALLEST_TILE)
-    needed = n * (Shortlists.bytes_per_row(least) + fixed) + _tile_bytes(smallest, dimensions)
-    if needed > budget:
-        needs = f"{needed / 1e9:.2g} for {n} lists of {k} neighbours"
-        raise BudgetError(f"memory_gb must be at least {needs}, got {memory_gb:g}")
-    left = budget - n * (Shortlists.bytes_per_row(least) + fixed)
+    held = least_bytes(n, k) + _tile_bytes(smallest, dimensions) <= budget
+    left = budget - least_bytes(n, k) if held else budget
     tile = min(n, TILE)
     while tile > smallest and _tile_bytes(tile, dimensions) > left:
         tile = max(smallest, tile // 2)
-    room = least
-    while room < most and n * (Shortlists.bytes_per_row(room + 1) + fixed) + _tile_bytes(tile, dimensions) <= budget:
+    if not held:
+        return min(n, 2 * k + SPARE_ROOM), tile, held
+    room, beside = least, _tile_bytes(tile, dimensions)
+    while room < most and n * (Shortlists.bytes_per_row(room + 1) + FIXED_BYTES) + beside <= budget:
         room += 1
-    return room, tile
+    return room, tile, held
 
 
 def _tile_bytes(tile: int, dimensions: int) -> int:
@@ -132,16 +138,16 @@ def _tile_bytes(tile: int, dimensions: int) -> int:
     return threads() * tile * (4 * tile + 20 * dimensions)
 
 
-def _shortlists(rows: Tensor, k: int, room: int, tile: int, advance: Callable[[], None]) -> Shortlists:
+def _shortlists(rows: Tensor, k: int, room: int, tile: int, held: bool, advance: Callable[[], None]) -> Shortlists:
     """Lists that hold the k nearest of every row, unless `left_out` says otherwise."""
     blocks = [slice(first, min(first + tile, len(rows))) for first in range(0, len(rows), tile)]
     fine, coarse = screens(rows, centre_of(rows), blocks)
-    if coarse_suffices(rows, k, room, coarse, blocks):
+    if held and coarse_suffices(rows, k, room, coarse, blocks):
         screen = coarse
     else:
         screen, room = fine, min(room, 2 * k + SPARE_ROOM)
     norms, uncertainty = screen.norms.numpy(), (screen.of_norms, screen.of_products)
-    lists = Shortlists.empty(len(rows), room)
+    lists = Shortlists.empty(len(rows), room, held=held)
     locks = [Lock() for _ in blocks]
     of_thread = local()
 
@@ -166,9 +172,16 @@ def _shortlists(rows: Tensor, k: int, room: int, tile: int, advance: Callable[[]
     return lists
 
 
-def _ranked(rows: Tensor, lists: Shortlists, k: int, advance: Callable[[], None]) -> tuple[Tensor, Tensor, Tensor]:
+def _empty(shape: tuple[int, int], dtype: torch.dtype, held: bool) -> Tensor:
+    return torch.empty(shape, dtype=dtype) if held else mapped(shape, dtype, "the neighbours of all patches")
+
+
+def _ranked(
+    rows: Tensor, lists: Shortlists, k: int, held: bool, advance: Callable[[], None]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Distances (n, k) float32, indices (n, k) int64, and the k-th distances (n,) float64."""
-    distances, indices = torch.empty(len(rows), k), torch.empty(len(rows), k, dtype=torch.int64)
+    distances = _empty((len(rows), k), torch.float32, held)
+    indices = _empty((len(rows), k), torch.int64, held)
     radii = torch.empty(len(rows), dtype=torch.float64)
 
     def rank(chunk: slice) -> None:

@@ -11,9 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 from numba import njit
 
 from ad_assets.kernels.optics import compiled, in_threads
+from ad_assets.kernels.scratch import mapped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,11 +43,17 @@ class Shortlists(NamedTuple):
     left_out: Floats  # (n,) infinity unless there was no room for all
 
     @classmethod
-    def empty(cls, rows: int, room: int) -> Shortlists:
-        """Lists without entries."""
+    def empty(cls, rows: int, room: int, *, held: bool) -> Shortlists:
+        """Lists without entries; those that are not held in main memory lie in temporary files."""
+        values, indices = (
+            np.empty((rows, room), dtype=getattr(np, kind))
+            if held
+            else mapped((rows, room), getattr(torch, kind), "the lists of candidates").numpy()
+            for kind in ("float32", "int32")
+        )
         return cls(
-            np.empty((rows, room), dtype=np.float32),
-            np.empty((rows, room), dtype=np.int32),
+            values,
+            indices,
             np.zeros(rows, dtype=np.int32),
             np.full(rows, np.inf, dtype=np.float32),
             np.full(rows, np.inf, dtype=np.float32),

@@ -20,7 +20,6 @@ the paper's batches of one image there are as many threads at work as levels.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -28,6 +27,7 @@ from pydantic import model_validator
 
 from ad_assets.methods.base import fit_field, register, score_field
 from ad_assets.methods.data import Batch, Features, Frame, ScoreMaps, check_finite
+from ad_assets.methods.needs import Needs
 from ad_assets.methods.region_of_interest import InspectedGrid, without_outside
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.training.base import TrainedMethod, TrainedNetwork
@@ -216,14 +216,16 @@ class Fod(TrainedMethod):
             seed=self.seed,
         )
 
-    def most_images(self, taps: list[Tensor], runtime: Runtime) -> int | None:
+    def needs(self, taps: list[Tensor], images: int) -> Needs:
         """Some references are made of all images that train, level by level."""
+        from ad_assets.methods.fod.references import TOKENS
+
+        if not self.inter:
+            return Needs()
+        trained = images - round(self.held_out * images)
         sizes = [self.references().bytes_each(tap.shape[2] * tap.shape[3], tap.shape[1]) for tap in taps]
-        if not (self.inter and all(sizes)):
-            return None
-        trained = min(map(runtime.most_images, sizes))
-        more = range(int(trained / (1 - self.held_out)) + 2)
-        return bisect_right(more, trained, key=lambda images: images - round(self.held_out * images)) - 1
+        stored = trained * sum(sizes) if self.reference == "nearest" else 0
+        return Needs(held={TOKENS: trained * max(sizes)}, stored=stored)
 
     def is_parameter(self, name: str) -> bool:
         """All but the reference features and the units."""

@@ -35,6 +35,7 @@ from ad_assets.kernels.nearest.bounds import full_precision
 from ad_assets.kernels.nearest.search import nearest
 from ad_assets.methods.runtime import Runtime
 
+TOKENS = "the tokens of all images"
 Kind = Literal["mean", "nearest", "coreset", "prototype", "codebook"]
 Batches = Callable[[], Iterable[Tensor]]  # of tokens (B, L, D) float32, in the same order at every call
 
@@ -122,10 +123,7 @@ class Reference:
     def _bank(self, batches: Batches, images: int, runtime: Runtime) -> Tensor:
         """(L, N, D): all tokens, those of a place together."""
         places, size = _sample(batches).shape[1:]
-        parts = f"{images} images of {places} places, {size} float32"
-        remedy = "use the mean as reference"
-        runtime.check_images("the tokens of all images", images, self.bytes_each(places, size), parts, remedy)
-        bank, first = torch.empty(places, images, size), 0
+        bank, first = runtime.empty(TOKENS, places, images, size), 0
         for tokens in batches():
             bank[:, first : first + len(tokens)] = tokens.transpose(0, 1).cpu()
             first += len(tokens)
@@ -137,9 +135,11 @@ class Reference:
         narrow = size if self.projection is None else min(size, self.projection)
         parts = f"{images} images of {places} places, {narrow} float32"
         remedy = "select on a narrower projection, or use the mean as reference"
-        runtime.check_images("the tokens to select from", images, self.bytes_each(places, size), parts, remedy)
-        runtime.check_device("the tokens to select from", 4e-9 * images * places * narrow, parts, remedy)
-        seen = torch.empty(images * places, narrow, device=runtime.device)
+        if runtime.device.startswith("cpu"):
+            seen = runtime.empty(TOKENS, images * places, narrow)
+        else:
+            runtime.check_device("the tokens to select from", 4e-9 * images * places * narrow, parts, remedy)
+            seen = torch.empty(images * places, narrow, device=runtime.device)
         for first, rows in _numbered(_on(batches, runtime)):
             seen[first : first + len(rows)] = (
                 rows if narrow == size else random_projection(rows, narrow, seed=self.seed)

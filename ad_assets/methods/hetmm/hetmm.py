@@ -30,16 +30,17 @@ from pydantic import Field, model_validator
 from ad_assets.methods.base import Method, fit_field, register, score_field
 from ad_assets.methods.data import Batch, Features, Frame, LoadMatches, ScoreMaps
 from ad_assets.methods.hetmm.presets import PRESETS
-from ad_assets.methods.hetmm.template_selection import Selection
+from ad_assets.methods.hetmm.template_selection import GRAM, Selection, gram_bytes
 from ad_assets.methods.hetmm.templates import (
+    TEMPLATES,
     TemplateSet,
     absent_templates,
     bytes_each,
-    check_budget,
     own_templates,
     unit_vectors,
     without_templates,
 )
+from ad_assets.methods.needs import Needs
 from ad_assets.methods.region_of_interest import InspectedGrid, inspected_cells, without_outside
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
@@ -157,7 +158,9 @@ class Hetmm(Method[TemplateSet]):
 
         from ad_assets.methods.hetmm.template_selection import select_with_clusters
 
-        check_budget([shape], len(features), runtime)
+        if "random" not in self.selection:
+            need, remedy = 1e-9 * gram_bytes(len(features)), "keep all images (sheets: null), or select pixel_random"
+            runtime.check_budget(GRAM, need, f"{len(features)} images, float64", remedy)
         everything = unit_vectors(features, shape, runtime)
         picks, clusters = select_with_clusters(
             everything.permute(2, 3, 0, 1),
@@ -170,16 +173,21 @@ class Hetmm(Method[TemplateSet]):
             report=lambda done, total: runtime.report(f"places selected, {shape[0]} channels", done, total),
         )
         picks = picks.permute(1, 2, 0)
-        templates = everything.gather(2, picks[..., None].expand(-1, -1, -1, shape[0]))
+        templates = runtime.empty(TEMPLATES, *picks.shape, shape[0])
+        for row, own, chosen in zip(templates, everything, picks, strict=True):
+            torch.gather(own, 1, chosen[..., None].expand(-1, -1, shape[0]), out=row)
         return templates, picks.int(), clusters.to(torch.int16) if clusters is not None else None
 
-    def most_images(self, taps: list[Tensor], runtime: Runtime) -> int:
+    def needs(self, taps: list[Tensor], images: int) -> Needs:
         """Sheets are selected layer by layer; where all images are kept, scoring reads all layers."""
         shapes = [list(tap.shape[1:]) for tap in taps]
-        whole = runtime.most_images(bytes_each(shapes))
-        if self.sheets is None or self.sheets > whole:
-            return whole
-        return min(runtime.most_images(bytes_each([shape])) for shape in shapes)
+        if self.sheets is None or self.sheets >= images:
+            return Needs(held={TEMPLATES: images * bytes_each(shapes)})
+        largest = max(bytes_each([shape]) for shape in shapes)
+        kept = self.sheets * bytes_each(shapes)
+        sources = self.sheets * sum(4 * height * width for _, height, width in shapes)
+        at_once = {} if "random" in self.selection else {GRAM: gram_bytes(images)}
+        return Needs(at_once, {TEMPLATES: images * largest, "the sheets": kept}, stored=kept + sources)
 
     def prepare(
         self, state: TemplateSet, train: Features, runtime: Runtime, load_matches: LoadMatches | None = None
@@ -187,17 +195,18 @@ class Hetmm(Method[TemplateSet]):
         """Read the templates of a set of all images from the stored features.
 
         Raises:
-            ValueError: they need more than the budget.
+            BudgetError: they are beyond the budget, and the disk has no room for them; or a device has none.
         """
         del load_matches
         if state.templates:
             return state
-        check_budget(state.shapes, len(train), runtime)
-        need = 1e-9 * len(train) * bytes_each(state.shapes)
-        runtime.check_device(
-            "the templates", need, f"of {len(train)} images", "keep fewer sheets, or tap deeper layers"
-        )
-        layers = [unit_vectors(train.layer(layer), shape, runtime) for layer, shape in enumerate(state.shapes)]
+        need = len(train) * bytes_each(state.shapes)
+        remedy = "keep fewer sheets, or tap deeper layers"
+        runtime.check_device(TEMPLATES, 1e-9 * need, f"of {len(train)} images", remedy)
+        layers = [
+            unit_vectors(train.layer(layer), shape, runtime, need - len(train) * bytes_each([shape]))
+            for layer, shape in enumerate(state.shapes)
+        ]
         return replace(state, templates=layers)
 
     def without(self, state: TemplateSet, image_ids: Collection[str], train: Features, runtime: Runtime) -> TemplateSet:

@@ -33,6 +33,7 @@ Selection = Literal["sum", "maxmin", "repeats", "image_random", "pixel_random", 
 UNIT_TOLERANCE = 1e-3
 LLOYD_ITERATIONS = 25
 LEAST_WEIGHT = 1e-12  # of a vector that equals a seed: drawn only where nothing else is left
+GRAM = "the products of all vectors of a place"
 CHUNK_BYTES = 64 << 20  # Gram matrices that are worked on together: enough to keep threads busy
 TASK_PIXELS = 32  # of one task of a thread
 
@@ -130,6 +131,11 @@ def select_with_clusters(
     return picks.T.unflatten(1, grid).contiguous(), None if selection == "pixel_kmeans" else clusters.unflatten(0, grid)
 
 
+def gram_bytes(images: int) -> int:
+    """Bytes that are worked on for one place: its float64 Gram matrix, and three of its size."""
+    return 32 * images**2
+
+
 def _to_distances(block: tuple[Tensor, Tensor]) -> None:
     """From Gram matrices to cosine distances, in the second tensor's memory."""
     import torch
@@ -218,7 +224,7 @@ def _grams(templates: Tensor, memory_gb: float, device: str) -> Iterator[tuple[s
 
     images, channels, height, width = templates.shape
     vectors = templates.flatten(2).permute(2, 0, 1)  # (pixels, N, C)
-    per_pixel = 32 * images**2 + 16 * images * channels
+    per_pixel = gram_bytes(images) + 16 * images * channels
     cached = max(threads(), CHUNK_BYTES // (8 * images**2))
     step = max(1, min(int(memory_gb * 1e9) // per_pixel, cached))
     if device == "cpu":

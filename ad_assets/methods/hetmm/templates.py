@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+TEMPLATES = "the templates"
 ABSENT = -1  # source of a template that is from an image that was left out
 
 
@@ -38,34 +39,28 @@ class TemplateSet(State):
     image_ids: list[str]
 
 
-def check_budget(shapes: list[list[int]], images: int, runtime: Runtime) -> None:
-    """Refuse more images than the memory budget takes.
-
-    Raises:
-        ValueError: naming shapes, budget and remedy.
-    """
-    sizes = " + ".join("x".join(map(str, shape)) for shape in shapes)
-    parts = f"{images} images x {sizes} float32"
-    remedy = "keep fewer sheets, tap deeper layers, or shrink the images more (resize)"
-    runtime.check_images("the templates", images, bytes_each(shapes), parts, remedy)
-
-
 def bytes_each(shapes: list[list[int]]) -> int:
     """Bytes of the float32 templates of one image, over layers of these shapes (C, H, W)."""
     return 4 * sum(channels * height * width for channels, height, width in shapes)
 
 
-def unit_vectors(features: Features, shape: list[int], runtime: Runtime) -> Tensor:
-    """(H, W, N, C) float32 of one layer, of unit length over C.
+def unit_vectors(features: Features, shape: list[int], runtime: Runtime, beside: int = 0) -> Tensor:
+    """(H, W, N, C) float32 of one layer, of unit length over C, in main memory or mapped into it.
+
+    Args:
+        features: of that layer.
+        shape: C, H and W.
+        runtime: device and memory budget.
+        beside: bytes of other layers that are held with it.
 
     Raises:
         ValueError: other shapes, or NaN.
+        BudgetError: they are beyond the budget, and the disk has no room for them.
     """
-    import torch
     from torch.nn.functional import normalize
 
     channels, height, width = shape
-    everything = torch.empty(height, width, len(features), channels)
+    everything = runtime.empty(TEMPLATES, height, width, len(features), channels, beside=beside)
     done = 0
     for ids, (tap,) in features.batches():
         tap = tap.to(runtime.device)

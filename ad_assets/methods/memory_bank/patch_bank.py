@@ -22,6 +22,8 @@ from ad_assets.kernels.nearest.faiss_build import faiss_fault
 from ad_assets.methods.base import Method, Stage, fit_field, match_field, score_field
 from ad_assets.methods.data import Batch, Features, Matches, ScoreMaps, check_finite
 from ad_assets.methods.memory_bank.bank import MemoryBank
+from ad_assets.methods.memory_bank.coreset import Selection, selection_needs
+from ad_assets.methods.memory_bank.patch_rows import PatchRows
 from ad_assets.methods.memory_bank.search import (
     Skip,
     by_image,
@@ -30,9 +32,12 @@ from ad_assets.methods.memory_bank.search import (
     match_patches,
     nearest_rows,
     neighbours,
+    pairs_needs,
     together,
+    with_narrow_rows,
 )
-from ad_assets.methods.memory_bank.subsampling import Selection, drawn_places, select
+from ad_assets.methods.memory_bank.subsampling import drawn_places, radius_around, select
+from ad_assets.methods.needs import Needs
 from ad_assets.methods.patch_embedding import Pooling, embed, patch_grid
 from ad_assets.methods.region_of_interest import InspectedGrid, learnt_places, without_outside
 from ad_assets.methods.runtime import Runtime
@@ -54,6 +59,7 @@ class PatchBank(Method[MemoryBank]):
     state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]] = "memory_bank"
     state_type: ClassVar[type[State]] = MemoryBank
     matched: ClassVar[tuple[Literal["train", "test"], ...]] = ("test",)
+    later: ClassVar[frozenset[str]] = Method.later | {"parts"}
 
     pooling: Pooling = fit_field("authors", description="how a neighbourhood becomes a vector; see patch_embedding.py")
     patch_size: int = fit_field(3, ge=1, description="side of the neighbourhood in cells")
@@ -72,6 +78,12 @@ class PatchBank(Method[MemoryBank]):
     )
     projection: int | None = fit_field(128, ge=1, description="dimensions in which the coreset is selected; null: all")
     anchors: Literal["clean", "official"] = fit_field("clean", description="how the selection starts")
+    parts: int = fit_field(
+        1,
+        ge=1,
+        le=100_000,
+        description="parts of the patches that a coreset is selected in, and then among the selections; 1: at once",
+    )
     roi_fit: bool = fit_field(False, description="no patch outside the region of interest enters the bank")
 
     exclude_same_image: bool = match_field(False, description="patches do not meet rows of their own image")
@@ -91,8 +103,11 @@ class PatchBank(Method[MemoryBank]):
     def _no_idle_options(self) -> Self:
         unread = {
             "pooling 'concat' keeps every channel": (self.pooling == "concat", {"pre_dimensions", "dimensions"}),
-            "coreset_ratio 1 selects nothing": (self.coreset_ratio == 1, {"subsampling", "anchors", "preselect"}),
-            "only the greedy subsampling reads it": (self.subsampling != "greedy", {"projection", "anchors"}),
+            "coreset_ratio 1 selects nothing": (
+                self.coreset_ratio == 1,
+                {"subsampling", "anchors", "preselect", "parts"},
+            ),
+            "only the greedy subsampling reads it": (self.subsampling != "greedy", {"projection", "anchors", "parts"}),
             "only search 'ivfpq' reads it": (self.search == "exact", {"lists", "subquantisers", "bits", "probes"}),
         }
         for reason, (idle, keys) in unread.items():
@@ -172,7 +187,8 @@ class PatchBank(Method[MemoryBank]):
         """Build the memory bank.
 
         Raises:
-            ValueError: no image, features that differ in shape or hold NaN, or too many for the budget.
+            ValueError: no image, or features that differ in shape or hold NaN.
+            BudgetError: the selection does not fit the memory budget, or the disk what that does not hold.
         """
         import torch
 
@@ -229,8 +245,6 @@ class PatchBank(Method[MemoryBank]):
         """
         import torch
 
-        from ad_assets.kernels.coverage import covering_radius
-
         patches, places, grid = self._patches(new, runtime)
         if list(grid) != state.grid or patches.shape[1] != state.rows.shape[1]:
             raise ValueError(
@@ -241,24 +255,38 @@ class PatchBank(Method[MemoryBank]):
         number = {image_id: position for position, image_id in enumerate(ids)}
         per_image = len(self._learnt(new, grid))
         count = min(self._size(len(ids) * per_image) - len(state.rows), len(patches))
-        picks = torch.arange(0)
+        picks, added = torch.arange(0), state.rows[:0]
         if count > 0:
-            picks = select(patches, count, self._selection(), runtime, known=state.rows).picks
-        rows = torch.cat([state.rows, patches[picks]])
+            kept = select(patches, count, self._selection(), runtime, known=state.rows)
+            picks, added = kept.picks, kept.rows
         before = torch.tensor([number[image_id] for image_id in state.image_ids])[state.source]
         after = torch.tensor([number[image_id] for image_id in new.image_ids])[picks // places.shape[1]]
         source, place = torch.cat([before, after]), torch.cat([state.place, places.flatten()[picks]])
-        if self.coreset_ratio == 1:
-            order = (source * grid[0] * grid[1] + place).argsort()
-            return MemoryBank(rows[order], source[order], place[order], ids, list(grid), 0.0)
-        left = covering_radius(patches, rows.to(runtime.device), runtime.budget_gb(runtime.device))
-        radius = max(state.covering_radius, left)
+        every_patch = self.coreset_ratio == 1
+        order = (source * grid[0] * grid[1] + place).argsort() if every_patch else torch.arange(len(source))
+        rows = runtime.merged("the rows of the bank", [state.rows, added], order)
+        source, place = source[order], place[order]
+        if every_patch:
+            return MemoryBank(rows, source, place, ids, list(grid), 0.0)
+        radius = max(state.covering_radius, radius_around(patches, rows, runtime))
         return MemoryBank(rows, source, place, ids, list(grid), radius, state.appended + len(picks))
 
-    def most_images(self, taps: list[Tensor], runtime: Runtime) -> int:
-        """All patches, or those of `preselect`, are selected from at once."""
+    def needs(self, taps: list[Tensor], images: int) -> Needs:
+        """Patches are read again where they are not held; proxies are learned from rows of anywhere."""
         patches, values = self._shape(taps)
-        return runtime.most_images(4 * self._drawn(patches) * values)
+        rows = images * self._drawn(patches)
+        size = rows if self.coreset_ratio == 1 else min(self._size(images * patches), rows)
+        every, bank = {"the patches": 4 * values * rows}, {"the rows of the bank": 4 * values * size}
+        stored = (4 * values + 16) * size
+        if self.coreset_ratio == 1:
+            depth = self.kept_neighbours or self.n_neighbours(images) + 1
+            matched = pairs_needs(rows, min(depth, rows)) if "train" in self.matched else {}
+            return Needs(held={**every, **matched}, stored=stored)
+        if self.subsampling != "greedy":
+            proxies = self.subsampling == "proxies"
+            return Needs(held={**bank, **(every if proxies else {})}, kept={} if proxies else every, stored=stored)
+        at_once, held = selection_needs(self._selection(), rows, size, values)
+        return Needs(at_once, {**held, **bank}, every, stored)
 
     def _shape(self, taps: list[Tensor]) -> tuple[int, int]:
         """Patches of an image, and values of each."""
@@ -267,7 +295,7 @@ class PatchBank(Method[MemoryBank]):
 
     def _selection(self) -> Selection:
         way = "all" if self.coreset_ratio == 1 else self.subsampling
-        return Selection(way, self.projection, self.anchors, self.seed)
+        return Selection(way, self.projection, self.anchors, self.parts, self.seed)
 
     def _size(self, patches: int) -> int:
         return max(1, int(self.coreset_ratio * patches))
@@ -280,36 +308,17 @@ class PatchBank(Method[MemoryBank]):
         """(P,) which places of the grid the bank may hold patches of."""
         return learnt_places(features.region if self.roi_fit else None, grid)
 
-    def _patches(self, features: Features, runtime: Runtime) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """(N * n, D) on the CPU, (N, n) which patches of each image they are, and the grid."""
+    def _patches(self, features: Features, runtime: Runtime) -> tuple[PatchRows, Tensor, tuple[int, int]]:
+        """The rows that the bank may hold, (N, n) which patches of each image they are, and the grid."""
         import torch
 
         sample = features.sample()
-        grid = patch_grid(sample, self.patch_size, self.stride)
-        shape = self._shape(sample)
+        grid, shape = patch_grid(sample, self.patch_size, self.stride), self._shape(sample)
         learnt = self._learnt(features, grid)
         drawn = self._drawn(len(learnt))
-        parts = f"{len(features)} images x {drawn} patches x {shape[1]} float32"
-        remedy = "choose a smaller preselect, a larger stride, fewer dimensions or deeper taps"
-        runtime.check_images("the patches", len(features), 4 * drawn * shape[1], parts, remedy)
-        patches = torch.empty(len(features), drawn, shape[1])
         own = [drawn_places(image_id, len(learnt), drawn, self.seed) for image_id in features.image_ids]
         places = learnt[torch.stack(own)]
-        done = 0
-        for ids, taps in features.batches():
-            batch = self.embed(taps, runtime.device)
-            if tuple(batch.shape[1:]) != shape:
-                raise ValueError(
-                    f"image {ids[0]} has {batch.shape[1]} patches of {batch.shape[2]} values, those before "
-                    f"{shape[0]} of {shape[1]}: extract all features with one extractor"
-                )
-            some = slice(done, done + len(ids))
-            numbers = places[some] + torch.arange(len(ids))[:, None] * batch.shape[1]
-            drawn_patches = batch.flatten(0, 1).index_select(0, numbers.flatten().to(batch.device))
-            patches[some] = drawn_patches.unflatten(0, numbers.shape).cpu()
-            done = some.stop
-            runtime.report("patches embedded", done, len(features))
-        return patches.flatten(0, 1), places, grid
+        return PatchRows(features, self.embed, shape, places, runtime), places, grid
 
     def match(
         self, state: MemoryBank, images: Features, runtime: Runtime, *, left_out: bool = False
@@ -328,7 +337,7 @@ class PatchBank(Method[MemoryBank]):
         matched = match_bank_with_itself(state, self.depth(state), runtime) if by_symmetry else {}
         done = 0
         for ids in images.id_batches():
-            parts = {image_id: matched[image_id] for image_id in ids if image_id in matched}
+            parts = {image_id: with_narrow_rows(matched[image_id]) for image_id in ids if image_id in matched}
             others = [image_id for image_id in ids if image_id not in matched]
             if others:
                 batch = Batch(images.load(others, images.layers), (0, 0), others, left_out)

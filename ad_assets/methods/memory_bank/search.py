@@ -72,7 +72,7 @@ def match_patches(
 
 
 def match_bank_with_itself(bank: MemoryBank, depth: int, runtime: Runtime) -> dict[str, Matches]:
-    """The nearest rows of all rows of a bank that holds every patch of its images, by image."""
+    """The nearest rows of all rows of a bank that holds every patch of its images, by image; views of one table."""
     from ad_assets.kernels.nearest.all_pairs import all_pairs
 
     distances, rows = all_pairs(
@@ -81,9 +81,21 @@ def match_bank_with_itself(bank: MemoryBank, depth: int, runtime: Runtime) -> di
         memory_gb=runtime.budget_gb(bank.rows.device),
         report=lambda done, total: runtime.report("pairs of patches compared", done, total),
     )
-    padded = _padded(distances.cpu(), rows.int().cpu(), depth)
+    padded = _padded(distances.cpu(), rows.cpu(), depth)
     distances, rows = (part.unflatten(0, (len(bank.image_ids), -1)) for part in padded)
     return by_image(bank.image_ids, {"distances": distances, "rows": rows})
+
+
+def pairs_needs(rows: int, depth: int) -> dict[str, int]:
+    """Bytes that `match_bank_with_itself` holds of a bank of so many rows, or keeps in temporary files; on a CPU."""
+    from ad_assets.kernels.nearest.all_pairs import least_bytes
+
+    return {"the lists of candidates": least_bytes(rows, depth), "the neighbours of all patches": 12 * rows * depth}
+
+
+def with_narrow_rows(matches: Matches) -> Matches:
+    """The matches of an image of `match_bank_with_itself`, with row numbers as `match_patches` has them: int32."""
+    return {**matches, "rows": matches["rows"].int()}
 
 
 def nearest_rows(queries: Tensor, blocks: Blocks, depth: int, runtime: Runtime) -> tuple[Tensor, Tensor]:
@@ -181,4 +193,6 @@ def _padded(distances: Tensor, rows: Tensor, depth: int) -> tuple[Tensor, Tensor
     from torch.nn.functional import pad
 
     missing = (0, depth - distances.shape[1])
+    if not any(missing):
+        return distances, rows  # which may be more than main memory holds twice
     return pad(distances, missing, value=float("inf")), pad(rows, missing, value=-1)

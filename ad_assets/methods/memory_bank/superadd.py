@@ -35,6 +35,7 @@ from ad_assets.methods.base import Method, fit_field, match_field, register, sco
 from ad_assets.methods.data import Batch, Features, Frame, Matches, ScoreMaps, check_finite
 from ad_assets.methods.memory_bank.layer_banks import LayerBanks
 from ad_assets.methods.memory_bank.search import match_patches
+from ad_assets.methods.needs import Needs
 from ad_assets.methods.region_of_interest import InspectedGrid, learnt_places, without_outside
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
@@ -108,19 +109,20 @@ class SuperAdd(Method[LayerBanks]):
         """Build the banks.
 
         Raises:
-            ValueError: no image, features that differ in shape or hold NaN, or too many for the budget.
+            ValueError: no image, or features that differ in shape or hold NaN.
+            BudgetError: tokens are beyond the budget, and the disk has no room for them.
         """
         import torch
 
         from ad_assets.kernels.thinning import density_thinning
 
         sample = features.sample()
-        self._check(sample, len(features), runtime)
         grids = [_grid(tap) for tap in sample]
         rows, source, place = [], [], []
+        beside = 0
         for layer, grid in enumerate(grids):
             learnt = learnt_places(features.region if self.roi_fit else None, grid)
-            tokens = self._tokens(features.layer(layer), sample[layer], learnt, runtime)
+            tokens = self._tokens(features.layer(layer), sample[layer], learnt, runtime, beside)
             picks = density_thinning(
                 tokens,
                 min(self.max_rows or len(tokens), len(tokens)),
@@ -131,6 +133,7 @@ class SuperAdd(Method[LayerBanks]):
                 report=partial(runtime.report, f"draws of layer {layer + 1} thinned"),
             )
             rows.append(tokens if len(picks) == len(tokens) else tokens[picks])
+            beside += rows[-1].nbytes
             source.append(picks // len(learnt))
             place.append(learnt[picks % len(learnt)])
         return LayerBanks(rows, source, place, list(features.image_ids), grids)
@@ -157,14 +160,21 @@ class SuperAdd(Method[LayerBanks]):
             source = torch.cat([torch.tensor([numbers[i] for i in bank.image_ids])[bank.source] for bank in banks])
             place = torch.cat([bank.place for bank in banks])
             order = (source * grid[0] * grid[1] + place).argsort()
-            rows.append(torch.cat([bank.rows for bank in banks])[order])
+            rows.append(runtime.merged("the banks", [bank.rows for bank in banks], order))
             sources.append(source[order])
             places.append(place[order])
         return LayerBanks(rows, sources, places, ids, state.grids)
 
-    def most_images(self, taps: list[Tensor], runtime: Runtime) -> int:
+    def needs(self, taps: list[Tensor], images: int) -> Needs:
         """All tokens of a layer are thinned at once; kept are those of all layers."""
-        return runtime.most_images(self._bytes(taps))
+        tokens = [images * tap[0].numel() // tap.shape[1] for tap in taps]
+        rows = [min(self.max_rows or count, count) for count in tokens]
+        layers = {
+            f"the tokens of layer {layer + 1}": 4 * count * tap.shape[1]
+            for layer, (count, tap) in enumerate(zip(tokens, taps, strict=True))
+        }
+        stored = sum(count * (4 * tap.shape[1] + 16) for count, tap in zip(rows, taps, strict=True))
+        return Needs(held=layers, stored=stored)
 
     def match(
         self, state: LayerBanks, images: Features, runtime: Runtime, *, left_out: bool = False
@@ -232,11 +242,9 @@ class SuperAdd(Method[LayerBanks]):
             found[f"layer{layer}"] = matches["distances"][:, :, 0]
         return found
 
-    def _tokens(self, features: Features, sample: Tensor, learnt: Tensor, runtime: Runtime) -> Tensor:
+    def _tokens(self, features: Features, sample: Tensor, learnt: Tensor, runtime: Runtime, beside: int) -> Tensor:
         """(N * n, C) on the CPU: the tokens of one layer at some cells, in the order of images and cells."""
-        import torch
-
-        tokens = torch.empty(len(features), len(learnt), sample.shape[1])
+        tokens = runtime.empty("the tokens", len(features), len(learnt), sample.shape[1], beside=beside)
         done = 0
         for ids, (tap,) in features.batches():
             if tap.shape[1:] != sample.shape[1:]:
@@ -249,18 +257,6 @@ class SuperAdd(Method[LayerBanks]):
             done += len(ids)
             runtime.report("images read", done, len(features))
         return tokens.flatten(0, 1)
-
-    def _bytes(self, taps: Sequence[Tensor]) -> int:
-        """Bytes of the tokens of one image that a fit holds at once."""
-        each = [4 * tap[0].numel() for tap in taps]
-        return sum(each) if self.max_rows is None else max(each)
-
-    def _check(self, sample: Sequence[Tensor], images: int, runtime: Runtime) -> None:
-        """Refuse more images than `most_images`."""
-        held = self._bytes(sample)
-        parts = f"{images} images x {held // 4} float32"
-        remedy = "read deeper or fewer layers" if self.max_rows is None else "shrink the images, or take fewer"
-        runtime.check_images("the tokens", images, held, parts, remedy)
 
 
 def _grid(tap: Tensor) -> list[int]:

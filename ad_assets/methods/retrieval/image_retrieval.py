@@ -7,6 +7,7 @@ So adding images costs their features and nothing else.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +15,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from ad_assets.methods.base import Method, score_field
 from ad_assets.methods.data import Batch, Features, LoadMatches
+from ad_assets.methods.needs import Needs
 from ad_assets.methods.region_of_interest import inspected_cells, learnt_places
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+VECTORS = "the vectors of all images"
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,17 @@ class ImageRetrieval(Method[Pyramids]):
     def grids(self, taps: list[Tensor]) -> list[tuple[int, int]]:
         """Rows and columns of the P places of each level."""
 
-    def room(self, images: int, places: int, size: int) -> Tensor:
-        """(N, P, D) for the vectors of a level, in the order in memory that scoring reads them in."""
-        import torch
+    def room(self, images: int, places: int, size: int, runtime: Runtime, beside: int) -> Tensor:
+        """(N, P, D) for the vectors of a level, in the order in memory that scoring reads them in.
 
-        return torch.empty(images, places, size)
+        Args:
+            images: N.
+            places: P.
+            size: D.
+            runtime: memory budget, beyond which they lie in a temporary file.
+            beside: bytes of the other levels.
+        """
+        return runtime.empty(VECTORS, images, places, size, beside=beside)
 
     def kept(self, region: Tensor | None, grid: tuple[int, int]) -> Tensor:
         """(n,) int64, ascending: the places of a level whose vectors are read."""
@@ -127,9 +138,10 @@ class ImageRetrieval(Method[Pyramids]):
             )
         return _together(states)
 
-    def most_images(self, taps: list[Tensor], runtime: Runtime) -> int:
+    def needs(self, taps: list[Tensor], images: int) -> Needs:
         """Scoring reads the vectors of all."""
-        return runtime.most_images(4 * sum(level.numel() for level in self.vectors(taps)))
+        vectors = 4 * sum(level.numel() for level in self.vectors(taps))
+        return Needs(held={VECTORS: images * vectors}, stored=4 * images * taps[-1].shape[1])
 
     def prepare(
         self, state: Pyramids, train: Features, runtime: Runtime, load_matches: LoadMatches | None = None
@@ -139,7 +151,7 @@ class ImageRetrieval(Method[Pyramids]):
         With a region of interest, images are described anew by what is inspected of them.
 
         Raises:
-            ValueError: they need more than the budget.
+            BudgetError: they are beyond the budget, and the disk has no room for them.
         """
         import torch
 
@@ -148,11 +160,10 @@ class ImageRetrieval(Method[Pyramids]):
         train = replace(train, image_ids=tuple(state.image_ids))
         taps = train.sample()
         sample = self.vectors(taps)
-        parts = f"{len(train)} images x {' and '.join(f'{p} places x {d}' for _, p, d in (s.shape for s in sample))}"
-        size = 4 * sum(level.numel() for level in sample)
-        runtime.check_images("the vectors", len(train), size, f"{parts} float32", "read deeper layers")
         kept = [self.kept(train.region, grid) for grid in self.grids(taps)]
-        vectors = [self.room(len(train), len(k), s.shape[2]) for k, s in zip(kept, sample, strict=True)]
+        shapes = [(len(train), len(places), level.shape[2]) for places, level in zip(kept, sample, strict=True)]
+        total = 4 * sum(map(math.prod, shapes))
+        vectors = [self.room(*shape, runtime, total - 4 * math.prod(shape)) for shape in shapes]
         pooled = state.pooled if train.region is None else torch.empty_like(state.pooled)
         done = 0
         for ids, taps in train.batches():

@@ -88,11 +88,9 @@ class Rad(ImageRetrieval):
         """As `ImageRetrieval.grids`: those of the layers."""
         return [(tap.shape[2], tap.shape[3]) for tap in compared(taps)]
 
-    def room(self, images: int, places: int, size: int) -> Tensor:
+    def room(self, images: int, places: int, size: int, runtime: Runtime, beside: int) -> Tensor:
         """As `ImageRetrieval.room`: place by place."""
-        import torch
-
-        return torch.empty(places, images, size).transpose(0, 1)
+        return super().room(places, images, size, runtime, beside).transpose(0, 1)
 
     def kept(self, region: Tensor | None, grid: tuple[int, int]) -> Tensor:
         """As `ImageRetrieval.kept`: all, as neighbours of a place are found by counting."""

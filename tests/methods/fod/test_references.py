@@ -125,8 +125,6 @@ def test_codebook() -> None:
 @pytest.mark.parametrize(
     ("reference", "runtime", "message"),
     [
-        (Reference(kind="nearest"), Runtime(memory_gb=1e-6), "tokens of all images need .* use the mean as reference"),
-        (Reference(kind="coreset"), Runtime(memory_gb=1e-6), "tokens to select from need .* narrower projection"),
         (Reference(kind="prototype", prototypes=8), RUNTIME, "prototypes must be 1..7"),
         (Reference(kind="codebook", codes=141), RUNTIME, "codes must be 1..140"),
         (Reference(kind="nearest", window=2), RUNTIME, "window must be odd"),

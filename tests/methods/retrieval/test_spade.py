@@ -105,9 +105,6 @@ def test_bad_input_is_named() -> None:
         Spade().fit(tap_features([tap[:0] for tap in taps(4, 1)]), RUNTIME)
     with pytest.raises(ValueError, match="pixel_layers: 3 of 2 layers"):
         Spade(pixel_layers=3).fit(tap_features(taps(4, 2)), RUNTIME)
-    features = tap_features(taps(4, 3))
-    with pytest.raises(ValueError, match=r"raise compute\.memory_gb"):
-        Spade().prepare(Spade().fit(features, RUNTIME), features, Runtime(memory_gb=1e-9))
     with pytest.raises(ValueError, match="score with the extractor"):
         scored(Spade(), taps(4, 3), [tap[:, :4] for tap in taps(4, 1)])
     broken = taps(4, 3)
