@@ -24,7 +24,7 @@ from ad_assets.settings.home import known_home
 from ad_assets.settings.model import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from ad_assets.datasets.listing import Listing
 
@@ -291,14 +291,14 @@ class Reader(Settings, ABC):
             paths: relative posix paths of one listing.
         """
 
-    def parts_of(self, category: str) -> tuple[str, ...] | None:
+    def parts_of(self, categories: Collection[str]) -> set[str] | None:
         """Relative paths of folders, and of files, that hold every path that `assign`, `check_names` and
-        `paths_by_category` need for a category, beside its `tables` and its region of interest. None: the whole root.
+        `paths_by_category` need for some categories, beside their `tables` and regions of interest. None: the root.
 
         Args:
-            category: one of the dataset, or a name that may be one.
+            categories: of the dataset, or names that may be.
         """
-        del category
+        del categories
         return None
 
     def tables(self, category: str) -> tuple[str, ...]:

@@ -188,9 +188,10 @@ class ImageFiles:
         passed_over: set[str] = set()
         # One listing has a thousand files: many folders are sooner found in that of all.
         few = parts is not None and len(parts) <= self.requests_at_once
+        many = set() if few else set(parts or ())
         for name, info in self._find_remote(parts if parts is not None and few else ("",)).items():
             path = name[len(self._folder) :].lstrip("/")
-            if parts is not None and not few and not is_within(path, parts):
+            if many and not is_within(path, many):
                 continue
             # Object stores represent an empty folder by a zero-byte key that ends in a slash.
             if info.get("type") != "file" or not path or path.endswith("/"):

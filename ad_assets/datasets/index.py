@@ -10,7 +10,7 @@ Empty masks are valid: public datasets contain some, and a crop can empty any. S
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -56,7 +56,7 @@ class ImageIndex:
     region: RegionOfInterest | None = None
 
 
-def list_categories(reader: Reader, categories: Iterable[str]) -> Listing:
+def list_categories(reader: Reader, categories: Collection[str]) -> Listing:
     """The files that indexes of some categories are made from, and what lies beside them in their folders.
 
     Only the folders of these categories are listed, where the layout tells them.
@@ -65,13 +65,11 @@ def list_categories(reader: Reader, categories: Iterable[str]) -> Listing:
         DatasetError: the root does not exist, may not be read, or holds no file.
         StorageError: the storage does not answer.
     """
-    parts: set[str] = set()
-    for category in categories:
-        own, region = reader.parts_of(category), reader.region_path(category)
-        if own is None:
-            return ImageFiles(reader.root).listing()
-        parts.update(own, reader.tables(category), () if region is None else (region,))
-    return ImageFiles(reader.root).listing(parts)
+    parts = reader.parts_of(categories)
+    if parts is None:
+        return ImageFiles(reader.root).listing()
+    regions = {region for category in categories if (region := reader.region_path(category)) is not None}
+    return ImageFiles(reader.root).listing(parts.union(regions, *map(reader.tables, categories)))
 
 
 def build_index(

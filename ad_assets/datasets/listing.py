@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,10 +150,9 @@ def outermost(paths: Iterable[str]) -> list[str]:
     return found
 
 
-def is_within(path: str, parts: Iterable[str]) -> bool:
+def is_within(path: str, parts: Container[str]) -> bool:
     """Whether a path is one of some files and folders, or lies in one."""
-    known = set(parts)
-    return any(path[:end] in known for end in (*(at for at, letter in enumerate(path) if letter == "/"), len(path)))
+    return any(path[:end] in parts for end in (*(at for at, letter in enumerate(path) if letter == "/"), len(path)))
 
 
 Identities = tuple[tuple[int, int], ...]  # of the folders above: a link to one of them is not followed

@@ -9,6 +9,7 @@ categories are compared exactly.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from ad_assets_runtime.images import IMAGE_SUFFIXES
 
@@ -48,6 +49,7 @@ def is_foreign(path: str) -> bool:
     return path.lower().endswith(FOREIGN_SUFFIXES)
 
 
+@lru_cache(4096)  # millions of paths have few names of folders
 def canonical_name(name: str, names: tuple[str, ...] = PARTS) -> str | None:
     """The entry of `names` that equals `name`, ignoring case and surrounding blanks; None if there is none."""
     folded = name.strip().casefold()

@@ -20,6 +20,7 @@ import dagster as dg
 from ad_assets.config.benchmark import Benchmark, Dataset, Production, fingerprint
 from ad_assets.config.faults import ConfigError
 from ad_assets.datasets import DatasetError, FileStamp, ImageFiles
+from ad_assets.datasets.listing import is_within
 from ad_assets.defs.conditions import Window, sensor_status
 from ad_assets.defs.dagster_internals import RUN_KEY_TAG
 from ad_assets.graph.stages.image_index import read_stamps, stamps_of
@@ -154,7 +155,7 @@ class Watch:
             self._pass_over(f"{name}: no image of it can be read, its folder is there: it stays as it is")
         if gone := sorted(set(missing) - set(standing)):
             changes.append(partitions.build_delete_request(gone))
-        for misfit in self._dataset.reader.misfits(sorted(listing)):
+        for misfit in self._dataset.reader.misfits(self._beside(listing, stamps.keys() | busy.keys())):
             if misfit.severity == "error":
                 self._pass_over(f"left out {misfit}")
         reasons = [
@@ -268,6 +269,14 @@ class Watch:
             if region is not None and region in paths:
                 found.setdefault(category, []).append(region)
         return found
+
+    def _beside(self, listing: Mapping[str, FileStamp], categories: Collection[str]) -> list[str]:
+        """The files of a listing that lie outside the folders of some categories, where their layout tells these."""
+        parts = self._dataset.reader.parts_of(categories)
+        if not parts:
+            return sorted(listing)
+        # Most of a million paths are told by the first of their folders.
+        return sorted(path for path in listing if path.partition("/")[0] not in parts and not is_within(path, parts))
 
     def _pass_over(self, reason: str) -> None:
         self._passed_over.append(reason)

@@ -66,7 +66,7 @@ def plan(
     wanted = graph.below(chosen) | needed.keys()
     graph.refresh(categories)
     files = _FileChanges(benchmark, graph, categories)
-    recorded = _Recorded(graph, instance)
+    recorded = _Recorded(graph, instance, categories)
     unknown: set[Slot] = set()  # what follows an image index that is scanned again can be told only afterwards
     steps: dict[Slot, Step] = {}
     for slot in graph.slots(categories):
@@ -129,11 +129,15 @@ class _FileChanges:
 
 
 class _Recorded:
-    """What Dagster knows of asset partitions: the last materialization of each, by two queries an asset."""
+    """What Dagster knows of asset partitions: the last materialization of each, by two queries an asset.
 
-    def __init__(self, graph: Graph, instance: dg.DagsterInstance) -> None:
+    Where one category is asked for, by one query an asset, of its materialization alone.
+    """
+
+    def __init__(self, graph: Graph, instance: dg.DagsterInstance, categories: Collection[str] | None) -> None:
         self._graph = graph
         self._instance = instance
+        self._only = next(iter(categories)) if categories is not None and len(categories) == 1 else None
         self._assets: dict[Key, Mapping[str | None, tuple[int, str | None]]] = {}
 
     def __contains__(self, slot: Slot) -> bool:
@@ -163,9 +167,10 @@ class _Recorded:
     def _last(self, key: Key) -> Mapping[str | None, tuple[int, str | None]]:
         """Partition -> number of the event and data version, of the partitions that were materialized."""
         if key not in self._assets:
-            if self._graph.stages[key].partitions is None:
-                event, tags = self._latest((key, None))
-                self._assets[key] = {None: (event, tags.get(DATA_VERSION_TAG))} if event else {}
+            single = None if self._graph.stages[key].partitions is None else self._only
+            if single is not None or self._graph.stages[key].partitions is None:
+                event, tags = self._latest((key, single))
+                self._assets[key] = {single: (event, tags.get(DATA_VERSION_TAG))} if event else {}
             else:
                 asset, kind = dg.AssetKey(list(key)), dg.DagsterEventType.ASSET_MATERIALIZATION
                 log = self._instance.event_log_storage

@@ -42,8 +42,13 @@ class _Records:
         self._stamps: dict[str, str] | None = None
         self.damaged: set[str] = set()
 
-    def refresh(self, slots: Iterable[Slot]) -> None:
-        """List all records; from an object store, read at once the new ones of some heads, else as they are needed."""
+    def refresh(self, slots: Iterable[Slot]) -> bool:
+        """List all records; from an object store, read at once the new ones of some heads, else as they are needed.
+
+        Returns:
+            Whether any record was written or removed since the last listing.
+        """
+        before = self._stamps
         self._stamps = {f.path: f.stamp for prefix in ("heads", "attempts") for f in self._store.files(prefix)}
         self._read = {path: known for path, known in self._read.items() if self._stamps.get(path) == known[0]}
         self.damaged &= self._read.keys()
@@ -51,6 +56,7 @@ class _Records:
             paths = {self._store.head_path(*slot) for slot in slots}
             with ThreadPoolExecutor(max_workers=16) as pool:
                 list(pool.map(self.read, sorted(paths & self._stamps.keys() - self._read.keys())))
+        return self._stamps != before
 
     def read(self, path: str) -> Any:
         """The record at a path; None where there is none, or a damaged one."""
@@ -93,6 +99,7 @@ class Graph:
         self._damage: dict[Slot, tuple[str | None, str]] = {}
         self._gated: dict[Key, set[str]] = {}
         self._checked = -DAMAGE_SECONDS
+        self._looked: list[Slot] = []
         self._forget()
 
     def refresh(self, categories: Collection[str] | None = None) -> None:
@@ -103,16 +110,20 @@ class Graph:
         """
         slots = list(self.slots(categories))
         gathered = (read for key, name in slots if name is None for read in self.stages[key].slots(None))
-        self._records.refresh(chain(slots, gathered))
+        changed = self._records.refresh(chain(slots, gathered)) or slots != self._looked or bool(self._damage)
         # While something is damaged, check every time: a repair may restore the same head.
         if self._damage or time.monotonic() - self._checked >= DAMAGE_SECONDS:
             self._contents = Contents(self.store, whole=categories is None)
             found = ((slot, self._damage_now(slot)) for slot in slots)
             self._damage = {slot: (self._stamp(slot), damage) for slot, damage in found if damage}
             self._checked = time.monotonic()
-        self._forget()
+        # Of heads that are as they were the same follows, at least where nothing was amiss.
+        if changed or self._damage or any(self._stale.values()) or any(self._due.values()):
+            self._forget()
+        self._looked = slots
 
     def _forget(self) -> None:
+        self._heads: dict[Slot, Head | None] = {}
         self._planned: dict[Slot, Head | None] = {}
         self._expected: dict[Slot, Head | None] = {}
         self._faults: dict[Slot, dict[Slot, str]] = {}
@@ -139,7 +150,9 @@ class Graph:
 
     def head(self, slot: Slot) -> Head | None:
         """What an asset partition is now; None where it was never made, or its head is damaged."""
-        return Head.of(self._stored(slot))
+        if slot not in self._heads:
+            self._heads[slot] = Head.of(self._stored(slot))
+        return self._heads[slot]
 
     def _stored(self, slot: Slot) -> Mapping[str, Any] | None:
         found: Mapping[str, Any] | None = self._records.read(self.store.head_path(*slot))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.store.layout import ARTIFACTS, artifact_folder
@@ -24,13 +24,14 @@ class Contents:
 
     def __init__(self, store: ArtifactStore, *, whole: bool = True) -> None:
         self.store, self._whole = store, whole
+        self._folder = str(store.local_path("")) if store.is_local else ""
         self._listed: dict[str, dict[str, int]] = {}
 
     def size(self, path: str) -> int | None:
         """The size of a file in bytes; None where there is none."""
-        if self.store.is_local:
-            local_path = self.store.local_path(path)
-            return retried(lambda: _size(local_path), str(local_path))
+        if self._folder:
+            name = f"{self._folder}/{path}"  # as text: there are 100,000 of them
+            return retried(partial(_size, name), name)
         prefix = self._prefix(path)
         if prefix not in self._listed:
             self._listed[prefix] = {file.path: file.size for file in self.store.files(prefix)}
@@ -57,7 +58,7 @@ def head_damage(contents: Contents, head: Mapping[str, Any] | None) -> str:
     return contents.damage(head.get("files", {})) if head else ""
 
 
-def _size(local_path: Path) -> int | None:
+def _size(local_path: str) -> int | None:
     try:
         return os.stat(local_path).st_size  # noqa: PTH116 - faster than Path.stat, for 100,000 files at a time
     except (FileNotFoundError, NotADirectoryError):

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 from pydantic import Field, PrivateAttr, field_validator
 
 from ad_assets.settings.home import known_home
 from ad_assets.settings.model import Settings, without_secrets
 from ad_assets.store.checksums import CorruptArtifactError
 from ad_assets.store.compare_and_swap import Change, SwapFile
-from ad_assets.store.local import prune_empty_folders
+from ad_assets.store.local import prune_empty_folders, walk_files
 from ad_assets.store.retry import find_files, retried
 
 REMEDY = "`ad-assets materialize --verify` rebuilds it"
@@ -66,6 +67,7 @@ class FileStore(Settings):
 
     _fs: Any = PrivateAttr(default=None)
     _base: str = PrivateAttr(default="")
+    _local: bool = PrivateAttr(default=False)
 
     def _open(self) -> tuple[Any, str]:
         if self._fs is None:
@@ -75,14 +77,15 @@ class FileStore(Settings):
                 options.setdefault("use_listings_cache", False)
             fs, base = fsspec.core.url_to_fs(self.root, **options)
             self._base = base.rstrip("/")
+            self._local = "file" in (fs.protocol if isinstance(fs.protocol, (tuple, list)) else (fs.protocol,))
             self._fs = fs  # last, since other threads test it
         return self._fs, self._base
 
     @property
     def is_local(self) -> bool:
         """Whether files lie in a local folder."""
-        fs, _ = self._open()
-        return "file" in (fs.protocol if isinstance(fs.protocol, (tuple, list)) else (fs.protocol,))
+        self._open()
+        return self._local
 
     @property
     def requests_at_once(self) -> int:
@@ -148,6 +151,12 @@ class FileStore(Settings):
         """All files under a prefix (temporary ones too), sorted by path, from one listing."""
         fs, base = self._open()
         start = f"{base}/{prefix}".rstrip("/")
+        if isinstance(fs, LocalFileSystem):
+            local = (
+                StoredFile(path[len(base) + 1 :], status.st_size, status.st_mtime, stamp_of(status))
+                for path, status in walk_files(start)
+            )
+            return sorted(local, key=lambda file: file.path)
         listing = retried(lambda: find_files(fs, start), self.location(prefix))
         found = [
             StoredFile(path[len(base) + 1 :], int(info["size"]), _changed(info), _stamp(info))
@@ -173,10 +182,10 @@ def _changed(info: dict[str, Any]) -> float:
 
 
 def _stamp(info: dict[str, Any]) -> str:
-    # Files are replaced and never modified, so the inode changes.
     return str(info.get("ETag") or f"{info.get('ino')}-{info.get('mtime')}-{info['size']}")
 
 
 def stamp_of(status: os.stat_result) -> str:
     """The stamp that a listing of a local disk gives for a file."""
-    return _stamp({"ino": status.st_ino, "mtime": status.st_mtime, "size": status.st_size})
+    # Files are replaced and never modified, so the inode changes.
+    return f"{status.st_ino}-{status.st_mtime}-{status.st_size}"

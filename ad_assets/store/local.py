@@ -6,10 +6,13 @@ import errno
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from ad_assets.interrupts import when_interrupted
+from ad_assets.store.retry import retried
 
 TEMPORARY = ".tmp"
 
@@ -55,6 +58,40 @@ def _no_space(error: OSError, target: Path, size: int) -> NoSpaceError:
         "Free space, remove unreferenced files (ad-assets gc --delete), or set another store.root; then run again: "
         "finished work is kept"
     )
+
+
+def walk_files(folder: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Path and stat result of every file below a folder, in any order, or of the one file that lies there.
+
+    fsspec asks five times as much of a file. Folders that go while others are listed count as never there.
+
+    Raises:
+        OSError: a folder cannot be listed; `StorageError` if that may pass and did not in several tries.
+    """
+    try:
+        # Folder by folder: a walk over thousands would hardly get through in one go.
+        files, below = retried(partial(_listed, folder), folder)
+    except NotADirectoryError:
+        with suppress(FileNotFoundError):
+            yield folder, os.stat(folder)  # noqa: PTH116 - as those of all others
+        return
+    except FileNotFoundError:
+        return
+    yield from files
+    for each in below:
+        yield from walk_files(each)
+
+
+def _listed(folder: str) -> tuple[list[tuple[str, os.stat_result]], list[str]]:
+    files, below = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                below.append(entry.path)
+            else:
+                with suppress(FileNotFoundError):  # removed just now, or a link without target
+                    files.append((entry.path, entry.stat()))
+    return files, below
 
 
 def prune_empty_folders(folder: Path, top: Path) -> None:

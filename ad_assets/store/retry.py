@@ -73,6 +73,18 @@ def retried(request: Callable[[], T], place: str, also: tuple[type[Exception], .
         StorageError: the last try failed for such a reason too.
         Exception: whatever else the request raises, at once.
     """
+    try:
+        return request()  # nearly always; the machinery below takes longer than to read a small file
+    except Exception as error:
+        if not (may_pass(error) or isinstance(error, also)):
+            raise
+        failed = [error]
+
+    def again() -> T:
+        if failed:
+            raise failed.pop()
+        return request()
+
     retrying = Retrying(
         retry=retry_if_exception(lambda error: may_pass(error) or isinstance(error, also)),
         stop=stop_after_attempt(RETRIES + 1),
@@ -85,7 +97,7 @@ def retried(request: Callable[[], T], place: str, also: tuple[type[Exception], .
         ),
     )
     try:
-        return retrying(request)
+        return retrying(again)
     except RetryError as error:
         seconds = retrying.statistics["delay_since_first_attempt"]
         raise StorageError(

@@ -12,7 +12,7 @@ none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -100,8 +100,8 @@ class BlindReader(Reader):
     def misfits(self, paths: Sequence[str]) -> list[Problem]:
         return self.of.misfits(paths)
 
-    def parts_of(self, category: str) -> tuple[str, ...] | None:
-        return self.of.parts_of(category)
+    def parts_of(self, categories: Collection[str]) -> set[str] | None:
+        return self.of.parts_of(categories)
 
     def tables(self, category: str) -> tuple[str, ...]:
         return self.of.tables(category)

@@ -50,7 +50,7 @@ from ad_assets.datasets.readers.region_option import RegionOption
 from ad_assets.datasets.strays import counted, misplaced, unread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from ad_assets.datasets.listing import Listing
 
@@ -146,8 +146,8 @@ class MvtecLayout(Reader):
                     problems.append(Problem(candidate.path, message, "warning"))
         return problems
 
-    def parts_of(self, category: str) -> tuple[str, ...] | None:
-        return (category,)
+    def parts_of(self, categories: Collection[str]) -> set[str] | None:
+        return set(categories)
 
     def paths_by_category(self, paths: Sequence[str]) -> dict[str, list[str]]:
         by_category = defaultdict[str, list[str]](list)
@@ -166,7 +166,10 @@ class MvtecLayout(Reader):
                 continue
             category, part, *below = parts
             defect_type = below[0] if len(below) > 1 else ""
-            name = str(PurePosixPath(*below[1:] if defect_type else below).with_suffix(""))
+            name = "/".join(below[1:] if defect_type else below)
+            stem = name.rpartition("/")[2].rpartition(".")
+            if stem[0] and stem[2]:  # a suffix, as pathlib has it
+                name = name[: -len(stem[2]) - 1]
             if part == "ground_truth":
                 name = name.removesuffix("_mask")
             yield _LocatedFile(category, part, defect_type, name, path)
@@ -282,10 +285,10 @@ class FolderReader(DecodingOptions, ManifestOption, RegionOption, GroupOption, M
             for folder in below
         )
 
-    def parts_of(self, category: str) -> tuple[str, ...] | None:
+    def parts_of(self, categories: Collection[str]) -> set[str] | None:
         if self.manifest:
             try:
-                return folders_of(self._manifest().by_category.get(category, ()))
+                return folders_of(self._manifest(), categories)
             except DatasetError:  # `assign` says what is wrong
                 return None
         try:
@@ -293,7 +296,7 @@ class FolderReader(DecodingOptions, ManifestOption, RegionOption, GroupOption, M
         except OSError:
             return None
         # Where the root holds a folder of a split, it may be a category itself.
-        return None if beside is None or any(map(canonical_name, beside)) else super().parts_of(category)
+        return None if beside is None or any(map(canonical_name, beside)) else super().parts_of(categories)
 
     def tables(self, category: str) -> tuple[str, ...]:
         region = self.region_path(category) if category else None

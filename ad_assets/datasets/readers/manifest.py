@@ -180,11 +180,11 @@ def assigned(entries: Iterable[ManifestRow], paths: Sequence[str]) -> dict[str, 
     return dict(by_category)
 
 
-def folders_of(entries: Iterable[ManifestRow]) -> tuple[str, ...] | None:
-    """The folders in which images and masks of some rows lie; None where one is the root."""
-    named = (path for entry in entries for path in (entry.candidate.path, *entry.candidate.masks))
-    folders = {posixpath.dirname(path) for path in named}
-    return None if "" in folders else tuple(sorted(folders))
+def folders_of(manifest: Manifest, categories: Iterable[str]) -> set[str] | None:
+    """The folders in which images and masks of some categories lie; None where one is the root."""
+    entries = (entry for category in categories for entry in manifest.by_category.get(category, ()))
+    folders = {posixpath.dirname(path) for e in entries for path in (e.candidate.path, *e.candidate.masks)}
+    return None if "" in folders else folders
 
 
 def manifest_problems(

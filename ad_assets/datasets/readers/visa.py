@@ -6,7 +6,7 @@ numbers, one for each kind of defect. A tree converted to the layout of MVTec AD
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
 from ad_assets.datasets.base import Candidate, DatasetError, Problem, register_reader
@@ -44,12 +44,12 @@ split_csv/1cls.csv
         "pipe_fryum": ImageCounts(450, 50, 100),
     }
 
-    def parts_of(self, category: str) -> tuple[str, ...] | None:
+    def parts_of(self, categories: Collection[str]) -> set[str] | None:
         try:
-            named = folders_of(self._manifest().by_category.get(category, ()))
+            named = folders_of(self._manifest(), categories)
         except DatasetError:  # `assign` says what is wrong
             return None
-        return None if named is None else (category, *named)
+        return None if named is None else {*categories, *named}
 
     def tables(self, category: str) -> tuple[str, ...]:
         del category

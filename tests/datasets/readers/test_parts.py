@@ -126,7 +126,9 @@ def test_a_category_of_a_published_layout_too(tmp_path, name):
         assert 0 < len(listing) < len(ImageFiles(reader.root).listing())
         assert outcome(reader, category, listing) == everything_of(reader, category)
     assert list(list_categories(reader, categories)) == list(
-        ImageFiles(reader.root).listing([part for c in categories for part in (*reader.parts_of(c), *reader.tables(c))])
+        ImageFiles(reader.root).listing(
+            [part for c in categories for part in (*reader.parts_of([c]), *reader.tables(c))]
+        )
     )
 
 
@@ -141,7 +143,7 @@ def test_a_category_of_a_manifest_is_the_folders_that_its_rows_name(tmp_path):
     for category in ("bolt", "nut", "never"):
         assert outcome(reader, category, None) == everything_of(reader, category)
     trees.write_table(tmp_path / "list.csv", [("image_path", "split", "label"), ("loose.png", "train", "good")])
-    assert reader.parts_of(reader.root.rpartition("/")[2]) is None
+    assert reader.parts_of([reader.root.rpartition("/")[2]]) is None
     (tmp_path / "list.csv").write_bytes(b"")
     with pytest.raises(DatasetError, match=r"manifest list\.csv"):
         build_index(reader, "bolt")
