@@ -41,9 +41,8 @@ def add(commands: Commands) -> None:
 
 def _materialize(options: argparse.Namespace) -> int:
     from ad_assets.defs.runs import execute
-    from ad_assets.graph.stages.comparison import comparison_text
-    from ad_assets.graph.stages.leaderboard import leaderboard_text
-    from ad_assets.graph.stages.report import report_location
+    from ad_assets.graph.graph import Graph
+    from ad_assets.graph.shown_results import comparison_results, dataset_results
 
     started = time.perf_counter()
     session = open_session(options, force=options.force, verify=options.verify)
@@ -68,16 +67,12 @@ def _materialize(options: argparse.Namespace) -> int:
         counts = f"{outcome.built} built, {outcome.found} found in the store, {len(outcome.failures)} failed"
     else:
         counts = "nothing to run" if session.unseen else "everything is up to date, nothing to run"
-    for name in session.benchmark.datasets:
-        if options.dataset in (None, name):
-            text = leaderboard_text(session.benchmark.store, session.stages, name)
-            if text:
-                print(f"\n{text}")
-                print(f"\nreport: {report_location(session.benchmark.store, name)}")
-    for name in session.benchmark.comparisons if options.dataset is None else ():
-        text = comparison_text(session.benchmark.store, session.stages, name)
-        if text:
-            print(f"\n{text}")
+    graph = Graph(session.stages, session.benchmark.store)
+    shown = [dataset_results(graph, name) for name in session.benchmark.datasets if options.dataset in (None, name)]
+    if options.dataset is None:
+        shown += [comparison_results(graph, name) for name in session.benchmark.comparisons]
+    for text in filter(None, shown):
+        print(f"\n{text}")
     source = session.benchmark.source
     config = Path(source).stem if is_shipped(source) else source
     print(f"UI:     ad-assets dev --config {shlex.quote(config)}   (then open http://127.0.0.1:3000)")

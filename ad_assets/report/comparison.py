@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ad_assets.metrics.catalogue import compared, find
 from ad_assets.report.leaderboard import MEAN, STANDARD, BoardRow, rows_of
-from ad_assets.report.tables import TableCell, cells_of, winners
+from ad_assets.report.tables import TableCell, cells_of, complete_ones, winners
 from ad_assets.report.text import aligned, no_test_images
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def compare(boards: pd.DataFrame) -> ComparisonTable:
     lines: dict[tuple[str, str], list[int]] = {}
     for place, row in enumerate(rows):
         lines.setdefault((row.dataset, row.metric), []).append(place)
-    best = {place for line in lines.values() for place in winners(rows, line)}
+    best = {place for line in lines.values() for place in winners(rows, complete_ones(rows, line))}
     made = zip(rows, cells_of(rows, best), strict=True)
     cells = {(row.dataset, row.metric, row.detector): cell for row, cell in made}
     detectors = tuple(dict.fromkeys(row.detector for row in everything))
@@ -94,7 +94,9 @@ def text_table(comparison: ComparisonTable) -> str:
     before = ""
     for line in comparison.lines:
         names.append(f"{line.dataset if line.dataset != before else '':<{wide}}  {line.metric}")
-        rows.append([f"{cell.text}{'*' if cell.best else ' '}" for cell in line.cells])
+        parts = [f" [{cell.part}]" if cell.part else "" for cell in line.cells]
+        marks = ["*" if cell.best else " " for cell in line.cells]
+        rows.append([f"{cell.text}{part}{mark}" for cell, part, mark in zip(line.cells, parts, marks, strict=True)])
         if any(cell.paper for cell in line.cells):
             names.append(f"{'':<{wide}}    paper")
             rows.append([f"({cell.paper})" if cell.paper else "" for cell in line.cells])

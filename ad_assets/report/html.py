@@ -58,6 +58,7 @@ class ReportInput:
         fingerprints: what -> fingerprint or version, for provenance.
         studies: study -> its tidy rows.
         few_shot: from `few_shot.build`.
+        left_out: which lanes and categories have no rows, and why; empty: none.
     """
 
     dataset: str
@@ -71,6 +72,7 @@ class ReportInput:
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     studies: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     few_shot: Sequence[FewShotRow] = ()
+    left_out: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def render(report: ReportInput) -> str:
         intervals=tables.means(board, INTERVAL),
         certainty=certainty(board),
         joint=joint_lanes(board),
-        few_shot=few_shot.table(report.few_shot, len(names)) if report.few_shot else None,
+        few_shot=few_shot.table(report.few_shot, max(row.complete for row in board)) if report.few_shot else None,
         about_few_shot=few_shot.ABOUT,
         decisions=tables.means(board, NOMINAL),
         outliers=tables.means(board, OUTLIER),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ TIMING = "timing"
 ORACLE_PREFIX = "oracle_"
 BEST_EPOCH = "oracle_best_epoch"  # the protocol of the papers that train
 INTERVAL = "interval_95"
+_PART = re.compile(r", \d+ of (\d+) categories$")  # of an aggregate over a part of the dataset's categories
 LANE = ["detector", "protocol", "metric"]
 SCHEMA = pa.schema(
     [
@@ -67,6 +69,14 @@ class BoardRow:
     paper_value: float | None
     delta: float | None
 
+    @property
+    def complete(self) -> int:
+        """How many categories an aggregate over all of them covers; 0: the row is of one category."""
+        if not self.aggregate:
+            return 0
+        part = _PART.search(self.aggregate)
+        return int(part[1]) if part else self.n
+
 
 def is_oracle(protocol: str) -> bool:
     """Whether a protocol looked at test labels to choose something."""
@@ -77,12 +87,14 @@ def build(
     rows: Sequence[Mapping[str, Any]],
     papers: Mapping[str, tuple[str, str]],
     intervals: Mapping[str, Interval] | None = None,
+    categories: int = 0,
 ) -> pd.DataFrame:
     """The leaderboard of one dataset.
 
     Adds one row for each detector, protocol and metric with category ``"mean"`` and `n` = number of categories. Its
     column `aggregate` says what it is, as the catalogue of metrics has it: ``"mean"``, ``"sum"`` (false alarms, misses,
-    seconds) or ``"throughput"`` (images per second of all categories together); thresholds have none. Rows of the
+    seconds) or ``"throughput"`` (images per second of all categories together); thresholds have none. Where a detector
+    has rows of a part of the dataset's categories alone, it says so: ``"mean, 1 of 4 categories"``. Rows of the
     protocols ``standard`` and ``oracle_best_epoch`` get `paper_system`, `paper_dataset`, `paper_value` and `delta`
     (ours - paper, fractions) where published; where a part of the paper's categories ran, its mean is over that part.
 
@@ -90,6 +102,7 @@ def build(
         rows: tidy rows with at least the keys `COLUMNS`; a `value` of None or NaN means not defined.
         papers: detector -> (system, dataset) as `papers.published` takes them; others' entries are ignored.
         intervals: detector -> interval of its mean image AUROC over categories.
+        categories: how many the dataset has; 0: those that have rows.
 
     Returns:
         The columns of `SCHEMA`, NaN or NA where something is not defined; rows in the detectors' order of appearance,
@@ -102,19 +115,22 @@ def build(
     import pandas as pd
 
     own = _checked(rows)
-    categories: dict[str, set[str]] = {}
+    own_categories: dict[str, set[str]] = {}
     lanes: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for row in sorted(own, key=lambda row: row["category"]):
         if row["value"] is not None:
             lanes.setdefault((row["detector"], row["protocol"], row["metric"]), []).append(row)
     for row in own:
-        categories.setdefault(row["detector"], set()).add(row["category"])
+        own_categories.setdefault(row["detector"], set()).add(row["category"])
+    total = categories or len(set().union(*own_categories.values()))
     covered = {lane: {row["category"] for row in members} for lane, members in lanes.items()}
     board = [{**row, "aggregate": ""} for row in own]
     for lane, members in lanes.items():
-        if covered[lane] == categories[lane[0]]:
-            board += _aggregate(members, (intervals or {}).get(lane[0]))
-    numbers = {name: paper_tables.published(*pair) for name, pair in papers.items() if name in categories}
+        if covered[lane] == own_categories[lane[0]]:
+            part = f", {len(members)} of {total} categories" if len(members) < total else ""
+            means = _aggregate(members, (intervals or {}).get(lane[0]))
+            board += [{**mean, "aggregate": f"{mean['aggregate']}{part}"} for mean in means]
+    numbers = {name: paper_tables.published(*pair) for name, pair in papers.items() if name in own_categories}
     for row in board:
         detector, protocol, metric = (row[name] for name in LANE)
         if detector not in numbers or protocol not in (STANDARD, BEST_EPOCH):
@@ -125,7 +141,7 @@ def build(
         if value is not None:
             delta = None if row["value"] is None else row["value"] - value
             row |= {"paper_system": system, "paper_dataset": dataset, "paper_value": value, "delta": delta}
-    places = {detector: place for place, detector in enumerate(categories)}
+    places = {detector: place for place, detector in enumerate(own_categories)}
 
     def order(row: Mapping[str, Any]) -> tuple[Any, ...]:
         protocol, category = row["protocol"], row["category"]

@@ -50,8 +50,9 @@ class TableCell:
 
     @property
     def beside(self) -> str:
-        """``99.1 (99.0, +0.1)``: ours, the paper's, the difference."""
-        return f"{self.text} ({self.paper}, {self.delta})" if self.delta else self.text
+        """``99.1 (99.0, +0.1) [1 of 4]``: ours, the paper's, the difference, the categories where some are missing."""
+        number = f"{self.text} ({self.paper}, {self.delta})" if self.delta else self.text
+        return f"{number} [{self.part}]" if self.part else number
 
 
 @dataclass(frozen=True)
@@ -68,23 +69,22 @@ class Table:
         return any(cell.paper for _, cells in self.rows for cell in cells)
 
 
-def cells_of(rows: Sequence[BoardRow], best: Collection[int], categories: int = 0) -> list[TableCell]:
+def cells_of(rows: Sequence[BoardRow], best: Collection[int]) -> list[TableCell]:
     """What a table shows of each leaderboard row.
 
     Args:
         rows: of a leaderboard.
         best: the places of the rows that are marked as best.
-        categories: how many a complete mean covers.
     """
-    return [_cell(row, best=place in best, categories=categories) for place, row in enumerate(rows)]
+    return [_cell(row, best=place in best) for place, row in enumerate(rows)]
 
 
-def _cell(row: BoardRow, *, best: bool, categories: int) -> TableCell:
+def _cell(row: BoardRow, *, best: bool) -> TableCell:
     """What a table shows of one leaderboard row."""
     if row.value is None:
         return TableCell()
     metric = find(row.metric)
-    over = f"{row.aggregate} over {row.n} categories" if row.aggregate else f"n = {row.n}"
+    over = f"{row.aggregate.partition(',')[0]} over {row.n} categories" if row.aggregate else f"n = {row.n}"
     seed = [] if row.seed is None else [f"seed {row.seed}"]
     delta = "" if row.delta is None else signed_percent(row.delta)
     shortfall = row.value if metric.better == "lower" else 1 - row.value
@@ -95,9 +95,16 @@ def _cell(row: BoardRow, *, best: bool, categories: int) -> TableCell:
         delta=delta,
         trend="" if not delta else "same" if delta == "0.0" else "down" if delta.startswith("-") else "up",
         best=best,
-        part=f"{row.n} of {categories}" if row.category == MEAN and row.n < categories else "",
+        part=f"{row.n} of {row.complete}" if row.n < row.complete else "",
         lack=round(100 * min(1.0, max(0.0, shortfall / 0.2))) if metric.is_share else 0,
     )
+
+
+def complete_ones(rows: Sequence[BoardRow], places: Iterable[int]) -> list[int]:
+    """Of some places of rows those of single categories and of the means over most: no others are comparable."""
+    known = [place for place in places if rows[place].value is not None]
+    most = max((rows[place].n for place in known), default=0)
+    return [place for place in known if rows[place].n == most or rows[place].category != MEAN]
 
 
 def winners(rows: Sequence[BoardRow], places: Iterable[int]) -> set[int]:
@@ -118,8 +125,7 @@ def _marked(rows: Sequence[BoardRow], apart: str) -> set[int]:
             groups.setdefault(getattr(row, apart), []).append(place)
     found: set[int] = set()
     for group in groups.values():
-        most = max(rows[place].n for place in group)
-        rivals = [place for place in group if rows[place].n == most or rows[place].category != MEAN]
+        rivals = complete_ones(rows, group)
         best = winners(rows, rivals)
         found |= best if len(best) < len(rivals) else set()
     return found
@@ -136,8 +142,7 @@ def mean_cells(board: Sequence[BoardRow], protocol: str, metrics: Sequence[str] 
     rows = [row for row in board if row.protocol == protocol and row.category == MEAN]
     shown = _directed(row.metric for row in rows) if metrics is None else list(metrics)
     rows = [row for row in rows if row.metric in shown]
-    total = len({row.category for row in board} - {MEAN})
-    cells = cells_of(rows, _marked(rows, "metric"), total)
+    cells = cells_of(rows, _marked(rows, "metric"))
     found = {(row.detector, row.metric): cell for row, cell in zip(rows, cells, strict=True)}
     return {
         detector: {metric: found.get((detector, metric), TableCell()) for metric in shown}
@@ -180,7 +185,7 @@ def matrix(board: Sequence[BoardRow], metric: str, protocol: str = STANDARD) -> 
     """One metric under one protocol, categories x detectors; empty where no row has it."""
     rows = [row for row in board if row.metric == metric and row.protocol == protocol]
     categories = sorted({row.category for row in rows}, key=lambda name: (name == MEAN, name))
-    cells = cells_of(rows, _marked(rows, "category"), len(set(categories) - {MEAN}))
+    cells = cells_of(rows, _marked(rows, "category"))
     found = {(row.category, row.detector): cell for row, cell in zip(rows, cells, strict=True)}
     detectors = tuple(dict.fromkeys(row.detector for row in rows))
     lines = {

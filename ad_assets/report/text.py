@@ -84,11 +84,6 @@ def text_table(board: pd.DataFrame, width: int = WIDTH) -> str:
     if ends:
         both = [[ends.get((name, f"image_auroc_{end}")) for end in ("low", "high")] for name in detectors]
         means.insert(2, ["95 % interval", *(f"[{low}, {high}]" if low and high else DASH for low, high in both)])
-    lanes = {(row.detector, row.category) for row in rows if row.category != MEAN}
-    total = len({category for _, category in lanes})
-    categories = [sum(detector == name for detector, _ in lanes) for name in detectors]
-    if any(count < total for count in categories):
-        means.append(["categories", *(f"{count} of {total}" for count in categories)])
     blocks += [f"means over categories, {unit}", aligned(means, width), "\n".join(joint_lanes(rows))]
     blocks += ["\n".join(certainty(rows))]
     for protocol, title in (

@@ -13,6 +13,7 @@ import yaml
 from ad_assets.cli import MODULES, main
 from ad_assets.commands.common import Commands
 from ad_assets.graph.stages import feature_files
+from ad_assets.methods.memory_bank.patchcore import PatchCore
 from ad_assets.store.store import ArtifactStore
 from tests.support.bench_graph import config_tree, draw_image, write_dataset, write_image
 
@@ -30,6 +31,10 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(config: Path, command: str, *arguments: str) -> int:
     return main([command, "--config", str(config), *arguments])
+
+
+def broken(*_: Any) -> None:
+    raise ValueError("broken on purpose")
 
 
 def test_from_nothing_to_a_report_and_back_to_nothing(config: Path, capsys: Any) -> None:
@@ -55,6 +60,23 @@ def test_from_nothing_to_a_report_and_back_to_nothing(config: Path, capsys: Any)
         "  compute  small: score_maps, metrics  [bolt, nut]  made under another setting: sigma 4.0 -> 1.5",
     ]
     assert lines[-1].startswith("6 would run")
+
+    # What was made before a change, or of a part of the categories, is never shown as if it were what is asked for.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PatchCore, "score", broken)
+        assert run(config, "materialize", *changed) == 1
+    out = capsys.readouterr().out
+    marked = "OUT OF DATE parts/leaderboard: made from something else; what follows was made before\nparts: image AUROC"
+    assert marked in out
+    assert "OUT OF DATE parts/report: made from something else; what follows was made before\nreport: " in out
+    assert run(config, "materialize", *changed, "--category", "bolt") == 0
+    out = capsys.readouterr().out
+    assert "OUT OF DATE" not in out
+    assert re.search(r"^mean +[\d.]+ \[1 of 2\]$", out, re.MULTILINE)
+    assert "left out, not up to date: small [nut]" in out
+    page = Path(next(line.split()[1] for line in out.splitlines() if line.startswith("report:"))).read_text()
+    assert '<small class="part">1 of 2</small>' in page
+    assert "left out, not up to date: small [nut]" in page
     write_image(config.parent / "images/bolt/train/good/new.png", draw_image(5))
     assert run(config, "status", "parts", "--category", "bolt") == 0
     assert re.search(r"scan +image_index +\[bolt\] +files 1 added", capsys.readouterr().out)

@@ -7,8 +7,10 @@ from pandas.testing import assert_frame_equal
 
 from ad_assets.metrics.uncertainty import Interval
 from ad_assets.papers import published as papers
+from ad_assets.report import comparison
 from ad_assets.report.certainty import certainty
-from ad_assets.report.leaderboard import build, rows_of, to_table
+from ad_assets.report.formats import TIDY, to_latex
+from ad_assets.report.leaderboard import build, from_table, rows_of, to_table
 from ad_assets.report.tables import matrix, percent, signed_percent
 from ad_assets.report.text import text_table
 
@@ -113,6 +115,25 @@ def test_errors_add_up_times_add_up_and_rates_are_over_all_images():
     rate = mean_of(rows, "score_images_per_second", "timing")
     assert rate["value"] == pytest.approx(40 / 3)  # 40 images in 2 s + 1 s; the plain mean would say 17.5
     assert rate["aggregate"] == "throughput"
+
+
+def test_a_mean_over_a_part_of_the_datasets_categories_says_so_everywhere_and_is_no_best():
+    rows = [row(c, "image_auroc", 0.9) for c in "abcd"] + [row("a", "image_auroc", 1.0, detector="one")]
+    board = build(rows, {})
+    assert mean_of(board, "image_auroc")["aggregate"] == "mean"
+    assert mean_of(board, "image_auroc", detector="one")["aggregate"] == "mean, 1 of 4 categories"
+    cells = {cell.part: cell.best for _, line in matrix(rows_of(board), "image_auroc").rows[-1:] for cell in line}
+    assert cells == {"": False, "1 of 4": False}
+    assert "1 of 4 categories" in TIDY["csv"](board).decode()
+    assert "[1 of 4]" in to_latex(board, "image_auroc", "standard")
+    compared = comparison.text_table(comparison.compare(board))
+    assert "90.0*" in compared
+    assert "100.0 [1 of 4]" in compared
+    # Where no lane has the others' rows, the dataset says how many there are.
+    alone = build([row("a", "image_auroc", 0.9)], {}, categories=4)
+    assert "90.0 [1 of 4]" in text_table(alone)
+    assert mean_of(from_table(to_table(alone)), "image_auroc")["aggregate"] == "mean, 1 of 4 categories"
+    assert rows_of(alone)[-1].complete == 4
 
 
 def test_no_mean_where_a_category_lacks_the_metric():
@@ -221,16 +242,16 @@ def test_text_table():
         [
             "mvtec_ad: image AUROC, % (paper, difference)",
             "",
-            "                           pc  long_name",
-            "bottle     99.1 (100.0, -0.9)       50.0",
-            "metal_nut  100.0 (100.0, 0.0)          –",
-            "mean       99.6 (100.0, -0.4)       50.0",
+            "                           pc      long_name",
+            "bottle     99.1 (100.0, -0.9)           50.0",
+            "metal_nut  100.0 (100.0, 0.0)              –",
+            "mean       99.6 (100.0, -0.4)  50.0 [1 of 2]",
             "",
             "means over categories, % (paper, difference)",
             "",
-            "                  image AUROC        pixel AUROC  AUPRO 0.30  categories",
-            "pc         99.6 (100.0, -0.4)  97.5 (98.5, -1.0)           –      2 of 2",
-            "long_name                50.0                  –           –      1 of 2",
+            "                  image AUROC        pixel AUROC  AUPRO 0.30",
+            "pc         99.6 (100.0, -0.4)  97.5 (98.5, -1.0)           –",
+            "long_name       50.0 [1 of 2]                  –           –",
             "",
             "threshold from nominal training images",
             "",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,9 @@ from ad_assets.graph.stages.leaderboard import read_board
 from ad_assets.report import comparison, html
 from ad_assets.report.leaderboard import to_table
 from ad_assets.report.markdown import fenced
-from ad_assets.store.store import ArtifactStore
 
 COMPARISONS = "comparisons"
+TEXT, PAGE = "comparison.txt", "comparison.html"
 VERSION = 1
 
 
@@ -45,8 +45,8 @@ def comparison_stage(compared: Comparison, leaderboards: Mapping[str, Stage]) ->
         table = comparison.compare(rows)
         text = comparison.text_table(table)
         work.store.write_table(work.artifact.at("comparison.parquet"), to_table(rows))
-        work.store.write_text(work.artifact.at("comparison.txt"), text)
-        page = work.artifact.at("comparison.html")
+        work.store.write_text(work.artifact.at(TEXT), text)
+        page = work.artifact.at(PAGE)
         work.store.write_text(page, html.render_comparison(work.settings.name, table))
         return {
             "table": {"md": fenced(text)},
@@ -66,14 +66,3 @@ def comparison_stage(compared: Comparison, leaderboards: Mapping[str, Stage]) ->
         kinds=frozenset({"html"}),
         description=f"Means over categories on {', '.join(compared.datasets)}, detectors side by side.",
     )
-
-
-def comparison_text(store: ArtifactStore, stages: Sequence[Stage], name: str) -> str:
-    """The table of a comparison and where its page lies, for a terminal; empty if it was never made."""
-    key = (COMPARISONS, name)
-    head = store.read_head(key, None)
-    if head is None or not any(stage.key == key for stage in stages):
-        return ""
-    artifact = store.artifact("comparison", head["version"])
-    page = store.location(artifact.at("comparison.html"))
-    return f"{name}\n\n{store.read_text(artifact.at('comparison.txt'))}\n\nreport: {page}"

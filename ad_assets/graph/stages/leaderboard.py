@@ -19,13 +19,14 @@ from ad_assets.report import leaderboard
 from ad_assets.report.few_shot import FewShotRow, Shots
 from ad_assets.report.markdown import fenced
 from ad_assets.report.text import text_table
-from ad_assets.store.store import Artifact, ArtifactStore
+from ad_assets.store.store import Artifact
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ad_assets.metrics.uncertainty import Interval
 
+SHOWN = 5  # categories of a lane that are named
 VERSION = 2
 BOARD, TEXT = "leaderboard.parquet", "leaderboard.txt"
 FEW_SHOT = "few_shot.parquet"
@@ -75,10 +76,14 @@ def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage], studies: M
 
     def parts(upstream: Upstream) -> Parts:
         read = {**metrics, **{f"studies/{name}": stage for name, stage in few_shot.items()}}
+        missing = missing_rows(metrics, upstream)
         return {
-            f"{name}/{category}": head.version
-            for name, stage in read.items()
-            for category, head in sorted(upstream.all(stage).items())
+            **{
+                f"{name}/{category}": head.version
+                for name, stage in read.items()
+                for category, head in sorted(upstream.all(stage).items())
+            },
+            **({"missing": missing} if missing else {}),
         }
 
     def build(work: Work) -> dict[str, Any]:
@@ -97,19 +102,24 @@ def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage], studies: M
                 rows += [{**place, **row, "fingerprint": head.version} for row in measured]
         if not rows:
             raise StageError(f"{work.stage.name}: no metrics are up to date, only studies: materialize the lanes first")
-        board = leaderboard.build(rows, settings.papers, intervals)
-        text = text_table(board)
+        total = len({category for stage in metrics.values() for category in stage.partitions or ()})
+        board = leaderboard.build(rows, settings.papers, intervals, total)
+        missing = missing_rows(metrics, work.upstream)
+        text = "\n\n".join(filter(None, [text_table(board), missing]))
         if settings.few_shot:
             shown = few_shot_rows.build(
                 settings.dataset, settings.few_shot, {name: read_study(work, stage) for name, stage in few_shot.items()}
             )
             work.store.write_table(work.artifact.at(FEW_SHOT), few_shot_rows.to_table(shown))
-            blocks = text, few_shot_rows.text_table(shown, len(_categories(board)))
+            blocks = text, few_shot_rows.text_table(shown, total)
             text = "\n\n".join(filter(None, blocks))
         work.store.write_table(work.artifact.at(BOARD), leaderboard.to_table(board))
         work.store.write_text(work.artifact.at(TEXT), text)
         means = board[board["category"].eq(leaderboard.MEAN) & board["protocol"].eq(leaderboard.STANDARD)]
-        numbers = {f"{row.detector}_{row.metric}": row.value for row in means.itertuples()}
+        # Plotted over time, where a mean over other categories would be a jump that means nothing.
+        numbers = {
+            f"{row.detector}_{row.metric}": row.value for row in leaderboard.rows_of(means) if row.n == row.complete
+        }
         return {"rows": len(board), "table": {"md": fenced(text)}, **numbers}
 
     return Stage(
@@ -159,14 +169,17 @@ def read_few_shot(artifact: Artifact) -> list[FewShotRow]:
     return few_shot_rows.from_table(artifact.store.read_table(path)) if artifact.store.exists(path) else []
 
 
-def _categories(board: pd.DataFrame) -> set[str]:
-    return set(board["category"]) - {leaderboard.MEAN}
+def missing_rows(metrics: Mapping[str, Stage], upstream: Upstream) -> str:
+    """Which lanes have no rows, or none of some categories, since these are not up to date; empty where all have.
 
-
-def leaderboard_text(store: ArtifactStore, stages: Sequence[Stage], dataset: str) -> str:
-    """The leaderboard of a dataset for a terminal; empty if it was never made."""
-    key = (dataset, "leaderboard")
-    head = store.read_head(key, None)
-    if head is None or not any(stage.key == key for stage in stages):
-        return ""
-    return store.read_text(store.artifact("leaderboard", head["version"]).at(TEXT))
+    Args:
+        metrics: detector name -> its metrics stage.
+        upstream: what a leaderboard reads.
+    """
+    lacking = []
+    for name, stage in metrics.items():
+        there = upstream.all(stage)
+        absent = [category for category in stage.partitions or () if category not in there]
+        shown = ", ".join(absent) if len(absent) <= SHOWN else f"{len(absent)} categories"
+        lacking += [f"{name} [{shown}]"] if absent else []
+    return f"left out, not up to date: {', '.join(lacking)}" if lacking else ""

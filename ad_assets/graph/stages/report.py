@@ -14,13 +14,13 @@ from ad_assets.datasets.base import Reader
 from ad_assets.graph.stage import Parts, Stage, StageSettings, Upstream, Work
 from ad_assets.graph.stages.ground_truth import read_pictures
 from ad_assets.graph.stages.image_index import read_index, read_problems
-from ad_assets.graph.stages.leaderboard import read_board, read_few_shot
+from ad_assets.graph.stages.leaderboard import missing_rows, read_board, read_few_shot
 from ad_assets.graph.stages.metrics import ScoredImages, read_curves, read_scored_images
 from ad_assets.graph.stages.region_of_interest import read_region, region_digest
 from ad_assets.graph.stages.studies import read_study
 from ad_assets.report import html, pictures
 from ad_assets.report.gallery import GalleryItem, choose_gallery
-from ad_assets.store.store import Artifact, ArtifactStore
+from ad_assets.store.store import Artifact
 from ad_assets_runtime.geometry import Mask
 
 VERSION = 3
@@ -102,6 +102,7 @@ def report_stage(
                 },
                 fingerprints=fingerprints,
                 few_shot=read_few_shot(work.input(leaderboard)),
+                left_out=missing_rows(metrics, work.upstream),
                 studies={name: rows for name, stage in studies.items() if (rows := read_study(work, stage))},
             )
         )
@@ -173,9 +174,3 @@ def _hardware(work: Work) -> str:
     device = work.compute.torch_device(lease=False)
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
     return f"{device} ({name}), {threads()} CPU threads, torch {torch.__version__}, {platform.system()}"
-
-
-def report_location(store: ArtifactStore, dataset: str) -> str:
-    """Where the current report of a dataset lies; empty if it was never made."""
-    head = store.read_head((dataset, "report"), None)
-    return store.location(store.artifact("report", head["version"]).at(PAGE)) if head else ""

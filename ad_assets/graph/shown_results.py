@@ -1,0 +1,46 @@
+"""The results of datasets for a terminal, marked where they are not what the benchmark file says now."""
+
+from __future__ import annotations
+
+from ad_assets.graph.graph import Graph
+from ad_assets.graph.stage import Key
+from ad_assets.graph.stages import comparison, leaderboard, report
+from ad_assets.store.store import Artifact
+
+
+def dataset_results(graph: Graph, dataset: str) -> str:
+    """The leaderboard of a dataset, and where its report lies; empty if there is none.
+
+    Args:
+        graph: of the benchmark file, with the heads of now.
+        dataset: name of the dataset.
+    """
+    board, page = _found(graph, (dataset, "leaderboard")), _found(graph, (dataset, "report"))
+    blocks = []
+    if board:
+        artifact, mark = board
+        blocks += [f"{mark}{artifact.store.read_text(artifact.at(leaderboard.TEXT))}"]
+    if page:
+        artifact, mark = page
+        blocks += [f"{mark}report: {artifact.store.location(artifact.at(report.PAGE))}"]
+    return "\n\n".join(blocks)
+
+
+def comparison_results(graph: Graph, name: str) -> str:
+    """The table of a comparison, and where its page lies; empty if there is none. Arguments as `dataset_results`."""
+    found = _found(graph, (comparison.COMPARISONS, name))
+    if not found:
+        return ""
+    artifact, mark = found
+    table = artifact.store.read_text(artifact.at(comparison.TEXT))
+    return f"{mark}{name}\n\n{table}\n\nreport: {artifact.store.location(artifact.at(comparison.PAGE))}"
+
+
+def _found(graph: Graph, key: Key) -> tuple[Artifact, str] | None:
+    """What an asset over all categories is now, and a line that marks it where it is not what it should be."""
+    stage, head = graph.stages.get(key), graph.head((key, None))
+    if stage is None or head is None:
+        return None
+    reason = graph.stale_reason((key, None))
+    mark = f"OUT OF DATE {stage.name}: {reason}; what follows was made before\n" if reason else ""
+    return graph.store.artifact(stage.kind, head.version), mark
