@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 RADIUS_ROWS = 4096
 PROJECTED_ROWS = 4096  # a task of a thread; fixed, so that no rounding depends on the number of threads
-BLOCK_ROWS = 8 * PROJECTED_ROWS  # that are in memory at once, of rows that are not held
+MOST_BLOCKS = 16  # of `PROJECTED_ROWS`, that are read at once of rows that are not held
+BLOCK_SHARE = 1 / 16  # of the budget, for them: two blocks and what they are made of are in memory
 
 
 def covering_radius(rows: Tensor, bank: Tensor, memory_gb: float = 1.0) -> float:
@@ -41,6 +42,12 @@ def covering_radius(rows: Tensor, bank: Tensor, memory_gb: float = 1.0) -> float
     step = max(1, int(memory_gb * 1e9 / 8) // (4 * rows.shape[1]))
     radii = [covering_radius(block.to(bank.device), bank, memory_gb) for block in rows.split(step)]
     return max(radii)
+
+
+def block_rows(dimensions: int, memory_gb: float) -> int:
+    """How many rows are read at once of those that are not held; no result depends on it."""
+    most = int(1e9 * memory_gb * BLOCK_SHARE) // (4 * dimensions * PROJECTED_ROWS)
+    return PROJECTED_ROWS * min(max(most, 1), MOST_BLOCKS)
 
 
 def radius_of_picks(
@@ -68,7 +75,7 @@ def radius_of_picks(
     device = bank.device
     bounds = torch.empty(len(rows))
     first = 0
-    for block in rows.blocks(BLOCK_ROWS):
+    for block in rows.blocks(block_rows(rows.shape[1], memory_gb)):
         near = nearest(project(first, block), projected_bank, 1, memory_gb=memory_gb)[1][:, 0]
         own = bounds[first : first + len(block)]
 

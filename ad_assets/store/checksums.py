@@ -7,13 +7,13 @@ of other files of an artifact are in the artifact's record. XXH3, 128 bits: agai
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
 
 import xxhash
 
 KEY = "checksum"
-_UNKNOWN = "0" * 32
+_ALIGNMENT = 8  # bytes, of the tensors in a safetensors file
 _CHUNK = 1 << 22  # bytes
 
 
@@ -49,20 +49,24 @@ def opened_record(path: str, stored: object) -> dict[str, Any]:
     return record
 
 
-def unsealed_notes(notes: Mapping[str, str]) -> dict[str, str]:
-    """Metadata for the header of a tensor file, with a placeholder for the checksum that `seal_tensors` inserts."""
-    return {**notes, KEY: _UNKNOWN}
+def sealed_tensors(
+    path: str, header: Mapping[str, Any], notes: Mapping[str, str], parts: Iterable[bytes | memoryview]
+) -> tuple[bytes, str]:
+    """What stands before the tensors in a safetensors file, with the checksum in its header, and that checksum.
 
-
-def seal_tensors(path: str, data: bytes) -> tuple[bytes, str]:
-    """The bytes of a safetensors file with the checksum inserted in its header, and that checksum."""
-    length = 8 + int.from_bytes(data[:8], "little")
-    header = data[8:length]
-    digest = _tensor_hash(path, _header(header))
-    digest.update(memoryview(data)[length:])
+    Args:
+        path: of the file in the store.
+        header: of the tensors, by name.
+        notes: text that the header holds as well.
+        parts: the bytes of the tensors, in the order of the header.
+    """
+    digest = _tensor_hash(path, {**header, "__metadata__": dict(notes)})
+    for part in parts:
+        digest.update(part)
     checksum = digest.hexdigest()
-    sealed = header.replace(f'"{KEY}":"{_UNKNOWN}"'.encode(), f'"{KEY}":"{checksum}"'.encode())
-    return b"".join((data[:8], sealed, memoryview(data)[length:])), checksum
+    raw = json.dumps({"__metadata__": {**notes, KEY: checksum}, **header}, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % _ALIGNMENT)
+    return len(raw).to_bytes(8, "little") + raw, checksum
 
 
 def tensors_checksum(path: str, file: BinaryIO) -> str:

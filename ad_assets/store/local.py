@@ -21,8 +21,8 @@ class NoSpaceError(OSError):
     """The disk or a quota is full; the message gives the free space and the remedy."""
 
 
-def write_whole(target: Path, data: bytes) -> os.stat_result:
-    """Write a file under a temporary name and rename it, so that no reader ever sees a part of it.
+def write_whole(target: Path, *parts: bytes | memoryview) -> os.stat_result:
+    """Write a file under a temporary name and rename it, so that no reader ever sees less than all of its parts.
 
     Returns:
         Its stat result, by which a later replacement can be detected.
@@ -37,7 +37,8 @@ def write_whole(target: Path, data: bytes) -> os.stat_result:
         target.parent.mkdir(parents=True, exist_ok=True)
         with when_interrupted(lambda: temporary.unlink(missing_ok=True)):
             with temporary.open("wb") as file:
-                file.write(data)
+                for part in parts:
+                    file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
                 status = os.fstat(file.fileno())
@@ -46,7 +47,7 @@ def write_whole(target: Path, data: bytes) -> os.stat_result:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _no_space(error, target, len(data)) from error
+            raise _no_space(error, target, sum(map(len, parts))) from error
         raise
     return status
 

@@ -30,16 +30,22 @@ from ad_assets.store.checksums import (
     CorruptArtifactError,
     DamagedError,
     plain_checksum,
-    seal_tensors,
+    sealed_tensors,
     tensors_checksum,
-    unsealed_notes,
 )
 from ad_assets.store.files import FileStore, MissingFileError, StoredFile, stamp_of
 from ad_assets.store.layout import ARTIFACTS, TENSORS, artifact_folder
 from ad_assets.store.local import write_whole
 from ad_assets.store.records import read_record, recall, write_record
 from ad_assets.store.retry import retried
-from ad_assets.store.tensor_files import checksum_of, map_tensors, notes_of, verify, without_checksum
+from ad_assets.store.tensor_files import (
+    checksum_of,
+    map_tensors,
+    notes_of,
+    unwritten_tensors,
+    verify,
+    without_checksum,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,19 +73,19 @@ class ArtifactStore(FileStore):
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a file in one step."""
-        self._put(path, data, plain_checksum(path, data) if artifact_folder(path) else "")
+        self._put(path, [data], plain_checksum(path, data) if artifact_folder(path) else "")
 
-    def _put(self, path: str, data: bytes, checksum: str) -> None:
+    def _put(self, path: str, parts: Sequence[bytes | memoryview], checksum: str) -> None:
         fs, base = self._open()
         location, stamp = self.location(path), ""
         if self.is_local:
             # Another process may remove the empty folder between its creation and the write.
             passing = (FileNotFoundError, FileExistsError)
-            stamp = stamp_of(retried(lambda: write_whole(Path(base, path), data), location, also=passing))
+            stamp = stamp_of(retried(lambda: write_whole(Path(base, path), *parts), location, also=passing))
         else:
-            retried(lambda: fs.pipe_file(f"{base}/{path}", data), location)
+            retried(lambda: fs.pipe_file(f"{base}/{path}", b"".join(parts)), location)
         if artifact_folder(path):
-            self._written[path] = WrittenFile(len(data), checksum, stamp)
+            self._written[path] = WrittenFile(sum(map(len, parts)), checksum, stamp)
 
     def read_bytes(self, path: str) -> bytes:
         """Read a whole file; a file of an artifact is verified by the checksum in its record."""
@@ -130,11 +136,13 @@ class ArtifactStore(FileStore):
             raise self.corrupt(path, error) from error
 
     def write_tensors(self, path: str, tensors: dict[str, Tensor], notes: dict[str, str] | None = None) -> None:
-        """Write named tensors as safetensors, with small text notes in the header."""
-        from safetensors.torch import save
+        """Write named tensors as safetensors, with small text notes in the header.
 
-        ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        self._put(path, *seal_tensors(path, save(ready, metadata=unsealed_notes(notes or {}))))
+        They are not copied on a local disk, so that tensors beyond main memory, in mapped files, can be stored.
+        """
+        header, parts = unwritten_tensors(tensors)
+        start, checksum = sealed_tensors(path, header, notes or {}, parts)
+        self._put(path, [start, *parts], checksum)
 
     def read_tensors(self, path: str) -> dict[str, Tensor]:
         """Read named tensors; on a local disk they are memory-mapped and loaded when used."""

@@ -5,14 +5,53 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ad_assets.store.checksums import KEY, tensors_checksum
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
+_NAMES = {  # of the format, in its order of types; complex numbers and those of 8 bits are not stored
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "int16": "I16",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int32": "I32",
+    "float32": "F32",
+    "float64": "F64",
+    "int64": "I64",
+}
+_RANKS = list(_NAMES.values())
 _VERIFIED: dict[Path, tuple[int, ...]] = {}  # file -> stamp of the content that this process has verified
+
+
+def unwritten_tensors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], list[memoryview]]:
+    """The header of a safetensors file of some tensors, and their bytes in its order, of which nothing is copied.
+
+    The order is that of the library's own files: wide types first, by name within a type.
+    """
+    import torch
+
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    order = sorted(ready, key=lambda name: (-_RANKS.index(_name_of(ready[name])), name))
+    header, parts, first = {}, [], 0
+    for name in order:
+        tensor, last = ready[name], first + ready[name].nbytes
+        shape, offsets = list(tensor.shape), [first, last]
+        header[name] = {"dtype": _name_of(tensor), "shape": shape, "data_offsets": offsets}
+        parts.append(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        first = last
+    return header, parts
+
+
+def _name_of(tensor: Tensor) -> str:
+    kind = str(tensor.dtype).removeprefix("torch.")
+    return _NAMES[kind]
 
 
 def map_tensors(path: Path, *, notes_only: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:

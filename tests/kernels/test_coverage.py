@@ -23,7 +23,7 @@ def radius_by(rows: torch.Tensor, picks: torch.Tensor, projected: torch.Tensor) 
 
 def test_the_radius_is_the_largest_distance(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coverage, "RADIUS_ROWS", 64)
-    monkeypatch.setattr(coverage, "BLOCK_ROWS", 256)
+    monkeypatch.setattr(coverage, "PROJECTED_ROWS", 16)
     rows, picks = normal(900, 40), torch.randperm(900, generator=torch.Generator().manual_seed(0))[:60]
     expected = float(torch.cdist(rows.double(), rows[picks].double()).amin(dim=1).max())
     projected = random_projection(rows, 12, seed=1)

@@ -12,8 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import save
 
 from ad_assets.store.store import ArtifactStore, CorruptArtifactError
+from tests.benchmarks.measure import peak_anonymous_megabytes
 from tests.support.places import REPOSITORY
 
 
@@ -45,6 +47,26 @@ def test_what_is_written_is_read_back(store: ArtifactStore) -> None:
     store.write_tensors("t/y.safetensors", {f"tap{'s' * 90}{n}": torch.zeros(1) for n in range(40)}, {"seconds": "2"})
     notes = store.read_many_notes(["t/x.safetensors", "t/y.safetensors", "t/x.safetensors"])  # y has a long header
     assert [own["seconds"] for own in notes] == ["1.5", "2", "1.5"]
+
+
+def test_files_are_those_of_the_library_without_a_copy_of_the_tensors(tmp_path: Path) -> None:
+    kinds = ("bool", "uint8", "int8", "int16", "float16", "bfloat16", "int32", "float32", "float64", "int64")
+    tensors = {f"{n}": (9 * torch.randn(3, 5)).to(getattr(torch, kind)) for n, kind in enumerate(kinds)}
+    tensors |= {
+        "a.1": torch.randn(7),
+        "a.0": torch.randn(2, 0, 3),
+        "one": torch.tensor(4),
+        "turned": torch.randn(4, 2).T,
+    }
+    store = ArtifactStore(root=str(tmp_path))
+    store.write_tensors("t/x.safetensors", tensors)
+    written = store.local_path("t/x.safetensors").read_bytes()
+    notes = {"checksum": store.checksum("t/x.safetensors")}
+    assert written == save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=notes)
+    large = torch.zeros(30_000_000)
+    large[0] = 1  # pages of its own
+    store.write_tensors("t/warm.safetensors", {"rows": large[:10]})
+    assert peak_anonymous_megabytes(lambda: store.write_tensors("t/y.safetensors", {"rows": large})) < 40
 
 
 def test_listing_usage_and_deletion(store: ArtifactStore) -> None:

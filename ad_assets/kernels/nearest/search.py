@@ -39,7 +39,9 @@ TASK_QUERIES = 1024
 FEWEST_TASK_QUERIES = 128
 
 
-def nearest(queries: Tensor, bank: Tensor, k: int, *, memory_gb: float = 1.0) -> tuple[Tensor, Tensor]:
+def nearest(
+    queries: Tensor, bank: Tensor, k: int, *, memory_gb: float = 1.0, allowed: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The k nearest bank rows of every query, nearest first; equal distances go to the lowest index.
 
     A query's result does not depend on the other queries. Equal rows are exactly 0 apart.
@@ -49,6 +51,7 @@ def nearest(queries: Tensor, bank: Tensor, k: int, *, memory_gb: float = 1.0) ->
         bank: (M, D) floating point, finite, on the same device.
         k: number of neighbours, 1..M.
         memory_gb: budget in GB of temporary tensors of all threads.
+        allowed: (M,) bool, the rows that are compared, at least k; no copy of them is made. None: all.
 
     Returns:
         Plain L2 distances (Q, k) float32 and bank indices (Q, k) int64.
@@ -56,11 +59,12 @@ def nearest(queries: Tensor, bank: Tensor, k: int, *, memory_gb: float = 1.0) ->
     Raises:
         ValueError: empty or mismatched inputs, NaN or infinity, or k out of range.
     """
-    _check(queries, bank, k)
+    most = len(bank) if allowed is None else int(allowed.sum())
+    _check(queries, bank, k, most)
     distances = torch.empty(len(queries), k, device=queries.device)
     indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
     device, lone = queries.device.type, threads() if queries.device.type == "cpu" else 1
-    search = Search(bank, k, int(memory_gb * 1e9 / 4 / lone))
+    search = Search(bank, k, int(memory_gb * 1e9 / 4 / lone), most, allowed)
     step = max(1, search.budget // (32 * (k + SPARE_CANDIDATES)))
     if device == "cpu":
         step = min(step, TASK_QUERIES, max(FEWEST_TASK_QUERIES, -(-len(queries) // lone)))
@@ -73,21 +77,23 @@ def nearest(queries: Tensor, bank: Tensor, k: int, *, memory_gb: float = 1.0) ->
     return distances, indices
 
 
-def _check(queries: Tensor, bank: Tensor, k: int) -> None:
+def _check(queries: Tensor, bank: Tensor, k: int, most: int) -> None:
     checked_rows("queries", queries)
     checked_rows("bank", bank)
     if queries.shape[1] != bank.shape[1]:
         raise ValueError(f"queries have {queries.shape[1]} dimensions, the bank has {bank.shape[1]}")
-    if not 1 <= k <= len(bank):
-        raise ValueError(f"k must be 1..{len(bank)}, the number of bank rows, got {k}")
+    if not 1 <= k <= most:
+        raise ValueError(f"k must be 1..{most}, the number of bank rows, got {k}")
 
 
 class Search:
     """The search of one bank: reduced to survivors, ranked, and repeated where survivors do not suffice."""
 
-    def __init__(self, bank: Tensor, k: int, budget: int) -> None:
-        self.bank, self.k, self.budget = bank, k, budget
-        self.kept = min(len(bank), k + SPARE_CANDIDATES)
+    def __init__(
+        self, bank: Tensor, k: int, budget: int, most: int | None = None, allowed: Tensor | None = None
+    ) -> None:
+        self.bank, self.k, self.budget, self.allowed = bank, k, budget, allowed
+        self.kept = min(len(bank) if most is None else most, k + SPARE_CANDIDATES)
         self.centre = centre_of(bank)
         self.shrink = 1 - relative_error(bank.shape[1])  # of norms, which makes the screened values lower bounds
 
@@ -121,6 +127,8 @@ class Search:
         for first in range(0, len(self.bank), tile):
             others = (self.bank[first : first + tile] - self.centre).float()
             norms = squared_norms(others) * self.shrink
+            if self.allowed is not None:  # infinitely far, the others survive nowhere
+                norms.masked_fill_(~self.allowed[first : first + tile], torch.inf)
             for rows in row_tiles(len(queries), 4 * (tile + others.shape[1]), self.budget, queries.device):
                 centred = (queries[rows] - self.centre).float()
                 yield rows, first, screened_distances(centred, others, norms)

@@ -11,7 +11,8 @@ from ad_assets.methods.state import State
 if TYPE_CHECKING:
     from torch import Tensor
 
-Blocks = list[tuple["Tensor", "Tensor"]]  # parts of a bank, ascending: the numbers of rows (m,), and the rows (m, D)
+# Parts of a bank, ascending: the numbers of rows (m,), the rows (m, D), and which are compared (m,); None: all.
+Blocks = list[tuple["Tensor", "Tensor", "Tensor | None"]]
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class MemoryBank(State):
 
         numbers = torch.arange(len(self.rows), device=self.rows.device)
         if excluded_id not in self.image_ids:
-            return [(numbers, self.rows)]
+            return [(numbers, self.rows, None)]
         own = (self.source == self.image_ids.index(excluded_id)).nonzero().flatten()
         if len(own) == len(self.rows):
             raise ValueError(
@@ -94,14 +95,14 @@ class MemoryBank(State):
                 "fit at least two images, or a larger coreset_ratio"
             )
         if not len(own):
-            return [(numbers, self.rows)]
+            return [(numbers, self.rows, None)]
         first, last = int(own[0]), int(own[-1])
-        if last - first + 1 == len(own):  # a whole bank: two views, no copy
-            parts = [(numbers[:first], self.rows[:first]), (numbers[last + 1 :], self.rows[last + 1 :])]
-            return [part for part in parts if len(part[0])]
+        if last - first + 1 == len(own):  # a whole bank
+            parts = [slice(0, first), slice(last + 1, len(self.rows))]
+            return [(numbers[part], self.rows[part], None) for part in parts if part.stop > part.start]
         kept = torch.ones(len(self.rows), dtype=torch.bool, device=self.rows.device)
         kept[own] = False
-        return [(numbers[kept], self.rows[kept])]
+        return [(numbers, self.rows, kept)]
 
     def without(self, image_ids: Collection[str]) -> MemoryBank:
         """The rows that do not come from some images.

@@ -110,13 +110,13 @@ class _Selector:
 
     def seen(self, part: slice) -> Tensor:
         """(n, values) of a part of the patches, on the device; of a CPU beyond its budget in a temporary file."""
-        from ad_assets.kernels.coverage import BLOCK_ROWS
+        from ad_assets.kernels.coverage import block_rows
 
         self._check_device(part.stop - part.start)
         if self.values == self.patches.shape[1] and self.patches.held is not None:
             return self.patches.held[part].to(self.runtime.device)
         seen, done = self._room(part.stop - part.start), 0
-        for block in self.patches.blocks(BLOCK_ROWS, part):
+        for block in self.patches.blocks(block_rows(self.patches.shape[1], self.runtime.memory_gb), part):
             seen[done : done + len(block)] = self.project(done, block)
             done += len(block)
         return seen

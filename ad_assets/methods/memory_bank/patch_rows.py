@@ -70,8 +70,10 @@ class PatchRows(Rows):
             waiting.append(block[max(start - first, 0) : stop - first])
             if sum(map(len, waiting)) >= size:
                 *whole, rest = torch.cat(waiting).split(size)
-                whole, waiting = ([*whole, rest], []) if len(rest) == size else (whole, [rest])
+                # A copy: the rest would hold on to all rows that are split here.
+                whole, waiting = ([*whole, rest], []) if len(rest) == size else (whole, [rest.clone()])
                 yield from whole
+                del whole, rest
         if waiting:
             yield torch.cat(waiting)
 

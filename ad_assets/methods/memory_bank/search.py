@@ -57,8 +57,8 @@ def match_patches(
         if codes is None:
             return nearest_rows(queries, blocks, depth, runtime)
         allowed = torch.zeros(len(bank.rows), dtype=torch.bool)
-        for numbers, _ in blocks:
-            allowed[numbers.cpu()] = True
+        for numbers, _, some in blocks:
+            allowed[numbers.cpu()] = True if some is None else some.cpu()
         most = int(allowed.sum())
         only = None if most == len(allowed) else allowed
         return _padded(*codes.search(queries, min(depth, most), probes=probes, allowed=only), depth)
@@ -105,8 +105,10 @@ def nearest_rows(queries: Tensor, blocks: Blocks, depth: int, runtime: Runtime) 
     from ad_assets.kernels.nearest.search import nearest
 
     found = []
-    for numbers, rows in blocks:
-        distances, indices = nearest(queries, rows, min(depth, len(rows)), memory_gb=runtime.budget_gb(queries.device))
+    budget = runtime.budget_gb(queries.device)
+    for numbers, rows, allowed in blocks:
+        most = len(rows) if allowed is None else int(allowed.sum())
+        distances, indices = nearest(queries, rows, min(depth, most), memory_gb=budget, allowed=allowed)
         found.append((distances, numbers[indices]))
     distances, rows = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
     if len(blocks) > 1:

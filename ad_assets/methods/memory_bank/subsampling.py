@@ -49,10 +49,11 @@ def select(
 
 def radius_around(patches: PatchRows, rows: Tensor, runtime: Runtime) -> float:
     """The largest L2 distance of any of the patches to the nearest of some rows (M, D)."""
-    from ad_assets.kernels.coverage import BLOCK_ROWS, covering_radius
+    from ad_assets.kernels.coverage import block_rows, covering_radius
 
     bank, budget = rows.to(runtime.device), runtime.budget_gb(runtime.device)
-    return max(covering_radius(block, bank, budget) for block in patches.blocks(BLOCK_ROWS))
+    size = block_rows(patches.shape[1], runtime.memory_gb)
+    return max(covering_radius(block, bank, budget) for block in patches.blocks(size))
 
 
 def drawn_places(image_id: str, patches: int, count: int, seed: int) -> Tensor:

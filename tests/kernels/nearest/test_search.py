@@ -54,6 +54,26 @@ def test_equal_to_brute_force_over_many_tiles(monkeypatch, k, offset):
     assert torch.equal(again[1], indices)
 
 
+@pytest.mark.parametrize("left", [2, 4, 40, 700])
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_rows_that_are_not_allowed_are_as_if_not_there(monkeypatch, left, offset):
+    monkeypatch.setattr(neighbours, "BANK_TILE", 192)
+    bank, queries = normal(0, 1001, 20) + offset, normal(1, 57, 20) + offset
+    queries[:9] = bank[:9]  # equal to rows that are not allowed, and to some that are
+    bank[500:509] = bank[:9]
+    some = torch.randperm(992, generator=torch.Generator().manual_seed(left))[:left] + 9
+    allowed = torch.zeros(1001, dtype=torch.bool)
+    allowed[some] = True
+    numbers = allowed.nonzero().flatten()
+    for memory_gb in (1.0, 1e-5):
+        expected, indices = nearest(queries, bank[numbers], min(9, left))
+        found = nearest(queries, bank, min(9, left), memory_gb=memory_gb, allowed=allowed)
+        assert torch.equal(found[0], expected)
+        assert torch.equal(found[1], numbers[indices])
+    with pytest.raises(ValueError, match=f"k must be 1..{left}"):
+        nearest(queries, bank, left + 1, allowed=allowed)
+
+
 @pytest.mark.parametrize("k", [1, 9])
 def test_batches_do_not_matter(k):
     bank, queries = normal(2, 3000, 512) + 5, normal(3, 32, 512) + 5
