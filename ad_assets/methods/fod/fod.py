@@ -260,14 +260,14 @@ class Fod(TrainedMethod):
         for number, tokens in enumerate(self.tokens([tap.to(runtime.device) for tap in batch.taps], state.weights)):
             grid = (batch.taps[number].shape[2], batch.taps[number].shape[3])
             inspected = InspectedGrid(batch.region, grid)
-            scores = inspected.filled(self._level_scores(state, number, inspected.filled(tokens), grid))
+            scores = inspected.filled(self._level_scores(state, number, inspected.filled(tokens), grid, runtime))
             found.append(upsample(scores.unflatten(1, grid), batch.map_size, align_corners=True))
         maps = torch.stack(found).mean(dim=0)
         blurred = (gaussian_blur(maps, sigma) for sigma in (self.image_sigma, self.sigma))
         for_image, maps = (without_outside(each, batch.region) for each in blurred)
         return ScoreMaps(maps.cpu(), for_image.amax(dim=(1, 2)).cpu())
 
-    def _level_scores(self, state: TrainedNetwork, number: int, tokens: Tensor, grid: Grid) -> Tensor:
+    def _level_scores(self, state: TrainedNetwork, number: int, tokens: Tensor, grid: Grid, runtime: Runtime) -> Tensor:
         """(B, L) of one level; on a CPU every image is a task."""
         import torch
 
@@ -283,7 +283,8 @@ class Fod(TrainedMethod):
         references = self.references()
 
         def score_images(images: Tensor) -> Tensor:
-            reference = references.features(kept, images, grid) if self.inter else None
+            budget = runtime.budget_gb(images.device)
+            reference = references.features(kept, images, grid, memory_gb=budget) if self.inter else None
             return patch_scores(
                 level,
                 images,

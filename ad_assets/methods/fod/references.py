@@ -33,6 +33,7 @@ from ad_assets.kernels.coreset import greedy_coreset
 from ad_assets.kernels.coverage import random_projection
 from ad_assets.kernels.nearest.bounds import full_precision
 from ad_assets.kernels.nearest.search import nearest
+from ad_assets.methods.fod.references_on_device import heaviest, nearest_around
 from ad_assets.methods.runtime import Runtime
 
 TOKENS = "the tokens of all images"
@@ -91,9 +92,17 @@ class Reference:
         return 4 * places * {"nearest": channels, "coreset": narrow}.get(self.kind, 0)
 
     def features(
-        self, tensors: dict[str, Tensor], tokens: Tensor, grid: tuple[int, int], own: Tensor | None = None
+        self,
+        tensors: dict[str, Tensor],
+        tokens: Tensor,
+        grid: tuple[int, int],
+        own: Tensor | None = None,
+        *,
+        memory_gb: float = 1.0,
     ) -> Tensor:
         """Reference features (1 or B, L, D) of inputs; an image's do not depend on the others.
+
+        A CPU takes one image after another, other devices the batch at once.
 
         Args:
             tensors: of `fit`, on the device of the tokens.
@@ -102,6 +111,7 @@ class Reference:
             own: (B,) int64, which of the nominal images an input is, in the order of `fit`, -1: none. ``nearest``
                 leaves the image itself out: it would be its own reference. What the others took from one image
                 cannot be taken out again.
+            memory_gb: budget in GB of temporary tensors on the device of the tokens.
 
         Raises:
             ValueError: the image itself is all that ``nearest`` has.
@@ -110,12 +120,23 @@ class Reference:
             if self.kind in ("mean", "coreset"):
                 return tensors["mean" if self.kind == "mean" else "rows"].unsqueeze(0)
             if self.kind == "codebook":
-                _, chosen = nearest(tokens.flatten(0, 1), tensors["codes"], 1)
+                _, chosen = nearest(tokens.flatten(0, 1), tensors["codes"], 1, memory_gb=memory_gb)
                 return tensors["codes"][chosen[:, 0]].unflatten(0, tokens.shape[:2])
+            by_image = tokens.device.type == "cpu"
             if self.kind == "prototype":
-                return torch.cat([_heaviest(tensors["prototypes"], one) for one in tokens])
-            skipped = [-1] * len(tokens) if own is None else own.tolist()
-            bank = tensors["bank"]
+                prototypes = tensors["prototypes"]
+                return (
+                    torch.cat([_heaviest(prototypes, one) for one in tokens])
+                    if by_image
+                    else heaviest(prototypes, tokens)
+                )
+            skipped, bank = [-1] * len(tokens) if own is None else own.tolist(), tensors["bank"]
+            if bank.shape[1] == 1 and 0 in skipped:
+                raise ValueError(
+                    "the nearest features of an image come from other images, and there is none: use the mean"
+                )
+            if not by_image:
+                return nearest_around(bank, tokens, grid, self.window, skipped, memory_gb)
             return torch.stack(
                 [_nearest(bank, one, grid, self.window, skip) for one, skip in zip(tokens, skipped, strict=True)]
             )
@@ -258,8 +279,6 @@ def _nearest(bank: Tensor, tokens: Tensor, grid: tuple[int, int], window: int, s
     """
     height, width = grid
     images, reach = bank.shape[1], window // 2
-    if images == 1 and skipped == 0:
-        raise ValueError("the nearest features of an image come from other images, and there is none: use the mean")
     rows = bank.unflatten(0, grid)
     padded = functional.pad(tokens.unflatten(0, grid), (0, 0, reach, reach, reach, reach))
     best = torch.full((height + 2 * reach, width + 2 * reach), torch.inf, device=bank.device)

@@ -60,7 +60,7 @@ class FodTraining(Training):
         self._shared = method.reference in ("mean", "coreset")
         fitted_for_image = None if self._shared or not method.inter else self._fitted
         # No method of this object, which would keep itself, and the device's memory with it, alive.
-        make = partial(_prepared, method, self._units, fitted_for_image, self._grids)
+        make = partial(_prepared, method, self._units, fitted_for_image, self._grids, runtime.budget_gb(runtime.device))
         self._recalled = Recalled(features, make, runtime)
         weights = {
             f"levels.{number}.{name}": tensor
@@ -167,6 +167,7 @@ def _prepared(
     units: Mapping[str, Tensor],
     fitted: Sequence[dict[str, Tensor]] | None,
     grids: Sequence[Grid],
+    memory_gb: float,
     taps: list[Tensor],
     image: int,
 ) -> list[Tensor]:
@@ -176,6 +177,7 @@ def _prepared(
         return tokens
     own, references = torch.tensor([image]), method.references()
     made = [
-        references.features(kept, level, grid, own) for kept, level, grid in zip(fitted, tokens, grids, strict=True)
+        references.features(kept, level, grid, own, memory_gb=memory_gb)
+        for kept, level, grid in zip(fitted, tokens, grids, strict=True)
     ]
     return [*tokens, *made]

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from ad_assets.methods import Runtime
-from ad_assets.methods.fod.references import Reference
+from ad_assets.methods.fod.references import Kind, Reference
+from ad_assets.methods.fod.references_on_device import heaviest, nearest_around
+from tests.support.emulated_device import cuda_device
 
 RUNTIME = Runtime()
 GRID, IMAGES, SIZE = (4, 5), 7, 6
@@ -53,6 +55,10 @@ def test_nearest(window: int) -> None:
     assert torch.equal(found[3], bank[4])
     alone = [reference.features(tensors, one, GRID, None) for one in test.split(1)]
     assert torch.equal(torch.cat(alone), reference.features(tensors, test, GRID))
+    for budget in (1.0, 1e-9):  # a GPU takes all rows of the grid at once, or one after another
+        assert torch.equal(
+            nearest_around(bank.transpose(0, 1).contiguous(), test, GRID, window, [-1, 2, 4, -1], budget), found
+        )
 
 
 @pytest.mark.parametrize("projection", [None, 4])
@@ -100,6 +106,22 @@ def test_prototypes() -> None:
         for place in range(len(PLACES)):
             cosines = torch.cosine_similarity(test[image, place], found[place], dim=1)
             assert torch.equal(given[image, place], found[place, cosines.argmax()])
+    assert torch.equal(heaviest(found, test), given)
+
+
+@pytest.mark.parametrize("kind", ["nearest", "prototype"])
+def test_a_device_is_asked_once_for_a_batch(kind: Kind) -> None:
+    reference = Reference(kind=kind, prototypes=3)
+    tensors, launches = fitted(reference, nominal()), []
+    with cuda_device() as device:
+        there = {name: tensor.to(device) for name, tensor in tensors.items()}
+        for images in (1, 6):
+            test = nominal(1, images)
+            device.counts.reset()
+            found = reference.features(there, test.to(device), GRID)
+            launches.append(device.counts.launches)
+            assert torch.equal(found.cpu(), reference.features(tensors, test, GRID))
+    assert launches[0] == launches[1] < 80
 
 
 def test_codebook() -> None:
