@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 CPU_TILE_BYTES = 1 << 20  # a matrix of a tile; two of them, and what products pack, stay in the cache of a core
 DEVICE_TILE_BYTES = 256 << 20
 PLAIN_TILE_BYTES = 32 << 20
+TILES_AT_ONCE = 10  # of a device: S, its gradient, T, logarithms and products; counted on the emulated one
 
 
 class Correlated(NamedTuple):
@@ -109,6 +110,12 @@ def correlate(
         output, of_target, of_correlation = (part[0].unflatten(0, q.shape[:2]) for part in found)
         entropies = entropies if entropies is None else entropies[0].unflatten(0, q.shape[:2])
         return Correlated(output, of_target, of_correlation, entropies)
+
+
+def device_bytes(heads: int, length: int, keys: int) -> int:
+    """The most that tiles take on a device, forward and backward, for so many heads of all images in float32."""
+    rows = min(heads * length, max(1, DEVICE_TILE_BYTES // (4 * keys)))
+    return TILES_AT_ONCE * 4 * rows * keys
 
 
 def correlate_plainly(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, scale: float) -> Correlated:

@@ -135,6 +135,18 @@ def training_step(
         return _Step(head, rows, margin, loss, arithmetic or Arithmetic()).run(images, draw)
 
 
+def device_bytes(rows: int, dimensions: int, hidden_units: int, layers: int) -> int:
+    """The most that a step holds on a GPU, weights left aside: an upper bound of what the emulated device counts.
+
+    Args:
+        rows: of all images of the batch.
+        dimensions: D of a row.
+        hidden_units: H of the discriminator.
+        layers: of the adaptor.
+    """
+    return 4 * rows * ((8 + 2 * max(0, layers - 1)) * dimensions + 6 * hidden_units)
+
+
 def _block(device: str) -> int:
     """Rows of a block: what stays in the cache of a core, or what keeps another device busy."""
     return ROWS if device == "cpu" else DEVICE_ROWS

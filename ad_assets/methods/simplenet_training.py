@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ad_assets.kernels.discriminator import Arithmetic, HeadWeights, training_step
+from ad_assets.kernels.discriminator import Arithmetic, HeadWeights, device_bytes, training_step
 from ad_assets.methods.patch_embedding import patch_grid
 from ad_assets.methods.region_of_interest import learnt_places
 from ad_assets.methods.training.captured import CapturedSteps
@@ -52,8 +52,13 @@ class SimpleNetTraining(Training):
         check_dimensions(weights, self._dimensions)
         # Clones: what is passed in stays as it was.
         weights = {name: tensor.clone().to(runtime.device) for name, tensor in weights.items()}
+        self._values = sum(tensor.numel() for tensor in weights.values())
         self._head = head = head_of(weights)
-        self._recalled = Recalled(features, lambda taps, _: [patches(taps)], runtime)
+        parts = f"{method.batch_size} images of {self._places} patches, {self._dimensions} float32"
+        needed = self.bytes_needed(min(method.batch_size, len(features)))
+        runtime.check_device("training steps", 1e-9 * needed, parts, "lower batch_size, resize or dimensions")
+        reserved = needed if fused(runtime.device) else 0
+        self._recalled = Recalled(features, lambda taps, _: [patches(taps)], runtime, reserved)
         if method.noise_unit == "features" and "noise.unit" not in weights:
             weights["noise.unit"] = deviation(self._in_portions(len(features)), runtime)
         self._sigma = method.noise_sigma * float(weights.get("noise.unit", 1.0))
@@ -69,6 +74,11 @@ class SimpleNetTraining(Training):
         if self._captured:
             return self._captured(self._joined_step, [rows, [self._noise(image, epoch)[None] for image in images]])
         return self._moved([patches[0] for patches in rows], lambda place: self._noise(images[place], epoch))
+
+    def bytes_needed(self, images: int) -> int:
+        """On a GPU while so many images are learnt; no batch is split, for its norm sees all patches at once."""
+        rows, layers = images * self._places, len(self._head.adaptor)
+        return 16 * self._values + device_bytes(rows, self._dimensions, self._method.hidden_units, layers)
 
     def _joined_step(self, inputs: list[Tensor]) -> dict[str, Tensor]:
         """Of patches and noise (B, P, D) of a batch."""

@@ -75,7 +75,8 @@ def test_a_kernel_gets_the_budget_of_the_memory_that_it_fills(
     [
         ("hetmm", {"sheets": None}, "the templates"),
         ("patchcore", {}, "the patches to select from"),
-        ("fod", {"reference": "coreset"}, "the tokens to select from"),
+        ("fod", {}, "training steps"),
+        ("simplenet", {}, "training steps"),
     ],
 )
 def test_what_would_not_fit_the_device_is_refused_before_it_is_tried(

@@ -21,6 +21,7 @@ the paper's batches of one image there are as many threads at work as levels.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
@@ -272,6 +273,7 @@ class Fod(TrainedMethod):
         import torch
 
         from ad_assets.kernels.parallel import each
+        from ad_assets.methods.fod.memory import largest_part, scoring_bytes
         from ad_assets.methods.fod.scores import patch_scores
 
         own = _under(state.weights, f"levels.{number}.")
@@ -296,7 +298,10 @@ class Fod(TrainedMethod):
             )
 
         device = tokens.device.type
-        return torch.cat(list(each(score_images, tokens.split(1 if device == "cpu" else len(tokens)), device)))
+        need = partial(scoring_bytes, self, number, tokens.shape[2], grid)
+        parts = range(1 if device == "cpu" else len(tokens), 0, -1)
+        size = largest_part(parts, need, runtime.budget_gb(tokens.device) * 1e9 / 2)
+        return torch.cat(list(each(score_images, tokens.split(size), device)))
 
 
 def _under(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,4 +1,7 @@
-"""Training steps of FOD: every image and level of a batch is a task, its gradients are summed in order."""
+"""Training steps of FOD: every image and level of a batch is a task, its gradients are summed in order.
+
+A GPU takes a batch at once, or as large a part as its budget has room for.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ad_assets.kernels.parallel import each
+from ad_assets.methods.fod.memory import largest_part, training_bytes
 from ad_assets.methods.fod.network import direct_loss, reconstruction_loss, two_phase_loss
 from ad_assets.methods.training.captured import CapturedSteps
 from ad_assets.methods.training.loop import Recalled, Training, deviation, fused
@@ -50,6 +54,9 @@ class FodTraining(Training):
         self._levels = [level.to(runtime.device) for level in levels]
         self._references = method.references()
         device = torch.device(runtime.device).type
+        at_once = fused(runtime.device)
+        self._held = self._bytes_held(len(features))
+        self._check_memory()
         self._units = {name: tensor.to(runtime.device) for name, tensor in units.items()}
         if method.unit == "features" and not self._units:
             self._units = {f"units.{number}": self._measure(features, number) for number in range(len(levels))}
@@ -61,7 +68,12 @@ class FodTraining(Training):
         fitted_for_image = None if self._shared or not method.inter else self._fitted
         # No method of this object, which would keep itself, and the device's memory with it, alive.
         make = partial(_prepared, method, self._units, fitted_for_image, self._grids, runtime.budget_gb(runtime.device))
-        self._recalled = Recalled(features, make, runtime)
+        self._recalled = Recalled(
+            features,
+            make,
+            runtime,
+            self.bytes_needed(self._part(min(method.batch_size, len(features)))) if at_once else 0,
+        )
         weights = {
             f"levels.{number}.{name}": tensor
             for number, level in enumerate(self._levels)
@@ -70,7 +82,6 @@ class FodTraining(Training):
         for number, kept in enumerate(self._fitted):
             weights |= {f"references.{number}.{name}": tensor for name, tensor in kept.items()}
         weights |= self._units
-        at_once = fused(runtime.device)
         optimizers = [
             torch.optim.Adam(level.parameters(), method.learning_rate, fused=at_once) for level in self._levels
         ]
@@ -82,8 +93,10 @@ class FodTraining(Training):
         del epoch
         loaded = self._recalled(images)
         if self._captured:
-            # One pass of the batch: all losses are means, and images have one size.
-            return self._captured(lambda inputs: self._moved([inputs]), list(zip(*loaded, strict=True)))
+            # One pass of the batch, or a few: all losses are means, and images have one size.
+            part = self._part(len(images))
+            inputs = list(zip(*loaded, strict=True))
+            return self._captured(lambda batch: self._moved(_parts(batch, part)), inputs)
         return self._moved(loaded)
 
     def _moved(self, loaded: Sequence[list[Tensor]]) -> dict[str, Tensor]:
@@ -132,6 +145,34 @@ class FodTraining(Training):
             return self._references.features(self._fitted[number], tensors[number], self._grids[number])
         return tensors[len(self._levels) + number]
 
+    def _part(self, images: int) -> int:
+        """How many images of a batch a GPU takes at once: half of its budget is kept for their tokens."""
+        divide_it = (part for part in range(images, 0, -1) if images % part == 0)
+        return largest_part(divide_it, self.bytes_needed, self._runtime.budget_gb(self._runtime.device) * 1e9 / 2)
+
+    def bytes_needed(self, images: int) -> int:
+        """Bytes on a GPU while so many images are learnt at once."""
+        levels = zip(self._levels, self._grids, strict=True)
+        return self._held + max(
+            training_bytes(self._method, number, level.embedding.in_features, grid, images)
+            for number, (level, grid) in enumerate(levels)
+        )
+
+    def _bytes_held(self, images: int) -> int:
+        """Weights, gradients and moments, and references that are made of all images."""
+        held = 16 * sum(parameter.numel() for level in self._levels for parameter in level.parameters())
+        if self._method.inter and self._method.reference == "nearest":
+            for level, (height, width) in zip(self._levels, self._grids, strict=True):
+                held += images * self._references.bytes_each(height * width, level.embedding.in_features)
+        return held
+
+    def _check_memory(self) -> None:
+        """Refuse what no batch makes smaller before anything is computed."""
+        grids = " and ".join(f"{height} x {width}" for height, width in self._grids)
+        parts = f"{grids} places of one image, {1e-9 * self._held:.3g} GB of weights, moments and references"
+        remedy = "lower resize, heads or widths"
+        self._runtime.check_device("training steps", 1e-9 * self.bytes_needed(1), parts, remedy)
+
     def _fit_reference(self, features: Features, number: int) -> dict[str, Tensor]:
         unit = self._units.get(f"units.{number}")
 
@@ -160,6 +201,11 @@ class FodTraining(Training):
             attentions = max(1, len(level.branches)) * len(level.layers)
             total += places * linear + 2 * places**2 * level.norm.normalized_shape[0] * attentions
         return total
+
+
+def _parts(batch: Sequence[Tensor], size: int) -> list[list[Tensor]]:
+    """What a batch holds of so many images each."""
+    return [list(part) for part in zip(*(tensor.split(size) for tensor in batch), strict=True)]
 
 
 def _prepared(

@@ -42,13 +42,21 @@ class Recalled:
     Args:
         features: the images.
         make: from the taps of one image, each (1, C, h, w) on the device, and its position, to tensors (1, ...).
-        runtime: device, and its budget, of which half is used.
+        runtime: device, and its budget, of which half is used, or what `needed` leaves.
+        needed: bytes that a step needs.
     """
 
-    def __init__(self, features: Features, make: Callable[[list[Tensor], int], list[Tensor]], runtime: Runtime) -> None:
+    def __init__(
+        self,
+        features: Features,
+        make: Callable[[list[Tensor], int], list[Tensor]],
+        runtime: Runtime,
+        needed: int = 0,
+    ) -> None:
         self._features, self._make, self._runtime = features, make, runtime
         self._kept: dict[int, list[Tensor]] = {}
-        self._left = runtime.budget_gb(runtime.device) * 1e9 / 2
+        budget = runtime.budget_gb(runtime.device) * 1e9
+        self._left = min(budget / 2, budget - needed)
 
     def __call__(self, images: Sequence[int]) -> list[list[Tensor]]:
         """The tensors of these images, by their positions among the features."""

@@ -147,6 +147,7 @@ def test_codebook() -> None:
 @pytest.mark.parametrize(
     ("reference", "runtime", "message"),
     [
+        (Reference(kind="coreset"), Runtime("cuda:0", device_memory_gb=1e-6), "select from .*compute.device_memory_gb"),
         (Reference(kind="prototype", prototypes=8), RUNTIME, "prototypes must be 1..7"),
         (Reference(kind="codebook", codes=141), RUNTIME, "codes must be 1..140"),
         (Reference(kind="nearest", window=2), RUNTIME, "window must be odd"),
