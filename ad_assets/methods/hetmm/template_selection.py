@@ -8,6 +8,9 @@ On a GPU only these matrices are computed, in blocks of pixels, and they come ba
 OPTICS stays on the CPU: it takes N steps one after another, each of a few operations on N numbers, so that a GPU would
 launch several thousand kernels a block for what a thread does in less than a millisecond a pixel.
 
+Distances are not rounded ahead of a choice: that moves near ties to the edges of the rounding, of which there are more
+than near ties (`docs/speed.md` has the counts). Equal ones go to the first image, see `kernels/prototypes.py`.
+
 Where it departs from the paper, always as the public implementation does:
 
 - the paper gives no parameter of OPTICS: min_samples is N // K, here at least 2, all else as scikit-learn has it;

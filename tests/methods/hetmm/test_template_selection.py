@@ -144,6 +144,14 @@ def test_a_device_computes_products_in_blocks_of_pixels(selection: Selection) ->
             assert found[1] is None or torch.equal(found[1], expected[1])
 
 
+def test_the_rounding_of_another_device_changes_hardly_any_pixel() -> None:
+    templates = templates_of(1, images=60, grid=(12, 12))
+    noise = 1e-7 * torch.randn(templates.shape, generator=torch.Generator().manual_seed(0))
+    other = torch.nn.functional.normalize(templates * (1 + noise), dim=1)
+    before, after = (select(each, 15).sort(dim=0).values for each in (templates, other))
+    assert (before != after).any(dim=0).float().mean() <= 0.01
+
+
 @pytest.mark.parametrize("selection", SELECTIONS)
 @pytest.mark.parametrize("sheets", [5, 6, 40])
 def test_as_many_sheets_as_images_keep_all(selection: Selection, sheets: int) -> None:
