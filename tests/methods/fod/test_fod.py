@@ -19,10 +19,10 @@ from tests.support.repeated_training import assert_only_the_seed_counts
 from tests.support.tap_features import tap_features
 
 RUNTIME = Runtime(memory_gb=1)
-SMALL: dict[str, Any] = {"widths": (8, 16), "heads": 2, "depth": 2, "epochs": 3, "batch_size": 4}
+SMALL: dict[str, Any] = {"widths": (8, 16), "heads": 2, "depth": 2, "epochs": 2, "batch_size": 4}
 
 
-def features(count: int = 10) -> Features:
+def features(count: int = 5) -> Features:
     """As training gets them."""
     return tap_features(taps(count), batch_size=3)
 
@@ -43,8 +43,8 @@ def test_maps_are_the_authors() -> None:
 
 
 def test_training_learns_to_tell_a_defect() -> None:
-    method = Fod(widths=(16, 32), heads=2, depth=2, epochs=14, batch_size=4, learning_rate=5e-3)
-    state = method.fit(features(12), RUNTIME)
+    method = Fod(widths=(16, 32), heads=2, depth=2, epochs=10, batch_size=2, learning_rate=5e-3)
+    state = method.fit(features(6), RUNTIME)
     good, bad = taps(6, seed=1), taps(6, seed=1)
     for tap, (rows, columns) in zip(bad, (((2, 5), (4, 7)), ((1, 3), (2, 4))), strict=True):
         tap[:, : tap.shape[1] // 2, slice(*rows), slice(*columns)] += 4
@@ -126,17 +126,17 @@ def test_half_precision_trains_nearly_alike() -> None:
 
 def test_a_warm_start_goes_on_with_references_of_all_images() -> None:
     method = Fod(**SMALL, warm_start=True)
-    everything = features(12)
-    first = method.fit(replace(everything, image_ids=everything.image_ids[:8]), RUNTIME)
-    second = method.update(first, replace(everything, image_ids=everything.image_ids[8:]), RUNTIME)
-    assert (second.epochs, second.starts) == (4, [0, 3])
-    tokens = method.tokens(taps(12), {})[0]
+    everything = features(6)
+    first = method.fit(replace(everything, image_ids=everything.image_ids[:4]), RUNTIME)
+    second = method.update(first, replace(everything, image_ids=everything.image_ids[4:]), RUNTIME)
+    assert (second.epochs, second.starts) == (3, [0, 2])
+    tokens = method.tokens(taps(6), {})[0]
     torch.testing.assert_close(second.weights["references.0.mean"], tokens.mean(dim=0))
 
 
 def test_tokens_in_units_of_the_features_do_not_see_their_scale() -> None:
     method = Fod(**SMALL, unit="features")
-    small, large = taps(), [1024 * tap for tap in taps()]
+    small, large = taps(5), [1024 * tap for tap in taps(5)]
     states = [method.fit(tap_features(images), RUNTIME) for images in (small, large)]
     assert states[1].losses["loss"] == pytest.approx(states[0].losses["loss"], rel=1e-5)
     deviations = method.tokens(small, {})[1].flatten(0, 1).double().var(dim=0, unbiased=False)
@@ -149,8 +149,8 @@ def test_tokens_in_units_of_the_features_do_not_see_their_scale() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    method = Fod(**SMALL)
-    state = method.fit(features(), RUNTIME)
+    method = Fod(**{**SMALL, "epochs": 1})
+    state = method.fit(features(2), RUNTIME)
     with pytest.raises(ValueError, match="10 channels, the network was trained on 6"):
         method.score(state, Batch(taps(1)[::-1], (8, 8)), RUNTIME)
     for options, message in {
