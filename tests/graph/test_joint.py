@@ -15,10 +15,10 @@ from ad_assets.config.faults import ConfigError
 from ad_assets.graph.build_attempts import attempt_path
 from ad_assets.graph.garbage import unreferenced
 from ad_assets.graph.graph import Graph, UpstreamError
-from ad_assets.graph.stage import Stage
+from ad_assets.graph.stage import Stage, StageError
 from ad_assets.graph.stages.feature_files import read_feature_index, stored_features
 from ad_assets.graph.stages.fitted_state import read_state
-from ad_assets.graph.stages.joint_bank import read_joined
+from ad_assets.graph.stages.joint_bank import images_joined, read_joined
 from ad_assets.graph.stages.metrics import read_scored_images
 from ad_assets.graph.stages.score_maps import read_score_index
 from ad_assets.methods import Batch, Features, Runtime
@@ -81,7 +81,7 @@ def joint(made: Bench, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return bench
 
 
-def materialize(bench: Bench, category: str, *assets: str) -> None:
+def materialize(bench: Bench, category: str | None, *assets: str) -> None:
     """Some assets of a category alone, as from the UI."""
     keys = [dg.AssetKey(["parts", *asset.split("/")]) for asset in assets]
     job = bench.definitions.resolve_implicit_global_asset_job_def()
@@ -239,6 +239,11 @@ def test_few_shot_rows_stand_in_the_leaderboard_and_no_image_passes_the_backbone
     assert "parts/studies/shots [nut] is out of date" in event.asset_materialization.metadata["left_out"].value
     text = bench.benchmark.store.read_text(artifact_of(bench, "leaderboard").at("leaderboard.txt"))
     assert re.search(r"full, train_images=2, sigma=3 .* 1 of 2", text)
+    partial = artifact_of(bench, "leaderboard").version
+    bench.run()
+    assert artifact_of(bench, "leaderboard").version != partial
+    text = bench.benchmark.store.read_text(artifact_of(bench, "leaderboard").at("leaderboard.txt"))
+    assert re.search(r"full, train_images=2, sigma=3 .* 2 of 2", text)
     bench.set("datasets.parts.studies", {})
     bench.run()
     assert artifact_of(bench, "leaderboard").version == before
@@ -305,6 +310,11 @@ def test_categories_that_are_not_built_are_named(tmp_path: Path) -> None:
     }
     with pytest.raises(UpstreamError, match="parts/one/joint_bank is out of date: materialize it first"):
         graph.upstream((("parts", "one", "neighbours"), "bolt"))
+    materialize(bench, None, "one/joint_bank")
+    materialize(bench, "bolt", *(f"one/{asset}" for asset in BELOW))
+    graph.refresh()
+    assert {slot for slot in graph.slots() if graph.is_due(slot)} == {(("parts", "leaderboard"), None)}
+    assert bench.rows("one", "bolt")["standard", "joined_categories"] == 1
 
 
 def test_damage_is_mended_and_nothing_that_is_needed_is_collected(joint: Bench, tmp_path: Path) -> None:
@@ -396,6 +406,21 @@ def test_what_cannot_be_joined_is_refused_by_name(
     full = bench.tree["datasets"]["parts"]["detectors"]["full"]
     with pytest.raises(ConfigError, match=message):
         bench.set("datasets.parts.detectors", {"full": full, **lanes})
+
+
+def test_no_category_is_scored_by_a_bank_that_has_nothing_of_it(joint: Bench, tmp_path: Path) -> None:
+    bench = joint.copied(tmp_path / "bench")
+    spade = {"method": "spade", "extractor": "lite0", "neighbours": 3}  # matches nothing before it scores
+    bench.set("datasets.parts.detectors", {"spade": spade, "one": {"method": "joint", "of": "spade"}})
+    materialize(bench, "bolt", "spade/memory_bank")
+    materialize(bench, None, "one/joint_bank")
+    graph = Graph(bench.stages, bench.benchmark.store)
+    slot = ("parts", "one", "score_maps"), "nut"
+    assert graph.faults(slot) == {(("parts", "spade", "memory_bank"), "nut"): "is not materialized"}
+    # Nor by one that the category's own bank has come after.
+    materialize(bench, "bolt", "one/score_maps")
+    with pytest.raises(StageError, match="joint_bank has nothing of nut, only of bolt: materialize it again"):
+        images_joined(artifact_of(bench, "one", "joint_bank"), "nut", "parts/one/joint_bank")
 
 
 @pytest.mark.parametrize(

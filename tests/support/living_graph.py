@@ -116,7 +116,7 @@ class LivingGraph(Bench):
         """Record the materializations of an asset for the other categories, as that of the first."""
         first, storage = self.names[0], self.instance.event_log_storage
         assert isinstance(storage, SqlEventLogStorage)
-        read = [stage.key, *(dep.key for dep in stage.deps)]
+        read = [stage.key, *(dep.key for dep in stage.deps if dep.partitions is not None)]
         with storage.index_connection() as connection:
 
             def rows_of(table: str, column: str) -> list[dict[str, Any]]:

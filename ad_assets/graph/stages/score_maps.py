@@ -28,6 +28,7 @@ from ad_assets.graph.stage import (
 from ad_assets.graph.stages.features import extractor_of, read_features
 from ad_assets.graph.stages.fitted_state import read_state, runtime_of
 from ad_assets.graph.stages.image_index import declared_groups, group_parts
+from ad_assets.graph.stages.joint_bank import images_joined
 from ad_assets.graph.stages.near_copies import kept_near_copies
 from ad_assets.graph.stages.neighbours import read_matches, seconds_each
 from ad_assets.graph.stages.region_of_interest import PART, read_region, region_parts, region_source, region_tensor
@@ -107,6 +108,7 @@ def score_maps_stage(
     """
     extractor, index = extractor_of(features), features.deps[0]
     source = (index,) if region_source(dataset, features) or dataset.reader.has_groups else ()
+    joined = state.deps if state.partitions is None else ()  # as of neighbours, which not every method has
     size, step = extractor.map_size, extractor.map_step
 
     def settings_in(category: str) -> ScoreSettings:
@@ -128,6 +130,8 @@ def score_maps_stage(
 
         settings: ScoreSettings = work.settings
         runtime, method = runtime_of(work), settings.method
+        if joined:
+            images_joined(work.input(state), work.partition, state.name)  # or it is refused
         train = read_features(work, features, "train", method.layers)
         test = read_features(work, features, "test", method.layers)
         matches = read_matches(work.input(neighbours)) if neighbours else None
@@ -157,7 +161,7 @@ def score_maps_stage(
         return {**_write_index(work, scores, seconds, settings.map_size), **speed, **known}
 
     what = f"Raw score maps of {settings.method.name}."
-    deps = (state, features, *((neighbours,) if neighbours else ()), *source)
+    deps = (state, features, *((neighbours,) if neighbours else ()), *source, *joined)
     return _stage(dataset, detector.name, settings, deps, parts, build, what, own)
 
 
