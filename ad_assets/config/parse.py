@@ -153,6 +153,21 @@ class SectionParser(Checker):
             self.faults += [
                 f"{path}.studies.{s.name}: of a blind dataset no image is known to be good" for s in polluted
             ]
+            lanes_of = {f"detectors.{name}": [detector] for name, detector in detectors.items()} | {
+                f"studies.{name}": [variant.detector for variant in study.variants]
+                for name, study in studies.items()
+                if study
+            }
+            self.faults += [
+                f"{path}.{place}.turns: of a blind dataset images would be compared with themselves turned; write "
+                "exclude_same_image: true too"
+                for place, own in lanes_of.items()
+                if any(
+                    m and m.turned_by and not m.exclude_same_image
+                    for d in own
+                    for m in (d.method, *d.categories.values())
+                )
+            ]
         line = self._production(production, f"{path}.production", reader, detectors) if production is not None else None
         known = {s: study for s, study in studies.items() if study}
         dataset = Dataset(name, reader, detectors, known, line, decision) if reader else None

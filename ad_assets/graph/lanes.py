@@ -1,7 +1,7 @@
 """The life of a benchmark from top to bottom: which stages there are, and what each of them reads.
 
 image_index                                   of each dataset
-  features                                    of each extractor, shared by all detectors
+  features                                    of each extractor, shared by all detectors; of turned images apart
     state -> neighbours -> score_maps         of each detector, its lane
     state -> joint_bank -> neighbours ...     of a joint lane, by the states of another one of all categories
       oracle_epochs -> metrics -> champion    the last of production datasets,
@@ -35,6 +35,7 @@ from ad_assets.graph.stages.report import report_stage
 from ad_assets.graph.stages.score_maps import ensemble_stage, score_maps_stage
 from ad_assets.graph.stages.studies import study_stage
 from ad_assets.graph.stages.synthetic_anomalies import synthetic_stage
+from ad_assets.graph.stages.turned_features import Turned, turned_stages
 
 Lane = dict[str, Stage]  # the stages of one detector by role, upstream first
 
@@ -82,14 +83,16 @@ def dataset_stages(benchmark: Benchmark, dataset: Dataset, categories: Sequence[
     if not dataset.production and not why_unseen(categories) and (unknown := dataset.unknown_categories(categories)):
         raise ValueError("; ".join(unknown))
     features = {name: features_stage(dataset, index, name, benchmark.extractors[name]) for name in dataset.extractors}
+    turned = {name: turned_stages(dataset, index, name, benchmark.extractors[name]) for name in dataset.extractors}
     lanes: dict[str, Lane] = {}
     for name, detector in dataset.detectors.items():
-        lanes[name] = _lane(benchmark, dataset, detector, index, features, lanes)
+        lanes[name] = _lane(benchmark, dataset, detector, index, features, turned, lanes)
     studies = {
-        name: study_stage(dataset, study, index, features, [lanes[base] for base in study.bases])
+        name: study_stage(dataset, study, index, features, turned, [lanes[base] for base in study.bases])
         for name, study in dataset.studies.items()
     }
-    stages = [index, *features.values(), *(stage for lane in lanes.values() for stage in lane.values())]
+    directions = [stage for each in turned.values() for stage in each.values()]
+    stages = [index, *features.values(), *directions, *(stage for lane in lanes.values() for stage in lane.values())]
     if lanes:
         score_maps, metrics = ({name: lane[role] for name, lane in lanes.items()} for role in ("score_maps", "metrics"))
         leaderboard = leaderboard_stage(dataset, metrics, studies)
@@ -104,6 +107,7 @@ def _lane(
     detector: Detector,
     index: Stage,
     features: Mapping[str, Stage],
+    turned: Mapping[str, Turned],
     above: Mapping[str, Lane],
 ) -> Lane:
     """What a detector learns of its features, how it scores with that, and how its scores are measured."""
@@ -113,7 +117,8 @@ def _lane(
         members = {member: above[member]["score_maps"] for member in detector.members}
         lane = {"score_maps": ensemble_stage(dataset, detector.name, members, extractor)}
     else:
-        scoring = scoring_stages(benchmark, dataset, detector, features[detector.extractor])
+        own_features, own_turned = features[detector.extractor], turned[detector.extractor]
+        scoring = scoring_stages(benchmark, dataset, detector, own_features, own_turned)
         neighbours = {"neighbours": scoring.neighbours} if scoring.neighbours else {}
         lane = {"state": scoring.state, **neighbours, "score_maps": scoring.score_maps}
         if epochs := oracle_epochs_stage(dataset, detector, index, scoring.state, scoring.features, extractor):
@@ -154,20 +159,23 @@ class ScoringStages:
     """The stages of a lane from its features to its scores."""
 
     features: Stage
+    turned: Turned
     state: Stage
     neighbours: Stage | None
     score_maps: Stage
 
 
-def scoring_stages(benchmark: Benchmark, dataset: Dataset, detector: Detector, features: Stage) -> ScoringStages:
+def scoring_stages(
+    benchmark: Benchmark, dataset: Dataset, detector: Detector, features: Stage, turned: Turned
+) -> ScoringStages:
     """The stages by which a lane with a method of its own scores.
 
     Raises:
         TypeError: the lane is an ensemble.
     """
-    state = state_stage(dataset, dataset.detectors[detector.joins] if detector.joins else detector, features)
+    state = state_stage(dataset, dataset.detectors[detector.joins] if detector.joins else detector, features, turned)
     if detector.joins:
         state = joint_bank_stage(dataset, detector, state)
     neighbours = neighbours_stage(dataset, detector, state, features)
     score_maps = score_maps_stage(dataset, detector, state, features, neighbours, benchmark.evaluation)
-    return ScoringStages(features, state, neighbours, score_maps)
+    return ScoringStages(features, turned, state, neighbours, score_maps)

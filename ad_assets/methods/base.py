@@ -91,6 +91,11 @@ class Method(Settings, ABC, Generic[StateT]):
         return False
 
     @property
+    def turned_by(self) -> tuple[int, ...]:
+        """Degrees, counterclockwise, by which nominal images are learnt turned too: `Features.turned`."""
+        return ()
+
+    @property
     def holds_out(self) -> bool:
         """Whether `fit` keeps some images from training, for thresholds: all or none of each of `Features.groups`."""
         return False

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Matches = Mapping[str, "Tensor"]  # what images matched in a state, by name, each (B, ...)
+LoadTaps = Callable[[Sequence[str], tuple[int, ...] | None], "list[Tensor]"]  # reads the taps of images, see `Features`
 LoadMatches = Callable[[Sequence[str]], Matches]  # reads stored matches of images, by their ids
 
 
@@ -27,14 +28,17 @@ class Features:
         region: (H, W) bool, the region of interest in pixels of the extractor's input; None: all of it.
         groups: declared groups of images, such as lots, of which a method that holds images out of its training holds
             out all or none.
+        turned: as `load`, for each of `Method.turned_by` the taps of the same images turned; other features, not turned
+            ones.
     """
 
     image_ids: tuple[str, ...]
-    load: Callable[[Sequence[str], tuple[int, ...] | None], list[Tensor]]
+    load: LoadTaps
     batch_size: int = 16
     layers: tuple[int, ...] | None = None
     region: Tensor | None = None
     groups: Sequence[frozenset[str]] = ()
+    turned: Sequence[LoadTaps] = ()
 
     def __len__(self) -> int:
         return len(self.image_ids)

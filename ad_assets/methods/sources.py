@@ -14,7 +14,7 @@ from ad_assets.methods.base import Method
 from ad_assets.methods.data import Batch
 from ad_assets.methods.hetmm.hetmm import Hetmm
 from ad_assets.methods.hetmm.templates import TemplateSet
-from ad_assets.methods.memory_bank.bank import MemoryBank
+from ad_assets.methods.memory_bank.bank import MemoryBank, unturned_cell
 from ad_assets.methods.memory_bank.layer_banks import LayerBanks
 from ad_assets.methods.memory_bank.patch_bank import PatchBank
 from ad_assets.methods.memory_bank.search import nearest_rows
@@ -189,7 +189,8 @@ def _of_bank(
     found = []
     for distance, number in zip(distances[0].tolist(), rows[0].tolist(), strict=True):
         image = bank.image_ids[int(bank.source[number])]
-        found.append(Source(image, _centre(int(bank.place[number]), grid), size, distance))
+        row, column = unturned_cell(int(bank.place[number]), grid, method.turns)
+        found.append(Source(image, _centre(row * grid[1] + column, grid), size, distance))
     return found
 
 

@@ -240,7 +240,7 @@ class TrainingSets:
         if not 1 <= first < end <= len(landings):
             raise DetectorError(f"versions {first} to {end}: give two of 1 to {len(landings)}, the earlier one first")
         self._landings, self._tested = landings, set(refits.truth.positions)
-        absent = refits.absent({image for landing in landings for image in self._trained(landing.added)})
+        absent = refits.absent({image for landing in landings for image in self._trained(landing.added)}, learnt=True)
         self.numbers: list[int] = []
         self.arrived: dict[str, int] = {}
         passed_over: list[int] = []

@@ -16,6 +16,7 @@ from ad_assets.config.load import ConfigError, load_config
 from ad_assets.graph.lanes import ScoringStages, scoring_stages
 from ad_assets.graph.stages.features import features_stage
 from ad_assets.graph.stages.image_index import image_index_stage
+from ad_assets.graph.stages.turned_features import turned_stages
 from ad_assets_runtime.identity import content_of
 
 Named = TypeVar("Named")
@@ -91,8 +92,8 @@ class Lookup:
         """The stages of a detector that is not an ensemble, as in the graph, for one category."""
         index = image_index_stage(dataset, self.categories(dataset) if detector.joins else (category,))
         name = detector.extractor
-        features = features_stage(dataset, index, name, self.benchmark.extractors[name])
-        return scoring_stages(self.benchmark, dataset, detector, features)
+        read = dataset, index, name, self.benchmark.extractors[name]
+        return scoring_stages(self.benchmark, dataset, detector, features_stage(*read), turned_stages(*read))
 
     def reject_command(self, dataset: Dataset, category: str, images: Mapping[str, str]) -> str:
         """What takes training images, id -> path, away for good: a command, or in words where there is no gate."""

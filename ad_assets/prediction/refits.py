@@ -114,16 +114,25 @@ class Refits:
 
     @cached_property
     def _stored(self) -> set[str]:
-        return {file.path for file in self._store.files(f"features/{self.address}")}
+        addresses = (self.address, *self._turned)
+        return {file.path for address in addresses for file in self._store.files(f"features/{address}")}
 
-    def absent(self, image_ids: Iterable[str]) -> set[str]:
-        """Those of some images whose features are not stored."""
-        return {image for image in image_ids if feature_path(self.address, image) not in self._stored}
+    @property
+    def _turned(self) -> list[str]:
+        """Under which the features of turned images lie that the method learns."""
+        return [self._stages.turned[turn].code_version for turn in self.method.turned_by]
+
+    def absent(self, image_ids: Iterable[str], *, learnt: bool = False) -> set[str]:
+        """Those of some images whose features are not stored; `learnt`: or those of them turned."""
+        addresses = [self.address, *(self._turned if learnt else ())]
+        return {image for image in image_ids if any(feature_path(a, image) not in self._stored for a in addresses)}
 
     def features(self, image_ids: Iterable[str]) -> Features:
         """The stored features of some images, in the order of ids."""
-        ids = sorted(set(image_ids))
-        return stored_features(self._store, self._compute, self.address, ids, self.method.layers, self._extractor)
+        return self._features(sorted(set(image_ids)), self.address)
+
+    def _features(self, ids: Sequence[str], address: str) -> Features:
+        return stored_features(self._store, self._compute, address, ids, self.method.layers, self._extractor)
 
     @cached_property
     def region(self) -> Tensor | None:
@@ -148,7 +157,9 @@ class Refits:
             found = state is not None
             if state is None:
                 inside = self.region if learns_inside(self.method) else None
-                state = self.method.fit(replace(train, region=inside, groups=self._groups), self.runtime)
+                turned = tuple(self._features(train.image_ids, address).load for address in self._turned)
+                learnt = replace(train, region=inside, groups=self._groups, turned=turned)
+                state = self.method.fit(learnt, self.runtime)
                 self.done += 1
             size, step = self._extractor.map_size, self._extractor.map_step
             scorer = Scorer(self.method, state, train, None, size, self.runtime, map_step=step, region=self.region)
@@ -167,12 +178,17 @@ class Refits:
         if self._groups:  # which of these images were in which group then is not known
             return None
         inside = {PART: self._digest} if self._digest and learns_inside(self.method) else {}
-        head = stage.make_head(self._category, {"train": train_part(self.address, image_ids), **inside})
+        turned = {
+            f"turned_{turn}": train_part(address, image_ids)
+            for turn, address in zip(self.method.turned_by, self._turned, strict=True)
+        }
+        head = stage.make_head(self._category, {"train": train_part(self.address, image_ids), **inside, **turned})
         artifact = self._store.artifact(stage.kind, head.version)
         if not artifact.exists():
             return None
-        features = read_head(self._store, self._stages.features.key, self._category)
-        upstream = Upstream({(self._stages.features.key, self._category): features} if features else {}, self._category)
+        read = [self._stages.features.key, *(self._stages.turned[turn].key for turn in self.method.turned_by)]
+        heads = {(key, self._category): read_head(self._store, key, self._category) for key in read}
+        upstream = Upstream({slot: head for slot, head in heads.items() if head}, self._category)
         record = artifact.record()
         if record["metadata"].get("fitted") != ALL or is_outdated(record.get(MADE_OF, {}), stage.made_of(upstream)):
             return None

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ad_assets.methods.memory_bank.bank import MemoryBank
+from ad_assets.methods.memory_bank.bank import MemoryBank, unturned_cell
 from ad_assets.methods.memory_bank.patch_bank import PatchBank
 from ad_assets.methods.memory_bank.search import nearest_rows
 from ad_assets.methods.patch_embedding import patch_grid
@@ -113,7 +113,7 @@ def won_matches(refits: Refits, before: MemoryBank, after: MemoryBank, added: Co
             patches[source] += 1
             images[source].add(image_id)
             pair = (float(then[patch]), float(now[patch]))
-            places = (divmod(patch, grid[1]), divmod(int(after.place[row]), grid[1]))
+            places = (divmod(patch, grid[1]), unturned_cell(int(after.place[row]), grid, refits.method.turns))
             if source not in falls or pair[0] - pair[1] > falls[source][0]:
                 falls[source] = (pair[0] - pair[1], Win(source, 0, 0, image_id, *places, pair, grid))
     wins = [

@@ -214,7 +214,11 @@ def test_versions_that_can_be_fitted(
     for come, left in landings:
         removed = rows(left, gone=True)
         history.append(Landing("", "", rows(come, gone=False), removed))
-    refits = SimpleNamespace(truth=SimpleNamespace(positions={"T": [0]}), absent=lambda images: set(images) & {"X"})
+
+    def absent(images: set[str], *, learnt: bool) -> set[str]:
+        return images & {"X"} if learnt else set()
+
+    refits = SimpleNamespace(truth=SimpleNamespace(positions={"T": [0]}), absent=absent)
     sets = TrainingSets(history, cast(Refits, refits), 1, None)
     assert (sets.numbers, sets.arrived) == (numbers, arrived)
     assert sets.images(len(landings)) == set(arrived)

@@ -27,9 +27,13 @@ def refits(bench: Bench, metric: str) -> Refits:
     return Refits(lookup, dataset, dataset.detectors["small"], "bolt", metric, lambda *_: None)
 
 
-@pytest.mark.parametrize("region", [False, True], ids=["whole", "region of interest"])
-def test_a_refit_has_the_values_of_the_metrics_asset(bench: Bench, region: bool) -> None:
-    if region:
+@pytest.mark.parametrize("kind", ["whole", "region of interest", "turned"])
+def test_a_refit_has_the_values_of_the_metrics_asset(bench: Bench, kind: str) -> None:
+    directions = [f"features/lite0/turned_{turn}" for turn in (90, 180, 270) if kind == "turned"]
+    if kind == "turned":
+        bench.tree["datasets"]["parts"]["detectors"]["small"]["turns"] = 4
+        bench.reload()
+    if kind == "region of interest":
         inspected = np.zeros((64, 64), np.uint8)
         inspected[:, :40] = 255
         write_image(bench.images / "roi" / "bolt.png", inspected)
@@ -38,7 +42,7 @@ def test_a_refit_has_the_values_of_the_metrics_asset(bench: Bench, region: bool)
         bench.reload()
     stages = {stage.name: stage for stage in bench.stages}
     store = bench.benchmark.store
-    for name in ("image_index", "features/lite0", *(f"small/{kind}" for kind in LANE)):
+    for name in ("image_index", "features/lite0", *directions, *(f"small/{kind}" for kind in LANE)):
         materialize(stages[f"parts/{name}"], "bolt", store, bench.benchmark.compute, Quiet())
     heads = {kind: read_head(store, ("parts", "small", kind), "bolt") for kind in LANE}
     assert heads["metrics"]

@@ -166,6 +166,7 @@ def lane(
         resume: whether a training is also taken up half way.
     """
     nominal, new, test, map_size = images
+    nominal, new = (replace(each, turned=[each.load] * len(method.turned_by)) for each in (nominal, new))
     halfway = Halfway()
     steps: dict[str, Any] = {}
 

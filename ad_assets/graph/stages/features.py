@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ad_assets.backbones.backbone import load_backbone
 from ad_assets.backbones.extractor import Extractor
+from ad_assets.backbones.turning import VERSION as TURNING_VERSION
+from ad_assets.backbones.turning import turned
 from ad_assets.backbones.view import View
 from ad_assets.backbones.weights import licence_of
 from ad_assets.config.benchmark import Dataset, fingerprint
@@ -58,36 +60,62 @@ if TYPE_CHECKING:
 VERSION = 1
 NOT_FINITE = "another compute.precision, storage: float32, or other weights; the images themselves were read"
 WAITING = 1e9 / 8  # bytes a GB of the budget, each of images decoded ahead and of features that wait to be written
+ALL = {"": True}  # categories
 FINITE = Check("finite", "All features are finite numbers.", blocking=True)
 
 
 @dataclass(frozen=True)
 class FeaturesSettings(StageSettings):
-    """The extractor with all that changes features; see `Extractor.identity`."""
+    """The extractor with all that changes features; see `Extractor.identity`.
+
+    Args:
+        extractor: the extractor.
+        turn: degrees, counterclockwise, by which images are turned ahead of it; 0: they are not.
+    """
 
     extractor: Extractor
+    turn: int = 0
 
     def address(self) -> dict[str, Any]:
         """As `StageSettings.address`."""
         identity = self.extractor.identity()
         # Beside the others, where it has always been: so features made before stay found.
-        return {"version": self.version, "precision": identity.pop("precision"), "extractor": identity}
+        turned = {"turn": [TURNING_VERSION, self.turn]} if self.turn else {}
+        return {"version": self.version, "precision": identity.pop("precision"), "extractor": identity, **turned}
 
 
-def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extractor) -> Stage:
-    """The asset ``<dataset>/features/<extractor>``."""
-    settings = FeaturesSettings(VERSION, extractor)
-    address = features_address(extractor)
+def features_stage(
+    dataset: Dataset, index: Stage, name: str, extractor: Extractor, turn: int = 0, turned_in: Mapping[str, bool] = ALL
+) -> Stage:
+    """The asset ``<dataset>/features/<extractor>``, or ``<dataset>/features/<extractor>/turned_<degrees>``.
+
+    Args:
+        dataset: whose images.
+        index: their index.
+        name: of the extractor.
+        extractor: the extractor.
+        turn: of features of turned images, which nominal training images alone have: degrees, counterclockwise.
+        turned_in: whether a category has these; under the empty name, whether all others have.
+    """
+    settings = FeaturesSettings(VERSION, extractor, turn)
+    address = features_address(extractor, turn)
     reader, production, own_images = dataset.reader, dataset.production is not None, dataset.own_images
+    splits = ("train",) if turn else ("train", "test")
+
+    def wanted_in(category: str | None) -> bool:
+        return turned_in.get(category or "", turned_in[""])
 
     def parts(upstream: Upstream) -> Parts:
         images = upstream.of(index).parts
         # Labels and masks are not read here: relabelling an image changes nothing.
-        return {split: fingerprint([address, images[split]]) for split in ("train", "test")}
+        return {
+            split: fingerprint([address, images[split] if wanted_in(upstream.partition) else ""]) for split in splits
+        }
 
     def build(work: Work) -> dict[str, Any]:
         extractor = work.settings.extractor
-        rows = read_index(work.input(index))
+        rows = read_index(work.input(index)) if wanted_in(work.partition) else []
+        rows = [row for row in rows if row["split"] in splits]
         images = {row["image_id"]: row for row in rows}
         wanted = {feature_path(address, image) for image in images}
         stored = sound_features(work.store, f"features/{address}", wanted)
@@ -99,6 +127,7 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
             raise StageError(f"features of {odd[0]} and others are not finite: {NOT_FINITE}")
         split = {name: sorted({row["image_id"] for row in rows if row["split"] == name}) for name in ("train", "test")}
         work.store.write_json(work.artifact.at(IMAGES), {"extractor": address, **split})
+        sizes = {(row["height"], row["width"]) for row in rows}
         some = seconds_of(work.store, [feature_path(address, image) for image in sorted(images)[:200]])
         return {
             "images": len(images),
@@ -106,7 +135,7 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
             "images_per_second": len(some) / sum(some) if some and sum(some) else 0.0,
             "backbone": f"{extractor.backbone} ({extractor.weights})",
             "taps": ", ".join(extractor.taps),
-            **View.of(extractor, ((row["height"], row["width"]) for row in rows)).facts(name, own_images),
+            **({} if turn else View.of(extractor, sizes).facts(name, own_images)),
             **({"tap_shapes": shapes, **_licence(extractor)} if shapes else {}),
             **({"not_finite": odd} if odd else {}),
             **({REMADE: remade} if remade else {}),
@@ -118,7 +147,7 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
         return CheckReport((CheckResult("finite", not odd, metadata),))
 
     return Stage(
-        key=(dataset.name, "features", name),
+        key=(dataset.name, "features", name, *((f"turned_{turn}",) if turn else ())),
         kind="features",
         settings=settings,
         deps=(index,),
@@ -133,7 +162,8 @@ def features_stage(dataset: Dataset, index: Stage, name: str, extractor: Extract
         group=f"{dataset.name}/features",
         kinds=frozenset({"torch", "safetensors"}),
         description=f"Features of {extractor.backbone} ({extractor.weights} weights) at {', '.join(extractor.taps)}, "
-        "one file an image, addressed by the image's content and the extractor's settings.",
+        f"{f'of nominal images turned by {turn} degrees, ' if turn else ''}one file an image, addressed by the image's "
+        "content and the extractor's settings.",
     )
 
 
@@ -142,9 +172,9 @@ def _licence(extractor: Extractor) -> dict[str, str]:
     return {"licence_of_weights": licence} if licence else {}
 
 
-def features_address(extractor: Extractor) -> str:
-    """Under which the features of all images lie; the code version of their asset."""
-    return fingerprint(FeaturesSettings(VERSION, extractor).address())
+def features_address(extractor: Extractor, turn: int = 0) -> str:
+    """Under which the features of all images lie, turned by so many degrees; the code version of their asset."""
+    return fingerprint(FeaturesSettings(VERSION, extractor, turn).address())
 
 
 def extractor_of(features: Stage) -> Extractor:
@@ -192,7 +222,7 @@ def _extract(
     from ad_assets.kernels.parallel import helper_threads
 
     compute, store = work.compute, work.store
-    extractor: Extractor = work.settings.extractor
+    extractor, turn = work.settings.extractor, work.settings.turn
     backbone = load_backbone(extractor, compute)
     files, decoding = ImageFiles(reader.root), reader.decoding.of(*rows)
     room = compute.memory_gb * WAITING
@@ -201,7 +231,8 @@ def _extract(
 
     def decode(image_id: str) -> tuple[str, Tensor]:
         row = rows[image_id]
-        return image_id, backbone.preprocess(decoding.rgb(read_image_bytes(files, row), row["path"]))
+        rgb = decoding.rgb(read_image_bytes(files, row), row["path"])
+        return image_id, backbone.preprocess(turned(rgb, turn) if turn else rgb)
 
     def labelled(batches: Iterable[list[tuple[str, Tensor]]]) -> Iterator[tuple[list[str], Tensor]]:
         for batch in batches:

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ad_assets.config.benchmark import Dataset, Detector
 from ad_assets.graph.provenance import MADE_OF, is_outdated
@@ -26,6 +26,7 @@ from ad_assets.graph.stages.region_of_interest import (
     region_source,
     region_tensor,
 )
+from ad_assets.graph.stages.turned_features import Turned, turned_by, turned_parts, with_turned
 from ad_assets.methods import Features, Method, Runtime, State
 from ad_assets.methods.needs import disk_warning, growth_warning, most_images
 from ad_assets.methods.runtime import Checkpoints, ProgressReport
@@ -38,6 +39,7 @@ from ad_assets.store.store import Artifact, ArtifactStore, CorruptArtifactError
 if TYPE_CHECKING:
     from torch import Tensor
 
+Value = TypeVar("Value")
 _LOG = logging.getLogger(__name__)
 VERSION = 3
 TENSORS, INFO, TRAINING_SET = "state.safetensors", "state.json", "train.json"
@@ -45,8 +47,14 @@ PICTURE_SIDE = 160
 STATES = ("memory_bank", "template_set", "trained_model")  # what a state is called, by what it is in the field
 
 
-def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
+def state_stage(dataset: Dataset, detector: Detector, features: Stage, turned: Turned) -> Stage:
     """The asset ``<dataset>/<detector>/<memory_bank | template_set | trained_model>``.
+
+    Args:
+        dataset: the dataset.
+        detector: the lane.
+        features: of its extractor.
+        turned: of the same, of nominal images turned.
 
     Raises:
         TypeError: the lane is an ensemble, which learns nothing.
@@ -57,19 +65,21 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
     holding = {name: holds_out_groups(dataset, detector, each.method) for name, each in {"": settings, **own}.items()}
     source = region_source(dataset, features) if any(inside.values()) else ()
     source = features.deps[:1] if any(holding.values()) else source
+    turns = {category: turned_by(detector, category) for category in ("", *own)}
 
-    def of(flags: Mapping[str, bool], category: str | None) -> bool:
-        return flags.get(category or "", flags[""])
+    def of(values: Mapping[str, Value], category: str | None) -> Value:
+        return values.get(category or "", values[""])
 
     def parts(upstream: Upstream) -> Parts:
         region = region_parts(upstream, source) if of(inside, upstream.partition) else {}
         groups = group_parts(upstream, source) if of(holding, upstream.partition) else {}
         # A new test image leaves the state's address as it was, and where the whole image is learnt another region.
-        return {"train": upstream.of(features).parts["train"], **region, **groups}
+        directions = turned_parts(upstream, turned, of(turns, upstream.partition))
+        return {"train": upstream.of(features).parts["train"], **region, **groups, **directions}
 
     def build(work: Work) -> dict[str, Any]:
         method = work.settings.method
-        train = read_features(work, features, "train", method.layers)
+        train = with_turned(read_features(work, features, "train", method.layers), work, turned, method)
         read = parts(work.upstream)
         digest = read.get(PART, "")
         region = region_tensor(read_region(work.store, digest), extractor_of(features))
@@ -112,7 +122,7 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage) -> Stage:
         key=(dataset.name, detector.name, kind),
         kind=kind,
         settings=settings,
-        deps=(features, *source),
+        deps=(features, *(turned[turn] for turn in sorted(set().union(*turns.values()))), *source),
         address=parts,
         build=build,
         partitions=features.partitions,

@@ -30,6 +30,7 @@ from ad_assets.graph.stages.region_of_interest import (
 )
 from ad_assets.graph.stages.score_maps import Scorer
 from ad_assets.graph.stages.training_subsets import TrainingSubset, contaminated_subset, random_subset
+from ad_assets.graph.stages.turned_features import Turned, all_turned_by, turned_by, turned_parts, with_turned
 from ad_assets.methods import LoadMatches, Method, State
 from ad_assets.methods.base import Stage as MethodStage
 from ad_assets.methods.runtime import Checkpoints
@@ -106,6 +107,7 @@ def study_stage(
     study: Study,
     index: Stage,
     features: Mapping[str, Stage],
+    turned: Mapping[str, Turned],
     bases: Sequence[Mapping[str, Stage]],
 ) -> Stage:
     """The asset ``<dataset>/studies/<study>``.
@@ -115,10 +117,22 @@ def study_stage(
         study: what varies.
         index: the image index, for the truth.
         features: extractor name -> its features stage.
+        turned: extractor name -> features of nominal images turned.
         bases: the stages of each varied detector by role; many a variant uses its state and its neighbours again.
     """
     used = list(dict.fromkeys(variant.detector.extractor for variant in study.variants))
-    lanes = {variant.name: _Lane.of(dataset, variant, features) for variant in study.variants}
+    lanes = {variant.name: _Lane.of(dataset, variant, features, turned) for variant in study.variants}
+    directions = {
+        (variant.detector.extractor, turn): turned[variant.detector.extractor][turn]
+        for variant in study.variants
+        for turn in all_turned_by(variant.detector)
+    }
+    turns = {
+        variant.name: {
+            category: turned_by(variant.detector, category) for category in ("", *variant.detector.categories)
+        }
+        for variant in study.variants
+    }
     settings = StudySettings(
         VERSION,
         study.draws,
@@ -140,6 +154,9 @@ def study_stage(
 
     def parts(upstream: Upstream) -> Parts:
         read = {f"{name}/{split}": upstream.of(features[name]).parts[split] for name in used for split in _SPLITS}
+        read |= {
+            f"{name}/turned_{turn}": upstream.of(stage).parts["train"] for (name, turn), stage in directions.items()
+        }
         truth = upstream.of(index).parts["truth"]
         return {**read, "truth": truth, **region_parts(upstream, (index,)), **group_parts(upstream, grouped)}
 
@@ -151,7 +168,7 @@ def study_stage(
         rows: list[Row] = []
         runs = [(each, draw) for each in settings.variants for draw in range(settings.draws)]
         for done, (each, draw) in enumerate(runs):
-            name = each.variant.detector.extractor
+            name, own = each.variant.detector.extractor, turns[each.variant.name]
             seed = draw if settings.draws > 1 else None
             read = {
                 "version": settings.version,
@@ -161,6 +178,7 @@ def study_stage(
                 "seed": seed,
                 **region_parts(work.upstream, (index,)),
                 **(groups := group_parts(work.upstream, grouped if holding[each.variant.name] else ())),
+                **turned_parts(work.upstream, turned[name], own.get(work.partition, own[""])),
             }
             address = fingerprint(read)
             stored = work.store.artifact(ROWS, address)
@@ -192,6 +210,7 @@ def study_stage(
         deps=(
             index,
             *(features[name] for name in used),
+            *directions.values(),
             *(base[role] for base in bases for role in ("state", "neighbours") if role in base),
         ),
         address=parts,
@@ -209,15 +228,18 @@ class _Lane:
     """The stages that a variant would have as a lane; it shares their artifacts with lanes of the same settings."""
 
     features: Stage
+    turned: Turned
     state: Stage
     neighbours: Stage | None
 
     @classmethod
-    def of(cls, dataset: Dataset, variant: Variant, features: Mapping[str, Stage]) -> _Lane:
+    def of(
+        cls, dataset: Dataset, variant: Variant, features: Mapping[str, Stage], turned: Mapping[str, Turned]
+    ) -> _Lane:
         """The stages of one variant."""
-        shared = features[variant.detector.extractor]
-        state = state_stage(dataset, variant.detector, shared)
-        return cls(shared, state, neighbours_stage(dataset, variant.detector, state, shared))
+        shared, directions = features[variant.detector.extractor], turned[variant.detector.extractor]
+        state = state_stage(dataset, variant.detector, shared, directions)
+        return cls(shared, directions, state, neighbours_stage(dataset, variant.detector, state, shared))
 
 
 class _Measuring:
@@ -256,7 +278,8 @@ class _Measuring:
             started = time.perf_counter()
             stored = self._stored(lane.state, method) if as_a_lane else None
             fitted = stored or method.fit(
-                drawn, replace(runtime, checkpoints=checkpoints, precision=extractor.training_precision)
+                with_turned(drawn, work, lane.turned, method),
+                replace(runtime, checkpoints=checkpoints, precision=extractor.training_precision),
             )
             self._last = key, fitted, 0.0 if stored else time.perf_counter() - started
         _, fitted, fit_seconds = self._last

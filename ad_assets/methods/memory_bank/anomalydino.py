@@ -6,8 +6,10 @@ where half a squared L2 distance is the cosine distance.
 
 What differs from the paper and its public implementation:
 
-- nominal images are not turned: features here are those of images as they are. So `agnostic` and `informed`, the
-  implementation's preprocessings, are not to be had whole; without a mask it is its `force_no_mask_no_rotation`;
+- nominal images are turned by `turns: 8`, multiples of 45 degrees, as there. The implementation's preprocessings are
+  presets: `mvtec_ad` and `visa` have its choice of masks and no turns (`masking_only`), `mvtec_ad_agnostic` and
+  `visa_agnostic` turn all nominal images too, `mvtec_ad_informed` those of hazelnut and screw alone (of VisA none).
+  Images turn about the middle of the frame, there about a point half a pixel from it;
 - `mask: pca` scores patches of the background zero, as there; a randomised solver finds the component there, a full one
   here (`object_mask`). The bank is not masked, its default. Whether an object is masked is decided on nominal images
   (the paper's figure 2): the presets have the authors';
@@ -37,9 +39,14 @@ if TYPE_CHECKING:
     from ad_assets.methods.scoring_graph import ScoringGraph
 
 _MASKED = ("capsule", "hazelnut", "pill", "screw", "toothbrush")  # of MVTec AD, as the authors' code has them
+_TURNED = ("hazelnut", "screw")  # whose parts lie in any direction
+_MASKS = {name: {"mask": "pca"} for name in _MASKED}
 PRESETS: dict[str, dict[str, Any]] = {
-    "mvtec_ad": {"categories": {name: {"mask": "pca"} for name in _MASKED}},
+    "mvtec_ad": {"categories": _MASKS},
+    "mvtec_ad_agnostic": {"turns": 8, "categories": _MASKS},
+    "mvtec_ad_informed": {"categories": _MASKS | {name: {**_MASKS[name], "turns": 8} for name in _TURNED}},
     "visa": {"mask": "pca"},
+    "visa_agnostic": {"turns": 8, "mask": "pca"},
 }
 
 

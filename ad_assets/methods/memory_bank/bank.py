@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -22,7 +23,8 @@ class MemoryBank(State):
     Args:
         rows: (M, D) float32, in the order of selection; all patches in the order of images and places.
         source: (M,) int64, which of `image_ids` a row comes from; -1: from none in particular.
-        place: (M,) int64, which patch of that image, from 0.
+        place: (M,) int64, which patch of that image, from 0; those of the image turned are numbered behind those of it
+            as it is, turn by turn.
         image_ids: the training images, sorted.
         grid: rows and columns of the patch grid.
         covering_radius: largest L2 distance of any training patch to the bank, feature units; after an update a bound.
@@ -63,7 +65,8 @@ class MemoryBank(State):
         after = [torch.tensor([*(number[image_id] for image_id in bank.image_ids), -1]) for bank in banks]
         source = torch.cat([numbers[bank.source] for numbers, bank in zip(after, banks, strict=True)])
         place = torch.cat([bank.place for bank in banks])
-        patch = torch.where(source < 0, -1, source * banks[0].grid[0] * banks[0].grid[1] + place)
+        places = 1 + int(place.max())  # more than cells, where images were learnt in several directions
+        patch = torch.where(source < 0, -1, source * places + place)
         order = patch.argsort(stable=True)
         repeated = (patch[order].diff(prepend=torch.tensor([-1])) == 0) & (patch[order] >= 0)
         order = order[~repeated]
@@ -134,6 +137,24 @@ class MemoryBank(State):
         known = {image_id: number for number, image_id in enumerate(self.image_ids)}
         source, place = self.source.cpu(), self.place.cpu()
         for image, image_id in enumerate(image_ids):
-            rows = (source == known.get(image_id, -2)).nonzero().flatten()
+            rows = ((source == known.get(image_id, -2)) & (place < patches)).nonzero().flatten()
             own[image, place[rows]] = rows
         return own
+
+
+def unturned_cell(place: int, grid: Sequence[int], turns: int) -> tuple[int, int]:
+    """Row and column, from 0, of the cell of an image as it is that a place of a bank shows, to a cell.
+
+    Args:
+        place: as `MemoryBank.place` has it; the image was turned counterclockwise about its middle.
+        grid: rows and columns of the bank, in the shape of the image.
+        turns: in how many directions the image was learnt.
+    """
+    turn, cell = divmod(place, grid[0] * grid[1])
+    row, column = divmod(cell, grid[1])
+    angle = 2 * math.pi * turn / turns
+    down, right = row - (grid[0] - 1) / 2, column - (grid[1] - 1) / 2
+    rows = (grid[0] - 1) / 2 + right * math.sin(angle) + down * math.cos(angle)
+    columns = (grid[1] - 1) / 2 + right * math.cos(angle) - down * math.sin(angle)
+    # What lies in a corner of a turned frame was beyond the border, where the image was mirrored.
+    return min(max(round(rows), 0), grid[0] - 1), min(max(round(columns), 0), grid[1] - 1)

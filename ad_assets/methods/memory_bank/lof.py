@@ -51,6 +51,8 @@ class PatchCoreLof(PatchBank):
     def _rows_are_patches(self) -> Self:
         if self.subsampling == "proxies":
             raise ValueError("subsampling: a proxy is no patch, so what lies around it is not known; greedy or random")
+        if self.turns != 1:
+            raise ValueError("turns: densities of rows are those of matched images, and turned ones are not; write 1")
         return self
 
     def n_neighbours(self, images: int) -> int:

@@ -59,7 +59,7 @@ class PatchBank(Method[MemoryBank]):
     state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]] = "memory_bank"
     state_type: ClassVar[type[State]] = MemoryBank
     matched: ClassVar[tuple[Literal["train", "test"], ...]] = ("test",)
-    later: ClassVar[frozenset[str]] = Method.later | {"parts"}
+    later: ClassVar[frozenset[str]] = Method.later | {"parts", "turns"}
 
     pooling: Pooling = fit_field("authors", description="how a neighbourhood becomes a vector; see patch_embedding.py")
     patch_size: int = fit_field(3, ge=1, description="side of the neighbourhood in cells")
@@ -83,6 +83,9 @@ class PatchBank(Method[MemoryBank]):
         ge=1,
         le=100_000,
         description="parts of the patches that a coreset is selected in, and then among the selections; 1: at once",
+    )
+    turns: Literal[1, 4, 8] = fit_field(
+        1, description="directions that nominal images are learnt in, each by features of its own; 1: as they are"
     )
     roi_fit: bool = fit_field(False, description="no patch outside the region of interest enters the bank")
 
@@ -119,6 +122,8 @@ class PatchBank(Method[MemoryBank]):
                 f"preselect: {self.preselect:g} of the patches are fewer than coreset_ratio keeps of all "
                 f"({self.coreset_ratio:g}): raise it, or lower coreset_ratio"
             )
+        if self.turns != 1 and self.roi_fit:
+            raise ValueError("turns: what roi_fit would leave out of turned images is not known; choose one of them")
         if self.search == "ivfpq" and (fault := faiss_fault()):
             raise ValueError(f"search: ivfpq: {fault}; or choose exact")
         if self._always_counts:
@@ -142,6 +147,11 @@ class PatchBank(Method[MemoryBank]):
         if stage == "match" and self.kept_neighbours is None and self._always_counts:
             own["kept_neighbours"] = self._always_counts + 1  # null stands for a number that follows the images
         return {**own, "method": "memory_bank", "version": shared[stage]} if stage in shared else own
+
+    @property
+    def turned_by(self) -> tuple[int, ...]:
+        """All directions but the first."""
+        return tuple(360 * turn // self.turns for turn in range(1, self.turns))
 
     def depth(self, state: MemoryBank) -> int:
         """How many neighbours are sought: what a score reads and one to skip, or more by `kept_neighbours`.
@@ -193,7 +203,8 @@ class PatchBank(Method[MemoryBank]):
         import torch
 
         patches, places, grid = self._patches(features, runtime)
-        count = min(self._size(len(features) * len(self._learnt(features, grid))), len(patches))
+        per_image = self.turns * len(self._learnt(features, grid))
+        count = min(self._size(len(features) * per_image), len(patches))
         kept = select(patches, count, self._selection(), runtime)
         source = torch.where(kept.picks < 0, -1, kept.picks // places.shape[1])
         place = places.flatten()[kept.picks.clamp(min=0)]
@@ -253,7 +264,7 @@ class PatchBank(Method[MemoryBank]):
             )
         ids = sorted([*state.image_ids, *new.image_ids])
         number = {image_id: position for position, image_id in enumerate(ids)}
-        per_image = len(self._learnt(new, grid))
+        per_image = self.turns * len(self._learnt(new, grid))
         count = min(self._size(len(ids) * per_image) - len(state.rows), len(patches))
         picks, added = torch.arange(0), state.rows[:0]
         if count > 0:
@@ -263,7 +274,8 @@ class PatchBank(Method[MemoryBank]):
         after = torch.tensor([number[image_id] for image_id in new.image_ids])[picks // places.shape[1]]
         source, place = torch.cat([before, after]), torch.cat([state.place, places.flatten()[picks]])
         every_patch = self.coreset_ratio == 1
-        order = (source * grid[0] * grid[1] + place).argsort() if every_patch else torch.arange(len(source))
+        numbers = source * self.turns * grid[0] * grid[1] + place
+        order = numbers.argsort() if every_patch else torch.arange(len(source))
         rows = runtime.merged("the rows of the bank", [state.rows, added], order)
         source, place = source[order], place[order]
         if every_patch:
@@ -274,8 +286,9 @@ class PatchBank(Method[MemoryBank]):
     def needs(self, taps: list[Tensor], images: int) -> Needs:
         """Patches are read again where they are not held; proxies are learned from rows of anywhere."""
         patches, values = self._shape(taps)
-        rows = images * self._drawn(patches)
-        size = rows if self.coreset_ratio == 1 else min(self._size(images * patches), rows)
+        directions = images * self.turns
+        rows = directions * self._drawn(patches)
+        size = rows if self.coreset_ratio == 1 else min(self._size(directions * patches), rows)
         every, bank = {"the patches": 4 * values * rows}, {"the rows of the bank": 4 * values * size}
         stored = (4 * values + 16) * size
         if self.coreset_ratio == 1:
@@ -316,8 +329,14 @@ class PatchBank(Method[MemoryBank]):
         grid, shape = patch_grid(sample, self.patch_size, self.stride), self._shape(sample)
         learnt = self._learnt(features, grid)
         drawn = self._drawn(len(learnt))
-        own = [drawn_places(image_id, len(learnt), drawn, self.seed) for image_id in features.image_ids]
-        places = learnt[torch.stack(own)]
+        if len(features.turned) != len(self.turned_by):
+            raise ValueError(f"turns: {self.turns} needs features of nominal images turned by {self.turned_by} degrees")
+        directions = []
+        for turn in range(self.turns):
+            names = [f"{image_id} {turn}" if turn else image_id for image_id in features.image_ids]
+            own = [learnt[drawn_places(name, len(learnt), drawn, self.seed)] for name in names]
+            directions.append(torch.stack(own) + turn * grid[0] * grid[1])
+        places = torch.cat(directions, dim=1)
         return PatchRows(features, self.embed, shape, places, runtime), places, grid
 
     def match(
@@ -331,7 +350,7 @@ class PatchBank(Method[MemoryBank]):
             ValueError: features of another dimension than the bank's.
         """
         state = state.to(runtime.device)
-        every_patch = self.coreset_ratio == 1 and not self.roi_fit
+        every_patch = self.coreset_ratio == 1 and not self.roi_fit and self.turns == 1
         whole = every_patch and set(state.image_ids) <= set(images.image_ids)
         by_symmetry = whole and self.search == "exact" and not (left_out or self.exclude_same_image)
         matched = match_bank_with_itself(state, self.depth(state), runtime) if by_symmetry else {}
@@ -417,7 +436,7 @@ class PatchBank(Method[MemoryBank]):
 
     def describe(self, state: MemoryBank) -> dict[str, int | float | str]:
         """Size of the bank, and how well it covers the training patches."""
-        patches = len(state.image_ids) * state.grid[0] * state.grid[1]
+        patches = len(state.image_ids) * self.turns * state.grid[0] * state.grid[1]
         return {
             **super().describe(state),
             "rows": state.rows.shape[0],

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ad_assets.kernels.rows import WHOLE, Rows
-from ad_assets.methods.data import Features
+from ad_assets.methods.data import Features, LoadTaps
 from ad_assets.methods.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -20,13 +20,14 @@ Embed = Callable[["list[Tensor]", str], "Tensor"]
 
 
 class PatchRows(Rows):
-    """Patches (N * n, D) of N images, of the places (N, n) that were drawn of each.
+    """Patches (N * n, D) of N images, of the places (N, n) that were drawn of each; direction by direction, as many of
+    each, where the images were turned too (`Features.turned`).
 
     Args:
         features: of the images.
         embed: taps and a device to patches (B, P, D) there.
         grid_shape: P and D.
-        places: (N, n) int64, ascending for each image.
+        places: (N, n) int64, ascending for each image; as `MemoryBank.place` has them.
         runtime: device and memory budget.
 
     Attributes:
@@ -113,11 +114,22 @@ class PatchRows(Rows):
         """(B * n, D) in main memory: those of the places (B, n) of a batch."""
         import torch
 
-        batch = self._embed(self._features.load(ids, self._features.layers), self._runtime.device)
+        loads = (self._features.load, *self._features.turned)
+        each = places.unflatten(1, (len(loads), -1))
+        numbers = each - self._grid_shape[0] * torch.arange(len(loads))[:, None]
+        turned = [self._of_turn(ids, load, numbers[:, turn]) for turn, load in enumerate(loads)]
+        return torch.stack(turned, dim=1).flatten(0, 2) if len(turned) > 1 else turned[0].flatten(0, 1)
+
+    def _of_turn(self, ids: tuple[str, ...], load: LoadTaps, places: Tensor) -> Tensor:
+        """(B, n, D) in main memory: those of the places (B, n) of a batch in one direction."""
+        import torch
+
+        batch = self._embed(load(ids, self._features.layers), self._runtime.device)
         if tuple(batch.shape[1:]) != self._grid_shape:
             raise ValueError(
                 f"image {ids[0]} has {batch.shape[1]} patches of {batch.shape[2]} values, those before "
                 f"{self._grid_shape[0]} of {self._grid_shape[1]}: extract all features with one extractor"
             )
         numbers = places + torch.arange(len(ids))[:, None] * batch.shape[1]
-        return batch.flatten(0, 1).index_select(0, numbers.flatten().to(batch.device)).cpu()
+        drawn = batch.flatten(0, 1).index_select(0, numbers.flatten().to(batch.device))
+        return drawn.unflatten(0, numbers.shape).cpu()

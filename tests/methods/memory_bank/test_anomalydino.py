@@ -120,3 +120,12 @@ def test_background_scores_zero_and_the_object_as_without_a_mask() -> None:
 def test_a_threshold_without_a_mask_is_refused() -> None:
     with pytest.raises(ValidationError, match="only mask 'pca' reads it"):
         AnomalyDino(mask_threshold=5.0)
+
+
+def test_presets_turn_and_mask_what_the_authors_do() -> None:
+    presets = AnomalyDino.presets
+    informed = presets["mvtec_ad_informed"]["categories"]
+    assert {name for name, own in informed.items() if own.get("turns") == 8} == {"hazelnut", "screw"}
+    assert all(own["mask"] == "pca" for own in informed.values())
+    assert presets["mvtec_ad_agnostic"] == {"turns": 8, **presets["mvtec_ad"]}
+    assert presets["visa_agnostic"] == {"turns": 8, **presets["visa"]}
