@@ -132,7 +132,7 @@ def _result(stage: Stage, made: Materialized) -> dg.MaterializeResult:
 
 def _for_people(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """JSON values as Dagster metadata."""
-    kinds = {"md": dg.MetadataValue.md, "path": dg.MetadataValue.path}
+    kinds = {"md": dg.MetadataValue.md, "path": dg.MetadataValue.path, "url": dg.MetadataValue.url}
 
     def shown(value: Any) -> Any:
         if isinstance(value, dict) and len(value) == 1 and (kind := next(iter(value))) in kinds:

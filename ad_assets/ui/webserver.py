@@ -1,4 +1,4 @@
-"""``python -m ad_assets.ui.webserver``: ``dagster-webserver`` with all its options, behind the guard."""
+"""``python -m ad_assets.ui.webserver``: ``dagster-webserver`` with all its options, behind the guard; and reports."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from dagster_webserver import cli
 
 from ad_assets.defs.dagster_internals import wrap_web_application
 from ad_assets.ui.guard import Guard, names_in
+from ad_assets.ui.report_pages import ReportPages
 
 
 def main() -> None:
     """Serve until stopped."""
 
     def guarded(make: Callable[..., Any]) -> Callable[..., Guard]:
-        return lambda *args, **options: Guard(make(*args, **options), names_in(os.environ))
+        return lambda *args, **options: Guard(ReportPages(make(*args, **options)), names_in(os.environ))
 
     wrap_web_application(guarded)
     cli.main()

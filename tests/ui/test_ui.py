@@ -133,6 +133,17 @@ def test_a_category_is_materialized_from_the_page(server: DevServer, page: Any, 
     wait_for_text(page, f"{address}/assets/parts/leaderboard?view=events", "left_out")
     page.screenshot(path=str(shots / "leaderboard.png"))
 
+    # The report opens from its page; what it holds cannot drive the UI whose address it has.
+    wait_for_text(page, f"{address}/assets/parts/report?view=events", "/ad_assets/report/parts")
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="/ad_assets/report/parts").click()
+    report = opened.value
+    report.get_by_role("heading", name="parts").first.wait_for()
+    assert report.evaluate("window.origin") == "null"
+    missing = page.request.get(f"{address}/ad_assets/report/<i>")
+    assert missing.status == 404
+    assert "&lt;i&gt;" in missing.text()
+
 
 def test_a_changed_setting_shows_and_a_job_mends_it(server: DevServer, page: Any, tmp_path: Path) -> None:
     shots = Path(os.environ.get("AD_ASSETS_SCREENSHOTS", tmp_path))

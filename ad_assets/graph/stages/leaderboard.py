@@ -13,6 +13,7 @@ from ad_assets.config.benchmark import Dataset
 from ad_assets.graph.stage import Parts, Stage, StageError, StageSettings, Upstream, Work
 from ad_assets.graph.stages.metrics import read_rows, read_scored_images
 from ad_assets.graph.stages.studies import read_study
+from ad_assets.metrics.catalogue import compared
 from ad_assets.papers import published as papers
 from ad_assets.report import few_shot as few_shot_rows
 from ad_assets.report import leaderboard
@@ -116,11 +117,11 @@ def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage], studies: M
         work.store.write_table(work.artifact.at(BOARD), leaderboard.to_table(board))
         work.store.write_text(work.artifact.at(TEXT), text)
         means = board[board["category"].eq(leaderboard.MEAN) & board["protocol"].eq(leaderboard.STANDARD)]
-        # Plotted over time, where a mean over other categories would be a jump that means nothing.
-        numbers = {
-            f"{row.detector}_{row.metric}": row.value for row in leaderboard.rows_of(means) if row.n == row.complete
-        }
-        return {"rows": len(board), "table": {"md": fenced(text)}, **numbers}
+        # Dagster shows metadata by name, the table first, and plots numbers over time, where a mean over other
+        # categories would be a jump that means nothing.
+        plotted = [row for row in leaderboard.rows_of(means) if row.n == row.complete and row.metric in compared()]
+        numbers = {f"mean/{row.detector}/{row.metric}": round(row.value, 4) for row in plotted if row.value is not None}
+        return {"leaderboard": {"md": fenced(text)}, "rows": len(board), **numbers}
 
     return Stage(
         key=(dataset.name, "leaderboard"),

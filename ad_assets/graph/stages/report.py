@@ -20,11 +20,12 @@ from ad_assets.graph.stages.region_of_interest import read_region, region_digest
 from ad_assets.graph.stages.studies import read_study
 from ad_assets.report import html, pictures
 from ad_assets.report.gallery import GalleryItem, choose_gallery
-from ad_assets.store.store import Artifact
+from ad_assets.store.store import Artifact, ArtifactStore
 from ad_assets_runtime.geometry import Mask
 
 VERSION = 3
 PAGE = "report.html"
+REPORT_ADDRESS = "/ad_assets/report/"  # in the UI, with the name of a dataset
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def report_stage(
         work.store.write_text(work.artifact.at(PAGE), text)
         return {
             "bytes": len(text.encode()),
-            "report": {"path": work.store.location(work.artifact.at(PAGE))},
+            "report": {"url": f"{REPORT_ADDRESS}{settings.dataset}"},
+            "file": {"path": work.store.location(work.artifact.at(PAGE))},
         }
 
     return Stage(
@@ -174,3 +176,13 @@ def _hardware(work: Work) -> str:
     device = work.compute.torch_device(lease=False)
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
     return f"{device} ({name}), {threads()} CPU threads, torch {torch.__version__}, {platform.system()}"
+
+
+def read_report(store: ArtifactStore, dataset: str) -> bytes:
+    """The current report of a dataset; empty if it was never made.
+
+    Raises:
+        OSError: the store cannot be read.
+    """
+    head = store.read_head((dataset, "report"), None)
+    return store.read_bytes(store.artifact("report", head["version"]).at(PAGE)) if head else b""

@@ -1,0 +1,64 @@
+"""``/ad_assets/report/<dataset>`` in the UI: the current report of a dataset, wherever its store is.
+
+A browser opens no file of a disk from a page of a server, and none of a bucket. The page is answered in a sandbox: what
+it holds came from file names and images, and must not drive the UI that it has its address from.
+"""
+
+from __future__ import annotations
+
+import html
+from urllib.parse import unquote
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import HTMLResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ad_assets.config.faults import ConfigError
+from ad_assets.config.load import load_config
+from ad_assets.graph.stages.report import REPORT_ADDRESS, read_report
+from ad_assets.store.store import CorruptArtifactError
+
+# Scripts of the report run, in an origin of their own.
+HEADERS = {
+    "content-security-policy": "sandbox allow-scripts allow-popups allow-downloads; default-src 'none'; "
+    "style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; font-src data:",
+    "cache-control": "no-cache",
+    "x-content-type-options": "nosniff",
+}
+
+
+class ReportPages:
+    """An ASGI application that answers for reports and passes on the rest.
+
+    Args:
+        app: the application behind it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD") or not path.startswith(REPORT_ADDRESS):
+            await self._app(scope, receive, send)
+            return
+        status, page = await run_in_threadpool(_page, unquote(path.removeprefix(REPORT_ADDRESS)))
+        await HTMLResponse(page, status_code=status, headers=HEADERS)(scope, receive, send)
+
+
+def _page(dataset: str) -> tuple[int, bytes | str]:
+    """Status and page of a dataset."""
+    try:
+        benchmark = load_config()
+        if dataset not in benchmark.datasets:
+            return 404, _told(f"{benchmark.source} has no dataset {dataset!r}")
+        page = read_report(benchmark.store, dataset)
+    except (ConfigError, CorruptArtifactError, OSError) as error:
+        return 503, _told(str(error))
+    return (
+        (200, page) if page else (404, _told(f"the report of {dataset} was never made: materialize {dataset}/report"))
+    )
+
+
+def _told(text: str) -> str:
+    return f"<!doctype html><title>ad_assets</title><p>{html.escape(text)}</p>"
