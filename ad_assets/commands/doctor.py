@@ -27,11 +27,13 @@ from ad_assets.settings.home import without_tilde
 from ad_assets.store.contents import Contents, head_damage
 from ad_assets.store.records import read_record
 from ad_assets.store.store import CorruptArtifactError
+from ad_assets.store.tables import read_table
 from ad_assets_runtime.geometry import resized_shape
 from ad_assets_runtime.images import ImageError
 
 PROBE = "doctor/probe.txt"
 RECORDS = ("heads/", "attempts/", "scans/", "known_files/")
+TABLE = ".parquet"
 DECISIONS = ("admissions/", "decisions/", "champions/")
 SHOWN = 5
 
@@ -90,6 +92,9 @@ def _stored_files(benchmark: Benchmark) -> Finding:
             if path.startswith(DECISIONS):
                 store.read_json(path)
                 return ""
+            if path.endswith(TABLE):
+                read_table(store, path)
+                return ""
             damage = head_damage(contents, read_record(store, path))
         except FileNotFoundError:  # replaced or removed since the listing
             return ""
@@ -101,7 +106,9 @@ def _stored_files(benchmark: Benchmark) -> Finding:
     try:
         paths = [file.path for prefix in (*RECORDS, *DECISIONS) for file in store.files(prefix)]
         with ThreadPoolExecutor(max_workers=1 if store.is_local else 16) as pool:
-            damaged = list(filter(None, pool.map(damage_of, [path for path in paths if path.endswith(".json")])))
+            damaged = list(
+                filter(None, pool.map(damage_of, [path for path in paths if path.endswith((".json", TABLE))]))
+            )
     except (OSError, ValueError, ImportError) as error:
         return Finding("stored files", False, str(error))
     more = f"; and {len(damaged) - SHOWN} more" if len(damaged) > SHOWN else ""

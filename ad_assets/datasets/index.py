@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 
@@ -44,16 +45,27 @@ class ImageIndex:
     """The image index of one category.
 
     Args:
-        table: `IMAGE_INDEX_SCHEMA`, sorted by (split, path).
+        rows: sorted by (split, path), with a value for each column of `schema`; not to be changed.
+        schema: `IMAGE_INDEX_SCHEMA`, with further columns.
         problems: errors, whose files were left out, and warnings.
         files: every readable image and mask by path, for the next scan.
         region: what is inspected of its images; None: all of them is.
     """
 
-    table: pa.Table
+    rows: list[dict[str, Any]]
+    schema: pa.Schema
     problems: tuple[Problem, ...]
     files: dict[str, KnownFile]
     region: RegionOfInterest | None = None
+
+    @property
+    def table(self) -> pa.Table:
+        """The rows as a table: made when it is asked for, since of an index that is found none is written."""
+        return pa.Table.from_pylist(self.rows, schema=self.schema)
+
+    def with_rows(self, rows: list[dict[str, Any]], *columns: pa.Field) -> ImageIndex:
+        """The same with other rows, which have further columns."""
+        return replace(self, rows=rows, schema=pa.schema([*self.schema, *columns]))
 
 
 def list_categories(reader: Reader, categories: Collection[str]) -> Listing:
@@ -78,6 +90,7 @@ def build_index(
     *,
     known_files: Mapping[str, KnownFile] | None = None,
     listing: Mapping[str, FileStamp] | None = None,
+    candidates: Sequence[Candidate] | None = None,
     report: ProgressReport | None = None,
     appearance: bool = False,
     bit_depth: int | None = None,
@@ -91,6 +104,7 @@ def build_index(
         category: one of its categories.
         known_files: files of an earlier scan; those with the same size and stamp are not opened again.
         listing: just made, of the reader's root or by `list_categories`; made here if None.
+        candidates: what the reader makes of `listing` for this category, where that is known.
         report: called as ``report(what, done, total)`` from time to time.
         appearance: also compute brightness and thumbnail of every image, against which new images are compared.
         bit_depth: of pixels of more than 8 bits, kept from an earlier index unless the reader declares one: images that
@@ -105,7 +119,7 @@ def build_index(
     listing = list_categories(reader, [category]) if listing is None else listing
     paths = sorted(listing)
     where = f"{reader.name} dataset at {reader.root!r}, category {category!r}"
-    candidates = reader.assign(paths).get(category, [])
+    candidates = reader.assign(paths).get(category, []) if candidates is None else candidates
     if not candidates:
         others = sorted(files.listing())
         found = ", ".join((sorted(reader.assign(others)) or sorted({path.split("/")[0] for path in others}))[:10])
@@ -140,7 +154,8 @@ def build_index(
     if no_train or (errors and reader.on_problem == "fail"):
         remedy = "repair them, or set on_problem: skip to leave these files out"
         raise DatasetError(f"{where}: {len(errors)} problem(s); {remedy}", errors)
-    return ImageIndex(_table(sound, scanned, decoding, saturations), tuple(problems), scanned, region)
+    rows, schema = _rows(sound, scanned, decoding, saturations)
+    return ImageIndex(rows, schema, tuple(problems), scanned, region)
 
 
 def _no_report(what: str, done: int, total: int) -> None:
@@ -225,13 +240,13 @@ def _unknown_values(
     ]
 
 
-def _table(
+def _rows(
     candidates: Iterable[Candidate],
     scanned: Mapping[str, KnownFile],
     decoding: Decoding,
     saturations: Mapping[int, Saturation],
-) -> pa.Table:
-    rows = []
+) -> tuple[list[dict[str, Any]], pa.Schema]:
+    rows: list[dict[str, Any]] = []
     ordered = sorted(candidates, key=lambda candidate: (candidate.split, candidate.path))
     for candidate in ordered:
         image, masks = scanned[candidate.path], [scanned[path] for path in candidate.masks]
@@ -244,7 +259,7 @@ def _table(
                 "defect_type": candidate.defect_type,
                 "anomaly_kind": candidate.kind,
                 "mask_paths": list(candidate.masks),
-                "mask_saturations": [_saturation(mask, saturations) for mask in masks] if saturations else [],
+                "mask_saturations": [float(_saturation(mask, saturations)) for mask in masks] if saturations else [],
                 "mask_id": _mask_id(masks, decoding),
                 "width": image.width,
                 "height": image.height,
@@ -252,10 +267,11 @@ def _table(
                 "bytes": image.size,
             }
         )
-    table = pa.Table.from_pylist(rows, schema=IMAGE_INDEX_SCHEMA)
     # A column only where there are groups: other indexes stay what they were.
-    groups = [candidate.group for candidate in ordered]
-    return table.append_column(GROUP, pa.array(groups, pa.string())) if any(groups) else table
+    if not any(candidate.group for candidate in ordered):
+        return rows, IMAGE_INDEX_SCHEMA
+    grouped = [{**row, GROUP: candidate.group} for row, candidate in zip(rows, ordered, strict=True)]
+    return grouped, pa.schema([*IMAGE_INDEX_SCHEMA, pa.field(GROUP, pa.string())])
 
 
 def _saturation(mask: KnownFile, saturations: Mapping[int, Saturation]) -> float:

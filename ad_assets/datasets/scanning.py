@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from types import NoneType
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from ad_assets.datasets.base import Candidate, FileStamp, Problem, ProgressReport
 from ad_assets.datasets.decoding import Decoding
@@ -22,9 +23,8 @@ THREADS = 8
 REPORT_EVERY = 100
 
 
-@dataclass(frozen=True)
-class KnownFile:
-    """What a scan found out about one readable file; plain JSON values, kept in the store.
+class KnownFile(NamedTuple):
+    """What a scan found out about one readable file; plain values, kept in the store.
 
     Args:
         size: bytes.
@@ -65,6 +65,14 @@ class KnownFile:
     brightness: float | None = None
     thumbnail: str | None = None
     look_depth: int | None = None
+
+    @classmethod
+    def column_types(cls) -> list[type]:
+        """int, float or str, of each value in order, whether or not it may be None."""
+        of = get_type_hints(cls)
+        return [
+            next(kind for kind in (get_args(of[name]) or (of[name],)) if kind is not NoneType) for name in cls._fields
+        ]
 
 
 @dataclass(frozen=True)

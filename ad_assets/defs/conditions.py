@@ -19,6 +19,7 @@ from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Stage
 
 SENSOR = "bring_up_to_date"
+MOST_ASSETS = 500  # of one sensor in a code server: Dagster refuses more at every tick
 
 
 class Window:
@@ -107,21 +108,44 @@ def up_to_date(benchmark: Benchmark, stages: list[Stage]) -> dg.AutomationCondit
     return (settled & due & ~waits).with_label("up to date")
 
 
-def condition_sensor(
+def condition_sensors(
     benchmark: Benchmark, keys: Sequence[dg.AssetKey], name: str = ""
-) -> dg.AutomationConditionSensorDefinition:
-    """The sensor that evaluates the conditions of some assets, in the code server, for they look at the store.
+) -> list[dg.AutomationConditionSensorDefinition]:
+    """The sensors that evaluate the conditions of some assets, in the code server, for they look at the store.
+
+    One has `MOST_ASSETS` at most. Those of a dataset stay together as far as that admits: what one sensor asks for
+    at once is one run a category, and what another sensor's assets read is waited for.
 
     Args:
         benchmark: the file that the assets are of.
-        keys: all of them; the conditions of other assets of a project are left to the project's own sensors.
-        name: begins the sensor's name, which a code location has once.
+        keys: all of them, upstream first; the conditions of other assets of a project are left to its own sensors.
+        name: begins the sensors' names, which a code location has once.
     """
-    return dg.AutomationConditionSensorDefinition(
-        f"{name}_{SENSOR}" if name else SENSOR,
-        target=dg.AssetSelection.assets(*keys),
-        use_user_code_server=True,
-        minimum_interval_seconds=benchmark.automation.every_seconds,
-        default_status=sensor_status(benchmark),
-        description="Starts runs for whatever is not what its settings and images give.",
-    )
+    first = f"{name}_{SENSOR}" if name else SENSOR
+    return [
+        dg.AutomationConditionSensorDefinition(
+            f"{first}_{number}" if number > 1 else first,
+            target=dg.AssetSelection.assets(*part),
+            use_user_code_server=True,
+            minimum_interval_seconds=benchmark.automation.every_seconds,
+            default_status=dg.DefaultSensorStatus.RUNNING,
+            description="Starts runs for whatever is not what its settings and images give.",
+        )
+        for number, part in enumerate(_spread(keys), start=1)
+    ]
+
+
+def _spread(keys: Sequence[dg.AssetKey]) -> list[list[dg.AssetKey]]:
+    """The keys in parts of `MOST_ASSETS` at most, the datasets in their order."""
+    datasets: dict[str, list[dg.AssetKey]] = {}
+    for key in keys:
+        datasets.setdefault(key.path[0], []).append(key)
+    parts: list[list[dg.AssetKey]] = [[]]
+    for own in datasets.values():
+        if len(parts[-1]) + len(own) > MOST_ASSETS and parts[-1]:
+            parts.append([])
+        for key in own:
+            if len(parts[-1]) == MOST_ASSETS:
+                parts.append([])
+            parts[-1].append(key)
+    return parts

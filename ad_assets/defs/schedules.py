@@ -9,7 +9,7 @@ import dagster as dg
 
 from ad_assets.config.benchmark import Benchmark, Dataset
 from ad_assets.defs.assets import checks_of, run_config_of
-from ad_assets.defs.conditions import condition_sensor
+from ad_assets.defs.conditions import condition_sensors
 from ad_assets.defs.image_review import review_job
 from ad_assets.defs.inspections import inspections_sensor
 from ad_assets.defs.landing_sensor import landing_sensor
@@ -45,7 +45,7 @@ def automation_of(benchmark: Benchmark, stages: Sequence[Stage], name: str = "")
     made = AutomationDefinitions()
     if stages:
         keys = [dg.AssetKey(list(stage.key)) for stage in stages]
-        made.sensors += [condition_sensor(benchmark, keys, name), cut_off_sensor(benchmark, keys, name)]
+        made.sensors += [*condition_sensors(benchmark, keys, name), cut_off_sensor(benchmark, keys, name)]
     for dataset in benchmark.datasets.values():
         # What follows from all categories, such as the scores of a joint bank, is brought up to date by conditions.
         own = [

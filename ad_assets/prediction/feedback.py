@@ -20,7 +20,8 @@ from ad_assets.config.benchmark import Benchmark
 from ad_assets.config.faults import ConfigError
 from ad_assets.datasets import ImageFiles
 from ad_assets.datasets.names import NOMINAL, is_nominal
-from ad_assets.graph.stages.image_index import current_index, known_files, read_index
+from ad_assets.graph.stages.image_index import current_index, read_index
+from ad_assets.graph.stages.known_files import read_known_files
 from ad_assets.prediction.lookup import Lookup
 from ad_assets.production.feedback_ledger import (
     Feedback,
@@ -247,8 +248,8 @@ class _Place:
 
     def _lies_in_train(self, content: str) -> bool:
         """Whether a training image that was found, admitted or not, is this one."""
-        known = known_files(self._store, self._files.root, self._category)
-        paths = sorted(path for path, each in known.items() if each["sha256"] == content)
+        known = read_known_files(self._store, self._files.root, self._category)
+        paths = sorted(path for path, each in known.items() if each.sha256 == content)
         candidates = self._dataset.reader.assign(paths).get(self._category, [])
         return any(each.split == "train" for each in candidates)
 
@@ -262,9 +263,10 @@ class _Place:
             rgb = self._dataset.reader.decoding.identified(self._bytes(named), named.name)[1]
         except ImageError as error:
             raise FeedbackError(f"{named.name}: {error.message}") from error
-        looks = known_files(self._store, self._files.root, self._category)
-        shown = [row["path"] for row in tests if looks.get(row["path"], {}).get("thumbnail")]
-        for number in copies(appearance_of(rgb).thumbnail, [looks[path]["thumbnail"] for path in shown]):
+        known = read_known_files(self._store, self._files.root, self._category)
+        looks = {path: look for row in tests if (path := row["path"]) in known and (look := known[path].thumbnail)}
+        shown = list(looks)
+        for number in copies(appearance_of(rgb).thumbnail, list(looks.values())):
             raise FeedbackError(f"{named.name}: a copy of the test image {shown[number]}: remove that first")
 
     def _bytes(self, named: _Named) -> bytes:

@@ -11,7 +11,8 @@ from typing import Any
 from ad_assets.config.benchmark import Dataset, Production
 from ad_assets.datasets.index import GROUP
 from ad_assets.graph.stages.fitted_state import STATES, read_training_set
-from ad_assets.graph.stages.image_index import current_index, known_files, read_index, stamps_path
+from ad_assets.graph.stages.image_index import current_index, read_index, stamps_path
+from ad_assets.graph.stages.known_files import read_known_files
 from ad_assets.graph.stages.score_maps import read_score_index, shards
 from ad_assets.prediction.drift_tests import BRIGHTNESS, CONTRAST, Champion, DriftTest, drift_tests
 from ad_assets.production.champion_history import read_history
@@ -131,9 +132,9 @@ def _champions(
 def _looks(store: ArtifactStore, dataset: Dataset, category: str) -> dict[str, dict[str, float]]:
     """Content hash -> brightness and contrast of the images that the last scan of a category has described."""
     return {
-        file["sha256"]: {BRIGHTNESS: file["brightness"], CONTRAST: contrast_of(file["thumbnail"])}
-        for file in known_files(store, dataset.reader.root, category).values()
-        if file.get("thumbnail")
+        file.sha256: {BRIGHTNESS: file.brightness, CONTRAST: contrast_of(file.thumbnail)}
+        for file in read_known_files(store, dataset.reader.root, category).values()
+        if file.thumbnail and file.brightness is not None
     }
 
 

@@ -84,7 +84,7 @@ class NewImageGate:
                 f"{self._dataset.name} [{category}]: its admissions, which say which images are admitted and held, are "
                 f"missing from the store {self._store.root!r}, though it was indexed before: restore them; {REMEDY}"
             )
-        rows = index.table.to_pylist()
+        rows = index.rows
         # Decisions refer to the content of the file, however it is decoded later.
         train = {content_of(row["image_id"]): row for row in rows if row["split"] == "train"}
         rejected = {image for image, decision in decisions.items() if decision == "reject"}
@@ -94,8 +94,9 @@ class NewImageGate:
             admitted = {image for image in before.admitted if image in train}
             admitted |= {image for image in train if decisions.get(image) == "admit"}
             admitted -= rejected
-            held = {i: h for i, h in before.held.items() if i in train and i not in admitted | rejected}
-            new = [i for i in train if i not in admitted | held.keys() | rejected]
+            held = {i: h for i, h in before.held.items() if i in train and i not in admitted and i not in rejected}
+            settled = admitted | held.keys() | rejected
+            new = [image for image in train if image not in settled]
             if before.admitted:
                 fresh = [train[image] for image in new if image not in new_images]
                 newly_held = self._judge(index, fresh, admitted, category, progress)
@@ -107,11 +108,11 @@ class NewImageGate:
         after = update_admissions(self._store, self._dataset.name, category, change)
         admitted = set(after.admitted)
         out = {row["path"] for image, row in train.items() if image not in admitted}
-        admitted_rows = index.table.filter([row["path"] not in out for row in rows])
         held_back = tuple(
             Problem(entry.path, f"held back: {'; '.join(entry.reasons)}", "warning") for entry in after.held.values()
         )
-        return replace(index, table=admitted_rows, problems=(*index.problems, *held_back)), after
+        told = replace(index, problems=(*index.problems, *held_back))
+        return told.with_rows([row for row in rows if row["path"] not in out]), after
 
     def _was_judged(self, category: str) -> bool:
         """Whether an index was made with this gate, or a detector of the category was ever champion."""
@@ -225,7 +226,7 @@ class NominalStatistics:
     def __init__(
         self, index: ImageIndex, admitted: set[str], size_room: float | None, brightness_room: float | None
     ) -> None:
-        rows = index.table.to_pylist()
+        rows = index.rows
         train = [row for row in rows if row["split"] == "train" and content_of(row["image_id"]) in admitted]
         self._files = index.files
         self._sizes = [_Range.of([row[side] for row in train], size_room) for side in ("width", "height")]

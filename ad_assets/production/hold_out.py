@@ -41,7 +41,7 @@ def hold_out(
     Raises:
         DamagedRecordError: its admissions or decisions cannot be read.
     """
-    rows: list[dict[str, Any]] = index.table.to_pylist()
+    rows = index.rows
     train = {row["image_id"]: row for row in rows if row["split"] == "train"}
     if len(train) < FEWEST_IMAGES or production.held_out == 0:
         return index
@@ -67,8 +67,7 @@ def hold_out(
         _moved(row) if row["image_id"] in chosen and row["split"] == "train" else {**row, COLUMN: False} for row in rows
     ]
     moved.sort(key=lambda row: (row["split"], row["path"]))
-    schema = index.table.schema.append(pa.field(COLUMN, pa.bool_()))
-    return replace(index, table=pa.Table.from_pylist(moved, schema=schema))
+    return index.with_rows(moved, pa.field(COLUMN, pa.bool_()))
 
 
 def place_of(row: Mapping[str, Any]) -> float:

@@ -19,6 +19,8 @@ from ad_assets.production.lasting_records import DamagedRecordError, LastingReco
 from ad_assets.store.records import recall, write_record
 from ad_assets.store.store import ArtifactStore
 
+KEPT = ("image_id", "path", "split", "label", "defect_type", "held_out")  # columns of an image index; not all have all
+Values = tuple[str, str, str, int | None, str, bool]
 LATEST = "latest.json"  # number and address of the last version; follows from the other files
 
 
@@ -33,11 +35,10 @@ class IndexedImage:
     defect_type: str
     held_out: bool = False
 
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> IndexedImage:
-        """From a row of an image index."""
-        own = (row["image_id"], row["path"], row["split"], row["label"], row["defect_type"])
-        return cls(*own, bool(row.get("held_out", False)))
+    @property
+    def values(self) -> Values:
+        """Its fields."""
+        return self.image_id, self.path, self.split, self.label, self.defect_type, self.held_out
 
     @property
     def name(self) -> str:
@@ -123,11 +124,14 @@ def record_version(
     when = when or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     while last != index:
         earlier = rows_of(last) if last else []
-        old = set(map(IndexedImage.of, earlier)) if earlier is not None else None
-        if old is None:
-            old = set(images_of(read_landings(store, dataset, category)[:number]))
-        new = set(map(IndexedImage.of, rows))
-        landing = Landing(when, index, _sorted(new - old), _sorted(old - new))
+        # As tuples: of a hundred thousand images, most are the same.
+        if earlier is None:
+            old = {image.values for image in images_of(read_landings(store, dataset, category)[:number])}
+        else:
+            old = set(map(_values_of, earlier))
+        new = set(map(_values_of, rows))
+        added, removed = (_sorted(IndexedImage(*each) for each in those) for those in (new - old, old - new))
+        landing = Landing(when, index, added, removed)
         number += 1
         # Another run may have appended meanwhile: then this version follows on that one.
         last = _LANDINGS.update(store, _path(dataset, category, number), partial(_first, landing)).index
@@ -181,6 +185,11 @@ def changes_between(before: Iterable[IndexedImage], after: Iterable[IndexedImage
 def changes_of(landing: Landing) -> Changes:
     """What one version changed."""
     return changes_between(landing.removed, landing.added)
+
+
+def _values_of(row: Mapping[str, Any]) -> Values:
+    held_out = bool(row.get("held_out", False))
+    return row["image_id"], row["path"], row["split"], row["label"], row["defect_type"], held_out
 
 
 def _first(own: Landing, known: Landing) -> Landing:

@@ -1,6 +1,5 @@
 """Everything that can be wrong with a folder, told together; and second scans that open only what changed."""
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -223,7 +222,7 @@ def test_a_second_scan_opens_only_what_changed(tmp_path, reads):
     assert sorted(reads) == sorted(first.files)
     assert len(reads) == 4 + 2 + 4 + 4
 
-    stored = json.loads(json.dumps({path: dataclasses.asdict(file) for path, file in first.files.items()}))
+    stored = json.loads(json.dumps({path: file._asdict() for path, file in first.files.items()}))
     known = {path: KnownFile(**file) for path, file in stored.items()}
     reads.clear()
     assert build_index(reader, "bottle", known_files=known) == first
@@ -231,7 +230,7 @@ def test_a_second_scan_opens_only_what_changed(tmp_path, reads):
 
     # What another reader took for an image may be a mask to this one.
     mask = "bottle/ground_truth/dirt/000_mask.png"
-    other = {**known, mask: dataclasses.replace(known[mask], area=None)}
+    other = {**known, mask: known[mask]._replace(area=None)}
     assert build_index(reader, "bottle", known_files=other) == first
     assert reads == [mask]
 

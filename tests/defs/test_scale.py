@@ -7,8 +7,10 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.automation_condition_sensor_definition import MAX_ENTITIES
 
 from ad_assets.datasets import ImageFiles
+from ad_assets.defs import conditions
 from ad_assets.defs.plan import DATA_VERSION_TAG
 from ad_assets.production.store_identity import adopt_store
 from tests.support.living_graph import LivingGraph
@@ -167,3 +169,33 @@ def test_what_dagster_has_not_on_record_is_reused(tmp_path: Path) -> None:
     elsewhere = dg.AssetMaterialization(features, partition="c000", tags={DATA_VERSION_TAG: "made by another instance"})
     graph.instance.report_runless_asset_event(elsewhere)
     assert graph.plan()["parts/features/lite0", "c000"] == "reuse"
+
+
+def test_more_assets_than_a_sensor_may_have_are_spread_over_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert conditions.MOST_ASSETS == MAX_ENTITIES
+    monkeypatch.setattr(conditions, "MOST_ASSETS", 8)
+    graph = current(tmp_path, FEW)
+    repository = graph.definitions.get_repository_def()
+    sensors = [name for name in (each.name for each in repository.sensor_defs) if conditions.SENSOR in name]
+    assert sensors == [conditions.SENSOR, f"{conditions.SENSOR}_2", f"{conditions.SENSOR}_3"]
+    targets = [repository.get_sensor_def(name).asset_selection.resolve(repository.asset_graph) for name in sensors]
+    assert max(map(len, targets)) == 8
+    assert sum(map(len, targets)) == len(set[dg.AssetKey]().union(*targets)) == len(graph.stages)
+    graph.set("datasets.parts.detectors.small.coreset_ratio", 0.2)
+    asked = [graph.evaluate(None, name)[0] for name in sensors]
+    by_sensor = [set[str]().union(*each.values()) for each in asked]
+    assert "parts/small/memory_bank" in by_sensor[0]
+    for names, target in zip(by_sensor, targets, strict=True):
+        assert names <= {key.to_user_string() for key in target}
+
+
+def test_datasets_stay_together_where_a_sensor_has_room_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conditions, "MOST_ASSETS", 5)
+    keys = [
+        dg.AssetKey([name, str(number)]) for name, count in (("a", 3), ("b", 3), ("c", 12)) for number in range(count)
+    ]
+    parts = conditions._spread(keys)
+    assert [[key.path[0] for key in part] for part in parts] == [["a"] * 3, ["b"] * 3, ["c"] * 5, ["c"] * 5, ["c"] * 2]
+    assert [key for part in parts for key in part] == keys

@@ -32,6 +32,7 @@ from ad_assets.store.artifact import Artifact
 from ad_assets.store.layout import artifact_folder
 from ad_assets.store.records import recall
 from ad_assets.store.store import ArtifactStore, CorruptArtifactError, MissingFileError
+from ad_assets.store.tables import recall_table
 from tests.support.bench_graph import Bench, draw_image, write_dataset, write_image
 
 LOG = logging.getLogger(__name__)
@@ -231,12 +232,13 @@ def test_no_damage_is_silent(whole: Whole, way: Way, caplog: pytest.LogCaptureFi
     for path in victims(whole):
         place = whole.root / path
         before = place.read_bytes()
-        record = recall(whole.store, path) if path.split("/")[0] in RECORDS else None
+        look = recall_table if path.endswith(".parquet") else recall
+        record = look(whole.store, path) if path.split("/")[0] in RECORDS else None
         if not way(place, whole.sibling(path)):
             continue
         store = ArtifactStore(root=str(whole.root))  # as another process: it remembers no record
         if record:
-            now = recall(store, path)
+            now = look(store, path)
             assert now in (None, record), path
             assert way is remove or now == record or path in caplog.text, path
             if now is None and path.startswith("heads/"):
@@ -266,6 +268,15 @@ def test_the_doctor_names_what_is_damaged_and_the_remedy(whole: Whole) -> None:
     cut(whole.root / bank, None)
     found = doctor._stored_files(whole.benchmark)
     assert re.search(r"parts/small/memory_bank/bolt.*: state.safetensors is damaged \(.* bytes of .*\)", found.message)
+
+
+def test_the_doctor_names_a_damaged_table_of_known_files(whole: Whole) -> None:
+    whole.restore()
+    table = next(path for path in victims(whole) if path.startswith("known_files/"))
+    cut(whole.root / table, None)
+    found = doctor._stored_files(whole.benchmark)
+    assert not found.healthy
+    assert f"{table} is damaged" in found.message
 
 
 def test_a_damaged_head_keeps_garbage_from_being_collected(whole: Whole) -> None:

@@ -9,13 +9,12 @@ from typing import Any
 
 import dagster as dg
 import numpy as np
-import pyarrow as pa
 import pytest
 import yaml
 from PIL import Image
 
 from ad_assets.cli import main
-from ad_assets.datasets import KnownFile
+from ad_assets.datasets import IMAGE_INDEX_SCHEMA, KnownFile
 from ad_assets.datasets.index import ImageIndex
 from ad_assets.graph.stages import champion as champion_module
 from ad_assets.prediction import DetectorError, load_detector
@@ -175,7 +174,7 @@ def test_a_size_is_compared_with_the_range_of_sizes(
 ) -> None:
     index = grey_index([*sizes, new], [100.0] * (len(sizes) + 1))
     gate = NominalStatistics(index, {str(number) for number in range(len(sizes))}, room, 0.25)
-    assert bool(gate.objections(index.table.to_pylist()[-1])) == held
+    assert bool(gate.objections(index.rows[-1])) == held
 
 
 @pytest.mark.parametrize(
@@ -185,7 +184,7 @@ def test_a_size_is_compared_with_the_range_of_sizes(
 def test_brightness_is_compared_with_the_room_of_the_setting(room: float | None, grey: float, held: bool) -> None:
     index = grey_index([(8, 8)] * 3, [100.0, 108.0, grey])
     gate = NominalStatistics(index, {"0", "1"}, 0.25, room)
-    assert bool(gate.objections(index.table.to_pylist()[-1])) == held
+    assert bool(gate.objections(index.rows[-1])) == held
 
 
 def grey_index(sizes: list[tuple[int, int]], greys: list[float]) -> ImageIndex:
@@ -198,7 +197,7 @@ def grey_index(sizes: list[tuple[int, int]], greys: list[float]) -> ImageIndex:
         str(n): KnownFile(1, "s", str(n), 8, 8, "RGB", brightness=grey, thumbnail="AA==")
         for n, grey in enumerate(greys)
     }
-    return ImageIndex(pa.Table.from_pylist(rows), (), files)
+    return ImageIndex(rows, IMAGE_INDEX_SCHEMA, (), files)
 
 
 def test_a_copy_is_known_by_its_thumbnail() -> None:

@@ -36,7 +36,7 @@ def index_of(rows: list[dict[str, Any]]) -> ImageIndex:
     schema = IMAGE_INDEX_SCHEMA
     if any("group" in each for each in rows) and "group" not in schema.names:
         schema = schema.append(pa.field("group", pa.string()))
-    return ImageIndex(pa.Table.from_pylist(rows, schema=schema), (), {})
+    return ImageIndex(rows, schema, (), {})
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ from ad_assets.defs.plan import plan
 from ad_assets.defs.runs import Outcome, execute
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Stage
-from ad_assets.graph.stages.image_index import _files_path, known_files, read_stamps, stamps_path
+from ad_assets.graph.stages.image_index import read_stamps, stamps_path
+from ad_assets.graph.stages.known_files import read_known_files, write_known_files
 from ad_assets.store.records import write_record
 
 Slot = tuple[str, str | None]
@@ -152,9 +153,9 @@ class Bench:
             indexed = read_stamps(store, "parts", category)
             stamps = {path: [listing[path].size, listing[path].stamp] for path in indexed.keys() & listing.keys()}
             write_record(store, stamps_path("parts", category), indexed | stamps)
-            known = known_files(store, str(self.images), category)
-            files = {path: {**file, "stamp": listing[path].stamp} for path, file in known.items()}
-            write_record(store, _files_path(str(other.images), category), files)
+            known = read_known_files(store, str(self.images), category)
+            files = {path: file._replace(stamp=listing[path].stamp) for path, file in known.items()}
+            write_known_files(store, str(other.images), category, files)
         return other
 
     def set(self, dotted: str, value: Any) -> None:

@@ -72,9 +72,9 @@ class LivingGraph(Bench):
         assert dataset.production is not None
         return Watch(dataset, dataset.production, self.benchmark.store, self.instance, self._now).look(cursor)
 
-    def evaluate(self, cursor: str | None) -> tuple[dict[str, set[str]], str | None]:
-        """What the conditions' own sensor asks for, category -> assets, and its next cursor."""
-        sensor = self.definitions.get_repository_def().get_sensor_def(SENSOR)
+    def evaluate(self, cursor: str | None, sensor_name: str = SENSOR) -> tuple[dict[str, set[str]], str | None]:
+        """What a sensor of the conditions asks for, category -> assets, and its next cursor."""
+        sensor = self.definitions.get_repository_def().get_sensor_def(sensor_name)
         context = dg.build_sensor_context(
             self.instance, cursor=cursor, repository_def=self.definitions.get_repository_def()
         )

@@ -10,9 +10,10 @@ from functools import partial
 from typing import Any, Protocol
 
 from ad_assets.config.benchmark import Dataset, Production, fingerprint
-from ad_assets.datasets import KnownFile, build_index
+from ad_assets.datasets import build_index
 from ad_assets.datasets.base import Candidate, DatasetError, FileStamp, Problem, Reader
 from ad_assets.datasets.index import GROUP, ImageIndex, list_categories
+from ad_assets.datasets.listing import Listing
 from ad_assets.graph.categories import categories_of
 from ad_assets.graph.progress import Progress
 from ad_assets.graph.stage import (
@@ -31,9 +32,11 @@ from ad_assets.graph.stage import (
 )
 from ad_assets.graph.stages.index_history import begin_history, record_head
 from ad_assets.graph.stages.index_summary import summary_of
+from ad_assets.graph.stages.known_files import read_known_files, write_known_files
 from ad_assets.graph.stages.region_of_interest import PART, region_files, write_region
 from ad_assets.production.arrivals import Watched
 from ad_assets.production.hold_out import hold_out
+from ad_assets.production.landing_history import KEPT
 from ad_assets.production.review_decisions import (
     NONE_ADMITTED,
     Admissions,
@@ -43,7 +46,7 @@ from ad_assets.production.review_decisions import (
     read_admissions,
 )
 from ad_assets.production.store_identity import enter_store
-from ad_assets.store.records import recall, update_record, write_record
+from ad_assets.store.records import recall, update_record
 from ad_assets.store.store import Artifact, ArtifactStore, CorruptArtifactError
 from ad_assets_runtime.identity import depth_of
 
@@ -96,39 +99,32 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
             raise TypeError(f"{dataset.name}: an index of a production dataset is made behind a gate alone")
         reader = settings.reader
         reader.prepare(partition, progress)
-        listing = everything = list_categories(reader, [partition])
-        warnings: list[Problem] = []
-        if dataset.production:
-            resting, warnings = _arrived(dataset, dataset.production, partition, listing, store)
-            listing = listing.only(resting.__contains__)
-        seen = {} if verify else recall(store, _files_path(reader.root, partition)) or {}
-        known = {path: KnownFile(**entry) for path, entry in seen.items()}
+        found = _look(dataset, partition, store)
+        known = {} if verify else read_known_files(store, reader.root, partition)
         # A champion goes on with the depth that it learnt at: an image beyond it is a problem of that image.
         depth = _recorded_depth(store, dataset.name, partition) if dataset.production else None
         index = build_index(
             reader,
             partition,
             known_files=known,
-            listing=listing,
+            listing=found.listing,
+            candidates=found.candidates,
             report=progress,
             appearance=gate is not None,
             bit_depth=depth,
         )
-        index = dataclasses.replace(index, problems=(*index.problems, *warnings))
-        stamps = stamps_of(reader.assign(sorted(listing)).get(partition, []), listing, reader.tables(partition))
-        seen |= {path: dataclasses.asdict(entry) for path, entry in index.files.items()}
-        begin_history(store, dataset.name, partition, read_index)
-        own = stamps_of(reader.assign(sorted(everything)).get(partition, []), everything, ())
-        on_their_way = len(own.keys() - listing.keys())
-        passed_over = everything.clutter_beside(own)
+        index = dataclasses.replace(index, problems=(*index.problems, *found.warnings))
+        stamps = stamps_of(found.candidates, found.listing, reader.tables(partition))
+        begin_history(store, dataset.name, partition, _rows_of_history)
         held = NONE_ADMITTED
         if gate:
             stamps |= decision_stamp(store, dataset.name, partition)
             index, held = gate.filter(index, partition, progress)
         if dataset.production:
             index = hold_out(index, dataset.production, store, dataset.name, partition)
-        files = {path: entry for path, entry in seen.items() if path in listing}
-        write_record(store, _files_path(reader.root, partition), files)
+        files = {path: entry for path, entry in {**known, **index.files}.items() if path in found.listing}
+        if files != known:
+            write_known_files(store, reader.root, partition, files)
 
         def write_stamps(head: Head) -> None:
             # After the head, and only for it: a run that was killed, or another that ended later, leaves no stamps
@@ -137,7 +133,7 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
                 return stamps if read_head(store, (dataset.name, "image_index"), partition) == head else before or {}
 
             update_record(store, stamps_path(dataset.name, partition), own_or_before)
-            record_head(store, dataset.name, partition, head, index.table.to_pylist(), read_index)
+            record_head(store, dataset.name, partition, head, index.rows, _rows_of_history)
 
         def build(work: Work) -> dict[str, Any]:
             work.store.write_table(work.artifact.at(INDEX), index.table)
@@ -146,8 +142,8 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
             return {
                 **summary_of(index),
                 **(write_region(work, index, index.region, reader) if index.region else {}),
-                **({ON_THEIR_WAY: on_their_way} if on_their_way else {}),
-                **({"passed_over": passed_over} if passed_over else {}),
+                **({ON_THEIR_WAY: found.on_their_way} if found.on_their_way else {}),
+                **({"passed_over": found.passed_over} if found.passed_over else {}),
                 **({"held_back": len(held.held)} if gate else {}),
             }
 
@@ -214,6 +210,13 @@ def read_index(artifact: Artifact) -> list[dict[str, Any]]:
     return rows
 
 
+def _rows_of_history(artifact: Artifact) -> list[dict[str, Any]]:
+    """As `read_index`, with the columns alone that the history of versions keeps; others take five times as long."""
+    table = artifact.store.read_table(artifact.at(INDEX))
+    rows: list[dict[str, Any]] = table.select([name for name in table.column_names if name in KEPT]).to_pylist()
+    return rows
+
+
 def image_ids(artifact: Artifact) -> list[str]:
     """The ids of the images of an image index, one a row."""
     ids: list[str] = artifact.store.read_table(artifact.at(INDEX)).column("image_id").to_pylist()
@@ -225,8 +228,48 @@ def read_problems(artifact: Artifact) -> list[Problem]:
     return [Problem(**each) for each in artifact.store.read_json(artifact.at(PROBLEMS))]
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What lies in the folders of a category.
+
+    Args:
+        listing: the files that may be taken.
+        candidates: what the reader makes of them.
+        warnings: of those that may not be, and of clocks.
+        on_their_way: how many files of the category may not be taken yet.
+        passed_over: counts of the clutter beside its files.
+    """
+
+    listing: Listing
+    candidates: Sequence[Candidate]
+    warnings: Sequence[Problem]
+    on_their_way: int
+    passed_over: str
+
+
+def _look(dataset: Dataset, category: str, store: ArtifactStore) -> _Look:
+    """List the folders of a category; errors as `_arrived` and `list_categories`."""
+    reader = dataset.reader
+    listing = everything = list_categories(reader, [category])
+    candidates = reader.assign(list(everything)).get(category, [])
+    own = {path for each in candidates for path in (each.path, *each.masks)}
+    warnings: list[Problem] = []
+    if dataset.production:
+        resting, warnings = _arrived(dataset, dataset.production, category, everything, candidates, store)
+        if len(resting) < len(everything):
+            listing = everything.only(resting.__contains__)
+            candidates = reader.assign(list(listing)).get(category, [])
+    passed_over = everything.clutter_beside(own) if everything.passed_over else ""
+    return _Look(listing, candidates, warnings, len(own - listing.keys()), passed_over)
+
+
 def _arrived(
-    dataset: Dataset, production: Production, category: str, listing: Mapping[str, FileStamp], store: ArtifactStore
+    dataset: Dataset,
+    production: Production,
+    category: str,
+    listing: Mapping[str, FileStamp],
+    candidates: Sequence[Candidate],
+    store: ArtifactStore,
 ) -> tuple[dict[str, FileStamp], list[Problem]]:
     """The files of a listing that are not being written any more, and the files of other categories; with warnings.
 
@@ -238,7 +281,7 @@ def _arrived(
     watched = Watched(dataset, production, store, lambda each: read_stamps(store, dataset.name, each))
     arrivals = watched.look(listing, now, part=True)
     region = dataset.reader.region_path(category)
-    own = stamps_of(dataset.reader.assign(sorted(listing)).get(category, []), listing, (region,) if region else ())
+    own = stamps_of(candidates, listing, (region,) if region else ())
     halves = watched.incomplete(own, arrivals, category, now)
     left_out = {path for path in own if path in halves or path in arrivals.moving}
     uploading = [
@@ -263,7 +306,7 @@ def index_parts(index: ImageIndex) -> Parts:
     covers labels, defect types and masks of the test images; ``all`` the whole table; ``roi``, which only exists where
     there is one, is the region of interest; ``groups``, likewise, those of the training images.
     """
-    rows = index.table.to_pylist()
+    rows = index.rows
     ids = {split: [row["image_id"] for row in rows if row["split"] == split] for split in ("train", "test")}
     truth = sorted(_truth(row) for row in rows if row["split"] == "test")
     groups = sorted([row["image_id"], row[GROUP]] for row in rows if row["split"] == "train" and row.get(GROUP))
@@ -352,16 +395,6 @@ def read_stamps(store: ArtifactStore, dataset: str, category: str) -> dict[str, 
 def stamps_path(dataset: str, category: str) -> str:
     """Size and stamp of the files of a category, as it was indexed."""
     return f"scans/{dataset}/{category}.json"
-
-
-def _files_path(root: str, category: str) -> str:
-    """What is known of the files of a category, for every dataset that reads the same folder."""
-    return f"known_files/{fingerprint([VERSION, root])}/{category}.json"
-
-
-def known_files(store: ArtifactStore, root: str, category: str) -> dict[str, dict[str, Any]]:
-    """Path -> what the last scan of a category found out about its files, as of `KnownFile`."""
-    return recall(store, _files_path(root, category)) or {}
 
 
 def _held_pictures(store: ArtifactStore, dataset: str, category: str, waiting: Iterable[str]) -> str:

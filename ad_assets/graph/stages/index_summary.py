@@ -10,7 +10,7 @@ from ad_assets.production.hold_out import stated
 
 def summary_of(index: ImageIndex) -> dict[str, Any]:
     """Counts of images by split and label, held-out ones, defect types, modes, bytes, and the first problems."""
-    rows = index.table.to_pylist()
+    rows = index.rows
     test = [row for row in rows if row["split"] == "test"]
     types = sorted({row["defect_type"] for row in test if row["label"]})
     unlabelled = sum(row["label"] is None for row in test)

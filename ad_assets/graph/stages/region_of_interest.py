@@ -66,7 +66,7 @@ def write_region(work: Work, index: ImageIndex, region: RegionOfInterest, reader
 
     work.store.write_bytes(region_location(region.digest), to_png(region.inspected))
     work.store.write_json(work.artifact.at(REGION), {"path": region.path, "digest": region.digest})
-    row = index.table.slice(0, 1).to_pylist()[0]
+    row = index.rows[0]
     rgb = reader.decoding.of(row["image_id"]).rgb(read_image_bytes(ImageFiles(reader.root), row), row["path"])
     small = pictures.resized(pictures.inspected(rgb, region.inspected), PICTURE_SIDE)
     return {

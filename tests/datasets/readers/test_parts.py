@@ -54,7 +54,8 @@ def outcome(reader: Reader, category: str, listing: object) -> tuple[list[str], 
         index = build_index(reader, category, listing=listing)
     except DatasetError as error:
         return str(error)
-    return index.table.to_pylist(), index.problems
+    assert index.rows == index.table.to_pylist()
+    return index.rows, index.problems
 
 
 @pytest.fixture
