@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
     text = "show the training images that an image's hottest place is compared with, side by side"
     explain = commands.add("explain", _explain, text, commands.shared)
     explain.add_argument("dataset", help="a dataset of the benchmark file")
-    explain.add_argument("detector", help="one of its lanes: a memory bank, SPADE or HETMM")
+    explain.add_argument("detector", help="one of its lanes: a memory bank, SPADE, RAD, SuperADD or HETMM")
     explain.add_argument("category", help="one of its categories")
     explain.add_argument("image", help="a file, or an indexed image: its path, file name or the beginning of its id")
     explain.add_argument(
