@@ -6,6 +6,7 @@ import copy
 import math
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -20,7 +21,7 @@ from ad_assets.kernels.parallel import use_threads
 from ad_assets.methods import simplenet
 from ad_assets.methods.training.loop import Training
 from ad_assets.store.layout import CHECKPOINT
-from tests.support.bench_graph import Bench, draw_image, write_image
+from tests.support.bench_graph import Bench, draw_image, write_dataset, write_image
 
 CATEGORIES = ("bolt", "nut")
 RESULTS = {("parts/leaderboard", None), ("parts/report", None)}
@@ -43,10 +44,21 @@ def lane(detector: str, *assets: str, categories: tuple[str, ...] = CATEGORIES) 
     return {(f"parts/{detector}/{asset}", category) for asset in assets for category in categories}
 
 
-@pytest.fixture
-def trained(bench: Bench) -> Bench:
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """The lanes after their first run, with checkpoints."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_dataset(folder / "images")
+    bench = Bench(folder, dg.DagsterInstance.ephemeral())
     bench.set("datasets.parts.detectors", copy.deepcopy(LANES))
+    bench.set("compute.checkpoint_steps", 3)
+    bench.run()
     return bench
+
+
+@pytest.fixture
+def trained(first_run: Bench, tmp_path: Path) -> Bench:
+    return first_run.copied(tmp_path)
 
 
 def model(bench: Bench, detector: str, category: str = "bolt") -> tuple[dict[str, torch.Tensor], dict[str, Any], Any]:
@@ -88,8 +100,6 @@ def test_a_killed_training_goes_on_where_it_was(
     trained: Bench, detector: str, count_steps: Callable[[int | None], list[int]]
 ) -> None:
     selected = [dg.AssetKey(["parts", detector, "trained_model"])]
-    trained.set("compute.checkpoint_steps", 3)
-    trained.run(selected=selected, categories=["bolt"])
     expected, info, artifact = model(trained, detector)
     store = trained.benchmark.store
     assert not store.exists(artifact.at(CHECKPOINT))  # what is finished needs no checkpoint
@@ -138,7 +148,6 @@ def test_training_in_bfloat16_gives_the_detector_of_float32(trained: Bench) -> N
             assert bool(found[detector].isfinite().all())
         return found
 
-    trained.run(categories=["bolt"])
     exact = results()
     trained.set("extractors.lite0.precision", "bfloat16")
     built, _ = trained.run(categories=["bolt"])
@@ -150,7 +159,6 @@ def test_training_in_bfloat16_gives_the_detector_of_float32(trained: Bench) -> N
 
 
 def test_what_a_setting_rebuilds_and_what_the_ui_is_told(trained: Bench) -> None:
-    trained.run()
     _, info, artifact = model(trained, "simplenet")
     metadata = artifact.record()["metadata"]
     assert metadata["epochs"] == 4
@@ -191,7 +199,6 @@ def test_a_warm_start_is_asked_for_and_recorded(trained: Bench, count_steps: Cal
 
 
 def test_epochs_chosen_on_test_images_stand_apart(trained: Bench) -> None:
-    trained.run()
     plain = {key: value for key, value in trained.rows("fod", "bolt").items() if key[0] != "timing"}
     weights, _, _ = model(trained, "fod")
     trained.set("datasets.parts.detectors.fod.oracle_every", 2)
@@ -221,18 +228,17 @@ def test_one_class_novelty_needs_no_masks(trained: Bench) -> None:
     assert ("oracle_best_epoch", "pixel_auroc") not in rows
 
 
-def test_a_selection_leaves_out_what_would_lack_the_kept_epochs(trained: Bench) -> None:
-    trained.set("datasets.parts.detectors.fod.oracle_every", 2)
+def test_a_selection_leaves_out_what_would_lack_the_kept_epochs(bench: Bench) -> None:
+    bench.set("datasets.parts.detectors", {"fod": {**FOD, "oracle_every": 2}})
     selected = [dg.AssetKey(["parts", "fod", "score_maps"])]
-    built, _ = trained.run(selected=selected, categories=["bolt"])
+    built, _ = bench.run(selected=selected, categories=["bolt"])
     assert lane("fod", "trained_model", "score_maps", categories=("bolt",)) <= built
     assert not built & (lane("fod", "metrics", "oracle_epochs") | RESULTS)  # metrics reads epochs that nobody asked for
-    built, _ = trained.run(selected=[dg.AssetKey(["parts", "fod", "metrics"])], categories=["bolt"])
+    built, _ = bench.run(selected=[dg.AssetKey(["parts", "fod", "metrics"])], categories=["bolt"])
     assert built == lane("fod", "oracle_epochs", "metrics", categories=("bolt",)) | RESULTS
 
 
 def test_held_out_images_set_a_threshold_and_an_ensemble(trained: Bench) -> None:
-    trained.run(categories=["bolt"])
     assert ("nominal_threshold", "threshold") not in trained.rows("fod", "bolt")
     assert ("outlier_threshold", "threshold") in trained.rows("fod", "bolt")
     for detector in LANES:
@@ -245,7 +251,6 @@ def test_held_out_images_set_a_threshold_and_an_ensemble(trained: Bench) -> None
 
 
 def test_the_threads_and_the_batch_of_a_machine_change_no_score(trained: Bench) -> None:
-    trained.run(categories=["bolt"])
     expected = {detector: model(trained, detector)[0] for detector in LANES}
     rows = {detector: trained.rows(detector, "bolt") for detector in LANES}
     threads = current_threads()
@@ -266,9 +271,7 @@ def test_the_threads_and_the_batch_of_a_machine_change_no_score(trained: Bench) 
 def test_a_study_trains_every_variant_and_a_kill_loses_little(
     trained: Bench, count_steps: Callable[[int | None], list[int]]
 ) -> None:
-    trained.set("compute.checkpoint_steps", 3)
     trained.set("datasets.parts.studies", {"noise": {"base": "simplenet", "vary": {"noise_sigma": [0.25, 0.5]}}})
-    trained.run(selected=[dg.AssetKey(["parts", "simplenet", "metrics"])], categories=["bolt"])
     study = [dg.AssetKey(["parts", "studies", "noise"])]
     count_steps(8)
     assert "Killed" in trained.outcome(selected=study, categories=["bolt"]).failures[0]
