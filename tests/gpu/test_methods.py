@@ -103,6 +103,33 @@ def test_two_runs_are_equal_and_steps_are_measured(name: str, hardware: Hardware
     assert not differ, f"{name}: {differ} differ between two runs"
 
 
+@pytest.mark.parametrize("name", ["simplenet", "fod"])
+def test_steps_of_training_are_captured(
+    name: str, hardware: Hardware, page: Page, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    longer = {"epochs": 3}
+    method = METHODS[name](**{**FULL[name], **longer}) if hardware.real else configured(name, longer)
+    images = (full_images() if hardware.real else tiny_images()).nominal
+    tools = Runtime(hardware.device, HOST_GB, device_memory_gb=DEVICE_GB)
+    method.fit(images, tools)  # libraries are loaded
+    captured = hardware.measured(lambda: method.fit(images, tools))
+    assert not caplog.records, "a step was not captured"
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("captures are refused, to compare")
+
+    monkeypatch.setattr("torch.cuda.graph", refuse)
+    plain = hardware.measured(lambda: method.fit(images, tools))
+    found, expected = (torch.tensor(each.result.losses["loss"]) for each in (captured, plain))
+    page.row(
+        "Training with CUDA graphs, and operation by operation",
+        ("method", "graphs, s", "operations, s", "ratio", "peaks, MB", "largest difference of losses"),
+        name, captured.seconds, plain.seconds, plain.seconds / captured.seconds,
+        f"{captured.peak_bytes / 1e6:.3g}, {plain.peak_bytes / 1e6:.3g}", apart(found, expected),
+    )  # fmt: skip
+    assert apart(found, expected) <= TOLERANCE
+
+
 def test_a_profile_of_training_and_matching(hardware: Hardware, page: Page) -> None:
     images = full_images() if hardware.real else tiny_images()
     tools = Runtime(hardware.device, HOST_GB, device_memory_gb=DEVICE_GB)
