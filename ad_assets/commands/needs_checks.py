@@ -7,9 +7,10 @@ from functools import partial
 from typing import Any
 
 from ad_assets.backbones.backbone import load_backbone
-from ad_assets.config.benchmark import Benchmark
+from ad_assets.config.benchmark import Benchmark, Dataset, Detector
 from ad_assets.datasets import ImageFiles
 from ad_assets.graph.stages.feature_files import read_feature_index
+from ad_assets.graph.stages.joint_bank import JOINING
 from ad_assets.kernels.scratch import free_bytes, lies_in_memory, scratch_folder
 from ad_assets.methods import Method
 from ad_assets.methods.needs import Needs, disk_warning, growth_warning, most_images
@@ -27,7 +28,10 @@ def needs_checks(benchmark: Benchmark, name: str) -> Iterator[tuple[str, bool, s
     dataset, budget = benchmark.datasets[name], benchmark.compute.memory_gb
     free, folder = free_bytes(), str(scratch_folder())
     for detector in dataset.detectors.values():
-        if detector.method is None or detector.joins:
+        if detector.method is None:
+            continue
+        if detector.joins:
+            yield from _joint_needs(benchmark, dataset, detector)
             continue
         subject = f"needs of {name}/{detector.name}"
         try:
@@ -52,6 +56,22 @@ def needs_checks(benchmark: Benchmark, name: str) -> Iterator[tuple[str, bool, s
             more = f"; and {len(warnings) - SHOWN} more" if warnings[SHOWN:] else ""
             warned = f"; warning: {'; '.join(warnings[:SHOWN])}{more}" if warnings else ""
             yield subject, not refused, said + warned
+
+
+def _joint_needs(benchmark: Benchmark, dataset: Dataset, detector: Detector) -> Iterator[tuple[str, bool, str]]:
+    """What the joint bank of the banks that are stored takes while it is joined; nothing where none is stored."""
+    kind, budget = detector.method_for("").state_asset, benchmark.compute.memory_gb
+    try:
+        categories = dataset.reader.categories()
+    except (OSError, ValueError):  # the finding of the dataset says why
+        return
+    heads = [benchmark.store.read_head((dataset.name, str(detector.joins), kind), category) for category in categories]
+    sizes = [sum(head.get("files", {}).values()) for head in heads if head]
+    if sizes:
+        size = JOINING * sum(sizes)
+        said = f"joined of {len(sizes)} of {len(heads)} categories: {size:.2g} GB in memory"
+        warning = f"; warning: more than compute.memory_gb ({budget:g}): raise it, or keep fewer rows"
+        yield f"needs of {dataset.name}/{detector.name}", size <= budget, said + (warning if size > budget else "")
 
 
 def _needs_of(method: Method[Any], shapes: Sequence[tuple[int, ...]], images: int) -> Needs:

@@ -1,6 +1,7 @@
 """A joint lane through the whole graph, one bank of all categories beside a bank each; and few-shot rows."""
 
 import hashlib
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 import torch
 
 from ad_assets.backbones.backbone import load_backbone
+from ad_assets.commands.needs_checks import needs_checks
 from ad_assets.config.faults import ConfigError
+from ad_assets.graph.build import materialize as materialize_stage
 from ad_assets.graph.build_attempts import attempt_path
 from ad_assets.graph.garbage import unreferenced
 from ad_assets.graph.graph import Graph, UpstreamError
@@ -21,6 +24,7 @@ from ad_assets.graph.stages.fitted_state import read_state
 from ad_assets.graph.stages.joint_bank import images_joined, read_joined
 from ad_assets.graph.stages.metrics import read_scored_images
 from ad_assets.graph.stages.score_maps import read_score_index
+from ad_assets.kernels.budget import BudgetError
 from ad_assets.methods import Batch, Features, Runtime
 from ad_assets.methods.memory_bank.bank import MemoryBank
 from ad_assets.methods.memory_bank.patchcore import PatchCore
@@ -315,6 +319,22 @@ def test_categories_that_are_not_built_are_named(tmp_path: Path) -> None:
     graph.refresh()
     assert {slot for slot in graph.slots() if graph.is_due(slot)} == {(("parts", "leaderboard"), None)}
     assert bench.rows("one", "bolt")["standard", "joined_categories"] == 1
+
+
+def test_a_joint_bank_that_the_budget_does_not_hold_is_refused_by_doctor_and_by_its_build(
+    joint: Bench, tmp_path: Path
+) -> None:
+    bench = joint.copied(tmp_path / "bench")
+    [needs] = [check for check in needs_checks(bench.benchmark, "parts") if check[0] == "needs of parts/one"]
+    assert needs[1]
+    assert re.fullmatch(r"joined of 2 of 2 categories: 0\.\d+ GB in memory", needs[2])
+    bench.set("compute.memory_gb", 0.0005)
+    [needs] = [check for check in needs_checks(bench.benchmark, "parts") if check[0] == "needs of parts/one"]
+    assert not needs[1]
+    assert "warning: more than compute.memory_gb (0.0005): raise it, or keep fewer rows" in needs[2]
+    [stage] = [stage for stage in bench.stages if stage.key[-1] == "joint_bank"]
+    with pytest.raises(BudgetError, match=r"the joined banks need .* GB \(2 banks, and the joint one beside them\)"):
+        materialize_stage(stage, None, bench.benchmark.store, bench.benchmark.compute, logging, force=True)
 
 
 def test_damage_is_mended_and_nothing_that_is_needed_is_collected(joint: Bench, tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from ad_assets.store.store import Artifact
 VERSION = 1
 KIND = "joint_bank"
 JOINED = "joined.json"
+JOINING = 2e-9  # GB a byte of the banks: they are read, and the joint one lies beside them
 ALL_JOINED = Check("all_categories", "What was learnt of every category is in it.")
 
 
@@ -94,7 +95,7 @@ def joint_bank_stage(dataset: Dataset, detector: Detector, state: Stage) -> Stag
         size = sum(size for artifact in artifacts.values() for size in artifact.sizes(artifact.record()).values())
         remedy = "choose a smaller coreset_ratio, a larger stride, fewer dimensions, or split the dataset"
         what = f"{len(artifacts)} banks, and the joint one beside them"
-        runtime_of(work).check_budget("the joined banks", 2e-9 * size, what, remedy)
+        runtime_of(work).check_budget("the joined banks", JOINING * size, what, remedy)
         started = time.perf_counter()
         joint = method.join([read_state(artifact, method) for artifact in artifacts.values()])
         seconds = time.perf_counter() - started
