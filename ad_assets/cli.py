@@ -12,6 +12,7 @@ from contextlib import suppress
 from importlib import import_module
 
 from ad_assets.commands.common import Commands
+from ad_assets.commands.examples import show_examples
 from ad_assets.config.load import ConfigError
 from ad_assets.datasets import DatasetError
 from ad_assets.interrupts import INTERRUPTED, run_interruptibly
@@ -35,6 +36,7 @@ MODULES = {
     "export": "export",
     **dict.fromkeys(("doctor", "gc"), "upkeep"),
     "settings": "settings",
+    "completion": "completion",
 }
 _BROKEN_PIPE = 141  # 128 + SIGPIPE
 
@@ -70,6 +72,8 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     commands = Commands(__doc__)
     for module in [MODULES[command]] if command in MODULES else dict.fromkeys(MODULES.values()):
         import_module(f"ad_assets.commands.{module}").add(commands)
+    show_examples(commands.parser)
+    commands.parser.set_defaults(whole_parser=parser)  # for `completion`, which knows all commands
     return commands.parser
 
 

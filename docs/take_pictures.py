@@ -1,4 +1,4 @@
-"""Makes the README's picture of the graph from a running UI of a materialized benchmark file.
+"""Makes the picture of the graph in docs/design/graph.md from a running UI of a materialized benchmark file.
 
 AD_ASSETS_CONFIG=demo_trained make dev
 python docs/take_pictures.py [http://127.0.0.1:3000]

@@ -84,24 +84,9 @@ class Commands:
             help="Dagster asset selection, such as 'key:\"demo/patchcore_1/*\"', with stale assets up- and downstream",
         )
 
-    def add(self, name: str, run: Run, text: str, *parents: Parser, examples: Sequence[str] = ()) -> Parser:
-        """Add a command that calls `run`; `parents` are options that it shares with other commands.
-
-        Args:
-            name: of the command.
-            run: carries it out.
-            text: what it does, in a line.
-            parents: options that it shares with other commands.
-            examples: command lines that work, shown below its options.
-        """
-        command = self._commands.add_parser(
-            name,
-            help=text,
-            description=text,
-            parents=list(parents),
-            epilog="\n  ".join(["examples:", *examples]) if examples else None,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+    def add(self, name: str, run: Run, text: str, *parents: Parser) -> Parser:
+        """Add a command that calls `run`; `parents` are options that it shares with other commands."""
+        command = self._commands.add_parser(name, help=text, description=text, parents=list(parents))
         command.set_defaults(run=run)
         return command
 

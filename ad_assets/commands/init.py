@@ -22,13 +22,12 @@ if TYPE_CHECKING:
     from ad_assets.datasets.survey import Survey
 
 SHOWN = 5
-EXAMPLES = ("ad-assets init images", "ad-assets init /data/line7 -o line7.yaml")
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
     text = "write a first benchmark file for a folder of images, and check it"
-    init = commands.add("init", _init, text, examples=EXAMPLES)
+    init = commands.add("init", _init, text)
     init.add_argument("folder", help="folder of the images, or an fsspec URL such as s3://bucket/prefix")
     init.add_argument(
         "-o", "--out", type=Path, default=Path("parts.yaml"), metavar="FILE", help="the file (default: parts.yaml)"

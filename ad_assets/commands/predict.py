@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ad_assets.commands.common import Commands, TerminalLog
@@ -41,6 +43,7 @@ def add(commands: Commands) -> None:
         metavar="DIR",
         help="folder for report.html, tables (csv, json, parquet) and pictures",
     )
+    predict.add_argument("--json", action="store_true", help="print a JSON object a line in place of the table")
     predict.add_argument(
         "--raw-maps", action="store_true", help="write the score maps too: .npy, float32, in the detector's frame"
     )
@@ -88,7 +91,7 @@ def _predict(options: argparse.Namespace) -> int:
     if options.out:
         writer = PredictionWriter(options.out, detector, result_names(paths), raw_maps=options.raw_maps)
     started = time.perf_counter()
-    rows = _rows(detector, paths, writer, progress)
+    rows = _rows(detector, paths, writer, progress, as_json=options.json)
     if writer:
         writer.finish(rows)
     words = [row.decision for row in rows]
@@ -108,20 +111,27 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _rows(
-    detector: Predictor, paths: Sequence[str], writer: PredictionWriter | None, progress: Progress
+    detector: Predictor,
+    paths: Sequence[str],
+    writer: PredictionWriter | None,
+    progress: Progress,
+    *,
+    as_json: bool,
 ) -> list[PredictionRow]:
     """Predict all images and print one line each; images that cannot be read are reported and skipped."""
     from ad_assets.prediction.result_tables import failed_row, row_of
 
     rows: dict[str, PredictionRow] = {}
     width = max(len("image"), *(len(plain_name(path)) for path in paths))
-    print(f"{'image':<{width}}  {'score':>12}  {'threshold':>12}  {'p-value':>12}  decision", flush=True)
+    if not as_json:
+        print(f"{'image':<{width}}  {'score':>12}  {'threshold':>12}  {'p-value':>12}  decision", flush=True)
 
     def note(row: PredictionRow) -> None:
         rows[row.image] = row
         numbers = "  ".join(map(_number, (row.score, row.threshold, row.p_value)))
         decided = f", decided by a person on {row.decided[:10]}" if row.decided else ""
-        print(f"{plain_name(row.image):<{width}}  {numbers}  {row.decision}{decided}", flush=True)
+        line = f"{plain_name(row.image):<{width}}  {numbers}  {row.decision}{decided}"
+        print(json.dumps({**asdict(row), "decision": row.decision}) if as_json else line, flush=True)
         progress("images", len(rows), len(paths))
 
     def failed(error: ImageError) -> None:

@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from ad_assets.config.sections import Setting
 
 WIDTH = 110
-EXAMPLES = (
-    "ad-assets settings patchcore          # all that a detector with this method has",
-    "ad-assets settings coreset_ratio      # one key, wherever it stands",
-    "ad-assets settings compute            # a section",
-)
 # Part of a page that is generated, between what a person reads first and the tables.
 _PAGE = """# Settings
 
@@ -37,7 +32,7 @@ says when, where or how fast, or who decides. The column is found by changing ea
 def add(commands: Commands) -> None:
     """Add the command."""
     text = "every key of a benchmark file: default, range, meaning, what a change rebuilds"
-    settings = commands.add("settings", _settings, text, examples=EXAMPLES)
+    settings = commands.add("settings", _settings, text)
     settings.add_argument("name", nargs="?", help="a method, a reader, a section or a key; without it all are listed")
     form = settings.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print them as JSON")

@@ -22,7 +22,6 @@ def add(commands: Commands) -> None:
         _doctor,
         "check weights, data, store and device before a run",
         commands.shared,
-        examples=("ad-assets doctor --config parts.yaml",),
     )
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     gc = commands.add("gc", _gc, "list unreferenced files in the store; --delete removes them", commands.shared)

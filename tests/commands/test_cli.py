@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -10,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from ad_assets.cli import MODULES, main
+from ad_assets.cli import MODULES, main, parser
 from ad_assets.commands.common import Commands
+from ad_assets.commands.examples import EXAMPLES, commands_of
 from ad_assets.graph.stages import feature_files
 from ad_assets.methods.memory_bank.patchcore import PatchCore
 from ad_assets.store.store import ArtifactStore
@@ -245,6 +248,44 @@ def test_each_command_is_named_beside_its_module() -> None:
         import_module(f"ad_assets.commands.{module}").add(commands)
         names = re.findall(r"^    ([\w-]+)", commands.parser.format_help(), re.MULTILINE)
         assert set(names) == {name for name, own in MODULES.items() if own == module}
+
+
+COMMANDS = dict(commands_of(parser()))
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_the_help_of_every_command_ends_with_examples_that_it_takes(words: str) -> None:
+    help_text = COMMANDS[words].format_help()
+    assert "\nexample" in help_text, "give it an example in commands/examples.py"
+    for example in EXAMPLES[words]:
+        assert f"  {example}\n" in help_text
+        arguments = shlex.split(example.split(" | ")[0].split(" >> ")[0], comments=True)
+        assert arguments[0] == "ad-assets"
+        assert parser().parse_args(arguments[1:]).run
+        assert " ".join(arguments[1 : 1 + len(words.split())]) == words
+
+
+def test_examples_are_of_commands() -> None:
+    assert EXAMPLES.keys() == COMMANDS.keys()
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        (["mat"], ["materialize"]),
+        (["materialize", "--cat"], ["--category"]),
+        (["data", "d"], ["describe", "diff"]),
+        (["export", "maps", "--lay"], ["--layout"]),
+    ],
+)
+def test_bash_completes_commands_and_options(line: list[str], completed: list[str], capsys: Any) -> None:
+    assert main(["completion"]) == 0
+    words = " ".join(["ad-assets", *line])
+    asked = f"COMP_WORDS=({words}); COMP_CWORD={len(line)}; _ad_assets; echo ${{COMPREPLY[@]}}"
+    done = subprocess.run(
+        ["bash", "-c", f"{capsys.readouterr().out}\n{asked}"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == completed
 
 
 def test_the_command_is_the_module(capsys: Any) -> None:

@@ -119,6 +119,14 @@ def test_a_folder_is_predicted_and_written(config: Path, inbox: Path, tmp_path: 
         assert len(pq.read_table(inbox / "late/predictions.parquet")) == 2
 
 
+def test_a_script_reads_a_json_object_a_line(config: Path, inbox: Path, capsys: Any) -> None:
+    assert predict(config, str(inbox), "--json") == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    told = {Path(row["image"]).name: row["decision"] for row in rows}
+    assert told.items() >= {"broken.png": "failed", "good.png": "nominal", "spoilt.png": "anomalous"}.items()
+    assert all((row["score"] is None) == (row["decision"] == "failed") for row in rows)
+
+
 def test_what_an_interrupted_run_leaves_is_whole(
     config: Path, inbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
