@@ -25,6 +25,7 @@ from ad_assets.datasets.truncation import is_whole
 from ad_assets.settings.home import without_tilde
 from ad_assets.store.local import write_whole
 from ad_assets.store.retry import find_files, retried
+from ad_assets.store.s3_objects import read_whole
 from ad_assets_runtime.identity import content_id, content_of, joint_id
 from ad_assets_runtime.images import ImageError
 
@@ -174,8 +175,10 @@ class ImageFiles:
         return is_whole(lambda start, end: self._cat(path, start=start, end=end), size)
 
     def _cat(self, path: str, **part: int) -> bytes:
+        """A whole file or a part of it."""
         name = f"{self._folder}/{path}"
-        data: bytes = retried(lambda: self._fs.cat_file(name, **part), f"{self.root.rstrip('/')}/{path}")
+        where = f"{self.root.rstrip('/')}/{path}"
+        data: bytes = retried(lambda: self._fs.cat_file(name, **part) if part else read_whole(self._fs, name), where)
         return data
 
     @property

@@ -90,7 +90,7 @@ def materialize(
     damaged = None if force else artifact.damaged(deep=verify)
     if damaged:
         _clear_away(damaged, artifact, progress)
-    record = artifact.record() if damaged == [] else {}
+    record = dict(store.remembered_record(artifact.at(MARKER))) if damaged == [] else {}
     outdated = damaged == [] and is_outdated(record.get(MADE_OF, {}), sources)
     renewed = damaged == [] and verify and stage.must_rebuild is not None and stage.must_rebuild(artifact)
     found = damaged == [] and not outdated and not renewed

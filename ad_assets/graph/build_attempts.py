@@ -63,7 +63,7 @@ def attempted(
             return record
         return {"version": version, "count": record["count"] if record else 1, "error": message}
 
-    update_record(store, path, with_attempt, *ATTEMPT)
+    update_record(store, path, with_attempt, *ATTEMPT, absent=True)
     with when_interrupted(lambda: _restore(store, path, before)):
         try:
             yield

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any
 
@@ -54,9 +53,13 @@ class _Records:
         self.damaged &= self._read.keys()
         if not self._store.is_local:
             paths = {self._store.head_path(*slot) for slot in slots}
-            with ThreadPoolExecutor(max_workers=16) as pool:
-                list(pool.map(self.read, sorted(paths & self._stamps.keys() - self._read.keys())))
+            self._store.each(self.read, sorted(paths & self._stamps.keys() - self._read.keys()))
         return self._stamps != before
+
+    def prefetch(self, slots: Iterable[Slot]) -> None:
+        """From an object store, read some heads at once."""
+        if not self._store.is_local:
+            self._store.each(self.read, dict.fromkeys(self._store.head_path(*slot) for slot in slots))
 
     def read(self, path: str) -> Any:
         """The record at a path; None where there is none, or a damaged one."""
@@ -265,6 +268,7 @@ class Graph:
             UpstreamError: something it reads is missing or was made under another setting.
         """
         stage, partition = self.stages[slot[0]], slot[1]
+        self._records.prefetch(self.slots() if partition is None else stage.slots(partition))
         left_out = []
         for (key, category), fault in self.faults(slot).items():
             message = f"{'/'.join(key)}{f' [{category}]' if category else ''} {fault}"

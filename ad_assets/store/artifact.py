@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -51,12 +50,24 @@ class Artifact:
         return self.store.exists(self.at(MARKER))
 
     def record(self) -> dict[str, Any]:
-        """The record written at the commit.
+        """The record written at the commit, read now.
 
         Raises:
             CorruptArtifactError: the record is damaged, or belongs to another artifact.
         """
-        return read_record(self.store, self.at(MARKER))
+        record = read_record(self.store, self.at(MARKER))
+        self.store.remember_record(self.at(MARKER), record)
+        return record
+
+    def facts(self) -> Mapping[str, Any]:
+        """What its record says of it for people, as this process last read or wrote it.
+
+        Raises:
+            FileNotFoundError: there is no such artifact.
+            CorruptArtifactError: as `record`.
+        """
+        facts: Mapping[str, Any] = (self.store.remembered_record(self.at(MARKER)) or self.record())["metadata"]
+        return facts
 
     def commit(self, record: Mapping[str, Any], beside: Mapping[str, int] | None = None) -> dict[str, Any]:
         """Mark the artifact complete with a record of its facts and files; returns that record.
@@ -71,14 +82,21 @@ class Artifact:
             files_by_name = {self._name(path): entry for path, entry in sorted(files.items())}
             complete = {**record, "files": files_by_name, **({"beside": dict(beside)} if beside else {})}
             write_record(self.store, self.at(MARKER), complete)
-            self.store.forget_record(self.at(MARKER))
             # Listed after the record is written: of several processes that build the same artifact, the last one to
             # write the record sees the final files.
             seen = self._files(written)
             if seen == files:
                 break
             files = seen
+        self.store.remember_record(self.at(MARKER), complete)
         return complete
+
+    def sound_tensors(self) -> set[str]:
+        """Paths of the intact tensor files in its folder, as after an interrupted build; damaged ones are deleted."""
+        paths = [file.path for file in self.store.files(self.path) if file.path.endswith(TENSORS)]
+        return {
+            path for path, sound in zip(paths, self.store.each(self.store.holds_tensors, paths), strict=True) if sound
+        }
 
     def sizes(self, record: Mapping[str, Any]) -> dict[str, int]:
         """Path -> size of every file that the artifact contains or depends on; empty for records without a list."""
@@ -163,8 +181,8 @@ class Artifact:
             return recorded.get(path, checksum) != checksum
 
         paths = list(paths)
-        with ThreadPoolExecutor(max_workers=4 if self.store.is_local else 16) as pool:
-            return [path for path, changed in zip(paths, pool.map(has_changed, paths), strict=True) if changed]
+        changed = self.store.each(has_changed, paths, threads=4)
+        return [path for path, differs in zip(paths, changed, strict=True) if differs]
 
     def _readable(self, path: str) -> bool:
         store = self.store

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-from fsspec.asyn import sync
 
 from ad_assets.store.local import write_whole
 from ad_assets.store.retry import StorageError, retried
+from ad_assets.store.s3_objects import read_object
 
 LOCK = ".lock"  # one per store, held only for one read and write
 LOCK_SECONDS = 30.0
@@ -53,8 +53,15 @@ class SwapFile:
                 "would be lost: set store.root to a local folder, a share, or s3://bucket/prefix"
             )
 
-    def update(self, change: Change) -> None:
-        """Replace the content by `change` of it, repeated until no other process wrote in between."""
+    def update(self, change: Change, *, absent: bool = False) -> None:
+        """Replace the content by `change` of it, repeated until no other process wrote in between.
+
+        Args:
+            change: see `Change`.
+            absent: there hardly ever is a file, so that writing it is tried before it is read.
+        """
+        if absent and self._create(change(None)):
+            return
         started = time.monotonic()
         for number in itertools.count():
             before, tag = self.read()
@@ -73,17 +80,10 @@ class SwapFile:
         """The content, None where there is no file, and its ETag on S3, both as `swap` takes them."""
         try:
             if self._kind == "s3":
-                return retried(lambda: sync(self._fs.loop, self._read_object), self._location)
+                return retried(lambda: read_object(self._fs, self._file), self._location)
             return retried(lambda: self._fs.cat_file(self._file), self._location), None
         except FileNotFoundError:
             return None, None
-
-    async def _read_object(self) -> tuple[bytes, str]:
-        # Content and ETag from one response: between two requests the object might change.
-        bucket, key, _ = self._fs.split_path(self._file)
-        answer = await self._fs._call_s3("get_object", Bucket=bucket, Key=key)
-        async with answer["Body"] as body:
-            return await body.read(), answer["ETag"]
 
     def swap(self, before: bytes | None, tag: str | None, data: bytes) -> bool:
         """Replace the file if its content is still `before`; returns whether it was replaced."""
@@ -109,7 +109,16 @@ class SwapFile:
             ) from error
         return True
 
+    def _create(self, data: bytes) -> bool:
+        """Write the file if there is none; returns whether it was written."""
+        return self._put_if(None, data) if self._kind == "s3" else self.swap(None, None, data)
+
     def _swap_object(self, tag: str | None, data: bytes) -> bool:
+        # A request repeated because its response was lost is refused although the first one succeeded.
+        return self._put_if(tag, data) or self.read()[0] == data
+
+    def _put_if(self, tag: str | None, data: bytes) -> bool:
+        """Write an object if its ETag is still this one, None: if there is none; returns whether it was written."""
         condition = {"mode": "create"} if tag is None else {"IfMatch": tag}
         try:
             retried(lambda: self._fs.pipe_file(self._file, data, **condition), self._location)
@@ -123,8 +132,7 @@ class SwapFile:
                 raise
         else:
             return True
-        # A request repeated because its response was lost is refused although the first one succeeded.
-        return self.read()[0] == data
+        return False
 
     def try_conditions(self) -> bool:
         """Whether the server refuses a conditional write whose condition is false; leaves the file there."""

@@ -7,11 +7,12 @@ objects. Requests that fail for a transient reason are repeated (`ad_assets.stor
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -23,6 +24,10 @@ from ad_assets.store.checksums import CorruptArtifactError
 from ad_assets.store.compare_and_swap import Change, SwapFile
 from ad_assets.store.local import prune_empty_folders, walk_files
 from ad_assets.store.retry import find_files, retried
+from ad_assets.store.s3_objects import read_whole
+
+T = TypeVar("T")
+Item = TypeVar("Item")
 
 REMEDY = "`ad-assets materialize --verify` rebuilds it"
 
@@ -92,6 +97,20 @@ class FileStore(Settings):
         """How many threads read or write files together: two for a disk, more where each request crosses a network."""
         return 2 if self.is_local else 16
 
+    def each(self, act: Callable[[Item], T], items: Iterable[Item], *, threads: int = 1) -> list[T]:
+        """What `act` answers to each of some items, in order; of an object store at once, to hide its latency.
+
+        Args:
+            act: threads may call it.
+            items: paths, mostly.
+            threads: on a local disk.
+        """
+        listed, most = list(items), threads if self.is_local else self.requests_at_once
+        if most == 1 or len(listed) < 2:
+            return [act(item) for item in listed]
+        with ThreadPoolExecutor(min(most, len(listed))) as pool:
+            return list(pool.map(act, listed))
+
     def location(self, path: str) -> str:
         """The full path or URL of a stored path, for messages."""
         return f"{self.root.rstrip('/')}/{path}"
@@ -114,23 +133,24 @@ class FileStore(Settings):
         """The bytes of a file, without verification."""
         fs, base = self._open()
         try:
-            data: bytes = retried(lambda: fs.cat_file(f"{base}/{path}"), self.location(path))
+            data: bytes = retried(lambda: read_whole(fs, f"{base}/{path}"), self.location(path))
         except FileNotFoundError as error:
             raise self._missing(path) from error
         return data
 
-    def update(self, path: str, change: Change) -> None:
+    def update(self, path: str, change: Change, *, absent: bool = False) -> None:
         """Change a file atomically, so that no change of several processes is lost.
 
         Args:
             path: the file.
             change: maps the content, None where there is no file, to the new one; called again if another process wrote
                 meanwhile. Unchanged content is not written.
+            absent: there hardly ever is a file: saves a request then.
 
         Raises:
             StorageError: other processes kept writing for too long, or the file system has no conditional writes.
         """
-        SwapFile(*self._open(), path, self.location(path)).update(change)
+        SwapFile(*self._open(), path, self.location(path)).update(change, absent=absent)
 
     def can_update(self, path: str) -> bool:
         """Whether the store keeps two processes that update a file apart; tries it, and leaves a file at `path`."""

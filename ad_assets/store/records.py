@@ -47,7 +47,11 @@ def read_record(store: ArtifactStore, path: str, *names: str, remedy: str = "") 
 
 
 def update_record(
-    store: ArtifactStore, path: str, change: Callable[[dict[str, Any] | None], dict[str, Any]], *names: str
+    store: ArtifactStore,
+    path: str,
+    change: Callable[[dict[str, Any] | None], dict[str, Any]],
+    *names: str,
+    absent: bool = False,
 ) -> None:
     """Change a record atomically, so that no change of several processes is lost.
 
@@ -57,6 +61,7 @@ def update_record(
         change: maps the record, None where there is none or a damaged one, to the new one; called again if another
             process wrote meanwhile.
         names: keys that it must have.
+        absent: there hardly ever is one: saves a request then.
     """
 
     def changed(data: bytes | None) -> bytes:
@@ -68,7 +73,7 @@ def update_record(
                 warn(error)
         return encoded(path, change(before))
 
-    store.update(path, changed)
+    store.update(path, changed, absent=absent)
 
 
 def _opened(store: ArtifactStore, path: str, data: bytes, names: Sequence[str], remedy: str) -> dict[str, Any]:

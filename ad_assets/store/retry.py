@@ -17,6 +17,8 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.spec import AbstractFileSystem
 from tenacity import Future, RetryError, Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
+from ad_assets.store.s3_objects import is_s3, list_objects
+
 T = TypeVar("T")
 
 RETRIES = 5
@@ -117,6 +119,11 @@ def find_files(fs: AbstractFileSystem, folder: str) -> dict[str, dict[str, Any]]
     fsspec's own walk takes a folder that cannot be listed for an empty one: images would vanish from a data set, and
     what only a file in it refers to would be collected.
     """
+    if is_s3(fs):
+        try:
+            return list_objects(fs, folder)
+        except FileNotFoundError:  # no such bucket
+            return {}
     if getattr(type(fs), "_find", None) is AsyncFileSystem._find or type(fs).find is AbstractFileSystem.find:
         return dict(_walk(fs, folder))
     try:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -83,7 +82,9 @@ class ArtifactStore(FileStore):
             passing = (FileNotFoundError, FileExistsError)
             stamp = stamp_of(retried(lambda: write_whole(Path(base, path), *parts), location, also=passing))
         else:
-            retried(lambda: fs.pipe_file(f"{base}/{path}", b"".join(parts)), location)
+            answer = retried(lambda: fs.pipe_file(f"{base}/{path}", b"".join(parts)), location)
+            # Of an object written in parts s3fs does not say it: such a file counts as that of another process.
+            stamp = answer.get("ETag", "") if isinstance(answer, dict) else ""
         if artifact_folder(path):
             self._written[path] = WrittenFile(sum(map(len, parts)), checksum, stamp)
 
@@ -189,10 +190,7 @@ class ArtifactStore(FileStore):
 
     def read_many_tensors(self, paths: Sequence[str]) -> list[dict[str, Tensor]]:
         """Read several tensor files concurrently, in order, to hide the latency of object stores."""
-        if len(paths) == 1:
-            return [self.read_tensors(paths[0])]
-        with ThreadPoolExecutor(self.requests_at_once) as pool:
-            return list(pool.map(self.read_tensors, paths))
+        return self.each(self.read_tensors, paths, threads=self.requests_at_once)
 
     def read_notes(self, path: str) -> dict[str, str]:
         """The text notes in the header of a tensor file; tensors are neither read nor verified."""
@@ -200,10 +198,7 @@ class ArtifactStore(FileStore):
 
     def read_many_notes(self, paths: Sequence[str]) -> list[dict[str, str]]:
         """As `read_notes` of several files, in order; of an object store concurrently, to hide its latency."""
-        if self.is_local:
-            return [self.read_notes(path) for path in paths]
-        with ThreadPoolExecutor(self.requests_at_once) as pool:
-            return list(pool.map(self.read_notes, paths))
+        return self.each(self.read_notes, paths)
 
     def _all_notes(self, path: str) -> dict[str, str]:
         fs, base = self._open()
@@ -264,6 +259,10 @@ class ArtifactStore(FileStore):
             except FileNotFoundError:
                 return {}
         return self._records[path]
+
+    def remember_record(self, path: str, record: Mapping[str, Any]) -> None:
+        """Keep the record of an artifact in the cache."""
+        self._records[path] = dict(record)
 
     def forget_record(self, path: str) -> None:
         """Drop the record of an artifact from the cache."""

@@ -170,7 +170,7 @@ class DevServer:
 
     def _answers(self) -> bool:
         try:
-            urllib.request.urlopen(f"{self.url}/server_info", timeout=2).close()  # noqa: S310 - loopback
+            urllib.request.urlopen(f"{self.url}/server_info", timeout=2).close()
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return False
         return True

@@ -12,6 +12,7 @@ import fsspec
 import pytest
 
 import ad_assets.datasets.files
+import ad_assets.store.files
 import ad_assets.store.retry
 import ad_assets.store.store
 
@@ -70,6 +71,8 @@ def make_flaky(monkeypatch: pytest.MonkeyPatch, fs: fsspec.AbstractFileSystem, f
     for name in ("info", "find", "ls", "cat_file", "pipe_file", "rm_file"):
         monkeypatch.setattr(fs, name, faults.around(getattr(fs, name)))
     for module, name in (
+        (ad_assets.store.files, "read_whole"),
+        (ad_assets.store.files, "find_files"),
         (ad_assets.store.store, "write_whole"),
         (ad_assets.store.store, "map_tensors"),
         (ad_assets.store.store, "verify"),

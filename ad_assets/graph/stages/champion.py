@@ -143,7 +143,7 @@ def champion_stage(
             *(CheckResult(name, verdict.passed, {"why": verdict.why}) for name, verdict in verdicts.items()),
             CheckResult("no_alarm_on_feedback", not alarms, {"why": _of_feedback(len(learnt), alarms, repeated)}),
         )
-        told = {k: v for k, v in work.input(metrics).record()["metadata"].items() if k == DECISION}
+        told = {k: v for k, v in work.input(metrics).facts().items() if k == DECISION}
         told |= {"agreement": agreed} if agreed else {}
         return CheckReport(check_results, {**_described(history, kept), **told})
 

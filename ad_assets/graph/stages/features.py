@@ -51,7 +51,7 @@ from ad_assets.methods import Features
 from ad_assets.store.background import BackgroundWrites
 from ad_assets.store.layout import MARKER
 from ad_assets.store.records import recall
-from ad_assets.store.store import Artifact
+from ad_assets.store.store import Artifact, ArtifactStore
 from ad_assets_runtime.images import decoded_batches
 
 if TYPE_CHECKING:
@@ -121,14 +121,14 @@ def features_stage(
         stored = sound_features(work.store, f"features/{address}", wanted)
         doubtful = stored if work.force else unhashed(work.store, stored) if work.verify else set()
         missing = [image for image in sorted(images) if feature_path(address, image) not in stored - doubtful]
-        shapes, odd = _extract(work, reader, address, {image: images[image] for image in missing}, doubtful)
+        shapes, odd, seconds = _extract(work, reader, address, {image: images[image] for image in missing}, doubtful)
         remade = _remade(work, address, images)
         if odd and not production:
             raise StageError(f"features of {odd[0]} and others are not finite: {NOT_FINITE}")
         split = {name: sorted({row["image_id"] for row in rows if row["split"] == name}) for name in ("train", "test")}
         work.store.write_json(work.artifact.at(IMAGES), {"extractor": address, **split})
         sizes = {(row["height"], row["width"]) for row in rows}
-        some = seconds_of(work.store, [feature_path(address, image) for image in sorted(images)[:200]])
+        some = _seconds(work.store, address, sorted(images)[:200], seconds)
         return {
             "images": len(images),
             "extracted": len(missing),
@@ -142,7 +142,7 @@ def features_stage(
         }
 
     def answer_checks(work: Work) -> CheckReport:
-        odd = work.artifact.record()["metadata"].get("not_finite", [])
+        odd = work.artifact.facts().get("not_finite", [])
         metadata = {"images": "\n".join(odd[:20]) or "all", "remedy": NOT_FINITE}
         return CheckReport((CheckResult("finite", not odd, metadata),))
 
@@ -193,7 +193,7 @@ def train_part(address: str, image_ids: Sequence[str]) -> str:
 def _must_rebuild(artifact: Artifact) -> bool:
     """Whether features of an earlier release, or ones that differ, make an extraction again worth while."""
     paths = feature_files(artifact)
-    known = artifact.record()["metadata"].get(REMADE, [])
+    known = artifact.facts().get(REMADE, [])
     return bool(unhashed(artifact.store, paths)) or noted(artifact.store, paths, REMADE_MARK) != known
 
 
@@ -212,13 +212,15 @@ def _extract(
     address: str,
     rows: dict[str, dict[str, Any]],
     doubtful: Collection[str],
-) -> tuple[str, list[str]]:
-    """Run the backbone over images and store each one's taps; returns their shapes, and the paths of odd images.
+) -> tuple[str, list[str], dict[str, float]]:
+    """Run the backbone over images and store each one's taps.
+
+    Returns their shapes, the paths of odd images, and the seconds that each image took.
 
     Of those features that are `doubtful`, it is noted whether they were others.
     """
     if not rows:
-        return "", []
+        return "", [], {}
     from ad_assets.kernels.parallel import helper_threads
 
     compute, store = work.compute, work.store
@@ -228,6 +230,7 @@ def _extract(
     room = compute.memory_gb * WAITING
     shapes = ""
     odd: list[str] = []
+    taken: dict[str, float] = {}
 
     def decode(image_id: str) -> tuple[str, Tensor]:
         row = rows[image_id]
@@ -248,6 +251,7 @@ def _extract(
         for images, found in backbone.extract_each(labelled(batches)):
             shapes = "; ".join("x".join(map(str, tap.shape[1:])) for tap in found.taps)
             seconds = found.seconds / len(images)
+            taken |= dict.fromkeys(images, seconds)
             for row, image in enumerate(images):
                 own = [tap[row] for tap in found.taps]
                 doubt = feature_path(address, image) in doubtful
@@ -256,7 +260,13 @@ def _extract(
             odd += [rows[image]["path"] for image, finite in zip(images, found.finite, strict=True) if not finite]
             done += len(images)
             work.progress("images through the backbone", done, len(rows))
-    return shapes, odd
+    return shapes, odd, taken
+
+
+def _seconds(store: ArtifactStore, address: str, images: Sequence[str], taken: Mapping[str, float]) -> list[float]:
+    """What each of some images took: those that were extracted just now, and others as their files say."""
+    others = [feature_path(address, image) for image in images if image not in taken]
+    return [*(taken[image] for image in images if image in taken), *seconds_of(store, others)]
 
 
 def read_features(work: Work, features: Stage, split: str, layers: tuple[int, ...] | None) -> Features:

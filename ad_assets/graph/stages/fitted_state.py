@@ -249,8 +249,10 @@ class TrainingSet:
 
 def read_training_set(artifact: Artifact) -> TrainingSet | None:
     """What a state was fitted on; None where the store does not say."""
-    path = artifact.at(TRAINING_SET)
-    return TrainingSet(**artifact.store.read_json(path)) if artifact.store.exists(path) else None
+    try:
+        return TrainingSet(**artifact.store.read_json(artifact.at(TRAINING_SET)))
+    except FileNotFoundError:
+        return None
 
 
 class StoreCheckpoints(Checkpoints):

@@ -18,7 +18,7 @@ from ad_assets.datasets.masks import MaskPixels
 from ad_assets.graph.stage import Stage, Work
 from ad_assets.graph.stages.image_index import read_index
 from ad_assets.graph.stages.region_of_interest import in_frame
-from ad_assets.graph.stages.score_maps import read_shard
+from ad_assets.graph.stages.score_maps import read_maps
 from ad_assets.store.store import Artifact
 from ad_assets_runtime.geometry import Mask, fit_image, unfit_map
 
@@ -237,9 +237,9 @@ def read_pictures(
 
     files = ImageFiles(reader.root)
     region = None if inspected is None else in_frame(inspected, extractor)
-    for row in rows:
+    scored = read_maps(score_maps, [row["image_id"] for row in rows])
+    for row, (score_map, score) in zip(rows, scored, strict=True):
         rgb = reader.decoding.of(row["image_id"]).rgb(read_image_bytes(files, row), row["path"])
-        score_map, score = read_shard(score_maps, row["image_id"])
         rgb = fit_image(rgb, *extractor.map_geometry, extractor.interpolation)
         yield Picture(
             row,

@@ -116,7 +116,7 @@ def metrics_stage(
         if epochs:
             for row in read_best(work, epochs):
                 rows.add("oracle_best_epoch", row["metric"], row["value"], row["n"])
-        record = work.input(score_maps).record()["metadata"]
+        record = work.input(score_maps).facts()
         for name in (JOINED_CATEGORIES, OWN_CATEGORY):
             if name in record:
                 rows.add("standard", name, record[name], len(truth.rows))
@@ -378,7 +378,7 @@ def _decision_rows(rows: _Rows, protocol: str, threshold: float, alarms: int, mi
     rows.add(protocol, "false_negatives", misses, n)
 
 
-def _timing_rows(rows: _Rows, record: dict[str, Any]) -> None:
+def _timing_rows(rows: _Rows, record: Mapping[str, Any]) -> None:
     n = record["test_images"] or record["nominal_images"]
     for metric in ("features_images_per_second", "fit_seconds", "score_images_per_second"):
         if record.get(metric) and n:

@@ -82,7 +82,8 @@ def _write(work: Work, method: Method[Any], state: State, images: Features) -> d
     """Match all images and store the matches, shard by shard; shards of an interrupted run are kept."""
     artifact, ids, runtime = work.artifact, images.image_ids, runtime_of(work)
     shards = dict(enumerate(ids[first : first + SHARD_IMAGES] for first in range(0, len(ids), SHARD_IMAGES)))
-    stored = set() if work.force else {n for n in shards if work.store.holds_tensors(_shard_path(artifact, n))}
+    sound = set() if work.force else artifact.sound_tensors()
+    stored = {n for n in shards if _shard_path(artifact, n) in sound}
     missing = {number: own for number, own in shards.items() if number not in stored}
     wanted = tuple(image_id for own in missing.values() for image_id in own)
     waiting = list(missing)
@@ -138,5 +139,5 @@ def read_matches(artifact: Artifact) -> LoadMatches:
 
 def seconds_each(neighbours: Artifact) -> float:
     """The seconds that matching one image took."""
-    rate = neighbours.record()["metadata"].get("images_per_second")
+    rate = neighbours.facts().get("images_per_second")
     return 1 / rate if rate else 0.0

@@ -25,7 +25,8 @@ from ad_assets.graph.stage import (
     Upstream,
     Work,
 )
-from ad_assets.graph.stages.features import extractor_of, read_features
+from ad_assets.graph.stages.feature_files import size_of
+from ad_assets.graph.stages.features import WAITING, extractor_of, read_features
 from ad_assets.graph.stages.fitted_state import read_state, runtime_of
 from ad_assets.graph.stages.image_index import declared_groups, group_parts
 from ad_assets.graph.stages.joint_bank import images_joined
@@ -38,6 +39,7 @@ from ad_assets.methods.near_copies import near_copy_groups
 from ad_assets.methods.nominal_scoring import FindCopies, Scored, nominal_scores
 from ad_assets.metrics.thresholds import images_for_rate
 from ad_assets.report.joint import JOINED_CATEGORIES, OWN_CATEGORY
+from ad_assets.store.background import BackgroundWrites
 from ad_assets.store.store import Artifact
 
 if TYPE_CHECKING:
@@ -154,9 +156,8 @@ def score_maps_stage(
         scores = ScoreIndex(list(test.image_ids), nominal)
         if seconds and neighbours:
             seconds += seconds_each(work.input(neighbours))
-        learnt = work.input(state).record()["metadata"]
-        speed = {"features_images_per_second": work.input(features).record()["metadata"]["images_per_second"]}
-        learnt |= work.input(neighbours).record()["metadata"] if neighbours else {}
+        speed = {"features_images_per_second": work.input(features).facts()["images_per_second"]}
+        learnt = {**work.input(state).facts(), **(work.input(neighbours).facts() if neighbours else {})}
         known = {name: learnt[name] for name in ("fit_seconds", JOINED_CATEGORIES, OWN_CATEGORY) if name in learnt}
         return {**_write_index(work, scores, seconds, settings.map_size), **speed, **known}
 
@@ -358,16 +359,19 @@ def _shard_path(artifact: Artifact, number: int) -> str:
 
 def _write_shards(work: Work, image_ids: Sequence[str], score: Callable[[int, Sequence[str]], ScoreMaps]) -> float:
     """Score and store shard by shard; returns the seconds an image took. Shards of an interrupted run are kept."""
-    spent, scored = 0.0, 0
-    for number, first in enumerate(range(0, len(image_ids), SHARD_IMAGES)):
-        path = _shard_path(work.artifact, number)
-        if not work.force and work.store.holds_tensors(path):
-            continue
-        ids = image_ids[first : first + SHARD_IMAGES]
-        started = time.perf_counter()
-        result = score(number, ids)
-        spent, scored = spent + time.perf_counter() - started, scored + len(ids)
-        work.store.write_tensors(path, {"maps": result.maps, "image_scores": result.image_scores})
+    spent, scored, store = 0.0, 0, work.store
+    stored = set() if work.force else work.artifact.sound_tensors()
+    with BackgroundWrites(store.requests_at_once, work.compute.memory_gb * WAITING) as writes:
+        for number, first in enumerate(range(0, len(image_ids), SHARD_IMAGES)):
+            path = _shard_path(work.artifact, number)
+            if path in stored:
+                continue
+            ids = image_ids[first : first + SHARD_IMAGES]
+            started = time.perf_counter()
+            result = score(number, ids)
+            spent, scored = spent + time.perf_counter() - started, scored + len(ids)
+            tensors = {"maps": result.maps, "image_scores": result.image_scores}
+            writes.submit(size_of([*tensors.values()]), partial(store.write_tensors, path, tensors))
     return spent / scored if scored else 0.0
 
 
@@ -400,9 +404,18 @@ def shards(artifact: Artifact) -> Iterator[tuple[tuple[str, ...], Tensor, Tensor
         yield tuple(ids[first : first + size]), tensors["maps"], tensors["image_scores"]
 
 
+def read_maps(artifact: Artifact, image_ids: Sequence[str]) -> list[tuple[Tensor, float]]:
+    """The map and the image score of each of some images, for which no shard is read twice."""
+    index = read_score_index(artifact)
+    position = {image_id: number for number, image_id in enumerate(index.image_ids)}
+    places = [divmod(position[image_id], index.shard_images) for image_id in image_ids]
+    numbers = sorted({number for number, _ in places})
+    read = artifact.store.read_many_tensors([_shard_path(artifact, number) for number in numbers])
+    found = dict(zip(numbers, read, strict=True))
+    # Copied: a row would hold on to its shard.
+    return [(found[n]["maps"][row].clone(), float(found[n]["image_scores"][row])) for n, row in places]
+
+
 def read_shard(artifact: Artifact, image_id: str) -> tuple[Tensor, float]:
     """The map and the image score of one image."""
-    index = read_score_index(artifact)
-    number, row = divmod(index.image_ids.index(image_id), index.shard_images)
-    tensors = artifact.store.read_tensors(_shard_path(artifact, number))
-    return tensors["maps"][row], float(tensors["image_scores"][row])
+    return read_maps(artifact, [image_id])[0]

@@ -303,7 +303,7 @@ class _Measuring:
         if images:
             each = seconds / images + matching
             rows.append(_row("score_images_per_second", "", 1 / each, images))
-            backbone = work.input(lane.features).record()["metadata"]["images_per_second"]
+            backbone = work.input(lane.features).facts()["images_per_second"]
             if backbone:
                 rows.append(_row("images_per_second", "", 1 / (1 / backbone + each), images))
         if fit_seconds:
