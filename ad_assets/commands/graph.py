@@ -63,6 +63,7 @@ def _materialize(options: argparse.Namespace) -> int:
             print(f"FAILED {failure}", file=sys.stderr)
         for waiting in outcome.waiting:
             print(f"WAITING {waiting}", file=sys.stderr)
+        Graph(session.stages, session.benchmark.store).note_heads()
         status = 1 if outcome.failures else status
         counts = f"{outcome.built} built, {outcome.found} found in the store, {len(outcome.failures)} failed"
     else:

@@ -178,7 +178,7 @@ class ImageFiles:
         """A whole file or a part of it."""
         name = f"{self._folder}/{path}"
         where = f"{self.root.rstrip('/')}/{path}"
-        data: bytes = retried(lambda: self._fs.cat_file(name, **part) if part else read_whole(self._fs, name), where)
+        data: bytes = retried(lambda: self._fs.cat_file(name, **part) if part else read_whole(self._fs, name)[0], where)
         return data
 
     @property

@@ -41,36 +41,44 @@ def unreferenced(graph: Graph, *, older_than: float) -> list[StoredFile]:
     kept: set[str] = set()
     heads = [file.path for file in store.files("heads")]
     # A damaged one is refused: what it refers to would go.
-    stored = [read_record(store, path, *HEAD) for path in heads]
+    stored = store.each(lambda path: read_record(store, path, *HEAD), heads)
     versions, trained = {head["version"] for head in stored}, {head["parts"].get(near_copies.TRAIN) for head in stored}
-    for slot in graph.slots():
+    graph.note_heads()
+    slots = list(graph.slots())
+    for slot in slots:
         if head := graph.planned(slot):
             versions.add(head.version)
             trained.add(head.parts.get(near_copies.TRAIN))
-            kept |= _planned_features(graph, slot)
+    kept.update(*store.each(lambda slot: _planned_features(graph, slot), slots))
     champions = _champions(store)
     versions |= {version for version, _ in champions}
     kept |= {path for _, paths in champions for path in paths}
     held = _held_images(store) | {kept.image_id for kept in all_kept_images(store)}
     files = store.files()
-    rows: set[str] = set()
     extractors = {stage.code_version for stage in graph.stages.values() if stage.kind == "features"}
-    for file in files:
+
+    def refers_to(file: StoredFile) -> tuple[set[str], set[str]]:
+        """The feature files, and the addresses of artifacts, that a file of an artifact refers to."""
         parts = file.path.split("/")
         if parts[1::2] == [near_copies.KIND, MARKER]:
             record = recall(store, file.path, near_copies.TRAIN)
-            rows |= {parts[2]} if record and record[near_copies.TRAIN] in trained else set()
+            return set(), {parts[2]} if record and record[near_copies.TRAIN] in trained else set()
         if not artifact_folder(file.path) or parts[2] not in versions:
-            continue
+            return set(), set()
+        artifact = store.artifact(parts[1], parts[2])
         if parts[1::2] == ["features", feature_files.IMAGES]:
-            kept |= set(feature_files.feature_files(store.artifact(parts[1], parts[2])))
-        elif parts[1::2] == [synthetic.KIND, synthetic.SCORES]:
-            rows |= synthetic.features_of(store.artifact(parts[1], parts[2]), extractors)
-        elif parts[1::2] == [bundle.KIND, MANIFEST]:
-            rows |= {file.rsplit("/", 2)[1] for file in bundle.graph_files(store.artifact(parts[1], parts[2]))}
-        elif parts[1::2] == ["study", studies.TABLE]:
-            rows |= {row["fingerprint"] for row in studies.read_rows(store.artifact(parts[1], parts[2]))}
-    versions |= rows
+            return set(feature_files.feature_files(artifact)), set()
+        if parts[1::2] == [synthetic.KIND, synthetic.SCORES]:
+            return set(), synthetic.features_of(artifact, extractors)
+        if parts[1::2] == [bundle.KIND, MANIFEST]:
+            return set(), {path.rsplit("/", 2)[1] for path in bundle.graph_files(artifact)}
+        if parts[1::2] == ["study", studies.TABLE]:
+            return set(), {row["fingerprint"] for row in studies.read_rows(artifact)}
+        return set(), set()
+
+    found = store.each(refers_to, files)
+    kept.update(*(paths for paths, _ in found))
+    versions = versions.union(*(addresses for _, addresses in found))
     now = time.time()
     return [
         file
@@ -82,22 +90,26 @@ def unreferenced(graph: Graph, *, older_than: float) -> list[StoredFile]:
 def is_needed(store: ArtifactStore, images: Iterable[str]) -> set[str]:
     """Those of some images that an index or a champion has, or that people decide or have decided on: their features
     are needed whether or not they were inspected."""
+
+    def indexed(path: str) -> set[str]:
+        head = recall(store, path, *HEAD)
+        index = store.artifact("image_index", head["version"]) if head else None
+        return set(image_ids(index)) if index and index.exists() else set()
+
     needed = _held_images(store)
     for _, paths in _champions(store):
         needed |= {PurePosixPath(path).stem for path in paths}
-    for file in store.files("heads"):
-        _, _, kind, _ = ("", *file.path.split("/"))[-4:]
-        if kind == "image_index" and (head := recall(store, file.path, *HEAD)):
-            index = store.artifact("image_index", head["version"])
-            needed |= set(image_ids(index)) if index.exists() else set()
+    heads = [file.path for file in store.files("heads") if file.path.split("/")[-2] == "image_index"]
+    needed.update(*store.each(indexed, heads))
     decided = decided_images(store)
     return {image for image in images if image in needed or content_of(image) in decided}
 
 
 def _champions(store: ArtifactStore) -> list[tuple[str, set[str]]]:
     """Address and feature files of every artifact of every champion so far: a rollback needs all of them."""
-    found: list[tuple[str, set[str]]] = []
-    for file in store.files("champions"):
+
+    def artifacts_of(file: StoredFile) -> list[tuple[str, set[str]]]:
+        found: list[tuple[str, set[str]]] = []
         for entry in HISTORY.read(store, file.path).entries:
             candidate = entry.candidate
             made = (candidate.score_maps, candidate.metrics, candidate.synthetic, candidate.bundle)
@@ -105,12 +117,15 @@ def _champions(store: ArtifactStore) -> list[tuple[str, set[str]]]:
             states = (store.artifact(kind, candidate.state) for kind in STATES)
             trained_on = next(filter(None, map(read_training_set, states)), None)
             found.append((candidate.state, trained_on.feature_files() if trained_on else set()))
-    return found
+        return found
+
+    return [each for of_one in store.each(artifacts_of, store.files("champions")) for each in of_one]
 
 
 def _held_images(store: ArtifactStore) -> set[str]:
     """Ids of training images that wait for a decision: an admitted one needs its features."""
-    return {image for file in store.files("admissions") for image in ADMISSIONS.read(store, file.path).held}
+    read = store.each(lambda file: ADMISSIONS.read(store, file.path), store.files("admissions"))
+    return {image for admissions in read for image in admissions.held}
 
 
 def _is_referenced(path: str, versions: set[str], kept: set[str], held: set[str]) -> bool:

@@ -8,7 +8,7 @@ equal result changes nothing. Plans, automation, builds, tables and predictions 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -19,11 +19,14 @@ from ad_assets.graph.setting_changes import setting_changes
 from ad_assets.graph.stage import Head, Key, Slot, Stage, StageError, Upstream
 from ad_assets.store.contents import Contents, head_damage
 from ad_assets.store.layout import MARKER
-from ad_assets.store.records import read_record, warn
+from ad_assets.store.record_snapshot import Stamped, read_snapshot, write_snapshot
+from ad_assets.store.records import read_stamped_record, warn
 from ad_assets.store.store import HEAD, Artifact, ArtifactStore, CorruptArtifactError
 
 # Seconds between two looks of automation at the sizes of all files, which cost more than one at all heads.
 DAMAGE_SECONDS = 600.0
+# Heads of an object store that are read one by one: so many, and a share of all that makes the snapshot too large.
+FEW, FEW_PERCENT = 4, 2
 REMADE = "what it was made of was made anew"
 FROM_SOMETHING_ELSE = "made from something else"
 
@@ -38,23 +41,41 @@ class _Records:
     def __init__(self, store: ArtifactStore) -> None:
         self._store = store
         self._read: dict[str, tuple[str, Any]] = {}
+        self._exact: dict[str, Stamped] = {}  # heads with the stamps of what was read
         self._stamps: dict[str, str] | None = None
         self.damaged: set[str] = set()
 
-    def refresh(self, slots: Iterable[Slot]) -> bool:
+    def refresh(self, slots: Iterable[Slot], *, note: bool = False) -> bool:
         """List all records; from an object store, read at once the new ones of some heads, else as they are needed.
+
+        Args:
+            slots: whose heads.
+            note: leave the snapshot with all of them, else only where it lacks many.
 
         Returns:
             Whether any record was written or removed since the last listing.
         """
         before = self._stamps
-        self._stamps = {f.path: f.stamp for prefix in ("heads", "attempts") for f in self._store.files(prefix)}
+        listed = self._store.each(self._store.files, ("heads", "attempts"))
+        self._stamps = {file.path: file.stamp for files in listed for file in files}
         self._read = {path: known for path, known in self._read.items() if self._stamps.get(path) == known[0]}
         self.damaged &= self._read.keys()
         if not self._store.is_local:
             paths = {self._store.head_path(*slot) for slot in slots}
-            self._store.each(self.read, sorted(paths & self._stamps.keys() - self._read.keys()))
+            self._read_new(sorted(paths & self._stamps.keys() - self._read.keys()), self._stamps, note)
         return self._stamps != before
+
+    def _read_new(self, paths: Sequence[str], stamps: Mapping[str, str], note: bool) -> None:
+        """Read some heads: those that this process wrote from memory, others from the snapshot if they are many."""
+        own = {path: (stamps[path], head) for path in paths if (head := self._store.written_head(path, stamps[path]))}
+        many = len(paths) > max(FEW, len(stamps) * FEW_PERCENT // 100)
+        found = read_snapshot(self._store, "heads", stamps) if many else {}
+        self._exact |= found | own
+        self._read = {**found, **own, **self._read}
+        self._store.each(self.read, [path for path in paths if path not in self._read])
+        if many and len(set(paths) - found.keys()) > (0 if note else max(FEW, len(found) // 10)):
+            exact = {path: known for path, known in self._exact.items() if stamps.get(path) == known[0]}
+            write_snapshot(self._store, "heads", exact)
 
     def prefetch(self, slots: Iterable[Slot]) -> None:
         """From an object store, read some heads at once."""
@@ -69,7 +90,11 @@ class _Records:
         if path not in self._read or self._read[path][0] != stamp:
             record = None
             try:
-                record = read_record(self._store, path, *(HEAD if path.startswith("heads/") else ATTEMPT))
+                names = HEAD if path.startswith("heads/") else ATTEMPT
+                exact, record = read_stamped_record(self._store, path, *names)
+                # It may have been replaced since it was listed.
+                if exact and names is HEAD:
+                    self._exact[path] = exact, record
             except FileNotFoundError:
                 pass
             except CorruptArtifactError as error:
@@ -77,6 +102,11 @@ class _Records:
                 self.damaged.add(path)
             self._read[path] = stamp, record
         return self._read[path][1]
+
+    @property
+    def are_listed(self) -> bool:
+        """Whether all records were listed, so that it is known which there are."""
+        return self._stamps is not None
 
     def stamp(self, path: str) -> str | None:
         """What changes when a record is written; None: it is not listed. Empty: nothing was listed."""
@@ -117,6 +147,7 @@ class Graph:
         # While something is damaged, check every time: a repair may restore the same head.
         if self._damage or time.monotonic() - self._checked >= DAMAGE_SECONDS:
             self._contents = Contents(self.store, whole=categories is None)
+            self._contents.prefetch(path for slot in slots for path in (self._stored(slot) or {}).get("files", ()))
             found = ((slot, self._damage_now(slot)) for slot in slots)
             self._damage = {slot: (self._stamp(slot), damage) for slot, damage in found if damage}
             self._checked = time.monotonic()
@@ -124,6 +155,12 @@ class Graph:
         if changed or self._damage or any(self._stale.values()) or any(self._due.values()):
             self._forget()
         self._looked = slots
+
+    def note_heads(self) -> None:
+        """From an object store, read all heads at once, and leave in one object what the next process reads of them."""
+        if not self.store.is_local:
+            self._records.refresh(self.slots(), note=True)
+            self._forget()
 
     def _forget(self) -> None:
         self._heads: dict[Slot, Head | None] = {}
@@ -268,7 +305,10 @@ class Graph:
             UpstreamError: something it reads is missing or was made under another setting.
         """
         stage, partition = self.stages[slot[0]], slot[1]
-        self._records.prefetch(self.slots() if partition is None else stage.slots(partition))
+        if partition is None and not (self.store.is_local or self._records.are_listed):
+            self._records.refresh(self.slots())  # it reads most heads: those of this process are known by their ETags
+        else:
+            self._records.prefetch(stage.slots(partition))
         left_out = []
         for (key, category), fault in self.faults(slot).items():
             message = f"{'/'.join(key)}{f' [{category}]' if category else ''} {fault}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,19 @@ class Contents:
         if prefix not in self._listed:
             self._listed[prefix] = {file.path: file.size for file in self.store.files(prefix)}
         return self._listed[prefix].get(path)
+
+    def prefetch(self, paths: Iterable[str]) -> None:
+        """From an object store, list at once what is asked for soon: all artifacts if one request does, else theirs."""
+        if self.store.is_local:
+            return
+        prefixes = {self._prefix(path) for path in paths} - self._listed.keys()
+        folders = {prefix for prefix in prefixes if prefix.startswith(f"{ARTIFACTS}/")}
+        if len(folders) > 1 and (few := self.store.few_files(ARTIFACTS)) is not None:
+            prefixes -= folders
+            self._whole, self._listed[ARTIFACTS] = True, {file.path: file.size for file in few}
+        found = self.store.each(self.store.files, sorted(prefixes))
+        for prefix, files in zip(sorted(prefixes), found, strict=True):
+            self._listed[prefix] = {file.path: file.size for file in files}
 
     def damage(self, sizes: Mapping[str, int]) -> str:
         """A message about the first file whose size differs from the one given; empty where none does."""

@@ -7,7 +7,7 @@ objects. Requests that fail for a transient reason are repeated (`ad_assets.stor
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ from ad_assets.store.checksums import CorruptArtifactError
 from ad_assets.store.compare_and_swap import Change, SwapFile
 from ad_assets.store.local import prune_empty_folders, walk_files
 from ad_assets.store.retry import find_files, retried
-from ad_assets.store.s3_objects import read_whole
+from ad_assets.store.s3_objects import is_object, is_s3, list_few_objects, read_whole
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -118,6 +118,8 @@ class FileStore(Settings):
     def exists(self, path: str) -> bool:
         """Whether a complete file lies at `path`."""
         fs, base = self._open()
+        if is_s3(fs):
+            return retried(lambda: is_object(fs, f"{base}/{path}"), self.location(path))
         try:
             # Not isfile, which returns False when a request fails.
             info = retried(lambda: fs.info(f"{base}/{path}"), self.location(path))
@@ -131,12 +133,15 @@ class FileStore(Settings):
 
     def fetch(self, path: str) -> bytes:
         """The bytes of a file, without verification."""
+        return self.fetch_stamped(path)[0]
+
+    def fetch_stamped(self, path: str) -> tuple[bytes, str]:
+        """As `fetch`, with the stamp that a listing of S3 gives for a file of these bytes; empty elsewhere."""
         fs, base = self._open()
         try:
-            data: bytes = retried(lambda: read_whole(fs, f"{base}/{path}"), self.location(path))
+            return retried(lambda: read_whole(fs, f"{base}/{path}"), self.location(path))
         except FileNotFoundError as error:
             raise self._missing(path) from error
-        return data
 
     def update(self, path: str, change: Change, *, absent: bool = False) -> None:
         """Change a file atomically, so that no change of several processes is lost.
@@ -159,13 +164,20 @@ class FileStore(Settings):
     def delete(self, paths: Iterable[str]) -> None:
         """Delete files and local folders that become empty; missing files are ignored."""
         fs, base = self._open()
-        for path in paths:
+
+        def delete(path: str) -> None:
             try:
                 retried(partial(fs.rm_file, f"{base}/{path}"), self.location(path))
             except FileNotFoundError:
-                continue
+                return
             if self.is_local:
                 prune_empty_folders(Path(base, path).parent, Path(base))
+
+        # The first, which of an artifact is its record, before all others.
+        listed = list(paths)
+        for path in listed[:1]:
+            delete(path)
+        self.each(delete, listed[1:])
 
     def files(self, prefix: str = "") -> list[StoredFile]:
         """All files under a prefix (temporary ones too), sorted by path, from one listing."""
@@ -177,7 +189,18 @@ class FileStore(Settings):
                 for path, status in walk_files(start)
             )
             return sorted(local, key=lambda file: file.path)
-        listing = retried(lambda: find_files(fs, start), self.location(prefix))
+        return self._listed(retried(lambda: find_files(fs, start), self.location(prefix)))
+
+    def few_files(self, prefix: str) -> list[StoredFile] | None:
+        """As `files`; None where that would take an object store more than one request."""
+        fs, base = self._open()
+        if not is_s3(fs):
+            return self.files(prefix)
+        listing = retried(lambda: list_few_objects(fs, f"{base}/{prefix}"), self.location(prefix))
+        return None if listing is None else self._listed(listing)
+
+    def _listed(self, listing: Mapping[str, dict[str, Any]]) -> list[StoredFile]:
+        _, base = self._open()
         found = [
             StoredFile(path[len(base) + 1 :], int(info["size"]), _changed(info), _stamp(info))
             for path, info in listing.items()

@@ -43,7 +43,13 @@ def read_record(store: ArtifactStore, path: str, *names: str, remedy: str = "") 
         FileNotFoundError: there is none.
         CorruptArtifactError: it is damaged, or was written for another path.
     """
-    return _opened(store, path, store.fetch(path), names, remedy)
+    return read_stamped_record(store, path, *names, remedy=remedy)[1]
+
+
+def read_stamped_record(store: ArtifactStore, path: str, *names: str, remedy: str = "") -> tuple[str, dict[str, Any]]:
+    """As `read_record`, with the stamp of what was read as `FileStore.fetch_stamped` has it."""
+    data, stamp = store.fetch_stamped(path)
+    return stamp, _opened(store, path, data, names, remedy)
 
 
 def update_record(

@@ -9,6 +9,7 @@ it is a file, and once more what lies below.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from fsspec.asyn import sync
@@ -23,13 +24,13 @@ def is_s3(fs: Any) -> bool:
     return "s3" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
 
 
-def read_whole(fs: Any, path: str) -> bytes:
-    """The bytes of a file on any fsspec file system; one request where it is S3 and the file shorter than `PART`.
+def read_whole(fs: Any, path: str) -> tuple[bytes, str]:
+    """The bytes of a file on any fsspec file system, and on S3 its ETag; there in one request if shorter than `PART`.
 
     Raises:
         FileNotFoundError: there is none.
     """
-    return read_object(fs, path)[0] if is_s3(fs) else bytes(fs.cat_file(path))
+    return read_object(fs, path) if is_s3(fs) else (bytes(fs.cat_file(path)), "")
 
 
 def read_object(fs: Any, path: str) -> tuple[bytes, str]:
@@ -42,22 +43,39 @@ def read_object(fs: Any, path: str) -> tuple[bytes, str]:
     return content
 
 
+def is_object(fs: Any, path: str) -> bool:
+    """Whether there is an object of this name, from one request: s3fs looks for a folder too where there is none."""
+    bucket, key, _ = fs.split_path(path)
+    try:
+        sync(fs.loop, partial(fs._call_s3, "head_object", Bucket=bucket, Key=key))
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def list_objects(fs: Any, folder: str) -> dict[str, dict[str, Any]]:
     """Path -> ``name``, ``type``, ``size``, ``ETag`` and ``LastModified`` of objects below a folder, or of one.
 
     Raises:
         FileNotFoundError: there is no such bucket.
     """
-    found: dict[str, dict[str, Any]] = sync(fs.loop, _list, fs, folder)
-    return found
+    found, _ = sync(fs.loop, _list, fs, folder)
+    return dict(found)
 
 
-async def _list(fs: Any, folder: str) -> dict[str, dict[str, Any]]:
+def list_few_objects(fs: Any, folder: str) -> dict[str, dict[str, Any]] | None:
+    """As `list_objects`, by one request; None if there are more than one answers, a thousand."""
+    found, complete = sync(fs.loop, _list, fs, folder, 1)
+    return dict(found) if complete else None
+
+
+async def _list(fs: Any, folder: str, most_pages: int = 1 << 30) -> tuple[dict[str, dict[str, Any]], bool]:
+    """The objects, and whether these are all."""
     bucket, key, _ = fs.split_path(folder)
     folder = f"{bucket}/{key}".rstrip("/")
     asked = {"Bucket": bucket, "Prefix": key.rstrip("/")}  # others that begin so are left out below
     found: dict[str, dict[str, Any]] = {}
-    while True:
+    for _ in range(most_pages):
         page = await fs._call_s3("list_objects_v2", **asked)
         for entry in page.get("Contents", ()):
             name = f"{bucket}/{entry['Key']}"
@@ -66,8 +84,9 @@ async def _list(fs: Any, folder: str) -> dict[str, dict[str, Any]]:
                 told = {each: entry[each] for each in ("ETag", "LastModified")}
                 found[name] = {"name": name, "type": "file", "size": entry["Size"], **told}
         if not page.get("IsTruncated"):
-            return found
+            return found, True
         asked["ContinuationToken"] = page["NextContinuationToken"]
+    return found, False
 
 
 async def _read(fs: Any, path: str) -> tuple[bytes, str]:

@@ -28,6 +28,7 @@ from ad_assets.store.checksums import (
     KEY,
     CorruptArtifactError,
     DamagedError,
+    opened_record,
     plain_checksum,
     sealed_tensors,
     tensors_checksum,
@@ -35,7 +36,7 @@ from ad_assets.store.checksums import (
 from ad_assets.store.files import FileStore, MissingFileError, StoredFile, stamp_of
 from ad_assets.store.layout import ARTIFACTS, TENSORS, artifact_folder
 from ad_assets.store.local import write_whole
-from ad_assets.store.records import read_record, recall, write_record
+from ad_assets.store.records import encoded, read_record, recall
 from ad_assets.store.retry import retried
 from ad_assets.store.tensor_files import (
     checksum_of,
@@ -69,12 +70,14 @@ class ArtifactStore(FileStore):
 
     _records: dict[str, dict[str, Any]] = PrivateAttr(default_factory=dict)
     _written: dict[str, WrittenFile] = PrivateAttr(default_factory=dict)
+    _heads: dict[str, tuple[str, dict[str, Any]]] = PrivateAttr(default_factory=dict)
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a file in one step."""
         self._put(path, [data], plain_checksum(path, data) if artifact_folder(path) else "")
 
-    def _put(self, path: str, parts: Sequence[bytes | memoryview], checksum: str) -> None:
+    def _put(self, path: str, parts: Sequence[bytes | memoryview], checksum: str) -> str:
+        """Write a file; returns the stamp that a listing gives for it, empty where that is not known."""
         fs, base = self._open()
         location, stamp = self.location(path), ""
         if self.is_local:
@@ -87,6 +90,7 @@ class ArtifactStore(FileStore):
             stamp = answer.get("ETag", "") if isinstance(answer, dict) else ""
         if artifact_folder(path):
             self._written[path] = WrittenFile(sum(map(len, parts)), checksum, stamp)
+        return stamp
 
     def read_bytes(self, path: str) -> bytes:
         """Read a whole file; a file of an artifact is verified by the checksum in its record."""
@@ -278,7 +282,15 @@ class ArtifactStore(FileStore):
 
     def write_head(self, key: Sequence[str], partition: str | None, head: dict[str, Any]) -> None:
         """Write the head of an asset's partition."""
-        write_record(self, self.head_path(key, partition), head)
+        path = self.head_path(key, partition)
+        data = encoded(path, head)
+        if stamp := self._put(path, [data], ""):
+            self._heads[path] = stamp, opened_record(path, json.loads(data))
+
+    def written_head(self, path: str, stamp: str) -> dict[str, Any] | None:
+        """The head at a path if this process wrote what lies there on S3 with a stamp; else None."""
+        own, head = self._heads.get(path, ("", {}))
+        return head if own and own == stamp else None
 
     @contextmanager
     def valid_content(self, path: str) -> Iterator[None]:

@@ -39,7 +39,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_one_of_the_two(
         return answer
 
     monkeypatch.setattr(fs, "_call_s3", replaced_after_the_first_part)
-    assert read_whole(fs, f"{base}/some/file") == new
+    assert read_whole(fs, f"{base}/some/file")[0] == new
     assert len(answers) > 1
 
 

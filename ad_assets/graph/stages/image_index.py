@@ -360,8 +360,8 @@ def changed_files(dataset: Dataset, store: ArtifactStore, wanted: Collection[str
     except DatasetError:
         return dict.fromkeys(categories, "the table that says what its images are cannot be read")
     changes: dict[str, str] = {}
-    for category in categories:
-        before = read_stamps(store, dataset.name, category)
+    stamps = store.each(partial(read_stamps, store, dataset.name), categories)
+    for category, before in zip(categories, stamps, strict=True):
         now = stamps_of(assigned.get(category, []), listing, dataset.reader.tables(category))
         if dataset.production:
             try:
