@@ -110,6 +110,7 @@ class Session:
 
     benchmark: Benchmark
     stages: list[Stage]
+    graph: Graph
     definitions: dg.Definitions
     instance: dg.DagsterInstance
     steps: list[Step]
@@ -187,7 +188,7 @@ def open_session(options: argparse.Namespace, *, force: bool = False, verify: bo
     steps = [step for step in steps if step.stage.key[0] not in unseen]
     indexes = [stage for stage in stages if stage.kind == "image_index" and dg.AssetKey(list(stage.key)) in selected]
     untested = {stage.key[0]: _untested(graph, stage, options.category) for stage in indexes}
-    return Session(benchmark, stages, definitions, instance, steps, unseen, untested, not options.category)
+    return Session(benchmark, stages, graph, definitions, instance, steps, unseen, untested, not options.category)
 
 
 def _untested(graph: Graph, index: Stage, only: Sequence[str] | None) -> list[str]:

@@ -41,7 +41,6 @@ def add(commands: Commands) -> None:
 
 def _materialize(options: argparse.Namespace) -> int:
     from ad_assets.defs.runs import execute
-    from ad_assets.graph.graph import Graph
     from ad_assets.graph.shown_results import comparison_results, dataset_results
 
     started = time.perf_counter()
@@ -49,7 +48,7 @@ def _materialize(options: argparse.Namespace) -> int:
     if options.new_store:
         _begin_anew(session, options.dataset)
     session.warn()
-    status = 1 if session.unseen else 0
+    status, graph = 1 if session.unseen else 0, session.graph
     if session.steps:
         outcome = execute(
             session.steps,
@@ -63,12 +62,11 @@ def _materialize(options: argparse.Namespace) -> int:
             print(f"FAILED {failure}", file=sys.stderr)
         for waiting in outcome.waiting:
             print(f"WAITING {waiting}", file=sys.stderr)
-        Graph(session.stages, session.benchmark.store).note_heads()
+        graph.refresh_heads()
         status = 1 if outcome.failures else status
         counts = f"{outcome.built} built, {outcome.found} found in the store, {len(outcome.failures)} failed"
     else:
         counts = "nothing to run" if session.unseen else "everything is up to date, nothing to run"
-    graph = Graph(session.stages, session.benchmark.store)
     shown = [dataset_results(graph, name) for name in session.benchmark.datasets if options.dataset in (None, name)]
     if options.dataset is None:
         shown += [comparison_results(graph, name) for name in session.benchmark.comparisons]

@@ -43,7 +43,7 @@ def unreferenced(graph: Graph, *, older_than: float) -> list[StoredFile]:
     # A damaged one is refused: what it refers to would go.
     stored = store.each(lambda path: read_record(store, path, *HEAD), heads)
     versions, trained = {head["version"] for head in stored}, {head["parts"].get(near_copies.TRAIN) for head in stored}
-    graph.note_heads()
+    graph.refresh_heads()
     slots = list(graph.slots())
     for slot in slots:
         if head := graph.planned(slot):

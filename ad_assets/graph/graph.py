@@ -156,11 +156,10 @@ class Graph:
             self._forget()
         self._looked = slots
 
-    def note_heads(self) -> None:
-        """From an object store, read all heads at once, and leave in one object what the next process reads of them."""
-        if not self.store.is_local:
-            self._records.refresh(self.slots(), note=True)
-            self._forget()
+    def refresh_heads(self) -> None:
+        """Look at all heads again, at no files; an object store gets them in one object, for the next process."""
+        self._records.refresh(self.slots(), note=True)
+        self._forget()
 
     def _forget(self) -> None:
         self._heads: dict[Slot, Head | None] = {}
