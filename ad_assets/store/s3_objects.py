@@ -72,20 +72,23 @@ def list_few_objects(fs: Any, folder: str) -> dict[str, dict[str, Any]] | None:
 async def _list(fs: Any, folder: str, most_pages: int = 1 << 30) -> tuple[dict[str, dict[str, Any]], bool]:
     """The objects, and whether these are all."""
     bucket, key, _ = fs.split_path(folder)
-    folder = f"{bucket}/{key}".rstrip("/")
-    asked = {"Bucket": bucket, "Prefix": key.rstrip("/")}  # others that begin so are left out below
+    key = key.rstrip("/")
+    asked = {"Bucket": bucket, "Prefix": key}  # without a slash: it may be a file
     found: dict[str, dict[str, Any]] = {}
-    for _ in range(most_pages):
+    for number in range(most_pages):
         page = await fs._call_s3("list_objects_v2", **asked)
         for entry in page.get("Contents", ()):
-            name = f"{bucket}/{entry['Key']}"
-            # What ends so is an empty object that stands for a folder.
-            if not name.endswith("/") and (name == folder or name.startswith(f"{folder}/")):
+            # What ends in a slash is an empty object that stands for a folder.
+            if not entry["Key"].endswith("/") and (not key or f"{entry['Key']}/".startswith(f"{key}/")):
+                name = f"{bucket}/{entry['Key']}"
                 told = {each: entry[each] for each in ("ETag", "LastModified")}
                 found[name] = {"name": name, "type": "file", "size": entry["Size"], **told}
         if not page.get("IsTruncated"):
             return found, True
-        asked["ContinuationToken"] = page["NextContinuationToken"]
+        if number == 0 and key:  # what else begins so may be any number: from here on, what lies below alone
+            asked["Prefix"] = f"{key}/"
+        else:
+            asked["ContinuationToken"] = page["NextContinuationToken"]
     return found, False
 
 

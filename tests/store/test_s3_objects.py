@@ -45,7 +45,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_one_of_the_two(
 
 def test_listings_have_all_pages_and_what_s3fs_lists(s3_store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"heads/a/{number:02}.json" for number in range(7)]
-    for name in (*names, "heads-of-others", "other/x"):
+    for name in (*names, *(f"heads-of-others/{number}" for number in range(4)), "other/x"):
         s3_store.write_bytes(name, name.encode())
     fs, base = s3_store._open()
     call = fs._call_s3
@@ -62,7 +62,10 @@ def test_listings_have_all_pages_and_what_s3fs_lists(s3_store: ArtifactStore, mo
         path: (info["size"], info["ETag"]) for path, info in theirs.items()
     }
     assert list_objects(fs, f"{base}/none") == {}
-    assert [file.path for file in s3_store.files()] == sorted([*names, "heads-of-others", "other/x"])
+    assert [file.path for file in s3_store.files()] == sorted(
+        [*names, *(f"heads-of-others/{number}" for number in range(4)), "other/x"]
+    )
+    assert [*list_objects(fs, f"{base}/other/x")] == [f"{base}/other/x"]
 
 
 def test_one_request_a_read_a_listing_and_a_commit(s3_endpoint: str, s3_store: ArtifactStore) -> None:
