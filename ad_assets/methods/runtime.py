@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+TAKEN_ROWS = 1 << 14  # of a matrix, that are copied at once
 ProgressReport = Callable[[str, int, int], None]
 
 
@@ -136,6 +137,22 @@ class Runtime:
             rows[rank[first : first + len(part)]] = part
             first += len(part)
         return rows
+
+    def taken(self, what: str, rows: Tensor, numbers: Tensor) -> Tensor:
+        """Some rows of a matrix (N, D), by number (M,); of one in main memory in `empty`.
+
+        Args:
+            what: as of `empty`.
+            rows: float32.
+            numbers: int64, on their device.
+        """
+        if rows.device.type != "cpu":
+            return rows[numbers]
+        found, first = self.empty(what, len(numbers), rows.shape[1]), 0
+        for some in numbers.split(TAKEN_ROWS):
+            found[first : first + len(some)] = rows[some]
+            first += len(some)
+        return found
 
     def fits(self, size: int) -> bool:
         """Whether the budget in main memory holds so many bytes at once."""

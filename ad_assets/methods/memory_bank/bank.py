@@ -12,6 +12,8 @@ from ad_assets.methods.state import State
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ad_assets.methods.runtime import Runtime
+
 # Parts of a bank, ascending: the numbers of rows (m,), the rows (m, D), and which are compared (m,); None: all.
 Blocks = list[tuple["Tensor", "Tensor", "Tensor | None"]]
 
@@ -107,8 +109,8 @@ class MemoryBank(State):
         kept[own] = False
         return [(numbers, self.rows, kept)]
 
-    def without(self, image_ids: Collection[str]) -> MemoryBank:
-        """The rows that do not come from some images.
+    def without(self, image_ids: Collection[str], runtime: Runtime) -> MemoryBank:
+        """The rows that do not come from some images; beyond the memory budget in a temporary file.
 
         Raises:
             ValueError: none is left.
@@ -127,7 +129,8 @@ class MemoryBank(State):
                 "against: fit other images too, or a larger coreset_ratio"
             )
         ids = [self.image_ids[number] for number in kept]
-        return replace(self, rows=self.rows[left], source=source[left], place=self.place[left], image_ids=ids)
+        rows = runtime.taken("the rows of the bank", self.rows, left.nonzero().flatten())
+        return replace(self, rows=rows, source=source[left], place=self.place[left], image_ids=ids)
 
     def own_rows(self, image_ids: Sequence[str], patches: int) -> Tensor:
         """(B, patches) int64 on the CPU: which row of the bank each patch of these images is; -2 where it is none."""

@@ -3,10 +3,11 @@
 Only projected patches are read often: those in all dimensions are read in blocks, to project them, to gather those that
 are chosen, and to measure the covering radius.
 
-In parts, merge and reduce: of each part of the patches `OVERSAMPLING` times as many as its share are selected, and the
-coreset among these. With r the covering radius of the selections and s that of the coreset among them, no patch is
-farther than r + s from the coreset; greedy selection is within twice the smallest radius each time, so that the whole
-is within four times it (Malkomes et al., NeurIPS 2015, for as many of each part as of all; figures: docs/speed.md).
+In parts, merge and reduce: of each part of the patches `OVERSAMPLING` times as many as its share are selected, though
+no more than `MOST_KEPT` of it or its share, and the coreset among these. With r the covering radius of the selections
+and s that of the coreset among them, no patch is farther than r + s from the coreset (figures: docs/speed.md). Greedy
+selection is within twice the smallest radius each time; with as many of each part as of all, the whole is within four
+times it (Malkomes et al., NeurIPS 2015).
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 OFFICIAL_ANCHORS = 10
 BOUNDS, PROJECTED = "the bounds of the selection", "the projected patches"
-OVERSAMPLING = 2  # of the selections in parts
+# Of the selections in parts: 2 times a part's share cost a fifth of the covering radius, 8 next to nothing
+# (docs/speed.md). What is kept of a part bounds the time of the selection among them.
+OVERSAMPLING, MOST_KEPT = 8, 0.4
 BYTES_A_PATCH = 40  # that the selection holds of each patch beside its projection: bounds, and which pick they are to
 
 
@@ -78,10 +81,16 @@ def selection_needs(
     if selection.parts == 1:
         return {BOUNDS: _bounds_bytes(patches, count, values)}, {PROJECTED: 4 * values * patches}
     part = -(-patches // selection.parts)
-    own = min(part, -(-OVERSAMPLING * count * part // patches))
+    own = _wanted(part, count, patches)
     among = min(patches, own * selection.parts)
     bounds = max(_bounds_bytes(part, own, values), _bounds_bytes(among, count, values))
     return {BOUNDS: bounds}, {PROJECTED: 4 * values * part, "the selections of all parts": 4 * values * among}
+
+
+def _wanted(part: int, count: int, total: int) -> int:
+    """How many of a part of the patches are selected, where `count` of all are."""
+    share = -(-count * part // total)
+    return min(part, max(share, min(OVERSAMPLING * share, int(MOST_KEPT * part))))
 
 
 def _bounds_bytes(patches: int, count: int, values: int) -> int:
@@ -158,8 +167,7 @@ class _Selector:
 
         total = len(self.patches)
         parts = spans(total, -(-total // self.selection.parts))
-        shares = [-(-OVERSAMPLING * count * (each.stop - each.start) // total) for each in parts]
-        wanted = [min(each.stop - each.start, share) for each, share in zip(parts, shares, strict=True)]
+        wanted = [_wanted(each.stop - each.start, count, total) for each in parts]
         self._check_device(sum(wanted))
         numbers, among, done = [], self._room(sum(wanted)), 0
         for each, own in zip(parts, wanted, strict=True):

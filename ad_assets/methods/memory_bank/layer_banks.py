@@ -12,6 +12,8 @@ from ad_assets.methods.state import State
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ad_assets.methods.runtime import Runtime
+
 
 @dataclass(frozen=True)
 class LayerBanks(State):
@@ -49,13 +51,13 @@ class LayerBanks(State):
         banks = [MemoryBank.joined([state.bank(layer) for state in states]) for layer in range(layers.pop())]
         return cls(*_parts(banks), banks[0].image_ids, [bank.grid for bank in banks])
 
-    def without(self, image_ids: Collection[str]) -> LayerBanks:
+    def without(self, image_ids: Collection[str], runtime: Runtime) -> LayerBanks:
         """The rows that do not come from some images.
 
         Raises:
             ValueError: of some layer none is left.
         """
-        banks = [self.bank(layer).without(image_ids) for layer in range(len(self.rows))]
+        banks = [self.bank(layer).without(image_ids, runtime) for layer in range(len(self.rows))]
         rows, source, place = _parts(banks)
         return replace(self, rows=rows, source=source, place=place, image_ids=banks[0].image_ids)
 

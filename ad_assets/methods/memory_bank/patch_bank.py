@@ -222,8 +222,8 @@ class PatchBank(Method[MemoryBank]):
 
     def without(self, state: MemoryBank, image_ids: Collection[str], train: Features, runtime: Runtime) -> MemoryBank:
         """The bank without the rows of some images."""
-        del train, runtime
-        return state.without(image_ids)
+        del train
+        return state.without(image_ids, runtime)
 
     @property
     def join_fault(self) -> str:

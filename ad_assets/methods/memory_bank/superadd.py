@@ -93,8 +93,8 @@ class SuperAdd(Method[LayerBanks]):
 
     def without(self, state: LayerBanks, image_ids: Collection[str], train: Features, runtime: Runtime) -> LayerBanks:
         """The banks without the rows of some images."""
-        del train, runtime
-        return state.without(image_ids)
+        del train
+        return state.without(image_ids, runtime)
 
     @property
     def join_fault(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -13,7 +14,6 @@ import torch
 
 from ad_assets.kernels.parallel import spans
 from ad_assets.methods import Runtime
-from ad_assets.methods.memory_bank.coreset import OVERSAMPLING
 from ad_assets.methods.memory_bank.patchcore import PatchCore
 from tests.benchmarks.measure import peak_anonymous_megabytes
 from tests.support.made_features import MadeFeatures
@@ -88,7 +88,8 @@ def test_parts_are_selected_from_and_then_their_selections(parts: int) -> None:
         numbers = []
         for part in spans(len(rows), -(-len(rows) // parts)):
             own = part.stop - part.start
-            wanted = min(own, -(-OVERSAMPLING * count * own // len(rows)))
+            share = math.ceil(count * own / len(rows))
+            wanted = max(share, min(8 * share, math.floor(0.4 * own)))
             numbers += [part.start + number for number in chosen(rows[part], wanted)]
     picks = [numbers[number] for number in chosen(rows[numbers], count)]
     assert torch.equal(state.rows, rows[picks])
