@@ -72,7 +72,8 @@ def main() -> None:
         print(", ".join(f"{key} {value:.6g}" for key, value in results[-1].items()), flush=True)
     whole = results[0]
     for each in results:
-        assert each["extra_mb"] < each["told_mb"] + 1000 * MEMORY_GB  # and temporary tensors, which keep to it
+        # Temporary tensors keep to the budget; beside them are blocks of patches, and taps of a batch.
+        assert each["extra_mb"] < each["told_mb"] + 1300 * MEMORY_GB
         assert each["radius"] < 1.2 * whole["radius"]
         assert abs(each["auroc"] - whole["auroc"]) < 0.01
 
