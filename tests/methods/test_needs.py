@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
-from ad_assets.kernels import scratch
+from ad_assets.kernels import proxies, scratch
 from ad_assets.methods import METHODS, Runtime
 from ad_assets.methods.needs import Needs, disk_warning, growth_warning, most_images
 from tests.support.method_lanes import SMALL, configured, lane, tensors, tiny_images
@@ -112,8 +113,8 @@ BEYOND: list[tuple[str, dict[str, Any], float]] = [
     ("patchcore", {"coreset_ratio": 0.3, "projection": 4, "preselect": 0.6}, 0.8e3),
     ("patchcore", {"coreset_ratio": 0.3, "projection": 4, "parts": 2}, 1.0e3),
     ("patchcore", {"subsampling": "random"}, 0.1e3),
-    ("patchcore", {"subsampling": "proxies"}, 0.1e3),
-    ("patchcore", {"coreset_ratio": 1.0, "skip": "self"}, 0.1e3),
+    ("patchcore", {"subsampling": "proxies"}, 2.0e3),
+    ("patchcore", {"coreset_ratio": 1.0, "skip": "self"}, 0.5e3),
     ("patchcluster", {"coreset_ratio": 1.0}, 0.1e3),
     ("patchcore_lof", {}, 0.1e3),
     ("anomalydino", {}, 0.1e3),
@@ -141,6 +142,7 @@ def test_no_number_depends_on_the_budget(
         return plain(shape, dtype, what)
 
     monkeypatch.setattr(scratch, "mapped", mapped)
+    monkeypatch.setattr(proxies, "learned_proxies", partial(proxies.learned_proxies, steps=20))
     wide = WIDE if name.startswith("patchc") else {}
     method = configured(name, {**options, **wide})
     images = tiny_images()

@@ -145,6 +145,7 @@ def test_a_category_is_materialized_from_the_page(server: DevServer, page: Any, 
     assert "&lt;i&gt;" in missing.text()
 
 
+@pytest.mark.slow
 def test_a_changed_setting_shows_and_a_job_mends_it(server: DevServer, page: Any, tmp_path: Path) -> None:
     shots = Path(os.environ.get("AD_ASSETS_SCREENSHOTS", tmp_path))
     bank = dg.AssetKey(["parts", "small", "memory_bank"])
@@ -171,10 +172,6 @@ def test_a_changed_setting_shows_and_a_job_mends_it(server: DevServer, page: Any
     page.goto(f"{server.url}/locations/ad_assets/jobs/bring_up_to_date/playground")
     page.get_by_role("button", name="Launch Run").click()
     server.wait_for(lambda: answer() is True, "the bank is current again", PATIENCE / 1000)
-    neighbours = dg.AssetCheckKey(dg.AssetKey(["parts", "small", "neighbours"]), "current")
-    [record] = server.instance.event_log_storage.get_asset_check_execution_history(neighbours, limit=1)
-    assert record.evaluation
-    server.wait_until_quiet(["current_assets"], PATIENCE / 1000)
     assert not [each for each in server.runs() if each.dagster_run.status is dg.DagsterRunStatus.FAILURE]
 
 
