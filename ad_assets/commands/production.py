@@ -195,7 +195,8 @@ def _decide(benchmark: Benchmark, options: argparse.Namespace) -> int:
         raise ConfigError("name the category of the images to decide on")
     decision: Decision = "admit" if options.admit else "reject"
     reviewed = review(benchmark, dataset, category, options.admit or options.reject, decision)
-    print("\n".join(reviewed.lines(decision)))
+    for line in reviewed.lines(decision):
+        print(line)
     if reviewed.standing:
         print(
             f"{reviewed.standing} have an earlier decision, which is only replaced by naming the image", file=sys.stderr
