@@ -169,10 +169,10 @@ def open_session(options: argparse.Namespace, *, force: bool = False, verify: bo
             raise ConfigError(f"--select {options.select}: no asset matches; `ad-assets status` lists them")
     categories = {category for s in stages if dg.AssetKey(list(s.key)) in selected for category in s.partitions or ()}
     for category in options.category or ():
-        if category not in categories:
-            names = ", ".join(sorted(categories)) or "none"
-            reasons = "".join(f"; {name}: {reason}" for name, reason in unseen.items())
-            raise ConfigError(f"no category {category!r}; there are: {names}{reasons}")
+        try:
+            check_name("category", category, sorted(categories))
+        except ConfigError as error:
+            raise ConfigError("; ".join([str(error), *(f"{name}: {why}" for name, why in unseen.items())])) from error
     instance = open_instance(benchmark.source)
     register_categories(stages, instance)
     graph = Graph(stages, benchmark.store)

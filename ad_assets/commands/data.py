@@ -177,8 +177,10 @@ def _indexes(
     unknown = [category for category in wanted or () if category not in categories]
     for category in unknown:
         reason = reader.left_out().get(category)
-        message = f"{category} is left out: it {reason}" if reason else f"no category {category!r}"
-        raise ConfigError(f"{dataset.name}: {message}; there are: {', '.join(categories)}")
+        if reason:
+            there = ", ".join(categories)
+            raise ConfigError(f"{dataset.name}: {category} is left out: it {reason}; there are: {there}")
+        check_name("category", category, categories, f"dataset {dataset.name}")
     for category, reason in () if wanted else reader.left_out().items():
         print(f"left out  {category}: {reason}")
     failed = _prepared(dataset, reader, wanted or categories)

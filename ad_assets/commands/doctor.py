@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -11,10 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from ad_assets.backbones.backbone import load_backbone
-from ad_assets.backbones.extractor import Extractor
 from ad_assets.backbones.reach import reach_of
 from ad_assets.backbones.view import View
 from ad_assets.backbones.weights import licence_of
@@ -23,7 +20,6 @@ from ad_assets.commands.needs_checks import needs_checks
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.prediction.line_outbox import waiting
 from ad_assets.settings.compute import usable_cores
-from ad_assets.settings.home import without_tilde
 from ad_assets.store.contents import Contents, head_damage
 from ad_assets.store.records import read_record
 from ad_assets.store.store import CorruptArtifactError
@@ -153,20 +149,6 @@ def weights(benchmark: Benchmark, name: str) -> Finding:
     if not all(bool(each.isfinite().all()) for each in taps):
         return Finding(f"extractor {name}", False, f"{facts}: not all features of a grey image are finite numbers")
     return Finding(f"extractor {name}", True, facts)
-
-
-def cached_weights(extractor: Extractor) -> bool:
-    """Whether weights are on this machine, by file names alone; loads nothing and contacts no hub."""
-    if extractor.weights == "hub":
-        folder = hub_cache() / f"models--timm--{extractor.backbone}" / "snapshots"
-        return any(folder.glob("*/*.safetensors")) or any(folder.glob("*/*.bin"))
-    return True  # a benchmark file whose weights are files or packages does not load without them
-
-
-def hub_cache() -> Path:
-    """Hugging Face's cache folder, by its environment variables."""
-    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    return without_tilde(os.environ.get("HF_HUB_CACHE") or home / "hub")
 
 
 def _data(benchmark: Benchmark, name: str) -> Finding:

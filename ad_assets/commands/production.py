@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ad_assets.commands.common import Commands, Parser
 from ad_assets.config.benchmark import Benchmark
-from ad_assets.config.faults import check_name
+from ad_assets.config.faults import check_name, did_you_mean
 from ad_assets.config.load import ConfigError, load_config
 
 if TYPE_CHECKING:
@@ -219,12 +219,12 @@ def load_line(options: argparse.Namespace) -> Benchmark:
     if dataset is None or not dataset.production:
         raise ConfigError(
             f"{benchmark.source} has no production dataset {options.dataset!r} (a dataset with the section "
-            f"production); it has: {', '.join(lines) or 'none'}"
+            f"production); {did_you_mean(options.dataset, lines)}it has: {', '.join(lines) or 'none'}"
         )
     detector = getattr(options, "detector", None)
     lanes = [name for name, lane in dataset.detectors.items() if lane.has_champions]
-    if detector is not None and detector not in lanes:
-        raise ConfigError(f"{options.dataset} has no lane {detector!r}; it has: {', '.join(lanes)}")
+    if detector is not None:
+        check_name("lane", detector, lanes, options.dataset)
     # An empty store has no history, and decisions in another store have no effect.
     if not is_named_beside_images(dataset, benchmark.store):
         from ad_assets.defs.runs import open_instance  # imports Dagster, which takes longer than most decisions

@@ -7,7 +7,6 @@ import json
 import re
 import textwrap
 from collections.abc import Sequence
-from difflib import get_close_matches
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +63,7 @@ def named(name: str | None) -> Sequence[Setting]:
     Raises:
         ConfigError: there are none.
     """
-    from ad_assets.config.faults import ConfigError
+    from ad_assets.config.faults import ConfigError, did_you_mean
     from ad_assets.config.sections import NAME, all_settings
 
     settings = all_settings()
@@ -81,7 +80,7 @@ def named(name: str | None) -> Sequence[Setting]:
     found = [each for each in settings if name in (each.name, each.path) or name in each.section.split(".")]
     if not found:
         known = dict.fromkeys(text for each in settings for text in (*each.kinds, *each.section.split("."), each.name))
-        close = "".join(f"did you mean {each!r}? " for each in get_close_matches(name, known.keys() - {NAME, ""}, n=1))
+        close = did_you_mean(name, sorted(known.keys() - {NAME, ""}))
         raise ConfigError(f"no method, reader, section or key {name!r}; {close}`ad-assets settings` lists all")
     return found
 

@@ -7,7 +7,6 @@ import json
 import zoneinfo
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, field_validator
@@ -15,6 +14,7 @@ from pydantic import BaseModel, Field, field_validator
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.decision import Decision
 from ad_assets.config.export import Export
+from ad_assets.config.faults import did_you_mean
 from ad_assets.datasets import Reader
 from ad_assets.methods import Method
 from ad_assets.methods.base import Stage as MethodStage
@@ -336,9 +336,7 @@ class Dataset:
             named += [(f"studies.{study.name}.{variant}", name) for variant, name in own]
         names = ", ".join(known[:SHOWN_NAMES]) + (", ..." if len(known) > SHOWN_NAMES else "")
         return [
-            f"{path}.{place}.categories: no category {name}; "
-            + "".join(f"did you mean {close!r}? " for close in get_close_matches(name, known, n=1))
-            + f"choose from: {names or 'none'}"
+            f"{path}.{place}.categories: no category {name}; {did_you_mean(name, known)}choose from: {names or 'none'}"
             for place, name in named
             if name not in known
         ]

@@ -37,6 +37,11 @@ def key_text(key: object) -> str:
     return text if text.isprintable() and len(text) <= MOST_SHOWN else shown(text)
 
 
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """``did you mean 'sigma'? ``, after the closest of some names; empty where none is close."""
+    return "".join(f"did you mean {each!r}? " for each in difflib.get_close_matches(name[:100], list(names), n=1))
+
+
 def check_name(what: str, name: str, names: Iterable[str], whose: str = "") -> None:
     """Refuse a name that is none of those of a kind.
 
@@ -45,9 +50,8 @@ def check_name(what: str, name: str, names: Iterable[str], whose: str = "") -> N
     """
     known = list(names)
     if name not in known:
-        close = "".join(f"did you mean {each!r}? " for each in difflib.get_close_matches(name, known, n=1))
         there = f"{'it has' if whose else 'there are'}: {', '.join(known) or 'none'}"
-        raise ConfigError(f"{f'{whose} has ' if whose else ''}no {what} {name!r}; {close}{there}")
+        raise ConfigError(f"{f'{whose} has ' if whose else ''}no {what} {name!r}; {did_you_mean(name, known)}{there}")
 
 
 def fault_list(head: str, faults: Sequence[str]) -> str:
@@ -131,9 +135,7 @@ class Checker:
         return None
 
     def _unknown(self, key: str, allowed: Iterable[str], place: str) -> None:
-        close = difflib.get_close_matches(key[:100], list(allowed), n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        self.faults.append(f"{place}: unknown key; {hint}allowed: {', '.join(sorted(allowed))}")
+        self.faults.append(f"{place}: unknown key; {did_you_mean(key, allowed)}allowed: {', '.join(sorted(allowed))}")
 
 
 def _keys(model: type[BaseModel], place: Sequence[int | str], also: Sequence[str]) -> list[str]:

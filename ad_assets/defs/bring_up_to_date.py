@@ -11,6 +11,7 @@ import dagster as dg
 from pydantic import Field
 
 from ad_assets.config.benchmark import Benchmark
+from ad_assets.config.faults import ConfigError, check_name
 from ad_assets.defs.partitions import register_categories
 from ad_assets.defs.plan import plan
 from ad_assets.defs.runs import execute
@@ -42,8 +43,8 @@ def bring_up_to_date_job(
     @dg.op(name=f"{name}_make" if name else "make")
     def make(context: dg.OpExecutionContext, config: BringUpToDate) -> None:
         definitions, stages = assets()
-        _refuse("datasets", config.datasets, {stage.key[0] for stage in stages})
-        _refuse("categories", config.categories, {each for stage in stages for each in stage.partitions or ()})
+        _check_names("dataset", config.datasets, {stage.key[0] for stage in stages})
+        _check_names("category", config.categories, {each for stage in stages for each in stage.partitions or ()})
         register_categories(stages, context.instance)
         steps = plan(
             benchmark,
@@ -74,7 +75,9 @@ def bring_up_to_date_job(
     return job
 
 
-def _refuse(field: str, asked: Collection[str], known: Collection[str]) -> None:
-    if unknown := sorted(set(asked) - set(known)):
-        there = ", ".join(sorted(known)) or "none"
-        raise dg.Failure(f"{field}: there is no {', '.join(unknown)}; there are: {there}", allow_retries=False)
+def _check_names(what: str, asked: Collection[str], known: Collection[str]) -> None:
+    try:
+        for name in asked:
+            check_name(what, name, sorted(known))
+    except ConfigError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error

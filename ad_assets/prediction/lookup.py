@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ad_assets.config.benchmark import Benchmark, Dataset, Detector
+from ad_assets.config.faults import did_you_mean
 from ad_assets.config.load import ConfigError, load_config
 from ad_assets.graph.lanes import ScoringStages, scoring_stages
 from ad_assets.graph.stages.features import features_stage
@@ -122,5 +123,5 @@ def _chosen(name: str | None, choices: Mapping[str, Named], what: str, where: st
             return next(iter(choices.values()))
         raise DetectorError(f"name a {what}: {where} has several: {names}" if choices else f"{where} has no {what}")
     if name not in choices:
-        raise DetectorError(f"{where} has no {what} {name!r}; it has: {names}")
+        raise DetectorError(f"{where} has no {what} {name!r}; {did_you_mean(name, choices)}it has: {names}")
     return choices[name]

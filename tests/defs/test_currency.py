@@ -54,7 +54,7 @@ def test_a_changed_setting_shows_all_the_way_down_and_the_job_mends_it(bench: Be
     assert not bench.plan()
     asked = {"ops": {"make": {"config": {"categories": ["wahser"]}}}}
     refused = job.execute_in_process(instance=bench.instance, run_config=asked, raise_on_error=False)
-    assert "there is no wahser; there are: bolt, nut" in str(refused.all_events)
+    assert "no category 'wahser'; there are: bolt, nut" in str(refused.all_events)
     assert len(stages) == len(bench.stages)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ad_assets.commands.common import Commands, Overrides
+from ad_assets.config.faults import check_name
 from ad_assets.config.load import ConfigError, load_config, suited
 from ad_assets.papers.numbered_tables import NumberedTable, Part, Systems, numbered_table, numbered_tables
 from ad_assets.report.leaderboard import STANDARD
@@ -149,8 +150,8 @@ class _Graphs:
         if self._options.config and all(each.reason for each in parts):
             raise ConfigError(parts[0].reason)
         for category in self._options.category or ():
-            if known and category not in known:
-                raise ConfigError(f"no category {category!r}; there are: {', '.join(known)}")
+            if known:
+                check_name("category", category, known)
 
 
 def _wrong_as_shipped(source: str) -> bool:

@@ -74,7 +74,8 @@ def bring_up_to_date(
 
 def _without_weights(graph: Measurements, names: Sequence[str]) -> dict[str, str]:
     """Extractor -> why its backbone cannot be had, of those that cannot."""
-    from ad_assets.commands.doctor import cached_weights, weights
+    from ad_assets.backbones.weights import cached_weights
+    from ad_assets.commands.doctor import weights
 
     reasons: dict[str, str] = {}
     unreachable = False

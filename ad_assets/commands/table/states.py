@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ad_assets.commands.doctor import cached_weights
+from ad_assets.backbones.weights import cached_weights
 from ad_assets.commands.table.measured import Measurements, extractors, names
 from ad_assets.papers.numbered_tables import Part
 from ad_assets.settings.home import without_tilde
