@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ad_assets.commands.common import Commands, TerminalLog
+from ad_assets.commands.live_progress import live_progress
 from ad_assets.datasets.names import plain, plain_name
 
 if TYPE_CHECKING:
@@ -42,17 +43,18 @@ def _bisect(options: argparse.Namespace) -> int:
     from ad_assets.graph.progress import Progress
     from ad_assets.prediction.bisection import bisect_landings
 
-    found = bisect_landings(
-        options.dataset,
-        options.detector,
-        options.category,
-        options.metric,
-        options.config,
-        options.set,
-        first=options.first,
-        last=options.last,
-        report=Progress(TerminalLog(), "bisect"),
-    )
+    with live_progress():
+        found = bisect_landings(
+            options.dataset,
+            options.detector,
+            options.category,
+            options.metric,
+            options.config,
+            options.set,
+            first=options.first,
+            last=options.last,
+            report=Progress(TerminalLog(), "bisect"),
+        )
     for line in _lines(found):
         print(plain(line))
     return 0

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ad_assets.commands.output import show
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.config.faults import check_name
 from ad_assets.config.load import ConfigError, load_config
 from ad_assets.datasets.names import plain
+from ad_assets.graph.progress import is_watched
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -96,7 +98,8 @@ class TerminalLog:
 
     def info(self, message: str) -> None:
         """Print a message with the time."""
-        print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
+        if not is_watched():
+            print(plain(f"{time.strftime('%H:%M:%S')} {message}"), file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -123,13 +126,13 @@ class Session:
         from ad_assets.datasets.strays import misfits
 
         for name, reason in self.unseen.items():
-            print(plain(f"FAILED {name}: {reason}"), file=sys.stderr)
+            show(plain(f"FAILED {name}: {reason}"), sys.stderr)
         for name in dict.fromkeys(stage.key[0] for stage in self.stages if stage.kind == "image_index"):
             problems = [] if name in self.unseen or not self.whole else misfits(self.benchmark.datasets[name].reader)
             for problem in problems[:SHOWN]:
-                print(f"LEFT OUT {name}: {problem}", file=sys.stderr)
+                show(f"LEFT OUT {name}: {problem}", sys.stderr)
             if len(problems) > SHOWN:
-                print(f"LEFT OUT {name}: {len(problems) - SHOWN} more; see `ad-assets data check`", file=sys.stderr)
+                show(f"LEFT OUT {name}: {len(problems) - SHOWN} more; see `ad-assets data check`", sys.stderr)
 
 
 def open_session(options: argparse.Namespace, *, force: bool = False, verify: bool = False) -> Session:
@@ -154,7 +157,7 @@ def open_session(options: argparse.Namespace, *, force: bool = False, verify: bo
     except ValueError as error:
         raise ConfigError(f"{benchmark.source}: {error}") from error
     for fault in _unknown_categories(benchmark, stages):
-        print(f"FAULT {fault}", file=sys.stderr)
+        show(f"FAULT {fault}", sys.stderr)
     unseen = _unseen(benchmark, stages, options.dataset)
     if unseen and len(unseen) == len([name for name in benchmark.datasets if options.dataset in (None, name)]):
         raise ConfigError("; ".join(f"{name}: {reason}" for name, reason in unseen.items()))  # nothing can be done

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, get_args
 
 from ad_assets.commands import export_bundle
-from ad_assets.commands.common import Commands
+from ad_assets.commands.common import Commands, TerminalLog
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.config.faults import check_name
 from ad_assets.config.load import ConfigError, load_config, materialize_command
@@ -138,7 +138,7 @@ def _write_category(
     from ad_assets_runtime.geometry import unfit_map
 
     extractor = benchmark.extractors[benchmark.datasets[stage.key[0]].detectors[stage.key[1]].extractor]
-    progress = Progress(_StandardError(), f"{stage.name} [{category}]")
+    progress = Progress(TerminalLog(), f"{stage.name} [{category}]")
     by_id: dict[str, list[Target]] = {}
     for image in images:
         by_id.setdefault(image.image_id, []).append(image)
@@ -212,13 +212,6 @@ def _leaderboard(options: argparse.Namespace) -> int:
         print(f"ad-assets: {options.out} cannot be written: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-class _StandardError:
-    """Progress for people; the standard output is for results."""
-
-    def info(self, line: str) -> None:
-        print(line, file=sys.stderr)
 
 
 def _load(options: argparse.Namespace) -> tuple[Benchmark, Graph]:

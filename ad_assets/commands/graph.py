@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 import time
 from pathlib import Path
 
 from ad_assets.commands.common import Commands, Session, open_session
-from ad_assets.commands.plan_text import plan_text, plan_values
+from ad_assets.commands.live_progress import live_progress
+from ad_assets.commands.output import add_json, print_json, show, show_table, terminal
+from ad_assets.commands.plan_text import plan_rows, plan_text, plan_values
 from ad_assets.config.load import is_shipped
 
 
@@ -36,7 +37,7 @@ def add(commands: Commands) -> None:
     status = commands.add(
         "status", _status, "show what is stale, why, and what would run", commands.shared, commands.scope
     )
-    status.add_argument("--json", action="store_true", help="print the asset partitions that would run as JSON")
+    add_json(status, "the asset partitions that would run")
 
 
 def _materialize(options: argparse.Namespace) -> int:
@@ -50,28 +51,31 @@ def _materialize(options: argparse.Namespace) -> int:
     session.warn()
     status, graph = 1 if session.unseen else 0, session.graph
     if session.steps:
-        outcome = execute(
-            session.steps,
-            session.definitions,
-            session.instance,
-            force=options.force,
-            verify=options.verify,
-            before=lambda title: print(f"== {title}", file=sys.stderr),
-        )
+        with live_progress(len(session.steps)):
+            outcome = execute(
+                session.steps,
+                session.definitions,
+                session.instance,
+                force=options.force,
+                verify=options.verify,
+                before=lambda title: print(f"== {title}", file=sys.stderr),
+            )
         for failure in outcome.failures:
-            print(f"FAILED {failure}", file=sys.stderr)
+            show(f"FAILED {failure}", sys.stderr)
         for waiting in outcome.waiting:
-            print(f"WAITING {waiting}", file=sys.stderr)
+            show(f"WAITING {waiting}", sys.stderr)
         graph.refresh_heads()
         status = 1 if outcome.failures else status
         counts = f"{outcome.built} built, {outcome.found} found in the store, {len(outcome.failures)} failed"
     else:
         counts = "nothing to run" if session.unseen else "everything is up to date, nothing to run"
-    shown = [dataset_results(graph, name) for name in session.benchmark.datasets if options.dataset in (None, name)]
+    console = terminal()
+    names = [name for name in session.benchmark.datasets if options.dataset in (None, name)]
+    shown = [dataset_results(graph, name, console.width if console else None) for name in names]
     if options.dataset is None:
         shown += [comparison_results(graph, name) for name in session.benchmark.comparisons]
     for text in filter(None, shown):
-        print(f"\n{text}")
+        show(f"\n{text}")
     source = session.benchmark.source
     config = Path(source).stem if is_shipped(source) else source
     print(f"UI:     ad-assets dev --config {shlex.quote(config)}   (then open http://127.0.0.1:3000)")
@@ -96,14 +100,14 @@ def _print_kept_out(session: Session, options: argparse.Namespace) -> None:
             kept_out = kept_out_of(session.benchmark.store, name, dataset.detectors)
             for (lane, category), newest in sorted(kept_out.items()):
                 if not options.category or category in options.category:
-                    print(f"NOT CHAMPION {name}/{lane} [{category}]: its newest state, {newest.reason}")
+                    show(f"NOT CHAMPION {name}/{lane} [{category}]: its newest state, {newest.reason}")
 
 
 def _status(options: argparse.Namespace) -> int:
     session = open_session(options)
     session.warn()
     if options.json:
-        print(json.dumps(plan_values(session.steps), indent=1))
+        print_json(plan_values(session.steps))
         return 1 if session.unseen else 0
     _print_kept_out(session, options)
     for name, categories in session.untested.items():
@@ -112,7 +116,8 @@ def _status(options: argparse.Namespace) -> int:
     if not session.steps:
         print("nothing would run" if session.unseen else "everything is up to date")
         return 1 if session.unseen else 0
-    print(plan_text(session.steps))
+    rows, ends = plan_rows(session.steps)
+    show_table(rows, plan_text(session.steps), sections=ends)
     computed = sum(step.action != "reuse" for step in session.steps)
     reused = len(session.steps) - computed
     print(f"{len(session.steps)} would run: {computed} to compute or scan, {reused} in the store already")

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.commands.common import Commands
+from ad_assets.commands.output import add_json, print_json, show_table
 from ad_assets.config.faults import check_name
 from ad_assets.config.load import ConfigError, load_config
 from ad_assets.datasets.names import plain, plain_name
-from ad_assets.report.text import aligned
 
 if TYPE_CHECKING:
     from ad_assets.production.landing_history import Changes, IndexedImage, Landing
@@ -30,6 +30,8 @@ def add(commands: Commands, group: Any) -> None:
     for command in (history, diff):
         command.add_argument("dataset", help="a dataset of the benchmark file")
         command.add_argument("category", help="one of its categories")
+    add_json(history, "a row a version")
+    add_json(diff, "a row an image")
     diff.add_argument("earlier", type=int, metavar="A", help="number of a version, from `data history`")
     diff.add_argument("later", type=int, metavar="B", help="number of another")
 
@@ -38,13 +40,22 @@ def _history(options: argparse.Namespace) -> int:
     from ad_assets.production.landing_history import changes_of
 
     landings = _landings(options)
+    if options.json:
+        print_json(_version(number, each, changes_of(each)) for number, each in enumerate(landings, start=1))
+        return 0
     rows = [("version", "when", "training images", "test images", "first names")]
     for number, landing in enumerate(landings, start=1):
         changes = changes_of(landing)
         counts = (_count(changes, "train"), _count(changes, "test"))
         rows.append((str(number), landing.when, *counts, _names(changes)))
-    print(aligned(list(zip(*rows, strict=True)), justify=str.ljust))
+    show_table(rows)
     return 0
+
+
+def _version(number: int, landing: Landing, changes: Changes) -> dict[str, Any]:
+    """A version as JSON values; `data diff` has the images that are counted here."""
+    counts = {"added": len(changes.added), "removed": len(changes.removed), "changed": len(changes.changed)}
+    return {"version": number, "when": landing.when, "index": landing.index, **counts}
 
 
 def _diff(options: argparse.Namespace) -> int:
@@ -55,6 +66,9 @@ def _diff(options: argparse.Namespace) -> int:
         if not 1 <= number <= len(landings):
             raise ConfigError(f"version {number}: {options.dataset} [{options.category}] has 1 to {len(landings)}")
     changes = changes_between(images_of(landings[: options.earlier]), images_of(landings[: options.later]))
+    if options.json:
+        print_json(_rows(changes))
+        return 0
     for image in changes.added:
         print(f"+  {_line(image)}")
     for image in changes.removed:
@@ -66,6 +80,22 @@ def _diff(options: argparse.Namespace) -> int:
     counted = (len(changes.added), len(changes.removed), len(changes.changed))
     print("{} added, {} removed, {} changed".format(*counted))
     return 0
+
+
+def _rows(changes: Changes) -> list[dict[str, Any]]:
+    """Changed images as JSON values; before and after are null where there was none, or is none."""
+
+    def place(image: IndexedImage) -> dict[str, str]:
+        return {"path": image.path, "role": image.role}
+
+    def row(change: str, image_id: str, before: dict[str, str] | None, after: dict[str, str] | None) -> dict[str, Any]:
+        return {"change": change, "image_id": image_id, "before": before, "after": after}
+
+    return [
+        *(row("added", image.image_id, None, place(image)) for image in changes.added),
+        *(row("removed", image.image_id, place(image), None) for image in changes.removed),
+        *(row("changed", after.image_id, place(before), place(after)) for before, after in changes.changed),
+    ]
 
 
 def _landings(options: argparse.Namespace) -> Sequence[Landing]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ad_assets.commands.common import Commands
+from ad_assets.commands.output import show
 from ad_assets.config.load import ConfigError, load_config
 from ad_assets.datasets.names import plain
 from ad_assets.settings.home import without_tilde
@@ -57,7 +58,7 @@ def _init(options: argparse.Namespace) -> int:
     print(textwrap.indent(plain(text), "  "))
     _print_problems(found)
     findings = examine(load_config(out))
-    print(findings_text(findings))
+    show(findings_text(findings))
     healthy = all(finding.healthy for finding in findings)
     if healthy:
         file = shlex.quote(str(out))
@@ -124,6 +125,6 @@ def _print_problems(found: Survey) -> None:
     unreadable = [problem for looks in found.looks.values() for problem in looks.unreadable]
     for head, problems in (("LEFT OUT", found.left_out), ("UNREADABLE", unreadable)):
         for problem in problems[:SHOWN]:
-            print(f"{head} {problem}")
+            show(f"{head} {problem}")
         if problems[SHOWN:]:
             print(f"{head} {len(problems) - SHOWN} more")

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
 from ad_assets.commands.common import Commands
+from ad_assets.commands.output import add_json, print_json, show
 from ad_assets.config.load import ConfigError, load_config
+
+if TYPE_CHECKING:
+    from ad_assets.prediction.inspection_summary import InspectionSummary
 
 
 def add(commands: Commands) -> None:
@@ -15,6 +20,7 @@ def add(commands: Commands) -> None:
     )
     inspections.add_argument("dataset", help="a production dataset of the benchmark file")
     inspections.add_argument("category", nargs="?", help="only this category")
+    add_json(inspections, "a row a category")
 
 
 def _inspections(options: argparse.Namespace) -> int:
@@ -29,19 +35,44 @@ def _inspections(options: argparse.Namespace) -> int:
     if dataset.production is None:
         raise ConfigError(f"{dataset.name} is no production dataset: only those record what was inspected")
     categories = [lookup.category(dataset, options.category)] if options.category else lookup.categories(dataset)
-    status = 0
-    for category in categories:
-        summary = summarise(benchmark.store, dataset, category)
-        if not summary.rows:
-            print(f"{category}: nothing was inspected")
-            continue
+    now = datetime.datetime.now(datetime.UTC)
+    summaries = [summarise(benchmark.store, dataset, category) for category in categories]
+    quiet = {each.category for each in summaries if each.rows and each.is_quiet(dataset.production, now)}
+    if options.json:
+        print_json(_values(dataset.name, each, each.category in quiet) for each in summaries)
+    else:
+        for each in summaries:
+            _show(each, dataset.production.quiet_hours if each.category in quiet else None)
+    return int(any(each.category in quiet or _drifted(each) for each in summaries))
+
+
+def _drifted(summary: InspectionSummary) -> bool:
+    return any(test.alarm is not None for test in summary.drift)
+
+
+def _show(summary: InspectionSummary, quiet_hours: float | None) -> None:
+    if not summary.rows:
+        show(f"{summary.category}: nothing was inspected")
+    else:
         rate = f"{summary.alarms} of the newest {len(summary.rows)} anomalous"
-        print(f"{category}: {summary.total} inspections, {rate}, last {summary.rows[-1].time:%Y-%m-%d %H:%M} UTC")
+        last = f"last {summary.rows[-1].time:%Y-%m-%d %H:%M} UTC"
+        show(f"{summary.category}: {summary.total} inspections, {rate}, {last}")
         for test in summary.drift:
-            print(f"  {'DRIFT ' if test.alarm is not None else ''}{test}")
-        quiet = summary.is_quiet(dataset.production, datetime.datetime.now(datetime.UTC))
-        if quiet:
-            print(f"  QUIET for more than {dataset.production.quiet_hours:g} hours")
-        if quiet or any(test.alarm is not None for test in summary.drift):
-            status = 1
-    return status
+            show(f"  {'DRIFT ' if test.alarm is not None else ''}{test}")
+    if quiet_hours is not None:
+        show(f"  QUIET for more than {quiet_hours:g} hours")
+
+
+def _values(dataset: str, summary: InspectionSummary, quiet: bool) -> dict[str, Any]:
+    """A category as JSON values; times are in UTC."""
+    drift = [{"of": test.subject, "drift": test.alarm is not None, "said": str(test)} for test in summary.drift]
+    return {
+        "dataset": dataset,
+        "category": summary.category,
+        "inspections": summary.total,
+        "newest": len(summary.rows),
+        "anomalous": summary.alarms,
+        "last": summary.rows[-1].time.isoformat(timespec="seconds") if summary.rows else None,
+        "quiet": quiet,
+        "drift": drift,
+    }

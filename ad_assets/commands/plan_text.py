@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -58,6 +59,15 @@ def plan_text(steps: Sequence[Step]) -> str:
             text.append(dataset)
         text.append(f"  {action:<{widths[0]}}  {assets:<{widths[1]}}  {categories:<{widths[2]}}  {line.reason}")
     return "\n".join(text)
+
+
+def plan_rows(steps: Sequence[Step]) -> tuple[list[tuple[str, ...]], list[int]]:
+    """The lines of `plan_text` as rows below heads, and the numbers of those that end a dataset."""
+    lines = _lines(steps)
+    rows: list[tuple[str, ...]] = [("dataset", "what", "assets", "categories", "why")]
+    rows += [(line.lane[0], line.action, _assets(line), _categories(line), line.reason) for line in lines]
+    ends = [number for number, (line, following) in enumerate(pairwise(lines)) if line.lane[0] != following.lane[0]]
+    return rows, ends
 
 
 def _lines(steps: Sequence[Step]) -> list[Line]:

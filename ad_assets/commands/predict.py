@@ -11,6 +11,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ad_assets.commands.common import Commands, TerminalLog
+from ad_assets.commands.live_progress import live_progress
+from ad_assets.commands.output import show
 from ad_assets.config.load import ConfigError
 from ad_assets.datasets.base import shortened
 from ad_assets.datasets.names import plain_name
@@ -83,7 +85,7 @@ def _predict(options: argparse.Namespace) -> int:
         record=not options.no_record,
         source="predict",
     )
-    progress.done(f"{detector.dataset}/{detector.detector} [{detector.category}] loaded")
+    progress.note(f"{detector.dataset}/{detector.detector} [{detector.category}] loaded")
     for reason in detector.stale:
         print(f"STALE {reason}", file=sys.stderr)
     print(f"decision: {detector.promise}", file=sys.stderr)
@@ -91,7 +93,8 @@ def _predict(options: argparse.Namespace) -> int:
     if options.out:
         writer = PredictionWriter(options.out, detector, result_names(paths), raw_maps=options.raw_maps)
     started = time.perf_counter()
-    rows = _rows(detector, paths, writer, progress, as_json=options.json)
+    with live_progress():
+        rows = _rows(detector, paths, writer, progress, as_json=options.json)
     if writer:
         writer.finish(rows)
     words = [row.decision for row in rows]
@@ -130,8 +133,11 @@ def _rows(
         rows[row.image] = row
         numbers = "  ".join(map(_number, (row.score, row.threshold, row.p_value)))
         decided = f", decided by a person on {row.decided[:10]}" if row.decided else ""
-        line = f"{plain_name(row.image):<{width}}  {numbers}  {row.decision}{decided}"
-        print(json.dumps({**asdict(row), "decision": row.decision}) if as_json else line, flush=True)
+        if as_json:
+            print(json.dumps({**asdict(row), "decision": row.decision}), flush=True)
+        else:
+            show(f"{plain_name(row.image):<{width}}  {numbers}  {row.decision}{decided}")
+            sys.stdout.flush()
         progress("images", len(rows), len(paths))
 
     def failed(error: ImageError) -> None:

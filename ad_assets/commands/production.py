@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from ad_assets.commands.common import Commands, Parser
+from ad_assets.commands.output import add_json, print_json, show
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.config.faults import check_name, did_you_mean
 from ad_assets.config.load import ConfigError, load_config
@@ -24,9 +26,10 @@ def add(commands: Commands) -> None:
     lane_arguments.add_argument("detector", help="one of its lanes")
     lane_arguments.add_argument("category", help="one of its categories")
     shared = commands.shared
-    commands.add(
+    history = commands.add(
         "history", _history, "list the champions, since when and why", shared, dataset_argument, lane_arguments
     )
+    add_json(history, "them, and last the newest state where the gates kept it out,")
     promote = commands.add(
         "promote",
         _promote,
@@ -50,6 +53,7 @@ def add(commands: Commands) -> None:
     )
     quarantine.add_argument("category", nargs="?", help="only this category")
     decision = quarantine.add_mutually_exclusive_group()
+    add_json(decision, "the held images")
     decision.add_argument(
         "--admit",
         nargs="+",
@@ -68,6 +72,9 @@ def add(commands: Commands) -> None:
 
 def _history(options: argparse.Namespace) -> int:
     history = _read(load_line(options), options)
+    if options.json:
+        print_json(_entries(history))
+        return 0
     for entry in history.entries:
         numbers = ", ".join(f"{metric} {entry.candidate.numbers[metric]:.4f}" for metric in _shown(entry.candidate))
         text = f"{entry.action}: {entry.reason}{f'  ({numbers})' if numbers else ''}"
@@ -75,8 +82,32 @@ def _history(options: argparse.Namespace) -> int:
     if not history.entries:
         print("no state was promoted yet")
     if history.kept_out:
-        print(f"not champion: {history.kept_out.state}, the newest state: {history.kept_out.reason}")
+        show(f"not champion: {history.kept_out.state}, the newest state: {history.kept_out.reason}")
     return 0
+
+
+def _entries(history: History) -> Iterator[dict[str, Any]]:
+    """The changes of champion as JSON values; what the gates kept out has neither time nor numbers."""
+    for entry in history.entries:
+        numbers = dict(entry.candidate.numbers)
+        yield {
+            "when": entry.when,
+            "action": entry.action,
+            "reason": entry.reason,
+            "state": entry.candidate.state,
+            "champion": entry.candidate.state == history.entries[-1].candidate.state,
+            "numbers": numbers,
+        }
+    if history.kept_out:
+        kept = history.kept_out
+        yield {
+            "when": None,
+            "action": "kept out",
+            "reason": kept.reason,
+            "state": kept.state,
+            "champion": False,
+            "numbers": {},
+        }
 
 
 def _promote(options: argparse.Namespace) -> int:
@@ -166,25 +197,31 @@ def _quarantine(options: argparse.Namespace) -> int:
     categories = _categories(benchmark, options)
     if options.admit or options.reject:
         return _decide(benchmark, options)
-    waiting = sum(
-        _list_held(benchmark, options.dataset, each)
+    held = [
+        row
         for each in ([options.category] if options.category else categories)
-    )
-    print(f"{waiting} images wait for a decision", file=sys.stderr)
+        for row in _held(benchmark, options.dataset, each)
+    ]
+    if options.json:
+        print_json(held)
+    else:
+        for row in held:
+            print(f"{row['category']}  {row['image'][:12]}  {row['path']}  since {row['since']}")
+            for reason in row["reasons"]:
+                print(f"    {reason}")
+    print(f"{len(held)} images wait for a decision", file=sys.stderr)
     return 0
 
 
-def _list_held(benchmark: Benchmark, dataset: str, category: str) -> int:
+def _held(benchmark: Benchmark, dataset: str, category: str) -> Iterator[dict[str, Any]]:
+    """The images of a category that wait for a decision, as JSON values."""
     from ad_assets.production.review_decisions import read_admissions, read_decisions
 
     decisions = read_decisions(benchmark.store, dataset, category)
-    held = read_admissions(benchmark.store, dataset, category).held
-    waiting = {image: entry for image, entry in held.items() if image not in decisions}
-    for image, entry in waiting.items():
-        print(f"{category}  {image[:12]}  {entry.path}  since {entry.since}")
-        for reason in entry.reasons:
-            print(f"    {reason}")
-    return len(waiting)
+    for image, entry in read_admissions(benchmark.store, dataset, category).held.items():
+        if image not in decisions:
+            place = {"category": category, "image": image, "path": entry.path}
+            yield {**place, "since": entry.since, "reasons": list(entry.reasons)}
 
 
 def _decide(benchmark: Benchmark, options: argparse.Namespace) -> int:

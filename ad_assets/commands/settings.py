@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.commands.common import Commands
+from ad_assets.commands.output import add_json, print_json, terminal
 
 if TYPE_CHECKING:
     from ad_assets.config.sections import Setting
@@ -34,7 +35,7 @@ def add(commands: Commands) -> None:
     settings = commands.add("settings", _settings, text)
     settings.add_argument("name", nargs="?", help="a method, a reader, a section or a key; without it all are listed")
     form = settings.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print them as JSON")
+    add_json(form, "them")
     form.add_argument("--markdown", action="store_true", help="print them as the page docs/settings.md")
     form.add_argument("--schema", action="store_true", help="print the JSON schema of benchmark files, for editors")
 
@@ -47,7 +48,7 @@ def _settings(options: argparse.Namespace) -> int:
         return 0
     found = named(options.name)
     if options.json:
-        print(json.dumps([_values(setting) for setting in found], indent=1))
+        print_json(map(_values, found))
     elif options.markdown:
         print(page(found), end="")
     else:
@@ -124,23 +125,25 @@ def _sections(settings: Sequence[Setting]) -> list[tuple[str, str, list[Setting]
 def _text(settings: Sequence[Setting]) -> str:
     from ad_assets.config.sections import summary
 
+    console = terminal()
+    width = min(WIDTH, console.width - 1) if console else WIDTH
     blocks = []
     for section, kind, own in _sections(settings):
         head = f"{section or 'at the top'}{f', {kind}: {summary(kind)}' if kind else ''}"
-        lines = [textwrap.fill(head, WIDTH)]
+        lines = [textwrap.fill(head, width)]
         indent = max(len(each.name) for each in own) + 4
         for each in own:
             facts = [_default(each), each.values, _meaning(each), f"rebuilds {_rebuilds(each)}"]
             lines.append(
                 textwrap.fill(
                     "; ".join(filter(None, facts)),
-                    WIDTH,
+                    width,
                     initial_indent=f"  {each.name}".ljust(indent),
                     subsequent_indent=" " * indent,
                 )
             )
             lines += [
-                textwrap.fill(f"{one}: {summary(one)}", WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 8)
+                textwrap.fill(f"{one}: {summary(one)}", width, initial_indent=" " * 6, subsequent_indent=" " * 8)
                 for one in each.kinds
             ]
         blocks.append("\n".join(lines))

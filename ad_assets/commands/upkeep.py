@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ad_assets.commands.common import Commands
+from ad_assets.commands.output import add_json, print_json, show
 from ad_assets.config.load import ConfigError, load_config
 
 if TYPE_CHECKING:
@@ -23,10 +23,11 @@ def add(commands: Commands) -> None:
         "check weights, data, store and device before a run",
         commands.shared,
     )
-    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+    add_json(doctor, "the findings")
     gc = commands.add("gc", _gc, "list unreferenced files in the store; --delete removes them", commands.shared)
     gc.add_argument("--delete", action="store_true", help="delete them; without it nothing is changed")
     gc.add_argument("--older-than", type=float, default=24.0, metavar="HOURS", help="keep younger files (default: 24)")
+    add_json(gc, "all of these files, which --delete has removed,")
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -34,9 +35,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
     findings = examine(load_config(options.config, options.set))
     if options.json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+        print_json(asdict(finding) for finding in findings)
     else:
-        print(findings_text(findings))
+        show(findings_text(findings))
     return 0 if all(finding.healthy for finding in findings) else 1
 
 
@@ -58,6 +59,11 @@ def _gc(options: argparse.Namespace) -> int:
             # Artifacts of categories that cannot be seen would look unreferenced.
             raise ConfigError(f"{stage.key[0]}: {reason}")
     files = unreferenced(Graph(stages, benchmark.store), older_than=options.older_than * 3600)
+    if options.delete:
+        benchmark.store.delete(file.path for file in files)
+    if options.json:
+        print_json({"path": file.path, "bytes": file.size} for file in files)
+        return 0
     size = sum(file.size for file in files)
     for file in files[:20]:
         print(f"{file.size:>12,}  {file.path}")
@@ -66,7 +72,6 @@ def _gc(options: argparse.Namespace) -> int:
     if features := sum(file.path.startswith("features/") for file in files):
         print(f"{features} of them are features: `bisect` cannot fit versions that had their images once they are gone")
     if options.delete:
-        benchmark.store.delete(file.path for file in files)
         print(f"deleted {len(files)} files, {size / 1e6:.1f} MB")
     else:
         print(f"{len(files)} unreferenced files, {size / 1e6:.1f} MB; `ad-assets gc --delete` removes them")

@@ -8,6 +8,8 @@ from typing import Any
 
 import dagster as dg
 
+from ad_assets.graph.progress import is_watched
+
 
 class _Short(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
@@ -23,6 +25,7 @@ def terminal_logger(context: dg.InitLoggerContext) -> logging.Logger:
     logger = logging.Logger("ad_assets.terminal", logging.INFO)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Short())
+    handler.addFilter(lambda record: record.levelno > logging.INFO or not is_watched())
     logger.addHandler(handler)
     return logger
 

@@ -96,7 +96,7 @@ def materialize(
     found = damaged == [] and not outdated and not renewed
     if outdated:
         # All of it: a build would take what is left for that of an interrupted one.
-        progress.done("what it was made of was made anew and differs")
+        progress.note("what it was made of was made anew and differs")
         store.delete([artifact.at(MARKER), *(file.path for file in store.files(artifact.path))])
     work = Work(stage, upstream, store, compute, progress, artifact, force, verify)
     if not found:

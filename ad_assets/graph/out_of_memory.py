@@ -61,7 +61,7 @@ def build_within_memory(build: Build, work: Work) -> dict[str, Any]:
         state = f"{where} is out of memory: {asked}, {_free(where)}"
         if left:
             compute, less = _less(compute, where)
-            work.progress.done(f"{state}; tried again with {less}")
+            work.progress.note(f"{state}; tried again with {less}")
     key, remedy = "memory_gb", "stop what else uses it, or give the machine more"
     if where != MAIN:
         key, remedy = "device_memory_gb", "stop what else uses the GPU, or write device: cpu"

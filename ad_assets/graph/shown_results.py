@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Key
 from ad_assets.graph.stages import comparison, leaderboard, report
+from ad_assets.report.text import WIDTH, text_table
 from ad_assets.store.store import Artifact
 
 
-def dataset_results(graph: Graph, dataset: str) -> str:
+def dataset_results(graph: Graph, dataset: str, width: int | None = None) -> str:
     """The leaderboard of a dataset, and where its report lies; empty if there is none.
 
     Args:
         graph: of the benchmark file, with the heads of now.
         dataset: name of the dataset.
+        width: characters that a line may have, where there is room for a detector; None: as it is stored.
     """
     board, page = _found(graph, (dataset, "leaderboard")), _found(graph, (dataset, "report"))
     blocks = []
     if board:
         artifact, mark = board
-        blocks += [f"{mark}{artifact.store.read_text(artifact.at(leaderboard.TEXT))}"]
+        blocks += [f"{mark}{_text(artifact, width)}"]
     if page:
         artifact, mark = page
         blocks += [f"{mark}report: {artifact.store.location(artifact.at(report.PAGE))}"]
     return "\n\n".join(blocks)
+
+
+def _text(artifact: Artifact, width: int | None) -> str:
+    stored = artifact.store.read_text(artifact.at(leaderboard.TEXT))
+    if width is not None and width < WIDTH:
+        board = leaderboard.read_board(artifact)
+        wide = text_table(board)
+        with suppress(ValueError):  # not one detector fits
+            return text_table(board, width) + stored.removeprefix(wide) if stored.startswith(wide) else stored
+    return stored
 
 
 def comparison_results(graph: Graph, name: str) -> str:

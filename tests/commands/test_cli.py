@@ -233,6 +233,9 @@ def test_gc_lists_first_and_deletes_on_request(config: Path, capsys: Any) -> Non
     out = capsys.readouterr().out
     assert "artifacts/score_maps/" in out
     assert "unreferenced files" in out
+    assert run(config, "gc", *other, "--older-than", "0", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert f"{len(rows)} unreferenced files, {sum(row['bytes'] for row in rows) / 1e6:.1f} MB" in out
     store = ArtifactStore(root=str(config.parent / "store"))
     before = store.usage()
     assert run(config, "gc", *other, "--older-than", "0", "--delete") == 0

@@ -204,7 +204,7 @@ def test_what_lies_beside_the_categories_fails_the_check_by_name(
     ("arguments", "message"),
     [
         (["other"], "has no dataset 'other'; it has: parts"),
-        (["--category", "screw"], "parts: no category 'screw'; there are: bolt, nut"),
+        (["--category", "screw"], "dataset parts has no category 'screw'; it has: bolt, nut"),
         (["--root", "/data"], "--root goes with --reader"),
         (["--reader", "folder"], "leave out the dataset and --config"),
     ],

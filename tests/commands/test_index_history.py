@@ -1,5 +1,6 @@
 """The commands that list the versions of a category's images, on the indexes of a graph."""
 
+import json
 import re
 import shutil
 
@@ -45,6 +46,10 @@ def test_history_lists_each_landing_once(indexed: Bench, capsys: pytest.CaptureF
     assert (first[0], first[2:]) == ("1", ["+6", "+6", "000.png, 001.png, 002.png, ..."])
     assert (second[0], second[2:]) == ("2", ["+2 -1", "camera0.png, camera1.png, 000.png"])
     assert (third[0], third[2:]) == ("3", ["-1", "+1", "missed.png"])
+    assert main(["data", "history", "parts", "bolt", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    counts = [(row["version"], row["added"], row["removed"], row["changed"]) for row in rows]
+    assert counts == [(1, 12, 0, 0), (2, 2, 1, 0), (3, 0, 0, 1)]
 
 
 def test_diff_names_images_and_what_became_of_them(indexed: Bench, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,6 +62,12 @@ def test_diff_names_images_and_what_became_of_them(indexed: Bench, capsys: pytes
         "~  ID  bolt/test/spot/missed.png  train -> test, spot  (was bolt/train/good/001.png)",
         "2 added, 1 removed, 1 changed",
     ]
+    assert main(["data", "diff", "parts", "bolt", "1", "3", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["change"] for row in rows] == ["added", "added", "removed", "changed"]
+    assert rows[0]["before"] is rows[2]["after"] is None
+    assert rows[3]["before"] == {"path": "bolt/train/good/001.png", "role": "train"}
+    assert rows[3]["after"] == {"path": "bolt/test/spot/missed.png", "role": "test, spot"}
 
 
 @pytest.mark.parametrize(

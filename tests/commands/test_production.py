@@ -1,6 +1,7 @@
 """What people decide by commands, two of them at once among others."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ad_assets.production.champion_history import (
     PROMOTED,
     ChampionCandidate,
     History,
+    KeptOut,
     read_history,
     update_history,
 )
@@ -98,6 +100,23 @@ def test_a_gate_that_promotes_meanwhile_refuses_a_promotion_by_hand(
 def test_all_that_is_rejected_is_whether_in_one_option_or_in_two(store: ArtifactStore, given: tuple[str, ...]) -> None:
     assert main(["quarantine", "parts", "bolt", *given]) == 0
     assert read_decisions(store, "parts", "bolt") == {FIRST: "reject", SECOND: "reject"}
+
+
+def test_scripts_get_rows(store: ArtifactStore, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quarantine", "parts", "bolt", "--reject", "a.png"]) == 0
+    capsys.readouterr()
+    assert main(["quarantine", "parts", "--json"]) == 0
+    held = json.loads(capsys.readouterr().out)
+    assert [(row["category"], row["image"], row["reasons"]) for row in held] == [
+        ("bolt", SECOND, ["odd"]),
+        ("bolt", THIRD, ["odd"]),
+    ]
+    update_history(store, *LANE, lambda before: dataclasses.replace(before, kept_out=KeptOut("newest", "is behind")))
+    assert main(["history", *LANE, "--json"]) == 0
+    one, two, newest = json.loads(capsys.readouterr().out)
+    assert (one["state"], one["champion"], one["numbers"]) == ("one", False, {"image_auroc": 0.9})
+    assert (two["state"], two["champion"], two["reason"]) == ("two", True, "passed")
+    assert (newest["state"], newest["action"], newest["reason"]) == ("newest", "kept out", "is behind")
 
 
 def test_admitting_all_leaves_the_rejected_rejected(store: ArtifactStore, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import time
 from pathlib import Path
@@ -118,6 +119,10 @@ def test_what_cannot_be_had_is_named_beside_the_paper(table: Any, place: Path, m
     assert f"it was looked for in {str(Path.cwd())!r}" in out
     assert lines(out)["HETMM-ALL"] == "– (98.7)"
     assert lines(out)["GANomaly"] == "(76.6)"
+    status, out = table("hetmm/4", "--json")
+    rows = {(row["line"], row["column"]): row for row in json.loads(out)}
+    assert rows["GANomaly", next(column for line, column in rows if line == "GANomaly")]["paper"] == 76.6
+    assert "not computed: the dataset folder" in table.errors
     status, out = table("simplenet/fig4")
     assert (status, "not computed: The trained model" in out) == (0, True)
 

@@ -316,3 +316,7 @@ def test_the_command_says_it_and_exits_with_1_on_drift(line: Line, capsys: pytes
     put(line.benchmark.store, rows(NORMAL[160:200] - 3, first=101))
     assert main([*call[:2], "bolt", *call[2:]]) == 1
     assert "DRIFT small: scores are lower than usual" in capsys.readouterr().out
+    assert main([*call, "--json"]) == 1
+    bolt, nut = json.loads(capsys.readouterr().out)
+    assert (bolt["category"], bolt["inspections"], nut["inspections"], nut["last"]) == ("bolt", 140, 0, None)
+    assert next(test["of"] for test in bolt["drift"] if test["drift"]) == "small"

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ad_assets.commands.common import Commands, Overrides
+from ad_assets.commands.output import add_json, print_json, terminal
 from ad_assets.config.faults import check_name
 from ad_assets.config.load import ConfigError, load_config, suited
 from ad_assets.papers.numbered_tables import NumberedTable, Part, Systems, numbered_table, numbered_tables
 from ad_assets.report.leaderboard import STANDARD
 from ad_assets.report.numbered.cells import Block, Measured, joined
 from ad_assets.report.numbered.curves import curve_blocks, plot
-from ad_assets.report.numbered.text import FORMATS, Page, render
+from ad_assets.report.numbered.text import FORMATS, Page, page_rows, render
 
 if TYPE_CHECKING:
     from ad_assets.commands.table.measured import Measurements
@@ -41,14 +42,16 @@ def add(commands: Commands) -> None:
     command.add_argument("--category", action="append", help="only this category (may be repeated)")
     command.add_argument("--bundled", action="store_true", help="the embedded backbone in place of every other")
     command.add_argument("--no-run", action="store_true", help="print from what is there")
-    command.add_argument("--format", choices=FORMATS, default="text", help="default: text")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--format", choices=FORMATS, default="text", help="default: text")
+    add_json(form, "its cells, or the --list,")
     command.add_argument("--out", type=Path, metavar="DIR", help="write a PNG of each part that has curves")
 
 
 def _table(options: argparse.Namespace) -> int:
     graphs = _Graphs(options)
     if options.list:
-        _list(graphs)
+        _list(graphs, as_json=options.json)
         return 0
     if not options.id:
         raise ConfigError("table: give the id of a table, or --list")
@@ -57,6 +60,8 @@ def _table(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     name = options.id.lower()
+    if table.missing and options.json:
+        raise ConfigError(f"{name} is not computed: {table.missing}")
     if table.missing:
         print(f"{name}: {table.title}\n\nnot computed: {table.missing}")
         return 0
@@ -65,8 +70,13 @@ def _table(options: argparse.Namespace) -> int:
     failures = [] if options.no_run else _run(parts, options)
     page, pictures = _page(name, table, parts, options)
     page = replace(page, remarks=(*page.remarks, *(f"failed: {failure}" for failure in failures)))
-    print(render(page, options.format))
-    if options.format == "csv":
+    if options.json:
+        print_json(page_rows(page))
+    elif options.format == "text" and (console := terminal()):
+        print(render(page, width=console.width))
+    else:
+        print(render(page, options.format))
+    if options.json or options.format == "csv":
         print("\n".join(page.remarks), file=sys.stderr)
     for picture, content in pictures.items():
         options.out.mkdir(parents=True, exist_ok=True)
@@ -297,14 +307,19 @@ def _machine(graph: Measurements) -> str:
     return f"{model or platform.processor() or platform.machine()}, {os.cpu_count()} cores (cpu)"
 
 
-def _list(graphs: _Graphs) -> None:
+def _list(graphs: _Graphs, *, as_json: bool) -> None:
     from ad_assets.commands.table.states import state
 
     tables = numbered_tables()
     width = max(map(len, tables))
+    rows = []
     for name, table in tables.items():
         if table.missing:
             text = f"not computed: {table.missing}"
         else:
             text = state([(part, *graphs.of(part.benchmark)) for part in table.parts])
-        print(f"{name:<{width}}  {table.title}\n{'':<{width}}    {text}")
+        rows.append({"table": name, "title": table.title, "state": text})
+        if not as_json:
+            print(f"{name:<{width}}  {table.title}\n{'':<{width}}    {text}")
+    if as_json:
+        print_json(rows)

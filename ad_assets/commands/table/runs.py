@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
+from ad_assets.commands.live_progress import live_progress
+from ad_assets.commands.output import show
 from ad_assets.commands.table.measured import Measurements, at_hand, is_features
 from ad_assets.graph.graph import Graph, closure
 from ad_assets.graph.stage import Key, Stage
@@ -66,9 +68,10 @@ def bring_up_to_date(
     steps = [step for step in steps if step.stage.key in read]
     if not steps:
         return lacking, ()
-    outcome = execute(steps, definitions, instance, before=lambda title: print(f"== {title}", file=sys.stderr))
+    with live_progress(len(steps)):
+        outcome = execute(steps, definitions, instance, before=lambda title: print(f"== {title}", file=sys.stderr))
     for failure in outcome.failures:
-        print(f"FAILED {failure}", file=sys.stderr)
+        show(f"FAILED {failure}", sys.stderr)
     return lacking, outcome.failures
 
 

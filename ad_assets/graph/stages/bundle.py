@@ -263,7 +263,7 @@ class _Lane:
         """The graph's file, found or written."""
         stored = self._work.store.artifact(GRAPH, spec.address)
         if not stored.is_sound() or self._work.force:
-            self._work.progress.done("the graph is written; every category and every update will share it")
+            self._work.progress.note("the graph is written; every category and every update will share it")
             self._work.store.write_bytes(stored.at(GRAPH_FILE), spec.to_onnx())
             stored.commit({"asset": self._work.stage.name, "metadata": {}})
         return self._work.store.read_bytes(stored.at(GRAPH_FILE))

@@ -126,15 +126,28 @@ def _markdown(block: Block) -> str:
     return f"**{escaped(block.title)}**\n\n{table}" if block.title else table
 
 
-def _csv(page: Page) -> str:
-    import pandas as pd
-
-    rows = [
-        (page.name, block.title, name, column, cell.ours, cell.paper, cell.difference, cell.covered)
+def page_rows(page: Page) -> list[dict[str, str | float | None]]:
+    """The cells of a page as JSON values; `categories` says of how many ours is where that is not all."""
+    return [
+        {
+            "table": page.name,
+            "part": block.title,
+            "line": name,
+            "column": column,
+            "ours": cell.ours,
+            "paper": cell.paper,
+            "difference": cell.difference,
+            "categories": cell.covered,
+        }
         for block in page.blocks
         for name, cells in block.lines
         for column, cell in zip(block.columns, cells, strict=True)
     ]
+
+
+def _csv(page: Page) -> str:
+    import pandas as pd
+
     heads = ["table", "part", "line", "column", "ours", "paper", "difference", "categories"]
-    frame = pd.DataFrame(rows, columns=heads).astype(dict.fromkeys(heads[4:], float))
+    frame = pd.DataFrame(page_rows(page), columns=heads).astype(dict.fromkeys(heads[4:], float))
     return frame.to_csv(index=False, float_format="%.6g").rstrip("\n")
