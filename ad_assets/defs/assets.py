@@ -85,7 +85,7 @@ def to_asset(stage: Stage, benchmark: Benchmark, condition: dg.AutomationConditi
             if stage.check_store:
                 stage.check_store(store, context.instance)
             made = materialize(stage, partition, store, compute, context.log, again=repeats > 0, **asked)
-            yield _result(stage, made)
+            yield result_of(stage, made)
         except StageError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         except Exception as error:
@@ -105,7 +105,8 @@ def checks_of(stage: Stage) -> tuple[Check, ...]:
     return (*((FOUND,) if stage.scan else ()), *stage.checks)
 
 
-def _result(stage: Stage, made: Materialized) -> dg.MaterializeResult:
+def result_of(stage: Stage, made: Materialized) -> dg.MaterializeResult:
+    """What Dagster records of an asset partition that was made."""
     blocking = {check.name for check in stage.checks if check.blocking}
     return dg.MaterializeResult(
         data_version=dg.DataVersion(made.head.version),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -77,13 +77,10 @@ def execute(
         KeyboardInterrupt: somebody interrupted a step; what follows it is not begun.
     """
     job = definitions.resolve_implicit_global_asset_job_def()
-    groups: dict[tuple[int, str, str | None], list[Step]] = {}
-    for step in sorted(steps, key=lambda step: step.stage.turn):
-        groups.setdefault((step.stage.turn, step.stage.key[0], step.partition), []).append(step)
     built = found = 0
     failures: list[str] = []
     waiting: list[str] = []
-    for (_, dataset, partition), members in groups.items():
+    for (dataset, partition), members in in_runs(steps):
         title = f"{dataset} [{partition}]" if partition else dataset
         before(f"{title}: {len(members)} assets")
         keys = [dg.AssetKey(list(step.stage.key)) for step in members]
@@ -110,6 +107,15 @@ def execute(
         if not result.success and not failed:
             failures.append(f"{title}: the run failed; see it in the Dagster UI")
     return Outcome(built, found, tuple(failures), tuple(waiting))
+
+
+def in_runs(steps: Sequence[Step]) -> Iterator[tuple[tuple[str, str | None], list[Step]]]:
+    """Dataset and category of each run of a plan, in order, and its steps, upstream first."""
+    runs: dict[tuple[int, str, str | None], list[Step]] = {}
+    for step in sorted(steps, key=lambda step: step.stage.turn):
+        runs.setdefault((step.stage.turn, step.stage.key[0], step.partition), []).append(step)
+    for (_, dataset, partition), members in runs.items():
+        yield (dataset, partition), members
 
 
 def _message(event: dg.DagsterEvent) -> str:

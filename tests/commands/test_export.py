@@ -138,13 +138,13 @@ def test_the_server_gets_maps_and_decisions_at_a_nominal_threshold(
 
 def test_the_nominal_maxima_are_those_of_a_detector_that_never_saw_the_image(bench: Bench) -> None:
     bench.set("datasets.parts.detectors.both", {"method": "ensemble", "members": ["small", "full"]})
-    bench.run(categories=["bolt"])
+    bench.make(categories=["bolt"])
     indexes = {
         name: read_score_index(score_maps(bench.benchmark.store, name, "bolt")) for name in ("small", "full", "both")
     }
     source = bench.images / "bolt/train/good/003.png"
     source.rename(bench.images / "bolt/test/good/moved.png")
-    bench.run(categories=["bolt"])
+    bench.make(categories=["bolt"])
     store = bench.benchmark.store
     [image_id] = [row["image_id"] for row in image_rows(store, "bolt") if row["path"].endswith("moved.png")]
     # A bank without a coreset that leaves an image out is the bank made without that image.

@@ -50,7 +50,7 @@ def rows(bench: Bench, detector: str, category: str = "bolt") -> dict[tuple[str,
 
 def test_no_label_reaches_a_detector(blind: Bench) -> None:
     blind.set("datasets.parts_mix.setting", "test")
-    blind.run(categories=["bolt"])
+    blind.make(categories=["bolt"])
     keys = [stage.key for stage in blind.stages if stage.kind in LEARNT and stage.key[0] == "parts_mix"]
     before = {key: head(blind, *key) for key in keys}
     quality = {detector: rows(blind, detector) for detector in LANES}
@@ -66,7 +66,7 @@ def test_no_label_reaches_a_detector(blind: Bench) -> None:
     (test / "good").rename(test / "aside")
     (test / "spot").rename(test / "good")
     (test / "aside").rename(test / "spot")
-    built, _ = blind.run(categories=["bolt"])
+    built, _ = blind.make(categories=["bolt"])
     assert {name.rpartition("/")[2] for name, _ in built} <= {"image_index", "metrics", "leaderboard", "report"}
     assert {key: head(blind, *key) for key in keys} == before
     for detector, found in quality.items():
@@ -74,7 +74,7 @@ def test_no_label_reaches_a_detector(blind: Bench) -> None:
 
 
 def test_lanes_share_banks_and_searches(blind: Bench) -> None:
-    blind.run(categories=["bolt"])
+    blind.make(categories=["bolt"])
 
     def version(lane: str, asset: str) -> str:
         return str(head(blind, "parts_mix", lane, asset)["version"])
@@ -86,18 +86,18 @@ def test_lanes_share_banks_and_searches(blind: Bench) -> None:
     # Another number of neighbours or another smoothing searches nothing.
     for key, value in {"neighbours": 11, "sigma": 2.0, "image_score": "max", "skip": "self"}.items():
         blind.set(f"datasets.parts_mix.detectors.whole.{key}", value)
-        built, _ = blind.run(categories=["bolt"])
+        built, _ = blind.make(categories=["bolt"])
         assert built == {("parts_mix/whole/score_maps", "bolt"), ("parts_mix/whole/metrics", "bolt"), *RESULTS}
     blind.set("datasets.parts_mix.detectors.whole.exclude_same_image", True)
-    built, _ = blind.run(categories=["bolt"])
+    built, _ = blind.make(categories=["bolt"])
     assert ("parts_mix/whole/neighbours", "bolt") in built
     assert ("parts_mix/whole/memory_bank", "bolt") not in built
 
 
 def test_new_images_join_a_bank(blind: Bench) -> None:
-    blind.run(categories=["bolt"])
+    blind.make(categories=["bolt"])
     write_image(blind.images / "bolt" / "test" / "good" / "new.png", draw_image(77))
-    blind.run(categories=["bolt"])
+    blind.make(categories=["bolt"])
     versions = {lane: head(blind, "parts_mix", lane, "memory_bank")["version"] for lane in ("whole", "cluster")}
     records = {
         lane: blind.benchmark.store.artifact("memory_bank", version).record()["metadata"]
@@ -108,17 +108,17 @@ def test_new_images_join_a_bank(blind: Bench) -> None:
         assert record["fitted"] == "on the new images alone"
     assert records["cluster"]["appended_rows"] > 0
     grown = rows(blind, "whole")
-    blind.run(categories=["bolt"], force=True)
+    blind.make(categories=["bolt"], force=True)
     assert rows(blind, "whole") == grown  # a whole bank is the same from scratch
 
 
 def test_a_study_of_neighbours_reads_the_kept_search(blind: Bench) -> None:
     study = {"base": "whole", "vary": {"neighbours": [1, 5, 40]}}
     blind.set("datasets.parts_mix.studies", {"neighbours": study})
-    blind.run(categories=["bolt"])
+    blind.make(categories=["bolt"])
     tables = blind.files("artifacts/neighbours")
     blind.set("datasets.parts_mix.studies.neighbours.vary.neighbours", [1, 2, 20, 40])
-    blind.run(categories=["bolt"])
+    blind.make(categories=["bolt"])
     assert blind.files("artifacts/neighbours") == tables
     found = study_rows(blind, "parts_mix", "neighbours")
     for metric in ("image_auroc", "pixel_auroc", "aupro_0.30"):
@@ -134,7 +134,7 @@ def test_a_contaminated_training_set_is_tested_on_the_same_images(bench: Bench) 
     bench.set("datasets.parts.detectors", detectors)
     study = {"base": "core", "vary": {"contamination": [0, 0.25]}, "draws": 2}
     bench.set("datasets.parts.studies", {"contamination": study})
-    bench.run(categories=["bolt"])
+    bench.make(categories=["bolt"])
     found = study_rows(bench, "parts", "contamination", values="n")
     # Of 3 anomalous test images one may train, with 3 nominal ones at a share of a quarter: 5 images are left to test.
     assert {n for (_, _, metric), n in found.items() if metric == "image_auroc"} == {5}
@@ -211,10 +211,10 @@ def test_an_interrupted_search_keeps_its_shards(blind: Bench, monkeypatch: pytes
     before = blind.files("artifacts/neighbours")
     assert len(before) == 1
     monkeypatch.setattr(PatchCluster, "match", original)
-    blind.run(categories=["bolt"])
+    blind.make(categories=["bolt"])
     after = blind.files("artifacts/neighbours")
     assert len([path for path in after if "neighbours-0" in path]) == 3
     assert {path: after[path] for path in before} == before
     found = rows(blind, "cluster")
-    blind.run(categories=["bolt"], force=True)
+    blind.make(categories=["bolt"], force=True)
     assert rows(blind, "cluster") == found

@@ -54,7 +54,7 @@ def test_twelve_bits_in_sixteen_measure_like_the_same_scenes_in_eight(small: Ben
     for deep in (False, True):
         write_scenes(small.folder / f"deep-{deep}", deep=deep)
         small.set("datasets.parts.root", str(small.folder / f"deep-{deep}"))
-        small.run()
+        small.make()
         measured.append(small.rows("small", "bolt"))
     shallow, deep_rows = measured
     assert deep_rows["standard", "image_auroc"] == shallow["standard", "image_auroc"]
@@ -66,7 +66,7 @@ def test_twelve_bits_in_sixteen_measure_like_the_same_scenes_in_eight(small: Ben
 def test_pixels_to_ignore_are_in_no_pixel_metric(small: Bench) -> None:
     write_scenes(small.images, deep=False)
     small.reload()
-    small.run()
+    small.make()
     clean = small.rows("small", "bolt")
     for path in (small.images / "bolt/ground_truth/spot").glob("*.png"):
         with Image.open(path) as image:
@@ -74,11 +74,11 @@ def test_pixels_to_ignore_are_in_no_pixel_metric(small: Bench) -> None:
         mask[:4], mask[-4:] = 255, 255  # as VOC draws what nobody labelled: 1 is the class
         write_image(path, mask)
     small.set("datasets.parts.mask_ignore", [255])
-    small.run()
+    small.make()
     ignoring = small.rows("small", "bolt")
     small.tree["datasets"]["parts"].pop("mask_ignore")
     small.set("datasets.parts.mask_values", ["1-255"])
-    small.run()
+    small.make()
     counting = small.rows("small", "bolt")
     assert ignoring["standard", "pixel_auroc"] == pytest.approx(clean["standard", "pixel_auroc"], abs=0.02)
     assert counting["standard", "pixel_auroc"] < clean["standard", "pixel_auroc"] - 0.1
@@ -96,7 +96,7 @@ def test_datasets_that_read_the_same_masks_otherwise_share_no_metrics(small: Ben
     parts = small.tree["datasets"]["parts"]
     small.tree["datasets"]["nearest"] = {**parts, "mask_shrink": "nearest"}
     small.reload()
-    small.run()
+    small.make()
     truths = {name: metrics_address(small, name) for name in small.tree["datasets"]}
     assert len(set(truths.values())) == 2, truths
     # A published layout reads grey edges and small regions by rules of its own.
@@ -128,7 +128,7 @@ def test_what_is_odd_about_files_is_in_the_metadata_of_the_index_and_in_the_chec
     jpeg.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) // 3) + whole[len(whole) // 2 + len(whole) // 3 :])
     for path in (small.images / "bolt/ground_truth/spot").glob("*.png"):
         write_image(path, np.full((64, 64), 255, np.uint8))
-    small.run()
+    small.make()
     assert main(["data", "check", "--config", str(small.folder / "bench.yaml")]) == 0
     expected = ("pages.tif: holds 3 pages", "tiny.png: is of 2 x 2", "hole.bmp: 5", "hole.jpg: 3", "marks 100 %")
     for told in (capsys.readouterr().out, index_metadata(small)["first_problems"]):

@@ -22,11 +22,11 @@ def test_the_graph_and_predictions_use_the_engine_of_the_benchmark_file(
     bench.tree["extractors"]["lite0"] = SMALL
     del bench.tree["datasets"]["parts"]["detectors"]["full"]
     bench.reload()
-    bench.run()
+    bench.make()
     by_pytorch = bench.rows("small", "bolt")
 
     bench.set("compute.engine", "openvino")
-    built, _ = bench.run()
+    built, _ = bench.make()
     assert {name for name, _ in built} >= {"parts/features/lite0", "parts/small/score_maps"}
     assert "parts/image_index" not in {name for name, _ in built}
     for key, value in bench.rows("small", "bolt").items():
@@ -51,5 +51,5 @@ def test_the_graph_and_predictions_use_the_engine_of_the_benchmark_file(
     assert "of PyTorch's" in said.message
 
     bench.set("compute.engine", "torch")
-    built, _ = bench.run()
+    built, _ = bench.make()
     assert not {name for name, _ in built if name.startswith("parts/")}

@@ -82,7 +82,7 @@ def test_one_good_image_alone_has_no_threshold_and_no_decision(good: Bench) -> N
         (good.images / "bolt" / "train" / "good" / f"{number:03}.png").unlink()
     good.tree["datasets"]["parts"]["detectors"].pop("full")
     good.reload()
-    good.run(categories=["bolt"])  # the report of a dataset where nothing at all was measured too
+    good.make(categories=["bolt"])  # the report of a dataset where nothing at all was measured too
     assert {protocol for protocol, _ in good.rows("small", "bolt")} == {"standard"}
     assert load_detector("parts", "small", "bolt").predict(draw_image(5)).anomalous is None
 
@@ -112,7 +112,7 @@ def test_a_line_judges_by_images_that_no_state_has_learnt(bench: Bench) -> None:
     shutil.rmtree(bench.images / "bolt" / "test" / "good")
     bench.tree["datasets"]["parts"]["detectors"].pop("full")
     bench.set("datasets.parts.production", {"settle_seconds": 0})
-    bench.run(categories=["bolt"])
+    bench.make(categories=["bolt"])
     store = bench.benchmark.store
     heads = {
         kind: store.read_head(("parts", *key), "bolt")
@@ -135,7 +135,7 @@ def test_a_line_judges_by_images_that_no_state_has_learnt(bench: Bench) -> None:
 
 
 def _version(bench: Bench, category: str) -> str:
-    bench.run(categories=[category])
+    bench.make(categories=[category])
     head = bench.benchmark.store.read_head(("parts", "image_index"), category)
     assert head is not None
     return str(head["version"])
@@ -216,7 +216,7 @@ def test_an_update_is_judged_without_a_forward_pass_of_what_was_drawn_before(
         ],
     )
     write_image(judged.images / "bolt" / "train" / "good" / "new.png", draw_image(5003))
-    judged.run()
+    judged.make()
     assert sum(passed_through) == 1
     after = champion_of(judged)
     assert after.state != before.state

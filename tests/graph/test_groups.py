@@ -21,7 +21,7 @@ def test_a_lot_is_left_out_as_one_and_another_grouping_rebuilds_scores_and_metri
     del bench.tree["datasets"]["parts"]["detectors"]["full"]
     bench.tree["datasets"]["parts"]["decision"] = {"false_alarm_rate": 0.2}
     bench.set("datasets.parts.groups", "train/good/(00)[01]")
-    bench.run()
+    bench.make()
     store = bench.benchmark.store
 
     def left_out() -> str:
@@ -42,14 +42,14 @@ def test_a_lot_is_left_out_as_one_and_another_grouping_rebuilds_scores_and_metri
     assert detector.promise == told
 
     bench.set("datasets.parts.groups", "train/good/(00)[0123]")
-    built, _ = bench.run()
+    built, _ = bench.make()
     kinds = {name.split("/")[-1] for name, _ in built}
     assert kinds == {"image_index", "score_maps", "metrics", "leaderboard", "report"}
     assert left_out() == "by group: 3 groups of 6 images"
 
     # The gate on false alarms asks which test images belong together: declared, or else near-copies.
     bench.set("datasets.parts.groups", "good/(00)[01]")
-    bench.run()
+    bench.make()
     index = current_index(store, "parts", "bolt")
     assert index
     judged = sorted(row["image_id"] for row in read_index(index) if row["split"] == "test" and row["label"] == 0)
@@ -59,7 +59,7 @@ def test_a_lot_is_left_out_as_one_and_another_grouping_rebuilds_scores_and_metri
     assert sorted(families_of(work, state, True, judged, True).values()) == ["00", "00"]
     assert families_of(work, state, False, judged, True) == {}
     bench.set("datasets.parts.groups", "lot_(x)")
-    bench.run()
+    bench.make()
     assert families_of(work, state, True, judged, True) == {}  # three images: nobody knows what is usual
     monkeypatch.setattr(judgement, "near_copy_groups", lambda features, *_: [frozenset(features.image_ids[1:])])
     assert set(families_of(work, state, True, judged, True)) == set(judged[1:])
@@ -72,7 +72,7 @@ def test_a_trained_method_holds_out_whole_lots_and_another_grouping_trains_it_ag
     bench.tree["datasets"]["parts"]["detectors"] = {"net": {**trained, "held_out": 0.4}}
     bench.tree["datasets"]["parts"]["decision"] = {"false_alarm_rate": 0.2}
     bench.reload()
-    bench.run()
+    bench.make()
     store = bench.benchmark.store
 
     def state() -> tuple[str, list[str]]:
@@ -83,11 +83,11 @@ def test_a_trained_method_holds_out_whole_lots_and_another_grouping_trains_it_ag
 
     alone, _ = state()
     bench.set("datasets.parts.groups", "train/good/00([01234])")  # each its own, one in none
-    bench.run()
+    bench.make()
     assert state()[0] != alone
     for pattern in ("train/good/(00)[012]", "train/good/(00)[345]"):
         bench.set("datasets.parts.groups", pattern)
-        bench.run()
+        bench.make()
         index = current_index(store, "parts", "bolt")
         assert index
         [lot] = declared_groups(index)
@@ -100,6 +100,6 @@ def test_a_trained_method_holds_out_whole_lots_and_another_grouping_trains_it_ag
     assert detector.nominal.left_out == "held out, of each group all or none"
     # Where images are judged alone, groups change nothing, and the first state is found again.
     bench.set("datasets.parts.decision", {"false_alarm_rate": 0.2, "leave_out": "image"})
-    built, _ = bench.run()
+    built, _ = bench.make()
     assert state()[0] == alone
     assert "parts/net/trained_model" not in {name for name, _ in built}

@@ -149,7 +149,7 @@ def test_images_are_retrieved_of_all_categories(name: str, made: Bench, tmp_path
     bench.tree["datasets"]["parts"]["detectors"] = {"near": near, "one": {"method": "joint", "of": "near"}}
     bench.reload()
     seen = images_seen(bench)
-    bench.run()
+    bench.make()
     assert images_seen(bench) == seen
     method, train = bench.benchmark.datasets["parts"].detectors["near"].method, features_of(bench, "train", *CATEGORIES)
     assert method
@@ -214,7 +214,7 @@ def test_few_shot_rows_stand_in_the_leaderboard_and_no_image_passes_the_backbone
     seen, before = images_seen(bench), artifact_of(bench, "leaderboard").version
     vary = {"train_images": [1, 2], "sigma": [2]}
     bench.set("datasets.parts.studies", {"shots": {"base": ["full"], "vary": vary, "draws": 2}})
-    bench.run()
+    bench.make()
     assert images_seen(bench) == seen
     assert len(bench.files("features")) == len(images)  # of both models of every category, and of few images
     rows = few_shot("parts", bench.folder / "bench.yaml").query("metric == 'image_auroc'")
@@ -236,7 +236,7 @@ def test_few_shot_rows_stand_in_the_leaderboard_and_no_image_passes_the_backbone
     assert "full, train_images=2, sigma=2" in bench.benchmark.store.read_text(report.at("report.html"))
     # Measured under another setting of its lane, a study is left out by name until it is measured again.
     bench.set("datasets.parts.studies.shots.vary.sigma", [3])
-    bench.run(categories=["bolt"])
+    bench.make(categories=["bolt"])
     event = bench.instance.get_latest_materialization_event(dg.AssetKey(["parts", "leaderboard"]))
     assert event
     assert event.asset_materialization
@@ -244,12 +244,12 @@ def test_few_shot_rows_stand_in_the_leaderboard_and_no_image_passes_the_backbone
     text = bench.benchmark.store.read_text(artifact_of(bench, "leaderboard").at("leaderboard.txt"))
     assert re.search(r"full, train_images=2, sigma=3 .* 1 of 2", text)
     partial = artifact_of(bench, "leaderboard").version
-    bench.run()
+    bench.make()
     assert artifact_of(bench, "leaderboard").version != partial
     text = bench.benchmark.store.read_text(artifact_of(bench, "leaderboard").at("leaderboard.txt"))
     assert re.search(r"full, train_images=2, sigma=3 .* 2 of 2", text)
     bench.set("datasets.parts.studies", {})
-    bench.run()
+    bench.make()
     assert artifact_of(bench, "leaderboard").version == before
 
 
@@ -260,7 +260,7 @@ def test_a_changed_category_renews_the_joint_bank_and_all_that_is_scored_with_it
     own = {(f"parts/full/{asset}", "bolt") for asset in ("memory_bank", "neighbours", "score_maps", "metrics")}
     scanned = {("parts/image_index", "bolt"), ("parts/features/lite0", "bolt")}
     # Asked for one category, the others are out of date afterwards, and the board says so.
-    built, found = bench.run(categories=["bolt"])
+    built, found = bench.make(categories=["bolt"])
     assert built == {*scanned, *own, ("parts/one/joint_bank", None), *below("one", ("bolt",)), *OVER_ALL}
     assert not found
     assert images_seen(bench) == seen + 1
@@ -269,12 +269,12 @@ def test_a_changed_category_renews_the_joint_bank_and_all_that_is_scored_with_it
     assert event
     assert event.asset_materialization
     assert "parts/one/metrics [nut] is out of date" in event.asset_materialization.metadata["left_out"].value
-    built, _ = bench.run()
+    built, _ = bench.make()
     assert built == below("one", ("nut",)) | OVER_ALL
     assert_from_scratch(bench)
     # Taken back, all is found.
     (bench.images / "bolt" / "train" / "good" / "new.png").unlink()
-    built, found = bench.run()
+    built, found = bench.make()
     assert built == {("parts/image_index", "bolt")} - found
     assert {("parts/one/joint_bank", None), *below("one")} <= found
     assert bench.plan() == {}
@@ -294,7 +294,7 @@ def test_categories_that_are_not_built_are_named(tmp_path: Path) -> None:
     )
     [check] = checks.values()
     assert check.status.value == "FAILED"
-    bench.run()
+    bench.make()
     assert bench.rows("one", "bolt")["standard", "joined_categories"] == 2
     assert_from_scratch(bench)
     # What fails stays out, and nothing waits for it for ever.
@@ -346,7 +346,7 @@ def test_damage_is_mended_and_nothing_that_is_needed_is_collected(joint: Bench, 
     whole = tensors.read_bytes()
     tensors.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert bench.plan() == {}  # names and sizes are as they were
-    built, found = bench.run(verify=True)
+    built, found = bench.make(verify=True)
     assert built == {("parts/one/joint_bank", None)}
     assert below("one") <= found
     assert tensors.read_bytes() == whole

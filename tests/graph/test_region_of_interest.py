@@ -50,7 +50,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     made.tree["extractors"]["lite0"]["taps"] = ["blocks.1", "blocks.2"]
     made.tree["datasets"]["parts"] |= {"roi": "roi/{category}.png", "detectors": dict(LANES)}
     made.reload()
-    made.run()
+    made.make()
     return made
 
 
@@ -83,7 +83,7 @@ def test_the_index_names_the_region_and_says_what_share_is_inspected(bench: Benc
     # A file of the artifact, whose damage is found and mended.
     Path(store.location(region_location(digest))).unlink()
     assert ("parts/image_index", "bolt") in bench.plan(verify=True)
-    bench.run(verify=True)
+    bench.make(verify=True)
     assert np.array_equal(read_region(store, digest), inspected)
 
 
@@ -145,7 +145,7 @@ def test_redrawing_costs_no_feature_and_only_the_states_that_learn_inside(bench:
     features, before = bench.files("features"), bench.rows("small", "bolt")
     draw_region(bench.images, slice(0, 64))
     wanted = {asset for asset, _ in bench.plan()}
-    built, _ = bench.run()
+    built, _ = bench.make()
     assert bench.files("features") == features
     assert {asset for asset, partition in built if partition} <= {
         "parts/image_index",
@@ -157,7 +157,7 @@ def test_redrawing_costs_no_feature_and_only_the_states_that_learn_inside(bench:
     assert "parts/small/memory_bank" not in {asset for asset, _ in built}
     assert ("standard", "images_outside_roi") not in bench.rows("small", "bolt")
     draw_region(bench.images)
-    built, _ = bench.run()
+    built, _ = bench.make()
     assert not {asset for asset, partition in built if partition}  # all of it lies in the store
     assert bench.rows("small", "bolt") == before
 
@@ -167,7 +167,7 @@ def test_a_margin_costs_what_redrawing_does(bench: Bench) -> None:
     bench.tree["datasets"]["parts"]["roi_margin"] = 4
     bench.reload()
     try:
-        built, _ = bench.run()
+        built, _ = bench.make()
         assert bench.files("features") == features
         assert "parts/small/memory_bank" not in {asset for asset, _ in built}
         assert _pixels(bench, "small") == 6 * SIDE * (INSPECTED - 4)
@@ -175,7 +175,7 @@ def test_a_margin_costs_what_redrawing_does(bench: Bench) -> None:
     finally:
         del bench.tree["datasets"]["parts"]["roi_margin"]
         bench.reload()
-    bench.run()
+    bench.make()
     assert bench.rows("small", "bolt") == before
 
 
@@ -185,7 +185,7 @@ def test_a_dataset_without_the_option_is_as_it_was(bench: Bench) -> None:
     del bench.tree["datasets"]["parts"]["detectors"]["inside"]
     bench.reload()
     try:
-        built, _ = bench.run()
+        built, _ = bench.make()
         assert "parts/small/memory_bank" not in {asset for asset, _ in built}
         assert _pixels(bench, "small") == 6 * SIDE * SIDE
         head = bench.benchmark.store.read_head(("parts", "image_index"), "bolt")
@@ -198,7 +198,7 @@ def test_a_dataset_without_the_option_is_as_it_was(bench: Bench) -> None:
 
 def test_original_resolution_ignores_the_outside_too(bench: Bench) -> None:
     bench.set("evaluation", {"resolution": "original"})
-    bench.run(selected=[dg.AssetKey(["parts", "small", "metrics"]), dg.AssetKey(["parts", "image_index"])])
+    bench.make(selected=[dg.AssetKey(["parts", "small", "metrics"]), dg.AssetKey(["parts", "image_index"])])
     try:
         assert _pixels(bench, "small") == 6 * SIDE * INSPECTED
     finally:
@@ -224,7 +224,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     production = {"settle_seconds": 0, "gatekeeper": "inside", "margin": 1.0}
     made.tree["datasets"]["parts"] |= {"roi": "roi/{category}.png", "detectors": lanes, "production": production}
     made.reload()
-    made.run()
+    made.make()
     return made
 
 
@@ -252,7 +252,7 @@ def test_a_champion_goes_on_with_the_region_it_was_promoted_with(line: Bench) ->
     assert told == (
         "parts/inside [bolt] inspects another region of interest than its dataset has now, as it was promoted"
     )
-    line.run()
+    line.make()
     after = load_detector("parts", "inside", "bolt", line.benchmark, record=False)
     assert np.array_equal(after.inspected, wider)
     assert after.stale == ()

@@ -65,18 +65,18 @@ def forced(bench: Bench, asset: str, partition: str | None = "bolt") -> str:
 
 
 def test_an_image_replaced_in_place_is_another_image_and_put_back_it_is_the_first(bench: Bench, image: Path) -> None:
-    bench.run(categories=["bolt"])
+    bench.make(categories=["bolt"])
     first, stored = rows(bench), features(bench)
     bank = bench.benchmark.store.read_head(("parts", "small", "memory_bank"), "bolt")
     kept = replace(image, draw_image(2, defect=True))
     assert ("parts/image_index", "bolt") in bench.plan()
-    bench.run(categories=["bolt"])
+    bench.make(categories=["bolt"])
     second = rows(bench)
     changed = [path for path in first if first[path] != second[path]]
     assert changed == ["bolt/train/good/000.bmp"]
     assert bench.benchmark.store.read_head(("parts", "small", "memory_bank"), "bolt") != bank
     image.write_bytes(kept)
-    built, _ = bench.run(categories=["bolt"])
+    built, _ = bench.make(categories=["bolt"])
     assert {name for name, _ in built} <= {"parts/leaderboard", "parts/report"}
     assert rows(bench) == first
     assert bench.benchmark.store.read_head(("parts", "small", "memory_bank"), "bolt") == bank
@@ -88,7 +88,7 @@ def test_force_reads_every_image_again_whatever_its_stamp(bench: Bench, image: P
     # A file system that tells neither inode nor change time.
     monkeypatch.setattr(FileStamp, "of_local", classmethod(lambda cls, info: cls(info.st_size, str(info.st_mtime_ns))))
     selected = {dg.AssetKey(["parts", "image_index"])}
-    bench.run(categories=["bolt"], selected=selected)
+    bench.make(categories=["bolt"], selected=selected)
     before = rows(bench)
     replace(image, draw_image(2, defect=True))
     assert ("parts/image_index", "bolt") not in bench.plan()
@@ -97,7 +97,7 @@ def test_force_reads_every_image_again_whatever_its_stamp(bench: Bench, image: P
 
 
 def test_whoever_reads_a_file_that_changed_since_the_index_refuses_it(bench: Bench, image: Path) -> None:
-    bench.run(categories=["bolt"])
+    bench.make(categories=["bolt"])
     row = rows(bench)["bolt/train/good/000.bmp"]
     before = features(bench)
     kept = replace(image, draw_image(2, defect=True))

@@ -66,11 +66,11 @@ def test_a_setting_of_one_category_rebuilds_that_category(hetmm: Bench) -> None:
 
 @pytest.mark.parametrize("news", [1, 4])
 def test_an_updated_set_equals_one_from_scratch(hetmm: Bench, tmp_path: Path, news: int) -> None:
-    hetmm.run()
+    hetmm.make()
     _, before, _ = state(hetmm, "all", "nut")
     for number in range(news):
         write_image(hetmm.images / f"nut/train/good/new{number}.png", draw_image(70 + number))
-    built, found = hetmm.run()
+    built, found = hetmm.make()
     assert (
         built
         == lane("all", "template_set", "score_maps", "metrics", categories=("nut",))
@@ -83,7 +83,7 @@ def test_an_updated_set_equals_one_from_scratch(hetmm: Bench, tmp_path: Path, ne
     scratch = Bench(tmp_path / "scratch", dg.DagsterInstance.ephemeral())
     scratch.tree["datasets"] = hetmm.tree["datasets"]
     scratch.reload()
-    scratch.run()
+    scratch.make()
     for detector in ("all", "few"):
         (ours, info, metadata), (theirs, other, fresh) = (state(b, detector, "nut") for b in (hetmm, scratch))
         assert set(ours) == set(theirs)
@@ -96,14 +96,14 @@ def test_an_updated_set_equals_one_from_scratch(hetmm: Bench, tmp_path: Path, ne
     # A set of all images holds no vector of its own: nothing but the list of images was written.
     assert state(hetmm, "all", "nut")[0] == {}
     (hetmm.images / "nut/train/good/new0.png").unlink()
-    hetmm.run()
+    hetmm.make()
     assert ("updated" in state(hetmm, "all", "nut")[2]) == (news > 1)  # with one image gone, the first set is found
 
 
 def test_gaussians_are_updated_from_the_new_images_alone(bench: Bench, tmp_path: Path) -> None:
     lanes = {"padim": {"method": "padim", "extractor": "lite0", "channels": 20}}
     bench.set("datasets.parts.detectors", lanes)
-    bench.run()
+    bench.make()
 
     def learnt(one: Bench) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         store = one.benchmark.store
@@ -115,11 +115,11 @@ def test_gaussians_are_updated_from_the_new_images_alone(bench: Bench, tmp_path:
     assert learnt(bench)[1]["fitted"] == "on all images"
     for number in range(2):
         write_image(bench.images / f"bolt/train/good/new{number}.png", draw_image(70 + number))
-    bench.run()
+    bench.make()
     tensors, metadata = learnt(bench)
     assert (metadata["fitted"], metadata["updated"]) == ("on the new images alone", "+2 images")
     rows = bench.rows("padim", "bolt")
-    bench.run(force=True, categories=["bolt"])
+    bench.make(force=True, categories=["bolt"])
     again, metadata = learnt(bench)
     assert metadata["fitted"] == "on all images"
     for name, tensor in tensors.items():
@@ -128,11 +128,11 @@ def test_gaussians_are_updated_from_the_new_images_alone(bench: Bench, tmp_path:
 
     # An image that is gone, or other features, take a fit of all.
     (bench.images / "bolt/train/good/new0.png").unlink()
-    bench.run()
+    bench.make()
     assert (learnt(bench)[1]["fitted"], learnt(bench)[1]["updated"]) == ("on all images", "-1 images")
     write_image(bench.images / "bolt/train/good/new2.png", draw_image(75))
     bench.set("extractors.lite0.taps", ["blocks.1", "blocks.4"])
-    bench.run()
+    bench.make()
     assert learnt(bench)[1]["fitted"] == "on all images"
     assert "updated" not in learnt(bench)[1]
 
@@ -144,14 +144,14 @@ def test_a_study_measures_what_a_lane_would(hetmm: Bench, monkeypatch: pytest.Mo
     fit, score = Hetmm.fit, Hetmm.score
     monkeypatch.setattr(Hetmm, "fit", lambda *a, **k: (calls.append("fit"), fit(*a, **k))[1])
     monkeypatch.setattr(Hetmm, "score", lambda *a, **k: (calls.append("score"), score(*a, **k))[1])
-    hetmm.run()
+    hetmm.make()
     del calls[:]
     hetmm.set(
         "datasets.parts.studies",
         {"mixing": {"base": "few", "variants": {"as it is": {}, "forward": {"alpha": 1.0}, "two": {"sheets": 2}}}},
     )
     study = {("parts/studies/mixing", category) for category in CATEGORIES}
-    assert hetmm.run() == (study | {("parts/report", None)}, set())
+    assert hetmm.make() == (study | {("parts/report", None)}, set())
     # A state that a lane has learnt is read; variants that differ in scoring share it. Six test images, four a batch.
     assert calls.count("fit") == 2
     assert calls.count("score") == 3 * 2 * len(CATEGORIES)
@@ -165,7 +165,7 @@ def test_a_study_measures_what_a_lane_would(hetmm: Bench, monkeypatch: pytest.Mo
     # Another variant: what was measured stays; nothing but it is measured.
     del calls[:]
     hetmm.set("datasets.parts.studies.mixing.variants.backward", {"alpha": 0.0})
-    assert hetmm.run() == (study | {("parts/report", None)}, set())
+    assert hetmm.make() == (study | {("parts/report", None)}, set())
     assert calls.count("fit") == 0
     assert calls.count("score") == 2 * len(CATEGORIES)
     assert {key: value for key, value in study_rows(hetmm, "bolt").items() if key in rows} == rows
@@ -193,12 +193,12 @@ def test_a_study_alone_needs_no_leaderboard(hetmm: Bench) -> None:
 def test_draws_take_other_images_and_are_repeatable(hetmm: Bench) -> None:
     study = {"base": "all", "vary": {"train_images": [1, 3]}, "draws": 3}
     hetmm.set("datasets.parts.studies", {"few_images": study})
-    hetmm.run(categories=["bolt"])
+    hetmm.make(categories=["bolt"])
     rows = study_rows(hetmm, "bolt", "few_images")
     scores = {key: value for key, value in rows.items() if key[2] == "pixel_auroc"}
     assert len(scores) == 6
     assert len(set(scores.values())) > 3
-    hetmm.run(categories=["bolt"], force=True)
+    hetmm.make(categories=["bolt"], force=True)
     again = study_rows(hetmm, "bolt", "few_images")
     assert {key: again[key] for key in scores} == scores
     hetmm.set("datasets.parts.studies.few_images.vary.train_images", [7])
@@ -211,7 +211,7 @@ def test_few_shots_of_several_lanes_share_draws_and_features(hetmm: Bench) -> No
     before = backbone.images_seen
     shots = {"base": ["all", "few"], "vary": {"train_images": [1, 2, 4]}, "draws": 2}
     hetmm.set("datasets.parts.studies", {"few_shot": shots})
-    hetmm.run(categories=["bolt"])
+    hetmm.make(categories=["bolt"])
     rows = study_rows(hetmm, "bolt", "few_shot")
     names = {f"{lane}, train_images={count}" for lane in ("all", "few") for count in (1, 2, 4)}
     assert {(variant, draw) for variant, draw, *_ in rows} == {(name, draw) for name in names for draw in (0, 1)}
@@ -237,7 +237,7 @@ def study_rows(bench: Bench, category: str, study: str = "mixing") -> dict[tuple
 def test_the_report_shows_studies(hetmm: Bench) -> None:
     variants = {"alpha=0.0": {"alpha": 0.0}, "<i>x</i>": {}}
     hetmm.set("datasets.parts.studies", {"mixing": {"base": "few", "variants": variants}})
-    hetmm.run()
+    hetmm.make()
     store = hetmm.benchmark.store
     head = store.read_head(("parts", "report"), None)
     assert head is not None

@@ -33,7 +33,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     bench.tree["datasets"]["parts"]["detectors"] = LANES
     bench.tree["evaluation"] = {**bench.tree.get("evaluation", {}), "resolution": "original"}
     bench.reload()
-    bench.run()
+    bench.make()
     return bench
 
 

@@ -114,7 +114,7 @@ def test_a_killed_training_goes_on_where_it_was(
 
     assert unreferenced(Graph(trained.stages, store), older_than=0) == []  # the next run needs the checkpoint
     steps = count_steps(None)
-    trained.run(selected=selected, categories=["bolt"])
+    trained.make(selected=selected, categories=["bolt"])
     assert len(steps) == STEPS - 6  # 6 of 8 steps lay before the last checkpoint
     again, second, _ = model(trained, detector)
     assert set(again) == set(expected)
@@ -124,7 +124,7 @@ def test_a_killed_training_goes_on_where_it_was(
     count_steps(5)
     assert "Killed" in trained.outcome(selected=selected, categories=["bolt"], force=True).failures[0]
     steps = count_steps(None)
-    trained.run(selected=selected, categories=["bolt"], force=True)
+    trained.make(selected=selected, categories=["bolt"], force=True)
     assert len(steps) == STEPS  # force takes nothing up
 
 
@@ -150,7 +150,7 @@ def test_training_in_bfloat16_gives_the_detector_of_float32(trained: Bench) -> N
 
     exact = results()
     trained.set("extractors.lite0.precision", "bfloat16")
-    built, _ = trained.run(categories=["bolt"])
+    built, _ = trained.make(categories=["bolt"])
     assert ("parts/fod/trained_model", "bolt") in built
     assert ("parts/simplenet/trained_model", "bolt") in built
     for detector, rounded in results().items():
@@ -170,21 +170,21 @@ def test_what_a_setting_rebuilds_and_what_the_ui_is_told(trained: Bench) -> None
     downstream = ("score_maps", "metrics")
     for detector, key, value in (("simplenet", "sigma", 2.0), ("fod", "criterion", "rec")):
         trained.set(f"datasets.parts.detectors.{detector}.{key}", value)
-        assert trained.run() == (lane(detector, *downstream) | RESULTS, set())
+        assert trained.make() == (lane(detector, *downstream) | RESULTS, set())
     trained.set("datasets.parts.detectors.simplenet.noise_sigma", 0.3)
     assert trained.stale() == lane("simplenet", "trained_model")
-    assert trained.run() == (lane("simplenet", "trained_model", *downstream) | RESULTS, set())
+    assert trained.make() == (lane("simplenet", "trained_model", *downstream) | RESULTS, set())
 
 
 def test_a_warm_start_is_asked_for_and_recorded(trained: Bench, count_steps: Callable[[int | None], list[int]]) -> None:
     trained.set("datasets.parts.detectors.fod.warm_start", True)
     trained.set("datasets.parts.detectors.fod.warm_epochs", 2)
-    trained.run(categories=["bolt"])
+    trained.make(categories=["bolt"])
     first, _, _ = model(trained, "fod")
     for number in range(2):
         write_image(trained.images / f"bolt/train/good/new{number}.png", draw_image(70 + number))
     steps = count_steps(None)
-    trained.run(categories=["bolt"])
+    trained.make(categories=["bolt"])
     assert len(steps) == 4 * 4 + 2 * 4  # SimpleNet begins again with 8 images; FOD goes on for two epochs
     second, info, artifact = model(trained, "fod")
     metadata = artifact.record()["metadata"]
@@ -202,7 +202,7 @@ def test_epochs_chosen_on_test_images_stand_apart(trained: Bench) -> None:
     plain = {key: value for key, value in trained.rows("fod", "bolt").items() if key[0] != "timing"}
     weights, _, _ = model(trained, "fod")
     trained.set("datasets.parts.detectors.fod.oracle_every", 2)
-    built, _ = trained.run()
+    built, _ = trained.make()
     assert built == lane("fod", "trained_model", "oracle_epochs", "score_maps", "metrics") | RESULTS
     # The headline is what it was: the last epoch.
     rows = {key: value for key, value in trained.rows("fod", "bolt").items() if key[0] != "timing"}
@@ -220,7 +220,7 @@ def test_one_class_novelty_needs_no_masks(trained: Bench) -> None:
     """As on CIFAR-10, where other classes are the novelty."""
     shutil.rmtree(trained.images / "bolt/ground_truth")
     trained.set("datasets.parts.detectors.simplenet.oracle_every", 1)
-    trained.run(categories=["bolt"])
+    trained.make(categories=["bolt"])
     rows = trained.rows("simplenet", "bolt")
     assert rows["standard", "image_auroc"] is not None
     assert rows["standard", "pixel_auroc"] is None
@@ -231,10 +231,10 @@ def test_one_class_novelty_needs_no_masks(trained: Bench) -> None:
 def test_a_selection_leaves_out_what_would_lack_the_kept_epochs(bench: Bench) -> None:
     bench.set("datasets.parts.detectors", {"fod": {**FOD, "oracle_every": 2}})
     selected = [dg.AssetKey(["parts", "fod", "score_maps"])]
-    built, _ = bench.run(selected=selected, categories=["bolt"])
+    built, _ = bench.make(selected=selected, categories=["bolt"])
     assert lane("fod", "trained_model", "score_maps", categories=("bolt",)) <= built
     assert not built & (lane("fod", "metrics", "oracle_epochs") | RESULTS)  # metrics reads epochs that nobody asked for
-    built, _ = bench.run(selected=[dg.AssetKey(["parts", "fod", "metrics"])], categories=["bolt"])
+    built, _ = bench.make(selected=[dg.AssetKey(["parts", "fod", "metrics"])], categories=["bolt"])
     assert built == lane("fod", "oracle_epochs", "metrics", categories=("bolt",)) | RESULTS
 
 
@@ -244,7 +244,7 @@ def test_held_out_images_set_a_threshold_and_an_ensemble(trained: Bench) -> None
     for detector in LANES:
         trained.set(f"datasets.parts.detectors.{detector}.held_out", 0.4)
     trained.set("datasets.parts.detectors.both", {"method": "ensemble", "members": list(LANES)})
-    trained.run(categories=["bolt"])
+    trained.make(categories=["bolt"])
     assert len(model(trained, "fod")[1]["held_out"]) == 2
     for detector in (*LANES, "both"):
         assert ("nominal_threshold", "threshold") in trained.rows(detector, "bolt")
@@ -257,7 +257,7 @@ def test_the_threads_and_the_batch_of_a_machine_change_no_score(trained: Bench) 
     try:
         trained.set("compute.batch_size", 3)
         trained.set("compute.threads", 1)
-        trained.run(categories=["bolt"], force=True)
+        trained.make(categories=["bolt"], force=True)
     finally:
         use_threads(threads)
     for detector in LANES:
@@ -276,7 +276,7 @@ def test_a_study_trains_every_variant_and_a_kill_loses_little(
     count_steps(8)
     assert "Killed" in trained.outcome(selected=study, categories=["bolt"]).failures[0]
     steps = count_steps(None)
-    trained.run(selected=study, categories=["bolt"])
+    trained.make(selected=study, categories=["bolt"])
     assert len(steps) == STEPS - 6  # the lane's own setting is never trained again
     assert not [
         file for file in trained.benchmark.store.files("artifacts/study_rows") if file.path.endswith(CHECKPOINT)

@@ -39,7 +39,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """Materialized once; images come and go."""
     bench = _bench(tmp_path_factory.mktemp("turned"))
     before = _seen(bench)
-    bench.run()
+    bench.make()
     assert _seen(bench) - before == 2 * 12 + 3 * 6
     return bench
 
@@ -121,13 +121,13 @@ def test_a_threshold_is_of_images_that_are_left_out_in_all_directions(bench: Ben
 def test_an_update_turns_new_images_alone(bench: Bench) -> None:
     before = _seen(bench)
     write_image(bench.images / "bolt" / "train" / "good" / "new.png", draw_image(77))
-    bench.run()
+    bench.make()
     assert _seen(bench) - before == 4
     record = _artifact(bench, "bolt", "parts", "turned", "memory_bank").record()["metadata"]
     assert record["fitted"] != "on all images"
     assert record["rows"] == 7 * 4 * CELLS
     (bench.images / "bolt" / "train" / "good" / "new.png").unlink()
-    bench.run()
+    bench.make()
     assert _seen(bench) - before == 4
 
 
@@ -136,12 +136,12 @@ def test_turns_put_back_find_what_was_made(tmp_path: Path) -> None:
     bench = _bench(tmp_path)
     before = _seen(bench)
     lane = bench.tree["datasets"]["parts"]["detectors"]["turned"]["categories"]["bolt"]
-    bench.run()
+    bench.make()
     first, second = {}, {}
     for turns, versions in ((4, first), (1, second), (4, second)):
         lane["turns"] = turns
         bench.reload()
-        bench.run()
+        bench.make()
         versions[turns] = [_version(bench, category, "parts", "turned", "metrics") for category in ("bolt", "nut")]
     assert first[4] == second[4] != second[1]
     assert first[4][1] == second[1][1]
@@ -155,7 +155,7 @@ def test_few_shots_are_learnt_in_several_directions(tmp_path: Path) -> None:
         "few": {"base": "turned", "vary": {"train_images": [2], "turns": [1, 4]}, "draws": 2}
     }
     bench.reload()
-    bench.run()
+    bench.make()
     for category in ("bolt", "nut"):
         assert len(_images(bench, category, *FEATURES, "turned_90")) == 6  # a variant of the study learns both
         rows = read_rows(_artifact(bench, category, "parts", "studies", "few"))

@@ -56,7 +56,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     }
     bench.tree["datasets"]["parts"]["detectors"] = LANES
     bench.set("datasets.mix", BLIND)
-    bench.run()
+    bench.make()
     before = bench.files()
     yield bench
     assert bench.files() == before  # features of new images stay in memory
@@ -68,7 +68,7 @@ def small(bench: Bench) -> Bench:
     shutil.rmtree(bench.images / "nut")
     del bench.tree["datasets"]["parts"]["detectors"]["full"]
     bench.reload()
-    bench.run()
+    bench.make()
     return bench
 
 
@@ -259,13 +259,13 @@ def test_what_is_out_of_date_is_refused(small: Bench) -> None:
     image = draw_image(5, defect=True)
     expected = fresh.predict(image)
     assert load(allow_stale=True).predict(image).score == expected.score
-    small.run()
+    small.make()
     renewed = load()
     assert renewed.versions != fresh.versions
 
     # A state of before, by its address: its own threshold too, although its score maps knew other test images.
     write_image(small.images / "bolt/test/good/new.png", draw_image(78))
-    small.run()
+    small.make()
     back = load(version=fresh.versions["small"])
     assert back.versions == fresh.versions
     assert back.predict(image).score == expected.score

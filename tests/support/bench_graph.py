@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,10 +19,12 @@ from PIL import Image
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.config.load import load_config
 from ad_assets.datasets import ImageFiles
+from ad_assets.defs.assets import result_of
 from ad_assets.defs.build import build_definitions
 from ad_assets.defs.partitions import register_categories
-from ad_assets.defs.plan import plan
-from ad_assets.defs.runs import Outcome, execute
+from ad_assets.defs.plan import DATA_VERSION_TAG, plan
+from ad_assets.defs.runs import Outcome, execute, in_runs
+from ad_assets.graph.build import materialize
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Stage
 from ad_assets.graph.stages.image_index import read_stamps, stamps_path
@@ -125,7 +128,7 @@ class Bench:
         """One on images that are drawn into a folder, after its first run."""
         write_dataset(folder / "images")
         bench = cls(folder, dg.DagsterInstance.ephemeral())
-        bench.run()
+        bench.make()
         return bench
 
     @property
@@ -177,6 +180,30 @@ class Bench:
         outcome = self.outcome(**options)
         assert not outcome.failures, outcome.failures
         return self.materialized_since(before)
+
+    def make(self, **options: Any) -> tuple[set[Slot], set[Slot]]:
+        """What `run` does, in the same order, without runs of Dagster, which take two fifths of it.
+
+        For tests that ask what is made and of what, not how a run goes. The first failure is raised; `stale` knows
+        nothing of it, and no check is answered.
+        """
+        built: set[Slot] = set()
+        found: set[Slot] = set()
+        force, verify = bool(options.get("force")), bool(options.get("verify"))
+        store, compute, log = self.benchmark.store, self.benchmark.compute, logging.getLogger(__name__)
+        steps = [step for _, members in in_runs(self._steps(**options)) for step in members]
+        for stage, partition in ((step.stage, step.partition) for step in steps):
+            made = materialize(stage, partition, store, compute, log, force=force, verify=verify)
+            (found if made.found else built).add((stage.name, partition))
+            self.instance.report_runless_asset_event(
+                dg.AssetMaterialization(
+                    list(stage.key),
+                    partition=partition,
+                    tags={DATA_VERSION_TAG: made.head.version},
+                    metadata=result_of(stage, made).metadata,
+                )
+            )
+        return built, found
 
     def outcome(self, **options: Any) -> Outcome:
         """Carry out the plan; returns what became of it."""

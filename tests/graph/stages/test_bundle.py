@@ -42,7 +42,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     write_dataset(folder / "images")
     production = {"settle_seconds": 0, "margin": 1.0}
     bench = _bench(folder, {"small": {**LANE, "export": EXPORT}}, production=production)
-    bench.run()
+    bench.make()
     return bench
 
 
@@ -94,7 +94,7 @@ def test_graphs_are_shared_and_an_update_writes_a_small_state(line: Bench, tmp_p
     before, pointer = bench.files(), _pointer(bench)
     for number in range(2):
         write_image(bench.images / "bolt/train/good" / f"new{number}.png", draw_image(7000 + number))
-    bench.run()
+    bench.make()
     assert _pointer(bench) != pointer
     assert read_history(store, "parts", "small", "bolt").champion.bundle == _version(bench)  # type: ignore[union-attr]
     written = {
@@ -188,7 +188,7 @@ def test_a_lane_outside_of_production_has_a_bundle_without_test_images_too(line:
         shutil.rmtree(tmp_path / "images" / "bolt" / gone)
     _graphs_of(line, tmp_path)
     bench = _bench(tmp_path, {"small": {**LANE, "export": EXPORT}})
-    bench.run()
+    bench.make()
     manifest = read_manifest(bench.benchmark.store.artifact("bundle", _version(bench)))
     assert manifest["parity"]["images"] == 6  # mirrored training images, which the bank does not hold
     assert manifest["parity"]["flips"] == 0
@@ -252,7 +252,7 @@ def test_an_ensemble_goes_out_with_its_members(line: Bench, tmp_path: Path) -> N
     members = {"one": LANE, "two": {**LANE, "coreset_ratio": 1.0}}
     both = {"method": "ensemble", "members": ["one", "two"], "export": EXPORT}
     bench = _bench(tmp_path, {**members, "small": both})
-    bench.run()
+    bench.make()
     manifest = read_manifest(bench.benchmark.store.artifact("bundle", _version(bench)))
     assert [each["name"] for each in manifest["members"]] == ["one", "two"]
     detector = load_detector("parts", "small", "bolt", bench.benchmark, record=False)

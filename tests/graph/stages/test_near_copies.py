@@ -39,17 +39,17 @@ def test_lanes_of_one_extractor_search_once_and_again_when_training_images_chang
         write_image(good / f"{number:03}.png", draw_image(1000 + number))
     write_image(good / "copy.png", np.clip(draw_image(1003).astype(int) + 1, 0, 255).astype(np.uint8))
     bench.set("datasets.parts.decision", {"false_alarm_rate": 0.2})
-    bench.run()
+    bench.make()
     store = bench.benchmark.store
     assert searched == [12]
     assert left_out("small") == left_out("full") == "by near-copies: 11 groups of 12 images"
     before = kept()
 
     write_image(bench.images / "bolt" / "test" / "good" / "new.png", draw_image(1200))
-    bench.run()
+    bench.make()
     assert searched == [12]
     write_image(good / "new.png", draw_image(1300))
-    bench.run()
+    bench.make()
     assert searched == [12, 13]
     assert left_out("full") == "by near-copies: 12 groups of 13 images"
     unread = {file.path for file in unreferenced(Graph(bench.stages, store), older_than=-1)}
@@ -59,6 +59,6 @@ def test_lanes_of_one_extractor_search_once_and_again_when_training_images_chang
         if path.endswith(near_copies.GROUPS):
             (Path(store.root) / path).write_text("[]")
     bench.set("datasets.parts.detectors.full.sigma", 3.0)
-    bench.run()
+    bench.make()
     assert searched == [12, 13, 13], "what is damaged was read"
     assert left_out("full") == "by near-copies: 12 groups of 13 images"
