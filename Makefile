@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: install lock demo test verify verify-gpu check bench dev clean
+.PHONY: install lock demo test verify verify-gpu check bench peers dev clean
 
 install: $(VENV)/installed
 
@@ -20,6 +20,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 .venv-s3/installed: tests/s3_server.txt
 	$(PYTHON) -m venv .venv-s3
 	.venv-s3/bin/pip install --quiet --disable-pip-version-check -c tests/s3_server.txt 'moto[server]'
+	touch $@
+
+# anomalib, which `make peers` compares with; with the releases that nothing else here needs.
+.venv-peers/installed: tests/peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check -c tests/peers.txt 'anomalib[cpu]'
 	touch $@
 
 # What the deployments to several machines need, for their tests: with the release of Dagster that they are for.
@@ -57,8 +63,13 @@ check: install
 bench: install
 	for bench in tests/benchmarks/bench_*.py; do $(BIN)/python -m tests.benchmarks.$$(basename $$bench .py) || exit 1; done
 
+# This project beside anomalib: the same images, weights and settings (AD_ASSETS_MTD=/path/to/mtd adds the magnetic
+# tiles). Writes docs/peers.md; half an hour on two cores.
+peers: install .venv-peers/installed
+	$(BIN)/python -m tests.peers
+
 dev: install
 	@$(BIN)/ad-assets dev --port $${PORT:-3000}
 
 clean:
-	rm -rf $(VENV) .venv-s3 .ad_assets .dagster_home
+	rm -rf $(VENV) .venv-s3 .venv-peers .ad_assets .dagster_home

@@ -1,0 +1,142 @@
+"""The comparison with anomalib, with a stub in its place: what is judged and what the page says."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from ad_assets.backbones.extractor import Extractor
+from ad_assets.datasets.readers.folder import FolderReader
+from tests.peers import costs
+from tests.peers.costs import Cost
+from tests.peers.folders import Truth, lay_out
+from tests.peers.head import head
+from tests.peers.judge import METRICS, Scores, difference_from_scikit_learn, judge
+from tests.peers.lanes import AGAIN, CHANGED, FIRST, MORE, datasets
+from tests.peers.page import page, quality
+from tests.peers.records import CHECKS, OURS, THEIR_BANK, THEIRS, Record, Records
+from tests.support.trees import mvtec_tree
+
+NOTES: dict[str, float | str] = {"features": 1e-6, "scikit-learn": 0.0, "anomalib": "2.7.0", "torch": "2.14"}
+
+
+def truth_and_scores() -> tuple[Truth, Scores]:
+    """Six images, every other one with a spot, and a stub's scores of them."""
+    rng = np.random.default_rng(0)
+    paths = [f"{'anomalous' if number % 2 else 'good'}/{number:05d}.png" for number in range(6)]
+    masks = {path: np.zeros((8, 8), bool) for path in paths[1::2]}
+    for mask in masks.values():
+        mask[2:4, 3:6] = True
+    truth = Truth({path: int(path in masks) for path in paths}, masks)
+    maps = rng.random((6, 8, 8), np.float32) + 0.5 * np.stack([masks.get(p, np.zeros((8, 8), bool)) for p in paths])
+    return truth, Scores(paths, rng.random(6), maps.astype(np.float32))
+
+
+def test_both_sides_are_judged_by_one_code_that_agrees_with_scikit_learn() -> None:
+    truth, scores = truth_and_scores()
+    judged = judge(scores, truth)
+    assert judged["image AUROC"] == pytest.approx(100 * roc_auc_score(list(truth.labels.values()), scores.image))
+    assert difference_from_scikit_learn(scores, truth) < 1e-9
+    order = np.array([4, 1, 5, 0, 2, 3])
+    turned = Scores([scores.paths[number] for number in order], scores.image[order], scores.maps[order])
+    assert judge(turned, truth) == pytest.approx(judged)
+    maps = np.stack([truth.masks.get(path, np.zeros((8, 8))) for path in scores.paths]).astype(np.float32)
+    assert judge(Scores(scores.paths, np.arange(6) % 2, maps), truth) == dict.fromkeys(METRICS, pytest.approx(100))
+
+
+def test_scores_of_other_images_or_another_frame_are_refused() -> None:
+    truth, scores = truth_and_scores()
+    with pytest.raises(ValueError, match=r"5 images were scored, 6 are to be; such as .*00005"):
+        judge(Scores(scores.paths[:5], scores.image[:5], scores.maps[:5]), truth)
+    with pytest.raises(ValueError, match="compare in one frame"):
+        judge(dataclasses.replace(scores, maps=scores.maps[:, :4]), truth)
+
+
+def run(side: str, step: str, seed: int, points: float, seconds: float) -> Record:
+    """A run of one category."""
+    cost = Cost(seconds, 2 * seconds, 100 * seconds) if side in (OURS, THEIRS) else None
+    notes = NOTES if side == CHECKS else {}
+    metrics = dict.fromkeys(METRICS, points) if step in (FIRST, MORE) else {}
+    return Record(
+        "demo", "brick", "padim, 100 channels", seed, side, step, metrics, cost, "2026-01-02T03:04:05", 1, notes
+    )
+
+
+def records(theirs: float) -> list[Record]:
+    """Two seeds of both sides, with the first asked more; theirs some points off."""
+    found = []
+    for seed in (0, 1):
+        found += [run(OURS, FIRST, seed, 90 + 0.1 * seed, 10), run(THEIRS, FIRST, seed, theirs + 0.1 * seed, 40 + seed)]
+        found += [run(THEIR_BANK, FIRST, seed, 89.9, 0), run(CHECKS, FIRST, seed, 0, 0)]
+    found += [run(OURS, AGAIN, 0, 0, 2), run(OURS, CHANGED, 0, 0, 5), run(THEIRS, CHANGED, 0, 0, 30)]
+    return [*found, run(OURS, MORE, 0, 89.5, 4)]
+
+
+def test_the_page_tells_what_is_apart_beyond_the_seeds_and_pairs_the_costs() -> None:
+    compared = datasets(Path("demo"), None)
+    changed = {"padim, 100 channels": "50 channels"}
+    text = page(records(90.3), head(records(90.3), compared), changed)
+    assert (
+        "| demo | padim, 100 channels | AUPRO | 90.05 (90.00 to 90.10) | 90.35 (90.30 to 90.40) | -0.30 | no |" in text
+    )
+    assert "| 89.90 | +0.15 | -0.45 |" in text
+    assert "| first run | 2 | 10.0 / 20.0 / 1,000 | 40.5 (40.0 to 41.0) / 81.0 (80.0 to 82.0)" in text
+    assert "| a changed setting: 50 channels | 1 | 5.0 / 10.0 / 500 | 30.0 / 60.0 / 3,000 | 6.0 | 6.0 | 6.0 |" in text
+    assert "| five more images | 1 | 4.0 / 8.0 / 400 | 40.0 / 80.0 / 4,000 | 10.0 |" in text  # anew
+    assert "| AUPRO | 89.50 | 90.00 |" in text
+    assert "anomalib 2.7.0 with torch 2.14; 2026-01-02 03:04" in text
+    assert "**0.50**" in page(records(90.6), "", changed)  # 90.6 to 90.7 beside 90.0 to 90.1
+
+
+def test_a_seed_without_a_category_is_no_mean_of_the_others() -> None:
+    odd = dataclasses.replace(run(OURS, FIRST, 0, 10, 1), category="board")
+    with pytest.raises(ValueError, match="seeds of other categories"):
+        quality([*records(90), odd], "demo", "padim, 100 channels", OURS, "AUPRO")
+
+
+def test_a_comparison_goes_on_from_its_records_without_a_line_that_was_cut(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    kept = Records(path)
+    for record in records(90):
+        kept.add(record)
+    with path.open("a") as file:
+        file.write('{"dataset": "de')
+    again = Records(path)
+    assert again.all == records(90)
+    assert again.has(*(record.key for record in records(90)))
+    assert not again.has(run(THEIRS, MORE, 0, 0, 0).key)
+    again.add(odd := run(OURS, FIRST, 7, 1, 1))
+    assert Records(path).all[-1] == odd
+
+
+def test_both_sides_get_links_in_one_layout_and_the_last_images_later(tmp_path: Path) -> None:
+    mvtec_tree(tmp_path / "given")
+    reader, root = FolderReader(root=str(tmp_path / "given")), tmp_path / "linked"
+    extractor = Extractor(backbone="resnet18", weights="random(0)", taps=("layer1",), resize=(8, 8))
+    truth = lay_out(root, reader, "bottle", extractor, fewer=1)
+    before = {path.name for path in root.rglob("train/good/*")}
+    assert lay_out(root, reader, "bottle", extractor).labels == truth.labels
+    after = {path.name for path in root.rglob("train/good/*")}
+    assert before < after
+    assert max(after) not in before
+    assert len(after) == len(before) + 1
+    assert set(truth.masks) == {path for path, label in truth.labels.items() if label}
+
+
+def test_a_command_is_measured_with_its_children_and_its_failure_is_shown(tmp_path: Path) -> None:
+    script = "import os; os.fork() or os._exit(len(bytearray(b'x') * 50_000_000) % 2); os.wait()"
+    cost = costs.run([sys.executable, "-S", "-c", script], tmp_path, tmp_path / "log", {})
+    assert 0 < cost.cpu < 60
+    assert cost.peak_mb > 50
+    with pytest.raises(RuntimeError, match=r"(?s)ended with 3:.*the reason"):
+        costs.run(
+            [sys.executable, "-S", "-c", "import os; print('the reason', flush=True); os._exit(3)"],
+            tmp_path,
+            tmp_path / "log",
+            {},
+        )
