@@ -269,7 +269,7 @@ def _false_alarm_rates(benchmark: Benchmark, name: str) -> Iterator[Finding]:
         return  # the finding of the dataset says why
     short = []
     for lane, detector in dataset.detectors.items():
-        for category in sorted(assigned) if detector.method else ():
+        for category in sorted(assigned) if detector.method and not detector.draw_of else ():
             method, most = detector.method_for(category), calibration_images(dataset, detector, category, evaluation)
             train = sum(candidate.split == "train" for candidate in assigned[category])
             scored = min(method.calibration_images(train), most)

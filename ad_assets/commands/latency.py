@@ -45,7 +45,8 @@ def _latency(options: argparse.Namespace) -> int:
 
     lookup = Lookup.of(options.config, options.set)
     dataset = lookup.dataset(options.dataset)
-    lanes = [lookup.detector(dataset, name).name for name in options.detector or dataset.detectors]
+    undrawn = [name for name, detector in dataset.detectors.items() if detector.draw_of is None]
+    lanes = [lookup.detector(dataset, name).name for name in options.detector or undrawn]
     category = options.category or next(iter(lookup.categories(dataset)), None)
     category = lookup.category(dataset, category)
     images = sample_images(lookup.benchmark, dataset, category, options.images)

@@ -28,7 +28,7 @@ def needs_checks(benchmark: Benchmark, name: str) -> Iterator[tuple[str, bool, s
     dataset, budget = benchmark.datasets[name], benchmark.compute.memory_gb
     free, folder = free_bytes(), str(scratch_folder())
     for detector in dataset.detectors.values():
-        if detector.method is None:
+        if detector.method is None or detector.draw_of:  # draws need what the first of them does
             continue
         if detector.joins:
             yield from _joint_needs(benchmark, dataset, detector)

@@ -184,7 +184,8 @@ class Detector:
     `categories` holds the method of every category that has values of its own, `written` names those of the file: a
     preset may name more than a copy of its dataset holds. `decision` wins over that of the dataset. With `export` its
     states become bundles. `joins` names the detector whose states of all categories it scores with as one; its method
-    is that detector's.
+    is that detector's. `draws` counts the seeds of a lane: the first is the detector's own, the others are those of
+    detectors that say by `draw_of` whose they are.
     """
 
     name: str
@@ -197,11 +198,23 @@ class Detector:
     decision: Decision = field(default_factory=Decision)
     export: Export | None = None
     joins: str | None = None
+    draws: int = 1
+    draw_of: str | None = None
+
+    @property
+    def lane(self) -> str:
+        """The detector of the benchmark file under whose name its results stand."""
+        return self.draw_of or self.name
+
+    @property
+    def is_random(self) -> bool:
+        """Whether another seed would make another detector of its method, in some category."""
+        return any(method is not None and method.is_random for method in (self.method, *self.categories.values()))
 
     @property
     def has_champions(self) -> bool:
         """Whether its states become champions where images go on landing: it learns, and of each category apart."""
-        return self.method is not None and self.joins is None
+        return self.method is not None and self.joins is None and self.draw_of is None
 
     def method_for(self, category: str) -> Method[Any]:
         """The configured method of one category.
@@ -274,6 +287,10 @@ class Dataset:
     production: Production | None = None
     decision: Decision = field(default_factory=Decision)
 
+    def is_random(self, detector: Detector) -> bool:
+        """Whether another seed would make another detector of a lane, or of a member of it."""
+        return any(self.detectors[name].is_random for name in detector.members) or detector.is_random
+
     def asked_rate(self, detector: Detector, category: str) -> float | None:
         """The rate of false alarms that `decision` asks for in a lane and category; None: it asks for none."""
         rates = (decision.rate_of(category) for decision in (detector.decision, self.decision))
@@ -313,7 +330,7 @@ class Dataset:
 
     def without_region(self) -> list[str]:
         """The detectors and variants that learn inside a region of interest alone where there is none, in words."""
-        lanes = {f"detectors.{name}": detector for name, detector in self.detectors.items()}
+        lanes = {f"detectors.{name}": lane for name, lane in self.detectors.items() if lane.draw_of is None}
         for study in self.studies.values():
             lanes |= {f"studies.{study.name}.{variant.name}": variant.detector for variant in study.variants}
         return [

@@ -24,6 +24,7 @@ from ad_assets.config.benchmark import (
     Variant,
 )
 from ad_assets.config.decision import Decision
+from ad_assets.config.draws import draws_fault, further_draws
 from ad_assets.config.export import Export, export_fault
 from ad_assets.config.faults import Checker, ConfigError, fault_list, key_text, shown
 from ad_assets.config.joint import Joint, join_fault
@@ -41,7 +42,7 @@ MOST_VARIANTS = 1000
 MOST_NAME = 300  # characters of a variant's name
 # Beside the options of a reader and of a method.
 DATASET_KEYS = ("reader", "detectors", "studies", "production", "decision")
-DETECTOR_KEYS = ("method", "extractor", "paper", "preset", "categories", "decision", "export")
+DETECTOR_KEYS = ("method", "extractor", "paper", "preset", "categories", "decision", "export", "draws")
 OWNER = re.compile(r"team:[\w.-]+|\w[\w.%+-]*@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}", re.ASCII)  # as Dagster takes them
 
 
@@ -132,7 +133,12 @@ class SectionParser(Checker):
                 self.faults.append(f"{path}.detectors.{lane}: the name is an asset's; choose another")
             detector = self._detector(lane, entry, f"{path}.detectors.{lane}", detectors)
             if detector:
-                detectors[lane] = detector
+                further = further_draws(detector)
+                self.faults += [
+                    f"{path}.detectors.{name}: the name is that of a draw of {lane}; choose another"
+                    for name in further.keys() & lanes.keys()
+                ]
+                detectors |= {lane: detector, **further}
         for detector in detectors.values():
             # An extractor with faults of its own has no frame to compare.
             used = {detectors[member].extractor for member in detector.members if member in detectors}
@@ -317,6 +323,7 @@ class SectionParser(Checker):
                 self._check_export(path, [earlier[member] for member in made.members] or [made])
             decision = made.decision if made and decision == Decision() else decision
             return made and replace(made, paper=paper, decision=decision, export=export)
+        draws: Any = plain(options.pop("draws", 1))
         extractor = self.choice(options.pop("extractor", None), self.extractor_names, f"{path}.extractor")
         choices: dict[str, Any] = {**METHODS, Ensemble.name: Ensemble, Joint.name: Joint}
         method_type = self.choice(method, choices, f"{path}.method")
@@ -335,6 +342,12 @@ class SectionParser(Checker):
         }
         own_methods = {category: own for category, own in categories.items() if own}
         detector = Detector(name, configured, (), extractor, paper, own_methods, written, decision, export)
+        if "draws" in over:
+            self.faults.append(f"{path}.draws: variants of a study have as many draws as the study; write draws there")
+        elif fault := draws_fault(draws, detector) if not over else "":
+            self.faults.append(f"{path}.draws: {fault} (got {shown(draws)})")
+        elif not over:
+            detector = replace(detector, draws=draws)
         if export:
             self._check_export(path, [detector])
         return detector
@@ -353,7 +366,16 @@ class SectionParser(Checker):
                 return None
         if ensemble is None:
             return None
-        return Detector(name, None, tuple(ensemble.members), earlier[ensemble.members[0]].extractor, None)
+        members = ensemble.members
+        if len(members) == 1:
+            alone = earlier[members[0]]
+            if alone.draws == 1:
+                self.faults.append(
+                    f"{path}.members: {alone.name} is alone and has one seed; name a second detector, or give it draws"
+                )
+                return None
+            members = (alone.name, *further_draws(alone))
+        return Detector(name, None, members, earlier[members[0]].extractor, None)
 
     def _joint(self, name: str, options: dict[str, Any], path: str, earlier: Mapping[str, Detector]) -> Detector | None:
         """A lane that scores as a detector above it does, with what that learnt of all categories."""
@@ -365,7 +387,7 @@ class SectionParser(Checker):
         if fault := join_fault(joined):
             self.faults.append(f"{path}.of: {joined.name} cannot be joined: {fault}")
             return None
-        return replace(joined, name=name, written=(), joins=joined.name)
+        return replace(joined, name=name, written=(), joins=joined.name, draws=1, draw_of=None)
 
     def _check_export(self, path: str, detectors: Sequence[Detector]) -> None:
         """Note why one of the detectors of a bundle cannot be exported."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Automation, Evaluation, Production, ReportStyle
 from ad_assets.config.decision import Decision
+from ad_assets.config.draws import MOST_DRAWS
 from ad_assets.config.export import Export
 from ad_assets.config.joint import Joint
 from ad_assets.datasets import READERS
@@ -128,10 +129,12 @@ def _detector(name: str) -> type[BaseModel]:
         categories=(dict[str, dict[str, Any] | None] | None, Field(None, description="category -> values of its own")),
         decision=(Decision | None, None),
         export=(Export | None, None),
+        draws=(int, Field(1, ge=1, le=MOST_DRAWS, description=_DRAWS)),
         **presets,
     )
 
 
+_DRAWS = "fits with so many seeds, from its own on, as one row of the leaderboard: means with their spread over seeds"
 _PRESET = "named values that this detector starts from; what is written beside it wins"
 
 

@@ -94,7 +94,9 @@ def dataset_stages(benchmark: Benchmark, dataset: Dataset, categories: Sequence[
     directions = [stage for each in turned.values() for stage in each.values()]
     stages = [index, *features.values(), *directions, *(stage for lane in lanes.values() for stage in lane.values())]
     if lanes:
-        score_maps, metrics = ({name: lane[role] for name, lane in lanes.items()} for role in ("score_maps", "metrics"))
+        metrics = {name: lane["metrics"] for name, lane in lanes.items()}
+        # Pictures are of the first draw of a lane.
+        score_maps = {n: lane["score_maps"] for n, lane in lanes.items() if dataset.detectors[n].draw_of is None}
         leaderboard = leaderboard_stage(dataset, metrics, studies)
         report = report_stage(benchmark, dataset, index, score_maps, metrics, leaderboard, studies)
         return [*stages, *studies.values(), leaderboard, report]

@@ -91,6 +91,11 @@ class Method(Settings, ABC, Generic[StateT]):
         return False
 
     @property
+    def is_random(self) -> bool:
+        """Whether `seed` has a part in the fit or the search, at these parameters; if not, all seeds agree."""
+        return True
+
+    @property
     def turned_by(self) -> tuple[int, ...]:
         """Degrees, counterclockwise, by which nominal images are learnt turned too: `Features.turned`."""
         return ()

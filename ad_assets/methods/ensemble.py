@@ -26,7 +26,9 @@ class Ensemble(Settings):
     name: ClassVar[str] = "ensemble"
     version: ClassVar[int] = 1
 
-    members: tuple[str, ...] = Field(min_length=2, description="names of the detectors to fuse")
+    members: tuple[str, ...] = Field(
+        min_length=1, description="names of the detectors to fuse; one alone: all its draws"
+    )
 
     @field_validator("members")
     @classmethod

@@ -76,6 +76,11 @@ class Padim(Method[Gaussians]):
     sigma: float = score_field(4.0, ge=0, le=1000, description="Gaussian smoothing of maps in pixels; 0: none")
 
     @property
+    def is_random(self) -> bool:
+        """Where channels are drawn."""
+        return self.channels is not None
+
+    @property
     def updatable(self) -> bool:
         """New images join the others."""
         return True

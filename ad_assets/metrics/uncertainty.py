@@ -1,10 +1,10 @@
 """How far a table of AUROCs can be trusted: intervals for one and for a mean, and comparisons of detectors.
 
-An interval says what other test images of the same kind could have given to the same trained detector; it knows
-nothing of other training sets or seeds. Test sets are small and AUROCs near 1, where the usual intervals fail: with 60
-anomalous and 20 nominal images and a true AUROC of 0.99, 95 % intervals by percentile bootstrap or DeLong's variance
-covered it in 16 to 91 of 100 simulated test sets, and at an observed 1 they have no width. The one here is not a
-bootstrap; it puts together three known parts:
+An interval says what other test images of the same kind could have given to the same trained detector. It knows nothing
+of other training sets; of other seeds it knows where it is asked to, from fits with several of them. Test sets are
+small and AUROCs near 1, where the usual intervals fail: with 60 anomalous and 20 nominal images and a true AUROC of
+0.99, 95 % intervals by percentile bootstrap or DeLong's variance covered it in 16 to 91 of 100 simulated test sets, and
+at an observed 1 they have no width. The one here is not a bootstrap; it puts together three known parts:
 
 - DeLong et al. (Biometrics 1988): the variance of an AUROC is that of the shares of nominal images that each anomalous
   one ranks above, over the number of anomalous images, plus the same with the classes exchanged.
@@ -18,6 +18,12 @@ It is made to cover at least at the stated rate, and did in simulations of 3 to 
 0.999, normal and heavy-tailed scores, missed defects, nominal outliers and coarse ties. It is wide for that: at 95 % it
 covered in 97 of 100 at an AUROC of 0.8 and in 99 at 0.99. The exception is a detector that gives nearly all images one
 and the same score, where it can fall to 88.
+
+Over seeds. The mean over J fits with other seeds, which score the same images, is the mean over readers of the same
+cases in radiology (Obuchowski and Rockette 1995). Its variance over images is DeLong's of the shares averaged over the
+fits. Over seeds S^2 / J is added, S^2 the sample variance of the fits' values: some of what images do is in it too, so
+that their sum is a little large. Its degrees of freedom are Satterthwaite's, and with few of them n is made smaller by
+the squared ratio of Student's and the normal quantile, as Korn and Graubard do.
 """
 
 from __future__ import annotations
@@ -30,7 +36,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincinv
+from scipy.special import betaincinv, ndtri, stdtr, stdtrit
 
 from ad_assets.metrics.ranking import both_classes
 
@@ -92,17 +98,22 @@ def auroc_interval(scores: ArrayLike, labels: ArrayLike, level: float = 0.95) ->
     return _interval([_ranking(scores, labels)], level)
 
 
-def mean_auroc_interval(categories: Sequence[tuple[ArrayLike, ArrayLike]], level: float = 0.95) -> Interval:
-    """Confidence interval of the unweighted mean of AUROCs.
+def mean_auroc_interval(
+    categories: Sequence[tuple[ArrayLike, ArrayLike]], level: float = 0.95, *, seeds: bool = False
+) -> Interval:
+    """Confidence interval of the unweighted mean of AUROCs, and over several fits of the mean of these.
 
-    Only images are drawn: the categories are taken as fixed, so it says nothing about categories not among them.
+    Only images are drawn, and seeds if asked for: the categories are taken as fixed, so it says nothing about others.
 
     Args:
         categories: scores and labels of each, as for `auroc_interval`; images of different ones are independent.
+            Scores may be (J, n), of J fits with other seeds; all categories have as many, and go together fit by fit.
         level: in (0, 1), the wanted coverage.
+        seeds: whether it is to cover over draws of seeds too.
 
     Raises:
-        ValueError: no category, a category's scores or labels, with its position, or a level outside (0, 1).
+        ValueError: no category, a category's scores or labels, with its position, other numbers of fits, one fit where
+            seeds are drawn, or a level outside (0, 1).
     """
     if len(categories) == 0:
         raise ValueError("no category: a mean needs at least one")
@@ -112,7 +123,35 @@ def mean_auroc_interval(categories: Sequence[tuple[ArrayLike, ArrayLike]], level
             rankings.append(_ranking(scores, labels))
         except ValueError as error:
             raise ValueError(f"categories[{position}]: {error}") from error
-    return _interval(rankings, level)
+    if len({len(each.aurocs) for each in rankings}) > 1 or (seeds and len(rankings[0].aurocs) < 2):
+        fits = ", ".join(str(len(each.aurocs)) for each in rankings)
+        raise ValueError(f"expected as many fits of each category, and two at least where seeds are drawn, got {fits}")
+    return _interval(rankings, level, seeds=seeds)
+
+
+def seeds_comparison(first: tuple[float, float, int], second: tuple[float, float, int]) -> float:
+    """Two-sided p of Welch's t-test that two means over seeds differ.
+
+    Args:
+        first: mean, sample standard deviation and number of the fits with other seeds; a deviation of 0 of what no seed
+            has a part in, whatever the number.
+        second: the same of the other detector.
+
+    Returns:
+        In [0, 1]; 1 where both means are equal, 0 where only these vary from seed to seed.
+
+    Raises:
+        ValueError: a deviation that is not known, of one fit.
+    """
+    if any(deviation > 0 and fits < 2 for _, deviation, fits in (first, second)):
+        raise ValueError("a deviation over seeds needs two fits at least")
+    difference = round(first[0] - second[0], DECIMALS)
+    parts = [(deviation**2 / fits, fits - 1) for _, deviation, fits in (first, second)]
+    variance = math.fsum(part for part, _ in parts)
+    if difference == 0 or variance == 0:
+        return float(difference == 0)
+    freedom = variance**2 / math.fsum(part**2 / others for part, others in parts if part)
+    return 2 * float(stdtr(freedom, -abs(difference) / math.sqrt(variance)))
 
 
 def paired_comparison(values: Mapping[str, Mapping[str, float]]) -> list[Pair]:
@@ -167,19 +206,22 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 class _Ranking(NamedTuple):
-    """AUROC of a category, and its mean and variance with the added images."""
+    """AUROC of each fit of a category; of their mean, mean and variance with the added images."""
 
-    auroc: float
+    aurocs: NDArray[np.float64]
     mean: float
     variance: float
 
 
 def _ranking(scores: ArrayLike, labels: ArrayLike) -> _Ranking:
-    anomalous, nominal = map(np.sort, both_classes(scores, labels))  # in one order, whatever the order given
-    beaten = _below(nominal, anomalous)
-    beating = len(anomalous) - _below(anomalous, nominal)
-    means, variances = zip(_moments(beaten, len(nominal)), _moments(beating, len(anomalous)), strict=True)
-    return _Ranking(float(beaten.mean()) / len(nominal), means[0], sum(variances))
+    fits = [both_classes(own, labels) for own in np.atleast_2d(np.asarray(scores))]
+    beaten = np.array([_below(np.sort(nominal), anomalous) for anomalous, nominal in fits])
+    beating = np.array([len(anomalous) - _below(np.sort(anomalous), nominal) for anomalous, nominal in fits])
+    images, others = beating.shape[1], beaten.shape[1]
+    # Means over the fits; sums over images in one order, whatever the order given.
+    parts = (np.sort(beaten.mean(axis=0)), images), (np.sort(beating.mean(axis=0)), others)
+    means, variances = zip(*(_moments(outranked, count) for outranked, count in parts), strict=True)
+    return _Ranking(np.sort(beaten, axis=1).mean(axis=1) / images, means[0], sum(variances))
 
 
 def _moments(outranked: NDArray[np.float64], others: int) -> tuple[float, float]:
@@ -203,13 +245,20 @@ def _below(ascending: NDArray[np.float64], values: NDArray[np.float64]) -> NDArr
     return (np.searchsorted(ascending, values, "left") + np.searchsorted(ascending, values, "right")) / 2
 
 
-def _interval(rankings: Sequence[_Ranking], level: float) -> Interval:
+def _interval(rankings: Sequence[_Ranking], level: float, *, seeds: bool = False) -> Interval:
     if not 0 < level < 1:
         raise ValueError(f"level must be in (0, 1), got {level}")
-    auroc, mean = (math.fsum(column) / len(rankings) for column in list(zip(*rankings, strict=True))[:2])
+    fits = np.mean([ranking.aurocs for ranking in rankings], axis=0)  # (J,): the mean over categories of each
+    auroc, tail = float(fits.mean()), (1 - level) / 2
+    mean = math.fsum(ranking.mean for ranking in rankings) / len(rankings)
     variance = math.fsum(ranking.variance for ranking in rankings) / len(rankings) ** 2
-    size = mean * (1 - mean) / variance
-    hits, misses, tail = auroc * size, (1 - auroc) * size, (1 - level) / 2
+    shrink = 1.0
+    if seeds and (between := float(fits.var(ddof=1)) / len(fits)) > 0:
+        variance += between
+        freedom = (variance / between) ** 2 * (len(fits) - 1)
+        shrink = float(ndtri(tail) / stdtrit(freedom, tail)) ** 2
+    size = shrink * mean * (1 - mean) / variance
+    hits, misses = auroc * size, (1 - auroc) * size
     low = float(betaincinv(hits, misses + 1, tail)) if hits > 0 else 0.0
     high = float(betaincinv(hits + 1, misses, 1 - tail)) if misses > 0 else 1.0
     return Interval(low, high)

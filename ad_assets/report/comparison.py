@@ -96,7 +96,7 @@ def text_table(comparison: ComparisonTable) -> str:
         names.append(f"{line.dataset if line.dataset != before else '':<{wide}}  {line.metric}")
         parts = [f" [{cell.part}]" if cell.part else "" for cell in line.cells]
         marks = ["*" if cell.best else " " for cell in line.cells]
-        rows.append([f"{cell.text}{part}{mark}" for cell, part, mark in zip(line.cells, parts, marks, strict=True)])
+        rows.append([f"{cell.number}{part}{mark}" for cell, part, mark in zip(line.cells, parts, marks, strict=True)])
         if any(cell.paper for cell in line.cells):
             names.append(f"{'':<{wide}}    paper")
             rows.append([f"({cell.paper})" if cell.paper else "" for cell in line.cells])

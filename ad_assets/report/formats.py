@@ -25,6 +25,7 @@ _ESCAPES = {
     "|": r"\textbar{}",
     "–": "--",
     "−": "$-$",
+    "±": r"$\pm$",
 }
 
 
@@ -86,7 +87,7 @@ def to_latex(board: pd.DataFrame, metric: str = "image_auroc", protocol: str = S
         hrules=True,
         position_float="centering",
         column_format=f"l{'r' * len(table.columns)}",
-        caption=_caption(datasets[0], table.title, metric, protocol, paper=table.has_paper),
+        caption=_caption(datasets[0], table.title, metric, protocol, paper=table.has_paper, spread=table.has_spread),
         label=f"tab:{datasets[0]}-{metric}",
     )
     return text.replace(f"\n{MEAN} &", f"\n\\midrule\n{MEAN} &")
@@ -104,14 +105,16 @@ def escape(text: str) -> str:
 def _cell(cell: TableCell) -> str:
     text = escape(cell.text)
     text = rf"\textbf{{{text}}}" if cell.best else text
+    text += f" {escape(cell.spread)}" if cell.spread else ""
     paper = f" ({escape(cell.paper)})" if cell.paper else ""
     part = rf" [{escape(cell.part)}]" if cell.part else ""
     return text + paper + part
 
 
-def _caption(dataset: str, title: str, metric: str, protocol: str, *, paper: bool) -> str:
+def _caption(dataset: str, title: str, metric: str, protocol: str, *, paper: bool, spread: bool) -> str:
     unit = " in percent" if find(metric).is_share else ""
     how = "" if protocol == STANDARD else f", protocol {protocol}"
     oracle = " (chosen on test labels: an upper bound, not a result)" if is_oracle(protocol) else ""
     brackets = " In brackets: as published." if paper else ""
-    return escape(f"{title}{unit} on {dataset}{how}{oracle}; the best is bold.{brackets}")
+    over = " After ±: standard deviation over seeds." if spread else ""
+    return escape(f"{title}{unit} on {dataset}{how}{oracle}; the best is bold.{brackets}{over}")

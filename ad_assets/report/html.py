@@ -18,7 +18,18 @@ from ad_assets.report.certainty import certainty
 from ad_assets.report.charts import HEIGHT, WIDTH, Chart, charts
 from ad_assets.report.gallery import VERDICTS, GalleryItem
 from ad_assets.report.joint import joint_lanes
-from ad_assets.report.leaderboard import INTERVAL, MEAN, NOMINAL, OUTLIER, STANDARD, TIMING, BoardRow, rows_of, untested
+from ad_assets.report.leaderboard import (
+    INTERVAL,
+    MEAN,
+    NOMINAL,
+    OUTLIER,
+    SEED_INTERVAL,
+    STANDARD,
+    TIMING,
+    BoardRow,
+    rows_of,
+    untested,
+)
 from ad_assets.report.pictures import data_uri, jpeg_size
 
 if TYPE_CHECKING:
@@ -120,6 +131,7 @@ def render(report: ReportInput) -> str:
         compared=tables.means(board, STANDARD, catalogue.compared()),
         further=tables.further(board),
         intervals=tables.means(board, INTERVAL),
+        seed_intervals=tables.means(board, SEED_INTERVAL),
         certainty=certainty(board),
         joint=joint_lanes(board),
         few_shot=few_shot.table(report.few_shot, max(row.complete for row in board)) if report.few_shot else None,
@@ -136,7 +148,8 @@ def render(report: ReportInput) -> str:
         ],
         comparisons=_comparisons(board),
         tables_fingerprint=papers.tables_fingerprint(),
-        seeds=sorted({str(row.seed) for row in board if row.seed is not None}),
+        seeds=sorted({row.seed + n for row in board if row.seed is not None for n in range(row.draws or 1)}),
+        seeds_vary=any((row.draws or 1) > 1 for row in board),
         colours=COLOURS,
         plot_width=WIDTH,
         plot_height=HEIGHT,
@@ -240,6 +253,8 @@ def _error_summary(board: Sequence[BoardRow], category: str, detector: str, item
     if not {"false_positives", "false_negatives"} <= set(rows):
         return threshold
     alarms, misses = rows["false_positives"], rows["false_negatives"]
+    if (alarms.draws or 1) > 1:  # whose counts are means
+        return f"the first of {alarms.draws} seeds, {threshold}"
     return f"{alarms.value:.0f} false alarms and {misses.value:.0f} misses in {alarms.n} test images at {threshold}"
 
 

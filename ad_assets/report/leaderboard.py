@@ -1,7 +1,8 @@
 """From tidy metric rows to a leaderboard: a data frame with aggregates over categories and the papers' numbers.
 
 A mean is made only where every category of the detector has the metric: a mean over a subset looks better or worse than
-it is. A paper's number stands beside ours only where both cover the same categories.
+it is. A paper's number stands beside ours only where both cover the same categories. Where a lane was fitted with
+several seeds, its numbers are means over these.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import pyarrow as pa
 
 from ad_assets.metrics.catalogue import find
 from ad_assets.papers import published as paper_tables
+from ad_assets.report.seeds import over_seeds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import pandas as pd
 
@@ -32,6 +34,7 @@ TIMING = "timing"
 ORACLE_PREFIX = "oracle_"
 BEST_EPOCH = "oracle_best_epoch"  # the protocol of the papers that train
 INTERVAL = "interval_95"
+SEED_INTERVAL = "interval_95_seeds"  # over test images and seeds
 _PART = re.compile(r", \d+ of (\d+) categories$")  # of an aggregate over a part of the dataset's categories
 LANE = ["detector", "protocol", "metric"]
 SCHEMA = pa.schema(
@@ -44,6 +47,8 @@ SCHEMA = pa.schema(
         *((name, pa.string()) for name in ("fingerprint", "aggregate", "paper_system", "paper_dataset")),
         ("paper_value", pa.float64()),
         ("delta", pa.float64()),
+        ("draws", pa.int64()),
+        ("seed_std", pa.float64()),
     ]
 )
 COLUMNS = SCHEMA.names[: SCHEMA.names.index("aggregate")]  # of the rows that a leaderboard is made of
@@ -51,7 +56,11 @@ COLUMNS = SCHEMA.names[: SCHEMA.names.index("aggregate")]  # of the rows that a 
 
 @dataclass(frozen=True, slots=True)
 class BoardRow:
-    """One row of a leaderboard, the columns of `SCHEMA`; None: not defined."""
+    """One row of a leaderboard, the columns of `SCHEMA`; None: not defined.
+
+    `value` is the mean over `draws` fits with other seeds, the first with `seed`, and `seed_std` their sample standard
+    deviation: 0 where no seed has a part in the detector, None where one seed of it is all that is known.
+    """
 
     dataset: str
     category: str
@@ -68,6 +77,8 @@ class BoardRow:
     paper_dataset: str
     paper_value: float | None
     delta: float | None
+    draws: int | None = None
+    seed_std: float | None = None
 
     @property
     def complete(self) -> int:
@@ -86,8 +97,10 @@ def is_oracle(protocol: str) -> bool:
 def build(
     rows: Sequence[Mapping[str, Any]],
     papers: Mapping[str, tuple[str, str]],
-    intervals: Mapping[str, Interval] | None = None,
+    intervals: Mapping[tuple[str, str, str], Interval] | None = None,
     categories: int = 0,
+    draws: Mapping[str, Sequence[str]] | None = None,
+    unseeded: Collection[str] = (),
 ) -> pd.DataFrame:
     """The leaderboard of one dataset.
 
@@ -97,12 +110,16 @@ def build(
     has rows of a part of the dataset's categories alone, it says so: ``"mean, 1 of 4 categories"``. Rows of the
     protocols ``standard`` and ``oracle_best_epoch`` get `paper_system`, `paper_dataset`, `paper_value` and `delta`
     (ours - paper, fractions) where published; where a part of the paper's categories ran, its mean is over that part.
+    Rows of draws are those of their lane (`over_seeds`).
 
     Args:
         rows: tidy rows with at least the keys `COLUMNS`; a `value` of None or NaN means not defined.
         papers: detector -> (system, dataset) as `papers.published` takes them; others' entries are ignored.
-        intervals: detector -> interval of its mean image AUROC over categories.
+        intervals: (detector, category or ``"mean"``, protocol) -> interval of image AUROC, in place of that in the
+            rows; the protocols are ``interval_95`` and ``interval_95_seeds``.
         categories: how many the dataset has; 0: those that have rows.
+        draws: lane -> its draws after the first.
+        unseeded: detectors in which no seed has a part.
 
     Returns:
         The columns of `SCHEMA`, NaN or NA where something is not defined; rows in the detectors' order of appearance,
@@ -128,8 +145,10 @@ def build(
     for lane, members in lanes.items():
         if covered[lane] == own_categories[lane[0]]:
             part = f", {len(members)} of {total} categories" if len(members) < total else ""
-            means = _aggregate(members, (intervals or {}).get(lane[0]))
+            means = _aggregate(members, (intervals or {}).get((lane[0], MEAN, INTERVAL)))
             board += [{**mean, "aggregate": f"{mean['aggregate']}{part}"} for mean in means]
+    board = over_seeds(board, draws or {}, unseeded, (INTERVAL, TIMING))
+    board = [each for row in board for each in _with_intervals(row, intervals or {})]
     numbers = {name: paper_tables.published(*pair) for name, pair in papers.items() if name in own_categories}
     for row in board:
         detector, protocol, metric = (row[name] for name in LANE)
@@ -169,7 +188,10 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def from_table(table: pa.Table) -> pd.DataFrame:
-    """A stored leaderboard as `build` returned it."""
+    """A stored leaderboard as `build` returned it; columns that earlier releases did not have are null."""
+    for each in SCHEMA:
+        if each.name not in table.column_names:
+            table = table.append_column(each, pa.nulls(len(table), each.type))
     return typed(table.select(SCHEMA.names).cast(SCHEMA).to_pandas(integer_object_nulls=True))
 
 
@@ -211,8 +233,7 @@ def _aggregate(rows: Sequence[Mapping[str, Any]], interval: Interval | None) -> 
     parts = "\n".join(f"{row['category']} {row['fingerprint']}" for row in rows)
     shared = {"category": MEAN, "n": len(rows), "fingerprint": hashlib.sha256(parts.encode()).hexdigest()}
     if first["protocol"] == INTERVAL and interval:
-        value = getattr(interval, first["metric"].rpartition("_")[2])  # image_auroc_low, image_auroc_high
-        return [{**first, **shared, "value": value, "aggregate": "interval of the mean"}]
+        return [{**first, **shared, "aggregate": "interval of the mean"}]  # its ends: `_with_intervals`
     aggregate = find(first["metric"]).aggregate
     if aggregate == "none":
         return []
@@ -235,6 +256,16 @@ def _aggregate(rows: Sequence[Mapping[str, Any]], interval: Interval | None) -> 
     ]
 
 
+def _with_intervals(row: dict[str, Any], intervals: Mapping[tuple[str, str, str], Interval]) -> list[dict[str, Any]]:
+    """A row; of an end of an interval that of the lane, and the same end over seeds too."""
+    if row["protocol"] != INTERVAL:
+        return [row]
+    of_images, of_seeds = (intervals.get((row["detector"], row["category"], p)) for p in (INTERVAL, SEED_INTERVAL))
+    end = row["metric"].rpartition("_")[2]  # image_auroc_low, image_auroc_high
+    own = [{**row, "value": getattr(of_images, end)} if of_images else row]
+    return [*own, {**own[0], "protocol": SEED_INTERVAL, "value": getattr(of_seeds, end)}] if of_seeds else own
+
+
 def published_beside(printed: Mapping[str, float], category: str, covered: set[str], dataset: str) -> float | None:
     """The published number to compare with, None where none covers the same categories."""
     if category != MEAN:
@@ -248,5 +279,5 @@ def published_beside(printed: Mapping[str, float], category: str, covered: set[s
 
 
 def _protocol_rank(protocol: str) -> int:
-    ranks = {STANDARD: 0, INTERVAL: 0, NOMINAL: 1, OUTLIER: 1, TIMING: 2}
+    ranks = {STANDARD: 0, INTERVAL: 0, SEED_INTERVAL: 0, NOMINAL: 1, OUTLIER: 1, TIMING: 2}
     return ranks.get(protocol, 4 if is_oracle(protocol) else 3)

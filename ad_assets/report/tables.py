@@ -45,13 +45,19 @@ class TableCell:
     delta: str = ""
     trend: str = ""  # up | down | same, against the paper
     best: bool = False
+    spread: str = ""  # "±0.6", the standard deviation over seeds, where there are several
     part: str = ""  # "3 of 15" where a mean covers fewer categories than the dataset has
     lack: int = 0  # 0..100, the tint of the cell: from a perfect value down to 80 % and less
 
     @property
+    def number(self) -> str:
+        """``99.1 ±0.2``: the value, and its standard deviation over seeds."""
+        return f"{self.text} {self.spread}".rstrip()
+
+    @property
     def beside(self) -> str:
-        """``99.1 (99.0, +0.1) [1 of 4]``: ours, the paper's, the difference, the categories where some are missing."""
-        number = f"{self.text} ({self.paper}, {self.delta})" if self.delta else self.text
+        """``99.1 ±0.2 (99.0, +0.1) [1 of 4]``: ours, over seeds, the paper's, the difference, how many categories."""
+        number = f"{self.number} ({self.paper}, {self.delta})" if self.delta else self.number
         return f"{number} [{self.part}]" if self.part else number
 
 
@@ -67,6 +73,11 @@ class Table:
     def has_paper(self) -> bool:
         """Whether any cell has a paper's number beside it."""
         return any(cell.paper for _, cells in self.rows for cell in cells)
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether any cell is a mean over seeds."""
+        return any(cell.spread for _, cells in self.rows for cell in cells)
 
 
 def cells_of(rows: Sequence[BoardRow], best: Collection[int]) -> list[TableCell]:
@@ -85,7 +96,8 @@ def _cell(row: BoardRow, *, best: bool) -> TableCell:
         return TableCell()
     metric = find(row.metric)
     over = f"{row.aggregate.partition(',')[0]} over {row.n} categories" if row.aggregate else f"n = {row.n}"
-    seed = [] if row.seed is None else [f"seed {row.seed}"]
+    several = (row.draws or 1) > 1
+    seed = [] if row.seed is None else [f"{row.draws} seeds from {row.seed} on" if several else f"seed {row.seed}"]
     delta = "" if row.delta is None else signed_percent(row.delta)
     shortfall = row.value if metric.better == "lower" else 1 - row.value
     return TableCell(
@@ -95,6 +107,7 @@ def _cell(row: BoardRow, *, best: bool) -> TableCell:
         delta=delta,
         trend="" if not delta else "same" if delta == "0.0" else "down" if delta.startswith("-") else "up",
         best=best,
+        spread=f"±{metric.text(row.seed_std)}" if several and row.seed_std is not None else "",
         part=f"{row.n} of {row.complete}" if row.n < row.complete else "",
         lack=round(100 * min(1.0, max(0.0, shortfall / 0.2))) if metric.is_share else 0,
     )

@@ -8,7 +8,14 @@ import pytest
 from scipy import stats
 
 from ad_assets.metrics.ranking import auroc
-from ad_assets.metrics.uncertainty import Pair, auroc_interval, holm, mean_auroc_interval, paired_comparison
+from ad_assets.metrics.uncertainty import (
+    Pair,
+    auroc_interval,
+    holm,
+    mean_auroc_interval,
+    paired_comparison,
+    seeds_comparison,
+)
 
 LABELS = np.arange(80) < 60  # 60 anomalous, 20 nominal images
 
@@ -201,3 +208,77 @@ def test_pairs_of_a_table():
     assert paired_comparison({"x": values["x"]}) == []
     with pytest.raises(ValueError, match="y has nan on b"):
         paired_comparison({"x": {"b": 1.0}, "y": {"b": math.nan}})
+
+
+def fits_of(rng: np.random.Generator, fits: int, categories: int = 2) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Scores (fits, images) and labels; a seed moves how far classes lie apart, and each image by itself."""
+    found = []
+    gain = rng.normal(1.5, 0.4, size=(fits, 1))
+    for _ in range(categories):
+        labels = np.arange(40) < 25
+        image, own = rng.normal(size=40), rng.normal(scale=0.5, size=(fits, 40))
+        found.append((image + own + gain * labels, labels))
+    return found
+
+
+def test_of_several_seeds_images_are_averaged_and_the_spread_of_fits_is_added():
+    categories = fits_of(np.random.default_rng(0), 4)
+    pairs = [[pair_by_pair(fit, labels, 0) for fit in scores] for scores, labels in categories]
+    fits = np.mean([[area for area, _ in of_category] for of_category in pairs], axis=0)
+    images, seeds = (mean_auroc_interval(categories, seeds=each) for each in (False, True))
+    assert images.low < fits.mean() < images.high
+    assert seeds.low < images.low
+    assert images.high < seeds.high
+    # One fit, whatever it is called, and fits that agree: nothing is added.
+    alike = [(np.tile(scores[:1], (3, 1)), labels) for scores, labels in categories]
+    first = mean_auroc_interval([(scores[0], labels) for scores, labels in categories])
+    assert mean_auroc_interval(alike) == pytest.approx(first, abs=1e-12)
+    assert mean_auroc_interval(alike, seeds=True) == pytest.approx(first, abs=1e-12)
+    # The order of images and of fits says nothing.
+    order, others = np.random.default_rng(1).permutation(40), [2, 0, 3, 1]
+    shuffled = [(scores[others][:, order], labels[order]) for scores, labels in categories]
+    assert mean_auroc_interval(shuffled, seeds=True) == pytest.approx(seeds, abs=1e-12)
+    # Variance by hand: that of the averaged shares, and of the fits with Satterthwaite's degrees of freedom.
+    averaged, smoothed = [], []
+    for scores, labels in categories:
+        above = np.mean([[(a > fit[~labels]).mean() for a in fit[labels]] for fit in scores], axis=0)
+        below = np.mean([[(fit[labels] > b).mean() for b in fit[~labels]] for fit in scores], axis=0)
+        variance, mean = 0.0, 0.0
+        for shares, others_count in ((above, 15), (below, 25)):
+            size = others_count + 0.4
+            shares = np.array([*((shares * others_count + 0.2) / size), 0.1 / size, 1 - 0.1 / size])
+            weights = np.array([*np.ones(len(shares) - 2), 0.2, 0.2])
+            mean = weights @ shares / weights.sum()
+            variance += weights @ (shares - mean) ** 2 / (weights.sum() * (weights.sum() - 1))
+            averaged.append(mean) if others_count == 15 else None
+        smoothed.append(variance)
+    mean, of_images, of_seeds = np.mean(averaged), sum(smoothed) / 4, fits.var(ddof=1) / 4
+    freedom = (of_images + of_seeds) ** 2 / (of_seeds**2 / 3)
+    size = mean * (1 - mean) / (of_images + of_seeds) * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, freedom)) ** 2
+    hits = fits.mean() * size
+    assert seeds.low == pytest.approx(stats.beta.ppf(0.025, hits, size - hits + 1), abs=1e-9)
+
+
+def test_an_interval_over_seeds_covers_where_one_over_images_does_not():
+    rng, truth = np.random.default_rng(3), stats.norm.cdf(1.5 / math.sqrt(2 + 2 * 0.25 + 0.4**2))
+    covered = np.zeros(2)
+    for _ in range(300):
+        categories = fits_of(rng, 3, 6)
+        ends = [mean_auroc_interval(categories, seeds=seeds) for seeds in (False, True)]
+        covered += [end.low <= truth <= end.high for end in ends]
+    assert covered[0] / 300 < 0.8
+    assert covered[1] / 300 > 0.93
+
+
+def test_seeds_are_compared_as_by_scipy():
+    first, second = np.array([0.9, 0.91, 0.95, 0.93]), np.array([0.88, 0.9, 0.84])
+    told = [(values.mean(), values.std(ddof=1), len(values)) for values in (first, second)]
+    assert seeds_comparison(*told) == pytest.approx(stats.ttest_ind(first, second, equal_var=False).pvalue)
+    fixed = stats.ttest_1samp(first, 0.88).pvalue  # no seed has a part in the other
+    assert seeds_comparison(told[0], (0.88, 0.0, 1)) == pytest.approx(fixed)
+    assert seeds_comparison((0.9, 0.0, 1), (0.8, 0.0, 1)) == 0
+    assert seeds_comparison((0.9, 0.0, 1), (0.9, 0.0, 1)) == 1
+    with pytest.raises(ValueError, match="two fits"):
+        seeds_comparison((0.9, 0.1, 1), (0.8, 0.0, 1))
+    with pytest.raises(ValueError, match="as many fits of each category"):
+        mean_auroc_interval([(np.arange(4.0), [0, 1, 0, 1])], seeds=True)

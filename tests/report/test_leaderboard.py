@@ -316,7 +316,9 @@ def test_intervals_of_means_are_not_means_of_ends():
         for end, value in (("low", 0.8), ("high", 0.9))
     ]
     rows = build(
-        [row("a", "image_auroc", 0.85), row("b", "image_auroc", 0.85), *ends], {}, {"pc": Interval(0.82, 0.88)}
+        [row("a", "image_auroc", 0.85), row("b", "image_auroc", 0.85), *ends],
+        {},
+        {("pc", "mean", "interval_95"): Interval(0.82, 0.88)},
     )
     low, high = (mean_of(rows, f"image_auroc_{end}", "interval_95") for end in ("low", "high"))
     assert (low["value"], high["value"], low["n"]) == (0.82, 0.88, 2)
@@ -329,9 +331,73 @@ def test_only_differences_that_chance_does_not_explain_are_called_sure():
     names = [f"c{number}" for number in range(8)]
     better = [row(name, "image_auroc", 0.9 + number / 100, detector="good") for number, name in enumerate(names)]
     worse = [row(name, "image_auroc", 0.8 + number / 200, detector="poor") for number, name in enumerate(names)]
-    told = certainty(rows_of(build([*better, *worse], {})))
-    assert told[0] == "differences in image AUROC that are sure at p = 0.05"
-    assert told[2].strip().startswith("good over poor: 11.8 points, p = 0.0078")  # 2 / 2^8
+    told = certainty(rows_of(build([*better, *worse], {}, unseeded=["good", "poor"])))
+    assert told[0] == "differences in image AUROC that are sure at p = 0.05, over categories and over seeds"
+    assert told[2].strip().startswith("good over poor: 11.8 points, p = 0.0078, over seeds 0")  # 2 / 2^8
     few = certainty(rows_of(build([*better[:4], *worse[:4]], {})))
     assert few[0] == "no difference in image AUROC is sure at p = 0.05 (4 categories cannot go below p = 0.12)"
     assert certainty(rows_of(build(better, {}))) == []
+
+
+def drawn(shifts, detector="good", base=0.8):
+    """Rows of eight categories of a lane and its further draws, each better than another by the same."""
+    return [
+        row(f"c{number}", "image_auroc", base + number / 100 + shift, detector=f"{detector}{suffix}")
+        for number in range(8)
+        for shift, suffix in zip(shifts, ("", "_draw_2", "_draw_3"), strict=False)
+    ]
+
+
+def test_draws_are_one_row_with_mean_and_spread():
+    threshold = [
+        row("c0", "threshold", value, detector=name, protocol="nominal_threshold")
+        for name, value in (("good", 3.0), ("good_draw_2", 5.0))
+    ]
+    draws = {"good": ("good_draw_2", "good_draw_3")}
+    board = build([*drawn([0.0, 0.03, 0.06]), *threshold], {"good": ("PatchCore-10", "MVTec AD")}, draws=draws)
+    assert set(board.detector) == {"good"}
+    one, mean = cell_of(board, "image_auroc", "c0", detector="good"), mean_of(board, "image_auroc", detector="good")
+    assert (one["value"], one["seed_std"], one["draws"]) == pytest.approx((0.83, 0.03, 3))
+    assert (mean["value"], mean["seed_std"], mean["draws"]) == pytest.approx((0.865, 0.03, 3))
+    kept = cell_of(board, "threshold", "c0", "nominal_threshold", "good")
+    assert (kept["value"], kept["draws"], kept["seed_std"]) == (3.0, 1, None)  # of the first: scales differ
+    assert "86.5 ±3.0" in text_table(board)
+    assert "±" not in text_table(build(drawn([0.0]), {}))
+    assert r"86.5 $\pm$3.0" in to_latex(board)
+    assert "3 seeds from 0 on" in matrix(rows_of(board), "image_auroc").rows[-1][1][0].hint
+    # A draw without one of the categories is in the rows of the others, and in no mean.
+    part = build(drawn([0.0, 0.03, 0.06])[:-1], {}, draws=draws)
+    assert [mean_of(part, "image_auroc", detector="good")[name] for name in ("draws", "n")] == [2, 8]
+    assert cell_of(part, "image_auroc", "c0", detector="good")["draws"] == 3
+
+
+@pytest.mark.parametrize(
+    ("shifts", "said"),
+    [
+        ([0.05, 0.06, 0.07], "differences in image AUROC that are sure at p = 0.05, over categories and over seeds"),
+        ([0.05, -0.1, 0.3], "sure over categories, not over seeds"),
+        ([0.05], "sure over categories; nothing is known over seeds (draws: 5)"),
+    ],
+)
+def test_better_is_what_is_so_over_categories_and_over_seeds(shifts, said):
+    draws = {"good": ("good_draw_2", "good_draw_3")[: len(shifts) - 1]}
+    board = build([*drawn(shifts), *drawn([0.0], "poor", 0.79)], {}, draws=draws, unseeded=["poor"])
+    told = certainty(rows_of(board))
+    assert told[told.index(said) + 1 + (said == told[0])].strip().startswith("good over poor")
+    assert (said == told[0]) == told[0].startswith("differences")
+
+
+def test_an_interval_over_seeds_stands_beside_that_over_images():
+    ends = [row("a", f"image_auroc_{end}", 0.5, protocol="interval_95") for end in ("low", "high")]
+    intervals = {
+        ("pc", c, p): Interval(low, 0.9)
+        for c in ("a", "mean")
+        for p, low in (("interval_95", 0.8), ("interval_95_seeds", 0.7))
+    }
+    board = build([row("a", "image_auroc", 0.85), *ends], {}, intervals)
+    for category in ("a", "mean"):
+        assert cell_of(board, "image_auroc_low", category, "interval_95")["value"] == 0.8
+        assert cell_of(board, "image_auroc_low", category, "interval_95_seeds")["value"] == 0.7
+    lines = text_table(board).splitlines()
+    assert any("95 % interval  over seeds too" in line for line in lines)
+    assert any("[80.0, 90.0]    [70.0, 90.0]" in line for line in lines)

@@ -180,7 +180,7 @@ def bundle_stage(
             ),
         ),
         partitions=score_maps.partitions,
-        group=f"{dataset.name}/{detector.name}",
+        group=f"{dataset.name}/{detector.lane}",
         kinds=frozenset({"onnx", "safetensors"}),
         description="What a line's computer scores images with, without this project: graph, state, thresholds and a "
         "self-test.",

@@ -118,7 +118,7 @@ def champion_stage(
         check_store=partial(check_store, dataset) if dataset.production else None,
         checks=CHECKS,
         partitions=metrics.partitions,
-        group=f"{dataset.name}/{detector.name}",
+        group=f"{dataset.name}/{detector.lane}",
         kinds=frozenset({"json"}),
         description="The state that predictions use. A new one takes its place only if it passes the gates.",
     )

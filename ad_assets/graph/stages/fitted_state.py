@@ -127,7 +127,7 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage, turned: T
         build=build,
         partitions=features.partitions,
         pool=GPU,
-        group=f"{dataset.name}/{detector.name}",
+        group=f"{dataset.name}/{detector.lane}",
         kinds=frozenset({"torch", "safetensors"}),
         description=f"What {settings.of_method()['method']} learnt from the nominal training images.",
         own_settings=own,

@@ -130,7 +130,7 @@ def joint_bank_stage(dataset: Dataset, detector: Detector, state: Stage) -> Stag
         partitions=None,
         checks=(ALL_JOINED,),
         answer_checks=answer_checks,
-        group=f"{dataset.name}/{detector.name}",
+        group=f"{dataset.name}/{detector.lane}",
         kinds=frozenset({"torch", "safetensors"}),
         description=f"The states of {state.key[1]} of all categories as one: every row with its image and place. A "
         "category whose state is not up to date is left out, by name, until it is.",

@@ -5,8 +5,8 @@ Beside them stand few-shot rows, read from the stored rows of the studies that v
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.config.benchmark import Dataset
@@ -43,6 +43,8 @@ class LeaderboardSettings(StageSettings):
         tables: fingerprint of the papers' numbers.
         order: the detectors.
         few_shot: the variants of studies that are fitted on few images.
+        draws: lane -> the draws that are in its rows, after the first.
+        unseeded: detectors in which no seed has a part; told where a lane has draws, for comparisons with it.
     """
 
     dataset: str
@@ -50,6 +52,8 @@ class LeaderboardSettings(StageSettings):
     tables: str
     order: tuple[str, ...]
     few_shot: tuple[Shots, ...] = ()
+    draws: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unseeded: tuple[str, ...] = ()
 
     def address(self) -> dict[str, Any]:
         """As `StageSettings.address`."""
@@ -72,7 +76,13 @@ def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage], studies: M
         if variant.train_images is not None
     )
     table, order = papers.tables_fingerprint(), tuple(metrics)
-    settings = LeaderboardSettings(VERSION, dataset.name, _papers(dataset), table, order, shots)
+    draws = {
+        lane: tuple(name for name, each in dataset.detectors.items() if each.draw_of == lane)
+        for lane, detector in dataset.detectors.items()
+        if detector.draws > 1
+    }
+    unseeded = tuple(name for name in order if draws and not dataset.is_random(dataset.detectors[name]))
+    settings = LeaderboardSettings(VERSION, dataset.name, _papers(dataset), table, order, shots, draws, unseeded)
     few_shot = {name: stage for name, stage in studies.items() if any(each.study == name for each in shots)}
 
     def parts(upstream: Upstream) -> Parts:
@@ -90,21 +100,24 @@ def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage], studies: M
     def build(work: Work) -> dict[str, Any]:
         settings: LeaderboardSettings = work.settings
         rows = []
-        intervals = {}
+        scored: dict[str, dict[str, list[dict[str, Any]]]] = {}
         for detector, stage in metrics.items():
-            heads = sorted(work.upstream.all(stage).items())
-            scored = [read_scored_images(work.input(stage, category)).images for category, _ in heads]
-            interval = _mean_interval(scored)
-            if interval:
-                intervals[detector] = interval
-            for category, head in heads:
+            for category, head in sorted(work.upstream.all(stage).items()):
+                scored.setdefault(detector, {})[category] = read_scored_images(work.input(stage, category)).images
                 place = {"dataset": settings.dataset, "category": category, "detector": detector}
                 measured = read_rows(work.input(stage, category))
                 rows += [{**place, **row, "fingerprint": head.version} for row in measured]
         if not rows:
             raise StageError(f"{work.stage.name}: no metrics are up to date, only studies: materialize the lanes first")
         total = len({category for stage in metrics.values() for category in stage.partitions or ()})
-        board = leaderboard.build(rows, settings.papers, intervals, total)
+        intervals = {
+            (detector, *place): interval
+            for detector, own in scored.items()
+            for place, interval in _intervals(
+                [own, *(scored.get(name, {}) for name in settings.draws.get(detector, ()))]
+            )
+        }
+        board = leaderboard.build(rows, settings.papers, intervals, total, settings.draws, settings.unseeded)
         missing = missing_rows(metrics, work.upstream)
         text = "\n\n".join(filter(None, [text_table(board), missing]))
         if settings.few_shot:
@@ -139,14 +152,33 @@ def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage], studies: M
     )
 
 
-def _mean_interval(scored: Sequence[Sequence[Mapping[str, Any]]]) -> Interval | None:
-    """The interval of the mean image AUROC of one detector; None where some category has one class only."""
+Scored = Mapping[str, Sequence[Mapping[str, Any]]]  # category -> its test images with score and label
+
+
+def _intervals(draws: Sequence[Scored]) -> Iterator[tuple[tuple[str, str], Interval]]:
+    """Intervals of image AUROC of a lane, over its draws: of all categories, and of each where there are several draws.
+
+    Args:
+        draws: of each draw; one that lacks a category is left out.
+
+    Yields:
+        Category or ``"mean"`` with the protocol, and the interval; none where a category has one class only.
+    """
     from ad_assets.metrics.uncertainty import mean_auroc_interval
 
-    categories = [([image["score"] for image in images], [image["label"] for image in images]) for images in scored]
-    if not categories or any(len(set(labels)) < 2 for _, labels in categories):
-        return None
-    return mean_auroc_interval(categories)
+    own = [each for each in draws if each.keys() == draws[0].keys()]
+    fits = {
+        category: ([[image["score"] for image in each[category]] for each in own], [image["label"] for image in images])
+        for category, images in own[0].items()
+    }
+    whole = fits and all(len(set(labels)) == 2 for _, labels in fits.values())
+    groups = {leaderboard.MEAN: list(fits.values())} if whole else {}
+    if len(own) > 1:
+        groups |= {category: [fit] for category, fit in fits.items() if len(set(fit[1])) == 2}
+    for place, categories in groups.items():
+        yield (place, leaderboard.INTERVAL), mean_auroc_interval(categories)
+        if len(own) > 1:
+            yield (place, leaderboard.SEED_INTERVAL), mean_auroc_interval(categories, seeds=True)
 
 
 def _papers(dataset: Dataset) -> dict[str, tuple[str, str]]:

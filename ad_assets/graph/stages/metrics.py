@@ -146,7 +146,7 @@ def metrics_stage(
         address=parts,
         build=build,
         partitions=index.partitions,
-        group=f"{dataset.name}/{detector.name}",
+        group=f"{dataset.name}/{detector.lane}",
         kinds=frozenset({"python"}),
         own_settings=own,
         description="Tidy rows: image and pixel AUROC, AP, AUPRO, IoU, thresholds with their errors, images/s.",

@@ -67,7 +67,7 @@ def neighbours_stage(dataset: Dataset, detector: Detector, state: Stage, feature
         build=build,
         partitions=features.partitions,
         pool=GPU,
-        group=f"{dataset.name}/{detector.name}",
+        group=f"{dataset.name}/{detector.lane}",
         kinds=frozenset({"torch", "safetensors"}),
         description="The nearest rows of the memory bank for every patch: distances and row numbers, nearest first.",
         own_settings=own_settings,

@@ -107,7 +107,7 @@ def oracle_epochs_stage(
         build=build,
         partitions=features.partitions,
         pool=GPU,
-        group=f"{dataset.name}/{detector.name}",
+        group=f"{dataset.name}/{detector.lane}",
         kinds=frozenset({"python"}),
         description="The test set after every kept epoch, measured with its labels: what a choice of the best epoch, "
         "as the authors make it, reports. Nothing reads it but the rows called oracle_best_epoch.",

@@ -51,7 +51,7 @@ def report_stage(
         benchmark: for the style, and to say where figures come from.
         dataset: the dataset.
         index: its image index.
-        score_maps: detector name -> its score maps.
+        score_maps: detector name -> its score maps; of a lane with draws those of the first.
         metrics: detector name -> its metrics.
         leaderboard: its leaderboard.
         studies: study name -> its stage.

@@ -163,7 +163,7 @@ def score_maps_stage(
 
     what = f"Raw score maps of {settings.method.name}."
     deps = (state, features, *((neighbours,) if neighbours else ()), *source, *joined)
-    return _stage(dataset, detector.name, settings, deps, parts, build, what, own)
+    return _stage(dataset, detector.name, settings, deps, parts, build, what, own, group=detector.lane)
 
 
 def calibration_images(dataset: Dataset, detector: Detector, category: str, evaluation: Evaluation) -> int:
@@ -336,6 +336,7 @@ def _stage(
     build: Callable[[Work], dict[str, Any]],
     what: str,
     own_settings: Mapping[str, MethodSettings] | None = None,
+    group: str | None = None,
 ) -> Stage:
     return Stage(
         key=(dataset.name, detector, "score_maps"),
@@ -346,7 +347,7 @@ def _stage(
         build=build,
         partitions=deps[-1].partitions,  # the first may be a joint bank, which has none
         pool=GPU,
-        group=f"{dataset.name}/{detector}",
+        group=f"{dataset.name}/{group or detector}",
         kinds=frozenset({"torch", "safetensors"}),
         description=f"{what} Float32, higher is more anomalous; neither clamped nor normalised.",
         own_settings=own_settings or {},

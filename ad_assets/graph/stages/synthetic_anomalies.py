@@ -95,7 +95,7 @@ def synthetic_stage(
         build=build,
         partitions=features.partitions,
         pool=GPU,
-        group=f"{dataset.name}/{detector.name}",
+        group=f"{dataset.name}/{detector.lane}",
         kinds=frozenset({"torch", "json"}),
         description="Scores of pasted patches, scars, blurred places and spots, drawn into nominal test images: a "
         "smoke alarm for new states, and no measure of what real defects score.",

@@ -115,6 +115,11 @@ class Hetmm(Method[TemplateSet]):
         return self
 
     @property
+    def is_random(self) -> bool:
+        """Where sheets are drawn, or clustered from seeds that are."""
+        return self.sheets is not None and ("random" in self.selection or "kmeans" in self.selection)
+
+    @property
     def leaves_out(self) -> bool:
         """An image does not meet its own templates."""
         return True

@@ -306,6 +306,11 @@ class PatchBank(Method[MemoryBank]):
         rows, columns = patch_grid(taps, self.patch_size, self.stride)
         return rows * columns, self.dimensions if self.pooling == "authors" else sum(tap.shape[1] for tap in taps)
 
+    @property
+    def is_random(self) -> bool:
+        """Whether rows are selected from all patches, or searched by product codes, which are learnt."""
+        return self.coreset_ratio < 1 or self.preselect < 1 or self.search != "exact"
+
     def _selection(self) -> Selection:
         way = "all" if self.coreset_ratio == 1 else self.subsampling
         return Selection(way, self.projection, self.anchors, self.parts, self.seed)

@@ -82,6 +82,11 @@ class SuperAdd(Method[LayerBanks]):
         return self
 
     @property
+    def is_random(self) -> bool:
+        """Where tokens are thinned."""
+        return self.max_rows is not None
+
+    @property
     def updatable(self) -> bool:
         """Where all tokens are kept: a thinning looks at all of them."""
         return self.max_rows is None

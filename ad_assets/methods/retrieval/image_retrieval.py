@@ -96,6 +96,11 @@ class ImageRetrieval(Method[Pyramids]):
         return True
 
     @property
+    def is_random(self) -> bool:
+        """The features themselves are the bank."""
+        return False
+
+    @property
     def leaves_out(self) -> bool:
         """An image is no neighbour of its own."""
         return True
