@@ -1,11 +1,11 @@
 """Ctrl-C and SIGTERM in the middle of a computation, and readers of the output that go away: real processes, timed."""
 
 import multiprocessing
-import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -15,28 +15,11 @@ import yaml
 
 from ad_assets.cli import main
 from ad_assets.defs.runs import open_instance
+from ad_assets.methods.memory_bank.patch_bank import PatchBank
 from ad_assets.store.store import ArtifactStore
 from tests.support.bench_graph import config_tree, write_dataset
+from tests.support.forked import Forked, command
 from tests.support.places import REPOSITORY
-
-# A fit that no signal gets through to by itself: a pool of threads is waited for, as kernels are.
-BUSY = """
-import sys, time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from ad_assets.cli import main
-from ad_assets.methods.memory_bank.patch_bank import PatchBank
-
-begun = Path(sys.argv.pop(1))
-
-def busy(*arguments, **options):
-    begun.touch()
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(time.sleep, 60).result()
-
-PatchBank.fit = busy
-sys.exit(main())
-"""
 
 
 def test_a_signal_in_the_middle_of_a_step_ends_the_process_at_once(
@@ -47,23 +30,28 @@ def test_a_signal_in_the_middle_of_a_step_ends_the_process_at_once(
     tree = config_tree(tmp_path)
     tree["datasets"]["parts"]["detectors"].pop("full")
     config.write_text(yaml.safe_dump(tree, sort_keys=False))
-    environ = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home"), "PYTHONPATH": str(REPOSITORY)}
-    arguments = ["materialize", "--config", str(config)]
+    arguments, log = ["materialize", "--config", str(config)], tmp_path / "log.txt"
+
+    def busy(*_: object) -> None:
+        # No signal gets through to it by itself: a pool of threads is waited for, as kernels are.
+        begun.touch()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(time.sleep, 60).result()
+
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         begun.unlink(missing_ok=True)
-        process = subprocess.Popen(
-            [sys.executable, "-c", BUSY, str(begun), *arguments], cwd=REPOSITORY, env=environ, stderr=subprocess.PIPE
-        )
+        log.unlink(missing_ok=True)
+        call = command(arguments, before=lambda: setattr(PatchBank, "fit", busy))
+        process = Forked(call, log, {"DAGSTER_HOME": str(tmp_path / "home")})
         limit = time.monotonic() + 60
         while not begun.exists() and process.poll() is None and time.monotonic() < limit:
             time.sleep(0.05)
-        assert begun.exists()
+        assert begun.exists(), log.read_text(encoding="utf-8")
         sent = time.monotonic()
-        process.send_signal(number)
-        _, told = process.communicate(timeout=30)
+        process.send(number)
+        assert process.wait() == status
         assert time.monotonic() - sent < 2
-        assert process.returncode == status
-        assert b"interrupted; finished work is kept" in told
+        assert "interrupted; finished work is kept" in log.read_text(encoding="utf-8")
         store = ArtifactStore(root=str(tmp_path / "store"))
         assert not [file.path for file in store.files() if file.path.endswith(".tmp")]
         assert store.files("attempts") == []  # it is neither failed nor cut off

@@ -1,14 +1,9 @@
 """Promise 5: a run killed at any moment loses the work in hand and nothing else."""
 
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +13,9 @@ import yaml
 
 from ad_assets.cli import main
 from ad_assets.store.store import ArtifactStore
+from tests.support import forked
 from tests.support.bench_graph import config_tree, write_dataset
+from tests.support.forked import Forked
 from tests.support.places import REPOSITORY
 
 # Wall-clock figures differ from run to run; everything else of a leaderboard row must not.
@@ -35,17 +32,11 @@ def command(folder: Path) -> list[str]:
     return ["materialize", "--config", *([str(own)] if own.exists() else demo)]
 
 
-def start(folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":
+def start(folder: Path, *arguments: str) -> Forked:
     """Run the command in a process of its own."""
-    with (folder / "log.txt").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "ad_assets.cli", *command(folder), *arguments],
-            cwd=REPOSITORY,
-            env={**os.environ, "DAGSTER_HOME": str(folder / "home")},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    return Forked(
+        forked.command([*command(folder), *arguments]), folder / "log.txt", {"DAGSTER_HOME": str(folder / "home")}
+    )
 
 
 def board(folder: Path) -> list[dict[str, Any]]:
@@ -73,9 +64,7 @@ def run_and_kill(folder: Path, due: Callable[[float], bool], *arguments: str) ->
     run = start(folder, *arguments)
     while run.poll() is None and not due(time.monotonic() - started):
         time.sleep(0.005)
-    with suppress(ProcessLookupError):  # it was faster
-        os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+    run.kill()
     after = feature_files(folder)
     assert {path: after[path] for path in before} == before, "extracted again"
 

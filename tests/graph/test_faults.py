@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from tests.graph.test_crash import REPOSITORY, board, finish
 from tests.graph.test_layouts import results
 from tests.support.bench_graph import Bench, config_tree, write_dataset
 from tests.support.flaky import Faults, make_flaky
+from tests.support.forked import Forked, command
 
 HEAD_COUNT = 2 * (2 + 2 * 4) + 2
 
@@ -220,41 +220,18 @@ def test_a_file_system_that_is_really_full(bench: Bench, calm: Bench, small_disk
 # -- two processes -------------------------------------------------------------------------------------------------
 
 
-# What this process has loaded already, so that both begin at once.
-OTHER_PROCESS = """
-import sys
-import time
-from pathlib import Path
-import dagster, scipy.sparse, timm, torch
-import ad_assets.kernels.coreset
-from ad_assets.cli import main
-
-Path(sys.argv.pop(1)).touch()
-sys.exit(main())
-"""
-
-
 def test_two_processes_materialize_the_same_at_once(
     tmp_path: Path, calm: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_dataset(tmp_path / "images")
     config = tmp_path / "bench.yaml"
     config.write_text(yaml.safe_dump(config_tree(tmp_path), sort_keys=False))
-    command = ["materialize", "--config", str(config)]
-    other = subprocess.Popen(
-        [sys.executable, "-c", OTHER_PROCESS, str(tmp_path / "ready"), *command],
-        cwd=REPOSITORY,
-        env={**os.environ, "DAGSTER_HOME": str(tmp_path / "other")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    while not (tmp_path / "ready").exists() and other.poll() is None:
-        time.sleep(0.01)
+    call = ["materialize", "--config", str(config)]
+    log = tmp_path / "log.txt"
+    other = Forked(command(call), log, {"DAGSTER_HOME": str(tmp_path / "other")})
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "this"))
-    assert main(command) == 0
-    reported = other.communicate()[0]
-    assert other.returncode == 0, reported
+    assert main(call) == 0
+    assert other.wait() == 0, log.read_text(encoding="utf-8")
     store = ArtifactStore(root=str(tmp_path / "store"))
     readable(store)
     versions = {path: head["version"] for path, head in heads(store).items()}
@@ -322,10 +299,10 @@ def test_the_demo_while_five_percent_of_requests_fail(tmp_path: Path) -> None:
     expected = finish(calm, "--category", "brick")
     settings = {"store.root": str(flaky / "store"), "datasets.demo.root": str(flaky / "images")}
     sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    command = ["materialize", "--config", "demo", "--category", "brick", *sets]
+    call = ["materialize", "--config", "demo", "--category", "brick", *sets]
     environ = {**os.environ, "DAGSTER_HOME": str(flaky / "home")}
     done = subprocess.run(
-        [sys.executable, "-c", FLAKY_COMMAND, *command], cwd=REPOSITORY, env=environ, capture_output=True, text=True
+        [sys.executable, "-c", FLAKY_COMMAND, *call], cwd=REPOSITORY, env=environ, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert "trying again in" in done.stderr

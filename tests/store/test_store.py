@@ -3,10 +3,9 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +15,7 @@ from safetensors.torch import save
 
 from ad_assets.store.store import ArtifactStore, CorruptArtifactError
 from tests.benchmarks.measure import peak_anonymous_megabytes
-from tests.support.places import REPOSITORY
+from tests.support.forked import Forked
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -129,26 +128,23 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     assert [file.path for file in store.files()] == ["x"]
 
 
-WRITER = """
-import sys, torch
-from ad_assets.store.store import ArtifactStore
-store = ArtifactStore(root=sys.argv[1])
-print("ready", flush=True)
-for value in range(10**9):
-    store.write_tensors(f"x{value % 3}", {"t": torch.full((200_000,), float(value))})
-"""
-
-
 def test_a_killed_writer_leaves_only_whole_files(tmp_path: Path) -> None:
+    def write(ready: Path) -> int:
+        store = ArtifactStore(root=str(tmp_path / "store"))
+        ready.touch()
+        for value in range(10**9):
+            store.write_tensors(f"x{value % 3}", {"t": torch.full((200_000,), float(value))})
+        return 0
+
     for moment in (0.05, 0.11, 0.23):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, cwd=REPOSITORY)
-        assert writer.stdout is not None
-        writer.stdout.readline()
+        ready = tmp_path / f"{moment}"
+        writer = Forked(partial(write, ready), tmp_path / "log.txt", {})
+        while not ready.exists() and writer.poll() is None:
+            time.sleep(0.005)
         time.sleep(moment)
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
-        writer.stdout.close()
-    store = ArtifactStore(root=str(tmp_path))
+        writer.kill()
+        assert writer.poll() == -signal.SIGKILL
+    store = ArtifactStore(root=str(tmp_path / "store"))
     whole = [file.path for file in store.files() if not file.path.endswith(".tmp")]
     assert whole
     for path in whole:
