@@ -17,11 +17,19 @@ from ad_assets.datasets.readers.demo.reader import DEFECTS, MARKER, DemoReader
 from ad_assets.datasets.readers.folder import FolderReader
 
 
+# A board takes as long to draw as all else.
+CATEGORIES = [pytest.param(each, marks=pytest.mark.slow if each == "board" else ()) for each in sorted(DEFECTS)]
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo")
-    DemoReader(root=str(folder)).prepare()
-    return folder
+    return tmp_path_factory.mktemp("demo")
+
+
+def drawn(root: Path, category: str) -> Path:
+    """The folder of a category, drawn by the first test that asks."""
+    DemoReader(root=str(root)).prepare(category)
+    return root / category
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -31,10 +39,9 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize(
-    "category", [pytest.param(each, marks=pytest.mark.slow if each == "board" else ()) for each in sorted(DEFECTS)]
-)
+@pytest.mark.parametrize("category", CATEGORIES)
 def test_each_category_is_a_sound_benchmark(root, category):
+    drawn(root, category)
     index = build_index(DemoReader(root=str(root)), category)
     assert index.problems == ()
     rows = index.table.to_pylist()
@@ -55,14 +62,15 @@ def test_each_category_is_a_sound_benchmark(root, category):
     assert plain.table == index.table
 
 
-@pytest.mark.parametrize("category", sorted(DEFECTS))
+@pytest.mark.parametrize("category", CATEGORIES)
 def test_an_image_depends_on_its_own_seed_only(root, category):
+    folder = drawn(root, category)
     for split, defect, number in reversed(list(demo._plan(category))[::13]):
         image, mask = demo._drawn(category, DemoReader.version, split, defect, number)
-        with Image.open(root / category / split / defect / f"{number:03d}.png") as stored:
+        with Image.open(folder / split / defect / f"{number:03d}.png") as stored:
             assert np.array_equal(np.asarray(stored), image)
         if defect != "good":
-            path = root / category / "ground_truth" / defect / f"{number:03d}_mask.png"
+            path = folder / "ground_truth" / defect / f"{number:03d}_mask.png"
             assert np.array_equal(Decoding().mask(path.read_bytes(), path.name).anomalous, mask)
 
 
@@ -103,7 +111,7 @@ def _prepare(root: str) -> None:
 
 
 def test_two_processes_at_once_write_the_same_files_whole(root, tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     workers = [context.Process(target=_prepare, args=(str(tmp_path),)) for _ in range(2)]
     for worker in workers:
         worker.start()
@@ -111,7 +119,7 @@ def test_two_processes_at_once_write_the_same_files_whole(root, tmp_path):
         worker.join()
         assert worker.exitcode == 0
     assert [path.name for path in tmp_path.iterdir()] == ["gravel"]
-    assert digests(tmp_path / "gravel") == digests(root / "gravel")
+    assert digests(tmp_path / "gravel") == digests(drawn(root, "gravel"))
 
 
 def test_a_crash_leaves_nothing_that_a_reader_would_see(tmp_path, monkeypatch):
