@@ -16,7 +16,6 @@ from ad_assets.datasets.readers.demo import textures
 from ad_assets.datasets.readers.demo.reader import DEFECTS, MARKER, DemoReader
 from ad_assets.datasets.readers.folder import FolderReader
 
-
 # A board takes as long to draw as all else.
 CATEGORIES = [pytest.param(each, marks=pytest.mark.slow if each == "board" else ()) for each in sorted(DEFECTS)]
 
