@@ -13,7 +13,7 @@ from importlib import import_module
 
 from ad_assets.commands.common import Commands
 from ad_assets.commands.examples import show_examples
-from ad_assets.config.load import ConfigError
+from ad_assets.config.faults import ConfigError, check_name
 from ad_assets.datasets import DatasetError
 from ad_assets.interrupts import INTERRUPTED, run_interruptibly
 from ad_assets.store.store import CorruptArtifactError
@@ -78,8 +78,13 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def _carry_out(arguments: Sequence[str]) -> int:
-    options = parser(arguments[0] if arguments else None).parse_args(arguments)
+    if not arguments:
+        parser().print_help(sys.stderr)
+        return 2
     try:
+        if not arguments[0].startswith("-"):
+            check_name("command", arguments[0], MODULES)
+        options = parser(arguments[0]).parse_args(arguments)
         return int(options.run(options))
     except ConfigError as error:
         print(f"ad-assets: {error}", file=sys.stderr)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ad_assets.commands.output import show
 from ad_assets.config.benchmark import Benchmark
-from ad_assets.config.faults import check_name
+from ad_assets.config.faults import check_name, did_you_mean
 from ad_assets.config.load import ConfigError, load_config
 from ad_assets.datasets.names import plain
 from ad_assets.graph.progress import is_watched
@@ -56,6 +56,15 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.register("action", None, _Once)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does; a command that is given an option that it does not have names the closest that it has."""
+        options, unknown = super().parse_known_args(args, namespace)
+        for text in unknown:
+            if text.startswith("--") and self._defaults.get("run"):
+                close = did_you_mean(text.partition("=")[0], self._option_string_actions)
+                self.error(f"no option {text}; {close}see {self.prog} --help")
+        return options, unknown
 
 
 class Commands:
@@ -141,6 +150,9 @@ def open_session(options: argparse.Namespace, *, force: bool = False, verify: bo
     Raises:
         ConfigError: the file is invalid, or an option names something that it does not have.
     """
+    benchmark = load_config(options.config, options.set)  # a fault is told before Dagster is imported
+    if options.dataset:
+        check_name("dataset", options.dataset, benchmark.datasets, benchmark.source)
     import dagster as dg
 
     from ad_assets.defs.build import build_definitions
@@ -149,9 +161,6 @@ def open_session(options: argparse.Namespace, *, force: bool = False, verify: bo
     from ad_assets.defs.runs import open_instance
     from ad_assets.graph.graph import Graph
 
-    benchmark = load_config(options.config, options.set)
-    if options.dataset:
-        check_name("dataset", options.dataset, benchmark.datasets, benchmark.source)
     try:
         definitions, stages = build_definitions(benchmark)
     except ValueError as error:

@@ -41,16 +41,18 @@ def add(commands: Commands) -> None:
 
 
 def _materialize(options: argparse.Namespace) -> int:
-    from ad_assets.defs.runs import execute
-    from ad_assets.graph.shown_results import comparison_results, dataset_results
-
     started = time.perf_counter()
     session = open_session(options, force=options.force, verify=options.verify)
+    from ad_assets.defs.runs import execute, other_processes
+    from ad_assets.graph.shown_results import comparison_results, dataset_results
+
     if options.new_store:
         _begin_anew(session, options.dataset)
     session.warn()
     status, graph = 1 if session.unseen else 0, session.graph
     if session.steps:
+        for other in other_processes(session.instance):
+            show(f"BESIDE {other}: it makes assets of this file now; what both begin is made twice, alike", sys.stderr)
         with live_progress(len(session.steps)):
             outcome = execute(
                 session.steps,

@@ -36,15 +36,16 @@ def add(commands: Commands) -> None:
 
 
 def _init(options: argparse.Namespace) -> int:
+    out = without_tilde(options.out)
+    table = out.with_suffix(".csv")
+    _refuse_existing(out)
+    folder = _folder(options.folder)
     from ad_assets.commands.doctor import examine
     from ad_assets.commands.first_file import first_file
     from ad_assets.commands.upkeep import findings_text
     from ad_assets.datasets.survey import manifest_rows, survey
 
-    out = without_tilde(options.out)
-    table = out.with_suffix(".csv")
-    _refuse_existing(out)
-    found = survey(_folder(options.folder))
+    found = survey(folder)
     rows = [] if found.layout == "mvtec" else list(manifest_rows(found))
     if rows:
         _refuse_existing(table)

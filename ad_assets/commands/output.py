@@ -25,7 +25,7 @@ COLOURS = {
     "red": ("FAIL", "FAILED", "FAULT", "anomalous", "failed"),
     "yellow": (
         *("LEFT OUT", "OUT OF DATE", "WAITING", "STALE", "NOT CHAMPION", "NOT RECORDED", "UNREADABLE"),
-        *("DRIFT", "QUIET", "compute", "warning"),
+        *("DRIFT", "QUIET", "BESIDE", "compute", "warning"),
     ),
     "cyan": ("scan",),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -73,6 +74,7 @@ def _predict(options: argparse.Namespace) -> int:
         print(
             plain_name(f"{counted(others, 'file')} not read: no image by name, or skipped as clutter"), file=sys.stderr
         )
+    _check_there(paths)
     progress = Progress(TerminalLog(), "predict")
     names = (options.dataset, options.detector, options.category)
     stale: bool = options.allow_stale
@@ -111,6 +113,17 @@ def _predict(options: argparse.Namespace) -> int:
             plain_name(f"NOT RECORDED {detector.recorder.lost} inspections: {detector.recorder.fault}"), file=sys.stderr
         )
     return 1 if "failed" in words else 0
+
+
+def _check_there(paths: Sequence[str]) -> None:
+    """Refuse a call of which not one image exists, before a detector is loaded.
+
+    Raises:
+        ConfigError: it names them.
+    """
+    if not any(os.path.lexists(path) for path in paths):
+        gone = shortened(", ".join(paths), 300)
+        raise ConfigError(plain_name(f"{gone} does not exist: name files or folders of images"))
 
 
 def _rows(

@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ad_assets.config import bundled_backbone as substitution
 from ad_assets.config.benchmark import Benchmark, Dataset
-from ad_assets.config.faults import ConfigError, fault_list, shown
+from ad_assets.config.faults import ConfigError, did_you_mean, fault_list, shown
 from ad_assets.config.parse import SectionParser
 from ad_assets.config.paths import begin_at, still_moved
 from ad_assets.config.yaml_tree import MOST_DEPTH, decoded, read_tree, read_value
@@ -109,8 +110,15 @@ def find_file(source: str) -> Path:
                 return path
         except OSError:  # such as a name that is too long
             continue
-    names = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
-    raise ConfigError(f"no benchmark file {shown(source, 500)}: give a path, or one of the shipped names: {names}")
+    names = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    beside: list[str] = []
+    with suppress(OSError):
+        if Path(source).is_dir():
+            raise ConfigError(f"{shown(source, 500)} is a folder; `ad-assets init` writes a benchmark file for one")
+        beside = [str(path) for path in Path(source).parent.iterdir() if path.suffix in (".yaml", ".yml")]
+    close = did_you_mean(str(Path(source)), [*beside, *names])
+    there = f"give a path, or one of the shipped names: {', '.join(names)}"
+    raise ConfigError(f"no benchmark file {shown(source, 500)}; {close}{there}")
 
 
 def is_shipped(file: str | Path) -> bool:

@@ -63,7 +63,8 @@ def read_tree(text: str, origin: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{origin}{where}: not valid YAML: {error.problem or error.context}") from error
+        remedy = ": is the indentation that of its neighbours?" if "block" in f"{error.problem}" else ""
+        raise ConfigError(f"{origin}{where}: not valid YAML: {error.problem or error.context}{remedy}") from error
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
         raise ConfigError(f"{origin}:{line}: not valid YAML: the character {chr(error.character)!r}") from error

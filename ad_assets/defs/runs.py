@@ -6,6 +6,7 @@ What is made for each category of an asset over all categories, such as a joint 
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -118,6 +119,13 @@ def in_runs(steps: Sequence[Step]) -> Iterator[tuple[tuple[str, str | None], lis
         yield (dataset, partition), members
 
 
+def other_processes(instance: dg.DagsterInstance) -> list[str]:
+    """The processes, by host and number, other than this one, that carry out runs of this benchmark file now."""
+    runs = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+    names = dict.fromkeys(run.tags.get(PROCESS_TAG, "") for run in runs)
+    return [name.replace(":", ", process ") for name in names if name not in ("", _process_name(os.getpid()))]
+
+
 def _message(event: dg.DagsterEvent) -> str:
     error = event.step_failure_data.error
     failure = event.step_failure_data.user_failure_data
@@ -125,7 +133,8 @@ def _message(event: dg.DagsterEvent) -> str:
         return failure.description
     if error and error.cause:  # Dagster's own error wraps ours
         error = error.cause
-    return error.message.strip() if error else "failed"
+    # Whose message names file and remedy needs no path of its class.
+    return re.sub(r"^ad_assets[\w.]*Error: ", "", error.message.strip()) if error else "failed"
 
 
 def _process_name(pid: int) -> str:

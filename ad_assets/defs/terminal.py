@@ -18,6 +18,17 @@ class _Short(logging.Formatter):
         return f"{self.formatTime(record, '%H:%M:%S')} {message}"
 
 
+def _is_told(record: logging.LogRecord) -> bool:
+    """Whether a record is for the terminal: of what Dagster tells, which step failed, and not what follows from it."""
+    meta = getattr(record, "dagster_meta", {})
+    event = meta.get("dagster_event")
+    if event:
+        return bool(event.is_step_failure)
+    if str(meta.get("orig_message")).startswith("Dependencies for step"):
+        return False
+    return record.levelno > logging.INFO or not is_watched()
+
+
 @dg.logger
 def terminal_logger(context: dg.InitLoggerContext) -> logging.Logger:
     """The logger that command-line runs choose."""
@@ -25,7 +36,7 @@ def terminal_logger(context: dg.InitLoggerContext) -> logging.Logger:
     logger = logging.Logger("ad_assets.terminal", logging.INFO)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Short())
-    handler.addFilter(lambda record: record.levelno > logging.INFO or not is_watched())
+    handler.addFilter(_is_told)
     logger.addHandler(handler)
     return logger
 

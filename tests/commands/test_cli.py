@@ -9,12 +9,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 import yaml
 
 from ad_assets.cli import MODULES, main, parser
 from ad_assets.commands.common import Commands
 from ad_assets.commands.examples import EXAMPLES, commands_of
+from ad_assets.defs.runs import Outcome, open_instance
+from ad_assets.defs.tags import PROCESS_TAG
 from ad_assets.graph.stages import feature_files
 from ad_assets.methods.memory_bank.patchcore import PatchCore
 from ad_assets.store.store import ArtifactStore
@@ -113,6 +116,8 @@ def test_a_corrupt_image_fails_its_category_and_no_other(config: Path, capsys: A
     for name in ("bolt/train/good/000.png", "bolt/test/good/note.png"):
         assert name in out.err
     assert "on_problem: skip" in out.err
+    assert "Dependencies for step" not in out.err  # what follows from what failed
+    assert "DatasetError" not in out.err
     assert "nut" in out.out  # the other category is on the leaderboard
     # Left out and recorded on request; the rest of the category is used.
     assert run(config, "materialize", "--set", "datasets.parts.on_problem=skip") == 0
@@ -157,6 +162,38 @@ def test_a_damaged_feature_file_is_made_again_where_its_size_tells_and_named_whe
 def test_a_wrong_call_is_explained(config: Path, capsys: Any, arguments: list[str], message: str) -> None:
     assert run(config, "materialize", *arguments) == 2
     assert re.search(message, capsys.readouterr().err, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (["materialise"], "no command 'materialise'; did you mean 'materialize'?"),
+        (["status", "--confg", "x.yaml"], "no option --confg; did you mean '--config'?"),
+        (["data", "check", "--categroy=x"], "no option --categroy=x; did you mean '--category'?"),
+        (["status", "--config", "PLACE/benhc.yaml"], "did you mean 'PLACE/bench.yaml'?"),
+        (["status", "--config", "PLACE"], "'PLACE' is a folder; `ad-assets init`"),
+        (["predict", "--config", "PLACE/bench.yaml", "no.png", "no2.png"], "no.png, no2.png does not exist"),
+    ],
+)
+def test_what_is_misspelt_is_named_with_what_was_meant(
+    config: Path, capsys: Any, call: list[str], message: str
+) -> None:
+    place = str(config.parent)
+    try:
+        status = main([word.replace("PLACE", place) for word in call])
+    except SystemExit as leave:  # as argparse does
+        status = int(leave.code or 0)
+    assert status == 2
+    assert message.replace("PLACE", place) in capsys.readouterr().err
+
+
+def test_a_run_beside_is_named(config: Path, capsys: Any) -> None:
+    instance = open_instance(str(config))
+    instance.add_run(dg.DagsterRun("job", status=dg.DagsterRunStatus.STARTED, tags={PROCESS_TAG: "elsewhere:7"}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ad_assets.defs.runs.execute", lambda *_, **__: Outcome(0, 0, ()))
+        assert run(config, "materialize") == 0
+    assert "BESIDE elsewhere, process 7: it makes assets of this file now" in capsys.readouterr().err
 
 
 def test_doctor_tells_what_would_fail(config: Path, capsys: Any, tmp_path: Path) -> None:
