@@ -129,7 +129,15 @@ class SectionParser(Checker):
         for lane, entry in lanes.items():
             if not self.name(lane, f"{path}.detectors"):
                 continue
-            if lane in ("features", "image_index", "inspections", "leaderboard", "report", "studies"):
+            if lane in (
+                "features",
+                "category_report",
+                "image_index",
+                "inspections",
+                "leaderboard",
+                "report",
+                "studies",
+            ):
                 self.faults.append(f"{path}.detectors.{lane}: the name is an asset's; choose another")
             detector = self._detector(lane, entry, f"{path}.detectors.{lane}", detectors)
             if detector:

@@ -101,11 +101,12 @@ def plan(
 def _lacks(graph: Graph, slot: Slot, steps: Collection[Slot]) -> bool:
     """Whether an asset below the selection could not run: it reads what is not there and nobody asked for.
 
-    A report lacks its leaderboard, an ensemble another member. Of categories a leaderboard needs some one.
+    A report lacks its leaderboard, an ensemble another member. Of categories a leaderboard needs some one, and of lanes
+    a category's page.
     """
     absent = graph.faults(slot).keys() - steps
-    reads = graph.stages[slot[0]].slots(slot[1])
-    gathered = {read for read in reads if read[1] is not None} if slot[1] is None else set()
+    stage = graph.stages[slot[0]]
+    gathered = {read for read in stage.slots(slot[1]) if stage.may_lack(read)}
     return bool(absent - gathered) or (bool(gathered) and gathered <= absent)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from ad_assets.defs.landing_sensor import UNFINISHED
 from ad_assets.defs.plan import Step
 from ad_assets.defs.tags import PROCESS_TAG
 from ad_assets.defs.terminal import TERMINAL_RUN_CONFIG
+from ad_assets.graph.stage import Key
 from ad_assets.graph.stages.image_index import ON_THEIR_WAY
 from ad_assets.interrupts import when_interrupted
 
@@ -78,10 +80,12 @@ def execute(
         KeyboardInterrupt: somebody interrupted a step; what follows it is not begun.
     """
     job = definitions.resolve_implicit_global_asset_job_def()
+    planned = deque(in_runs(steps))
     built = found = 0
     failures: list[str] = []
     waiting: list[str] = []
-    for (dataset, partition), members in in_runs(steps):
+    while planned:
+        (dataset, partition), members = planned.popleft()
         title = f"{dataset} [{partition}]" if partition else dataset
         before(f"{title}: {len(members)} assets")
         keys = [dg.AssetKey(list(step.stage.key)) for step in members]
@@ -94,7 +98,9 @@ def execute(
                 tags={PROCESS_TAG: _process_name(os.getpid())},
                 raise_on_error=False,
             )
+        made: set[Key] = set()
         for event in result.get_asset_materialization_events():
+            made.add(tuple(event.asset_key.path) if event.asset_key else ())
             metadata = event.step_materialization_data.materialization.metadata
             reused = metadata["reused"].value
             if ON_THEIR_WAY in metadata:
@@ -105,6 +111,8 @@ def execute(
         if any(e.step_failure_data.error and e.step_failure_data.error.cls_name in _INTERRUPTS for e in failed):
             raise KeyboardInterrupt
         failures += [f"{title} {event.step_key}: {_message(event)}" for event in failed]
+        if skipped := _skipped(members, made, {event.step_key for event in failed}):
+            planned.appendleft(((dataset, partition), skipped))
         if not result.success and not failed:
             failures.append(f"{title}: the run failed; see it in the Dagster UI")
     return Outcome(built, found, tuple(failures), tuple(waiting))
@@ -124,6 +132,20 @@ def other_processes(instance: dg.DagsterInstance) -> list[str]:
     runs = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
     names = dict.fromkeys(run.tags.get(PROCESS_TAG, "") for run in runs)
     return [name.replace(":", ", process ") for name in names if name not in ("", _process_name(os.getpid()))]
+
+
+def _skipped(steps: Sequence[Step], made: Collection[Key], failed: Collection[str | None]) -> list[Step]:
+    """Of the steps of a run those that can be made without what failed: Dagster skips whatever reads that."""
+    missing = {step.stage.key for step in steps} - set(made)
+    return [
+        step
+        for step in steps
+        if step.stage.optional
+        and step.stage.key in missing
+        and dg.AssetKey(list(step.stage.key)).to_python_identifier() not in failed
+        and not ({dep.key for dep in step.stage.deps} - step.stage.optional) & missing
+        and step.stage.optional - missing
+    ]
 
 
 def _message(event: dg.DagsterEvent) -> str:

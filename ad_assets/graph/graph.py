@@ -168,6 +168,7 @@ class Graph:
         self._faults: dict[Slot, dict[Slot, str]] = {}
         self._stale: dict[Slot, str] = {}
         self._due: dict[Slot, bool] = {}
+        self._awaited: dict[Slot, bool] = {}
         self._listed: set[Key] = set()
 
     def slots(self, categories: Collection[str] | None = None) -> Iterator[Slot]:
@@ -230,8 +231,10 @@ class Graph:
             if stage.address is None:
                 self._planned[slot] = self.head(slot)
             else:
-                heads = {read: head for read in stage.slots(partition) if (head := self.planned(read))}
-                complete = len(heads) == len(stage.slots(partition)) if stage.partitions is not None else bool(heads)
+                reads = stage.slots(partition)
+                heads = {read: head for read in reads if (head := self.planned(read))}
+                needed = [] if stage.partitions is None else [read for read in reads if not stage.may_lack(read)]
+                complete = bool(heads) and heads.keys() >= set(needed)
                 self._planned[slot] = stage.head_of(Upstream(heads, partition)) if complete else None
         return self._planned[slot]
 
@@ -239,7 +242,7 @@ class Graph:
         """What an asset partition should be now; None where that is unknown before something else has run.
 
         An asset over all categories is to be made of those that are as expected: rows of different settings never
-        stand side by side.
+        stand side by side. One of optional lanes is so too.
         """
         if slot not in self._expected:
             self._expected[slot] = self._find_expected(slot)
@@ -252,6 +255,10 @@ class Graph:
             return stage.head_of(Upstream(heads, None)) if heads else None
         if not all(self._has_settings((root, partition)) for root in self._roots[stage.key]):
             return None
+        if stage.optional:
+            heads = self.readable(slot)
+            lacks = [read for read in stage.slots(partition) if read not in heads and not stage.may_lack(read)]
+            return None if lacks or not any(map(stage.may_lack, heads)) else stage.head_of(Upstream(heads, partition))
         if stage.turn == 0:
             return self.planned(slot)
         # Below an asset over all categories: made of what that one is to be made of now.
@@ -291,7 +298,7 @@ class Graph:
             head = self.head(read)
             if head is None:
                 faults[read] = "is not materialized"
-            elif read[1] != partition and head != self.expected(read):
+            elif (read[1] != partition or stage.may_lack(read)) and head != self.expected(read):
                 faults[read] = "is out of date"
             elif not self._has_settings(read):
                 faults[read] = "was made under another setting of the benchmark file"
@@ -307,15 +314,18 @@ class Graph:
         if partition is None and not (self.store.is_local or self._records.are_listed):
             self._records.refresh(self.slots())  # it reads most heads: those of this process are known by their ETags
         else:
-            self._records.prefetch(stage.slots(partition))
+            # What is optional is compared with what it should be, which follows from all above it.
+            above = (key for key, each in self.stages.items() if stage.optional and each.partitions is not None)
+            self._records.prefetch(dict.fromkeys([*stage.slots(partition), *((key, partition) for key in above)]))
         left_out = []
-        for (key, category), fault in self.faults(slot).items():
+        for read, fault in self.faults(slot).items():
+            key, category = read
             message = f"{'/'.join(key)}{f' [{category}]' if category else ''} {fault}"
-            if category is None or stage.partitions is not None:
+            if not stage.may_lack(read):
                 raise UpstreamError(f"{message}: materialize it first, or select it as well")
             left_out.append(message)
         heads = self.readable(slot)
-        if not heads and stage.deps:
+        if stage.deps and not (any(map(stage.may_lack, heads)) if stage.optional else heads):
             raise UpstreamError(f"{stage.name} has nothing to read: {'; '.join(left_out[:5])}")
         return Upstream(heads, partition, tuple(left_out))
 
@@ -376,7 +386,13 @@ class Graph:
             return self.has_damaged_head(slot)
         reads = stage.slots(partition)
         if stage.partitions is not None:
-            return all(self._serves(read) for read in reads)
+            lanes = [read for read in reads if stage.may_lack(read)]
+            others = all(self._serves(read) for read in reads if not stage.may_lack(read))
+            if not lanes or not others:
+                return others
+            return any(map(self._serves, lanes)) and all(
+                self._serves(read) or not self._is_awaited(read) for read in lanes
+            )
         # Categories that failed are left out; those that are due come first.
         gathered = [read for read in reads if read[1] is not None]
         whole = [read for read in reads if read[1] is None]
@@ -389,6 +405,13 @@ class Graph:
     def _serves(self, slot: Slot) -> bool:
         """Whether what reads an asset partition may run: it is current and passed its checks, or is due before."""
         return not (self._stored(slot) or {}).get("blocked") if self.is_current(slot) else self.is_due(slot)
+
+    def _is_awaited(self, slot: Slot) -> bool:
+        """Whether an asset partition will be made anew, once what lies above it is."""
+        if slot not in self._awaited:
+            reads = self.stages[slot[0]].slots(slot[1])
+            self._awaited[slot] = not self.is_current(slot) and (self.is_due(slot) or any(map(self._is_awaited, reads)))
+        return self._awaited[slot]
 
     def _has_failed(self, slot: Slot) -> bool:
         """Whether builds of what an asset partition would be failed, or were cut off so often that none is begun."""

@@ -7,8 +7,9 @@ image_index                                   of each dataset
       oracle_epochs -> metrics -> champion    the last of production datasets,
       synthetic_anomalies ------> champion    where new states are judged by these too
       bundle -------------------> champion    of detectors with `export`, production or not
+        score_maps, metrics -> category_report  a page a category, of the lanes that are up to date
   studies ------------------> leaderboard    few-shot ones; all of them -> report
-    leaderboard -> report                     over all categories
+    leaderboard, category_report -> report    over all categories
       comparison                              over several datasets
 """
 
@@ -21,6 +22,7 @@ from ad_assets.config.benchmark import Benchmark, Dataset, Detector
 from ad_assets.graph.categories import categories_of, why_unseen
 from ad_assets.graph.stage import Stage
 from ad_assets.graph.stages.bundle import MemberStages, bundle_stage
+from ad_assets.graph.stages.category_report import category_report_stage
 from ad_assets.graph.stages.champion import champion_stage
 from ad_assets.graph.stages.comparison import comparison_stage
 from ad_assets.graph.stages.features import features_stage
@@ -98,8 +100,9 @@ def dataset_stages(benchmark: Benchmark, dataset: Dataset, categories: Sequence[
         # Pictures are of the first draw of a lane.
         score_maps = {n: lane["score_maps"] for n, lane in lanes.items() if dataset.detectors[n].draw_of is None}
         leaderboard = leaderboard_stage(dataset, metrics, studies)
-        report = report_stage(benchmark, dataset, index, score_maps, metrics, leaderboard, studies)
-        return [*stages, *studies.values(), leaderboard, report]
+        pages = category_report_stage(benchmark, dataset, index, score_maps, metrics)
+        report = report_stage(benchmark, dataset, leaderboard, pages, studies)
+        return [*stages, *studies.values(), leaderboard, pages, report]
     return stages
 
 

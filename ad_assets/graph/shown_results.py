@@ -6,7 +6,8 @@ from contextlib import suppress
 
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Key
-from ad_assets.graph.stages import comparison, leaderboard, report
+from ad_assets.graph.stages import comparison, leaderboard
+from ad_assets.graph.stages.published_pages import published_location
 from ad_assets.report.text import WIDTH, text_table
 from ad_assets.store.store import Artifact
 
@@ -26,7 +27,7 @@ def dataset_results(graph: Graph, dataset: str, width: int | None = None) -> str
         blocks += [f"{mark}{_text(artifact, width)}"]
     if page:
         artifact, mark = page
-        blocks += [f"{mark}report: {artifact.store.location(artifact.at(report.PAGE))}"]
+        blocks += [f"{mark}report: {published_location(artifact, dataset)}"]
     return "\n\n".join(blocks)
 
 

@@ -244,6 +244,8 @@ class Stage:
         scan: of a root, in place of `address` and `build`: reads a folder and returns its parts, the build, and what to
             do once the head points to what it saw, given that head. Its last argument asks it to trust no change stamp.
         partitions: the categories; None for an asset over all categories. `LiveCategories` come and go.
+        optional: of an asset with partitions, what it reads where that is up to date, and goes without otherwise: a
+            failed lane keeps no other from being shown. One over all categories goes without categories.
         checks: what each materialization is asked.
         answer_checks: answers `checks`, and does what follows from the answers; called whether the artifact was built
             or found.
@@ -278,6 +280,7 @@ class Stage:
     shared_files: Callable[[Artifact], Sequence[str]] | None = None
     pool: str | None = None
     check_store: Callable[[ArtifactStore, Instance], None] | None = None
+    optional: frozenset[Key] = frozenset()
     gated: Callable[[ArtifactStore], Collection[str]] | None = None
 
     @property
@@ -306,6 +309,10 @@ class Stage:
         if self.partitions is not None:
             return [(dep.key, partition if dep.partitions is not None else None) for dep in self.deps]
         return [(dep.key, category) for dep in self.deps for category in dep.partitions or (None,)]
+
+    def may_lack(self, read: Slot) -> bool:
+        """Whether it is made without one of the asset partitions that it reads where that is not up to date."""
+        return read[1] is not None if self.partitions is None else read[0] in self.optional
 
     def made_of(self, upstream: Upstream) -> dict[str, str]:
         """The contents of what one partition reads now."""

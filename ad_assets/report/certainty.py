@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ad_assets.metrics.catalogue import find
 from ad_assets.report.leaderboard import MEAN, STANDARD, BoardRow
 
 if TYPE_CHECKING:
@@ -25,15 +26,11 @@ def certainty(board: Sequence[BoardRow], most: int = 12) -> list[str]:
     from ad_assets.metrics.uncertainty import paired_comparison
 
     rows = [row for row in board if row.metric == "image_auroc" and row.protocol == STANDARD and row.value is not None]
-    values: dict[str, dict[str, float]] = {}
-    for row in rows:
-        if row.category != MEAN and row.value is not None:
-            values.setdefault(row.detector, {})[row.category] = row.value
-    pairs = [pair for pair in paired_comparison(values) if pair.categories > 1]
+    pairs = [pair for pair in paired_comparison(_by_category(board, STANDARD, "image_auroc")) if pair.categories > 1]
     if not pairs:
         return []
     test = f"  Wilcoxon's signed ranks over categories, {len(pairs)} pairs, Holm's adjustment"
-    sure = sorted((pair for pair in pairs if pair.adjusted_p <= SURE), key=lambda pair: pair.adjusted_p)
+    sure = sorted(filter(_is_sure, pairs), key=lambda pair: pair.adjusted_p)
     if not sure:
         least = min(pair.smallest_p for pair in pairs)
         few = (
@@ -79,3 +76,47 @@ def _lines(pairs: Sequence[Pair], over_seeds: Mapping[tuple[str, str], float | N
         seeds = "" if p is None else f", over seeds {p:.2g}"
         lines.append(f"  {better} over {worse}: {points:.1f} points, p = {pair.adjusted_p:.2g}{seeds}")
     return [*lines, *([f"  ... and {len(pairs) - most} more"] if len(pairs) > most else [])]
+
+
+def surely_best(board: Sequence[BoardRow], protocol: str, metric: str) -> str | None:
+    """The detector that is better than each other one by more than chance, over categories and over seeds; else None.
+
+    Of detectors with one seed, in which it has a part, nothing is sure over seeds (`draws`). Those that lack
+    categories, whose means are of others than the rest, take no part.
+
+    Args:
+        board: rows of a leaderboard.
+        protocol: such as ``standard``.
+        metric: that is compared, category by category.
+    """
+    from ad_assets.metrics.uncertainty import paired_comparison
+
+    values = _by_category(board, protocol, metric)
+    most = max(map(len, values.values()), default=0)
+    values = {detector: own for detector, own in values.items() if len(own) == most}
+    better = find(metric).better
+    if better == "neither" or len(values) < 2:
+        return None
+    means = {row.detector: row for row in board if (row.protocol, row.metric, row.category) == (protocol, metric, MEAN)}
+    sure = list(filter(_is_sure, paired_comparison(values)))
+    wins: dict[str, int] = {}
+    for pair, p in zip(sure, _over_seeds(sure, means), strict=True):
+        if p is not None and p <= SURE:
+            first = (pair.mean_difference > 0) == (better == "higher")
+            winner = pair.first if first else pair.second
+            wins[winner] = wins.get(winner, 0) + 1
+    return next((detector for detector, count in wins.items() if count == len(values) - 1), None)
+
+
+def _is_sure(pair: Pair) -> bool:
+    """Whether one of a pair is better by more than chance: by ranks, and in the mean too, which may say otherwise."""
+    return pair.adjusted_p <= SURE and (pair.mean_difference > 0) == (pair.wins > pair.losses)
+
+
+def _by_category(board: Sequence[BoardRow], protocol: str, metric: str) -> dict[str, dict[str, float]]:
+    """Detector -> category -> value, where it is defined."""
+    values: dict[str, dict[str, float]] = {}
+    for row in board:
+        if row.metric == metric and row.protocol == protocol and row.category != MEAN and row.value is not None:
+            values.setdefault(row.detector, {})[row.category] = row.value
+    return values

@@ -53,6 +53,8 @@ class Chart:
 
     kind: Kind
     lines: tuple[ChartLine, ...]
+    width: int = WIDTH
+    height: int = HEIGHT
 
 
 def charts(curves: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]], detectors: Sequence[str]) -> list[Chart]:

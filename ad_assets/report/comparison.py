@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ad_assets.metrics.catalogue import compared, find
 from ad_assets.report.leaderboard import MEAN, STANDARD, BoardRow, rows_of
 from ad_assets.report.tables import TableCell, cells_of, complete_ones, winners
+from ad_assets.report.templates import filled
 from ad_assets.report.text import aligned, no_test_images
 
 if TYPE_CHECKING:
@@ -103,3 +104,8 @@ def text_table(comparison: ComparisonTable) -> str:
         before = line.dataset
     table = aligned([names, *zip(*rows, strict=True)])
     return "\n\n".join([table, comparison.statement(), *(["\n".join(comparison.notes)] if comparison.notes else [])])
+
+
+def render_comparison(name: str, comparison: ComparisonTable) -> str:
+    """The table as a page of HTML text; write it as UTF-8."""
+    return filled("comparison.html", name=name, table=comparison)

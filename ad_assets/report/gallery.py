@@ -26,7 +26,8 @@ class GalleryItem:
         label: 0 nominal, 1 anomalous.
         score: image score.
         threshold: scores above it are called anomalous.
-        jpeg: image | mask outline | heat map, see `pictures.strip`.
+        photo: JPEG of image | image with mask outline, see `pictures.photo`; the same for all detectors.
+        heat: JPEG of the heat map over the image.
     """
 
     image_name: str
@@ -34,7 +35,8 @@ class GalleryItem:
     label: int
     score: float
     threshold: float
-    jpeg: bytes
+    photo: bytes
+    heat: bytes
 
     @property
     def verdict(self) -> Verdict:

@@ -170,11 +170,38 @@ def strip(
     Raises:
         ValueError: as `overlay` and `outline`.
     """
+    shown = heat(rgb, score_map, low, high, size, seen=seen)
+    gap = np.full((shown.shape[0], GAP, 3), GROUND, np.uint8)
+    return np.concatenate([photo(rgb, mask, size), gap, shown], axis=1)
+
+
+def photo(rgb: RgbImage, mask: NDArray[Any] | None, size: int = 160) -> RgbImage:
+    """Image | image with mask outline, side by side: of a `strip` what is the same for all detectors.
+
+    Raises:
+        ValueError: image and mask differ in size.
+    """
     small = resized(rgb, size)
     masked = small if mask is None else outline(small, _resized_mask(mask, rgb, small))
-    heat = resized(overlay(rgb, score_map, low, high, seen=seen), size)
     gap = np.full((small.shape[0], GAP, 3), GROUND, np.uint8)
-    return np.concatenate([small, gap, masked, gap, heat], axis=1)
+    return np.concatenate([small, gap, masked], axis=1)
+
+
+def heat(
+    rgb: RgbImage,
+    score_map: NDArray[Any],
+    low: float,
+    high: float,
+    size: int = 160,
+    *,
+    seen: NDArray[np.bool_] | None = None,
+) -> RgbImage:
+    """The heat map over the image: the last of the three of a `strip`. Arguments as there.
+
+    Raises:
+        ValueError: as `overlay`.
+    """
+    return resized(overlay(rgb, score_map, low, high, seen=seen), size)
 
 
 def panel(

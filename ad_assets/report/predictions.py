@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ad_assets.report.html import filled
 from ad_assets.report.pictures import data_uri, jpeg_size
+from ad_assets.report.templates import filled
 
 MOST_ROWS = 2000
 
@@ -55,7 +55,6 @@ def predictions_page(
         left_out=max(0, counts["anomalous"] - len(figures)),
         rows=[_shown(row) for row in rows[:MOST_ROWS]],
         rows_left_out=max(0, len(rows) - MOST_ROWS),
-        colours=0,
     )
 
 

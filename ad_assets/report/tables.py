@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ad_assets.metrics.catalogue import compared, find, rank
+from ad_assets.report.certainty import surely_best
 from ad_assets.report.leaderboard import MEAN, STANDARD, BoardRow, is_oracle
 
 if TYPE_CHECKING:
@@ -130,12 +131,12 @@ def winners(rows: Sequence[BoardRow], places: Iterable[int]) -> set[int]:
     return set() if best is None else {place for place in known if metric.text(known[place]) == metric.text(best)}
 
 
-def _marked(rows: Sequence[BoardRow], apart: str) -> set[int]:
-    """The places of the winners of the complete rows of each line or column; none where all show the same."""
+def _marked(rows: Sequence[BoardRow]) -> set[int]:
+    """The places of the winners of the complete rows of each category; none where all show the same."""
     groups: dict[str, list[int]] = {}
     for place, row in enumerate(rows):
         if row.value is not None:
-            groups.setdefault(getattr(row, apart), []).append(place)
+            groups.setdefault(row.category, []).append(place)
     found: set[int] = set()
     for group in groups.values():
         rivals = complete_ones(rows, group)
@@ -144,18 +145,22 @@ def _marked(rows: Sequence[BoardRow], apart: str) -> set[int]:
     return found
 
 
-def mean_cells(board: Sequence[BoardRow], protocol: str, metrics: Sequence[str] | None = None) -> Cells:
-    """Means under one protocol, all detectors x metrics.
+def mean_cells(
+    board: Sequence[BoardRow], protocol: str, metrics: Sequence[str] | None = None, category: str = MEAN
+) -> Cells:
+    """Means under one protocol, all detectors x metrics; a detector is best where it surely is, over categories.
 
     Args:
         board: rows of a leaderboard.
         protocol: such as ``standard``.
         metrics: None: all that have a mean under the protocol and say which detector is better.
+        category: in place of the means, the values of this category.
     """
-    rows = [row for row in board if row.protocol == protocol and row.category == MEAN]
+    rows = [row for row in board if row.protocol == protocol and row.category == category]
     shown = _directed(row.metric for row in rows) if metrics is None else list(metrics)
     rows = [row for row in rows if row.metric in shown]
-    cells = cells_of(rows, _marked(rows, "metric"))
+    best = {metric: surely_best(board, protocol, metric) for metric in shown} if category == MEAN else {}
+    cells = cells_of(rows, [place for place, row in enumerate(rows) if best.get(row.metric) == row.detector])
     found = {(row.detector, row.metric): cell for row, cell in zip(rows, cells, strict=True)}
     return {
         detector: {metric: found.get((detector, metric), TableCell()) for metric in shown}
@@ -168,9 +173,11 @@ def _directed(metrics: Iterable[str]) -> list[str]:
     return sorted((name for name in set(metrics) if find(name).better != "neither"), key=rank)
 
 
-def means(board: Sequence[BoardRow], protocol: str, metrics: Sequence[str] | None = None) -> Table:
+def means(
+    board: Sequence[BoardRow], protocol: str, metrics: Sequence[str] | None = None, category: str = MEAN
+) -> Table:
     """Means under one protocol; what has no number at all is left out. Arguments as `mean_cells`."""
-    cells = mean_cells(board, protocol, metrics)
+    cells = mean_cells(board, protocol, metrics, category)
     there = {(line, name) for line, own in cells.items() for name, cell in own.items() if cell != TableCell()}
     named = {name for _, name in there}
     lines = {
@@ -182,23 +189,23 @@ def means(board: Sequence[BoardRow], protocol: str, metrics: Sequence[str] | Non
     return Table(protocol, tuple(find(name).heading for name in names), _lines(lines))
 
 
-def further(board: Sequence[BoardRow]) -> Table:
+def further(board: Sequence[BoardRow], category: str = MEAN) -> Table:
     """Standard metrics beside the compared ones: average precision, kinds of anomalies, those of other packages."""
     names = _directed(row.metric for row in board if row.protocol == STANDARD)
-    return means(board, STANDARD, [name for name in names if name not in compared()])
+    return means(board, STANDARD, [name for name in names if name not in compared()], category)
 
 
-def oracles(board: Sequence[BoardRow]) -> list[Table]:
+def oracles(board: Sequence[BoardRow], category: str = MEAN) -> list[Table]:
     """One table for each protocol that looked at test labels."""
     protocols = sorted(filter(is_oracle, {row.protocol for row in board}))
-    return [table for protocol in protocols if (table := means(board, protocol)).columns]
+    return [table for protocol in protocols if (table := means(board, protocol, category=category)).columns]
 
 
 def matrix(board: Sequence[BoardRow], metric: str, protocol: str = STANDARD) -> Table:
     """One metric under one protocol, categories x detectors; empty where no row has it."""
     rows = [row for row in board if row.metric == metric and row.protocol == protocol]
     categories = sorted({row.category for row in rows}, key=lambda name: (name == MEAN, name))
-    cells = cells_of(rows, _marked(rows, "category"))
+    cells = cells_of(rows, _marked(rows))
     found = {(row.category, row.detector): cell for row, cell in zip(rows, cells, strict=True)}
     detectors = tuple(dict.fromkeys(row.detector for row in rows))
     lines = {

@@ -45,11 +45,11 @@ def broken(*_: Any) -> None:
 
 def test_from_nothing_to_a_report_and_back_to_nothing(config: Path, capsys: Any) -> None:
     assert run(config, "status") == 0
-    assert "14 would run: 14 to compute or scan" in capsys.readouterr().out
+    assert "16 would run: 16 to compute or scan" in capsys.readouterr().out
     assert run(config, "materialize") == 0
     out = capsys.readouterr()
     assert "image AUROC" in out.out
-    assert "14 built, 0 found in the store, 0 failed" in out.out
+    assert "16 built, 0 found in the store, 0 failed" in out.out
     assert "parts/small/metrics [bolt]: built in" in out.err  # progress is visible in the terminal
     report = next(line.split()[1] for line in out.out.splitlines() if line.startswith("report:"))
     assert Path(report).read_text().startswith("<!doctype html>")
@@ -65,7 +65,7 @@ def test_from_nothing_to_a_report_and_back_to_nothing(config: Path, capsys: Any)
         "parts",
         "  compute  small: score_maps, metrics  [bolt, nut]  made under another setting: sigma 4.0 -> 1.5",
     ]
-    assert lines[-1].startswith("6 would run")
+    assert lines[-1].startswith("8 would run")
 
     # What was made before a change, or of a part of the categories, is never shown as if it were what is asked for.
     with pytest.MonkeyPatch.context() as patch:

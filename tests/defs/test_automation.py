@@ -28,7 +28,7 @@ LANE = {
     f"parts/small/{kind}"
     for kind in ("memory_bank", "neighbours", "score_maps", "metrics", "synthetic_anomalies", "champion")
 }
-CATEGORY = {"parts/image_index", "parts/features/lite0", *LANE}
+CATEGORY = {"parts/image_index", "parts/features/lite0", *LANE, "parts/category_report"}
 
 
 class Line(Bench):
@@ -376,7 +376,7 @@ def board(line: Line) -> list[dict[str, Any]]:
 
 def test_a_changed_setting_rebuilds_what_reads_it_in_order(running: Line) -> None:
     running.set("datasets.parts.detectors.small.coreset_ratio", 0.2)
-    both = {(name, category) for name in LANE for category in ("bolt", "nut")}
+    both = {(name, category) for name in (*LANE, "parts/category_report") for category in ("bolt", "nut")}
     assert running.settle() == [both, {("parts/leaderboard", None)}, {("parts/report", None)}]
     # Put back, it is found in the store, and Dagster's marks agree.
     running.set("datasets.parts.detectors.small.coreset_ratio", 0.1)

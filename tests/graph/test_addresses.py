@@ -157,7 +157,7 @@ def test_a_setting_changes_the_addresses_of_what_reads_it(folder: Path, section:
         "evaluation": EVALUATION,
         "production": PRODUCTION,
         "reader": READER,
-        "report": {name: {"report"} for name in ReportStyle.model_fields},
+        "report": {name: {"category_report"} for name in ReportStyle.model_fields},
         "compute": {"precision": {"features"}, "engine": {"features"}},
     }
     expected = set() if f"{section}.{key}" in NOWHERE else tables[section][key]
@@ -211,7 +211,7 @@ def reached(value: Any, seen: set[int]) -> Iterator[Any]:
 
 def test_no_setting_reaches_a_build_but_by_the_settings_of_its_stage(folder: Path) -> None:
     stages = stages_of(SectionParser("test").benchmark(whole(folder)), gate=lambda *_: NoGate())
-    assert len({stage.kind for stage in stages}) == 17
+    assert len({stage.kind for stage in stages}) == 18
     # What opens images and says in which frame they are is handed over; its options are part of addresses upstream.
     sections = (Benchmark, Dataset, Detector, Study, Variant, Evaluation, ReportStyle, Production, Automation, Compute)
     for stage in stages:

@@ -38,6 +38,7 @@ from tests.support.bench_graph import Bench, draw_image, write_dataset, write_im
 LOG = logging.getLogger(__name__)
 OF_CHECKSUMS = ("checksum", "files", "beside")
 RECORDS = ("heads", "scans", "known_files")
+SHOWN = ("leaderboard", "category_report", "report")
 
 
 class StubBackbone:
@@ -335,7 +336,7 @@ def test_what_was_made_of_a_damaged_state_follows_the_mended_one(tmp_path: Path)
         shutil.copytree(tmp_path / "updated", later.root)
         way(later.root / "artifacts" / "memory_bank" / fresh[lane[0]][0] / "state.safetensors", None)
         built = later.run(verify=way is flip)  # what is cut is due without being read
-        assert {"memory_bank", "neighbours", "score_maps", "metrics", "leaderboard", "report"} <= built
+        assert {"memory_bank", "neighbours", "score_maps", "metrics", *SHOWN} <= built
         assert later.numbers() == fresh
         assert not later.due()
         assert later.run(verify=True) == set()
@@ -358,7 +359,7 @@ def test_a_run_that_ends_between_a_mended_state_and_what_reads_it_leaves_that_du
     compute = whole.benchmark.compute
     materialize(dataclasses.replace(state, build=mend), "bolt", whole.store, compute, LOG)
     assert {("parts", "small", "neighbours"), ("parts", "small", "score_maps")} <= {key for key, _ in whole.due()}
-    assert {"neighbours", "score_maps", "metrics", "leaderboard", "report"} <= whole.run()
+    assert {"neighbours", "score_maps", "metrics", *SHOWN} <= whole.run()
     assert not whole.due()
 
 
@@ -387,7 +388,7 @@ def test_features_that_an_earlier_release_stored_under_the_id_of_other_bytes_are
     whole.run()  # heads follow their records
     assert (whole.run(), whole.numbers()) == (set(), poisoned)  # what a plain run cannot know makes nothing due
     built = whole.run(verify=True)
-    assert {"features", "memory_bank", "neighbours", "score_maps", "metrics", "leaderboard", "report"} <= built
+    assert {"features", "memory_bank", "neighbours", "score_maps", "metrics", *SHOWN} <= built
     assert whole.numbers() == whole.results
     marks = {path: whole.store.read_notes(path)["seconds"][0] for path in sizes}
     assert marks == {path: "-" if path == first else "+" for path in sizes}

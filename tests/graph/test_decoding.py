@@ -133,9 +133,9 @@ def test_what_is_odd_about_files_is_in_the_metadata_of_the_index_and_in_the_chec
     expected = ("pages.tif: holds 3 pages", "tiny.png: is of 2 x 2", "hole.bmp: 5", "hole.jpg: 3", "marks 100 %")
     for told in (capsys.readouterr().out, index_metadata(small)["first_problems"]):
         assert [each for each in expected if each not in told] == []
-    head = small.benchmark.store.read_head(("parts", "report"), None)
+    head = small.benchmark.store.read_head(("parts", "category_report"), "bolt")
     assert head is not None
-    report = small.benchmark.store.read_bytes(f"artifacts/report/{head['version']}/report.html").decode()
+    report = small.benchmark.store.read_bytes(f"artifacts/category_report/{head['version']}/page.html").decode()
     assert [each for each in expected if each not in report] == []
 
 

@@ -61,7 +61,7 @@ def benchmark(folder: Path, images: Path, device: str) -> Benchmark:
 def build(made: Benchmark) -> None:
     """Build every asset partition that computes with tensors, upstream first."""
     for stage in stages_of(made, gate=NewImageGate):
-        if stage.kind in ("leaderboard", "report"):
+        if stage.kind in ("leaderboard", "category_report", "report"):
             continue
         for partition in stage.partitions if stage.partitions is not None else (None,):
             materialize(stage, partition, made.store, made.compute, logging.getLogger("build"))

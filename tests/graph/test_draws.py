@@ -52,8 +52,12 @@ def test_the_rows_of_draws_are_one_with_its_spread(drawn: Bench) -> None:
     assert head
     page = store.read_text(store.artifact("report", head["version"]).at("report.html"))
     assert "±" in page
-    assert "the first of 3 seeds" in page
     assert DRAWS[1] not in page
+    head = store.read_head(("parts", "category_report"), "bolt")
+    assert head
+    page = store.read_text(store.artifact("category_report", head["version"]).at("page.html"))
+    assert 'id="lane-0"' in page  # of the first draw
+    assert not [name for name in DRAWS[1:] if name in page]
 
 
 def test_a_draw_that_is_not_up_to_date_is_left_out_by_name(drawn: Bench, tmp_path: Path) -> None:
@@ -70,7 +74,8 @@ def test_a_draw_that_is_not_up_to_date_is_left_out_by_name(drawn: Bench, tmp_pat
 def test_one_member_with_draws_is_the_ensemble_of_these(drawn: Bench, tmp_path: Path) -> None:
     bench = drawn.copied(tmp_path)
     bench.set("datasets.parts.detectors.together", {"method": "ensemble", "members": ["small"]})
-    assert bench.run()[0] == lane("together", "score_maps", "metrics") | RESULTS
+    pages = {("parts/category_report", category) for category in ("bolt", "nut")}
+    assert bench.run()[0] == lane("together", "score_maps", "metrics") | pages | RESULTS
     image = next((bench.images / "bolt/test/spot").iterdir())
     loaded = {
         name: load_detector("parts", name, "bolt", config=bench.folder / "bench.yaml", record=False)

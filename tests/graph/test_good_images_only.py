@@ -58,10 +58,10 @@ def test_what_needs_no_test_image_is_made_and_all_tables_say_why_the_rest_is_not
     assert scored.colour_scale is not None
     assert scored.threshold is not None
     assert scored.colour_scale[0] < scored.colour_scale[1]
-    page = store.read_head(("parts", "report"), None)
+    page = store.read_head(("parts", "category_report"), "bolt")
     assert page is not None
     assert "no test images: nothing was measured" in store.read_text(
-        store.artifact("report", page["version"]).at("report.html")
+        store.artifact("category_report", page["version"]).at("page.html")
     )
     for command, told in (
         (["status"], "no test images: parts [bolt]"),

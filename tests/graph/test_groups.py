@@ -44,7 +44,7 @@ def test_a_lot_is_left_out_as_one_and_another_grouping_rebuilds_scores_and_metri
     bench.set("datasets.parts.groups", "train/good/(00)[0123]")
     built, _ = bench.make()
     kinds = {name.split("/")[-1] for name, _ in built}
-    assert kinds == {"image_index", "score_maps", "metrics", "leaderboard", "report"}
+    assert kinds == {"image_index", "score_maps", "metrics", "leaderboard", "category_report", "report"}
     assert left_out() == "by group: 3 groups of 6 images"
 
     # The gate on false alarms asks which test images belong together: declared, or else near-copies.

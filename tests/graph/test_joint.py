@@ -47,6 +47,10 @@ def below(lane: str, categories: tuple[str, ...] = CATEGORIES) -> set[tuple[str,
     return {(f"parts/{lane}/{asset}", category) for asset in BELOW for category in categories}
 
 
+def pages(categories: tuple[str, ...] = CATEGORIES) -> set[tuple[str, str | None]]:
+    return {("parts/category_report", category) for category in categories}
+
+
 def with_joint(bench: Bench) -> Bench:
     bench.tree["datasets"]["parts"]["detectors"] = {
         "full": bench.tree["datasets"]["parts"]["detectors"]["full"],
@@ -81,7 +85,7 @@ def joint(made: Bench, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     built, found = with_joint(bench).run()
     assert images_seen(bench) == seen
     assert bench.files("features") == before
-    assert (built, found) == ({("parts/one/joint_bank", None), *below("one"), *OVER_ALL}, set())
+    assert (built, found) == ({("parts/one/joint_bank", None), *below("one"), *pages(), *OVER_ALL}, set())
     return bench
 
 
@@ -261,16 +265,17 @@ def test_a_changed_category_renews_the_joint_bank_and_all_that_is_scored_with_it
     scanned = {("parts/image_index", "bolt"), ("parts/features/lite0", "bolt")}
     # Asked for one category, the others are out of date afterwards, and the board says so.
     built, found = bench.make(categories=["bolt"])
-    assert built == {*scanned, *own, ("parts/one/joint_bank", None), *below("one", ("bolt",)), *OVER_ALL}
+    joint = {("parts/one/joint_bank", None), *below("one", ("bolt",))}
+    assert built == {*scanned, *own, *joint, *pages(("bolt",)), *OVER_ALL}
     assert not found
     assert images_seen(bench) == seen + 1
-    assert {slot for slot in bench.plan() if slot[1]} == below("one", ("nut",))
+    assert {slot for slot in bench.plan() if slot[1]} == below("one", ("nut",)) | pages(("nut",))
     event = bench.instance.get_latest_materialization_event(dg.AssetKey(["parts", "leaderboard"]))
     assert event
     assert event.asset_materialization
     assert "parts/one/metrics [nut] is out of date" in event.asset_materialization.metadata["left_out"].value
     built, _ = bench.make()
-    assert built == below("one", ("nut",)) | OVER_ALL
+    assert built == below("one", ("nut",)) | pages(("nut",)) | OVER_ALL
     assert_from_scratch(bench)
     # Taken back, all is found.
     (bench.images / "bolt" / "train" / "good" / "new.png").unlink()
@@ -310,14 +315,15 @@ def test_categories_that_are_not_built_are_named(tmp_path: Path) -> None:
     due = {slot for slot in graph.slots() if graph.is_due(slot)}
     assert {(key[-1], category) for key, category in due} == {
         ("joint_bank", None),
-        *((asset, "bolt") for asset in BELOW),
+        *((asset, "bolt") for asset in (*BELOW, "category_report")),
     }
     with pytest.raises(UpstreamError, match="parts/one/joint_bank is out of date: materialize it first"):
         graph.upstream((("parts", "one", "neighbours"), "bolt"))
     materialize(bench, None, "one/joint_bank")
     materialize(bench, "bolt", *(f"one/{asset}" for asset in BELOW))
     graph.refresh()
-    assert {slot for slot in graph.slots() if graph.is_due(slot)} == {(("parts", "leaderboard"), None)}
+    due = {slot for slot in graph.slots() if graph.is_due(slot)}
+    assert due == {(("parts", "leaderboard"), None), (("parts", "category_report"), "bolt")}
     assert bench.rows("one", "bolt")["standard", "joined_categories"] == 1
 
 
@@ -488,8 +494,9 @@ def test_conditions_take_up_the_joint_bank_after_the_banks_and_its_scores_after_
     assert asked == {"": {"parts/one/joint_bank"}}
     leave(graph, None, "one")
     asked, cursor = graph.evaluate(cursor)
-    assert asked == {name: {f"parts/one/{asset}" for asset in BELOW} for name in ("c000", "c001")}
+    last = {"parts/category_report", *(f"parts/one/{asset}" for asset in BELOW)}  # of all lanes of the category
+    assert asked == dict.fromkeys(("c000", "c001"), last)
     for name in ("c000", "c001"):
-        leave(graph, name, "one")
+        leave(graph, name, "one", "category_report")
     asked, _ = graph.evaluate(cursor)
     assert asked == {"": {"parts/leaderboard"}}

@@ -50,5 +50,5 @@ def test_names_of_files_do_not_matter(bench: Bench, expected: object, tmp_path: 
         shutil.move(path, train / f"renamed_{number}.png")
     built, _ = bench.make(categories=["bolt"])
     # The index lists other names, and the report shows some; nothing else is made again.
-    assert {name for name, _ in built} == {"parts/image_index", "parts/report"}
+    assert {name for name, _ in built} == {"parts/image_index", "parts/category_report", "parts/report"}
     assert results(bench) == expected

@@ -26,7 +26,8 @@ def shared(*assets: str, categories: tuple[str, ...] = CATEGORIES) -> set[tuple[
 
 
 LANE = ("memory_bank", "neighbours", "score_maps", "metrics")
-EVERYTHING = shared("image_index", "features/lite0") | lane("small", *LANE) | lane("full", *LANE) | RESULTS
+PAGES = shared("category_report")
+EVERYTHING = shared("image_index", "features/lite0") | lane("small", *LANE) | lane("full", *LANE) | PAGES | RESULTS
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_only_downstream_and_nothing_twice(bench: Bench, forward_passes: list[in
     # A changed coreset ratio: that lane from its bank on; features and the other lane untouched.
     bench.set("datasets.parts.detectors.small.coreset_ratio", 0.2)
     assert bench.stale() == lane("small", "memory_bank")  # Dagster marks one level
-    expected = lane("small", *LANE) | RESULTS
+    expected = lane("small", *LANE) | PAGES | RESULTS
     assert set(bench.plan()) == expected
     assert set(bench.plan().values()) == {"compute"}
     assert bench.run() == (expected, set())
@@ -92,13 +93,13 @@ def test_only_downstream_and_nothing_twice(bench: Bench, forward_passes: list[in
     # Smoothing is read when images are scored: banks stay.
     bench.set("datasets.parts.detectors.full.sigma", 2.0)
     assert bench.stale() == lane("full", "score_maps")
-    expected = lane("full", "score_maps", "metrics") | RESULTS
+    expected = lane("full", "score_maps", "metrics") | PAGES | RESULTS
     assert bench.run() == (expected, set())
 
-    # The report's style: the report alone.
+    # The report's style: the pages with pictures, and the one that links to them.
     bench.set("report", {"hits": 1})
-    assert bench.stale() == {("parts/report", None)}
-    assert bench.run() == ({("parts/report", None)}, set())
+    assert bench.stale() == PAGES
+    assert bench.run() == (PAGES | {("parts/report", None)}, set())
 
     # Another extractor: features and all that follows, in both lanes; the images are read by a new backbone setting.
     assert sum(forward_passes) == 24
@@ -168,7 +169,7 @@ def test_labels_and_masks_reach_metrics_only(ready: Bench) -> None:
     source.unlink()
     (ready.images / "bolt/ground_truth/spot/000_mask.png").unlink()
     built, found = ready.run()
-    relabelled = shared("image_index", categories=("bolt",)) | RESULTS
+    relabelled = shared("image_index", "category_report", categories=("bolt",)) | RESULTS
     relabelled |= lane("small", "metrics", categories=("bolt",)) | lane("full", "metrics", categories=("bolt",))
     assert built == relabelled
     assert found == {slot for slot in EVERYTHING if slot[1] == "bolt"} - relabelled
@@ -182,7 +183,7 @@ def test_the_same_images_in_another_dataset_are_not_extracted_again(ready: Bench
     assert not forward_passes
     # Same content and settings, same addresses: only what names the dataset is made again.
     names = {name for name, _ in built}
-    assert names == {"copy/leaderboard", "copy/report"}
+    assert names == {"copy/leaderboard", "copy/category_report", "copy/report"}
     assert {name for name, _ in found} == {
         "copy/image_index",
         "copy/features/lite0",
@@ -202,7 +203,7 @@ def test_a_selection_brings_what_it_needs_and_what_reads_it(bench: Bench) -> Non
     expected = shared("image_index", "features/lite0", categories=("bolt",)) | lane(
         "small", *LANE, categories=("bolt",)
     )
-    assert built == expected | RESULTS
+    assert built == expected | shared("category_report", categories=("bolt",)) | RESULTS
     # The leaderboard has the rows that exist, and says what is left out.
     store = bench.benchmark.store
     head = store.read_head(("parts", "leaderboard"), None)
@@ -250,7 +251,7 @@ def test_a_new_category_is_a_new_partition(ready: Bench, forward_passes: list[in
     write_dataset(ready.images, ["copy_of_bolt"])
     ready.reload()
     built, found = ready.run()
-    assert built == {("parts/image_index", "copy_of_bolt")} | RESULTS
+    assert built == shared("image_index", "category_report", categories=("copy_of_bolt",)) | RESULTS
     assert {category for _, category in found} == {"copy_of_bolt"}
     assert sum(forward_passes) == 12
 
@@ -259,14 +260,15 @@ def test_an_ensemble_is_a_lane_on_the_score_maps_of_others(ready: Bench, forward
     del forward_passes[:]
     ready.set("datasets.parts.detectors.both", {"method": "ensemble", "members": ["small", "full"]})
     built, found = ready.run()
-    assert built == lane("both", "score_maps", "metrics") | RESULTS
+    assert built == lane("both", "score_maps", "metrics") | PAGES | RESULTS
     assert not found
     assert not forward_passes
     assert ready.rows("both", "bolt")["standard", "image_auroc"] > 0.5
     # A member that scores anew is fused anew.
     ready.set("datasets.parts.detectors.small.sigma", 1.0)
     built, _ = ready.run()
-    assert built == lane("small", "score_maps", "metrics") | lane("both", "score_maps", "metrics") | RESULTS
+    both = lane("small", "score_maps", "metrics") | lane("both", "score_maps", "metrics")
+    assert built == both | PAGES | RESULTS
 
 
 def test_one_training_image_and_unmasked_defects_are_enough(bench: Bench) -> None:
@@ -295,7 +297,7 @@ def test_garbage_is_what_nothing_refers_to(ready: Bench) -> None:
     ready.run()
     old = garbage()
     kinds = {path.split("/")[1] for path in old}
-    assert kinds == {"memory_bank", "neighbours", "score_maps", "metrics", "leaderboard", "report"}
+    assert kinds == {"memory_bank", "neighbours", "score_maps", "metrics", "leaderboard", "category_report", "report"}
     assert old < first
     ready.set("datasets.parts.detectors.small.coreset_ratio", 0.1)
     assert garbage() == set()  # the benchmark file refers to them again

@@ -77,7 +77,7 @@ def test_an_image_replaced_in_place_is_another_image_and_put_back_it_is_the_firs
     assert bench.benchmark.store.read_head(("parts", "small", "memory_bank"), "bolt") != bank
     image.write_bytes(kept)
     built, _ = bench.make(categories=["bolt"])
-    assert {name for name, _ in built} <= {"parts/leaderboard", "parts/report"}
+    assert {name for name, _ in built} <= {"parts/leaderboard", "parts/category_report", "parts/report"}
     assert rows(bench) == first
     assert bench.benchmark.store.read_head(("parts", "small", "memory_bank"), "bolt") == bank
     after = features(bench)
@@ -121,4 +121,4 @@ def test_whoever_reads_a_file_that_changed_since_the_index_refuses_it(bench: Ben
 
     shown = bench.images / "bolt/test/spot/000.png"
     write_image(shown, draw_image(3))
-    assert "bolt/test/spot/000.png: changed since it was indexed" in forced(bench, "parts/report", None)
+    assert "bolt/test/spot/000.png: changed since it was indexed" in forced(bench, "parts/category_report")

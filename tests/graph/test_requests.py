@@ -16,7 +16,7 @@ from tests.support.latency_proxy import LatencyProxy, latency_proxy
 BUCKET = "requests"
 IMAGES = 12
 ASSETS = (
-    12  # index, features, of each of two detectors bank, neighbours, score maps and metrics, and two of the dataset
+    13  # index, features, of each of two detectors bank, neighbours, score maps and metrics, a page, and two of all
 )
 
 

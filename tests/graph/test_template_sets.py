@@ -13,6 +13,7 @@ from tests.support.bench_graph import Bench, draw_image, write_dataset, write_im
 
 CATEGORIES = ("bolt", "nut")
 RESULTS = {("parts/leaderboard", None), ("parts/report", None)}
+ALL_PAGES = {("parts/category_report", category) for category in ("bolt", "nut")}
 LANE = {"method": "hetmm", "extractor": "lite0", "windows": [3, 3]}
 
 
@@ -41,11 +42,11 @@ def test_sheets_rebuild_the_set_and_windows_do_not(hetmm: Bench) -> None:
     downstream = ("score_maps", "metrics")
     hetmm.set("datasets.parts.detectors.few.sheets", 2)
     assert hetmm.stale() == lane("few", "template_set")
-    assert hetmm.run() == (lane("few", "template_set", *downstream) | RESULTS, set())
+    assert hetmm.run() == (lane("few", "template_set", *downstream) | ALL_PAGES | RESULTS, set())
     for key, value in {"alpha": 0.5, "windows": [5, 1], "weights": [1.0, 0.5], "image_sigma": 2.0}.items():
         hetmm.set(f"datasets.parts.detectors.few.{key}", value)
         assert hetmm.stale() == lane("few", "score_maps")
-        assert hetmm.run() == (lane("few", *downstream) | RESULTS, set())
+        assert hetmm.run() == (lane("few", *downstream) | ALL_PAGES | RESULTS, set())
     assert hetmm.stale() == set()
 
 
@@ -53,14 +54,17 @@ def test_a_setting_of_one_category_rebuilds_that_category(hetmm: Bench) -> None:
     hetmm.run()
     hetmm.set("datasets.parts.detectors.few.categories", {"nut": {"sheets": 2}})
     built, found = hetmm.run()
-    assert built == lane("few", "template_set", "score_maps", "metrics", categories=("nut",)) | RESULTS
+    page = {("parts/category_report", "nut")}
+    assert built == lane("few", "template_set", "score_maps", "metrics", categories=("nut",)) | page | RESULTS
     # Dagster's code version is one an asset, so the other category is looked at, and found.
-    assert found == lane("few", "template_set", "score_maps", "metrics", categories=("bolt",))
+    others = lane("few", "template_set", "score_maps", "metrics", categories=("bolt",))
+    assert found == others | {("parts/category_report", "bolt")}
     assert [state(hetmm, "few", category)[2]["sheets"] for category in CATEGORIES] == [3, 2]
     assert hetmm.stale() == set()
     hetmm.set("datasets.parts.detectors.few.categories", {"nut": {"alpha": 0.1}, "bolt": {"sheets": 3}})
     built, found = hetmm.run()
-    assert built == lane("few", "score_maps", "metrics", categories=("nut",)) | RESULTS
+    page = {("parts/category_report", "nut")}
+    assert built == lane("few", "score_maps", "metrics", categories=("nut",)) | page | RESULTS
     assert lane("few", "template_set") <= found
 
 
@@ -75,7 +79,7 @@ def test_an_updated_set_equals_one_from_scratch(hetmm: Bench, tmp_path: Path, ne
         built
         == lane("all", "template_set", "score_maps", "metrics", categories=("nut",))
         | lane("few", "template_set", "score_maps", "metrics", categories=("nut",))
-        | {("parts/image_index", "nut"), ("parts/features/lite0", "nut")}
+        | {(f"parts/{name}", "nut") for name in ("image_index", "features/lite0", "category_report")}
         | RESULTS
     )
     assert not found

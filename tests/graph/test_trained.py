@@ -25,6 +25,7 @@ from tests.support.bench_graph import Bench, draw_image, write_dataset, write_im
 
 CATEGORIES = ("bolt", "nut")
 RESULTS = {("parts/leaderboard", None), ("parts/report", None)}
+ALL_PAGES = {("parts/category_report", category) for category in ("bolt", "nut")}
 SIMPLENET = {
     "method": "simplenet",
     "extractor": "lite0",
@@ -170,10 +171,10 @@ def test_what_a_setting_rebuilds_and_what_the_ui_is_told(trained: Bench) -> None
     downstream = ("score_maps", "metrics")
     for detector, key, value in (("simplenet", "sigma", 2.0), ("fod", "criterion", "rec")):
         trained.set(f"datasets.parts.detectors.{detector}.{key}", value)
-        assert trained.make() == (lane(detector, *downstream) | RESULTS, set())
+        assert trained.make() == (lane(detector, *downstream) | ALL_PAGES | RESULTS, set())
     trained.set("datasets.parts.detectors.simplenet.noise_sigma", 0.3)
     assert trained.stale() == lane("simplenet", "trained_model")
-    assert trained.make() == (lane("simplenet", "trained_model", *downstream) | RESULTS, set())
+    assert trained.make() == (lane("simplenet", "trained_model", *downstream) | ALL_PAGES | RESULTS, set())
 
 
 def test_a_warm_start_is_asked_for_and_recorded(trained: Bench, count_steps: Callable[[int | None], list[int]]) -> None:
@@ -203,7 +204,7 @@ def test_epochs_chosen_on_test_images_stand_apart(trained: Bench) -> None:
     weights, _, _ = model(trained, "fod")
     trained.set("datasets.parts.detectors.fod.oracle_every", 2)
     built, _ = trained.make()
-    assert built == lane("fod", "trained_model", "oracle_epochs", "score_maps", "metrics") | RESULTS
+    assert built == lane("fod", "trained_model", "oracle_epochs", "score_maps", "metrics") | ALL_PAGES | RESULTS
     # The headline is what it was: the last epoch.
     rows = {key: value for key, value in trained.rows("fod", "bolt").items() if key[0] != "timing"}
     oracle = {metric: value for (protocol, metric), value in rows.items() if protocol == "oracle_best_epoch"}
@@ -235,7 +236,8 @@ def test_a_selection_leaves_out_what_would_lack_the_kept_epochs(bench: Bench) ->
     assert lane("fod", "trained_model", "score_maps", categories=("bolt",)) <= built
     assert not built & (lane("fod", "metrics", "oracle_epochs") | RESULTS)  # metrics reads epochs that nobody asked for
     built, _ = bench.make(selected=[dg.AssetKey(["parts", "fod", "metrics"])], categories=["bolt"])
-    assert built == lane("fod", "oracle_epochs", "metrics", categories=("bolt",)) | RESULTS
+    page = ("parts/category_report", "bolt")
+    assert built == lane("fod", "oracle_epochs", "metrics", categories=("bolt",)) | {page} | RESULTS
 
 
 def test_held_out_images_set_a_threshold_and_an_ensemble(trained: Bench) -> None:

@@ -2,8 +2,7 @@
 
 import pandas as pd
 
-from ad_assets.report import html
-from ad_assets.report.comparison import compare, text_table
+from ad_assets.report.comparison import compare, render_comparison, text_table
 from ad_assets.report.leaderboard import build
 
 
@@ -39,7 +38,7 @@ def test_lines_leads_and_papers() -> None:
     text = text_table(table)
     assert "best on so many of 3 lines: a 3, <b> 1" in text
     assert "(98.9)" in text  # the mean of the paper's bottle and cable
-    page = html.render_comparison("<i>two</i>", table)
+    page = render_comparison("<i>two</i>", table)
     assert "<i>two" not in page
     assert "&lt;b&gt;" in page
     assert "98.9" in page
@@ -51,4 +50,4 @@ def test_categories_without_test_images_are_named_beside_the_table() -> None:
     table = compare(pd.concat([mix, build(unseen, {})], ignore_index=True))
     assert table.notes == ("ano: no test images: bottle, cable",)
     assert text_table(table).endswith("\n\nano: no test images: bottle, cable")
-    assert '<p class="about">ano: no test images: bottle, cable.</p>' in html.render_comparison("both", table)
+    assert '<p class="about">ano: no test images: bottle, cable.</p>' in render_comparison("both", table)

@@ -71,4 +71,4 @@ def test_bad_input_is_named(scores, labels, threshold, message):
     ("label", "score", "verdict"), [(0, 2, "false alarm"), (0, 1, "pass"), (1, 1, "miss"), (1, 2, "hit")]
 )
 def test_verdicts(label, score, verdict):
-    assert GalleryItem("a.png", "good", label, score, 1.0, b"").verdict == verdict
+    assert GalleryItem("a.png", "good", label, score, 1.0, b"", b"").verdict == verdict

@@ -104,7 +104,7 @@ def test_a_category_is_materialized_from_the_page(server: DevServer, page: Any, 
     groups = ",".join(f"global@global:parts/{group}" for group in ("images", "features", "small", "full", "results"))
     page.goto(f"{address}/asset-groups?expanded={groups}")
     page.get_by_text("image_index").first.wait_for(timeout=PATIENCE)
-    for asset in ("lite0", "memory_bank", "score_maps", "metrics", "leaderboard", "report"):
+    for asset in ("lite0", "memory_bank", "score_maps", "metrics", "leaderboard", "category_report", "report"):
         page.get_by_text(asset, exact=True).first.wait_for()
     page.screenshot(path=str(shots / "graph.png"))
     assert any("connection_ack" in frame for frame in received)  # subscriptions pass the guard
@@ -134,12 +134,16 @@ def test_a_category_is_materialized_from_the_page(server: DevServer, page: Any, 
     page.screenshot(path=str(shots / "leaderboard.png"))
 
     # The report opens from its page; what it holds cannot drive the UI whose address it has.
-    wait_for_text(page, f"{address}/assets/parts/report?view=events", "/ad_assets/report/parts")
+    wait_for_text(page, f"{address}/assets/parts/report?view=events", "/ad_assets/report/parts/index.html")
     with page.expect_popup() as opened:
-        page.get_by_role("link", name="/ad_assets/report/parts").click()
+        page.get_by_role("link", name="/ad_assets/report/parts/index.html").click()
     report = opened.value
     report.get_by_role("heading", name="parts").first.wait_for()
     assert report.evaluate("window.origin") == "null"
+    report.get_by_role("link", name="bolt").first.click()
+    report.get_by_role("heading", name="bolt").first.wait_for()
+    report.get_by_role("link", name="parts: all categories").click()
+    report.get_by_role("heading", name="parts").first.wait_for()
     missing = page.request.get(f"{address}/ad_assets/report/<i>")
     assert missing.status == 404
     assert "&lt;i&gt;" in missing.text()

@@ -9,7 +9,7 @@ from typing import Any
 from ad_assets.config.benchmark import Comparison
 from ad_assets.graph.stage import Parts, Stage, StageSettings, Upstream, Work
 from ad_assets.graph.stages.leaderboard import read_board
-from ad_assets.report import comparison, html
+from ad_assets.report import comparison
 from ad_assets.report.leaderboard import to_table
 from ad_assets.report.markdown import fenced
 
@@ -47,7 +47,7 @@ def comparison_stage(compared: Comparison, leaderboards: Mapping[str, Stage]) ->
         work.store.write_table(work.artifact.at("comparison.parquet"), to_table(rows))
         work.store.write_text(work.artifact.at(TEXT), text)
         page = work.artifact.at(PAGE)
-        work.store.write_text(page, html.render_comparison(work.settings.name, table))
+        work.store.write_text(page, comparison.render_comparison(work.settings.name, table))
         return {
             "table": {"md": fenced(text)},
             **{f"{detector}_leads": count for detector, count in table.leads().items()},

@@ -31,6 +31,7 @@ SHOWN = 5  # categories of a lane that are named
 VERSION = 2
 BOARD, TEXT = "leaderboard.parquet", "leaderboard.txt"
 FEW_SHOT = "few_shot.parquet"
+MISSING = "missing"  # a part of its head: the rows that it lacks, in words
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage], studies: M
                 for name, stage in read.items()
                 for category, head in sorted(upstream.all(stage).items())
             },
-            **({"missing": missing} if missing else {}),
+            **({MISSING: missing} if missing else {}),
         }
 
     def build(work: Work) -> dict[str, Any]:
