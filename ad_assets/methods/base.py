@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 from pydantic import BaseModel, Field, field_validator
 
 from ad_assets.methods.data import Batch, Features, Frame, LoadMatches, Matches, ScoreMaps
+from ad_assets.methods.growth import Growth
 from ad_assets.methods.needs import Needs
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
@@ -184,6 +185,20 @@ class Method(Settings, ABC, Generic[StateT]):
         del state, runtime, left_out
         for ids in images.id_batches():
             yield ids, {}
+
+    def growth(self, state: StateT, earlier: StateT, runtime: Runtime) -> Growth | None:
+        """How a state grew out of an earlier one, whose matches so need not all be sought again.
+
+        Args:
+            state: what `prepare` returned.
+            earlier: as it was stored; fitted with the same settings on features of the same extractor.
+            runtime: device and memory budget.
+
+        Returns:
+            None where it did not, or where a match with the whole state costs no more.
+        """
+        del state, earlier, runtime
+        return None
 
     @abstractmethod
     def score(self, state: StateT, batch: Batch, runtime: Runtime) -> ScoreMaps:

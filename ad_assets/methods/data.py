@@ -141,6 +141,18 @@ class NominalScores:
     left_out: str = ""
 
 
+def by_image(ids: Sequence[str], matches: Matches) -> dict[str, Matches]:
+    """The matches of a batch (B, ...) by image; `together` is the inverse."""
+    return {image_id: {name: part[number] for name, part in matches.items()} for number, image_id in enumerate(ids)}
+
+
+def together(ids: Sequence[str], parts: Mapping[str, Matches]) -> Matches:
+    """The matches of some of the images as a batch (B, ...)."""
+    import torch
+
+    return {name: torch.stack([parts[image_id][name] for image_id in ids]) for name in parts[ids[0]]}
+
+
 def check_finite(*tensors: Tensor) -> None:
     """Refuse features that no score can come from.
 

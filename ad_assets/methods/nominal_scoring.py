@@ -51,7 +51,7 @@ def nominal_scores(
         find_copies: finds these.
     """
     ids = train.image_ids if method.leaves_out else held_out
-    chosen = _evenly_spaced(ids, most)
+    chosen = _lowest(ids, most)
     groups: list[frozenset[str]] = []
     left_out = ""
     if by_group and chosen:
@@ -102,9 +102,9 @@ def _group_numbers(images: Sequence[str], groups: Sequence[Collection[str]]) -> 
     return [numbers.setdefault(own.get(image, image), len(numbers)) for image in images]
 
 
-def _evenly_spaced(image_ids: Sequence[str], most: int) -> list[str]:
-    """At most so many, from the canonical order of image ids, which is random with respect to content."""
-    if len(image_ids) <= 1 or not most:
+def _lowest(image_ids: Sequence[str], most: int) -> list[str]:
+    """The lowest ids, at most so many: digests, random with respect to content. A new image replaces one at most."""
+    if len(image_ids) <= 1:
         return []  # of one image, left out, nothing would remain
-    step = max(1, len(image_ids) / most)
-    return [image_ids[int(i * step)] for i in range(min(len(image_ids), most))]
+    lowest = set(sorted(image_ids)[:most])
+    return [image_id for image_id in image_ids if image_id in lowest]

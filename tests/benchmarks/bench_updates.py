@@ -1,103 +1,225 @@
-"""Five percent more nominal images: updating what 300 have taught against fitting all 315 again.
+"""One percent more nominal images: what an update costs beside a fit from scratch, end to end, method by method.
 
-Run: ``python -m tests.benchmarks.bench_updates``. Features have the shapes of EfficientNet-Lite0's at reductions 8 and
-16. Prints seconds, their ratio, and how the updated state scores other images beside the fitted one. PaDiM, SPADE and
-banks of all patches must score alike; a coreset keeps its rows, and its difference is shown.
+    python -m tests.benchmarks.bench_updates [--tiles FOLDER] [--nominal 300] [--test 150] [--lanes padim ...]
+
+Images are those of the demo's `brick`, or magnetic tiles (the folder that holds MT_Free). Each figure is of a process
+of its own, as the daemon starts one for each run, with one lane: image index, features, state, neighbours, score maps,
+metrics, leaderboard, report. The seconds of the stages are compared; interpreter, imports and definitions (start) and
+Dagster's runs are shown apart. Metrics of the update must be those of a fit from scratch where that is promised.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import torch
+import yaml
+from PIL import Image
 
-from ad_assets.methods import METHODS, Batch, Features, Method, Runtime
-from tests.benchmarks.measure import interleaved, report
-from tests.support.tap_features import tap_features
+from tests.support.places import REPOSITORY
 
-IMAGES, NEW, TEST = 300, 15, 8
-GROWTH = (1, 15, 75, 150)
-TAPS = ((40, 28), (112, 14))
-MAP_SIZE = (224, 224)
-RUNTIME = Runtime(memory_gb=2)
-METHODS_TIMED: dict[str, dict[str, Any]] = {
-    "padim": {},
-    "spade": {},
-    "patchcluster 100 %": {"pooling": "concat", "coreset_ratio": 1.0},
-    "patchcluster 10 %": {"pooling": "concat", "coreset_ratio": 0.1},
+EXTRACTOR = {
+    "backbone": "tf_efficientnet_lite0",
+    "weights": "bundled",
+    "taps": ["blocks.1", "blocks.2", "blocks.4"],
+    "resize": [256, 256],
 }
-
-
-def images(seed: int, count: int) -> list[torch.Tensor]:
-    """Taps of products that differ a little from one another: a place looks alike in all of them."""
-    scene = torch.Generator().manual_seed(0)
-    generator = torch.Generator().manual_seed(seed)
-    taps = []
-    for channels, side in TAPS:
-        mean = torch.rand(1, channels, side, side, generator=scene) * 3
-        taps.append((mean + 0.5 * torch.randn(count, channels, side, side, generator=generator)).relu())
-    return taps
-
-
-def part(features: Features, first: int, last: int) -> Features:
-    """Some of the images, in the canonical order of ids."""
-    return dataclasses.replace(features, image_ids=tuple(sorted(features.image_ids[first:last])))
-
-
-def maps(method: Method[Any], state: Any, train: Features, taps: list[torch.Tensor]) -> torch.Tensor:
-    """Score maps of other images."""
-    return method.score(method.prepare(state, train, RUNTIME), Batch(taps, MAP_SIZE), RUNTIME).maps
-
-
-def _proportion(taps: list[torch.Tensor]) -> None:
-    """What updates of several sizes cost PaDiM: a constant, for the covariances themselves, and so much an image."""
-    features, method = tap_features(taps, batch_size=16), METHODS["padim"]()
-    fitted = method.fit(part(features, 0, IMAGES), RUNTIME)
-    seconds = []
-    for count in GROWTH:
-        new = part(features, IMAGES, IMAGES + count)
-        seconds.append(min(timed(lambda new=new: method.update(fitted, new, RUNTIME)) for _ in range(5)))
-    slope = (seconds[-1] - seconds[0]) / (GROWTH[-1] - GROWTH[0])
-    told = ", ".join(f"{second:.3f} s for {count}" for count, second in zip(GROWTH, seconds, strict=True))
-    print(f"padim, new images: {told}; {1000 * slope:.2f} ms an image")
-
-
-def timed(call: Callable[[], object]) -> float:
-    """Seconds of a call."""
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
+PATCHES = {"layers": [2, 3], "pooling": "concat", "coreset_ratio": 0.1}
+EVERY = {"layers": [3], "pooling": "concat", "coreset_ratio": 1}  # 256 patches an image
+LANES: dict[str, dict[str, Any]] = {
+    "patchcore_10": {"method": "patchcore", **PATCHES},
+    "patchcore_all": {"method": "patchcore", **EVERY},
+    "patchcluster_10": {"method": "patchcluster", **PATCHES},
+    "patchcore_lof": {"method": "patchcore_lof", **EVERY, "neighbours": 20},
+    "anomalydino": {"method": "anomalydino", **EVERY},
+    "superadd": {"method": "superadd", "layers": [3], "max_rows": None},
+    "hetmm_all": {"method": "hetmm", "layers": [1, 2], "preset": "mtd"},
+    "padim": {"method": "padim", "layers": [2, 3]},
+    "spade": {"method": "spade", "layers": [2, 3]},
+    "rad": {"method": "rad", "layers": [2, 3]},
+}
+# A coreset keeps its rows, and goes on among the new patches.
+UNEQUAL = {"patchcore_10", "patchcluster_10"}
 
 
 def main() -> None:
-    """Measure, print, and fail where an update should equal a fit and does not, or costs as much."""
+    """Measure and print a table; fail where an update should equal a fit from scratch and does not."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
-    everything = tap_features(images(1, IMAGES + NEW), batch_size=16)
-    old, new = part(everything, 0, IMAGES), part(everything, IMAGES, IMAGES + NEW)
-    everything = part(everything, 0, IMAGES + NEW)
-    test = images(2, TEST)
-    for name, options in METHODS_TIMED.items():
-        method = METHODS[name.split()[0]](**options)
-        fitted = method.fit(old, RUNTIME)
-        updated, scratch = method.update(fitted, new, RUNTIME), method.fit(everything, RUNTIME)
-        one, other = (maps(method, state, everything, test) for state in (updated, scratch))
-        difference = float((one - other).abs().max() / other.abs().max())
-        timing = interleaved(
-            lambda m=method, s=fitted: m.update(s, new, RUNTIME), lambda m=method: m.fit(everything, RUNTIME), repeats
-        )
-        extra = ""
-        if hasattr(updated, "covering_radius") and options["coreset_ratio"] < 1:
-            extra = f", covering radius at most {updated.covering_radius:.4g} against {scratch.covering_radius:.4g}"
-        report(f"{name}, +{NEW} of {IMAGES}", timing, f"largest difference of maps {difference:.1e}{extra}")
-        assert difference < 1e-5 or extra
-        assert timing.ratio > 1
-    _proportion(images(3, IMAGES + max(GROWTH)))
+    parser.add_argument("--tiles", type=Path)
+    parser.add_argument("--nominal", type=int, default=10_000, help="nominal training images at most")
+    parser.add_argument("--test", type=int, default=10_000, help="test images at most")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--lanes", nargs="+", choices=LANES, default=list(LANES))
+    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--profile", type=Path, help="write a profile of each update here")
+    asked = parser.parse_args()
+    if asked.run:
+        _run(asked.run)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        images = _tiles(folder, asked.tiles) if asked.tiles else _demo(folder)
+        new = _thinned(images, folder / "new", asked.nominal, asked.test)
+        trained = len(list((images / "parts/train/good").iterdir()))
+        tested = len(list((images / "parts/test").glob("*/*")))
+        print(f"{trained} nominal images, {len(new)} more, {tested} test images", flush=True)
+        base = _child(_config(folder, "base", images, asked.lanes))
+        print(f"all lanes before: {base['stages']:.1f} s", flush=True)
+        for image in new:
+            shutil.copy(image, images / "parts/train/good" / image.name)
+        for lane in asked.lanes:
+            _compare(folder, images, lane, asked.repeats, asked.profile)
+
+
+def _compare(folder: Path, images: Path, lane: str, repeats: int, profile: Path | None) -> None:
+    updates, fits = [], []
+    for number in range(repeats):
+        for kind, answers in (("update", updates), ("scratch", fits)):
+            name = f"{kind}-{lane}-{number}"
+            if kind == "update":
+                shutil.copytree(folder / "base", folder / name, copy_function=os.link)
+            options = {"PROFILE": str(profile / f"{name}.pstats")} if profile and kind == "update" else {}
+            answers.append(_child(_config(folder, name, images, [lane]), options))
+            shutil.rmtree(folder / name)
+    shares = [100 * a["stages"] / b["stages"] for a, b in zip(updates, fits, strict=True)]
+    middle = sorted(range(repeats), key=shares.__getitem__)[repeats // 2]
+    update, fit = updates[middle], fits[middle]
+    spread = f" ({min(shares):.1f} to {max(shares):.1f})" if repeats > 1 else ""
+    equal = update["rows"] == fit["rows"]
+    print(
+        f"{lane}: update {update['stages']:.2f} s, from scratch {fit['stages']:.2f} s, "
+        f"{statistics.median(shares):.1f} %{spread}; start {update['start']:.1f} s, Dagster {update['dagster']:.1f} s; "
+        f"equal metrics {equal}"
+    )
+    for asset in update["assets"]:
+        print(f"    {asset}: {update['assets'][asset]:.3f} of {fit['assets'].get(asset, float('nan')):.3f} s")
+    sys.stdout.flush()
+    assert equal or lane in UNEQUAL, lane
+
+
+def _config(folder: Path, name: str, images: Path, lanes: list[str]) -> Path:
+    """A benchmark file with an own store."""
+    (folder / name).mkdir(exist_ok=True)
+    detectors = {lane: {"extractor": "lite0", **LANES[lane]} for lane in lanes}
+    tree = {
+        "store": {"root": str(folder / name / "store")},
+        "compute": {"device": "cpu", "batch_size": 16, "memory_gb": 4},
+        "extractors": {"lite0": EXTRACTOR},
+        "datasets": {"parts": {"reader": "folder", "on_problem": "skip", "root": str(images), "detectors": detectors}},
+    }
+    path = folder / name / "bench.yaml"
+    path.unlink(missing_ok=True)  # it may be a link to that of another
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def _child(config: Path, options: dict[str, str] | None = None) -> dict[str, Any]:
+    environ = {**os.environ, "STARTED": str(time.time()), **(options or {})}
+    command = [sys.executable, "-m", "tests.benchmarks.bench_updates", "--run", str(config)]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environ, check=True, stdout=subprocess.PIPE)
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def _run(config: Path) -> None:
+    """Materialize what is stale, and print the seconds."""
+    import dagster as dg
+    import timm  # noqa: F401
+    import torch  # noqa: F401
+
+    from ad_assets.config.load import load_config
+    from ad_assets.defs.build import build_definitions
+    from ad_assets.defs.partitions import register_categories
+    from ad_assets.defs.plan import plan
+    from ad_assets.defs.runs import execute
+    from ad_assets.graph.graph import Graph
+
+    benchmark = load_config(config, environ={})
+    definitions, stages = build_definitions(benchmark)
+    with dg.DagsterInstance.ephemeral() as instance:
+        register_categories(stages, instance)
+        begun = time.time()
+        if "PROFILE" in os.environ:
+            import cProfile
+
+            profiler = cProfile.Profile()
+            profiler.enable()
+        outcome = execute(plan(benchmark, Graph(stages, benchmark.store), instance), definitions, instance)
+        if "PROFILE" in os.environ:
+            profiler.dump_stats(os.environ["PROFILE"])
+        whole = time.time() - begun
+        assert not outcome.failures, outcome.failures
+        assets = {}
+        for stage in stages:
+            found = instance.fetch_materializations(dg.AssetKey(list(stage.key)), limit=1).records
+            if found and found[0].asset_materialization:
+                assets["/".join(stage.key[1:])] = float(found[0].asset_materialization.metadata["stage_seconds"].value)  # type: ignore[arg-type]
+    store, rows = benchmark.store, []
+    for stage in stages:
+        if stage.kind == "metrics":
+            head = store.read_head(stage.key, "parts")
+            assert head is not None
+            own = store.read_json(store.artifact("metrics", head["version"]).at("rows.json"))
+            rows += [
+                [row["metric"], row["value"] and round(row["value"], 6)] for row in own if row["protocol"] != "timing"
+            ]
+    within = sum(assets.values())
+    start = begun - float(os.environ["STARTED"])
+    print(json.dumps({"start": start, "dagster": whole - within, "stages": within, "assets": assets, "rows": rows}))
+
+
+def _demo(folder: Path) -> Path:
+    """The demo's brick as a category of a folder."""
+    from ad_assets.datasets.readers.demo.reader import DemoReader
+
+    DemoReader(root=str(folder / "demo")).prepare("brick")
+    (folder / "images").mkdir()
+    (folder / "demo/brick").rename(folder / "images/parts")
+    return folder / "images"
+
+
+def _tiles(folder: Path, tiles: Path) -> Path:
+    """Magnetic tiles in MVTec layout, by the split of the papers."""
+    from ad_assets.datasets.readers.mtd import CATEGORY, MtdReader
+
+    paths = [str(path.relative_to(tiles)) for path in tiles.glob("MT_*/Imgs/*")]
+    for each in MtdReader(root=str(tiles)).assign(paths)[CATEGORY]:
+        kind = each.defect_type
+        place = folder / "images/parts" / each.split / kind / Path(each.path).name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tiles / each.path, place)
+        for path in each.masks:
+            mask = folder / "images/parts/ground_truth" / kind / f"{place.stem}_mask.png"
+            mask.parent.mkdir(parents=True, exist_ok=True)
+            Image.open(tiles / path).convert("L").point(lambda value: 255 * (value > 127)).save(mask)  # edges are grey
+    return folder / "images"
+
+
+def _thinned(images: Path, aside: Path, nominal: int, test: int) -> list[Path]:
+    """Take away images beyond a number, and put a hundredth of the nominal ones aside, one at least."""
+    draw = random.Random(0)  # noqa: S311
+    trained = sorted((images / "parts/train/good").iterdir())
+    draw.shuffle(trained)
+    aside.mkdir()
+    count = max(1, min(nominal, len(trained)) // 100)
+    for image in trained[nominal:]:
+        image.unlink()
+    tested = sorted((images / "parts/test").glob("*/*"))
+    draw.shuffle(tested)
+    for image in tested[test:]:
+        image.unlink()
+        (images / "parts/ground_truth" / image.parent.name / f"{image.stem}_mask.png").unlink(missing_ok=True)
+    return [image.rename(aside / image.name) for image in trained[:nominal][:count]]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ad_assets.graph.stages.score_maps import Scorer
 from ad_assets.methods import METHODS, Features, Method, Runtime, State
-from ad_assets.methods.memory_bank.search import by_image, together
+from ad_assets.methods.data import by_image, together
 from ad_assets.methods.runtime import Checkpoints
 from ad_assets.methods.training.base import TrainedMethod
 from tests.support.tap_features import tap_features

@@ -8,16 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.config.benchmark import Dataset, Detector, fingerprint
 from ad_assets.graph.stage import GPU, MethodSettings, Parts, Stage, Upstream, Work, settings_of_lane
+from ad_assets.graph.stages.earlier import earlier_of
 from ad_assets.graph.stages.features import read_features
 from ad_assets.graph.stages.fitted_state import read_state, runtime_of
 from ad_assets.graph.stages.joint_bank import images_joined
 from ad_assets.methods import Features, LoadMatches, Matches, Method, State
+from ad_assets.methods.data import by_image, together
+from ad_assets.methods.growth import Matched, match_grown
 from ad_assets.methods.memory_bank.bank import MemoryBank
-from ad_assets.methods.memory_bank.search import by_image, together
 from ad_assets.report.joint import OWN_CATEGORY
 from ad_assets.store.store import Artifact
 
@@ -52,7 +55,7 @@ def neighbours_stage(dataset: Dataset, detector: Detector, state: Stage, feature
         images = [read_features(work, features, split, method.layers) for split in method.matched]
         ids = tuple(sorted({image_id for each in images for image_id in each.image_ids}))
         fitted = read_state(work.input(state), method)
-        made = _write(work, method, fitted, replace(images[0], image_ids=ids))
+        made = _write(work, state, fitted, replace(images[0], image_ids=ids))
         if own is None or not isinstance(fitted, MemoryBank):
             return made
         share = _share_of_own(fitted, work.artifact, read_features(work, features, "test", method.layers), own)
@@ -78,9 +81,9 @@ def _shard_path(artifact: Artifact, number: int) -> str:
     return artifact.at(f"neighbours-{number:05d}.safetensors")
 
 
-def _write(work: Work, method: Method[Any], state: State, images: Features) -> dict[str, Any]:
+def _write(work: Work, stage: Stage, state: State, images: Features) -> dict[str, Any]:
     """Match all images and store the matches, shard by shard; shards of an interrupted run are kept."""
-    artifact, ids, runtime = work.artifact, images.image_ids, runtime_of(work)
+    artifact, ids, method = work.artifact, images.image_ids, work.settings.method
     shards = dict(enumerate(ids[first : first + SHARD_IMAGES] for first in range(0, len(ids), SHARD_IMAGES)))
     sound = set() if work.force else artifact.sound_tensors()
     stored = {n for n in shards if _shard_path(artifact, n) in sound}
@@ -89,7 +92,8 @@ def _write(work: Work, method: Method[Any], state: State, images: Features) -> d
     waiting = list(missing)
     pending: dict[str, Matches] = {}
     started = time.perf_counter()
-    for batch, matches in method.match(state.to(runtime.device), replace(images, image_ids=wanted), runtime):
+    matched, earlier = _matched(work, stage, method, state, replace(images, image_ids=wanted))
+    for batch, matches in matched:
         pending |= by_image(batch, matches)
         while waiting and len(pending) >= len(missing[waiting[0]]):
             number = waiting.pop(0)
@@ -98,11 +102,29 @@ def _write(work: Work, method: Method[Any], state: State, images: Features) -> d
                 del pending[image_id]
     seconds = time.perf_counter() - started
     work.store.write_json(artifact.at(INDEX), {"image_ids": list(ids), "shard_images": SHARD_IMAGES})
+    # How long a new image takes is not told by what was kept of earlier ones.
+    rate = earlier.facts().get("images_per_second") if earlier else len(wanted) / seconds if wanted else None
     return {
         "images": len(ids),
         "bytes": work.store.usage(artifact.at("")),
-        **({"images_per_second": len(wanted) / seconds} if wanted else {}),
+        **({"images_per_second": rate} if rate else {}),
+        **({"searched": "what came since the neighbours before"} if earlier else {}),
     }
+
+
+def _matched(
+    work: Work, stage: Stage, method: Method[Any], state: State, images: Features
+) -> tuple[Matched, Artifact | None]:
+    """The matches of images, and the neighbours before, if these were kept and the state alone grew."""
+    runtime = runtime_of(work)
+    here = state.to(runtime.device)
+    match = partial(method.match, here, runtime=runtime)
+    earlier = earlier_of(work, stage)
+    growth = method.growth(here, read_state(earlier.state, method), runtime) if earlier else None
+    if earlier is None or growth is None:
+        return match(images), None
+    load = read_matches(earlier.artifact)
+    return match_grown(growth, images, matched_images(earlier.artifact), load, match), earlier.artifact
 
 
 def _share_of_own(bank: MemoryBank, matched: Artifact, test: Features, own: Collection[str]) -> float | None:
@@ -119,13 +141,23 @@ def _share_of_own(bank: MemoryBank, matched: Artifact, test: Features, own: Coll
     return float(torch.cat(found).mean())
 
 
-def read_matches(artifact: Artifact) -> LoadMatches:
-    """Reads the matches of images, by their ids."""
+def _read_index(artifact: Artifact) -> tuple[list[str], int]:
+    """The images in order, and how many a shard holds."""
     path = artifact.at(INDEX)
     with artifact.store.valid_content(path):
         stored = artifact.store.read_json(path)
-        ids, size = stored["image_ids"], stored["shard_images"]
-        position = {image_id: number for number, image_id in enumerate(ids)}
+        return stored["image_ids"], stored["shard_images"]
+
+
+def matched_images(artifact: Artifact) -> set[str]:
+    """The ids of the images whose matches are there."""
+    return set(_read_index(artifact)[0])
+
+
+def read_matches(artifact: Artifact) -> LoadMatches:
+    """Reads the matches of images, by their ids."""
+    ids, size = _read_index(artifact)
+    position = {image_id: number for number, image_id in enumerate(ids)}
 
     def load(image_ids: Sequence[str]) -> dict[str, Tensor]:
         import torch

@@ -30,6 +30,7 @@ from ad_assets.graph.stages.features import WAITING, extractor_of, read_features
 from ad_assets.graph.stages.fitted_state import read_state, runtime_of
 from ad_assets.graph.stages.image_index import declared_groups, group_parts
 from ad_assets.graph.stages.joint_bank import images_joined
+from ad_assets.graph.stages.kept_matches import MatchMemory, memory_of, write_kept, write_shard
 from ad_assets.graph.stages.near_copies import kept_near_copies
 from ad_assets.graph.stages.neighbours import read_matches, seconds_each
 from ad_assets.graph.stages.region_of_interest import PART, read_region, region_parts, region_source, region_tensor
@@ -45,7 +46,7 @@ from ad_assets.store.store import Artifact
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION = 3
+VERSION = 4
 ENSEMBLE_VERSION = 2
 INDEX = "scores.json"
 SHARD_IMAGES = 32
@@ -138,13 +139,17 @@ def score_maps_stage(
         test = read_features(work, features, "test", method.layers)
         matches = read_matches(work.input(neighbours)) if neighbours else None
         fitted = read_state(work.input(state), method)
-        region = region_tensor(read_region(work.store, parts(work.upstream).get(PART, "")), extractor)
+        digest = parts(work.upstream).get(PART, "")
+        region = region_tensor(read_region(work.store, digest), extractor)
         size, step = settings.map_size, settings.map_step
-        scorer = Scorer(method, fitted, train, matches, size, runtime, map_step=step, region=region)
+        memory = memory_of(work, state, features, method, digest)
+        scorer = Scorer(method, fitted, train, matches, size, runtime, map_step=step, region=region, memory=memory)
 
         def score(number: int, image_ids: Sequence[str]) -> ScoreMaps:
             work.progress("test images scored", number * SHARD_IMAGES, len(test))
             pieces = [scores for _, scores in scorer(replace(test, image_ids=tuple(image_ids)))]
+            if memory:
+                write_shard(work, number, image_ids, memory)
             return ScoreMaps(
                 torch.cat([piece.maps for piece in pieces]), torch.cat([piece.image_scores for piece in pieces])
             )
@@ -154,6 +159,8 @@ def score_maps_stage(
         copies = kept_near_copies(work, features)
         nominal = scorer.nominal(train, settings.calibration_images, settings.by_group, declared, copies)
         scores = ScoreIndex(list(test.image_ids), nominal)
+        if memory:
+            write_kept(work, state, features, digest, _shards_of(test.image_ids), memory)
         if seconds and neighbours:
             seconds += seconds_each(work.input(neighbours))
         speed = {"features_images_per_second": work.input(features).facts()["images_per_second"]}
@@ -195,6 +202,7 @@ class Scorer:
             methods that match first, else ``score``.
         map_step: pixels of the extractor's input to a pixel of the maps, by which smoothing is scaled.
         region: ``(H, W)`` bool, the region of interest in the frame of the maps; None: all is inspected.
+        memory: takes what images find in the state, and knows what they found in an earlier one; None: neither.
     """
 
     def __init__(
@@ -209,11 +217,12 @@ class Scorer:
         *,
         map_step: int = 1,
         region: Tensor | None = None,
+        memory: MatchMemory | None = None,
     ) -> None:
         method = method.at_step(map_step)
         self._method, self._load_matches, self._map_size, self._runtime = method, load_matches, map_size, runtime
         self._learnt, self._step_done = state, step_done
-        self._region = region
+        self._region, self._memory = region, memory
         inspected = replace(train, region=region)
         self._state = method.prepare(state, inspected, runtime, load_matches).to(runtime.device)
 
@@ -267,6 +276,7 @@ class Scorer:
         def without(images: Collection[str]) -> Callable[[Features], Scored]:
             other = copy(self)
             other._state = method.without(self._state, images, inspected, self._runtime).to(self._runtime.device)
+            other._memory = self._memory.without(method, images, inspected, self._runtime) if self._memory else None
             return partial(other, new=True)
 
         return nominal_scores(
@@ -287,8 +297,14 @@ class Scorer:
         if self._load_matches and stored:
             for ids in images.id_batches():
                 yield ids, self._load_matches(ids)
-        else:
+        elif self._memory:
+            images = replace(images, region=self._region)
+            yield from self._memory.matched(self._method, self._state, images, self._runtime, left_out=left_out)
+        elif self._method.matched:
             yield from self._method.match(self._state, images, self._runtime, left_out=left_out)
+        else:  # scores search
+            for ids in images.id_batches():
+                yield ids, {}
 
 
 def ensemble_stage(dataset: Dataset, detector: str, members: dict[str, Stage], extractor: Extractor) -> Stage:
@@ -358,16 +374,19 @@ def _shard_path(artifact: Artifact, number: int) -> str:
     return artifact.at(f"maps-{number:05d}.safetensors")
 
 
+def _shards_of(image_ids: Sequence[str]) -> list[Sequence[str]]:
+    return [image_ids[first : first + SHARD_IMAGES] for first in range(0, len(image_ids), SHARD_IMAGES)]
+
+
 def _write_shards(work: Work, image_ids: Sequence[str], score: Callable[[int, Sequence[str]], ScoreMaps]) -> float:
     """Score and store shard by shard; returns the seconds an image took. Shards of an interrupted run are kept."""
     spent, scored, store = 0.0, 0, work.store
     stored = set() if work.force else work.artifact.sound_tensors()
     with BackgroundWrites(store.requests_at_once, work.compute.memory_gb * WAITING) as writes:
-        for number, first in enumerate(range(0, len(image_ids), SHARD_IMAGES)):
+        for number, ids in enumerate(_shards_of(image_ids)):
             path = _shard_path(work.artifact, number)
             if path in stored:
                 continue
-            ids = image_ids[first : first + SHARD_IMAGES]
             started = time.perf_counter()
             result = score(number, ids)
             spent, scored = spent + time.perf_counter() - started, scored + len(ids)

@@ -77,6 +77,39 @@ def nearest(
     return distances, indices
 
 
+def pairs_within(
+    queries: Tensor, bank: Tensor, radius: Tensor, *, memory_gb: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All pairs of a query and a bank row that are at most a radius apart.
+
+    Args:
+        queries: (Q, D) floating point, finite.
+        bank: (M, D) floating point, finite, on the same device.
+        radius: (Q,) float64, of each query.
+        memory_gb: budget in GB of temporary tensors of all threads.
+
+    Returns:
+        Queries (n,) int64 ascending, rows (n,) int64 ascending for each, and plain L2 distances (n,) float64. A pair
+        that float32 cannot tell from one at the radius may be among them.
+
+    Raises:
+        ValueError: empty or mismatched inputs, NaN or infinity.
+    """
+    _check(queries, bank, 1, len(bank))
+    device, lone = queries.device.type, threads() if queries.device.type == "cpu" else 1
+    search = Search(bank, 1, int(memory_gb * 1e9 / 4 / lone))
+    step = max(FEWEST_TASK_QUERIES, search.budget // (32 * min(len(bank), BANK_TILE)))
+    if device == "cpu":
+        step = min(step, TASK_QUERIES)
+    parts = spans(len(queries), step)
+    with full_precision(), torch.no_grad():
+        found = list(each(lambda part: search.pairs_within(queries[part], radius[part]), parts, device))
+    query = torch.cat([own + part.start for part, (own, _, _) in zip(parts, found, strict=True)])
+    row, distances = (torch.cat([pair[number] for pair in found]) for number in (1, 2))
+    order = query.argsort(stable=True)
+    return query[order], row[order], distances[order]
+
+
 def _check(queries: Tensor, bank: Tensor, k: int, most: int) -> None:
     checked_rows("queries", queries)
     checked_rows("bank", bank)
@@ -165,8 +198,12 @@ class Search:
         distances, order = distances.sort(dim=1, stable=True)
         return distances[:, : self.k], indices.gather(1, order)[:, : self.k]
 
-    def _search_within(self, queries: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
-        """The k nearest among all rows whose products do not exceed the limits (Q,)."""
+    def pairs_within(self, queries: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `pairs_within`, tile by tile: rows ascend for each query, not the queries."""
+        return self._pairs(queries, self._limits(queries, radius))
+
+    def _pairs(self, queries: Tensor, limits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (n,), rows (n,) and float64 distances (n,) of the pairs whose products do not exceed limits (Q,)."""
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         for rows, first, tile in self._products(queries):
             query, column = (tile <= limits[rows].unsqueeze(1)).nonzero(as_tuple=True)
@@ -177,6 +214,11 @@ class Search:
                 distances[part] = exact_distances(one, other).flatten()
             found.append((query, column, distances))
         query, column, distances = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return query, column, distances
+
+    def _search_within(self, queries: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
+        """The k nearest among all rows whose products do not exceed the limits (Q,)."""
+        query, column, distances = self._pairs(queries, limits)
         # Columns ascend already for each query; the last of the stable sorts decides first.
         order = distances.sort(stable=True).indices
         order = order[query[order].sort(stable=True).indices]

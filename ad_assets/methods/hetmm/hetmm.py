@@ -21,14 +21,16 @@ from; a new image may change the selection at any place, so it is made again fro
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ad_assets.methods.base import Method, fit_field, register, score_field
-from ad_assets.methods.data import Batch, Features, Frame, LoadMatches, ScoreMaps
+from ad_assets.methods.data import Batch, Features, Frame, LoadMatches, Matches, ScoreMaps
+from ad_assets.methods.growth import added_images
+from ad_assets.methods.hetmm.growth import TemplateGrowth
 from ad_assets.methods.hetmm.presets import PRESETS
 from ad_assets.methods.hetmm.template_selection import GRAM, Selection, gram_bytes
 from ad_assets.methods.hetmm.templates import (
@@ -255,38 +257,67 @@ class Hetmm(Method[TemplateSet]):
                 f"features are {shapes}, templates {state.shapes}: score with the extractor that the templates are from"
             )
 
-    def _distances(self, state: TemplateSet, batch: Batch, runtime: Runtime) -> Tensor:
-        """(B, *map_size): the sum over layers of resized distances (equations 6 and 10)."""
+    def match(
+        self, state: TemplateSet, images: Features, runtime: Runtime, *, left_out: bool = False
+    ) -> Iterator[tuple[tuple[str, ...], Matches]]:
+        """Yield the distances of each layer in both directions (B, H, W), or of whole patches."""
+        for ids, taps in images.batches():
+            self._check_taps(state, taps)
+            yield ids, self.search(state, Batch(taps, (0, 0), ids, left_out, region=images.region), runtime)
+
+    def growth(self, state: TemplateSet, earlier: TemplateSet, runtime: Runtime) -> TemplateGrowth | None:
+        """As `Method.growth`; sheets are selected anew, and each of them may be another."""
+        whole = not (state.sources or earlier.sources) and state.shapes == earlier.shapes
+        added = added_images(earlier.image_ids, state.image_ids)
+        if not whole or added is None:
+            return None
+        return TemplateGrowth(self, state, added, runtime)
+
+    def search(self, state: TemplateSet, batch: Batch, runtime: Runtime) -> Matches:
+        """What a batch finds in the templates: distances of each layer (B, H, W), on the CPU."""
         from torch.nn.functional import normalize
 
         from ad_assets.kernels.local_matching import match
         from ad_assets.kernels.patch_matching import match_patches
-        from ad_assets.kernels.smoothing import upsample
 
-        first, excluded, budget = batch.taps[0], self.excluded_ids(batch), runtime.budget_gb(runtime.device)
-        total: Tensor = first.new_zeros(len(first), *batch.map_size, device=runtime.device)
+        excluded, budget = self.excluded_ids(batch), runtime.budget_gb(runtime.device)
+        found: dict[str, Tensor] = {}
         for layer, tap in enumerate(batch.taps):
-            inspected = InspectedGrid(batch.region, tap.shape[2:])
             # Backwards, too, a template is sought in what is inspected of an image alone.
-            query = normalize(inspected.filled_tap(tap).to(runtime.device), dim=1)
+            inspected = InspectedGrid(batch.region, tap.shape[2:]).filled_tap(tap)
+            query = normalize(inspected.to(runtime.device), dim=1)
             templates = state.templates[layer].to(runtime.device).permute(2, 3, 0, 1)
             own = self._excluded(state, layer, excluded, templates, batch)
             window = self.windows[layer]
             if self.matching == "patch":
-                distances = match_patches(query, templates, window, memory_gb=budget, excluded=own)
+                found[f"patch{layer}"] = match_patches(query, templates, window, memory_gb=budget, excluded=own)
+                continue
+            found[f"forward{layer}"], found[f"backward{layer}"] = match(
+                query,
+                templates,
+                window,
+                self.windows_backward[layer] if self.windows_backward else window,
+                memory_gb=budget,
+                screening=self.screening,
+                excluded=own,
+            )
+        return found
+
+    def _distances(self, state: TemplateSet, batch: Batch, runtime: Runtime) -> Tensor:
+        """(B, *map_size): the sum over layers of resized distances (equations 6 and 10)."""
+        from ad_assets.kernels.smoothing import upsample
+
+        first = batch.taps[0]
+        matches = batch.matches or self.search(state, batch, runtime)
+        total: Tensor = first.new_zeros(len(first), *batch.map_size, device=runtime.device)
+        for layer, tap in enumerate(batch.taps):
+            if self.matching == "patch":
+                distances = matches[f"patch{layer}"].to(total.device)
             else:
                 alpha = self.alpha[layer] if isinstance(self.alpha, tuple) else self.alpha
-                back = self.windows_backward[layer] if self.windows_backward else window
-                forward, backward = match(
-                    query,
-                    templates,
-                    window,
-                    back,
-                    memory_gb=budget,
-                    screening=self.screening,
-                    excluded=own,
-                )
+                forward, backward = (matches[f"{way}{layer}"].to(total.device) for way in ("forward", "backward"))
                 distances = alpha * forward + (1 - alpha) * backward
+            inspected = InspectedGrid(batch.region, tap.shape[2:])
             distances = inspected.filled(distances.flatten(1)).unflatten(1, tap.shape[2:])
             weight = self.weights[layer] if self.weights else 1.0
             total += weight * upsample(distances, batch.map_size, align_corners=self.align_corners)

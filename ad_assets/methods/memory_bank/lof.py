@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import model_validator
 
 from ad_assets.methods.base import fit_field, register, score_field
-from ad_assets.methods.data import Batch, Features, Frame, LoadMatches, Matches, ScoreMaps
+from ad_assets.methods.data import Batch, Features, Frame, LoadMatches, Matches, ScoreMaps, by_image, together
 from ad_assets.methods.memory_bank.bank import MemoryBank
 from ad_assets.methods.memory_bank.patch_bank import PatchBank
-from ad_assets.methods.memory_bank.search import by_image, neighbours, together
+from ad_assets.methods.memory_bank.search import neighbours
 from ad_assets.methods.runtime import Runtime
 
 if TYPE_CHECKING:

@@ -20,20 +20,19 @@ from pydantic import model_validator
 
 from ad_assets.kernels.nearest.faiss_build import faiss_fault
 from ad_assets.methods.base import Method, Stage, fit_field, match_field, score_field
-from ad_assets.methods.data import Batch, Features, Matches, ScoreMaps, check_finite
+from ad_assets.methods.data import Batch, Features, Matches, ScoreMaps, by_image, check_finite, together
 from ad_assets.methods.memory_bank.bank import MemoryBank
 from ad_assets.methods.memory_bank.coreset import Selection, selection_needs
+from ad_assets.methods.memory_bank.growth import BankGrowth, GrownRows
 from ad_assets.methods.memory_bank.patch_rows import PatchRows
 from ad_assets.methods.memory_bank.search import (
     Skip,
-    by_image,
     codes_of,
     match_bank_with_itself,
     match_patches,
     nearest_rows,
     neighbours,
     pairs_needs,
-    together,
     with_narrow_rows,
 )
 from ad_assets.methods.memory_bank.subsampling import drawn_places, radius_around, select
@@ -369,6 +368,13 @@ class PatchBank(Method[MemoryBank]):
             yield ids, together(ids, parts)
             done += len(ids)
             runtime.report("images matched with the bank", done, len(images))
+
+    def growth(self, state: MemoryBank, earlier: MemoryBank, runtime: Runtime) -> BankGrowth | None:
+        """As `Method.growth`; product codes are learned from all rows."""
+        if self.search != "exact" or self.depth(state) != self.depth(earlier):
+            return None
+        grown = GrownRows.of(state, earlier, runtime)
+        return BankGrowth(self.embed, state, earlier, grown) if grown else None
 
     def _search(self, state: MemoryBank, batch: Batch, runtime: Runtime) -> Matches:
         state = state.to(runtime.device)

@@ -6,10 +6,11 @@ bank has fewer rows than `depth`, the rest is infinitely far, row -1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
+from ad_assets.methods.data import by_image
 from ad_assets.methods.memory_bank.bank import Blocks, MemoryBank
 
 if TYPE_CHECKING:
@@ -177,18 +178,6 @@ def codes_of(rows: Tensor, lists: int, subquantisers: int, bits: int, seed: int)
     if settings not in kept:
         kept[settings] = build(rows, lists=lists, subquantisers=subquantisers, bits=bits, seed=seed)
     return kept[settings]
-
-
-def by_image(ids: Sequence[str], matches: Matches) -> dict[str, Matches]:
-    """The matches of a batch (B, ...) by image; `together` is the inverse."""
-    return {image_id: {name: part[number] for name, part in matches.items()} for number, image_id in enumerate(ids)}
-
-
-def together(ids: Sequence[str], parts: Mapping[str, Matches]) -> Matches:
-    """The matches of some of the images as a batch (B, ...)."""
-    import torch
-
-    return {name: torch.stack([parts[image_id][name] for image_id in ids]) for name in parts[ids[0]]}
 
 
 def _padded(distances: Tensor, rows: Tensor, depth: int) -> tuple[Tensor, Tensor]:

@@ -33,6 +33,7 @@ from pydantic import model_validator
 
 from ad_assets.methods.base import Method, fit_field, match_field, register, score_field
 from ad_assets.methods.data import Batch, Features, Frame, Matches, ScoreMaps, check_finite
+from ad_assets.methods.memory_bank.growth import GrownRows, LayerGrowth
 from ad_assets.methods.memory_bank.layer_banks import LayerBanks
 from ad_assets.methods.memory_bank.search import match_patches
 from ad_assets.methods.needs import Needs
@@ -194,6 +195,15 @@ class SuperAdd(Method[LayerBanks]):
             yield ids, self._search(state, Batch(taps, (0, 0), ids, left_out), runtime)
             done += len(ids)
             runtime.report("images matched with the banks", done, len(images))
+
+    def growth(self, state: LayerBanks, earlier: LayerBanks, runtime: Runtime) -> LayerGrowth | None:
+        """As `Method.growth`."""
+        if len(state.rows) != len(earlier.rows):
+            return None
+        pairs = [(state.bank(layer), earlier.bank(layer)) for layer in range(len(state.rows))]
+        grown = [own for one, other in pairs if (own := GrownRows.of(one, other, runtime))]
+        added = set(state.image_ids) - set(earlier.image_ids)
+        return LayerGrowth(added, grown) if len(grown) == len(pairs) else None
 
     @property
     def graph_fault(self) -> str:

@@ -28,13 +28,15 @@ Its weights of layers are not built: all its published commands average.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ad_assets.methods.base import register, score_field
-from ad_assets.methods.data import Batch, Frame, ScoreMaps, check_finite
+from ad_assets.methods.data import Batch, Features, Frame, Matches, ScoreMaps, check_finite
+from ad_assets.methods.growth import added_images
 from ad_assets.methods.region_of_interest import InspectedGrid, inspected_cells, without_outside
 from ad_assets.methods.retrieval.image_retrieval import ImageRetrieval, Pyramids, mean_vector
+from ad_assets.methods.retrieval.rad_growth import PatchGrowth
 from ad_assets.methods.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -120,6 +122,54 @@ class Rad(ImageRetrieval):
 
         from ad_assets.kernels.smoothing import gaussian_blur, upsample
 
+        matches, grids, region = (
+            batch.matches or self.search(state, batch, runtime),
+            self.grids(batch.taps),
+            batch.region,
+        )
+        total = torch.zeros(len(batch.taps[0]), *batch.map_size, device=runtime.device)
+        for level, grid in enumerate(grids):
+            distances = matches[f"level{level}"].to(runtime.device)
+            filled = InspectedGrid(region, grid).filled(distances).unflatten(1, grid)
+            total += upsample(filled, batch.map_size)
+        maps = without_outside(gaussian_blur(total / len(grids), self.sigma), region)
+        inside = maps.flatten(1) if region is None else maps[:, region.to(maps.device)]
+        highest = inside.topk(max(1, int(self.image_share * inside.shape[1])), dim=1).values
+        return ScoreMaps(maps.cpu(), highest.mean(dim=1).cpu())
+
+    def match(
+        self, state: Pyramids, images: Features, runtime: Runtime, *, left_out: bool = False
+    ) -> Iterator[tuple[tuple[str, ...], Matches]]:
+        """Yield the nominal images most like each, and the distances to the nearest of their patches; see `search`."""
+        for ids, taps in images.batches():
+            yield ids, self.search(state, Batch(taps, (0, 0), ids, left_out, region=images.region), runtime)
+
+    def growth(self, state: Pyramids, earlier: Pyramids, runtime: Runtime) -> PatchGrowth | None:
+        """As `Method.growth`."""
+        added = added_images(earlier.image_ids, state.image_ids)
+        return None if added is None else PatchGrowth(self, state, earlier.image_ids, added, runtime)
+
+    def search(
+        self, state: Pyramids, batch: Batch, runtime: Runtime, former: Sequence[Tensor] | None = None
+    ) -> Matches:
+        """What a batch finds among the nominal images, on the device.
+
+        Args:
+            state: the nominal images.
+            batch: the images.
+            runtime: device and memory budget.
+            former: (k,) of each image, numbers of nominal ones: what `Batch.matches` holds was found among them.
+
+        Returns:
+            ``images`` (B, k) int64, the numbers of the nominal images most like each, ascending, -1 beyond the last;
+            ``level0`` (B, P) and further ones, the cosine distances of the patches of each layer to the nearest.
+
+        Raises:
+            ValueError: as `score`.
+        """
+        import torch
+        from torch.nn.functional import pad
+
         pooled, grids, region = self.pooled(batch.taps, batch.region), self.grids(batch.taps), batch.region
         queries = self.vectors([tap.to(runtime.device) for tap in batch.taps])
         shapes = [[tuple(level.shape[1:]) for level in levels] for levels in (queries, state.vectors)]
@@ -129,19 +179,22 @@ class Rad(ImageRetrieval):
                 "they are from"
             )
         retrieved = [images.sort().values for _, images in self.retrieved(state, pooled, batch)]
-        total = torch.zeros(len(pooled), *batch.map_size, device=runtime.device)
-        for grid, level, bank in zip(grids, queries, state.vectors, strict=True):
+        beyond = [pad(images, (0, self.neighbours - len(images)), value=-1) for images in retrieved]
+        found = {"images": torch.stack(beyond)}
+        for number, (grid, level, bank) in enumerate(zip(grids, queries, state.vectors, strict=True)):
             met = inspected_cells(region, grid).flatten() if self.roi_fit and region is not None else None
-            pairs = zip(level, retrieved, strict=True)
-            distances = torch.stack(
-                [self._distances(query, bank, images, grid, met, runtime) for query, images in pairs]
-            )
-            filled = InspectedGrid(region, grid).filled(distances).unflatten(1, grid)
-            total += upsample(filled, batch.map_size)
-        maps = without_outside(gaussian_blur(total / len(grids), self.sigma), region)
-        inside = maps.flatten(1) if region is None else maps[:, region.to(maps.device)]
-        highest = inside.topk(max(1, int(self.image_share * inside.shape[1])), dim=1).values
-        return ScoreMaps(maps.cpu(), highest.mean(dim=1).cpu())
+            distances = []
+            for row, (query, images) in enumerate(zip(level, retrieved, strict=True)):
+                # What is nearest of some is kept where none of them left: the others may be nearer.
+                kept = former is not None and bool(torch.isin(former[row], images.cpu()).all())
+                wanted = images[~torch.isin(images.cpu(), former[row])] if former is not None and kept else images
+                least = batch.matches[f"level{number}"][row].to(query.device) if kept else None
+                if len(wanted):
+                    own = self._distances(query, bank, wanted, grid, met, runtime)
+                    least = own if least is None else torch.minimum(least, own)
+                distances.append(least)
+            found[f"level{number}"] = torch.stack([own for own in distances if own is not None])
+        return found
 
     def _distances(
         self,

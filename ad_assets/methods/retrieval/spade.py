@@ -13,13 +13,16 @@ one is their SPADE-Cluster (section 5.2), the mean distance to so many vectors. 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 from ad_assets.methods.base import fit_field, register, score_field
-from ad_assets.methods.data import Batch, Frame, ScoreMaps, check_finite
+from ad_assets.methods.data import Batch, Features, Frame, Matches, ScoreMaps, check_finite
+from ad_assets.methods.growth import added_images
 from ad_assets.methods.patch_embedding import embed
 from ad_assets.methods.region_of_interest import InspectedGrid, without_outside
 from ad_assets.methods.retrieval.image_retrieval import ImageRetrieval, Pyramids, mean_vector
+from ad_assets.methods.retrieval.spade_growth import RetrievalGrowth, nearest_vectors
 from ad_assets.methods.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -87,9 +90,68 @@ class Spade(ImageRetrieval):
         """
         import torch
 
-        from ad_assets.kernels.nearest.search import nearest
         from ad_assets.kernels.smoothing import gaussian_blur, upsample
 
+        found = batch.matches or self.search(state, batch, runtime)
+        scores = []
+        for near, images in zip(found["near"], found["images"], strict=True):
+            near = near[images >= 0]
+            scores.append((near.square() if self.squared else near).mean())
+        grid = batch.taps[0].shape[2:]
+        distances = found["distances"].to(runtime.device).mean(dim=2)
+        filled = InspectedGrid(batch.region, grid).filled(distances).unflatten(1, grid)
+        maps = without_outside(gaussian_blur(upsample(filled, batch.map_size), self.sigma), batch.region)
+        return ScoreMaps(maps.cpu(), torch.stack(scores).float().cpu())
+
+    def match(
+        self, state: Pyramids, images: Features, runtime: Runtime, *, left_out: bool = False
+    ) -> Iterator[tuple[tuple[str, ...], Matches]]:
+        """Yield the nominal images most like each, and the nearest of their vectors for every place; see `search`."""
+        for ids, taps in images.batches():
+            yield ids, self.search(state, Batch(taps, (0, 0), ids, left_out, region=images.region), runtime)
+
+    def growth(self, state: Pyramids, earlier: Pyramids, runtime: Runtime) -> RetrievalGrowth | None:
+        """As `Method.growth`."""
+        added = added_images(earlier.image_ids, state.image_ids)
+        return None if added is None else RetrievalGrowth(self, state, earlier.image_ids, added, runtime)
+
+    def search(self, state: Pyramids, batch: Batch, runtime: Runtime) -> Matches:
+        """What a batch finds among the nominal images.
+
+        Returns:
+            ``images`` (B, k) int64, the numbers of the nominal images most like each, nearest first, and ``near``
+            (B, k), how far they are; -1 and infinity beyond the last. ``distances`` (B, P, n) float32 and ``rows``
+            (B, P, n) int64: the nearest of their vectors, number of the image times vectors of an image plus number of
+            the vector.
+
+        Raises:
+            ValueError: as `score`.
+        """
+        import torch
+        from torch.nn.functional import pad
+
+        pooled, queries = self.described(state, batch, runtime)
+        found: dict[str, list[Tensor]] = {"near": [], "images": [], "distances": [], "rows": []}
+        for query, (near, images) in zip(queries, self.retrieved(state, pooled, batch), strict=True):
+            if len(images) * state.vectors[0].shape[1] < self.pixel_neighbours:
+                raise ValueError(
+                    f"pixel_neighbours: {self.pixel_neighbours}, and {len(images)} images have "
+                    f"{len(images) * state.vectors[0].shape[1]} vectors"
+                )
+            distances, rows = nearest_vectors(state, query, images, self.pixel_neighbours, runtime)
+            beyond = (0, self.neighbours - len(near))
+            found["near"].append(pad(near, beyond, value=torch.inf))
+            found["images"].append(pad(images, beyond, value=-1))
+            found["distances"].append(distances)
+            found["rows"].append(rows)
+        return {name: torch.stack(each) for name, each in found.items()}
+
+    def described(self, state: Pyramids, batch: Batch, runtime: Runtime) -> tuple[Tensor, Tensor]:
+        """What the images are retrieved by (B, C), and their vectors (B, P, D) on the device.
+
+        Raises:
+            ValueError: features of other shapes than the nominal ones, or NaN.
+        """
         pooled = self.pooled(batch.taps, batch.region)
         (queries,) = self.vectors([tap.to(runtime.device) for tap in batch.taps])
         (bank,) = state.vectors
@@ -99,22 +161,4 @@ class Spade(ImageRetrieval):
                 f"features give {tuple(queries.shape[1:])} vectors, the nominal images {tuple(bank.shape[1:])}: score "
                 "with the extractor that they are from"
             )
-        grids, scores = [], []
-        for query, (near, images) in zip(queries, self.retrieved(state, pooled, batch), strict=True):
-            scores.append((near.square() if self.squared else near).mean())
-            rows = bank[images.to(bank.device)].flatten(0, 1)
-            if len(rows) < self.pixel_neighbours:
-                raise ValueError(
-                    f"pixel_neighbours: {self.pixel_neighbours}, and {len(images)} images have {len(rows)} vectors"
-                )
-            found, _ = nearest(
-                query,
-                rows.to(runtime.device),
-                self.pixel_neighbours,
-                memory_gb=runtime.budget_gb(runtime.device),
-            )
-            grids.append(found.mean(dim=1))
-        grid = batch.taps[0].shape[2:]
-        filled = InspectedGrid(batch.region, grid).filled(torch.stack(grids)).unflatten(1, grid)
-        maps = without_outside(gaussian_blur(upsample(filled, batch.map_size), self.sigma), batch.region)
-        return ScoreMaps(maps.cpu(), torch.stack(scores).float().cpu())
+        return pooled, queries

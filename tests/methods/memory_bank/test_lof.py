@@ -8,8 +8,8 @@ import torch
 from sklearn.neighbors import LocalOutlierFactor
 
 from ad_assets.methods import Batch, Runtime
+from ad_assets.methods.data import by_image, together
 from ad_assets.methods.memory_bank.lof import PatchCoreLof
-from ad_assets.methods.memory_bank.search import by_image, together
 from tests.support.tap_features import tap_features
 
 BARE: dict[str, Any] = {"patch_size": 1, "pooling": "concat", "sigma": 0}
