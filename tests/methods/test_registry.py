@@ -1,7 +1,7 @@
 """What every registered method promises, on tiny random features."""
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from safetensors.torch import load, save
 
 from ad_assets.kernels.parallel import threads, use_threads
 from ad_assets.methods import METHODS, Batch, Method, Runtime, ScoreMaps
+from ad_assets.methods.hetmm.template_selection import Selection
 from tests.support.tap_features import tap_features
 
 RUNTIME = Runtime()
@@ -167,3 +168,18 @@ def test_lengths_in_pixels_follow_the_size_of_a_map_s_pixels(fitted: tuple[Metho
     coarse = sized.at_step(4)
     assert all(getattr(coarse, name) == 5 for name in method.lengths)  # 21 // 4, which is odd
     assert all(getattr(sized.at_step(100), name) == (0.2 if name.endswith("sigma") else 1) for name in method.lengths)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *CASES,
+        *(("patchcore", {**SMALL["patchcore"][0], **own}) for own in ({"coreset_ratio": 1.0}, {"preselect": 0.6})),
+        *(("hetmm", {"windows": (3, 3), "sheets": 2, "selection": way}) for way in get_args(Selection)),
+        ("padim", {"channels": None, "ridge": 0.5}),
+    ],
+)
+def test_a_seed_has_a_part_where_a_method_says_so(name: str, options: dict[str, Any]) -> None:
+    methods = [METHODS[name](**options, seed=seed) for seed in (0, 1)]
+    first, second = ({k: v.tolist() for k, v in _fit(each, 4).tensors().items()} for each in methods)
+    assert (first != second) == methods[0].is_random

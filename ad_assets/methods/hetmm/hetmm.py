@@ -1,14 +1,16 @@
 """HETMM: Chen et al., Hard Nominal Example-aware Template Mutual Matching for Industrial Anomaly Detection, 2023.
 
 Fit: unit feature vectors of all nominal images are the template set (equation 2), of which pixel-level template
-selection keeps `sheets` at every place (section 3.3; pts.py). Score: cosine distances within a window from the image
-to the templates (equation 4) and back (equation 5), mixed by alpha (equation 6), resized and summed over layers
-(equation 10); the image score is the largest value of the blurred map (equation 11).
+selection keeps `sheets` at every place (section 3.3; template_selection.py). Score: cosine distances within a window
+from the image to the templates (equation 4) and back (equation 5), mixed by alpha (equation 6), resized and summed over
+layers (equation 10); the image score is the largest value of the blurred map (equation 11).
 
 Choices where the paper and its public implementation differ, or say nothing:
 
 - windows, alpha and post-processing are the paper's, one set for all categories; the implementation's, one set a
   category, are the preset `repo_tuned_on_test` (hetmm_presets.py);
+- few sheets are chosen by the largest smallest distance (`maxmin`) by default, the paper's largest sum in the presets:
+  docs/results.md has figures of both;
 - features should be taken ahead of a stage's last ReLU, as the implementation does (`pre_activation` of the extractor);
 - maps are resized with align_corners, as the implementation does;
 - the paper gives no kernel size for its blur: it ends at 4 sigma and mirrors the border;
@@ -28,6 +30,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from ad_assets.methods.base import Method, fit_field, register, score_field
+from ad_assets.methods.base import Stage as MethodStage
 from ad_assets.methods.data import Batch, Features, Frame, LoadMatches, Matches, ScoreMaps
 from ad_assets.methods.growth import added_images
 from ad_assets.methods.hetmm.growth import TemplateGrowth
@@ -73,7 +76,9 @@ class Hetmm(Method[TemplateSet]):
     presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
 
     sheets: int | None = fit_field(None, ge=1, description="templates kept at every place; null: all images")
-    selection: Selection = fit_field("sum", description="how they are chosen; see pts.py")
+    selection: Selection = fit_field(
+        "maxmin", description="how they are chosen; presets of the paper have its sum; see template_selection.py"
+    )
 
     matching: Literal["window", "patch"] = score_field(
         "window", description="a place within a window (HETMM), or whole patches at one place"
@@ -115,6 +120,13 @@ class Hetmm(Method[TemplateSet]):
             if size is not None and size % 2 == 0:
                 raise ValueError("image_blur_size, map_blur_size: the side of a kernel must be odd")
         return self
+
+    def stage_config(self, stage: MethodStage) -> dict[str, Any]:
+        """As `Method.stage_config`; sets of all images, from which nothing is selected, stay where they were."""
+        own = super().stage_config(stage)
+        return (
+            {**own, "selection": "sum"} if stage == "fit" and (self.sheets, self.selection) == (None, "maxmin") else own
+        )
 
     @property
     def is_random(self) -> bool:

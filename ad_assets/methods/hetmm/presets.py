@@ -69,11 +69,12 @@ def repo_settings(metric: str) -> dict[str, Settings]:
     return found
 
 
+_PAPER = {"selection": "sum"}  # equation 9, for few sheets
 PRESETS: dict[str, Settings] = {
-    "mvtec_ad": {"windows": [9, 7, 5], "alpha": 0.8},  # layers 1, 2, 3; MVTec SL AD too
-    "mtd": {"windows": [3, 3]},  # layers 1, 2
-    "mstc": {"windows": [9, 5]},  # layers 2, 3
-    "mvtec_loco": {"windows": [11, 9, 7], "alpha": 0.6},  # layers 2, 3, 4
-    "repo_tuned_on_test": {"border": "zero", "categories": repo_settings("pixel")},
-    "repo_tuned_on_test_pro": {"border": "zero", "categories": repo_settings("pro")},
+    "mvtec_ad": {**_PAPER, "windows": [9, 7, 5], "alpha": 0.8},  # layers 1, 2, 3; MVTec SL AD too
+    "mtd": {**_PAPER, "windows": [3, 3]},  # layers 1, 2
+    "mstc": {**_PAPER, "windows": [9, 5]},  # layers 2, 3
+    "mvtec_loco": {**_PAPER, "windows": [11, 9, 7], "alpha": 0.6},  # layers 2, 3, 4
+    "repo_tuned_on_test": {**_PAPER, "border": "zero", "categories": repo_settings("pixel")},
+    "repo_tuned_on_test_pro": {**_PAPER, "border": "zero", "categories": repo_settings("pro")},
 }
