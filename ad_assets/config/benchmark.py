@@ -278,7 +278,10 @@ class Study:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset, the detectors that run on it, and the studies of these; `production` where images go on landing."""
+    """A dataset, the detectors that run on it, and the studies of these; `production` where images go on landing.
+
+    Of a `sealed` one each reading of test labels is recorded.
+    """
 
     name: str
     reader: Reader
@@ -286,6 +289,7 @@ class Dataset:
     studies: dict[str, Study] = field(default_factory=dict)
     production: Production | None = None
     decision: Decision = field(default_factory=Decision)
+    sealed: bool = False
 
     def is_random(self, detector: Detector) -> bool:
         """Whether another seed would make another detector of a lane, or of a member of it."""

@@ -41,7 +41,7 @@ from ad_assets.store.store import ArtifactStore
 MOST_VARIANTS = 1000
 MOST_NAME = 300  # characters of a variant's name
 # Beside the options of a reader and of a method.
-DATASET_KEYS = ("reader", "detectors", "studies", "production", "decision")
+DATASET_KEYS = ("reader", "detectors", "studies", "production", "decision", "sealed")
 DETECTOR_KEYS = ("method", "extractor", "paper", "preset", "categories", "decision", "export", "draws")
 OWNER = re.compile(r"team:[\w.-]+|\w[\w.%+-]*@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}", re.ASCII)  # as Dagster takes them
 
@@ -120,6 +120,7 @@ class SectionParser(Checker):
         lanes, decision = self.section(options, "detectors", path), self._decision(options, path)
         studied = self.section(options, "studies", path)
         production = options.pop("production", None)
+        sealed = plain(options.pop("sealed", False))
         if production is None and isinstance(section, Mapping) and "production" in section:
             self.faults.append(f"{path}.production: is empty: write {{}} for its defaults, or leave it out")
         if production is not None:
@@ -184,9 +185,21 @@ class SectionParser(Checker):
             ]
         line = self._production(production, f"{path}.production", reader, detectors) if production is not None else None
         known = {s: study for s, study in studies.items() if study}
-        dataset = Dataset(name, reader, detectors, known, line, decision) if reader else None
+        self._check_sealed(sealed, path, reader, on_a_line=production is not None)
+        dataset = Dataset(name, reader, detectors, known, line, decision, sealed is True) if reader else None
         self.faults += dataset.without_region() if dataset else []
         return dataset
+
+    def _check_sealed(self, sealed: object, path: str, reader: Reader | None, *, on_a_line: bool) -> None:
+        if not isinstance(sealed, bool):
+            self.faults.append(f"{path}.sealed: true or false (got {shown(sealed)})")
+        elif sealed and on_a_line:
+            self.faults.append(
+                f"{path}.sealed: test images decide which state becomes champion, so that of a production dataset they "
+                "are no sealed test set: remove one of the two keys"
+            )
+        elif sealed and reader and reader.blind:
+            self.faults.append(f"{path}.sealed: of a blind dataset the test images are trained on: remove the key")
 
     def _production(
         self, section: object, path: str, reader: Reader | None, detectors: Mapping[str, Detector]

@@ -65,6 +65,14 @@ def schema() -> dict[str, Any]:
         "studies": _section(_Study),
         "production": line,
         "decision": (Decision | None, None),
+        "sealed": (
+            bool,
+            Field(
+                False,
+                description="each reading of labels of test images is recorded; the results tell how often it was, and "
+                "for how many variants",
+            ),
+        ),
     }
     datasets = [
         _model(

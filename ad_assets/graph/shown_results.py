@@ -8,6 +8,7 @@ from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Key
 from ad_assets.graph.stages import comparison, leaderboard
 from ad_assets.graph.stages.published_pages import published_location
+from ad_assets.production.test_set_openings import told_openings
 from ad_assets.report.text import WIDTH, text_table
 from ad_assets.store.store import Artifact
 
@@ -25,6 +26,9 @@ def dataset_results(graph: Graph, dataset: str, width: int | None = None) -> str
     if board:
         artifact, mark = board
         blocks += [f"{mark}{_text(artifact, width)}"]
+        index = graph.stages[dataset, "image_index"]
+        if told := told_openings(artifact.store, dataset, index.partitions or ()):
+            blocks += [f"test set: {told}"]
     if page:
         artifact, mark = page
         blocks += [f"{mark}report: {published_location(artifact, dataset)}"]

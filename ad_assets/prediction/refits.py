@@ -29,6 +29,7 @@ from ad_assets.graph.stages.score_maps import Scorer, calibration_images
 from ad_assets.methods import Features, Method, Runtime, State
 from ad_assets.methods.data import NominalScores
 from ad_assets.prediction.lookup import DetectorError, Lookup
+from ad_assets.production.test_set_openings import record_opening
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,6 +101,9 @@ class Refits:
         by_group = holds_out_groups(dataset, detector, self.method)
         self._groups = declared_groups(index) if index and by_group else []
         rows = read_index(index) if index else []
+        if dataset.sealed:
+            lane = f"{dataset.name}/{detector.name}"
+            record_opening(self._store, dataset.name, category, f"re-fits of {lane}", self.address)
         self.truth = GroundTruth(row for row in rows if row["split"] == "test")
         if not self.truth.rows:
             raise DetectorError(f"{self._place} has no test images, by which versions could be compared")

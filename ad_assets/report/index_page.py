@@ -51,6 +51,7 @@ class IndexPage:
         studies: study -> its tidy rows.
         few_shot: from `few_shot.build`.
         left_out: which lanes and categories have no rows, and why; empty: none.
+        openings: how often labels of a sealed test set were read, in words; empty: it is not sealed.
     """
 
     dataset: str
@@ -63,6 +64,7 @@ class IndexPage:
     studies: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     few_shot: Sequence[FewShotRow] = ()
     left_out: str = ""
+    openings: str = ""
 
 
 def render_index(report: IndexPage) -> str:

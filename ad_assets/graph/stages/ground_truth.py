@@ -19,6 +19,7 @@ from ad_assets.graph.stage import Stage, Work
 from ad_assets.graph.stages.image_index import read_index
 from ad_assets.graph.stages.region_of_interest import in_frame
 from ad_assets.graph.stages.score_maps import read_maps
+from ad_assets.production.test_set_openings import record_opening
 from ad_assets.store.store import Artifact
 from ad_assets_runtime.geometry import Mask, fit_image, unfit_map
 
@@ -74,8 +75,14 @@ class GroundTruth:
         return [i for i, row in enumerate(self.rows) if not row["label"] or row["anomaly_kind"] == kind]
 
     @classmethod
-    def of(cls, work: Work, index: Stage) -> GroundTruth:
-        """The truth in the image index that an asset reads; without rows where there are no test images."""
+    def of(cls, work: Work, index: Stage, *, sealed: bool) -> GroundTruth:
+        """The truth in the image index that an asset reads; without rows where there are no test images.
+
+        Where the test set is sealed, that it was read is recorded first.
+        """
+        if sealed:
+            name, category, address = work.stage.key[0], work.partition or "", work.artifact.path.rpartition("/")[2]
+            record_opening(work.store, name, category, "/".join(work.stage.key), address)
         return cls(row for row in read_index(work.input(index)) if row["split"] == "test")
 
 

@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.config.benchmark import Dataset
-from ad_assets.graph.stage import Parts, Stage, StageError, StageSettings, Upstream, Work
+from ad_assets.graph.stage import CheckReport, Parts, Stage, StageError, StageSettings, Upstream, Work
 from ad_assets.graph.stages.metrics import read_rows, read_scored_images
 from ad_assets.graph.stages.studies import read_study
 from ad_assets.metrics.catalogue import compared
 from ad_assets.papers import published as papers
+from ad_assets.production.test_set_openings import NEVER, told_openings
 from ad_assets.report import few_shot as few_shot_rows
 from ad_assets.report import leaderboard
 from ad_assets.report.few_shot import FewShotRow, Shots
@@ -137,6 +138,10 @@ def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage], studies: M
         numbers = {f"mean/{row.detector}/{row.metric}": round(row.value, 4) for row in plotted if row.value is not None}
         return {"leaderboard": {"md": fenced(text)}, "rows": len(board), **numbers}
 
+    def tell_openings(work: Work) -> CheckReport:
+        categories = sorted({category for stage in metrics.values() for category in stage.partitions or ()})
+        return CheckReport(metadata={"test_set": told_openings(work.store, work.settings.dataset, categories) or NEVER})
+
     return Stage(
         key=(dataset.name, "leaderboard"),
         kind="leaderboard",
@@ -144,6 +149,7 @@ def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage], studies: M
         deps=(*metrics.values(), *few_shot.values()),
         address=parts,
         build=build,
+        answer_checks=tell_openings if dataset.sealed else None,
         partitions=None,
         group=f"{dataset.name}/results",
         kinds=frozenset({"parquet"}),

@@ -93,7 +93,7 @@ def metrics_stage(
         for name, rate in rates.items()
         if rate != settings.nominal_false_positive_rate
     }
-    reader = dataset.reader
+    reader, sealed = dataset.reader, dataset.sealed
 
     def parts(upstream: Upstream) -> Parts:
         read = {"score_maps": upstream.of(score_maps).version, "truth": upstream.of(index).parts["truth"]}
@@ -103,7 +103,7 @@ def metrics_stage(
         import numpy as np
 
         settings: MetricsSettings = work.settings
-        truth = GroundTruth.of(work, index)
+        truth = GroundTruth.of(work, index, sealed=sealed)
         rows = _Rows(settings.seed)
         nominal = read_score_index(work.input(score_maps)).nominal
         inspected = read_region(work.store, region_digest(work.upstream.of(index)))

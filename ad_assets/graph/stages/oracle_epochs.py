@@ -52,7 +52,7 @@ def oracle_epochs_stage(
     settings, own = settings_of_lane(
         detector, lambda method: EpochSettings(VERSION, method, "score", _choice(method), size, step)
     )
-    reader, title = dataset.reader, detector.name
+    reader, title, sealed = dataset.reader, detector.name, dataset.sealed
 
     def parts(upstream: Upstream) -> Parts:
         return {
@@ -65,7 +65,7 @@ def oracle_epochs_stage(
     def build(work: Work) -> dict[str, Any]:
         settings: EpochSettings = work.settings
         method = settings.method
-        truth = GroundTruth.of(work, index)
+        truth = GroundTruth.of(work, index, sealed=sealed)
         train, test = (read_features(work, features, split, method.layers) for split in ("train", "test"))
         fitted, artifact = read_state(work.input(state), method), work.input(state)
         epochs = kept_epochs(artifact)

@@ -13,6 +13,7 @@ from ad_assets.graph.stage import CheckReport, Parts, Stage, StageSettings, Upst
 from ad_assets.graph.stages.leaderboard import MISSING, read_board, read_few_shot
 from ad_assets.graph.stages.published_pages import INDEX, INDEX_FILE, category_address, publish, withdraw_others
 from ad_assets.graph.stages.studies import read_study
+from ad_assets.production.test_set_openings import NEVER, told_openings
 from ad_assets.report.index_page import IndexPage, render_index
 
 VERSION = 4
@@ -41,7 +42,7 @@ def report_stage(
         pages: the pages of its categories.
         studies: study name -> its stage.
     """
-    source = benchmark.source.rpartition("/")[2]
+    source, sealed = benchmark.source.rpartition("/")[2], dataset.sealed
 
     def parts(upstream: Upstream) -> Parts:
         return {"/".join([*key, partition or ""]): head.version for (key, partition), head in upstream.heads.items()}
@@ -63,6 +64,7 @@ def report_stage(
                 fingerprints=fingerprints,
                 few_shot=read_few_shot(board),
                 left_out=work.upstream.of(leaderboard).parts.get(MISSING, ""),
+                openings=(told_openings(work.store, settings.dataset, shown) or NEVER) if sealed else "",
                 studies={name: rows for name, stage in studies.items() if (rows := read_study(work, stage))},
             )
         )

@@ -142,7 +142,7 @@ def study_stage(
             for extractor in [extractor_of(lanes[variant.name].features)]
         ),
     )
-    reader = dataset.reader
+    reader, sealed = dataset.reader, dataset.sealed
     holding = {
         each.name: any(
             holds_out_groups(dataset, each.detector, method)
@@ -164,7 +164,7 @@ def study_stage(
         settings: StudySettings = work.settings
         study = work.stage.key[-1]
         inspected = read_region(work.store, region_digest(work.upstream.of(index)))
-        bench = _Measuring(work, reader, GroundTruth.of(work, index), inspected)
+        bench = _Measuring(work, reader, GroundTruth.of(work, index, sealed=sealed), inspected)
         rows: list[Row] = []
         runs = [(each, draw) for each in settings.variants for draw in range(settings.draws)]
         for done, (each, draw) in enumerate(runs):
