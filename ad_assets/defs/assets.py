@@ -13,6 +13,7 @@ from ad_assets.defs.partitions import partitions_of
 from ad_assets.graph.build import Materialized, materialize
 from ad_assets.graph.build_attempts import is_temporary
 from ad_assets.graph.stage import Check, Stage, StageError
+from ad_assets.report.thumbnails import with_thumbnails
 
 REPEATS = dg.RetryPolicy(
     max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
@@ -85,7 +86,9 @@ def to_asset(stage: Stage, benchmark: Benchmark, condition: dg.AutomationConditi
             if stage.check_store:
                 stage.check_store(store, context.instance)
             made = materialize(stage, partition, store, compute, context.log, again=repeats > 0, **asked)
-            yield result_of(stage, made)
+            # To the materialization alone: metadata of a result are in the event of the step's output too.
+            context.add_asset_metadata(metadata_of(made))
+            yield _result(stage, made)
         except StageError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         except Exception as error:
@@ -105,17 +108,20 @@ def checks_of(stage: Stage) -> tuple[Check, ...]:
     return (*((FOUND,) if stage.scan else ()), *stage.checks)
 
 
-def result_of(stage: Stage, made: Materialized) -> dg.MaterializeResult:
-    """What Dagster records of an asset partition that was made."""
+def metadata_of(made: Materialized) -> dict[str, Any]:
+    """What Dagster shows of an asset partition that was made."""
+    return {
+        **_for_people(made.metadata),
+        "reused": dg.MetadataValue.bool(made.found),
+        "stage_seconds": dg.MetadataValue.float(made.seconds),
+        "settings": dg.MetadataValue.json(dict(made.head.settings)),
+    }
+
+
+def _result(stage: Stage, made: Materialized) -> dg.MaterializeResult:
     blocking = {check.name for check in stage.checks if check.blocking}
     return dg.MaterializeResult(
         data_version=dg.DataVersion(made.head.version),
-        metadata={
-            **_for_people(made.metadata),
-            "reused": dg.MetadataValue.bool(made.found),
-            "stage_seconds": dg.MetadataValue.float(made.seconds),
-            "settings": dg.MetadataValue.json(dict(made.head.settings)),
-        },
         check_results=[
             *([dg.AssetCheckResult(passed=True, check_name=FOUND.name)] if stage.scan else []),
             *(
@@ -133,7 +139,11 @@ def result_of(stage: Stage, made: Materialized) -> dg.MaterializeResult:
 
 def _for_people(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """JSON values as Dagster metadata."""
-    kinds = {"md": dg.MetadataValue.md, "path": dg.MetadataValue.path, "url": dg.MetadataValue.url}
+    kinds = {
+        "md": lambda text: dg.MetadataValue.md(with_thumbnails(text)),
+        "path": dg.MetadataValue.path,
+        "url": dg.MetadataValue.url,
+    }
 
     def shown(value: Any) -> Any:
         if isinstance(value, dict) and len(value) == 1 and (kind := next(iter(value))) in kinds:

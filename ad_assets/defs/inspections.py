@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -25,8 +25,12 @@ from ad_assets.prediction.line_outbox import take_in
 from ad_assets.production.inspections import InspectionFile, all_files
 from ad_assets.production.store_identity import check_store
 from ad_assets.report import inspection_charts
-from ad_assets.report.pictures import figure_uri
+from ad_assets.report.pictures import figure_png
+from ad_assets.report.thumbnails import thumbnail_uri
 from ad_assets.store.store import CorruptArtifactError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 REFRESH_SECONDS = 600.0  # between two runs of a category
 MOST_AT_ONCE = 2  # categories a tick, since images that land need runs too
@@ -177,13 +181,11 @@ def _described(summary: InspectionSummary) -> dict[str, Any]:
     if not rows:
         return described
     sources = Counter(row.source for row in rows)
-    uri = figure_uri(
-        inspection_charts.inspection_chart(
-            [row.time for row in rows],
-            [row.score for row in rows],
-            [bool(row.anomalous) for row in rows],
-            rows[-1].threshold,
-        )
+    chart = inspection_charts.inspection_chart(
+        [row.time for row in rows],
+        [row.score for row in rows],
+        [bool(row.anomalous) for row in rows],
+        rows[-1].threshold,
     )
     return described | {
         "shown": len(rows),
@@ -191,8 +193,12 @@ def _described(summary: InspectionSummary) -> dict[str, Any]:
         "alarm_rate": summary.alarms / len(rows),
         "sources": ", ".join(f"{source} {count}" for source, count in sorted(sources.items())),
         "last": rows[-1].time.isoformat(timespec="seconds"),
-        "scores": dg.MetadataValue.md(f"![scores and alarms]({uri})"),
+        "scores": _picture("scores and alarms", chart),
     }
+
+
+def _picture(title: str, figure: "Figure") -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(f"![{title}]({thumbnail_uri(figure_png(figure))})")
 
 
 def _answers(
@@ -200,7 +206,7 @@ def _answers(
 ) -> Iterator[tuple[str, bool, Mapping[str, Any]]]:
     """Name, answer and metadata of each check."""
     tests = summary.drift
-    uri = figure_uri(inspection_charts.drift_chart([(t.subject, t.wealth, t.limit) for t in tests])) if tests else ""
+    chart = inspection_charts.drift_chart([(t.subject, t.wealth, t.limit) for t in tests]) if tests else None
     earlier = sorted(when for test in tests for when in test.earlier_alarms)
     yield (
         NO_DRIFT,
@@ -208,7 +214,7 @@ def _answers(
         {
             "drift": "\n".join(map(str, tests)) or "nothing was inspected yet",
             "alpha": production.drift_alpha,
-            **({"wealth": dg.MetadataValue.md(f"![wealth of the drift tests]({uri})")} if uri else {}),
+            **({"wealth": _picture("wealth of the drift tests", chart)} if chart else {}),
             **({"earlier": ", ".join(f"{when:%Y-%m-%d %H:%M} UTC" for when in earlier[-10:])} if earlier else {}),
             **({"not_tested": f"{summary.unknown} inspections of unknown champions"} if summary.unknown else {}),
         },

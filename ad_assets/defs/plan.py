@@ -107,7 +107,9 @@ def _lacks(graph: Graph, slot: Slot, steps: Collection[Slot]) -> bool:
     absent = graph.faults(slot).keys() - steps
     stage = graph.stages[slot[0]]
     gathered = {read for read in stage.slots(slot[1]) if stage.may_lack(read)}
-    return bool(absent - gathered) or (bool(gathered) and gathered <= absent)
+    if absent - gathered or (gathered and gathered <= absent):
+        return True
+    return not stage.has_lane({key for key, _ in gathered - absent})
 
 
 class _FileChanges:

@@ -143,8 +143,8 @@ def _skipped(steps: Sequence[Step], made: Collection[Key], failed: Collection[st
         if step.stage.optional
         and step.stage.key in missing
         and dg.AssetKey(list(step.stage.key)).to_python_identifier() not in failed
-        and not ({dep.key for dep in step.stage.deps} - step.stage.optional) & missing
-        and step.stage.optional - missing
+        and all(step.stage.may_lack((dep.key, step.partition)) for dep in step.stage.deps if dep.key in missing)
+        and step.stage.has_lane({dep.key for dep in step.stage.deps} - missing)
     ]
 
 

@@ -258,7 +258,8 @@ class Graph:
         if stage.optional:
             heads = self.readable(slot)
             lacks = [read for read in stage.slots(partition) if read not in heads and not stage.may_lack(read)]
-            return None if lacks or not any(map(stage.may_lack, heads)) else stage.head_of(Upstream(heads, partition))
+            enough = not lacks and stage.has_lane({key for key, _ in heads})
+            return stage.head_of(Upstream(heads, partition)) if enough else None
         if stage.turn == 0:
             return self.planned(slot)
         # Below an asset over all categories: made of what that one is to be made of now.
@@ -325,7 +326,7 @@ class Graph:
                 raise UpstreamError(f"{message}: materialize it first, or select it as well")
             left_out.append(message)
         heads = self.readable(slot)
-        if stage.deps and not (any(map(stage.may_lack, heads)) if stage.optional else heads):
+        if stage.deps and not (heads and stage.has_lane({key for key, _ in heads})):
             raise UpstreamError(f"{stage.name} has nothing to read: {'; '.join(left_out[:5])}")
         return Upstream(heads, partition, tuple(left_out))
 
@@ -390,9 +391,8 @@ class Graph:
             others = all(self._serves(read) for read in reads if not stage.may_lack(read))
             if not lanes or not others:
                 return others
-            return any(map(self._serves, lanes)) and all(
-                self._serves(read) or not self._is_awaited(read) for read in lanes
-            )
+            served = {key for key, category in lanes if self._serves((key, category))}
+            return stage.has_lane(served) and all(self._serves(read) or not self._is_awaited(read) for read in lanes)
         # Categories that failed are left out; those that are due come first.
         gathered = [read for read in reads if read[1] is not None]
         whole = [read for read in reads if read[1] is None]

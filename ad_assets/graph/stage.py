@@ -244,8 +244,8 @@ class Stage:
         scan: of a root, in place of `address` and `build`: reads a folder and returns its parts, the build, and what to
             do once the head points to what it saw, given that head. Its last argument asks it to trust no change stamp.
         partitions: the categories; None for an asset over all categories. `LiveCategories` come and go.
-        optional: of an asset with partitions, what it reads where that is up to date, and goes without otherwise: a
-            failed lane keeps no other from being shown. One over all categories goes without categories.
+        optional: of an asset with partitions, the assets of each lane that it reads where they are up to date, and
+            goes without otherwise: a failed lane keeps no other from being shown. One over all goes without categories.
         checks: what each materialization is asked.
         answer_checks: answers `checks`, and does what follows from the answers; called whether the artifact was built
             or found.
@@ -280,7 +280,7 @@ class Stage:
     shared_files: Callable[[Artifact], Sequence[str]] | None = None
     pool: str | None = None
     check_store: Callable[[ArtifactStore, Instance], None] | None = None
-    optional: frozenset[Key] = frozenset()
+    optional: tuple[frozenset[Key], ...] = ()
     gated: Callable[[ArtifactStore], Collection[str]] | None = None
 
     @property
@@ -312,7 +312,11 @@ class Stage:
 
     def may_lack(self, read: Slot) -> bool:
         """Whether it is made without one of the asset partitions that it reads where that is not up to date."""
-        return read[1] is not None if self.partitions is None else read[0] in self.optional
+        return read[1] is not None if self.partitions is None else any(read[0] in lane for lane in self.optional)
+
+    def has_lane(self, keys: Collection[Key]) -> bool:
+        """Whether some assets are enough of what is optional: all of a lane, if there are lanes."""
+        return not self.optional or any(lane <= set(keys) for lane in self.optional)
 
     def made_of(self, upstream: Upstream) -> dict[str, str]:
         """The contents of what one partition reads now."""

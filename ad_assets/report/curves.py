@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ad_assets.report.pictures import figure_uri
+from ad_assets.report.pictures import figure_png
 
 
-def plot_uri(title: str, curves: Mapping[str, Sequence[float | None]], epochs: Sequence[int] | None = None) -> str:
-    """One plot a curve; a ``data:`` address of a PNG.
+def plot(title: str, curves: Mapping[str, Sequence[float | None]], epochs: Sequence[int] | None = None) -> bytes:
+    """One plot a curve, as PNG.
 
     Args:
         title: above the first plot.
@@ -34,4 +34,4 @@ def plot_uri(title: str, curves: Mapping[str, Sequence[float | None]], epochs: S
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(linewidth=0.4, alpha=0.5)
-    return figure_uri(figure)
+    return figure_png(figure)

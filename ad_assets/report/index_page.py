@@ -25,6 +25,7 @@ from ad_assets.report.leaderboard import (
     BoardRow,
     rows_of,
 )
+from ad_assets.report.pictures import png_uri
 from ad_assets.report.templates import filled
 from ad_assets.report.text import no_test_images
 
@@ -98,7 +99,7 @@ def render_index(report: IndexPage) -> str:
         matrices=[tables.matrix(board, metric) for metric in catalogue.compared()],
         untested=no_test_images(board),
         studies=[
-            (name, *studies.table(summary), studies.plot_uri(name, summary))
+            (name, *studies.table(summary), png_uri(studies.plot(name, summary)))
             for name, summary in ((name, studies.summarise(found)) for name, found in report.studies.items())
         ],
         comparisons=_comparisons(board),

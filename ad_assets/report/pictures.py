@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
-# Base64 grows bytes by 4/3: a JPEG of this size stays below 100 kB as a data URI in Dagster's markdown.
-CONTACT_SHEET_BYTES = 72_000
 GAP = 3
 CAPTION_HEIGHT = 18
 GROUND = 28  # dark grey behind and between tiles, so that heat maps keep their contrast
@@ -312,11 +310,16 @@ def data_uri(jpeg: bytes) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
 
 
-def figure_uri(figure: Figure) -> str:
-    """A matplotlib figure as a ``data:`` address of a PNG."""
+def figure_png(figure: Figure) -> bytes:
+    """A matplotlib figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return buffer.getvalue()
+
+
+def png_uri(png: bytes) -> str:
+    """A PNG as a ``data:`` address."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
 
 
 def jpeg_size(jpeg: bytes) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ad_assets.metrics.catalogue import Metric, compared, find, rank
 from ad_assets.report.markdown import one_line
-from ad_assets.report.pictures import figure_uri
+from ad_assets.report.pictures import figure_png
 from ad_assets.report.text import aligned
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ def _text(cell: StudyNumber | None, metric: Metric) -> str:
     return metric.text(cell.mean) + (f" ±{metric.text(cell.spread)}" if cell.spread and metric.is_share else "")
 
 
-def plot_uri(title: str, summary: Summary) -> str:
-    """The study as a picture: quality on the left, speed on the right; a ``data:`` address of a PNG."""
+def plot(title: str, summary: Summary) -> bytes:
+    """The study as a PNG: quality on the left, speed on the right."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -126,7 +126,7 @@ def plot_uri(title: str, summary: Summary) -> str:
         axes.set_xticks(list(places), labels, rotation=30, ha="right", fontsize=8, parse_math=False)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", linewidth=0.4, alpha=0.5)
-    return figure_uri(figure)
+    return figure_png(figure)
 
 
 def _line(axes: Any, name: str, column: Sequence[StudyNumber | None], factor: float) -> None:

@@ -24,7 +24,7 @@ def test_every_asset_of_a_lane_shows_its_settings_and_its_backbone(bench: Bench)
     assert found["small/memory_bank"].metadata["settings/categories"].value["nut"]["coreset_ratio"] == 0.5
     assert found["features/lite0"].metadata["settings/extractor.resize"] == "64, 64"
     assert found["small/metrics"].metadata["settings/fpr_limits"] == "0.3, 0.05"
-    assert found["report"].metadata["settings/style.hits"] == 3
+    assert found["category_report"].metadata["settings/style.hits"] == 3
     shown = str([dict(spec.metadata) for spec in found.values()])
     assert bench.benchmark.store.root not in shown  # where a store lies, and its options, are nobody's business
 

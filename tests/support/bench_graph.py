@@ -19,7 +19,7 @@ from PIL import Image
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.config.load import load_config
 from ad_assets.datasets import ImageFiles
-from ad_assets.defs.assets import result_of
+from ad_assets.defs.assets import metadata_of
 from ad_assets.defs.build import build_definitions
 from ad_assets.defs.partitions import register_categories
 from ad_assets.defs.plan import DATA_VERSION_TAG, plan
@@ -200,7 +200,7 @@ class Bench:
                     list(stage.key),
                     partition=partition,
                     tags={DATA_VERSION_TAG: made.head.version},
-                    metadata=result_of(stage, made).metadata,
+                    metadata=metadata_of(made),
                 )
             )
         return built, found

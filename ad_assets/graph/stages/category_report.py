@@ -111,7 +111,7 @@ def category_report_stage(
         kind="category_report",
         settings=CategoryReportSettings(VERSION, dataset.name, tuple(score_maps), benchmark.report),
         deps=(index, *shown_stages),
-        optional=frozenset(stage.key for stage in shown_stages),
+        optional=tuple(frozenset({score_maps[name].key, metrics[name].key}) for name in score_maps),
         address=parts,
         build=build,
         answer_checks=published,

@@ -18,6 +18,7 @@ from ad_assets.graph.stage import GPU, MethodSettings, Parts, Stage, Upstream, W
 from ad_assets.graph.stages.feature_files import feature_path
 from ad_assets.graph.stages.features import extractor_of, read_features
 from ad_assets.graph.stages.image_index import GROUPS, declared_groups, group_parts
+from ad_assets.graph.stages.kept_pictures import keep_picture
 from ad_assets.graph.stages.region_of_interest import (
     PART,
     learns_inside,
@@ -31,7 +32,7 @@ from ad_assets.methods import Features, Method, Runtime, State
 from ad_assets.methods.needs import disk_warning, growth_warning, most_images
 from ad_assets.methods.runtime import Checkpoints, ProgressReport
 from ad_assets.report import pictures
-from ad_assets.report.curves import plot_uri
+from ad_assets.report.curves import plot
 from ad_assets.settings.compute import Compute
 from ad_assets.store.layout import CHECKPOINT
 from ad_assets.store.store import Artifact, ArtifactStore, CorruptArtifactError
@@ -105,7 +106,6 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage, turned: T
         trained_on = TrainingSet(features.code_version, list(train.image_ids), digest, read.get(GROUPS, ""))
         work.store.write_json(work.artifact.at(TRAINING_SET), asdict(trained_on))
         checkpoints.clear()
-        sheet = _pictures(method.maps(state))
         curves = method.curves(state)
         return {
             "training_images": len(train),
@@ -114,8 +114,8 @@ def state_stage(dataset: Dataset, detector: Detector, features: Stage, turned: T
             "fitted": method.update_reads if earlier and updates else "on all images",
             **_changes(before, set(train.image_ids)),
             **needs,
-            **({"maps": {"md": sheet}} if sheet else {}),
-            **({"losses": {"md": f"![losses]({plot_uri(title, curves)})"}} if curves else {}),
+            **_pictures(work, method.maps(state)),
+            **(keep_picture(work, "losses", "losses", plot(title, curves)) if curves else {}),
         }
 
     return Stage(
@@ -178,15 +178,15 @@ def _changes(before: set[str], now: set[str]) -> dict[str, str]:
     return {"updated": ", ".join(changes)} if changes else {}
 
 
-def _pictures(maps: dict[str, Tensor]) -> str:
-    """Maps as Markdown pictures, each with the numbers that its darkest and brightest colours stand for."""
-    texts = []
-    for title, values in maps.items():
+def _pictures(work: Work, maps: dict[str, Tensor]) -> dict[str, dict[str, str]]:
+    """Maps as pictures, each with the numbers that its darkest and brightest colours stand for."""
+    shown: dict[str, dict[str, str]] = {}
+    for number, (title, values) in enumerate(maps.items(), start=1):
         low, high = float(values.min()), float(values.max())
         repeat = max(1, PICTURE_SIDE // max(values.shape))
         drawn = pictures.heat_map(values.numpy(), low, high).repeat(repeat, axis=0).repeat(repeat, axis=1)
-        texts.append(f"{title}: {low:g} to {high:g}\n\n![{title}]({pictures.data_uri(pictures.to_jpeg(drawn))})")
-    return "\n\n".join(texts)
+        shown |= keep_picture(work, f"map_{number}", f"{title}: {low:g} to {high:g}", pictures.to_jpeg(drawn))
+    return shown
 
 
 def runtime_of(work: Work) -> Runtime:

@@ -54,6 +54,7 @@ VERSION = 3
 INDEX, PROBLEMS = "index.parquet", "problems.json"
 GROUPS = "groups"  # part of an index
 PICTURES = 8
+HELD_BYTES = 3_000  # of each, in Dagster's events
 ON_THEIR_WAY = "on_their_way"  # metadata: files that were not taken, because they changed just now or lack their ends
 UNKNOWN = "there is no record of the files that it was made from"
 CHECKS = (
@@ -399,8 +400,10 @@ def stamps_path(dataset: str, category: str) -> str:
 
 def _held_pictures(store: ArtifactStore, dataset: str, category: str, waiting: Iterable[str]) -> str:
     """The pictures of held images as Markdown, the first few; empty where none has one."""
-    from ad_assets.report.pictures import data_uri
+    from ad_assets.report.thumbnails import thumbnail_uri
 
     kept = {file.path for file in store.files(f"held/{dataset}/{category}")}
     paths = [path for image in waiting if (path := held_picture_path(dataset, category, image)) in kept]
-    return "\n\n".join(f"![held back]({data_uri(store.read_bytes(path))})" for path in paths[:PICTURES])
+    return "\n\n".join(
+        f"![held back]({thumbnail_uri(store.read_bytes(path), HELD_BYTES)})" for path in paths[:PICTURES]
+    )

@@ -19,6 +19,7 @@ from ad_assets.config.benchmark import Dataset, Detector, Evaluation
 from ad_assets.datasets.base import Reader
 from ad_assets.graph.stage import Parts, Stage, StageError, StageSettings, Upstream, Work
 from ad_assets.graph.stages.ground_truth import FPR_LIMIT, GroundTruth, MeasuredScores, kinds_apart, read_pictures
+from ad_assets.graph.stages.kept_pictures import keep_picture
 from ad_assets.graph.stages.oracle_epochs import read_best
 from ad_assets.graph.stages.region_of_interest import in_frame, read_region, region_digest
 from ad_assets.graph.stages.score_maps import read_score_index, shards
@@ -38,7 +39,6 @@ VERSION = 3
 ROWS, CURVES, IMAGES = "rows.json", "curves.json", "images.json"
 DECISION = "decision"  # metadata: what the threshold promises
 INTERVAL = 0.95
-SHEET_BYTES = 60_000
 NO_TEST_IMAGES = "none, so that no metric that needs them was measured"
 # Every n-th pixel of a map in both directions is enough for the ends of a colour scale.
 COLOUR_STRIDE = 8
@@ -136,7 +136,8 @@ def metrics_stage(
         if threshold is None or colour_scale is None or not truth.rows:
             return {**decision, **rows.headline(), "test_images": NO_TEST_IMAGES}
         sheet = _contact_sheet(work, score_maps, truth, scores, threshold, colour_scale, reader, extractor, inspected)
-        return {**decision, **rows.headline(), "contact_sheet": {"md": f"![false alarms, misses, hits]({sheet})"}}
+        shown = keep_picture(work, "contact_sheet", "false alarms, misses, hits", sheet)
+        return {**decision, **rows.headline(), **shown}
 
     return Stage(
         key=(dataset.name, detector.name, "metrics"),
@@ -395,8 +396,8 @@ def _contact_sheet(
     reader: Reader,
     extractor: Extractor,
     inspected: Mask | None,
-) -> str:
-    """The worst errors and some hits as one small picture, for the UI."""
+) -> bytes:
+    """The worst errors and some hits as one JPEG, for the UI."""
     chosen = choose_gallery(scores, truth.labels, threshold, misses=3, false_alarms=3, hits=4) if truth.labelled else []
     rows = [truth.rows[position] for position in chosen] or truth.rows[:4]
     panels = [
@@ -412,4 +413,4 @@ def _contact_sheet(
         )
         for picture in read_pictures(reader, extractor, work.input(score_maps), rows, inspected)
     ]
-    return pictures.data_uri(pictures.to_jpeg(pictures.contact_sheet(panels, 2), max_bytes=SHEET_BYTES))
+    return pictures.to_jpeg(pictures.contact_sheet(panels, 2))

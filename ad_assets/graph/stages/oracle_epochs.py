@@ -16,10 +16,11 @@ from ad_assets.graph.stage import GPU, MethodSettings, Parts, Stage, Upstream, W
 from ad_assets.graph.stages.features import read_features
 from ad_assets.graph.stages.fitted_state import epoch_path, kept_epochs, read_state, runtime_of
 from ad_assets.graph.stages.ground_truth import GroundTruth, MeasuredScores, quality
+from ad_assets.graph.stages.kept_pictures import keep_picture
 from ad_assets.graph.stages.region_of_interest import read_region, region_digest, region_parts, region_tensor
 from ad_assets.graph.stages.score_maps import Scorer
 from ad_assets.methods.training.base import TrainedMethod, TrainedNetwork
-from ad_assets.report.curves import plot_uri
+from ad_assets.report.curves import plot
 
 VERSION = 3
 ROWS = "rows.json"
@@ -95,7 +96,7 @@ def oracle_epochs_stage(
         return {
             "epochs": len(epochs),
             **{f"{row['metric']}_epoch": row["epoch"] for row in best_epoch(rows, settings.choice)},
-            **({"plot": {"md": f"![epochs]({plot_uri(title, curves, epochs)})"}} if rows else {}),
+            **(keep_picture(work, "plot", "epochs", plot(title, curves, epochs)) if rows else {}),
         }
 
     return Stage(

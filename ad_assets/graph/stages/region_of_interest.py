@@ -17,6 +17,7 @@ from ad_assets.datasets.geometry import fit_mask
 from ad_assets.datasets.index import ImageIndex
 from ad_assets.datasets.region_of_interest import RegionOfInterest, digest_of, from_png, to_png
 from ad_assets.graph.stage import Head, Parts, Stage, StageError, Upstream, Work
+from ad_assets.graph.stages.kept_pictures import keep_picture
 from ad_assets.methods import Method
 from ad_assets.store.store import Artifact, ArtifactStore
 from ad_assets_runtime.geometry import Mask
@@ -71,7 +72,7 @@ def write_region(work: Work, index: ImageIndex, region: RegionOfInterest, reader
     small = pictures.resized(pictures.inspected(rgb, region.inspected), PICTURE_SIDE)
     return {
         "inspected_percent": round(100 * region.share, 2),
-        "region_of_interest": {"md": f"![what is inspected]({pictures.data_uri(pictures.to_jpeg(small))})"},
+        **keep_picture(work, "region_of_interest", "what is inspected", pictures.to_jpeg(small)),
     }
 
 

@@ -20,6 +20,7 @@ from ad_assets.graph.stages.features import extractor_of, read_features
 from ad_assets.graph.stages.fitted_state import StoreCheckpoints, holds_out_groups, read_state, runtime_of, state_stage
 from ad_assets.graph.stages.ground_truth import GroundTruth, MeasuredScores, quality
 from ad_assets.graph.stages.image_index import declared_groups, group_parts
+from ad_assets.graph.stages.kept_pictures import keep_picture
 from ad_assets.graph.stages.neighbours import neighbours_stage, read_matches, seconds_each
 from ad_assets.graph.stages.region_of_interest import (
     learns_inside,
@@ -35,7 +36,7 @@ from ad_assets.methods import LoadMatches, Method, State
 from ad_assets.methods.base import Stage as MethodStage
 from ad_assets.methods.runtime import Checkpoints
 from ad_assets.report.markdown import escaped, fenced
-from ad_assets.report.studies import plot_uri, summarise, text_table
+from ad_assets.report.studies import plot, summarise, text_table
 from ad_assets.store.layout import MARKER
 from ad_assets.store.store import Artifact
 from ad_assets_runtime.geometry import Mask
@@ -200,7 +201,7 @@ def study_stage(
             "variants": len(settings.variants),
             "draws": settings.draws,
             "table": {"md": fenced(text_table(summary, defects=True))},
-            "plot": {"md": f"![{escaped(study)}]({plot_uri(study, summary)})"},
+            **keep_picture(work, "plot", escaped(study), plot(study, summary)),
         }
 
     return Stage(

@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import urljoin
 
 import pytest
+from dagster._serdes import serialize_value
 from starlette.testclient import TestClient
 
 from ad_assets.graph.stages.published_pages import asset_of_page, read_page
@@ -73,6 +74,10 @@ def test_a_lane_that_fails_is_left_out_of_its_page_until_it_is_made(
         broken.setattr(PatchCore, "score", fails)
         outcome = ready.outcome()
     assert [failure.partition(":")[0] for failure in outcome.failures] == ["parts [nut] parts__small__score_maps"]
+    for run in ready.instance.get_runs():
+        events = [serialize_value(event) for event in ready.instance.all_logs(run.run_id)]
+        assert max(map(len, events)) < 20_000  # with a picture of less than 10 kB
+        assert sum(map(len, events)) < 200_000
     after = published(ready)
     assert after["categories/bolt.html"] == before["categories/bolt.html"]
     assert "Left out, not up to date: small." in after["categories/nut.html"]
