@@ -128,7 +128,7 @@ def condition_sensors(
             target=dg.AssetSelection.assets(*part),
             use_user_code_server=True,
             minimum_interval_seconds=benchmark.automation.every_seconds,
-            default_status=dg.DefaultSensorStatus.RUNNING,
+            default_status=sensor_status(benchmark),
             description="Starts runs for whatever is not what its settings and images give.",
         )
         for number, part in enumerate(_spread(keys), start=1)

@@ -387,6 +387,15 @@ def test_a_changed_setting_rebuilds_what_reads_it_in_order(running: Line) -> Non
     assert not running.stale()
 
 
+@pytest.mark.parametrize("mode", ["manual", "eager", "nightly"])
+def test_in_manual_mode_nothing_starts_by_itself(line: Line, mode: str) -> None:
+    line.set("automation", {"mode": mode})
+    on = {each.name for each in line.definitions.sensors or () if each.default_status.value == "RUNNING"}
+    start_runs = {"bring_up_to_date", "parts_images", "parts_inspections"}
+    assert on & start_runs == (set() if mode == "manual" else start_runs)
+    assert on - start_runs <= {"current_assets", "cut_off_runs"}  # which start nothing
+
+
 def test_an_equal_result_starts_nothing(running: Line) -> None:
     job = running.definitions.resolve_implicit_global_asset_job_def()
     for key in (["parts", "image_index"], ["parts", "features", "lite0"]):
