@@ -138,7 +138,7 @@ def _result(stage: Stage, made: Materialized) -> dg.MaterializeResult:
 
 
 def _for_people(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON values as Dagster metadata."""
+    """JSON values as Dagster metadata; of numbers six digits, for more stand in what they are of."""
     kinds = {
         "md": lambda text: dg.MetadataValue.md(with_thumbnails(text)),
         "path": dg.MetadataValue.path,
@@ -148,6 +148,6 @@ def _for_people(metadata: Mapping[str, Any]) -> dict[str, Any]:
     def shown(value: Any) -> Any:
         if isinstance(value, dict) and len(value) == 1 and (kind := next(iter(value))) in kinds:
             return kinds[kind](value[kind])
-        return value
+        return float(f"{value:.6g}") if isinstance(value, float) else value
 
     return {name: shown(value) for name, value in metadata.items()}
