@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 
 from tests.peers.costs import Cost
@@ -15,7 +16,7 @@ from tests.peers.folders import Truth, lay_out
 from tests.peers.judge import Scores, difference_from_scikit_learn, judge
 from tests.peers.lanes import AGAIN, ANEW, CHANGED, FIRST, MORE, MORE_IMAGES, Dataset, Detector
 from tests.peers.records import CHECKS, OURS, THEIR_BANK, THEIRS, Record, Records
-from tests.peers.sides import Ours, Theirs, features_apart, share_backbone
+from tests.peers.sides import Ours, Theirs, commit, features_apart, share_backbone
 
 SAME = 1e-6  # points: the judge and the graph's own metrics are one code
 
@@ -33,10 +34,10 @@ class Comparison:
         self._dataset, self._records, self._work = dataset, records, work
 
     def run(self, seeds: int) -> None:
-        """All categories and detectors; what is measured already is left out. The first seed is asked more."""
-        for category in self._dataset.reader.categories():
-            for detector in self._dataset.detectors:
-                for seed in range(seeds if detector.seeded else 1):
+        """Seed by seed, all categories and detectors; what is measured already is left out. The first is asked more."""
+        for seed, detector in product(range(seeds), self._dataset.detectors):
+            if seed == 0 or detector.seeded:
+                for category in self._dataset.reader.categories():
                     _Turn(self._dataset, category, detector, seed, self._records, self._work).run()
 
 
@@ -90,6 +91,7 @@ class _Turn:
             self._add(Record(*self._run, THEIR_BANK, FIRST, judge(mixed, truth)))
         notes: dict[str, float | str] = {
             **theirs.releases(),
+            "commit": commit(),
             "features": features_apart(self._dataset.extractor, theirs.probe, arrays),
             "scikit-learn": difference_from_scikit_learn(theirs.scores(), truth),
         }

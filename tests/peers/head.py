@@ -7,9 +7,10 @@ import platform
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from textwrap import fill
 
 from ad_assets.settings.compute import usable_cores
-from tests.peers.lanes import MORE_IMAGES, Dataset
+from tests.peers.lanes import MORE, MORE_IMAGES, Dataset
 from tests.peers.records import Record
 
 TITLE = """\
@@ -20,9 +21,9 @@ Written by `make peers` (`AD_ASSETS_MTD=/path make peers`: the magnetic tiles to
 TEXT = """\
 Both have PatchCore and PaDiM. Both have AnomalyDINO, RAD and SuperADD too, whose transformers' weights are not bundled.
 
-{machine}; this project with torch {torch}, {versions}; {first} to {last} (UTC). Others used the machine too: its load
-was {lowest:.1f} to {highest:.1f} before the runs. Both sides ran in turn, and processor seconds stand beside those of
-the clock.
+{machine}; this project at commit {commits} with torch {torch}, {versions}; {first} to {last} (UTC). Others used
+the machine too: its load was {lowest:.1f} to {highest:.1f} before the runs. Both sides ran in turn, and processor
+seconds stand beside those of the clock.
 
 The same for both: images and split; EfficientNet-Lite0 with this project's bundled weights (features of one input are
 {apart:.0e} of the largest apart at most, or nothing is compared), layers `blocks.2` and `blocks.4`; size and
@@ -48,6 +49,7 @@ def head(records: Sequence[Record], datasets: Sequence[Dataset]) -> str:
         machine=_machine(),
         torch=metadata.version("torch"),
         versions=", ".join(sorted({f"anomalib {note['anomalib']} with torch {note['torch']}" for note in notes})),
+        commits=", ".join(sorted({str(note["commit"]) for note in notes})),
         first=_minute(times[0]),
         last=_minute(times[-1]),
         lowest=min(loads),
@@ -57,7 +59,22 @@ def head(records: Sequence[Record], datasets: Sequence[Dataset]) -> str:
         sizes="; ".join(f"{each.name.capitalize()}: {_size(each)}" for each in datasets if each.name in seen),
         more=MORE_IMAGES,
     )
-    return f"{TITLE}\n\n{text}"
+    return "\n\n".join([TITLE, *(fill(part, 120) for part in [*text.split("\n\n"), *_unmeasured(records, datasets)])])
+
+
+def _unmeasured(records: Sequence[Record], datasets: Sequence[Dataset]) -> list[str]:
+    """What a comparison that was cut off lacks."""
+    done = {(record.dataset, record.detector) for record in records}
+    lacks = [f"{d.name}, {each.name}" for d in datasets for each in d.detectors if (d.name, each.name) not in done]
+    asked = {record.run for record in records if record.step == MORE}
+    lacks += [
+        f"what more than a first run costs: {d.name}, {category}, {each.name}"
+        for d in datasets
+        for each in d.detectors
+        for category in d.reader.categories()
+        if each.changed and (d.name, each.name) in done and (d.name, category, each.name, 0) not in asked
+    ]
+    return [f"Not measured yet: {'; '.join(lacks)}."] if lacks else []
 
 
 def _minute(when: str) -> str:

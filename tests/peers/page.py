@@ -10,6 +10,7 @@ from tests.peers.judge import METRICS
 from tests.peers.lanes import AGAIN, ANEW, CHANGED, FIRST, MORE
 from tests.peers.records import OURS, THEIR_BANK, THEIRS, Record
 
+GOAL = 10  # times as fast as anomalib
 APART = 0.3  # points between the ranges of the seeds, from which a difference wants an explanation
 STEPS = {
     FIRST: "first run",
@@ -42,21 +43,27 @@ class Spread:
         return max(0.0, min(self.values) - max(other.values), min(other.values) - max(self.values))
 
 
-def quality(records: Iterable[Record], dataset: str, detector: str, side: str, metric: str) -> Spread | None:
-    """A metric of each seed, as the mean of the categories; None where it was not measured.
+def quality(records: Iterable[Record], dataset: str, detector: str, metric: str) -> dict[str, Spread]:
+    """A metric of each seed, as the mean of the categories, by side and experiment.
 
     Raises:
-        ValueError: a seed lacks a category that another has.
+        ValueError: a seed of a side lacks a category that another has: their means would not be of the same images.
     """
-    by_seed: dict[int, dict[str, float]] = {}
+    found: dict[str, dict[int, dict[str, float]]] = {}
     for record in records:
-        if (record.dataset, record.detector, record.side, record.step) == (dataset, detector, side, FIRST):
-            by_seed.setdefault(record.seed, {})[record.category] = record.metrics[metric]
-    if not by_seed:
-        return None
-    if len({tuple(sorted(values)) for values in by_seed.values()}) > 1:
-        raise ValueError(f"{dataset}, {detector}, {side}: seeds of other categories than other seeds'")
-    return Spread(tuple(statistics.fmean(values.values()) for _, values in sorted(by_seed.items())))
+        if (record.dataset, record.detector, record.step) == (dataset, detector, FIRST) and record.metrics:
+            found.setdefault(record.side, {}).setdefault(record.seed, {})[record.category] = record.metrics[metric]
+    categories = {name for seeds in found.values() for values in seeds.values() for name in values}
+    for side, seeds in found.items():
+        for seed, values in seeds.items():
+            if missing := sorted(categories - set(values)):
+                raise ValueError(
+                    f"{dataset}, {detector}: {side} with seed {seed} lacks {', '.join(missing)}: go on first"
+                )
+    return {
+        side: Spread(tuple(statistics.fmean(values.values()) for _, values in sorted(seeds.items())))
+        for side, seeds in found.items()
+    }
 
 
 def page(records: Sequence[Record], head: str, changed: dict[str, str]) -> str:
@@ -68,7 +75,7 @@ def page(records: Sequence[Record], head: str, changed: dict[str, str]) -> str:
         changed: what was changed in a changed setting, by detector.
     """
     parts = [head, "## How well", _quality_table(records), _differences(records), "## What it costs"]
-    parts += [_cost_table(records, changed), _after_update(records)]
+    parts += [_goal(records), _cost_table(records, changed), _after_update(records)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -82,13 +89,15 @@ def _quality_table(records: Sequence[Record]) -> str:
     rows = []
     for dataset, detector in _compared(records):
         for metric in METRICS:
-            ours, theirs = (quality(records, dataset, detector, side, metric) for side in (OURS, THEIRS))
-            if ours and theirs:
-                gap = ours.gap(theirs)
-                apart = f"**{gap:.2f}**" if gap > APART else "no"
-                difference = f"{ours.middle - theirs.middle:+.2f}"
-                rows.append([dataset, detector, metric, ours.text(2), theirs.text(2), difference, apart])
-    head = ["images", "detector", "metric", "ours", "anomalib", "difference", f"apart by more than {APART}"]
+            measured = quality(records, dataset, detector, metric)
+            ours, theirs = measured[OURS], measured[THEIRS]
+            gap = ours.gap(theirs)
+            alone = ", of one seed" if 1 in (len(ours.values), len(theirs.values)) else ""
+            apart = f"**{gap:.2f}**{alone}" if gap > APART else "no"
+            seeds = " and ".join(dict.fromkeys(str(len(side.values)) for side in (ours, theirs)))
+            difference = f"{ours.middle - theirs.middle:+.2f}"
+            rows.append([dataset, detector, metric, seeds, ours.text(2), theirs.text(2), difference, apart])
+    head = ["images", "detector", "metric", "seeds", "ours", "anomalib", "difference", f"apart by more than {APART}"]
     return _table(head, rows)
 
 
@@ -97,10 +106,9 @@ def _differences(records: Sequence[Record]) -> str:
     rows = []
     for dataset, detector in _compared(records):
         for metric in METRICS:
-            ours, theirs, mixed = (
-                quality(records, dataset, detector, side, metric) for side in (OURS, THEIRS, THEIR_BANK)
-            )
-            if ours and theirs and mixed:
+            measured = quality(records, dataset, detector, metric)
+            if THEIR_BANK in measured:
+                ours, theirs, mixed = (measured[side] for side in (OURS, THEIRS, THEIR_BANK))
                 selection, code = ours.middle - mixed.middle, mixed.middle - theirs.middle
                 beyond = "yes" if ours.gap(theirs) > APART else "no"
                 rows.append([dataset, detector, metric, beyond, mixed.text(2), f"{selection:+.2f}", f"{code:+.2f}"])
@@ -139,15 +147,27 @@ def _cost_table(records: Sequence[Record], changed: dict[str, str]) -> str:
                     f"{_text(side, 'wall')} / {_text(side, 'cpu')} / {_text(side, 'peak_mb', 0)}"
                     for side in (ours, theirs)
                 ]
-                ratios = [
-                    Spread(tuple(getattr(b.cost, name) / getattr(a.cost, name) for a, b in pairs)).text(
-                        1, statistics.median
-                    )
-                    for name in ("wall", "cpu", "peak_mb")
-                ]
+                ratios = [_times(pairs, name).text(1, statistics.median) for name in ("wall", "cpu", "peak_mb")]
                 rows.append([dataset, detector, what, str(len(pairs)), *cells, *ratios])
     sides = [f"{side}: wall s / CPU s / peak MB" for side in (OURS, THEIRS)]
     return _table(["images", "detector", "asked", "runs", *sides, "wall, times", "CPU, times", "memory, times"], rows)
+
+
+def _goal(records: Sequence[Record]) -> str:
+    """How many times anomalib's processor seconds are ours, of each thing asked, over all that is compared."""
+    told = []
+    for step, text in STEPS.items():
+        pairs = [pair for compared in _compared(records) for pair in _pairs(records, *compared, step)]
+        if pairs:
+            times = _times(pairs, "cpu")
+            met = "" if statistics.median(times.values) >= GOAL else f", short of the goal of {GOAL}"
+            told.append(f"{text} {times.text(1, statistics.median)}{met}")
+    return f"Processor seconds of anomalib, in ours, over all runs: {'; '.join(told)}." if told else ""
+
+
+def _times(pairs: Sequence[tuple[Record, Record]], name: str) -> Spread:
+    """How many times theirs is ours."""
+    return Spread(tuple(getattr(theirs.cost, name) / getattr(ours.cost, name) for ours, theirs in pairs))
 
 
 def _text(records: Sequence[Record], name: str, decimals: int = 1) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,6 +189,12 @@ def features_apart(extractor: Extractor, probe: Path, theirs: dict[str, Any]) ->
     if apart > SAME:
         raise ValueError(f"features of the same input differ by {apart:.1e} of the largest: other weights or layers")
     return apart
+
+
+def commit() -> str:
+    """Which commit of this project is compared, shortened; ends in ``-dirty`` where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    return subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _environ(**more: str) -> dict[str, str]:

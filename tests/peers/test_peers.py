@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -20,9 +22,16 @@ from tests.peers.judge import METRICS, Scores, difference_from_scikit_learn, jud
 from tests.peers.lanes import AGAIN, CHANGED, FIRST, MORE, datasets
 from tests.peers.page import page, quality
 from tests.peers.records import CHECKS, OURS, THEIR_BANK, THEIRS, Record, Records
+from tests.peers.sides import SCRIPT, Theirs
 from tests.support.trees import mvtec_tree
 
-NOTES: dict[str, float | str] = {"features": 1e-6, "scikit-learn": 0.0, "anomalib": "2.7.0", "torch": "2.14"}
+NOTES: dict[str, float | str] = {
+    "features": 1e-6,
+    "scikit-learn": 0.0,
+    "anomalib": "2.7.0",
+    "torch": "2.14",
+    "commit": "abc1234",
+}
 
 
 def truth_and_scores() -> tuple[Truth, Scores]:
@@ -82,21 +91,28 @@ def test_the_page_tells_what_is_apart_beyond_the_seeds_and_pairs_the_costs() -> 
     changed = {"padim, 100 channels": "50 channels"}
     text = page(records(90.3), head(records(90.3), compared), changed)
     assert (
-        "| demo | padim, 100 channels | AUPRO | 90.05 (90.00 to 90.10) | 90.35 (90.30 to 90.40) | -0.30 | no |" in text
+        "| demo | padim, 100 channels | AUPRO | 2 | 90.05 (90.00 to 90.10) | 90.35 (90.30 to 90.40) | -0.30 | no |"
+        in text
     )
     assert "| 89.90 | +0.15 | -0.45 |" in text
     assert "| first run | 2 | 10.0 / 20.0 / 1,000 | 40.5 (40.0 to 41.0) / 81.0 (80.0 to 82.0)" in text
     assert "| a changed setting: 50 channels | 1 | 5.0 / 10.0 / 500 | 30.0 / 60.0 / 3,000 | 6.0 | 6.0 | 6.0 |" in text
     assert "| five more images | 1 | 4.0 / 8.0 / 400 | 40.0 / 80.0 / 4,000 | 10.0 |" in text  # anew
     assert "| AUPRO | 89.50 | 90.00 |" in text
-    assert "anomalib 2.7.0 with torch 2.14; 2026-01-02 03:04" in text
+    assert (
+        "first run 4.0 (4.0 to 4.1), short of the goal of 10; the same again 20.0; a changed setting 6.0, short" in text
+    )
+    assert "anomalib 2.7.0 with torch 2.14; 2026-01-02 03:04" in " ".join(text.split())
+    assert "Not measured yet: demo, patchcore, 1 %; demo, padim, all channels;" in text
+    assert "of one seed" not in text
+    assert "**2.90**, of one seed |" in page([r for r in records(92.9) if r.seed == 0], "", changed)
     assert "**0.50**" in page(records(90.6), "", changed)  # 90.6 to 90.7 beside 90.0 to 90.1
 
 
 def test_a_seed_without_a_category_is_no_mean_of_the_others() -> None:
     odd = dataclasses.replace(run(OURS, FIRST, 0, 10, 1), category="board")
-    with pytest.raises(ValueError, match="seeds of other categories"):
-        quality([*records(90), odd], "demo", "padim, 100 channels", OURS, "AUPRO")
+    with pytest.raises(ValueError, match="ours with seed 1 lacks board"):
+        quality([odd, *records(90)], "demo", "padim, 100 channels", "AUPRO")
 
 
 def test_a_comparison_goes_on_from_its_records_without_a_line_that_was_cut(tmp_path: Path) -> None:
@@ -140,3 +156,14 @@ def test_a_command_is_measured_with_its_children_and_its_failure_is_shown(tmp_pa
             tmp_path / "log",
             {},
         )
+
+
+def test_anomalibs_script_reads_the_very_keys_of_its_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "run", lambda *_: Cost(1, 1, 1))
+    [demo] = datasets(tmp_path, None)
+    theirs = Theirs(tmp_path, tmp_path / "images", demo.extractor, tmp_path / "probe.npy", tmp_path / "weights")
+    theirs.run(demo.detectors[0], 3, {"coreset_sampling_ratio": 0.5})
+    job = json.loads((tmp_path / "job.json").read_text())
+    assert set(re.findall(r'job\["(\w+)"\]', SCRIPT.read_text())) == set(job)
+    assert (job["seed"], job["resize"], job["crop"], job["layers"]) == (3, 256, 224, ["blocks.2", "blocks.4"])
+    assert job["arguments"] == {"coreset_sampling_ratio": 0.5, "num_neighbors": 9}
