@@ -157,6 +157,12 @@ class Automation(Settings):
         None, description="cron: read every image and artifact again; null: never", examples=["0 4 1 * *"]
     )
     every_seconds: int = Field(30, ge=1, le=86_400, description="seconds between two checks of folders and assets")
+    results_minutes: float = Field(
+        60.0,
+        gt=0,
+        le=10_080,
+        description="while categories keep changing, leaderboard and report wait for them so long at most",
+    )
     timezone: str = Field("UTC", description="of the cron times", examples=["Europe/Berlin"])
 
     @field_validator("nightly", "retrain", "verify")

@@ -71,9 +71,7 @@ class Due(dg.AutomationCondition[dg.AssetKey]):
     def evaluate(self, context: dg.AutomationContext[dg.AssetKey]) -> dg.AutomationResult[dg.AssetKey]:
         """The due partitions among the candidates."""
         view = context.asset_graph_view
-        if self._looked != context.evaluation_time:  # one look for all assets of a tick
-            self._look(view.instance)
-            self._looked = context.evaluation_time
+        self.look_once(context)
         candidates = context.candidate_subset
         if candidates.is_empty or not self._window.is_open(context.evaluation_time.timestamp()):
             return dg.AutomationResult(context, context.get_empty_subset())
@@ -85,6 +83,12 @@ class Due(dg.AutomationCondition[dg.AssetKey]):
             due = {slot for slot in slots if self._graph.is_due((key, slot.partition_key))}
         return dg.AutomationResult(context, view.get_asset_subset_from_asset_partitions(context.key, due))
 
+    def look_once(self, context: dg.AutomationContext[dg.AssetKey]) -> None:
+        """One look for all assets of a tick."""
+        if self._looked != context.evaluation_time:
+            self._look(context.asset_graph_view.instance)
+            self._looked = context.evaluation_time
+
     def _look(self, instance: dg.DagsterInstance) -> None:
         self._event = self._last_event(instance)
         self._graph.refresh()
@@ -92,6 +96,43 @@ class Due(dg.AutomationCondition[dg.AssetKey]):
     @staticmethod
     def _last_event(instance: dg.DagsterInstance) -> int | None:
         return instance.event_log_storage.get_maximum_record_id()
+
+
+class Overdue(dg.AutomationCondition[dg.AssetKey]):
+    """True of assets over all categories that wait no longer for those that keep changing.
+
+    Args:
+        due: whose look at the graph is shared.
+        graph: the same.
+        automation: the section of the benchmark file.
+    """
+
+    def __init__(self, due: Due, graph: Graph, automation: Automation) -> None:
+        self._due = due
+        self._graph = graph
+        self._seconds = 60 * automation.results_minutes
+        self._window = Window(automation)
+
+    @property
+    def name(self) -> str:
+        """The mark in the UI."""
+        return "overdue"
+
+    @property
+    def description(self) -> str:
+        """What the UI says of it."""
+        return "has waited long for categories that keep changing; made of those that are up to date"
+
+    def evaluate(self, context: dg.AutomationContext[dg.AssetKey]) -> dg.AutomationResult[dg.AssetKey]:
+        """The candidate, if it is overdue."""
+        self._due.look_once(context)
+        candidates = context.candidate_subset
+        is_open = self._window.is_open(context.evaluation_time.timestamp())
+        key = tuple(context.key.path)
+        is_overdue = self._graph.is_overdue((key, None), self._seconds)
+        if is_open and not candidates.is_empty and is_overdue:
+            return dg.AutomationResult(context, candidates)
+        return dg.AutomationResult(context, context.get_empty_subset())
 
 
 def sensor_status(benchmark: Benchmark) -> dg.DefaultSensorStatus:
@@ -102,10 +143,12 @@ def sensor_status(benchmark: Benchmark) -> dg.DefaultSensorStatus:
 def up_to_date(benchmark: Benchmark, stages: list[Stage]) -> dg.AutomationCondition[Any]:
     """The condition of every asset."""
     condition = dg.AutomationCondition
-    due = Due(Graph(stages, benchmark.store), Window(benchmark.automation))
+    graph = Graph(stages, benchmark.store)
+    due = Due(graph, Window(benchmark.automation))
+    overdue = Overdue(due, graph, benchmark.automation)
     waits = condition.any_deps_match(due & ~condition.will_be_requested())
     settled = ~condition.in_progress() & ~condition.any_deps_in_progress()
-    return (settled & due & ~waits).with_label("up to date")
+    return ((settled & due & ~waits) | (~condition.in_progress() & overdue)).with_label("up to date")
 
 
 def condition_sensors(

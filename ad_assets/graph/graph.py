@@ -132,6 +132,7 @@ class Graph:
         self._damage: dict[Slot, tuple[str | None, str]] = {}
         self._gated: dict[Key, set[str]] = {}
         self._checked = -DAMAGE_SECONDS
+        self._waiting: dict[Slot, float] = {}
         self._looked: list[Slot] = []
         self._forget()
 
@@ -378,6 +379,22 @@ class Graph:
         if slot not in self._due:
             self._due[slot] = not self.is_current(slot) and self._is_ready(slot) and not self._has_failed(slot)
         return self._due[slot]
+
+    def is_overdue(self, slot: Slot, seconds: float) -> bool:
+        """Whether a paced asset, which has not been current for so long, waits no longer for categories that are due.
+
+        Where images land all day some category always is. It is then made of those that are up to date. Time counts
+        from the first call that finds it not current.
+        """
+        stage = self.stages[slot[0]]
+        if not stage.paced or self.is_current(slot):
+            self._waiting.pop(slot, None)
+            return False
+        waits = time.monotonic() - self._waiting.setdefault(slot, time.monotonic())
+        if waits < seconds or self._has_failed(slot) or not self.readable(slot):
+            return False
+        whole = [read for read in stage.slots(slot[1]) if not stage.may_lack(read)]
+        return not any(read in self.faults(slot) or self.is_overdue(read, seconds) for read in whole)
 
     def _is_ready(self, slot: Slot) -> bool:
         """Whether a run of an asset partition could read what it should read."""

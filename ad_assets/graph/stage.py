@@ -246,6 +246,7 @@ class Stage:
         partitions: the categories; None for an asset over all categories. `LiveCategories` come and go.
         optional: of an asset with partitions, the assets of each lane that it reads where they are up to date, and
             goes without otherwise: a failed lane keeps no other from being shown. One over all goes without categories.
+        paced: of an asset over all categories, that it waits for those that go on changing for a time only.
         checks: what each materialization is asked.
         answer_checks: answers `checks`, and does what follows from the answers; called whether the artifact was built
             or found.
@@ -281,6 +282,7 @@ class Stage:
     pool: str | None = None
     check_store: Callable[[ArtifactStore, Instance], None] | None = None
     optional: tuple[frozenset[Key], ...] = ()
+    paced: bool = False
     gated: Callable[[ArtifactStore], Collection[str]] | None = None
 
     @property

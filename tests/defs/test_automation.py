@@ -374,6 +374,33 @@ def board(line: Line) -> list[dict[str, Any]]:
     return rows
 
 
+def test_results_wait_for_categories_that_keep_changing_for_a_time_only(running: Line) -> None:
+    running.tree["automation"] = {"mode": "eager", "results_minutes": 0.01}
+    running.set("datasets.parts.detectors.small.sigma", 2.0)
+    both = running.requested()
+    assert {category for _, category in both} == {"bolt", "nut"}
+    job = running.definitions.resolve_implicit_global_asset_job_def()
+
+    def carry_out(slots: set[tuple[str, str | None]], category: str | None) -> None:
+        keys = [dg.AssetKey(name.split("/")) for name, own in slots if own == category]
+        assert job.execute_in_process(asset_selection=keys, partition_key=category, instance=running.instance).success
+
+    # The other category is always due: images land there, or its runs are slow.
+    carry_out(both, "bolt")
+    time.sleep(0.7)
+    seen = []
+    for _ in range(3):
+        seen.append({slot for slot in running.requested() if slot[1] is None})
+        if seen[-1]:
+            carry_out(seen[-1], None)
+            time.sleep(0.7)
+    assert seen == [{("parts/leaderboard", None)}, {("parts/report", None)}, set()]
+    assert {row["category"] for row in board(running)} == {"bolt", "mean"}
+    carry_out(both, "nut")
+    running.settle()
+    assert {row["category"] for row in board(running)} == {"bolt", "nut", "mean"}
+
+
 def test_a_changed_setting_rebuilds_what_reads_it_in_order(running: Line) -> None:
     running.set("datasets.parts.detectors.small.coreset_ratio", 0.2)
     both = {(name, category) for name in (*LANE, "parts/category_report") for category in ("bolt", "nut")}

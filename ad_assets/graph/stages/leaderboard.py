@@ -151,6 +151,7 @@ def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage], studies: M
         build=build,
         answer_checks=tell_openings if dataset.sealed else None,
         partitions=None,
+        paced=True,
         group=f"{dataset.name}/results",
         kinds=frozenset({"parquet"}),
         description="Tidy rows of all detectors and categories, means over categories, the papers' numbers and the "

@@ -84,6 +84,7 @@ def report_stage(
         build=build,
         answer_checks=published,
         partitions=None,
+        paced=True,
         group=f"{dataset.name}/results",
         kinds=frozenset({"html"}),
         description="The first page of the report: results beside the papers, what is sure of them, category by "
