@@ -114,6 +114,10 @@ def first_file(found: Survey, name: str, root: str, manifest: str | None) -> str
     lines.append("    detectors:")
     large = ", coreset_ratio: 0.01, preselect: 0.05}" if frame.tiled else ", coreset_ratio: 0.10}"
     lines.append("      patchcore: {method: patchcore, extractor: lite0, pooling: concat" + large)
+    lines.append(
+        "      # draws: 5 fits five seeds and shows their spread; pooling: authors is slower, and better on some"
+    )
+    lines.append("      # parts that lie alike: measure both")
     if not frame.tiled:
         lines.append(
             "      # padim: {method: padim, extractor: lite0}    # faster to fit, for parts that always lie alike"
