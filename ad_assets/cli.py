@@ -11,12 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 
-from ad_assets.commands.common import Commands
-from ad_assets.commands.examples import show_examples
-from ad_assets.config.faults import ConfigError, check_name
-from ad_assets.datasets import DatasetError
 from ad_assets.interrupts import INTERRUPTED, run_interruptibly
-from ad_assets.store.store import CorruptArtifactError
 
 # Command -> the module of `ad_assets.commands` that has it; no other is imported.
 MODULES = {
@@ -69,6 +64,9 @@ def _run(arguments: Sequence[str]) -> int:
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser of the command line, or of one command alone, whose module is then the only one that is imported."""
+    from ad_assets.commands.common import Commands
+    from ad_assets.commands.examples import show_examples
+
     commands = Commands(__doc__)
     for module in [MODULES[command]] if command in MODULES else dict.fromkeys(MODULES.values()):
         import_module(f"ad_assets.commands.{module}").add(commands)
@@ -78,6 +76,9 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def _carry_out(arguments: Sequence[str]) -> int:
+    # Imported when signals are heeded: an interrupt in the first second shows no trace.
+    from ad_assets.config.faults import ConfigError, check_name
+
     if not arguments:
         parser().print_help(sys.stderr)
         return 2
@@ -91,12 +92,17 @@ def _carry_out(arguments: Sequence[str]) -> int:
         return 2
     except BrokenPipeError:
         raise
-    except (DatasetError, CorruptArtifactError, OSError) as error:  # of a store or a folder, which it names
+    except OSError as error:  # of a store or a folder, which it names
         print(f"ad-assets: {error}", file=sys.stderr)
         return 1
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ValueError) as error:
+        from ad_assets.datasets import DatasetError
         from ad_assets.graph.out_of_memory import is_out_of_memory, shortage
+        from ad_assets.store.store import CorruptArtifactError
 
+        if isinstance(error, (DatasetError, CorruptArtifactError)):
+            print(f"ad-assets: {error}", file=sys.stderr)
+            return 1
         if not is_out_of_memory(error):
             raise
         print(f"ad-assets: {shortage(error)}", file=sys.stderr)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from ad_assets.commands.output import terminal
 from ad_assets.datasets.names import plain
@@ -30,9 +31,22 @@ def live_progress(assets: int = 0) -> Iterator[None]:
     if console is None:
         yield
         return
-    bars = _bars(console)
-    with bars, when_interrupted(bars.stop), watched_by(_Bars(bars, assets)):  # else a signal would leave no cursor
-        yield
+    with _own(sys.stderr) as stream:
+        bars = _bars(terminal(stream) or console)
+        with bars, when_interrupted(bars.stop), watched_by(_Bars(bars, assets)):  # else a signal would leave no cursor
+            yield
+
+
+@contextmanager
+def _own(stream: TextIO) -> Iterator[TextIO]:
+    """The terminal of a stream by a descriptor of its own: Dagster lets the stream's write to a file meanwhile."""
+    try:
+        descriptor = os.dup(stream.fileno())
+    except (OSError, ValueError):  # a stream without one
+        yield stream
+        return
+    with open(descriptor, "w", encoding=stream.encoding, errors=stream.errors) as own:  # noqa: PTH123 - a descriptor
+        yield own
 
 
 def _bars(console: Console) -> Progress:

@@ -114,17 +114,24 @@ def test_cells_of_the_finest_map_are_small(sizes: list[tuple[int, int]], height:
     assert all(8 * max(high / frame.height, wide / frame.width) <= 33 for high, wide in sizes)
 
 
+@pytest.fixture
+def environment(folder: Path) -> dict[str, str]:
+    """The variables of a shell that finds `ad-assets`, with a home of its own."""
+    command = folder / "bin" / "ad-assets"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m ad_assets.cli "$@"\n')
+    command.chmod(0o755)
+    path = f"{command.parent}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "DAGSTER_HOME": str(folder / "home"), "PYTHONPATH": str(REPOSITORY)}
+
+
 @pytest.mark.slow
-def test_from_a_folder_of_good_images_to_the_first_decision_in_five_minutes(folder: Path) -> None:
+def test_from_a_folder_of_good_images_to_the_first_decision_in_five_minutes(
+    folder: Path, environment: dict[str, str]
+) -> None:
     """The script of the README, as a person runs it."""
     write_flat(folder / "images", 24)
     write_image(folder / "new.png", draw_image(99, defect=True))
-    binaries = folder / "bin"
-    binaries.mkdir()
-    command = binaries / "ad-assets"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m ad_assets.cli "$@"\n')
-    command.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}", "DAGSTER_HOME": str(folder / "home")}
     script = shutil.copy(REPOSITORY / "docs" / "first_decision.sh", folder)
     started = time.monotonic()
     done = subprocess.run(
@@ -135,3 +142,13 @@ def test_from_a_folder_of_good_images_to_the_first_decision_in_five_minutes(fold
     assert "anomalous" in done.stdout.splitlines()[-1]
     assert (folder / "decisions" / "report.html").is_file()
     assert time.monotonic() - started < 300
+
+
+@pytest.mark.slow
+def test_what_a_new_user_tries_first_ends_as_it_should(folder: Path, environment: dict[str, str]) -> None:
+    write_dataset(folder / "images")
+    script = [sys.executable, str(REPOSITORY / "docs" / "ten_things.py"), "images"]
+    done = subprocess.run(script, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for told in ("did you mean 'coreset_ratio'?", "did you mean 'bolt'?", "cut.png: cannot be decoded", "BESIDE "):
+        assert told in done.stdout

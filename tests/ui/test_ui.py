@@ -12,6 +12,8 @@ import dagster as dg
 import pytest
 import yaml
 
+from ad_assets.config.load import load_config
+from ad_assets.production.review_decisions import Admissions, Held, read_decisions, update_admissions
 from tests.support.bench_graph import config_tree, write_dataset
 from tests.support.dev_server import DevServer
 
@@ -129,8 +131,17 @@ def test_a_category_is_materialized_from_the_page(server: DevServer, page: Any, 
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
     page.screenshot(path=str(shots / "picture.png"))
 
+    # What an asset is made with stands on its page, whether it was made or not.
+    page.goto(f"{address}/assets/parts/small/memory_bank?view=overview")
+    page.get_by_placeholder("Filter metadata keys").fill("settings/")
+    for name in ("settings/coreset_ratio", "settings/backbone"):
+        page.get_by_text(name).first.wait_for()
+
     # The assets over all categories were made by the same run.
     wait_for_text(page, f"{address}/assets/parts/leaderboard?view=events", "left_out")
+    page.get_by_text("mean/small/image_auroc").first.wait_for()
+    table, number = page.get_by_text("parts: image AUROC, %").first, page.get_by_text("mean/small/image_auroc").first
+    assert table.bounding_box()["y"] < number.bounding_box()["y"]  # the table that people read comes first
     page.screenshot(path=str(shots / "leaderboard.png"))
 
     # The report opens from its page; what it holds cannot drive the UI whose address it has.
@@ -178,6 +189,35 @@ def test_a_changed_setting_shows_and_a_job_mends_it(server: DevServer, page: Any
 
     bring_up_to_date()
     assert not [each for each in server.runs() if each.dagster_run.status is dg.DagsterRunStatus.FAILURE]
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Iterator[DevServer]:
+    """`make dev` on a line with two images that wait for a decision, and nothing else to do."""
+    write_dataset(tmp_path / "images", ("bolt",))
+    tree = config_tree(tmp_path) | {"automation": {"mode": "manual"}}
+    tree["datasets"]["parts"]["production"] = {}
+    (tmp_path / "bench.yaml").write_text(yaml.safe_dump(tree))
+    store = load_config(tmp_path / "bench.yaml").store
+    held = {letter * 64: Held(f"bolt/train/good/{letter}.png", ("odd",), "now") for letter in "ab"}
+    update_admissions(store, "parts", "bolt", lambda _: Admissions((), held, 0))
+    with DevServer(tmp_path) as started:
+        yield started
+
+
+@pytest.mark.slow
+def test_a_held_image_is_decided_in_the_launchpad(line: DevServer, page: Any) -> None:
+    config = {"ops": {"parts_decide": {"config": {"category": "bolt", "admit": [], "reject": ["a.png"]}}}}
+    launchpad = f"{line.url}/locations/ad_assets/jobs/parts_review/playground"
+    page.goto(launchpad)
+    page.get_by_text("parts_decide").first.wait_for(timeout=PATIENCE)  # what to fill in stands there
+    editor = page.locator(".CodeMirror").first
+    page.wait_for_timeout(2000)  # the launchpad writes it a moment later
+    editor.evaluate("(editor, text) => editor.CodeMirror.setValue(text)", yaml.safe_dump(config, sort_keys=False))
+    page.get_by_role("button", name="Launch Run").click()
+    store = load_config(line.folder / "bench.yaml").store
+    line.wait_for(lambda: bool(read_decisions(store, "parts", "bolt")), "the image is decided on", PATIENCE / 1000)
+    assert read_decisions(store, "parts", "bolt") == {"a" * 64: "reject"}
 
 
 def wait_for_text(page: Any, url: str, text: str) -> None:
