@@ -74,7 +74,8 @@ def _unmeasured(records: Sequence[Record], datasets: Sequence[Dataset]) -> list[
         for category in d.reader.categories()
         if each.changed and (d.name, each.name) in done and (d.name, category, each.name, 0) not in asked
     ]
-    return [f"Not measured yet: {'; '.join(lacks)}."] if lacks else []
+    part = "Written before the end, by `python -m tests.peers --measured`, of pieces. Not measured yet:"
+    return [f"{part} {'; '.join(lacks)}."] if lacks else []
 
 
 def _minute(when: str) -> str:
