@@ -17,11 +17,11 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
 OF_TORCH = re.compile(r"(nvidia|cuda)-|triton$")
-# Dagster's packages for PostgreSQL and Celery want the very release of Dagster that they came out with, and come out
-# later; the S3 test server wants another botocore than s3fs; nothing here needs anomalib.
+# Dagster's packages for PostgreSQL, Celery and Kubernetes want the very release of Dagster that they came out with, and
+# come out later; the S3 test server wants another botocore than s3fs; nothing here needs anomalib.
 FILES = {
     "constraints.txt": (".[dev]", "what `make install` installs"),
-    "deploy/constraints.txt": (".[dev,celery,postgres]", "the same with the extras celery and postgres"),
+    "deploy/constraints.txt": (".[dev,celery,kubernetes,postgres]", "the same with the extras of the deployments"),
     "tests/peers.txt": ("anomalib[cpu]>=2.7", "what `make peers` compares with, in an environment of its own"),
     "tests/s3_server.txt": ("moto[server]>=5.1", "the S3 server of the tests, in an environment of its own"),
 }

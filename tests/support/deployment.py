@@ -51,7 +51,7 @@ def need_packages(*names: str) -> None:
     """Skip the module that asks where a package of an extra is not installed."""
     for name in names:
         if find_spec(name) is None:
-            pytest.skip(f"no {name}: `pip install -e '.[celery,postgres]'`", allow_module_level=True)
+            pytest.skip(f"no {name}: `pip install -e '.[celery,kubernetes,postgres]'`", allow_module_level=True)
 
 
 def binary(name: str) -> str:
