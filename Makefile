@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: install lock demo test verify verify-gpu check bench peers dev clean
+.PHONY: install lock demo test lives verify verify-gpu check bench peers dev clean
 
 install: $(VENV)/installed
 
@@ -44,6 +44,11 @@ demo: install
 # Compiled modules are kept, also where the environment says no: each process of a test would compile them again.
 test: install .venv-s3/installed
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not real"
+
+# Ten thousand random lives of a line, `make test` lives some (docs/design/lives.md): the shortest schedule that fails is
+# printed with its seed.
+lives: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.lives $${SCHEDULES:-10000} $$SEED
 
 # Slow and real-data checks too: crash test, Magnetic Tile Defects (AD_ASSETS_MTD=/path/to/mtd).
 verify: install .venv-s3/installed $(VENV)/deploy

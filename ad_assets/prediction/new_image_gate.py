@@ -107,12 +107,13 @@ class NewImageGate:
 
         after = update_admissions(self._store, self._dataset.name, category, change)
         admitted = set(after.admitted)
-        out = {row["path"] for image, row in train.items() if image not in admitted}
+        # By content, not by path: what is held or rejected may lie there under several names.
+        taken = [row for row in rows if row["split"] != "train" or content_of(row["image_id"]) in admitted]
         held_back = tuple(
             Problem(entry.path, f"held back: {'; '.join(entry.reasons)}", "warning") for entry in after.held.values()
         )
         told = replace(index, problems=(*index.problems, *held_back))
-        return told.with_rows([row for row in rows if row["path"] not in out]), after
+        return told.with_rows(taken), after
 
     def _was_judged(self, category: str) -> bool:
         """Whether an index was made with this gate, or a detector of the category was ever champion."""

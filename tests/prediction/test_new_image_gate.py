@@ -16,7 +16,7 @@ from PIL import Image
 from ad_assets.cli import main
 from ad_assets.datasets import IMAGE_INDEX_SCHEMA, KnownFile
 from ad_assets.datasets.index import ImageIndex
-from ad_assets.graph.stages import champion as champion_module
+from ad_assets.graph.stages import champion_gates
 from ad_assets.prediction import DetectorError, load_detector
 from ad_assets.prediction.inspection_summary import summarise
 from ad_assets.prediction.new_image_gate import NominalStatistics
@@ -408,7 +408,7 @@ def test_a_false_alarm_is_learnt_and_no_later_state_may_raise_it_again(
     def alarms_on(work: Any, kind: str, candidate: Any, images: Any, rate: float) -> set[str]:
         return set() if candidate.state == champion.state else set(images)
 
-    monkeypatch.setattr(champion_module, "alarms_on", alarms_on)
+    monkeypatch.setattr(champion_gates, "alarms_on", alarms_on)
     guarded.set("datasets.parts.detectors.small.coreset_ratio", 0.2)
     guarded.settle()
     history = read_history(store, "parts", "small", "bolt")
