@@ -38,6 +38,7 @@ def test_everything_that_is_current_as_frames_and_arrays() -> None:
     table = means.pivot_table(index="detector", columns="metric", values="value")
     assert table.loc["gauss", "image_auroc"] == 1.0
     assert board.seed.dtype == "Int64"
+    assert board.query("detector == 'gauss'").settings.str.startswith("padim(").all()
     rows = results.metrics("parts", HERE)
     assert set(rows.detector) == set(board.detector)
     own = board[board.category != "mean"].merge(rows, on=["category", "detector", "protocol", "metric"])

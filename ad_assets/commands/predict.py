@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 def add(commands: Commands) -> None:
     """Add the command."""
     predict = commands.add(
-        "predict", _predict, "score new images with a fitted detector; runs no asset", commands.shared
+        "predict",
+        _predict,
+        "score new images with a fitted detector; runs no asset. decision: {false_alarm_rate: ...} in the benchmark "
+        "file moves the threshold",
+        commands.shared,
     )
     predict.add_argument("--dataset", help="dataset of the benchmark file; optional if there is only one")
     predict.add_argument("--detector", help="detector of the dataset; optional if there is only one")

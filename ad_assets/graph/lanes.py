@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from ad_assets.config.benchmark import Benchmark, Dataset, Detector
 from ad_assets.graph.categories import categories_of, why_unseen
+from ad_assets.graph.lane_settings import all_settings
 from ad_assets.graph.stage import Stage
 from ad_assets.graph.stages.bundle import MemberStages, bundle_stage
 from ad_assets.graph.stages.category_report import category_report_stage
@@ -99,7 +100,7 @@ def dataset_stages(benchmark: Benchmark, dataset: Dataset, categories: Sequence[
         metrics = {name: lane["metrics"] for name, lane in lanes.items()}
         # Pictures are of the first draw of a lane.
         score_maps = {n: lane["score_maps"] for n, lane in lanes.items() if dataset.detectors[n].draw_of is None}
-        leaderboard = leaderboard_stage(dataset, metrics, studies)
+        leaderboard = leaderboard_stage(dataset, metrics, studies, all_settings(benchmark, dataset))
         pages = category_report_stage(benchmark, dataset, index, score_maps, metrics)
         report = report_stage(benchmark, dataset, leaderboard, pages, studies)
         return [*stages, *studies.values(), leaderboard, pages, report]

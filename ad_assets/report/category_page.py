@@ -14,6 +14,7 @@ from ad_assets.report.gallery import VERDICTS, GalleryItem
 from ad_assets.report.leaderboard import NOMINAL, OUTLIER, STANDARD, BoardRow, untested
 from ad_assets.report.pictures import data_uri, jpeg_size
 from ad_assets.report.templates import filled
+from ad_assets.report.threshold_section import LaneScores, threshold_section
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,6 +45,7 @@ class CategoryPage:
         index: relative address of the first page.
         curves: detector -> key of `charts.KINDS` -> (x, y).
         gallery: detector -> items; shown worst first whatever their order.
+        scores: of the lanes that decide, for the section of thresholds.
         problems: what its image index found wrong or odd.
         fingerprints: what -> fingerprint or version, for provenance.
         left_out: the lanes that are not up to date, and not shown.
@@ -58,6 +60,7 @@ class CategoryPage:
     index: str
     curves: Mapping[str, Curves] = field(default_factory=dict)
     gallery: Mapping[str, Sequence[GalleryItem]] = field(default_factory=dict)
+    scores: Sequence[LaneScores] = ()
     problems: Sequence[str] = ()
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     left_out: Sequence[str] = ()
@@ -102,7 +105,12 @@ def render_category(report: CategoryPage) -> str:
     if not report.rows:
         raise ValueError(f"the page of {report.category} has no metric rows: materialize its metrics first")
     lanes = list(dict.fromkeys(row.detector for row in report.rows))
-    for what, given in (("rows", lanes), ("curves", report.curves), ("gallery", report.gallery)):
+    for what, given in (
+        ("rows", lanes),
+        ("curves", report.curves),
+        ("gallery", report.gallery),
+        ("scores", [each.detector for each in report.scores]),
+    ):
         known = report.detectors if what == "rows" else lanes
         if stray := sorted(set(given) - set(known)):
             raise ValueError(f"{what} of {stray[0]!r}, which has no metric rows here; {', '.join(known)} have")
@@ -126,6 +134,7 @@ def render_category(report: CategoryPage) -> str:
         standard=tables.means(report.rows, STANDARD, category=report.category),
         decisions=tables.means(report.rows, NOMINAL, category=report.category),
         outliers=tables.means(report.rows, OUTLIER, category=report.category),
+        thresholds=threshold_section(report.dataset, report.category, report.scores),
         oracles=tables.oracles(report.rows, report.category),
         charts=charts(report.curves, report.detectors),
         galleries=galleries,

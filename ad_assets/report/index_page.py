@@ -14,6 +14,7 @@ from ad_assets.papers import published as papers
 from ad_assets.report import few_shot, studies, tables
 from ad_assets.report.certainty import SURE, certainty
 from ad_assets.report.joint import joint_lanes
+from ad_assets.report.lane_settings import told_settings
 from ad_assets.report.leaderboard import (
     INTERVAL,
     MEAN,
@@ -97,6 +98,7 @@ def render_index(report: IndexPage) -> str:
         oracles=tables.oracles(board),
         timings=tables.means(board, TIMING),
         matrices=[tables.matrix(board, metric) for metric in catalogue.compared()],
+        settings=told_settings(board),
         untested=no_test_images(board),
         studies=[
             (name, *studies.table(summary), png_uri(studies.plot(name, summary)))

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from ad_assets.metrics.catalogue import find
 from ad_assets.papers import published as paper_tables
+from ad_assets.report.lane_settings import row_settings
 from ad_assets.report.seeds import over_seeds
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ SCHEMA = pa.schema(
         ("delta", pa.float64()),
         ("draws", pa.int64()),
         ("seed_std", pa.float64()),
+        ("settings", pa.string()),
     ]
 )
 COLUMNS = SCHEMA.names[: SCHEMA.names.index("aggregate")]  # of the rows that a leaderboard is made of
@@ -59,7 +61,8 @@ class BoardRow:
     """One row of a leaderboard, the columns of `SCHEMA`; None: not defined.
 
     `value` is the mean over `draws` fits with other seeds, the first with `seed`, and `seed_std` their sample standard
-    deviation: 0 where no seed has a part in the detector, None where one seed of it is all that is known.
+    deviation: 0 where no seed has a part in the detector, None where one seed of it is all that is known. `settings`
+    tells those of the lane that are not at their defaults.
     """
 
     dataset: str
@@ -79,6 +82,7 @@ class BoardRow:
     delta: float | None
     draws: int | None = None
     seed_std: float | None = None
+    settings: str = ""
 
     @property
     def complete(self) -> int:
@@ -101,6 +105,7 @@ def build(
     categories: int = 0,
     draws: Mapping[str, Sequence[str]] | None = None,
     unseeded: Collection[str] = (),
+    settings: Mapping[tuple[str, str], str] | None = None,
 ) -> pd.DataFrame:
     """The leaderboard of one dataset.
 
@@ -120,6 +125,7 @@ def build(
         categories: how many the dataset has; 0: those that have rows.
         draws: lane -> its draws after the first.
         unseeded: detectors in which no seed has a part.
+        settings: (detector, category or ``"mean"``) -> its settings in words; a category without has those of the mean.
 
     Returns:
         The columns of `SCHEMA`, NaN or NA where something is not defined; rows in the detectors' order of appearance,
@@ -151,6 +157,7 @@ def build(
     board = [each for row in board for each in _with_intervals(row, intervals or {})]
     numbers = {name: paper_tables.published(*pair) for name, pair in papers.items() if name in own_categories}
     for row in board:
+        row["settings"] = row_settings(settings or {}, row["detector"], row["category"])
         detector, protocol, metric = (row[name] for name in LANE)
         if detector not in numbers or protocol not in (STANDARD, BEST_EPOCH):
             continue

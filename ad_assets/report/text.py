@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ad_assets.metrics.catalogue import compared, find, registered
 from ad_assets.report.certainty import certainty
 from ad_assets.report.joint import joint_lanes
+from ad_assets.report.lane_settings import told_settings
 from ad_assets.report.leaderboard import (
     BEST_EPOCH,
     INTERVAL,
@@ -59,7 +61,7 @@ def text_table(board: pd.DataFrame, width: int = WIDTH) -> str:
 
     First image AUROC, categories x detectors; then the means of the compared metrics and of those of other packages;
     then the decisions at the nominal-only threshold and, apart, at the oracle threshold and epoch. Papers' numbers and
-    the differences stand beside ours. Too many detectors for one line continue below.
+    the differences stand beside ours. Too many detectors for one line continue below. The lanes' settings come last.
 
     Raises:
         ValueError: `width` cannot hold one detector.
@@ -94,7 +96,16 @@ def text_table(board: pd.DataFrame, width: int = WIDTH) -> str:
     if chosen:
         title = f"ORACLE epoch, chosen on test labels as the papers do: beside theirs, not a result; {unit}"
         blocks += [title, aligned(_columns(chosen), width)]
+    blocks += ["\n".join(_settings(rows, width))]
     return "\n\n".join(block for block in blocks if block)
+
+
+def _settings(rows: Sequence[BoardRow], width: int) -> list[str]:
+    told = told_settings(rows)
+    lines = [
+        textwrap.wrap(f"{who}: {what}", width, initial_indent="  ", subsequent_indent="    ") for who, what in told
+    ]
+    return ["settings that are not defaults", *(line for block in lines for line in block)] if told else []
 
 
 def _ends(rows: Sequence[BoardRow], detector: str, protocol: str) -> str:

@@ -12,6 +12,7 @@ from ad_assets.report.category_page import CategoryPage, render_category
 from ad_assets.report.gallery import GalleryItem
 from ad_assets.report.leaderboard import BoardRow
 from ad_assets.report.pictures import to_jpeg
+from ad_assets.report.threshold_section import LaneScores
 from tests.report.test_index_page import NASTY, SCRIPT
 from tests.support.html_pages import Page
 
@@ -63,6 +64,22 @@ def test_numbers_stand_in_their_sections(report):
     assert "Left out, not up to date: failed." in page.words("content")
     assert "best" not in re.findall(r'class="([^"]*)"', render_category(report))
     assert page.open == []
+
+
+def test_thresholds_are_drawn_in_words_too_and_name_the_key_of_the_category(report):
+    scores = LaneScores("pc", [0.5, 2.0], [0, 1], ["good", "<b>bad"], 1.5, 0.05, [1.0, 1.5])
+    text = render_category(replace(report, scores=[scores]))
+    page = Page(text)
+    words = page.words("thresholds")
+    assert "datasets.mvtec_ad.decision.categories.bottle.false_alarm_rate" in words
+    assert "anomalous: 1 images, 1 above the threshold" in words
+    assert "5 % (17 nominal images too few), now 1.5 333 100 % (1 of 1)" in words
+    [label] = re.findall(r'role="img" aria-label="(Image scores of [^"]*)"', text)
+    assert label.startswith("Image scores of pc, threshold 1.5. good, in training: 2 images, 0 above")
+    assert "<b>bad" not in text
+    assert 'id="thresholds"' not in render_category(report)
+    with pytest.raises(ValueError, match="scores of 'strange'"):
+        render_category(replace(report, scores=[replace(scores, detector="strange")]))
 
 
 def test_axes_of_charts_end_where_their_curves_do(report):

@@ -11,19 +11,22 @@ from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Benchmark, Dataset, ReportStyle
 from ad_assets.datasets.base import Reader
 from ad_assets.graph.stage import CheckReport, Parts, Stage, StageSettings, Upstream, Work
-from ad_assets.graph.stages.ground_truth import read_pictures
+from ad_assets.graph.stages.ground_truth import GroundTruth, read_pictures
 from ad_assets.graph.stages.image_index import read_index, read_problems
-from ad_assets.graph.stages.metrics import ScoredImages, read_curves, read_rows, read_scored_images
+from ad_assets.graph.stages.metrics import ScoredImages, rate_of, read_curves, read_rows, read_scored_images
 from ad_assets.graph.stages.published_pages import CATEGORY_FILE, FROM_CATEGORY, category_address, publish
 from ad_assets.graph.stages.region_of_interest import read_region, region_digest
+from ad_assets.graph.stages.score_maps import read_score_index
+from ad_assets.methods.data import NominalScores
 from ad_assets.report import pictures
 from ad_assets.report.category_page import CategoryPage, render_category
 from ad_assets.report.gallery import GalleryItem, choose_gallery
 from ad_assets.report.leaderboard import BoardRow
+from ad_assets.report.threshold_section import LaneScores
 from ad_assets.store.store import Artifact
 from ad_assets_runtime.geometry import Mask
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ def category_report_stage(
         rows: list[BoardRow] = []
         curves: dict[str, Any] = {}
         gallery: dict[str, list[GalleryItem]] = {}
+        deciding: list[LaneScores] = []
         fingerprints = {"image index": work.upstream.of(index).version}
         for done, detector in enumerate(shown):
             measured, maps = work.input(metrics[detector]), work.input(score_maps[detector])
@@ -81,6 +85,10 @@ def category_report_stage(
             curves[detector] = read_curves(measured)
             scored = read_scored_images(measured)
             gallery[detector] = _gallery(settings.style, reader, extractors[detector], images, scored, maps, inspected)
+            if scored.threshold is not None:
+                rate = rate_of(metrics[detector], work.partition)
+                nominal = read_score_index(maps).nominal
+                deciding.append(_lane_scores(detector, scored, scored.threshold, images, nominal, rate))
             fingerprints[detector] = version
             work.progress("galleries drawn", done + 1, len(shown))
         text = render_category(
@@ -94,6 +102,7 @@ def category_report_stage(
                 index=FROM_CATEGORY,
                 curves=curves,
                 gallery=gallery,
+                scores=deciding,
                 problems=[f"{each.severity}: {each}" for each in read_problems(work.input(index))],
                 fingerprints=fingerprints,
                 left_out=[name for name in settings.order if name not in shown],
@@ -137,6 +146,28 @@ def _board_row(place: tuple[str, str, str], fingerprint: str, row: Mapping[str, 
         paper_dataset="",
         paper_value=None,
         delta=None,
+    )
+
+
+def _lane_scores(
+    detector: str,
+    scored: ScoredImages,
+    threshold: float,
+    rows: Sequence[dict[str, Any]],
+    nominal: NominalScores,
+    rate: float,
+) -> LaneScores:
+    """The scores of a lane, with the types of defects, which the image index knows by name."""
+    in_order = GroundTruth(rows).rows  # that of the metrics
+    return LaneScores(
+        detector,
+        [image["score"] for image in scored.images],
+        [image["label"] for image in scored.images],
+        [row["defect_type"] for row in in_order],
+        threshold,
+        rate,
+        nominal.scores,
+        nominal.groups,
     )
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ad_assets.metrics.uncertainty import Interval
 
 SHOWN = 5  # categories of a lane that are named
-VERSION = 2
+VERSION = 3
 BOARD, TEXT = "leaderboard.parquet", "leaderboard.txt"
 FEW_SHOT = "few_shot.parquet"
 MISSING = "missing"  # a part of its head: the rows that it lacks, in words
@@ -47,6 +47,7 @@ class LeaderboardSettings(StageSettings):
         few_shot: the variants of studies that are fitted on few images.
         draws: lane -> the draws that are in its rows, after the first.
         unseeded: detectors in which no seed has a part; told where a lane has draws, for comparisons with it.
+        told: (detector, category or ``"mean"``) -> its settings in words, for the rows.
     """
 
     dataset: str
@@ -56,20 +57,28 @@ class LeaderboardSettings(StageSettings):
     few_shot: tuple[Shots, ...] = ()
     draws: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unseeded: tuple[str, ...] = ()
+    told: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     def address(self) -> dict[str, Any]:
-        """As `StageSettings.address`."""
+        """As `StageSettings.address`, without `told`: the addresses of the metrics cover these settings."""
         values = super().address()
+        del values["told"]
         return {**values, **({"few_shot": [asdict(each) for each in self.few_shot]} if self.few_shot else {})}
 
 
-def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage], studies: Mapping[str, Stage]) -> Stage:
+def leaderboard_stage(
+    dataset: Dataset,
+    metrics: Mapping[str, Stage],
+    studies: Mapping[str, Stage],
+    told: Mapping[tuple[str, str], str],
+) -> Stage:
     """The asset ``<dataset>/leaderboard``.
 
     Args:
         dataset: the dataset.
         metrics: detector name -> its metrics stage.
         studies: study name -> its stage.
+        told: as `LeaderboardSettings`.
     """
     shots = tuple(
         Shots(study.name, variant.name, variant.detector.name, variant.train_images)
@@ -84,7 +93,7 @@ def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage], studies: M
         if detector.draws > 1
     }
     unseeded = tuple(name for name in order if draws and not dataset.is_random(dataset.detectors[name]))
-    settings = LeaderboardSettings(VERSION, dataset.name, _papers(dataset), table, order, shots, draws, unseeded)
+    settings = LeaderboardSettings(VERSION, dataset.name, _papers(dataset), table, order, shots, draws, unseeded, told)
     few_shot = {name: stage for name, stage in studies.items() if any(each.study == name for each in shots)}
 
     def parts(upstream: Upstream) -> Parts:
@@ -119,7 +128,9 @@ def leaderboard_stage(dataset: Dataset, metrics: Mapping[str, Stage], studies: M
                 [own, *(scored.get(name, {}) for name in settings.draws.get(detector, ()))]
             )
         }
-        board = leaderboard.build(rows, settings.papers, intervals, total, settings.draws, settings.unseeded)
+        board = leaderboard.build(
+            rows, settings.papers, intervals, total, settings.draws, settings.unseeded, settings.told
+        )
         missing = missing_rows(metrics, work.upstream)
         text = "\n\n".join(filter(None, [text_table(board), missing]))
         if settings.few_shot:

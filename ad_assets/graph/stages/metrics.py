@@ -29,6 +29,8 @@ from ad_assets.metrics.thresholds import promise
 from ad_assets.report import pictures
 from ad_assets.report.gallery import choose_gallery
 from ad_assets.report.joint import JOINED_CATEGORIES, OWN_CATEGORY
+from ad_assets.report.markdown import fenced
+from ad_assets.report.threshold_section import LaneScores, threshold_text
 from ad_assets.store.store import Artifact
 from ad_assets_runtime.geometry import Mask
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 VERSION = 3
 ROWS, CURVES, IMAGES = "rows.json", "curves.json", "images.json"
 DECISION = "decision"  # metadata: what the threshold promises
+THRESHOLD = "threshold and recall"  # metadata: recall by type of defect, and what other rates would give
 INTERVAL = 0.95
 NO_TEST_IMAGES = "none, so that no metric that needs them was measured"
 # Every n-th pixel of a map in both directions is enough for the ends of a colour scale.
@@ -129,10 +132,7 @@ def metrics_stage(
         work.store.write_json(work.artifact.at(ROWS), rows.rows)
         work.store.write_json(work.artifact.at(CURVES), curves)
         work.store.write_json(work.artifact.at(IMAGES), asdict(ScoredImages(images, threshold, colour_scale)))
-        rate = settings.nominal_false_positive_rate
-        decision = (
-            {} if settings.blind else {DECISION: promise(len(nominal.scores), rate, nominal.groups, nominal.left_out)}
-        )
+        decision = _decision(settings, truth, scores, threshold, nominal)
         if threshold is None or colour_scale is None or not truth.rows:
             return {**decision, **rows.headline(), "test_images": NO_TEST_IMAGES}
         sheet = _contact_sheet(work, score_maps, truth, scores, threshold, colour_scale, reader, extractor, inspected)
@@ -377,6 +377,26 @@ def _decision_rows(rows: _Rows, protocol: str, threshold: float, alarms: int, mi
     rows.add(protocol, "image_f1", 2 * hits / (2 * hits + alarms + misses) if any(truth.labels) else None, n)
     rows.add(protocol, "false_positives", alarms, n)
     rows.add(protocol, "false_negatives", misses, n)
+
+
+def _decision(
+    settings: MetricsSettings,
+    truth: GroundTruth,
+    scores: np.ndarray,
+    threshold: float | None,
+    nominal: NominalScores,
+) -> dict[str, Any]:
+    """Metadata: what the threshold promises, what it finds, and what other rates of false alarms would give."""
+    rate = settings.nominal_false_positive_rate
+    told: dict[str, Any] = {}
+    if not settings.blind:
+        told[DECISION] = promise(len(nominal.scores), rate, nominal.groups, nominal.left_out)
+    if threshold is not None:
+        kinds, labels = ([row[name] for row in truth.rows] for name in ("defect_type", "label"))
+        lane = LaneScores("", scores.tolist(), labels, kinds, threshold, rate, nominal.scores, nominal.groups)
+        if text := threshold_text(lane):
+            told[THRESHOLD] = {"md": fenced(text)}
+    return told
 
 
 def _timing_rows(rows: _Rows, record: Mapping[str, Any]) -> None:
