@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,10 +41,11 @@ def record_before_files(patch: Patch) -> None:
 
 def last_writer_wins(patch: Patch) -> None:
     """A record is replaced although another process wrote it since it was read."""
+    from ad_assets.store import compare_and_swap
     from ad_assets.store.compare_and_swap import SwapFile
 
     def swap(self: Any, before: Any, tag: Any, data: bytes) -> bool:
-        self._fs.pipe_file(self._file, data)
+        compare_and_swap.write_whole(Path(self._file), data)
         return True
 
     patch.setattr(SwapFile, "swap", swap)
