@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ad_assets.store.layout import ARTIFACTS, artifact_folder
 from ad_assets.store.retry import retried
+from ad_assets.store.shard_format import packed_folder
 
 if TYPE_CHECKING:
     from ad_assets.store.store import ArtifactStore
 
 
 class Contents:
-    """Sizes by path: from each file on a local disk, from listings of an object store.
+    """Sizes by path: from each file on a local disk, from listings of an object store and of shards.
 
     Args:
         store: the store.
@@ -29,7 +30,7 @@ class Contents:
 
     def size(self, path: str) -> int | None:
         """The size of a file in bytes; None where there is none."""
-        if self._folder:
+        if self._folder and not packed_folder(path):
             name = f"{self._folder}/{path}"  # as text: there are 100,000 of them
             return retried(partial(_size, name), name)
         prefix = self._prefix(path)

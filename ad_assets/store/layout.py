@@ -10,6 +10,10 @@ ARTIFACTS = "artifacts"
 MARKER = "artifact.json"
 CHECKPOINT = "checkpoint.safetensors"  # of an unfinished build; not part of the artifact
 TENSORS = ".safetensors"
+PACKED, SHARDS = (
+    "features",
+    "shards",
+)  # files below the first lie in shards, in the folder of this name of each extractor
 
 
 def artifact_folder(path: str) -> str | None:

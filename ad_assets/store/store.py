@@ -2,7 +2,9 @@
 
 Layout under the root (a local folder or ``s3://bucket/prefix``)::
 
-    features/<extractor>/<ab>/<image_id>.safetensors   one file per image, shared by all datasets and detectors
+    features/<extractor>/shards/<unique>.safetensors   features of images, shared by all datasets and detectors
+    features/<extractor>/<ab>/<image_id>.safetensors   where those of one image lie in a file of their own, and the
+                                                       path by which they are read wherever they lie
     artifacts/<kind>/<version>/...                     one folder per artifact; artifact.json is written last
     heads/<asset key>/<partition>.json                 the present version of an asset's partition
 
@@ -33,9 +35,10 @@ from ad_assets.store.checksums import (
     sealed_tensors,
     tensors_checksum,
 )
-from ad_assets.store.files import FileStore, MissingFileError, StoredFile, stamp_of
+from ad_assets.store.files import MissingFileError, StoredFile, stamp_of
 from ad_assets.store.layout import ARTIFACTS, TENSORS, artifact_folder
 from ad_assets.store.local import write_whole
+from ad_assets.store.packed_store import PackedStore
 from ad_assets.store.records import encoded, read_record, recall
 from ad_assets.store.retry import retried
 from ad_assets.store.tensor_files import (
@@ -51,6 +54,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
+    from ad_assets.store.shard_format import PackedFile
+
 __all__ = ["Artifact", "ArtifactStore", "CorruptArtifactError", "MissingFileError", "StoredFile"]
 
 HEAD = ("version", "parts", "code_version")  # what a head must have
@@ -58,7 +63,7 @@ _HEADER = 4096  # bytes that hold the header of a tensor file with a dozen tenso
 _LOG = logging.getLogger(__name__)
 
 
-class ArtifactStore(FileStore):
+class ArtifactStore(PackedStore):
     """Reads and writes tensors, tables, JSON and bytes by path relative to the root.
 
     Raises:
@@ -76,6 +81,10 @@ class ArtifactStore(FileStore):
         """Write a file in one step."""
         self._put(path, [data], plain_checksum(path, data) if artifact_folder(path) else "")
 
+    def put_file(self, path: str, parts: Sequence[bytes | memoryview]) -> str:
+        """As `PackedStore.put_file`."""
+        return self._put(path, parts, "")
+
     def _put(self, path: str, parts: Sequence[bytes | memoryview], checksum: str) -> str:
         """Write a file; returns the stamp that a listing gives for it, empty where that is not known."""
         fs, base = self._open()
@@ -90,6 +99,7 @@ class ArtifactStore(FileStore):
             stamp = answer.get("ETag", "") if isinstance(answer, dict) else ""
         if artifact_folder(path):
             self._written[path] = WrittenFile(sum(map(len, parts)), checksum, stamp)
+        self.wrote_single(path)
         return stamp
 
     def read_bytes(self, path: str) -> bytes:
@@ -151,6 +161,9 @@ class ArtifactStore(FileStore):
 
     def read_tensors(self, path: str) -> dict[str, Tensor]:
         """Read named tensors; on a local disk they are memory-mapped and loaded when used."""
+        return self.read_many_tensors([path])[0]
+
+    def _read_single_tensors(self, path: str) -> dict[str, Tensor]:
         if not self.is_local:
             return self.read_noted_tensors(path)[0]
         local_path = self.local_path(path)
@@ -161,10 +174,12 @@ class ArtifactStore(FileStore):
 
     def read_noted_tensors(self, path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Named tensors and the text notes of the same file, in one read, since another process may replace it."""
+        return self._parsed(path, self.fetch(path))
+
+    def _parsed(self, path: str, data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
         from safetensors.torch import load
 
         with self._named_errors(path):
-            data = self.fetch(path)
             tensors_checksum(path, BytesIO(data))
             return load(data), without_checksum(notes_of(data))
 
@@ -194,15 +209,25 @@ class ArtifactStore(FileStore):
 
     def read_many_tensors(self, paths: Sequence[str]) -> list[dict[str, Tensor]]:
         """Read several tensor files concurrently, in order, to hide the latency of object stores."""
-        return self.each(self.read_tensors, paths, threads=self.requests_at_once)
+        return self._each_packed(paths, self._packed_tensors, self._read_single_tensors)
+
+    def _packed_tensors(self, files: Sequence[PackedFile]) -> list[dict[str, Tensor]]:
+        if self.is_local:
+            return [self._of_local(file, self._mapped.tensors) for file in files]
+        return [self._parsed(file.path, data)[0] for file, data in zip(files, self._bytes(files), strict=True)]
 
     def read_notes(self, path: str) -> dict[str, str]:
         """The text notes in the header of a tensor file; tensors are neither read nor verified."""
-        return without_checksum(self._all_notes(path))
+        return self.read_many_notes([path])[0]
 
     def read_many_notes(self, paths: Sequence[str]) -> list[dict[str, str]]:
         """As `read_notes` of several files, in order; of an object store concurrently, to hide its latency."""
-        return self.each(self.read_notes, paths)
+        packed = self.notes_in_shards(paths)
+        rest = dict.fromkeys(path for path in paths if path not in packed)
+        found = packed | dict(
+            zip(rest, self.each(lambda path: without_checksum(self._all_notes(path)), rest), strict=True)
+        )
+        return [found[path] for path in paths]
 
     def _all_notes(self, path: str) -> dict[str, str]:
         fs, base = self._open()
@@ -232,7 +257,7 @@ class ArtifactStore(FileStore):
             return plain_checksum(path, self.fetch(path))
         with self._named_errors(path):
             # Loaded or mapped too, which checks the length of files without a checksum.
-            if not self.is_local:
+            if not self.is_local or self.shard_of(path):
                 data = self.fetch(path)
                 load(data)
                 return tensors_checksum(path, BytesIO(data))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
+    from torch import dtype as TorchType  # noqa: N812 - it names a type
 
 _NAMES = {  # of the format, in its order of types; complex numbers and those of 8 bits are not stored
     "bool": "BOOL",
@@ -52,6 +53,13 @@ def unwritten_tensors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], li
 def _name_of(tensor: Tensor) -> str:
     kind = str(tensor.dtype).removeprefix("torch.")
     return _NAMES[kind]
+
+
+def torch_types() -> dict[str, TorchType]:
+    """Names of the format -> torch's types."""
+    import torch
+
+    return {name: getattr(torch, kind) for kind, name in _NAMES.items()}
 
 
 def map_tensors(path: Path, *, notes_only: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -50,6 +50,7 @@ def board(folder: Path) -> list[dict[str, Any]]:
 
 
 def feature_files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Shards of features, which hold those of many images."""
     root = folder / "store" / "features"
     return {
         str(path.relative_to(root)): (path.stat().st_ino, path.stat().st_mtime_ns)

@@ -231,11 +231,11 @@ class Bench:
         }
 
     def files(self, prefix: str = "") -> dict[str, tuple[int, int]]:
-        """Stored path -> (inode, mtime): unchanged only where a file was not written again."""
+        """Stored path -> (inode, mtime) of the file or of its shard: unchanged only where it was not written again."""
         root = Path(self.benchmark.store.root)
         found = {}
         for file in self.benchmark.store.files(prefix):
-            stat = (root / file.path).stat()
+            stat = (root / (self.benchmark.store.shard_of(file.path) or file.path)).stat()
             found[file.path] = (stat.st_ino, stat.st_mtime_ns)
         return found
 

@@ -1,4 +1,4 @@
-"""Files of backbone features, one an image, and those read or written lately."""
+"""Files of backbone features, one an image and packed in shards, and those read or written lately."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.methods import Features
 from ad_assets.settings.compute import Compute
+from ad_assets.store.shard_writer import ShardWriter
 from ad_assets.store.store import Artifact, ArtifactStore, CorruptArtifactError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ HASHED_MARK, REMADE_MARK = "+", "-"  # before the seconds in a feature file, who
 
 
 def feature_path(address: str, image_id: str) -> str:
-    """Where the features of one image lie."""
+    """By which the features of one image are read, though they lie in a shard."""
     return f"features/{address}/{image_id[:2]}/{image_id}.safetensors"
 
 
@@ -46,6 +47,22 @@ def sound_features(store: ArtifactStore, prefix: str, wanted: set[str]) -> set[s
     usual = max(Counter(file.size for file in files).items(), key=lambda item: item[1], default=(0, 0))[0]
     own = (file for file in files if file.path in wanted)
     return {file.path for file in own if (usual and file.size == usual) or store.holds_tensors(file.path)}
+
+
+def drop_damaged(store: ArtifactStore, paths: Iterable[str]) -> set[str]:
+    """Delete those of some features whose checksums do not match, and return them; all are read."""
+
+    def is_damaged(path: str) -> bool:
+        try:
+            store.checksum(path)
+        except (CorruptArtifactError, FileNotFoundError):
+            return True
+        return False
+
+    listed = sorted(paths)
+    damaged = {path for path, bad in zip(listed, store.each(is_damaged, listed, threads=4), strict=True) if bad}
+    store.delete(sorted(damaged))
+    return damaged
 
 
 def unhashed(store: ArtifactStore, paths: Iterable[str]) -> set[str]:
@@ -84,34 +101,16 @@ def _differ(store: ArtifactStore, address: str, image_id: str, taps: Sequence[Te
     return stored.keys() != own.keys() or not all(torch.equal(stored[name], own[name].cpu()) for name in own)
 
 
-def write_features(
-    store: ArtifactStore,
-    address: str,
-    image_id: str,
-    taps: Sequence[Tensor],
-    seconds: float,
-    *,
-    remade: bool = False,
-) -> list[Tensor]:
-    """Store the taps of one image, each (C, H, W), and the seconds that it took.
-
-    The image's bytes were hashed when they were read, which the sign of the seconds notes: files of earlier releases
-    have none. `remade`: other taps lay there before.
-
-    Returns:
-        The taps, copied: they hold on to no batch.
-    """
-    own = [tap.clone() for tap in taps]
-    tensors = {f"tap{level}": tap for level, tap in enumerate(own)}
-    # Of one length, so that all features of an extractor are files of one size.
-    mark = REMADE_MARK if remade else HASHED_MARK
-    _CACHE.drop(store.location(feature_path(address, image_id)))
-    store.write_tensors(feature_path(address, image_id), tensors, {"seconds": f"{mark}{seconds:012.6f}"})
-    return own
+def write_features(store: ArtifactStore, address: str, image_id: str, taps: Sequence[Tensor], seconds: float) -> None:
+    """Store the taps of one image, each (C, H, W), and the seconds that it took, as a file of its own."""
+    path, tensors = feature_path(address, image_id), _named(taps)
+    _CACHE.drop(store.location(path))
+    store.write_tensors(path, tensors, {"seconds": _noted_seconds(HASHED_MARK, seconds)})
 
 
 def write_extracted(
     store: ArtifactStore,
+    shards: ShardWriter,
     address: str,
     image_id: str,
     taps: Sequence[Tensor],
@@ -119,13 +118,27 @@ def write_extracted(
     doubtful: bool,
     memory_gb: float,
 ) -> None:
-    """As `write_features`, and keep them for the stages of the same run; of what is doubtful, note whether it differed.
+    """Pack the taps of one image, and keep them for the stages of the same run; note whether what is doubtful differed.
 
-    Threads may call it.
+    Threads may call it. The taps are copied: they hold on to no batch.
     """
     remade = doubtful and _differ(store, address, image_id, taps)
-    own = write_features(store, address, image_id, taps, seconds, remade=remade)
-    _CACHE.put(store.location(feature_path(address, image_id)), own, memory_gb * CACHED)
+    own = [tap.clone() for tap in taps]
+    path = feature_path(address, image_id)
+    _CACHE.drop(store.location(path))
+    shards.add(path, _named(own), {"seconds": _noted_seconds(REMADE_MARK if remade else HASHED_MARK, seconds)})
+    _CACHE.put(store.location(path), own, memory_gb * CACHED)
+
+
+def _named(taps: Sequence[Tensor]) -> dict[str, Tensor]:
+    return {f"tap{level}": tap for level, tap in enumerate(taps)}
+
+
+def _noted_seconds(mark: str, seconds: float) -> str:
+    """Seconds as features note them. The mark says that the image's bytes were hashed when they were read: features of
+    earlier releases have none."""
+    # Of one length, so that all features of an extractor are files of one size.
+    return f"{mark}{seconds:012.6f}"
 
 
 class _Cache:

@@ -1,4 +1,4 @@
-"""Backbone features, one file an image: only images never seen by this extractor pass the backbone."""
+"""Backbone features, stored by image: only images never seen by this extractor pass the backbone."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ from ad_assets.graph.stage import (
 from ad_assets.graph.stages.feature_files import (
     IMAGES,
     REMADE_MARK,
+    drop_damaged,
     feature_files,
     feature_path,
     noted,
@@ -51,6 +52,7 @@ from ad_assets.methods import Features
 from ad_assets.store.background import BackgroundWrites
 from ad_assets.store.layout import MARKER
 from ad_assets.store.records import recall
+from ad_assets.store.shard_writer import ShardWriter
 from ad_assets.store.store import Artifact, ArtifactStore
 from ad_assets_runtime.images import decoded_batches
 
@@ -119,6 +121,9 @@ def features_stage(
         images = {row["image_id"]: row for row in rows}
         wanted = {feature_path(address, image) for image in images}
         stored = sound_features(work.store, f"features/{address}", wanted)
+        if work.verify:
+            # Not only by sizes: where the record was damaged too, nothing else has read them.
+            stored -= drop_damaged(work.store, stored)
         doubtful = stored if work.force else unhashed(work.store, stored) if work.verify else set()
         missing = [image for image in sorted(images) if feature_path(address, image) not in stored - doubtful]
         shapes, odd, seconds = _extract(work, reader, address, {image: images[image] for image in missing}, doubtful)
@@ -162,7 +167,7 @@ def features_stage(
         group=f"{dataset.name}/features",
         kinds=frozenset({"torch", "safetensors"}),
         description=f"Features of {extractor.backbone} ({extractor.weights} weights) at {', '.join(extractor.taps)}, "
-        f"{f'of nominal images turned by {turn} degrees, ' if turn else ''}one file an image, addressed by the image's "
+        f"{f'of nominal images turned by {turn} degrees, ' if turn else ''}in shards, addressed by the image's "
         "content and the extractor's settings.",
     )
 
@@ -245,6 +250,7 @@ def _extract(
     with (
         ThreadPoolExecutor(threads) as pool,
         closing(decoded_batches(pool, decode, list(rows), size, lambda image: size_of(image[1:]), room)) as batches,
+        ShardWriter(store, f"features/{address}", doubtful) as shards,
         BackgroundWrites(store.requests_at_once, room) as writes,
     ):
         done = 0
@@ -255,7 +261,7 @@ def _extract(
             for row, image in enumerate(images):
                 own = [tap[row] for tap in found.taps]
                 doubt = feature_path(address, image) in doubtful
-                write = partial(write_extracted, store, address, image, own, seconds, doubt, compute.memory_gb)
+                write = partial(write_extracted, store, shards, address, image, own, seconds, doubt, compute.memory_gb)
                 writes.submit(size_of(own), write)
             odd += [rows[image]["path"] for image, finite in zip(images, found.finite, strict=True) if not finite]
             done += len(images)

@@ -18,6 +18,8 @@ from ad_assets.graph.stages import feature_files
 from ad_assets.graph.stages.feature_files import read_feature_index, stored_features
 from ad_assets.graph.stages.features import extractor_of
 from ad_assets.settings.compute import Compute
+from ad_assets.store import packed_store
+from ad_assets.store.shard_format import Unpacked
 from ad_assets.store.store import ArtifactStore
 from tests.support.bench_graph import Bench, write_dataset
 from tests.support.emulated_device import cuda_device
@@ -70,13 +72,13 @@ def extracted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Extracted:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Paths of the tensor files that are read."""
     paths: list[str] = []
-    read = ArtifactStore.read_tensors
+    read = ArtifactStore.read_many_tensors
 
-    def counted(self: ArtifactStore, path: str) -> Any:
-        paths.append(path)
-        return read(self, path)
+    def counted(self: ArtifactStore, wanted: list[str]) -> Any:
+        paths.extend(wanted)
+        return read(self, wanted)
 
-    monkeypatch.setattr(ArtifactStore, "read_tensors", counted)
+    monkeypatch.setattr(ArtifactStore, "read_many_tensors", counted)
     return paths
 
 
@@ -105,17 +107,18 @@ def test_features_are_kept_within_a_quarter_of_the_budget(extracted: Extracted, 
 def test_a_write_that_fails_stops_the_run_by_its_own_name_and_what_was_written_is_kept(
     extracted: Extracted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = ArtifactStore.write_tensors
+    write = ArtifactStore.write_shard
     written: list[str] = []
 
-    def fails_at_last(self: ArtifactStore, path: str, *rest: Any) -> None:
-        if len(written) == 5:
-            raise OSError(f"{path}: the disk is full")
-        write(self, path, *rest)
-        written.append(path)
+    def fails_at_last(self: ArtifactStore, folder: str, files: list[Unpacked], generation: int) -> None:
+        if len(written) >= 5:
+            raise OSError(f"{folder}: the disk is full")
+        write(self, folder, files, generation)
+        written.extend(file.path for file in files)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ArtifactStore, "write_tensors", fails_at_last)
+        patch.setattr(packed_store, "SHARD", 1)
+        patch.setattr(ArtifactStore, "write_shard", fails_at_last)
         with pytest.raises(OSError, match="the disk is full"):
             extracted.build()
     assert extracted.store.read_head(extracted.stage.key, "bolt") is None
@@ -124,8 +127,9 @@ def test_a_write_that_fails_stops_the_run_by_its_own_name_and_what_was_written_i
 
 
 def test_features_are_written_while_others_are_computed(extracted: Extracted, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the first batch no file is whole until the second is computed, which would wait forever for one thread."""
-    second, write = threading.Event(), ArtifactStore.write_tensors
+    """Of the first batch no shard is whole until the second is computed, which would wait forever for one thread."""
+    monkeypatch.setattr(packed_store, "SHARD", 1)
+    second, write = threading.Event(), ArtifactStore.write_shard
     start, started = backbones.Backbone.start, []
 
     def begun(self: Any, batch: torch.Tensor) -> Any:
@@ -139,7 +143,7 @@ def test_features_are_written_while_others_are_computed(extracted: Extracted, mo
         write(self, *rest)
 
     monkeypatch.setattr(backbones.Backbone, "start", begun)
-    monkeypatch.setattr(ArtifactStore, "write_tensors", waits)
+    monkeypatch.setattr(ArtifactStore, "write_shard", waits)
     extracted.build()
     assert started == [4, 4, 4]
     assert len(extracted.paths()) == IMAGES
