@@ -55,6 +55,10 @@ def run_interruptibly(work: Callable[[], int]) -> int:
     raised: list[BaseException] = []
 
     def run() -> None:
+        # Ctrl-C reaches all processes of a terminal. What this thread starts leaves it to this process: Dagster's
+        # watchers of a step's output would each print a trace; they end with this process by themselves.
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             status.append(work())
         except BaseException as error:  # noqa: BLE001 - raised below, in the main thread

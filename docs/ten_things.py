@@ -24,7 +24,7 @@ THINGS = (
     ("what would run", "ad-assets status --config parts.yaml | head -n 1", (0,)),
     (
         "a run, interrupted",
-        "timeout --foreground --preserve-status -s INT 15 ad-assets materialize --config parts.yaml",
+        "timeout --preserve-status -s INT 6 ad-assets materialize --config parts.yaml",
         (130, 0),
     ),
     (
@@ -52,7 +52,9 @@ SHOWN = 150  # characters of an answer
 def answer_of(output: str) -> str:
     """The line that says most: what failed, or the last one."""
     lines = [line for line in output.splitlines() if line.strip()] or [""]
-    said = next((line for line in lines if line.startswith(("ad-assets: ", "FAILED ", "BESIDE "))), lines[-1])
+    place = next((n for n, line in enumerate(lines) if line.startswith(("ad-assets: ", "FAILED ", "BESIDE "))), -1)
+    faults = lines[place].endswith("fault(s):")  # the first of them says what
+    said = " ".join(line.strip() for line in lines[place : place + 2]) if faults else lines[place]
     said = said.replace("|", "\\|")
     return said if len(said) <= SHOWN else f"{said[:SHOWN]} ..."
 

@@ -105,7 +105,9 @@ def first_file(found: Survey, name: str, root: str, manifest: str | None) -> str
     lines += _region(found)
     lines += [
         "    # groups: folder                    # images of one lot or part that must be left out together",
-        f"    # decision: {{false_alarm_rate: 0.01}}    # of good images called anomalous; {_promised(found)}",
+        "    decision:",
+        "      leave_out: group                  # no copy or neighbouring crop of an image vouches for it",
+        f"      # false_alarm_rate: 0.01          # of good images called anomalous; {_promised(found)}",
     ]
     if found.layout == "mvtec":  # where a new image needs no row of a manifest
         lines.append(

@@ -45,14 +45,14 @@ class Forked:
         return status
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send it, and all that it started, a signal, as Ctrl-C in a terminal does."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            os.killpg(self.pid, number)
 
     def kill(self) -> None:
         """Kill it and all that it started, if it still runs, and wait for its end."""
         if self.poll() is None:
-            os.killpg(self.pid, signal.SIGKILL)
+            self.send(signal.SIGKILL)
         self.wait()
 
     def _waited(self, how: int) -> int | None:
