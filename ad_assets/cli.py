@@ -29,7 +29,7 @@ MODULES = {
     "bisect": "bisect",
     "explain": "explain",
     "export": "export",
-    **dict.fromkeys(("doctor", "gc"), "upkeep"),
+    **dict.fromkeys(("doctor", "gc", "pack"), "upkeep"),
     "settings": "settings",
     "completion": "completion",
 }

@@ -23,6 +23,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "dev": (f"ad-assets dev {_PARTS}",),
     "doctor": (f"ad-assets doctor {_PARTS}",),
     "gc": (f"ad-assets gc {_PARTS}", f"ad-assets gc --delete --older-than 168 {_PARTS}"),
+    "pack": (f"ad-assets pack {_PARTS}",),
     "predict": (
         f"ad-assets predict {_PARTS} new.png",
         f"ad-assets predict {_PARTS} --category bolt --out decisions folder",

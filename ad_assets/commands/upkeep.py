@@ -1,4 +1,4 @@
-"""``doctor`` and ``gc``: checks before a run, and removal of unreferenced files."""
+"""``doctor``, ``gc`` and ``pack``: checks before a run, removal of unreferenced files, and fewer files."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ def add(commands: Commands) -> None:
     gc.add_argument("--delete", action="store_true", help="delete them; without it nothing is changed")
     gc.add_argument("--older-than", type=float, default=24.0, metavar="HOURS", help="keep younger files (default: 24)")
     add_json(gc, "all of these files, which --delete has removed,")
+    commands.add(
+        "pack",
+        _pack,
+        "pack features that lie in files of their own, as earlier releases wrote them, and merge small shards",
+        commands.shared,
+    )
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -75,4 +81,14 @@ def _gc(options: argparse.Namespace) -> int:
         print(f"deleted {len(files)} files, {size / 1e6:.1f} MB")
     else:
         print(f"{len(files)} unreferenced files, {size / 1e6:.1f} MB; `ad-assets gc --delete` removes them")
+    return 0
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from ad_assets.store.shard_packing import pack, packed_folders
+
+    store = load_config(options.config, options.set).store
+    for folder in packed_folders(store):
+        before, after = pack(store, folder)
+        print(f"{folder}: {before:,} files before, {after:,} now")
     return 0

@@ -33,13 +33,12 @@ from ad_assets.store.shard_format import (
     packed_folder,
     shard_parts,
 )
+from ad_assets.store.shard_packing import pack_anew
 from ad_assets.store.shard_reads import MappedShards, cut, spans
 from ad_assets.store.shard_snapshot import read_headers, write_headers
-from ad_assets.store.tensor_files import notes_of, without_checksum
 
 T = TypeVar("T")
-SHARD = 8 << 20  # bytes of files from which on a shard is written
-SNAPSHOT = 8  # headers that are worth a snapshot, which takes a request as each of them does
+SNAPSHOT = 2  # headers that are worth a snapshot, which takes a request as each of them does
 HEADER = 32 << 10  # bytes that hold the header of most shards
 LOOKED = 60.0  # seconds for which an absent file counts as absent, where only `exists` is asked
 _LOG = logging.getLogger(__name__)
@@ -79,11 +78,11 @@ class Folder:
 
 
 class PackedStore(FileStore):
-    """Reads, lists and deletes packed files by the paths of single ones, writes shards and packs what is not packed."""
+    """Reads, lists and deletes packed files by the paths of single ones, and writes shards."""
 
     _folders: dict[str, Folder] = PrivateAttr(default_factory=dict)
     _headers: dict[str, tuple[str, list[PackedFile]]] = PrivateAttr(default_factory=dict)
-    _packing: Any = PrivateAttr(default_factory=RLock)  # one thread at a time packs anew what others leave
+    _packing: Any = PrivateAttr(default_factory=RLock)
     _mapped: MappedShards = PrivateAttr(default_factory=MappedShards)
 
     def put_file(self, path: str, parts: Sequence[bytes | memoryview]) -> str:
@@ -113,29 +112,46 @@ class PackedStore(FileStore):
             found = [file for file in found if f"{file.path}/".startswith(f"{prefix.rstrip('/')}/")]
         return sorted(found, key=lambda file: file.path)
 
+    @property
+    def packing(self) -> RLock:
+        """Held by the thread that packs anew: of two that pack the same, each would write what the other drops."""
+        return self._packing
+
+    def single_bytes(self, path: str) -> bytes:
+        """The bytes of a file of its own."""
+        return FileStore.fetch_stamped(self, path)[0]
+
+    def delete_files(self, paths: Iterable[str]) -> None:
+        """Delete shards, and files of their own, whatever is packed at their paths."""
+        super().delete(paths)
+
     def exists(self, path: str) -> bool:
         """As `FileStore.exists`; of packed files that another process wrote within a minute it may not know."""
         folder = packed_folder(path)
         if folder:
             state = self._folders.get(folder)
             if state is None or (not state.has(path) and time.monotonic() - state.when > LOOKED):
-                state = self._look(folder)
+                state = self.look(folder)
             if state.counted(path):
                 return True
+            if super().exists(path):
+                return True
+            return path in state.single and self.look(folder).counted(path) is not None
         return super().exists(path)
 
     def _packed_among(self, paths: Iterable[str]) -> dict[str, PackedFile]:
         """Path -> packed file of those of some paths that are packed; folders that lack one are listed once."""
         known = [(packed_folder(path), path) for path in dict.fromkeys(paths)]
         states = {
-            folder: self._folders.get(folder) or self._look(folder) for folder in {each for each, _ in known} - {""}
+            folder: self._folders.get(folder) or self.look(folder) for folder in {each for each, _ in known} - {""}
         }
         for folder in {each for each, path in known if each and not states[each].has(path)}:
-            states[folder] = self._look(folder)
+            states[folder] = self.look(folder)
         found = {path: states[folder].counted(path) for folder, path in known if folder}
         return {path: file for path, file in found.items() if file}
 
-    def _look(self, folder: str) -> Folder:
+    def look(self, folder: str) -> Folder:
+        """List a folder anew."""
         return self._take_in(folder, FileStore.files(self, folder))
 
     def _take_in(self, folder: str, listed: Sequence[StoredFile]) -> Folder:
@@ -182,18 +198,14 @@ class PackedStore(FileStore):
         """As `FileStore.fetch_stamped`; of packed files without a stamp."""
         if not packed_folder(path):
             return super().fetch_stamped(path)
-        [found] = self._each_packed([path], self._bytes, lambda path: FileStore.fetch_stamped(self, path))
+        [found] = self.each_packed([path], self.packed_bytes, lambda path: FileStore.fetch_stamped(self, path))
         return found if isinstance(found, tuple) else (found, "")
 
     def shard_of(self, path: str) -> str:
         """The shard in which a file lies, as far as this process knows; empty: in none."""
         return next((file.shard for file in self._packed_among([path]).values()), "") if packed_folder(path) else ""
 
-    def notes_in_shards(self, paths: Sequence[str]) -> dict[str, dict[str, str]]:
-        """Path -> notes of those of some files that are packed, which the headers of shards have: nothing is read."""
-        return {path: dict(file.notes) for path, file in self._packed_among(paths).items()}
-
-    def _each_packed(
+    def each_packed(
         self, paths: Sequence[str], read: Callable[[list[PackedFile]], list[T]], other: Callable[[str], T | Any]
     ) -> list[T | Any]:
         """What some paths hold, in order: packed files by one call of `read`, others each by `other`.
@@ -202,22 +214,23 @@ class PackedStore(FileStore):
             FileNotFoundError: one is not there.
             CorruptArtifactError: one is damaged.
         """
+        unique = list(dict.fromkeys(paths))
         for last in (False, True):
-            packed = self._packed_among(paths)
+            packed = self._packed_among(unique)
+            rest = [path for path in unique if path not in packed]
             try:
                 found = dict(zip(packed, read(list(packed.values())), strict=True))
+                found |= dict(zip(rest, self.each(other, rest, threads=self.requests_at_once), strict=True))
                 break
             except FileNotFoundError:
                 if last:
                     raise
-                # Another process has packed these anew.
-                for folder in {packed_folder(path) for path in packed}:
-                    self._look(folder)
-        rest = [path for path in dict.fromkeys(paths) if path not in packed]
-        found |= dict(zip(rest, self.each(other, rest, threads=self.requests_at_once), strict=True))
+                # Another process has packed these, or packed them anew.
+                for folder in {packed_folder(path) for path in unique} - {""}:
+                    self.look(folder)
         return [found[path] for path in paths]
 
-    def _bytes(self, files: Sequence[PackedFile]) -> list[bytes]:
+    def packed_bytes(self, files: Sequence[PackedFile]) -> list[bytes]:
         """The present bytes of packed files, not verified; neighbours in one request."""
         if self.is_local:
             return [bytes(self._of_local(file, self._mapped.bytes_of)[0]) for file in files]
@@ -252,7 +265,7 @@ class PackedStore(FileStore):
 
     def next_generation(self, folder: str, paths: Collection[str]) -> int:
         """Of a shard whose files count rather than those that any shard of a folder has at these paths now."""
-        packed = self._look(folder).packed  # those that a file of its own hides, too
+        packed = self.look(folder).packed  # those that a file of its own hides, too
         return 1 + max((generation_of(packed[path].shard) for path in paths if path in packed), default=-1)
 
     def write_shard(self, folder: str, files: Sequence[Unpacked], generation: int) -> None:
@@ -276,20 +289,6 @@ class PackedStore(FileStore):
         if (folder := packed_folder(path)) in self._folders:
             self._folders[folder].single.add(path)
 
-    def drop_replaced(self, folder: str, paths: Collection[str]) -> None:
-        """Delete files that a later shard holds anew: single ones, and shards of which nothing counts."""
-        if not paths:
-            return
-        state = self._look(folder)
-        # A file of its own would hide the new one.
-        super().delete(sorted(state.single & set(paths)))
-        super().delete(
-            shard
-            for shard, files in sorted(state.shards.items())
-            if all(file.path in paths and state.packed[file.path] != file for file in files)
-        )
-        self._look(folder)
-
     def delete(self, paths: Iterable[str]) -> None:
         """As `FileStore.delete`; what else a shard holds is packed anew before the shard goes."""
         listed = list(paths)
@@ -302,105 +301,13 @@ class PackedStore(FileStore):
             self._delete_in(folder, gone)
 
     def _delete_in(self, folder: str, gone: set[str]) -> None:
-        with self._packing:
-            state = self._look(folder)
+        with self.packing:
+            state = self.look(folder)
             super().delete(sorted(gone & state.single))
             state.single -= gone
             held = [shard for shard, files in state.shards.items() if any(file.path in gone for file in files)]
             if held:
-                self._pack_anew(folder, held, gone)
-
-    def pack(self, folder: str) -> tuple[int, int]:
-        """Pack the single files of a folder, and anew what small and partly superseded shards hold.
-
-        Returns:
-            How many files were packed, and how many files and shards these were before.
-        """
-        state = self._look(folder)
-        single = sorted(path for path in state.single if not path.endswith(".tmp"))
-        done = self._pack_single(folder, single)
-        state = self._look(folder)
-        partly = [
-            shard
-            for shard, files in state.shards.items()
-            if any(state.packed[file.path] != file or not file.whole for file in files)
-        ]
-        small: dict[int, list[str]] = defaultdict(list)
-        for shard, files in state.shards.items():
-            if shard not in partly and sum(file.size for file in files) < SHARD / 2:
-                small[generation_of(shard)].append(shard)
-        anew = [*partly, *(shard for own in small.values() if len(own) > 1 for shard in own)]
-        return done + self._pack_anew(folder, anew, ()), done + len(anew)
-
-    def _pack_single(self, folder: str, paths: Sequence[str]) -> int:
-        done = 0
-        for batch in self._batches(paths, lambda path: FileStore.fetch(self, path)):
-            files: dict[int, list[Unpacked]] = defaultdict(list)
-            for path, data in batch:
-                try:
-                    notes = without_checksum(notes_of(data))
-                except (ValueError, AttributeError):  # stays as it is: whoever needs it is told
-                    continue
-                files[self._generation_of_single(folder, path)].append(Unpacked(path, [data], notes))
-            for generation, own in files.items():
-                self.write_shard(folder, own, generation)
-                FileStore.delete(self, [file.path for file in own])
-                self._folders[folder].single -= {file.path for file in own}
-                done += len(own)
-        return done
-
-    def _generation_of_single(self, folder: str, path: str) -> int:
-        """So that what hid a packed file counts rather than it."""
-        hidden = self._folders[folder].packed.get(path)
-        return 1 + generation_of(hidden.shard) if hidden else 0
-
-    def _pack_anew(self, folder: str, shards: Sequence[str], gone: Collection[str]) -> int:
-        """Pack what counts in some shards, but for what is to go, into new ones of the same generation."""
-        state, done = self._folders[folder], 0
-        by_generation: dict[int, list[str]] = defaultdict(list)
-        for shard in sorted(shards):
-            by_generation[generation_of(shard)].append(shard)
-        for generation, own in by_generation.items():
-            kept = [
-                file
-                for shard in own
-                for file in state.shards[shard]
-                if file.whole and file.path not in gone and state.packed[file.path] == file
-            ]
-            for batch in _cut_up(kept, lambda file: file.size):
-                data = self._bytes(batch)
-                files = [Unpacked(file.path, [each], file.notes) for file, each in zip(batch, data, strict=True)]
-                self.write_shard(folder, files, generation)
-                done += len(files)
-            # Last: whatever happens before, all is there still, some of it twice.
-            super().delete(own)
-        self._look(folder)
-        return done
-
-    def _batches(self, paths: Sequence[str], read: Callable[[str], bytes]) -> Iterable[list[tuple[str, bytes]]]:
-        """Paths and contents of about a shard at a time."""
-        batch: list[tuple[str, bytes]] = []
-        for first in range(0, len(paths), self.requests_at_once):
-            some = paths[first : first + self.requests_at_once]
-            batch += zip(some, self.each(read, some), strict=True)
-            if sum(len(data) for _, data in batch) >= SHARD:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
-
-
-def _cut_up(items: Sequence[T], size: Callable[[T], int]) -> Iterable[list[T]]:
-    batch: list[T] = []
-    total = 0
-    for item in items:
-        batch.append(item)
-        total += size(item)
-        if total >= SHARD:
-            yield batch
-            batch, total = [], 0
-    if batch:
-        yield batch
+                pack_anew(self, folder, held, gone)
 
 
 def _stored(file: PackedFile) -> StoredFile:

@@ -16,6 +16,7 @@ from typing import Any
 from ad_assets.store.checksums import KEY, DamagedError, plain_checksum
 from ad_assets.store.layout import PACKED, SHARDS, TENSORS
 
+SHARD = 8 << 20  # bytes of files from which on a shard is written
 NOTES = "notes"  # of all packed files, as JSON by name, in the metadata of the header
 _ALIGNMENT = 8  # bytes, of the files in a shard and of the tensors in these
 

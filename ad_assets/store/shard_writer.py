@@ -9,10 +9,11 @@ from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ad_assets.store import packed_store
+from ad_assets.store import shard_format
 from ad_assets.store.checksums import sealed_tensors
 from ad_assets.store.packed_store import PackedStore
 from ad_assets.store.shard_format import Unpacked
+from ad_assets.store.shard_packing import drop_replaced
 from ad_assets.store.tensor_files import unwritten_tensors
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class ShardWriter:
             if not self._waiting:
                 self._since = time.monotonic()
             self._waiting.append(file)
-            full = sum(each.size for each in self._waiting) >= packed_store.SHARD
+            full = sum(each.size for each in self._waiting) >= shard_format.SHARD
             complete = self._take() if full or time.monotonic() - self._since >= SECONDS else []
         self._write(complete)
 
@@ -74,4 +75,5 @@ class ShardWriter:
                 self._write(complete)
             return
         self._write(complete)
-        self._store.drop_replaced(self._folder, self._replaced & self._written)
+        if self._replaced & self._written:
+            drop_replaced(self._store, self._folder, self._replaced & self._written)

@@ -209,12 +209,12 @@ class ArtifactStore(PackedStore):
 
     def read_many_tensors(self, paths: Sequence[str]) -> list[dict[str, Tensor]]:
         """Read several tensor files concurrently, in order, to hide the latency of object stores."""
-        return self._each_packed(paths, self._packed_tensors, self._read_single_tensors)
+        return self.each_packed(paths, self._packed_tensors, self._read_single_tensors)
 
     def _packed_tensors(self, files: Sequence[PackedFile]) -> list[dict[str, Tensor]]:
         if self.is_local:
             return [self._of_local(file, self._mapped.tensors) for file in files]
-        return [self._parsed(file.path, data)[0] for file, data in zip(files, self._bytes(files), strict=True)]
+        return [self._parsed(file.path, data)[0] for file, data in zip(files, self.packed_bytes(files), strict=True)]
 
     def read_notes(self, path: str) -> dict[str, str]:
         """The text notes in the header of a tensor file; tensors are neither read nor verified."""
@@ -222,12 +222,11 @@ class ArtifactStore(PackedStore):
 
     def read_many_notes(self, paths: Sequence[str]) -> list[dict[str, str]]:
         """As `read_notes` of several files, in order; of an object store concurrently, to hide its latency."""
-        packed = self.notes_in_shards(paths)
-        rest = dict.fromkeys(path for path in paths if path not in packed)
-        found = packed | dict(
-            zip(rest, self.each(lambda path: without_checksum(self._all_notes(path)), rest), strict=True)
+        return self.each_packed(
+            paths,
+            lambda files: [dict(file.notes) for file in files],  # the header of the shard has them: nothing is read
+            lambda path: without_checksum(self._all_notes(path)),
         )
-        return [found[path] for path in paths]
 
     def _all_notes(self, path: str) -> dict[str, str]:
         fs, base = self._open()

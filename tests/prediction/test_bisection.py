@@ -149,15 +149,16 @@ def test_the_command_prints_batch_images_and_what_rejects_them(
     assert result.reject == f"ad-assets quarantine parts bolt --reject {result.added[1].image_id[:12]}"
 
 
-def test_versions_whose_features_are_gone_are_passed_over_and_said(line: Bench, tmp_path: Path) -> None:
+def test_versions_whose_features_are_gone_are_passed_over_and_said(line: Bench) -> None:
     store = line.benchmark.store
-    gone = store.local_path(feature_of(line, "10_0.png"))
-    kept = gone.rename(tmp_path / "kept")
+    gone = feature_of(line, "10_0.png")
+    kept = store.fetch(gone)
+    store.delete([gone])
     try:
         with pytest.raises(DetectorError, match=r"1 version\(s\) that can be fitted .*versions \(10 to 16\)"):
             found(line, "full", "image_auroc", first=9)
     finally:
-        kept.rename(gone)
+        store.write_bytes(gone, kept)
 
 
 def feature_of(line: Bench, name: str) -> str:

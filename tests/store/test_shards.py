@@ -5,11 +5,12 @@ import random
 import threading
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from ad_assets.store import packed_store, shard_writer
+from ad_assets.store import packed_store, shard_format, shard_packing, shard_writer
 from ad_assets.store.shard_format import is_shard
 from ad_assets.store.shard_writer import ShardWriter
 from ad_assets.store.store import ArtifactStore, CorruptArtifactError, MissingFileError
@@ -67,7 +68,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of some five files each."""
-    monkeypatch.setattr(packed_store, "SHARD", 3000)
+    monkeypatch.setattr(shard_format, "SHARD", 3000)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float16])
@@ -119,7 +120,7 @@ def test_any_order_of_writes_packs_and_deletions_leaves_what_single_files_would(
             one.delete(map(path_of, numbers))
             wanted = {number: own for number, own in wanted.items() if number not in numbers}
         else:
-            one.pack(FOLDER)
+            shard_packing.pack(one, FOLDER)
             assert all(map(is_shard, physical(one)))
         for reader in (*stores, again(store)):
             assert_holds(reader, wanted)
@@ -167,7 +168,7 @@ def test_two_that_write_and_one_that_deletes_and_packs_lose_nothing(tmp_path: Pa
         try:
             for number in range(100, 110):
                 ArtifactStore(root=root).delete([path_of(number)])
-                ArtifactStore(root=root).pack(FOLDER)
+                shard_packing.pack(ArtifactStore(root=root), FOLDER)
         except BaseException as error:
             failed.append(error)
             raise
@@ -188,26 +189,49 @@ def test_packing_merges_small_shards_and_drops_what_does_not_count(store: Artifa
     store.write_tensors(path_of(8), tensors_of(8), notes_of(8))
     assert len(physical(store)) == 9
     before = {file.path: store.fetch(file.path) for file in store.files("features")}
-    assert again(store).pack(FOLDER) == (9 + 1, 9 + 1)  # that of the single file is packed twice
+    assert shard_packing.pack(again(store), FOLDER) == (9, 2)
     assert len(physical(store)) == 2
     assert {file.path: store.fetch(file.path) for file in again(store).files("features")} == before
-    assert again(store).pack(FOLDER) == (0, 0)
+    assert shard_packing.pack(again(store), FOLDER) == (2, 2)
+
+
+def test_another_process_reads_all_headers_of_a_bucket_from_one_object(
+    s3_store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack(s3_store, range(20))
+    read: list[str] = []
+    real = packed_store.PackedStore._read_header
+
+    def counted(self: packed_store.PackedStore, file: Any) -> Any:
+        read.append(file.path)
+        return real(self, file)
+
+    monkeypatch.setattr(packed_store.PackedStore, "_read_header", counted)
+    shards = physical(s3_store)
+    assert_holds(again(s3_store), {number: number for number in range(20)})
+    assert sorted(read) == shards
+    assert_holds(again(s3_store), {number: number for number in range(20)})
+    assert len(read) == len(shards)
+    s3_store.delete([path_of(3)])
+    s3_store.write_bytes(f"snapshots/{FOLDER}.json.gz", b"damaged")
+    assert_holds(again(s3_store), {number: number for number in range(20) if number != 3})
 
 
 def damaged_shard(store: ArtifactStore, path: str) -> Path:
     return store.local_path(store.shard_of(path))
 
 
-@pytest.mark.parametrize("how", ["flipped", "short", "empty", "gone", "of another"])
+@pytest.mark.parametrize("how", ["flipped", "note", "short", "empty", "gone", "of another"])
 def test_damage_is_told_by_name_and_never_read(tmp_path: Path, how: str) -> None:
     store = ArtifactStore(root=str(tmp_path))
     pack(store, range(20))
     shard = damaged_shard(store, path_of(4))
     own = [file for file in store._folders[FOLDER].packed.values() if store.local_path(file.shard) == shard]
     last, content = max(own, key=lambda file: file.start), shard.read_bytes()
-    for reader in (store, again(store)):
-        if how == "flipped":
-            place = last.start + last.size - 3
+    # Who has read a header needs no part of it again.
+    for reader in (again(store),) if how == "note" else (store, again(store)):
+        if how in ("flipped", "note"):
+            place = last.start + last.size - 3 if how == "flipped" else content.index(b"+00") + 1
             shard.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         elif how == "short":
             shard.write_bytes(content[:-40])
@@ -249,7 +273,7 @@ def test_a_writer_killed_at_any_file_operation_loses_no_shard_that_was_written(t
         pack(store, range(10, 20))
         pack(store, range(5), shift=100)
         store.write_tensors(path_of(30), tensors_of(30), notes_of(30))
-        store.pack(FOLDER)
+        shard_packing.pack(store, FOLDER)
         store.delete([path_of(9)])
         return 0
 
@@ -273,9 +297,9 @@ def test_a_writer_killed_at_any_file_operation_loses_no_shard_that_was_written(t
     assert fatal > 10
 
 
-def _method(owner: type, name: str, counted: object) -> object:
+def _method(owner: Any, name: str, counted: Any) -> Any:
     real = getattr(owner, name)
-    return lambda self, *arguments, **options: counted(real, self, *arguments, **options)  # type: ignore[operator]
+    return lambda self, *arguments, **options: counted(real, self, *arguments, **options)
 
 
 def test_a_shard_is_written_after_some_seconds_though_it_is_small(

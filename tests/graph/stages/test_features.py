@@ -12,13 +12,14 @@ import torch
 
 from ad_assets.backbones import backbone as backbones
 from ad_assets.backbones.backbone import load_backbone
+from ad_assets.cli import main
 from ad_assets.graph.build import materialize
 from ad_assets.graph.stage import Stage
 from ad_assets.graph.stages import feature_files
 from ad_assets.graph.stages.feature_files import read_feature_index, stored_features
 from ad_assets.graph.stages.features import extractor_of
 from ad_assets.settings.compute import Compute
-from ad_assets.store import packed_store
+from ad_assets.store import shard_format
 from ad_assets.store.shard_format import Unpacked
 from ad_assets.store.store import ArtifactStore
 from tests.support.bench_graph import Bench, write_dataset
@@ -117,7 +118,7 @@ def test_a_write_that_fails_stops_the_run_by_its_own_name_and_what_was_written_i
         written.extend(file.path for file in files)
 
     with monkeypatch.context() as patch:
-        patch.setattr(packed_store, "SHARD", 1)
+        patch.setattr(shard_format, "SHARD", 1)
         patch.setattr(ArtifactStore, "write_shard", fails_at_last)
         with pytest.raises(OSError, match="the disk is full"):
             extracted.build()
@@ -128,7 +129,7 @@ def test_a_write_that_fails_stops_the_run_by_its_own_name_and_what_was_written_i
 
 def test_features_are_written_while_others_are_computed(extracted: Extracted, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the first batch no shard is whole until the second is computed, which would wait forever for one thread."""
-    monkeypatch.setattr(packed_store, "SHARD", 1)
+    monkeypatch.setattr(shard_format, "SHARD", 1)
     second, write = threading.Event(), ArtifactStore.write_shard
     start, started = backbones.Backbone.start, []
 
@@ -169,3 +170,33 @@ def test_a_gpu_is_waited_for_once_a_batch_and_stores_what_the_cpu_stores(
     for path, tensors in expected.items():
         for name, tensor in tensors.items():
             torch.testing.assert_close(found[path][name], tensor, rtol=1e-4, atol=1e-4)
+
+
+def test_a_store_of_single_files_is_read_and_packed_by_a_command(
+    extracted: Extracted, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    extracted.build()
+    store, expected = extracted.store, extracted.tensors()
+    contents = {path: store.fetch(path) for path in extracted.paths()}
+    shards = {store.shard_of(path) for path in contents}
+    for path, content in contents.items():  # as an earlier release has it
+        store.write_bytes(path, content)
+    store.delete_files(shards)
+
+    def same() -> None:
+        monkeypatch.setattr(feature_files, "_CACHE", feature_files._Cache())
+        head = store.read_head(extracted.stage.key, "bolt")
+        assert head
+        assert store.artifact("features", head["version"]).damaged(deep=True) == []
+        assert {path: store.fetch(path) for path in extracted.paths()} == contents
+        for path, tensors in extracted.tensors().items():
+            assert all(torch.equal(tensors[name], tensor) for name, tensor in expected[path].items())
+        result = materialize(extracted.stage, "bolt", store, extracted.compute, LOG, verify=True)
+        assert result.found
+
+    same()
+    assert not any(map(store.shard_of, contents))
+    assert main(["pack", "--config", str(tmp_path / "bench.yaml")]) == 0
+    assert "12 files before, 1 now" in capsys.readouterr().out
+    same()
+    assert all(map(store.shard_of, contents))
