@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,14 +40,15 @@ def record_before_files(patch: Patch) -> None:
 
 def last_writer_wins(patch: Patch) -> None:
     """A record is replaced although another process wrote it since it was read."""
-    from ad_assets.store import compare_and_swap
     from ad_assets.store.compare_and_swap import SwapFile
 
-    def swap(self: Any, before: Any, tag: Any, data: bytes) -> bool:
-        compare_and_swap.write_whole(Path(self._file), data)
-        return True
+    original = SwapFile.update
 
-    patch.setattr(SwapFile, "swap", swap)
+    def update(self: Any, change: Any, *, absent: bool = False) -> None:
+        before = change(self.read()[0])
+        original(self, lambda _: before, absent=absent)
+
+    patch.setattr(SwapFile, "update", update)
 
 
 def head_kept(patch: Patch) -> None:

@@ -24,7 +24,7 @@ import ad_assets.store.retry
 import ad_assets.store.store
 from ad_assets.store.local import NoSpaceError
 
-WRITES = "write_whole"
+WRITES, SWAP = "write_whole", "swap"
 KINDS = ("die before", "die after", "die half way", "fail once", "fail from there", "full from there")
 
 
@@ -34,11 +34,15 @@ class Killed(BaseException):
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens at the request of a number, counted from 0: one of `KINDS`, or an act of others before it."""
+    """What happens at the request of a number, counted from 0: one of `KINDS`, or an act of others before it.
+
+    `only`: the requests that are counted; all by default.
+    """
 
     kind: str
     at: int
     act: Callable[[], None] | None = None
+    only: str = ""
 
 
 class Disk:
@@ -62,7 +66,7 @@ class Disk:
         """A request that may be struck; what it asks for in turn is part of it."""
 
         def made(*args: Any, **options: Any) -> Any:
-            if self._fault is None or getattr(self._inside, "now", False):
+            if self._fault is None or self._fault.only not in ("", name) or getattr(self._inside, "now", False):
                 return request(*args, **options)
             with self._lock:
                 self._inside.now = True
@@ -90,7 +94,7 @@ class Disk:
             raise Killed
         if fault.kind == "fail from there" or (fault.kind == "fail once" and number == fault.at):
             raise OSError(errno.EIO, "Input/output error")
-        if fault.kind == "full from there" and name == WRITES:
+        if fault.kind == "full from there" and name in (WRITES, SWAP):
             raise NoSpaceError(errno.ENOSPC, "No space left on device")
         if fault.act and number == fault.at:
             self._fault, self._inside.now = None, False
@@ -105,7 +109,8 @@ class Disk:
             *((local, each) for each in ("info", "cat_file", "rm_file")),
             *((ad_assets.store.files, each) for each in ("read_whole", "walk_files")),
             *((ad_assets.store.store, each) for each in (WRITES, "map_tensors", "verify", "checksum_of")),
-            (ad_assets.store.compare_and_swap, WRITES),
+            # One request, for others wait for its lock: they act before it, after what it compares was read.
+            (ad_assets.store.compare_and_swap.SwapFile, SWAP),
         ):
             request = getattr(owner, name)
             whole = (lambda start, walk=request: list(walk(start))) if name == "walk_files" else request

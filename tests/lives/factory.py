@@ -179,7 +179,7 @@ class Factory:
         """The first images, and all that is made of them."""
         for number in range(5):
             self.put(f"train/good/{number:03}.png", pixels(number))
-        for number in range(2):
+        for number in range(3):
             self.put(f"test/good/{number:03}.png", pixels(100 + number))
             self.put(f"test/spot/{number:03}.png", pixels(200 + number, defect=True))
             self.mask(f"{number:03}", 5)
@@ -341,6 +341,8 @@ def simulated(patch: pytest.MonkeyPatch, disk: Disk) -> Iterator[None]:
     for module in (ad_assets.graph.stages.image_index, ad_assets.graph.graph, ad_assets.graph.categories):
         patch.setattr(module, "time", clock)
     patch.setattr(ad_assets.backbones.backbone, "build_model", _tiny)
+    # No machine loses its power here, and waiting for the disk is a tenth of a life.
+    patch.setattr("ad_assets.store.local.os.fsync", lambda _: None)
     start, drawn = Backbone.start, list[Backbone]()
 
     def for_drawn(extractor: Any, _: Any) -> Backbone:

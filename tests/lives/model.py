@@ -12,7 +12,7 @@ from ad_assets.graph.garbage import unreferenced
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.stages.fitted_state import TRAINING_SET, method_of, read_state, runtime_on
 from ad_assets.graph.stages.image_index import current_index, read_index
-from ad_assets.graph.stages.metrics import read_rows
+from ad_assets.graph.stages.metrics import read_rows, read_scored_images
 from ad_assets.metrics.catalogue import compared, find
 from ad_assets.production.champion_history import PROMOTED, History, read_history
 from ad_assets.production.feedback_ledger import Decision
@@ -97,6 +97,7 @@ class Model:
         assert not amiss, f"at rest, but not current: {amiss}"
         self._see_index(fresh)
         self._see_states(fresh)
+        self._see_labels(fresh)
         self._see_leaderboard(fresh)
         if not (self.factory.faults or self.collected):
             most = max(self.factory.passes.values())
@@ -146,6 +147,11 @@ class Model:
                     assert torch.allclose(tensor, scratch[name], rtol=1e-5, atol=1e-5), f"{stage.name}: {name}"
             else:
                 assert state.keys() == scratch.keys()
+                of_all = method.model_copy(update={"coreset_ratio": 1.0})
+                every = of_all.fit(train, runtime_on(compute, lambda *_: None)).tensors()
+                apart = (state["rows"][:, None] - every["rows"]).abs().amax(dim=2)
+                strange = apart.amin(dim=1) > 1e-4
+                assert not strange.any(), f"{stage.name}: {strange.sum()} rows are of no image that is admitted"
 
     def _states(self, process: Process) -> Iterator[tuple[object, Mapping[str, torch.Tensor]]]:
         for stage in process.stages:
@@ -153,6 +159,15 @@ class Model:
                 artifact = process.graph.artifact((stage.key, CATEGORY))
                 assert artifact
                 yield stage, read_state(artifact, method_of(stage, CATEGORY)).tensors()
+
+    def _see_labels(self, process: Process) -> None:
+        """Metrics are of the labels that the folder gives."""
+        on_disk = {content: int("/spot/" in path) for path, content in self._tests().items()}
+        for lane in LANES:
+            metrics = process.graph.artifact((("parts", lane, "metrics"), CATEGORY))
+            assert metrics
+            judged = {content_of(row["image_id"]): row["label"] for row in read_scored_images(metrics).images}
+            assert judged == on_disk, f"{lane}: metrics of other labels than those on disk"
 
     def _see_leaderboard(self, process: Process) -> None:
         """Each of its values is that of the metrics that its lane has under the present settings."""

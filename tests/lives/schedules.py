@@ -21,7 +21,7 @@ from ad_assets.graph.graph import Graph
 from ad_assets.graph.stages.champion import read_candidate
 from ad_assets.production.champion_history import BY_HAND, ROLLED_BACK, read_history, update_history
 from ad_assets.production.review_decisions import decide, read_admissions
-from tests.lives.disk import KINDS, Disk, Fault
+from tests.lives.disk import KINDS, SWAP, Disk, Fault
 from tests.lives.factory import CATEGORY, Factory, Now, Process, pixels, simulated
 from tests.lives.model import LANES, PLACE, Model
 
@@ -50,6 +50,8 @@ def steps() -> st.SearchStrategy[Step]:
         st.tuples(st.just("wait"), st.sampled_from((5, 100, 1000, -500))),
         st.tuples(st.sampled_from(("tick", "restart", "collect", "verify", "lose cursor"))),
         st.tuples(st.just("beside"), REQUESTS, st.sampled_from(("run", "admit", "land"))),
+        st.tuples(st.just("both decide"), PLACES, PLACES),
+        st.tuples(st.just("exchange"), st.sampled_from(FOLDERS), PLACES, SEEDS),
         faults,
         faults,
     )
@@ -133,6 +135,12 @@ class Life:
             shutil.copy(self.factory.images / name, self.factory.images / new)
             self.factory.touch(new)
 
+    def exchange(self, folder: str, place: int, seed: int) -> None:
+        """One image goes and another comes before anyone looks."""
+        self.delete(folder, place)
+        self.land(folder, seed)
+        self.tick()
+
     def relabel(self, place: int) -> None:
         if name := self._file("test/good", place):
             moved = f"moved{next(self._names)}"
@@ -160,6 +168,11 @@ class Life:
         self.model.said[image] = {*before, decision}
         decide(Process(self.factory.folder).store, *PLACE, [image], decision)
         self.model.said[image] = {decision}
+
+    def both_decide(self, one: int, other: int) -> None:
+        """Two people decide at once: the second between what the first has read and what it writes."""
+        with self.factory.disk.with_fault(Fault("beside", 0, lambda: self.decide("admit", other), SWAP)):
+            self.decide("admit", one)
 
     def promote(self, lane: str) -> None:
         store = Process(self.factory.folder).store

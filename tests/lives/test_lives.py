@@ -20,7 +20,7 @@ def live() -> Iterator[Live]:
 
 
 @seed(20261128)
-@settings(max_examples=60, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, database=None, deadline=None, suppress_health_check=list(HealthCheck))
 @given(schedule=st.lists(steps(), min_size=1, max_size=LONGEST))
 def test_whatever_happens_to_a_line_what_must_hold_does(live: Live, schedule: list[Any]) -> None:
     live(schedule)
