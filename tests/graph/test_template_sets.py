@@ -95,7 +95,8 @@ def test_an_updated_set_equals_one_from_scratch(hetmm: Bench, tmp_path: Path, ne
         assert info == other
         assert metadata["updated"] == f"+{news} images"
         assert "updated" not in fresh
-        assert hetmm.rows(detector, "nut") == scratch.rows(detector, "nut")
+        # Left-out scores of what was there are merged with those on the new templates: docs/speed.md says how exact.
+        assert hetmm.rows(detector, "nut") == pytest.approx(scratch.rows(detector, "nut"), rel=1e-6)
     assert len(before["image_ids"]) + news == len(state(hetmm, "all", "nut")[1]["image_ids"])
     # A set of all images holds no vector of its own: nothing but the list of images was written.
     assert state(hetmm, "all", "nut")[0] == {}
