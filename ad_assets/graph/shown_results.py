@@ -26,8 +26,8 @@ def dataset_results(graph: Graph, dataset: str, width: int | None = None) -> str
     if board:
         artifact, mark = board
         blocks += [f"{mark}{_text(artifact, width)}"]
-        index = graph.stages[dataset, "image_index"]
-        if told := told_openings(artifact.store, dataset, index.partitions or ()):
+        index = graph.stages.get((dataset, "image_index"))
+        if index and (told := told_openings(artifact.store, dataset, index.partitions or ())):
             blocks += [f"test set: {told}"]
     if page:
         artifact, mark = page

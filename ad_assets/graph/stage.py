@@ -321,12 +321,13 @@ class Stage:
         return not self.optional or any(lane <= set(keys) for lane in self.optional)
 
     def made_of(self, upstream: Upstream) -> dict[str, str]:
-        """The contents of what one partition reads now."""
+        """The contents of what one partition reads now; of a study's heads, those that this stage would read."""
         kinds = {dep.key: dep.kind for dep in self.deps}
         # Features by their extractor: those of an image are the same whatever other images there are.
         inputs = (
             (kinds[key], head.code_version if kinds[key] == "features" else head.version, head.contents)
             for (key, _), head in upstream.heads.items()
+            if key in kinds
         )
         return made_of(inputs, jointly=self.partitions is None)
 

@@ -28,7 +28,7 @@ from tests.support.bench_graph import Bench, config_tree, write_dataset
 from tests.support.flaky import Faults, make_flaky
 from tests.support.forked import Forked, command
 
-HEAD_COUNT = 2 * (2 + 2 * 4) + 2
+HEAD_COUNT = 2 * (3 + 2 * 4) + 2
 
 
 @pytest.fixture(scope="module")

@@ -148,7 +148,7 @@ def test_redrawing_costs_no_feature_and_only_the_states_that_learn_inside(bench:
     built, _ = bench.make()
     assert bench.files("features") == features
     assert {asset for asset, partition in built if partition} <= {
-        "parts/image_index",
+        *("parts/image_index", "parts/category_report"),
         *(f"parts/{lane}/{role}" for lane in LANES for role in ("score_maps", "metrics")),
         *("parts/inside/memory_bank", "parts/inside/neighbours"),
     }

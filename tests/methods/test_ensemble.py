@@ -60,7 +60,7 @@ def test_failures() -> None:
         fuse(maps, scores, [nominal[0], torch.ones(7)])
 
 
-@pytest.mark.parametrize("members", [["a"], ["a", "a"], []])
-def test_members_are_two_or_more_different_lanes(members: list[str]) -> None:
+@pytest.mark.parametrize("members", [["a", "a"], []])
+def test_members_are_different_lanes(members: list[str]) -> None:
     with pytest.raises(ValidationError, match="members"):
         Ensemble(members=members)
