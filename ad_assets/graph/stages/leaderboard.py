@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SHOWN = 5  # categories of a lane that are named
 VERSION = 3
+SHOWN_AT_ONCE = 1_000  # characters of Markdown; Dagster's pages show what is longer behind a click alone
 BOARD, TEXT = "leaderboard.parquet", "leaderboard.txt"
 FEW_SHOT = "few_shot.parquet"
 MISSING = "missing"  # a part of its head: the rows that it lacks, in words
@@ -147,7 +148,7 @@ def leaderboard_stage(
         # categories would be a jump that means nothing.
         plotted = [row for row in leaderboard.rows_of(means) if row.n == row.complete and row.metric in compared()]
         numbers = {f"mean/{row.detector}/{row.metric}": round(row.value, 4) for row in plotted if row.value is not None}
-        return {"leaderboard": {"md": fenced(text)}, "rows": len(board), **numbers}
+        return {**_shown(text), "rows": len(board), **numbers}
 
     def tell_openings(work: Work) -> CheckReport:
         categories = sorted({category for stage in metrics.values() for category in stage.partitions or ()})
@@ -169,6 +170,18 @@ def leaderboard_stage(
         "differences, and few-shot rows of studies. Rows made under another setting are left out until they are made "
         "again.",
     )
+
+
+def _shown(text: str) -> dict[str, Any]:
+    """The table as metadata: as many of its blocks as Dagster shows at once, and then all of it behind a click."""
+    first = ""
+    for block in text.split("\n\n"):
+        longer = f"{first}\n\n{block}" if first else block
+        if first and len(fenced(longer)) >= SHOWN_AT_ONCE:
+            break
+        first = longer
+    whole = {} if first == text else {"whole_leaderboard": {"md": fenced(text)}}
+    return {"leaderboard": {"md": fenced(first)}, **whole}
 
 
 Scored = Mapping[str, Sequence[Mapping[str, Any]]]  # category -> its test images with score and label
