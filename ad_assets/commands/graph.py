@@ -72,8 +72,8 @@ def _materialize(options: argparse.Namespace) -> int:
     else:
         counts = "nothing to run" if session.unseen else "everything is up to date, nothing to run"
     console = terminal()
-    names = [name for name in session.benchmark.datasets if options.dataset in (None, name)]
-    shown = [dataset_results(graph, name, console.width if console else None) for name in names]
+    datasets = [each for name, each in session.benchmark.datasets.items() if options.dataset in (None, name)]
+    shown = [dataset_results(graph, dataset, console.width if console else None) for dataset in datasets]
     if options.dataset is None:
         shown += [comparison_results(graph, name) for name in session.benchmark.comparisons]
     for text in filter(None, shown):

@@ -4,34 +4,35 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from ad_assets.config.benchmark import Dataset
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Key
 from ad_assets.graph.stages import comparison, leaderboard
 from ad_assets.graph.stages.published_pages import published_location
-from ad_assets.production.test_set_openings import told_openings
+from ad_assets.production.test_set_openings import NEVER, told_openings
 from ad_assets.report.text import WIDTH, text_table
 from ad_assets.store.store import Artifact
 
 
-def dataset_results(graph: Graph, dataset: str, width: int | None = None) -> str:
+def dataset_results(graph: Graph, dataset: Dataset, width: int | None = None) -> str:
     """The leaderboard of a dataset, and where its report lies; empty if there is none.
 
     Args:
         graph: of the benchmark file, with the heads of now.
-        dataset: name of the dataset.
+        dataset: the dataset; where it is sealed, how often its test labels were read is told too.
         width: characters that a line may have, where there is room for a detector; None: as it is stored.
     """
-    board, page = _found(graph, (dataset, "leaderboard")), _found(graph, (dataset, "report"))
+    board, page = _found(graph, (dataset.name, "leaderboard")), _found(graph, (dataset.name, "report"))
     blocks = []
     if board:
         artifact, mark = board
         blocks += [f"{mark}{_text(artifact, width)}"]
-        index = graph.stages.get((dataset, "image_index"))
-        if index and (told := told_openings(artifact.store, dataset, index.partitions or ())):
-            blocks += [f"test set: {told}"]
+        if dataset.sealed:  # of others no ledger is looked for: one a category
+            categories = graph.stages[dataset.name, "image_index"].partitions or ()
+            blocks += [f"test set: {told_openings(artifact.store, dataset.name, categories) or NEVER}"]
     if page:
         artifact, mark = page
-        blocks += [f"{mark}report: {published_location(artifact, dataset)}"]
+        blocks += [f"{mark}report: {published_location(artifact, dataset.name)}"]
     return "\n\n".join(blocks)
 
 

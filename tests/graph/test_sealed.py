@@ -65,7 +65,8 @@ def test_each_reading_of_labels_is_on_record(sealed: Bench) -> None:
     assert "Sealed test set: labels of a category were read up to 5 times, for 3 variants" in page
     told = told_openings(sealed.benchmark.store, "parts", ["bolt", "nut"])
     assert told.startswith("labels of a category were read up to 5 times, for 3 variants (parts/full/metrics, parts/")
-    assert f"test set: {told}" in dataset_results(Graph(sealed.stages, sealed.benchmark.store), "parts")
+    parts = sealed.benchmark.datasets["parts"]
+    assert f"test set: {told}" in dataset_results(Graph(sealed.stages, sealed.benchmark.store), parts)
     [record] = sealed.instance.fetch_materializations(dg.AssetKey(["parts", "leaderboard"]), limit=1).records
     assert record.asset_materialization is not None
     assert record.asset_materialization.metadata["test_set"].value == told
