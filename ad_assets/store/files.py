@@ -10,13 +10,13 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Field, field_validator
 
 from ad_assets.settings.home import known_home
 from ad_assets.settings.model import Settings, without_secrets
@@ -70,27 +70,21 @@ class FileStore(Settings):
     def _no_secrets(cls, options: dict[str, Any]) -> dict[str, Any]:
         return without_secrets(options)
 
-    _fs: Any = PrivateAttr(default=None)
-    _base: str = PrivateAttr(default="")
-    _local: bool = PrivateAttr(default=False)
+    @cached_property
+    def opened(self) -> tuple[Any, str]:
+        """The file system, and the root on it."""
+        options = dict(self.storage_options)
+        if "://" in self.root and not self.root.startswith("file://"):
+            # A cached listing would hide what another process has written.
+            options.setdefault("use_listings_cache", False)
+        fs, base = fsspec.core.url_to_fs(self.root, **options)
+        return fs, base.rstrip("/")
 
-    def _open(self) -> tuple[Any, str]:
-        if self._fs is None:
-            options = dict(self.storage_options)
-            if "://" in self.root and not self.root.startswith("file://"):
-                # A cached listing would hide what another process has written.
-                options.setdefault("use_listings_cache", False)
-            fs, base = fsspec.core.url_to_fs(self.root, **options)
-            self._base = base.rstrip("/")
-            self._local = "file" in (fs.protocol if isinstance(fs.protocol, (tuple, list)) else (fs.protocol,))
-            self._fs = fs  # last, since other threads test it
-        return self._fs, self._base
-
-    @property
+    @cached_property
     def is_local(self) -> bool:
         """Whether files lie in a local folder."""
-        self._open()
-        return self._local
+        fs, _ = self.opened
+        return "file" in (fs.protocol if isinstance(fs.protocol, (tuple, list)) else (fs.protocol,))
 
     @property
     def requests_at_once(self) -> int:
@@ -117,7 +111,7 @@ class FileStore(Settings):
 
     def exists(self, path: str) -> bool:
         """Whether a complete file lies at `path`."""
-        fs, base = self._open()
+        fs, base = self.opened
         if is_s3(fs):
             return retried(lambda: is_object(fs, f"{base}/{path}"), self.location(path))
         try:
@@ -129,7 +123,7 @@ class FileStore(Settings):
 
     def local_path(self, path: str) -> Path:
         """The local file of a path in a local store."""
-        return Path(self._open()[1], path)
+        return Path(self.opened[1], path)
 
     def fetch(self, path: str) -> bytes:
         """The bytes of a file, without verification."""
@@ -137,7 +131,7 @@ class FileStore(Settings):
 
     def fetch_stamped(self, path: str) -> tuple[bytes, str]:
         """As `fetch`, with the stamp that a listing of S3 gives for a file of these bytes; empty elsewhere."""
-        fs, base = self._open()
+        fs, base = self.opened
         try:
             return retried(lambda: read_whole(fs, f"{base}/{path}"), self.location(path))
         except FileNotFoundError as error:
@@ -155,15 +149,15 @@ class FileStore(Settings):
         Raises:
             StorageError: other processes kept writing for too long, or the file system has no conditional writes.
         """
-        SwapFile(*self._open(), path, self.location(path)).update(change, absent=absent)
+        SwapFile(*self.opened, path, self.location(path)).update(change, absent=absent)
 
     def can_update(self, path: str) -> bool:
         """Whether the store keeps two processes that update a file apart; tries it, and leaves a file at `path`."""
-        return SwapFile(*self._open(), path, self.location(path)).try_conditions()
+        return SwapFile(*self.opened, path, self.location(path)).try_conditions()
 
     def delete(self, paths: Iterable[str]) -> None:
         """Delete files and local folders that become empty; missing files are ignored."""
-        fs, base = self._open()
+        fs, base = self.opened
 
         def delete(path: str) -> None:
             try:
@@ -181,7 +175,7 @@ class FileStore(Settings):
 
     def files(self, prefix: str = "") -> list[StoredFile]:
         """All files under a prefix (temporary ones too), sorted by path, from one listing."""
-        fs, base = self._open()
+        fs, base = self.opened
         start = f"{base}/{prefix}".rstrip("/")
         if isinstance(fs, LocalFileSystem):
             local = (
@@ -193,14 +187,14 @@ class FileStore(Settings):
 
     def few_files(self, prefix: str) -> list[StoredFile] | None:
         """As `files`; None where that would take an object store more than one request."""
-        fs, base = self._open()
+        fs, base = self.opened
         if not is_s3(fs):
             return self.files(prefix)
         listing = retried(lambda: list_few_objects(fs, f"{base}/{prefix}"), self.location(prefix))
         return None if listing is None else self._listed(listing)
 
     def _listed(self, listing: Mapping[str, dict[str, Any]]) -> list[StoredFile]:
-        _, base = self._open()
+        _, base = self.opened
         found = [
             StoredFile(path[len(base) + 1 :], int(info["size"]), _changed(info), _stamp(info))
             for path, info in listing.items()

@@ -258,7 +258,7 @@ class PackedStore(FileStore):
                     return file.read(last - first)
 
             return retried(read, self.location(path))
-        fs, base = self._open()
+        fs, base = self.opened
         return bytes(retried(lambda: fs.cat_file(f"{base}/{path}", start=first, end=last), self.location(path)))
 
     # -- writes --------------------------------------------------------------------------------------------------

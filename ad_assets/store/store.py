@@ -87,7 +87,7 @@ class ArtifactStore(PackedStore):
 
     def _put(self, path: str, parts: Sequence[bytes | memoryview], checksum: str) -> str:
         """Write a file; returns the stamp that a listing gives for it, empty where that is not known."""
-        fs, base = self._open()
+        fs, base = self.opened
         location, stamp = self.location(path), ""
         if self.is_local:
             # Another process may remove the empty folder between its creation and the write.
@@ -229,7 +229,7 @@ class ArtifactStore(PackedStore):
         )
 
     def _all_notes(self, path: str) -> dict[str, str]:
-        fs, base = self._open()
+        fs, base = self.opened
 
         def header() -> bytes:
             # The first 8 bytes give the length of the JSON header (safetensors format), which seldom is longer.

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import dagster as dg
 import pytest
@@ -48,12 +49,10 @@ class CountingFileSystem:
 def counted(graph: LivingGraph, act: Callable[[], Any]) -> tuple[Any, CountingFileSystem]:
     """What an act answers, and what it asked of the store."""
     store = graph.benchmark.store
-    inner, _ = store._open()
-    store._fs = CountingFileSystem(inner)
-    try:
-        return act(), store._fs
-    finally:
-        store._fs = inner
+    inner, base = store.opened
+    counting = CountingFileSystem(inner)
+    with patch.object(store, "opened", (counting, base)):
+        return act(), counting
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def test_five_percent_of_requests_fail(
     monkeypatch.setattr(assets, "is_temporary", lambda _: False)
     with monkeypatch.context() as patched:
         faults = Faults(0.05, seed=7)
-        make_flaky(patched, bench.benchmark.store._open()[0], faults)
+        make_flaky(patched, bench.benchmark.store.opened[0], faults)
         bench.run()
     assert faults.requests > 300
     assert faults.failed > 10

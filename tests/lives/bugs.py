@@ -13,10 +13,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
 
-from tests.lives.schedules import LONGEST, lives, steps
+from tests.lives.runner import FailedLifeError, live_through
+from tests.lives.schedules import lives
 
 MOST = 150  # schedules until a bug counts as missed
 Patch = pytest.MonkeyPatch
@@ -162,28 +161,12 @@ BUGS = (
 
 def schedules_until_caught(bug: Callable[[Patch], None], number: int) -> tuple[int, str]:
     """How many schedules were lived until the model objected, and its words; 0: it never did."""
-    count = 0
     with pytest.MonkeyPatch.context() as patch, lives(patch) as live:
         bug(patch)
-
-        @seed(number)
-        @settings(
-            max_examples=MOST,
-            database=None,
-            deadline=None,
-            phases=(Phase.generate,),
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(st.lists(steps(), min_size=1, max_size=LONGEST))
-        def lived(schedule: list[Any]) -> None:
-            nonlocal count
-            count += 1
-            live(schedule)
-
         try:
-            lived()
-        except Exception as error:  # noqa: BLE001 - any objection counts
-            return count, str(error).partition("\n")[0][:90]
+            live_through(live, MOST, number, shrink_seconds=0)
+        except FailedLifeError as error:
+            return error.number, str(error).partition("\n")[0][:120]
     return 0, "missed"
 
 

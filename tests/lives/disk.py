@@ -117,7 +117,9 @@ class Disk:
             patch.setattr(owner, name, self.around(name, whole))
         patch.setattr(ad_assets.store.retry, "FIRST_PAUSE", 0.0)
         # One thread, so that the same schedule makes the same requests in the same order.
-        patch.setattr(ad_assets.store.files.FileStore, "requests_at_once", property(lambda _: 1))
+        files = ad_assets.store.files.FileStore
+        patch.setattr(files, "requests_at_once", property(lambda _: 1))
+        patch.setattr(files, "each", lambda _, act, items, **_threads: [act(item) for item in items])
         patch.setattr(ad_assets.graph.stages.features, "BackgroundWrites", WritesAtOnce)
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from ad_assets.graph.stages.champion import read_candidate
 from ad_assets.production.champion_history import BY_HAND, ROLLED_BACK, read_history, update_history
 from ad_assets.production.review_decisions import decide, read_admissions
 from tests.lives.disk import KINDS, SWAP, Disk, Fault
-from tests.lives.factory import CATEGORY, Factory, Now, Process, pixels, simulated
+from tests.lives.factory import CATEGORY, Factory, Now, Process, loaded, pixels, simulated
 from tests.lives.model import LANES, PLACE, Model
 
 Step = tuple[Any, ...]
@@ -166,7 +167,7 @@ class Life:
             return
         before = self.model.said.get(image, set())
         self.model.said[image] = {*before, decision}
-        decide(Process(self.factory.folder).store, *PLACE, [image], decision)
+        decide(loaded(self.factory.folder).store, *PLACE, [image], decision)
         self.model.said[image] = {decision}
 
     def both_decide(self, one: int, other: int) -> None:
@@ -175,7 +176,7 @@ class Life:
             self.decide("admit", one)
 
     def promote(self, lane: str) -> None:
-        store = Process(self.factory.folder).store
+        store = loaded(self.factory.folder).store
         head = store.read_head(("parts", lane, "champion"), CATEGORY)
         assert head
         newest = read_candidate(store.artifact("champion", head["version"]))
@@ -183,7 +184,7 @@ class Life:
             update_history(store, "parts", lane, CATEGORY, lambda now: now.with_champion(newest, BY_HAND, "by hand"))
 
     def roll_back(self, lane: str) -> None:
-        store = Process(self.factory.folder).store
+        store = loaded(self.factory.folder).store
         history = read_history(store, "parts", lane, CATEGORY)
         states = [
             e.candidate for e in history.entries if history.champion and e.candidate.state != history.champion.state
@@ -238,7 +239,8 @@ class Life:
 @contextmanager
 def lives(patch: pytest.MonkeyPatch) -> Iterator[Callable[[Sequence[Step]], None]]:
     """Gives what carries out schedules and raises AssertionError for what must not be; lines begin as copies of one."""
-    with tempfile.TemporaryDirectory() as name:
+    memory = Path("/dev/shm")  # noqa: S108 - as TemporaryDirectory names what it makes there
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
         disk, numbers = Disk(), itertools.count()
         with simulated(patch, disk):
             first = Now.factory = Factory(Path(name) / "first", disk)

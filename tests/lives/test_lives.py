@@ -1,15 +1,12 @@
 """Random lives of a line, and by name those that once went wrong."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, seed, settings
-from hypothesis import strategies as st
 
-from tests.lives.schedules import LONGEST, Step, lives, steps
-
-Live = Callable[[Sequence[Step]], None]
+from tests.lives.bugs import head_kept
+from tests.lives.runner import FailedLifeError, Live, live_through
+from tests.lives.schedules import Step, lives
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +16,41 @@ def live() -> Iterator[Live]:
         yield carried_out
 
 
-@seed(20261128)
-@settings(max_examples=40, database=None, deadline=None, suppress_health_check=list(HealthCheck))
-@given(schedule=st.lists(steps(), min_size=1, max_size=LONGEST))
-def test_whatever_happens_to_a_line_what_must_hold_does(live: Live, schedule: list[Any]) -> None:
-    live(schedule)
+def test_whatever_happens_to_a_line_what_must_hold_does(live: Live) -> None:
+    live_through(live, 60, 20261128)
+
+
+def test_the_shortest_schedule_that_fails_is_told_with_its_seed() -> None:
+    tried: list[list[Step]] = []
+
+    def fragile(schedule: list[Step]) -> None:
+        tried.append(schedule)
+        if ("collect",) in schedule and "odd" in {step[0] for step in schedule}:
+            raise AssertionError("gone")
+
+    with pytest.raises(FailedLifeError) as told:
+        live_through(fragile, 1000, 5)
+    assert sorted(told.value.shortest) == [("collect",), ("odd", 0)]
+    assert str(told.value) == (
+        f"seed 5, schedule {told.value.number}: AssertionError: gone\nshortest schedule: {told.value.shortest}"
+    )
+    tried.clear()
+    with pytest.raises(FailedLifeError) as hasty:
+        live_through(fragile, 1000, 5, shrink_seconds=1e-9)
+    assert hasty.value.number == told.value.number
+    assert len(tried) <= hasty.value.number + 3
+
+
+def test_of_a_bug_in_the_product_a_schedule_is_told_that_shows_it(live: Live) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        head_kept(patch)
+        with pytest.raises(
+            FailedLifeError, match=r"^seed 1, schedule \d+: AssertionError: .+\nshortest schedule: \["
+        ) as told:
+            live_through(live, 40, 1, shrink_seconds=1)
+        with pytest.raises(AssertionError):
+            live(told.value.shortest)
+    live(told.value.shortest)
 
 
 @pytest.mark.parametrize(
@@ -31,3 +58,7 @@ def test_whatever_happens_to_a_line_what_must_hold_does(live: Live, schedule: li
 )
 def test_an_image_under_two_names_is_held_back_under_both(live: Live, decided: list[Step]) -> None:
     live([("odd", 3), ("odd", 3), *decided])
+
+
+def test_a_mask_from_the_future_is_indexed_once_it_is_past(live: Live) -> None:
+    live([("mask", 3), ("wait", -500), ("set", 0), ("wait", -500)])

@@ -110,7 +110,7 @@ def test_a_write_whose_answer_was_lost_is_not_made_twice(
     s3_store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s3_store.update(PATH, add("first"))
-    fs, _ = s3_store._open()
+    fs, _ = s3_store.opened
     pipe, lost = fs.pipe_file, [ConnectionResetError("the answer was lost")]
 
     def written_and_lost(*args: object, **options: object) -> None:

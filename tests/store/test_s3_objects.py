@@ -19,7 +19,7 @@ def test_objects_of_any_size_are_read_whole(s3_store: ArtifactStore, small_parts
     data = os.urandom(size)
     s3_store.write_bytes("some/file", data)
     assert s3_store.fetch("some/file") == data
-    fs, base = s3_store._open()
+    fs, base = s3_store.opened
     assert read_object(fs, f"{base}/some/file") == (data, fs.info(f"{base}/some/file")["ETag"])
 
 
@@ -28,7 +28,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_one_of_the_two(
 ) -> None:
     old, new = b"a" * 4500, b"b" * 3500
     s3_store.write_bytes("some/file", old)
-    fs, base = s3_store._open()
+    fs, base = s3_store.opened
     call, answers = fs._call_s3, []
 
     async def replaced_after_the_first_part(method: str, *args: object, **options: object) -> object:
@@ -47,7 +47,7 @@ def test_listings_have_all_pages_and_what_s3fs_lists(s3_store: ArtifactStore, mo
     names = [f"heads/a/{number:02}.json" for number in range(7)]
     for name in (*names, *(f"heads-of-others/{number}" for number in range(4)), "other/x"):
         s3_store.write_bytes(name, name.encode())
-    fs, base = s3_store._open()
+    fs, base = s3_store.opened
     call = fs._call_s3
 
     async def in_pages_of_three(method: str, *args: object, **options: object) -> object:
