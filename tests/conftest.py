@@ -7,13 +7,15 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
 import pytest
 import sqlalchemy
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from dagster._core.storage.event_log.in_memory import InMemoryEventLogStorage
 from sqlalchemy.pool import StaticPool
 
@@ -37,6 +39,7 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     InMemoryEventLogStorage._connect = _kept_connection
+    ScriptDirectory.from_config = staticmethod(_kept_migrations(ScriptDirectory.from_config))
     # No test cuts the power; waiting for a busy disk takes up to a third of a run. Processes that tests start
     # do wait for it.
     os.fsync = lambda _: None
@@ -61,6 +64,19 @@ def _kept_connection(storage: InMemoryEventLogStorage) -> Iterator[sqlalchemy.Co
             storage.kept = sqlalchemy.create_engine(storage._engine.url, poolclass=StaticPool, connect_args=threads)
         with storage.kept.begin() as connection:
             yield connection
+
+
+def _kept_migrations(read: Callable[[Config], ScriptDirectory]) -> Callable[[Config], ScriptDirectory]:
+    """Dagster's migrations, imported once and not for each new instance, of which it takes four fifths."""
+    known: dict[str | None, ScriptDirectory] = {}
+
+    def kept(config: Config) -> ScriptDirectory:
+        place = config.get_main_option("script_location")
+        if place not in known:
+            known[place] = read(config)
+        return known[place]
+
+    return kept
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

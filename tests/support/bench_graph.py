@@ -26,9 +26,11 @@ from ad_assets.defs.plan import DATA_VERSION_TAG, plan
 from ad_assets.defs.runs import Outcome, execute, in_runs
 from ad_assets.graph.build import materialize
 from ad_assets.graph.graph import Graph
+from ad_assets.graph.lanes import stages_of
 from ad_assets.graph.stage import Stage
 from ad_assets.graph.stages.image_index import read_stamps, stamps_path
 from ad_assets.graph.stages.known_files import read_known_files, write_known_files
+from ad_assets.prediction.new_image_gate import NewImageGate
 from ad_assets.store.records import write_record
 
 Slot = tuple[str, str | None]
@@ -119,7 +121,6 @@ class Bench:
         self.instance = instance
         self.tree = config_tree(folder)
         self.benchmark: Benchmark
-        self.definitions: dg.Definitions
         self.stages: list[Stage]
         self.reload()
 
@@ -140,8 +141,16 @@ class Bench:
         path = self.folder / "bench.yaml"
         path.write_text(yaml.safe_dump(self.tree, sort_keys=False))
         self.benchmark = load_config(path, environ={})
-        self.definitions, self.stages = build_definitions(self.benchmark)
+        self.stages = stages_of(self.benchmark, unseen=self.benchmark.datasets, gate=NewImageGate)
+        self._definitions: dg.Definitions | None = None
         register_categories(self.stages, self.instance)
+
+    @property
+    def definitions(self) -> dg.Definitions:
+        """What Dagster knows of the benchmark file, made when first asked for: that takes longer than to load it."""
+        if self._definitions is None:
+            self._definitions, self.stages = build_definitions(self.benchmark)
+        return self._definitions
 
     def copied(self, folder: Path) -> Self:
         """The same in another folder, with all that was materialized: faster than to materialize it again."""
