@@ -49,6 +49,7 @@ class SimpleNet(TrainedMethod):
     name: ClassVar[str] = "simplenet"
     lengths: ClassVar[tuple[str, ...]] = ("sigma",)
     version: ClassVar[int] = 1
+    later: ClassVar[frozenset[str]] = TrainedMethod.later | {"patches_per_image"}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
             "batch_size": 4,
@@ -71,6 +72,9 @@ class SimpleNet(TrainedMethod):
 
     epochs: int = fit_field(160, ge=1, description="passes over the nominal images")
     batch_size: int = fit_field(8, ge=1, description="images a step")
+    patches_per_image: int | None = fit_field(
+        None, ge=1, description="patches of an image that train in an epoch, drawn anew in each, at most; null: all"
+    )
     pooling: Pooling = fit_field("authors", description="how a neighbourhood becomes a vector; see embedding.py")
     patch_size: int = fit_field(3, ge=1, description="side of the neighbourhood in cells")
     pre_dimensions: int = fit_field(1536, ge=1, description="values a tap is pooled to (authors)")

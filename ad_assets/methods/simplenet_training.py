@@ -54,9 +54,12 @@ class SimpleNetTraining(Training):
         weights = {name: tensor.clone().to(runtime.device) for name, tensor in weights.items()}
         self._values = sum(tensor.numel() for tensor in weights.values())
         self._head = head = head_of(weights)
-        parts = f"{method.batch_size} images of {self._places} patches, {self._dimensions} float32"
+        self._in_step = min(self._places, method.patches_per_image or self._places)
+        parts = f"{method.batch_size} images of {self._in_step} patches, {self._dimensions} float32"
         needed = self.bytes_needed(min(method.batch_size, len(features)))
-        runtime.check_device("training steps", 1e-9 * needed, parts, "lower batch_size, resize or dimensions")
+        runtime.check_device(
+            "training steps", 1e-9 * needed, parts, "lower batch_size, patches_per_image, resize or dimensions"
+        )
         reserved = needed if fused(runtime.device) else 0
         self._recalled = Recalled(features, lambda taps, _: [patches(taps)], runtime, reserved)
         if method.noise_unit == "features" and "noise.unit" not in weights:
@@ -70,14 +73,21 @@ class SimpleNetTraining(Training):
 
     def step(self, images: Sequence[int], epoch: int) -> dict[str, Tensor]:
         """Gradients of the mean loss over the patches of the images, and a step of both optimisers."""
+        method, device = self._method, self._runtime.device
+        drawn = [stream(method.seed, epoch, image, device) for image in images]
         rows = [patches for (patches,) in self._recalled(images)]
+        if self._in_step < self._places:
+            rows = [
+                patches[:, torch.randperm(self._places, generator=own, device=device)[: self._in_step]]
+                for patches, own in zip(rows, drawn, strict=True)
+            ]
         if self._captured:
-            return self._captured(self._joined_step, [rows, [self._noise(image, epoch)[None] for image in images]])
-        return self._moved([patches[0] for patches in rows], lambda place: self._noise(images[place], epoch))
+            return self._captured(self._joined_step, [rows, [self._noise(own)[None] for own in drawn]])
+        return self._moved([patches[0] for patches in rows], lambda place: self._noise(drawn[place]))
 
     def bytes_needed(self, images: int) -> int:
         """On a GPU while so many images are learnt; no batch is split, for its norm sees all patches at once."""
-        rows, layers = images * self._places, len(self._head.adaptor)
+        rows, layers = images * self._in_step, len(self._head.adaptor)
         return 16 * self._values + device_bytes(rows, self._dimensions, self._method.hidden_units, layers)
 
     def _joined_step(self, inputs: list[Tensor]) -> dict[str, Tensor]:
@@ -98,14 +108,13 @@ class SimpleNetTraining(Training):
         self.move()
         return {"loss": result.loss, "true_share": result.true_share, "noisy_share": result.noisy_share}
 
-    def _noise(self, image: int, epoch: int) -> Tensor:
-        """(P, D)."""
+    def _noise(self, generator: torch.Generator) -> Tensor:
+        """Of the patches (P, D) of an image that train."""
         device, mix = self._runtime.device, self._method.noise_mix
-        generator = stream(self._method.seed, epoch, image, device)
-        drawn = torch.randn(self._places, self._dimensions, generator=generator, device=device)
+        drawn = torch.randn(self._in_step, self._dimensions, generator=generator, device=device)
         if mix == 1:
             return drawn.mul_(self._sigma)
-        level = torch.randint(mix, (self._places, 1), generator=generator, device=device)
+        level = torch.randint(mix, (self._in_step, 1), generator=generator, device=device)
         return drawn.mul_(self._sigma * MIX_GROWTH**level)
 
     def _in_portions(self, images: int) -> Iterator[list[Tensor]]:

@@ -111,9 +111,45 @@ def test_training_learns_to_tell_a_defect() -> None:
     assert state.losses["loss"][-1] < state.losses["loss"][0]
 
 
-@pytest.mark.parametrize("options", [{}, {"adaptor": "mlp"}, {"noise_mix": 3, "loss": "cross_entropy"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"adaptor": "mlp"}, {"noise_mix": 3, "loss": "cross_entropy", "patches_per_image": 9}]
+)
 def test_same_seed_same_weights_whatever_the_budget_and_the_threads(options: dict[str, Any]) -> None:
     assert_only_the_seed_counts(SimpleNet(**SMALL, **options), features(), 1e-5, "first.weight")
+
+
+def test_a_part_of_the_patches_of_every_image_trains_drawn_anew_in_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = SimpleNet(**SMALL).embed(taps(3))
+    steps: list[list[Tensor]] = []
+
+    def observed(head: Any, rows: list[Tensor], draw: Any, **options: Any) -> Any:
+        steps.append(rows)
+        assert all(draw(place).shape == own.shape for place, own in enumerate(rows))
+        return training_step(head, rows, draw, **options)
+
+    monkeypatch.setattr("ad_assets.methods.simplenet_training.training_step", observed)
+    SimpleNet(**SMALL, patches_per_image=20).fit(features(3), RUNTIME)
+    chosen = []
+    for rows in steps:
+        assert [len(own) for own in rows] == [20] * 3
+        for own in rows:
+            [(image, _), *_] = found = [
+                (image, place)
+                for row in own
+                for image in range(3)
+                for place in range(64)
+                if torch.equal(row, everything[image, place])
+            ]
+            assert len({*found}) == len(found) == 20
+            assert {each for each, _ in found} == {image}
+            chosen.append(frozenset(found))
+    assert len(steps) == 6
+    assert len({*chosen}) == len(chosen)
+
+
+def test_as_many_patches_as_there_are_is_all_of_them() -> None:
+    few, many = (SimpleNet(**SMALL, patches_per_image=number).fit(features(), RUNTIME) for number in (None, 64))
+    assert all(torch.equal(tensor, many.weights[name]) for name, tensor in few.weights.items())
 
 
 def test_scores_do_not_depend_on_the_batch() -> None:

@@ -53,7 +53,7 @@ MORE: list[tuple[str, dict[str, Any]]] = [
     ("patchcore", {"coreset_ratio": 1.0, "skip": "self", "image_score": "reweighted"}),
     ("patchcore", {"projection": 4}),
     ("rad", {"radius": None}),
-    ("simplenet", {"noise_mix": 2}),
+    ("simplenet", {"noise_mix": 2, "patches_per_image": 5}),
     ("superadd", {"max_rows": None, "subsets": None}),
 ]
 REFUSED = {(name, "subsampling", "proxies") for name in ("patchcore_lof", "anomalydino")} | {

@@ -88,7 +88,10 @@ def test_a_batch_is_split_where_the_budget_has_no_room_and_learns_the_same(batch
 @emulated
 @pytest.mark.parametrize(
     ("name", "options", "remedy"),
-    [("fod", FOD, "lower resize, heads or widths"), ("simplenet", SIMPLENET, "lower batch_size, resize or dimensions")],
+    [
+        ("fod", FOD, "lower resize, heads or widths"),
+        ("simplenet", SIMPLENET, "lower batch_size, patches_per_image, resize or dimensions"),
+    ],
 )
 def test_a_step_beyond_the_budget_is_refused_before_it_is_tried(
     name: str, options: dict[str, Any], remedy: str
