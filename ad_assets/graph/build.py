@@ -23,7 +23,6 @@ from ad_assets.graph.stage import (
     Stage,
     Upstream,
     Work,
-    read_head,
 )
 from ad_assets.settings.compute import Compute
 from ad_assets.settings.device_lease import current_lease
@@ -81,6 +80,8 @@ def materialize(
     """
     ROOM.limit(compute.memory_gb)
     upstream = Graph([stage], store).upstream((stage.key, partition))
+    head_path = store.head_path(stage.key, partition)
+    seen = store.heads.seen(head_path)
     progress = Progress(log, f"{stage.name}{f' [{partition}]' if partition else ''}")
     started = time.perf_counter()
     parts, build, after_head = _address(stage, upstream, store, progress, verify=verify or force)
@@ -98,7 +99,8 @@ def materialize(
         # All of it: a build would take what is left for that of an interrupted one.
         progress.note("what it was made of was made anew and differs")
         store.delete([artifact.at(MARKER), *(file.path for file in store.files(artifact.path))])
-    work = Work(stage, upstream, store, compute, progress, artifact, force, verify)
+    before = store.heads.opened(head_path, seen[0])
+    work = Work(stage, upstream, store, compute, progress, artifact, Head.of(before), force, verify)
     if not found:
         with attempted(store, stage.key, partition, head.version, again=again):
             metadata = build_within_memory(build, work)
@@ -112,10 +114,9 @@ def materialize(
     blocking = {check.name for check in stage.checks if check.blocking}
     blocked = [result.check for result in report.check_results if not result.passed and result.check in blocking]
     head = replace(head, contents=contents_of(record), made_of=record.get(MADE_OF, {}))
-    before = read_head(store, stage.key, partition)
     sizes = artifact.sizes(record)
-    store.write_head(stage.key, partition, head.record(sizes, blocked))
-    if before and before.version == head.version and before.contents != head.contents:
+    replaced = Head.of(store.heads.replace(head_path, head.record(sizes, blocked), seen))
+    if replaced and replaced.version == head.version and replaced.contents != head.contents:
         _renew_shared_heads(stage, partition, store, head, sizes)
     if after_head:
         after_head(head)

@@ -15,6 +15,7 @@ from typing import Any
 from ad_assets.datasets.files import ChangedFileError
 from ad_assets.graph.out_of_memory import is_out_of_memory
 from ad_assets.interrupts import when_interrupted
+from ad_assets.store.compare_and_swap import ABSENT
 from ad_assets.store.local import NoSpaceError
 from ad_assets.store.records import update_record, write_record
 from ad_assets.store.retry import StorageError, may_pass
@@ -63,7 +64,7 @@ def attempted(
             return record
         return {"version": version, "count": record["count"] if record else 1, "error": message}
 
-    update_record(store, path, with_attempt, *ATTEMPT, absent=True)
+    update_record(store, path, with_attempt, *ATTEMPT, seen=ABSENT)
     with when_interrupted(lambda: _restore(store, path, before)):
         try:
             yield

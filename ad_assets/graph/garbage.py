@@ -29,6 +29,13 @@ from ad_assets.store.store import HEAD, ArtifactStore, StoredFile
 from ad_assets_runtime.bundle import MANIFEST
 from ad_assets_runtime.identity import content_of
 
+_LISTS = {  # kind -> its file that lists what else it refers to
+    "features": feature_files.IMAGES,
+    synthetic.KIND: synthetic.SCORES,
+    bundle.KIND: MANIFEST,
+    "study": studies.TABLE,
+}
+
 
 def unreferenced(graph: Graph, *, older_than: float) -> list[StoredFile]:
     """Files that may go.
@@ -65,16 +72,18 @@ def unreferenced(graph: Graph, *, older_than: float) -> list[StoredFile]:
             return set(), {parts[2]} if record and record[near_copies.TRAIN] in trained else set()
         if not artifact_folder(file.path) or parts[2] not in versions:
             return set(), set()
-        artifact = store.artifact(parts[1], parts[2])
-        if parts[1::2] == ["features", feature_files.IMAGES]:
+        kind, artifact = parts[1], store.artifact(parts[1], parts[2])
+        path = artifact.at(_LISTS.get(kind, ""))
+        in_record = kind in _LISTS and file.path == artifact.at(MARKER) and artifact.is_small(path)
+        if file.path != path and not in_record:
+            return set(), set()
+        if kind == "features":
             return set(feature_files.feature_files(artifact)), set()
-        if parts[1::2] == [synthetic.KIND, synthetic.SCORES]:
+        if kind == synthetic.KIND:
             return set(), synthetic.features_of(artifact, extractors)
-        if parts[1::2] == [bundle.KIND, MANIFEST]:
+        if kind == bundle.KIND:
             return set(), {path.rsplit("/", 2)[1] for path in bundle.graph_files(artifact)}
-        if parts[1::2] == ["study", studies.TABLE]:
-            return set(), {row["fingerprint"] for row in studies.read_rows(artifact)}
-        return set(), set()
+        return set(), {row["fingerprint"] for row in studies.read_rows(artifact)}
 
     found = store.each(refers_to, files)
     kept.update(*(paths for paths, _ in found))

@@ -43,10 +43,13 @@ class _Records:
         self._read: dict[str, tuple[str, Any]] = {}
         self._exact: dict[str, Stamped] = {}  # heads with the stamps of what was read
         self._stamps: dict[str, str] | None = None
+        self._asked_attempts = False
         self.damaged: set[str] = set()
 
     def refresh(self, slots: Iterable[Slot], *, note: bool = False) -> bool:
-        """List all records; from an object store, read at once the new ones of some heads, else as they are needed.
+        """List all heads; from an object store, read at once the new ones of some, else as they are needed.
+
+        Attempts are listed too once any was asked for: most who look at heads never do.
 
         Args:
             slots: whose heads.
@@ -56,38 +59,60 @@ class _Records:
             Whether any record was written or removed since the last listing.
         """
         before = self._stamps
-        listed = self._store.each(self._store.files, ("heads", "attempts"))
+        listed = self._store.each(self._store.files, ("heads", "attempts") if self._asked_attempts else ("heads",))
         self._stamps = {file.path: file.stamp for files in listed for file in files}
         self._read = {path: known for path, known in self._read.items() if self._stamps.get(path) == known[0]}
         self.damaged &= self._read.keys()
         if not self._store.is_local:
+            heads = {file.path: file.stamp for file in listed[0]}
+            self._store.heads.note_listed(heads)
             paths = {self._store.head_path(*slot) for slot in slots}
-            self._read_new(sorted(paths & self._stamps.keys() - self._read.keys()), self._stamps, note)
+            self._read_new(sorted(paths & heads.keys() - self._read.keys()), heads, note)
         return self._stamps != before
 
     def _read_new(self, paths: Sequence[str], stamps: Mapping[str, str], note: bool) -> None:
         """Read some heads: those that this process wrote from memory, others from the snapshot if they are many."""
-        own = {path: (stamps[path], head) for path in paths if (head := self._store.written_head(path, stamps[path]))}
-        many = len(paths) > max(FEW, len(stamps) * FEW_PERCENT // 100)
-        found = read_snapshot(self._store, "heads", stamps) if many else {}
-        self._exact |= found | own
-        self._read = {**found, **own, **self._read}
-        self._store.each(self.read, [path for path in paths if path not in self._read])
-        if many and len(set(paths) - found.keys()) > (0 if note else max(FEW, len(found) // 10)):
-            exact = {path: known for path, known in self._exact.items() if stamps.get(path) == known[0]}
+        if not paths:
+            return
+        own = {path: head for path, stamp in stamps.items() if (head := self._store.heads.written(path, stamp))}
+        others = [path for path in paths if path not in own]
+        many = len(others) > max(FEW, len(stamps) * FEW_PERCENT // 100)
+        # A snapshot that is left anew has the heads of other assets too.
+        known = {path: read for path, read in self._exact.items() if stamps.get(path) == read[0]}
+        lacking = note and stamps.keys() - own.keys() - known.keys()
+        found = read_snapshot(self._store, "heads", stamps) if many or lacking else {}
+        self._exact |= found | {path: (stamps[path], head) for path, head in own.items()}
+        self._read = {**found, **{path: self._exact[path] for path in own}, **self._read}
+        self._store.each(self.read, [path for path in others if path not in self._read])
+        unknown = len(set(others) - found.keys())
+        if (note and stamps.keys() - found.keys()) or (many and unknown > max(FEW, len(found) // 10)):
+            exact = {path: read for path, read in self._exact.items() if stamps.get(path) == read[0]}
             write_snapshot(self._store, "heads", exact)
 
     def prefetch(self, slots: Iterable[Slot]) -> None:
         """From an object store, read some heads at once."""
         if not self._store.is_local:
-            self._store.each(self.read, dict.fromkeys(self._store.head_path(*slot) for slot in slots))
+            paths = dict.fromkeys(self._store.head_path(*slot) for slot in slots)
+            self._store.each(self.read, [path for path in paths if not self._is_own(path)])
+
+    def _is_own(self, path: str) -> bool:
+        """Whether this process wrote a head lately: where nothing was listed, it counts as what is there."""
+        if self._stamps is not None or path in self._read:
+            return path in self._read
+        if head := self._store.heads.recent(path):
+            self._read[path] = "", head
+        return head is not None
 
     def read(self, path: str) -> Any:
         """The record at a path; None where there is none, or a damaged one."""
+        if not self._asked_attempts and path.startswith("attempts/"):
+            self._asked_attempts = True
+            if self._stamps is not None:
+                self._stamps |= {file.path: file.stamp for file in self._store.files("attempts")}
         stamp = self.stamp(path)
         if stamp is None:
             return None
-        if path not in self._read or self._read[path][0] != stamp:
+        if not (self._is_own(path) if stamp == "" else self._read.get(path, (None,))[0] == stamp):
             record = None
             try:
                 names = HEAD if path.startswith("heads/") else ATTEMPT

@@ -21,10 +21,11 @@ from pydantic import BaseModel
 
 from ad_assets.config.benchmark import Detector, fingerprint, json_values
 from ad_assets.graph.progress import Progress
-from ad_assets.graph.provenance import MADE_OF, made_of
+from ad_assets.graph.provenance import MADE_OF, contents_of, made_of
 from ad_assets.methods import Method
 from ad_assets.methods.base import Stage as MethodStage
 from ad_assets.settings.compute import Compute
+from ad_assets.store.layout import MARKER
 from ad_assets.store.store import Artifact, ArtifactStore
 
 if TYPE_CHECKING:
@@ -166,7 +167,10 @@ class MethodSettings(StageSettings):
 
 @dataclass
 class Work:
-    """What a build gets: inputs, tools, and where its files go."""
+    """What a build gets: inputs, tools, and where its files go.
+
+    `before` is what the asset partition was when the build began.
+    """
 
     stage: Stage
     upstream: Upstream
@@ -174,6 +178,7 @@ class Work:
     compute: Compute
     progress: Progress
     artifact: Artifact
+    before: Head | None
     force: bool = False
     verify: bool = False
 
@@ -191,7 +196,12 @@ class Work:
 
     def input(self, stage: Stage, partition: str | None = None) -> Artifact:
         """The artifact of an upstream stage."""
-        return self.store.artifact(stage.kind, self.upstream.of(stage, partition).version)
+        head = self.upstream.of(stage, partition)
+        artifact = self.store.artifact(stage.kind, head.version)
+        known = self.store.known_record(artifact.at(MARKER))
+        if known is not None and contents_of(known) != head.contents:
+            self.store.forget_record(artifact.at(MARKER))  # another process made it anew since
+        return artifact
 
 
 Build = Callable[[Work], dict[str, Any]]

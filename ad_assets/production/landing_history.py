@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ad_assets.production.lasting_records import DamagedRecordError, LastingRecord
+from ad_assets.store.compare_and_swap import ABSENT
 from ad_assets.store.records import recall, write_record
 from ad_assets.store.store import ArtifactStore
 
@@ -105,6 +106,7 @@ def record_version(
     rows: Iterable[Mapping[str, Any]],
     rows_of: Callable[[str], Iterable[Mapping[str, Any]] | None],
     when: str = "",
+    last_version: tuple[int, str] | None = None,
 ) -> None:
     """Append a version of an image index, unless it is the last one already.
 
@@ -116,11 +118,14 @@ def record_version(
         rows: its rows.
         rows_of: reads the rows of an earlier version by its address; None where the store has it no more.
         when: time (ISO 8601, UTC); empty: now.
+        last_version: what `latest_version` said a moment ago: another run may have appended since.
 
     Raises:
         DamagedRecordError: an earlier entry is needed and cannot be read.
     """
-    number, last = before = _latest(store, dataset, category)
+    if last_version is None or last_version[1] == index:  # else what follows tells whether it still is the last
+        last_version = latest_version(store, dataset, category)
+    number, last = before = last_version
     when = when or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     while last != index:
         earlier = rows_of(last) if last else []
@@ -134,14 +139,10 @@ def record_version(
         landing = Landing(when, index, added, removed)
         number += 1
         # Another run may have appended meanwhile: then this version follows on that one.
-        last = _LANDINGS.update(store, _path(dataset, category, number), partial(_first, landing)).index
+        path = _path(dataset, category, number)
+        last = _LANDINGS.update(store, path, partial(_first, landing), seen=ABSENT).index
     if (number, last) != before:
         write_record(store, f"{_folder(dataset, category)}/{LATEST}", {"number": number, "index": last})
-
-
-def has_landings(store: ArtifactStore, dataset: str, category: str) -> bool:
-    """Whether any version of a category is recorded."""
-    return _latest(store, dataset, category)[0] > 0
 
 
 def read_landings(store: ArtifactStore, dataset: str, category: str) -> list[Landing]:
@@ -207,7 +208,7 @@ def _sorted(rows: Iterable[IndexedImage]) -> tuple[IndexedImage, ...]:
     return tuple(sorted(rows, key=lambda row: (row.split, row.path)))
 
 
-def _latest(store: ArtifactStore, dataset: str, category: str) -> tuple[int, str]:
+def latest_version(store: ArtifactStore, dataset: str, category: str) -> tuple[int, str]:
     """Number and address of the last version; 0 and empty before the first."""
     record = recall(store, f"{_folder(dataset, category)}/{LATEST}", "number", "index")
     if record:

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from ad_assets.store.compare_and_swap import Seen
 from ad_assets.store.store import ArtifactStore, CorruptArtifactError
 
 T = TypeVar("T")
@@ -47,13 +48,14 @@ class LastingRecord(Generic[T]):
             return self._empty()
         return self._parsed(store, path, data)
 
-    def update(self, store: ArtifactStore, path: str, change: Callable[[T], T]) -> T:
+    def update(self, store: ArtifactStore, path: str, change: Callable[[T], T], *, seen: Seen | None = None) -> T:
         """Change a record atomically: of simultaneous changes none is lost.
 
         Args:
             store: the store.
             path: of the record.
             change: maps the value to the new one; called again if another process wrote meanwhile.
+            seen: see `FileStore.update`.
 
         Returns:
             The new value.
@@ -69,7 +71,7 @@ class LastingRecord(Generic[T]):
             after = change(before)
             return data if data is not None and after == before else self._text(after)
 
-        store.update(path, changed)
+        store.update(path, changed, seen=seen)
         return after
 
     def _parsed(self, store: ArtifactStore, path: str, data: bytes) -> T:

@@ -8,25 +8,18 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from ad_assets.store.checksums import CorruptArtifactError, plain_checksum
+from ad_assets.store.checksums import CorruptArtifactError, DamagedError, plain_checksum
 from ad_assets.store.contents import Contents
 from ad_assets.store.layout import MARKER, TENSORS, is_recorded
 from ad_assets.store.records import encoded, read_record, write_record
+from ad_assets.store.remembering_store import WrittenFile
+from ad_assets.store.small_files import SMALL, fitted, unpacked
 
 if TYPE_CHECKING:
     from ad_assets.store.store import ArtifactStore
 
 MOST_COMMITS = 5  # attempts, while another process that builds the same artifact keeps replacing files
 PAUSES = (0.1, 0.4, 0.0)  # seconds before a file that does not match is read again, since it may be being replaced
-
-
-@dataclass(frozen=True)
-class WrittenFile:
-    """A file written by this process: size in bytes, checksum, and its stamp where known after writing."""
-
-    size: int
-    checksum: str
-    stamp: str
 
 
 @dataclass(frozen=True)
@@ -47,7 +40,15 @@ class Artifact:
 
     def exists(self) -> bool:
         """Whether the artifact was committed."""
-        return self.store.exists(self.at(MARKER))
+        if self.store.is_local:
+            return self.store.exists(self.at(MARKER))
+        try:
+            self.record()  # of an object store by the same one request, and most who ask read on
+        except FileNotFoundError:
+            return False
+        except CorruptArtifactError:
+            return True
+        return True
 
     def record(self) -> dict[str, Any]:
         """The record written at the commit, read now.
@@ -76,11 +77,27 @@ class Artifact:
             record: facts about it, JSON values.
             beside: path -> size of files elsewhere in the store that it depends on.
         """
-        written = self.store.written(self.path)
-        files = {path: [file.size, file.checksum] for path, file in written.items() if is_recorded(path)}
+        written, waiting = self.store.written(self.path)
+        small = fitted({self._name(path): data for path, data in waiting.items()})
+        for path, data in waiting.items():
+            if self._name(path) not in small:
+                self.store.write_bytes(path, data)
+        written |= self.store.written(self.path)[0]
+        in_record = {name: [len(waiting[self.at(name)]), self._checksum(name, waiting)] for name in small}
+        files = {self._name(path): [file.size, file.checksum] for path, file in written.items() if is_recorded(path)}
+        # Where nothing lay before the build, and no other process has committed since, all is what was written.
+        alone = self.store.was_empty(self.path) and self.store.is_on_s3
         for _ in range(MOST_COMMITS):
-            files_by_name = {self._name(path): entry for path, entry in sorted(files.items())}
-            complete = {**record, "files": files_by_name, **({"beside": dict(beside)} if beside else {})}
+            complete = {
+                **record,
+                "files": dict(sorted({**files, **in_record}.items())),
+                **({SMALL: small} if small else {}),
+                **({"beside": dict(beside)} if beside else {}),
+            }
+            if alone:
+                if self.store.create(self.at(MARKER), encoded(self.at(MARKER), complete)):
+                    break
+                alone = False
             write_record(self.store, self.at(MARKER), complete)
             # Listed after the record is written: of several processes that build the same artifact, the last one to
             # write the record sees the final files.
@@ -91,20 +108,32 @@ class Artifact:
         self.store.remember_record(self.at(MARKER), complete)
         return complete
 
+    def _checksum(self, name: str, waiting: Mapping[str, bytes]) -> str:
+        return plain_checksum(self.at(name), waiting[self.at(name)])
+
     def sound_tensors(self) -> set[str]:
         """Paths of the intact tensor files in its folder, as after an interrupted build; damaged ones are deleted."""
-        paths = [file.path for file in self.store.files(self.path) if file.path.endswith(TENSORS)]
+        paths = [path for path in self.present_files() if path.endswith(TENSORS)]
         return {
             path for path, sound in zip(paths, self.store.each(self.store.holds_tensors, paths), strict=True) if sound
         }
 
+    def present_files(self) -> dict[str, int]:
+        """Path -> size of the files in its folder while it is built, from memory where nothing lay there before."""
+        if self.store.was_empty(self.path):
+            return self.store.own_files(self.path)
+        return {file.path: file.size for file in self.store.files(self.path)} | self.store.own_files(self.path)
+
     def sizes(self, record: Mapping[str, Any]) -> dict[str, int]:
-        """Path -> size of every file that the artifact contains or depends on; empty for records without a list."""
+        """Path -> size of every file that the artifact consists of or depends on; empty for records without a list.
+
+        Small files that lie in the record are not among them.
+        """
         if "files" not in record:
             return {}
         return {
             self.at(MARKER): len(encoded(self.at(MARKER), record)),
-            **{self.at(name): size for name, (size, _) in record["files"].items()},
+            **{self.at(name): size for name, (size, _) in record["files"].items() if name not in record.get(SMALL, {})},
             **record.get("beside", {}),
         }
 
@@ -114,7 +143,9 @@ class Artifact:
         Args:
             deep: compare checksums of every byte, not only names and sizes.
         """
-        listed = {file.path: file.size for file in self.store.files(self.path)}
+        absent = self.store.is_absent(self.path)
+        listed = {} if absent else {file.path: file.size for file in self.store.files(self.path)}
+        self.store.note_empty(self.path, empty=not listed)
         if self.at(MARKER) not in listed:
             return None
         try:
@@ -141,20 +172,57 @@ class Artifact:
         Raises:
             CorruptArtifactError: the checksum does not match.
         """
+        known = self.store.known_file(path)
+        if known is not None:
+            return known
         for pause in PAUSES:
-            data = self.store.fetch(path)
+            try:
+                data = self._content(path)
+            except FileNotFoundError:
+                if self.store.is_local or not pause or self.store.known_record(self.at(MARKER)) is None:
+                    raise
+                # A record that was read earlier may have been replaced by one that holds the file.
+                self.store.forget_record(self.at(MARKER))
+                continue
             entry = self.store.remembered_record(self.at(MARKER)).get("files", {}).get(self._name(path))
             if entry is None or entry[1] == plain_checksum(path, data):
+                if entry:
+                    self.store.remember_file(path, entry[1], data)
                 return data
             time.sleep(pause)
             self.store.forget_record(self.at(MARKER))
         raise self.store.corrupt(path, "it is not what the record of its artifact says")
 
+    def _content(self, path: str) -> bytes:
+        """The bytes of one of its files, which may lie in the record."""
+        if not self.store.is_local:
+            small = self._small(path)
+            return self.store.fetch(path) if small is None else small
+        try:
+            return self.store.fetch(path)
+        except FileNotFoundError:  # a copy of an object store has it in the record
+            small = self._small(path)
+            if small is None:
+                raise
+            return small
+
+    def _small(self, path: str) -> bytes | None:
+        """The bytes of one of its files that lies in the record; None where it does not."""
+        text = self.store.remembered_record(self.at(MARKER)).get(SMALL, {}).get(self._name(path))
+        try:
+            return None if text is None else unpacked(text)
+        except DamagedError as error:
+            raise self.store.corrupt(path, error) from error
+
+    def is_small(self, path: str) -> bool:
+        """Whether one of its files lies in the record."""
+        return self._name(path) in self.store.remembered_record(self.at(MARKER)).get(SMALL, ())
+
     def _name(self, path: str) -> str:
         return path.removeprefix(f"{self.path}/")
 
     def _files(self, written: Mapping[str, WrittenFile]) -> dict[str, list[Any]]:
-        """Path -> size and checksum of its present files; files that this process did not write are read."""
+        """Name -> size and checksum of its present files; files that this process did not write are read."""
         files: dict[str, list[Any]] = {}
         for file in self.store.files(self.path):
             if not is_recorded(file.path):
@@ -167,7 +235,7 @@ class Artifact:
                 )
             except FileNotFoundError:
                 continue
-            files[file.path] = [file.size, checksum]
+            files[self._name(file.path)] = [file.size, checksum]
         return files
 
     def _changed(self, paths: Iterable[str], record: Mapping[str, Any]) -> list[str]:

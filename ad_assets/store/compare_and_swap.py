@@ -26,6 +26,8 @@ LOCK = ".lock"  # one per store, held only for one read and write
 LOCK_SECONDS = 30.0
 UPDATE_SECONDS = 60.0
 Change = Callable[[bytes | None], bytes]  # old content, None where there is no file -> new content
+Seen = tuple[bytes | None, str | None]  # content, None where there is no file, and its ETag on S3
+ABSENT: Seen = (None, None)
 _PRECONDITION_FAILED, _CONFLICT = 412, 409
 _IN_MEMORY = threading.Lock()
 
@@ -53,31 +55,41 @@ class SwapFile:
                 "would be lost: set store.root to a local folder, a share, or s3://bucket/prefix"
             )
 
-    def update(self, change: Change, *, absent: bool = False) -> None:
+    def update(self, change: Change, *, seen: Seen | None = None) -> str:
         """Replace the content by `change` of it, repeated until no other process wrote in between.
 
         Args:
             change: see `Change`.
-            absent: there hardly ever is a file, so that writing it is tried before it is read.
+            seen: what is there as far as is known, so that writing is tried before it is read.
+
+        Returns:
+            The ETag of what lies there now; empty where there is none.
         """
-        if absent and self._create(change(None)):
-            return
         started = time.monotonic()
         for number in itertools.count():
-            before, tag = self.read()
+            known = seen if number == 0 else None
+            before, tag = known or self.read()
             after = change(before)
-            if after == before or self.swap(before, tag, after):
-                return
+            if known is None and after == before:
+                return tag or ""
+            if (written := self.swap(before, tag, after)) is not None:
+                return written
+            if self._kind == "s3" and known != ABSENT:
+                # A request repeated because its answer was lost is refused although the first one succeeded.
+                content, tag = self.read()
+                if content == after:
+                    return tag or ""
             if time.monotonic() - started > UPDATE_SECONDS:
                 break
-            # Growing random pauses spread the processes that were refused.
-            time.sleep(random.uniform(0.0, 0.002 * 2 ** min(number, 8)))  # noqa: S311 - not secret
+            if known is None:
+                # Growing random pauses spread the processes that were refused.
+                time.sleep(random.uniform(0.0, 0.002 * 2 ** min(number, 8)))  # noqa: S311 - not secret
         raise StorageError(
             f"{self._location}: other processes kept changing it for {UPDATE_SECONDS:.0f} s: run again later"
         )
 
-    def read(self) -> tuple[bytes | None, str | None]:
-        """The content, None where there is no file, and its ETag on S3, both as `swap` takes them."""
+    def read(self) -> Seen:
+        """What is there, as `swap` takes it."""
         try:
             if self._kind == "s3":
                 return retried(lambda: read_object(self._fs, self._file), self._location)
@@ -85,10 +97,14 @@ class SwapFile:
         except FileNotFoundError:
             return None, None
 
-    def swap(self, before: bytes | None, tag: str | None, data: bytes) -> bool:
-        """Replace the file if its content is still `before`; returns whether it was replaced."""
+    def swap(self, before: bytes | None, tag: str | None, data: bytes) -> str | None:
+        """Replace the file if its content is still `before`, on S3 if its ETag is.
+
+        Returns:
+            None if it was not replaced; else its ETag, empty where there is none.
+        """
         if self._kind == "s3":
-            return self._swap_object(tag, data)
+            return self._put_if(tag, data)
         write = partial(self._fs.pipe_file, self._file, data)
         lock: Any = _IN_MEMORY
         if self._kind == "file":
@@ -100,41 +116,32 @@ class SwapFile:
         try:
             with lock:
                 if self.read()[0] != before:
-                    return False
+                    return None
                 retried(write, self._location, also=(FileNotFoundError, FileExistsError))
         except filelock.Timeout as error:
             raise StorageError(
                 f"{self._location}: another process has held {error.lock_file} for {LOCK_SECONDS:.0f} s: find it "
                 "(fuser, lsof), end it if it hangs, and run again"
             ) from error
-        return True
+        return ""
 
-    def _create(self, data: bytes) -> bool:
-        """Write the file if there is none; returns whether it was written."""
-        return self._put_if(None, data) if self._kind == "s3" else self.swap(None, None, data)
-
-    def _swap_object(self, tag: str | None, data: bytes) -> bool:
-        # A request repeated because its response was lost is refused although the first one succeeded.
-        return self._put_if(tag, data) or self.read()[0] == data
-
-    def _put_if(self, tag: str | None, data: bytes) -> bool:
-        """Write an object if its ETag is still this one, None: if there is none; returns whether it was written."""
+    def _put_if(self, tag: str | None, data: bytes) -> str | None:
+        """Write an object if its ETag is still this one, None: if there is none; returns the new one if written."""
         condition = {"mode": "create"} if tag is None else {"IfMatch": tag}
         try:
-            retried(lambda: self._fs.pipe_file(self._file, data, **condition), self._location)
+            answer = retried(lambda: self._fs.pipe_file(self._file, data, **condition), self._location)
         except FileNotFoundError:  # deleted since it was read
-            return False
+            return None
         except FileExistsError:
-            pass
+            return None
         except OSError as error:
-            answer = getattr(error.__cause__, "response", None) or {}
-            if answer.get("ResponseMetadata", {}).get("HTTPStatusCode") not in (_PRECONDITION_FAILED, _CONFLICT):
+            said = getattr(error.__cause__, "response", None) or {}
+            if said.get("ResponseMetadata", {}).get("HTTPStatusCode") not in (_PRECONDITION_FAILED, _CONFLICT):
                 raise
-        else:
-            return True
-        return False
+            return None
+        return str(answer["ETag"])
 
     def try_conditions(self) -> bool:
         """Whether the server refuses a conditional write whose condition is false; leaves the file there."""
         self.update(lambda _: b"tried by ad-assets doctor")
-        return not self.swap(None, None, b"overwritten") and not self.swap(b"", '"another"', b"overwritten")
+        return self.swap(None, None, b"overwritten") is None and self.swap(b"", '"another"', b"overwritten") is None

@@ -21,7 +21,7 @@ from pydantic import Field, field_validator
 from ad_assets.settings.home import known_home
 from ad_assets.settings.model import Settings, without_secrets
 from ad_assets.store.checksums import CorruptArtifactError
-from ad_assets.store.compare_and_swap import Change, SwapFile
+from ad_assets.store.compare_and_swap import Change, Seen, SwapFile
 from ad_assets.store.local import prune_empty_folders, walk_files
 from ad_assets.store.retry import find_files, retried
 from ad_assets.store.s3_objects import is_object, is_s3, list_few_objects, read_whole
@@ -87,6 +87,11 @@ class FileStore(Settings):
         return "file" in (fs.protocol if isinstance(fs.protocol, (tuple, list)) else (fs.protocol,))
 
     @property
+    def is_on_s3(self) -> bool:
+        """Whether files are objects on S3, which tells them apart by ETags and writes on condition."""
+        return is_s3(self.opened[0])
+
+    @property
     def requests_at_once(self) -> int:
         """How many threads read or write files together: two for a disk, more where each request crosses a network."""
         return 2 if self.is_local else 16
@@ -137,19 +142,30 @@ class FileStore(Settings):
         except FileNotFoundError as error:
             raise self._missing(path) from error
 
-    def update(self, path: str, change: Change, *, absent: bool = False) -> None:
+    def update(self, path: str, change: Change, *, seen: Seen | None = None) -> str:
         """Change a file atomically, so that no change of several processes is lost.
 
         Args:
             path: the file.
             change: maps the content, None where there is no file, to the new one; called again if another process wrote
                 meanwhile. Unchanged content is not written.
-            absent: there hardly ever is a file: saves a request then.
+            seen: what is there as far as is known, such as `ABSENT`: saves a request where it is.
+
+        Returns:
+            The stamp that a listing of S3 gives for the file; empty elsewhere.
 
         Raises:
             StorageError: other processes kept writing for too long, or the file system has no conditional writes.
         """
-        SwapFile(*self.opened, path, self.location(path)).update(change, absent=absent)
+        return SwapFile(*self.opened, path, self.location(path)).update(change, seen=seen)
+
+    def seen(self, path: str) -> Seen:
+        """What lies at a path, as `update` takes it."""
+        return SwapFile(*self.opened, path, self.location(path)).read()
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a file if there is none; returns whether it was written. Errors as `update`."""
+        return SwapFile(*self.opened, path, self.location(path)).swap(None, None, data) is not None
 
     def can_update(self, path: str) -> bool:
         """Whether the store keeps two processes that update a file apart; tries it, and leaves a file at `path`."""

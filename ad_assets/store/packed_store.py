@@ -82,6 +82,7 @@ class PackedStore(FileStore):
 
     _folders: dict[str, Folder] = PrivateAttr(default_factory=dict)
     _headers: dict[str, tuple[str, list[PackedFile]]] = PrivateAttr(default_factory=dict)
+    _unnoted: set[str] = PrivateAttr(default_factory=set)  # shards that this process wrote, in no snapshot as yet
     _packing: Any = PrivateAttr(default_factory=RLock)
     _mapped: MappedShards = PrivateAttr(default_factory=MappedShards)
 
@@ -103,6 +104,8 @@ class PackedStore(FileStore):
             own = file.path.split("/", 2)
             if len(own) == 3 and own[0] == PACKED:
                 by_folder["/".join(own[:2])].append(file)
+        if prefix and folder not in by_folder:
+            by_folder[folder] = []
         found = [file for file in listed if not is_shard(file.path)]
         for name, own_files in by_folder.items():
             state = self._take_in(name, own_files)
@@ -281,8 +284,18 @@ class PackedStore(FileStore):
             for file, (start, size) in zip(ordered, places, strict=True)
         ]
         self._headers[shard] = f"{stamp} {length}", found
+        self._unnoted.add(shard)
         if folder in self._folders:
             self._folders[folder].add(shard, found)
+
+    def note_headers(self, folder: str) -> None:
+        """Leave the headers of shards that this process wrote, once they are many, for those who look next."""
+        state = self._folders.get(folder)
+        own = self._unnoted & (state.shards.keys() if state else set())
+        if self.is_local or state is None or len(own) < max(SNAPSHOT, len(state.shards) // 10):
+            return
+        write_headers(self, folder, {shard: self._headers[shard] for shard in state.shards if shard in self._headers})
+        self._unnoted -= own
 
     def wrote_single(self, path: str) -> None:
         """Note that a file of its own was written."""

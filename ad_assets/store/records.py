@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ad_assets.store.checksums import CorruptArtifactError, DamagedError, opened_record, sealed_record
 
 if TYPE_CHECKING:
+    from ad_assets.store.compare_and_swap import Seen
+    from ad_assets.store.files import FileStore
     from ad_assets.store.store import ArtifactStore
 
 _LOG = logging.getLogger(__name__)
@@ -30,7 +32,7 @@ def write_record(store: ArtifactStore, path: str, record: Mapping[str, Any]) -> 
     store.write_bytes(path, encoded(path, record))
 
 
-def read_record(store: ArtifactStore, path: str, *names: str, remedy: str = "") -> dict[str, Any]:
+def read_record(store: FileStore, path: str, *names: str, remedy: str = "") -> dict[str, Any]:
     """The record at a path.
 
     Args:
@@ -46,18 +48,18 @@ def read_record(store: ArtifactStore, path: str, *names: str, remedy: str = "") 
     return read_stamped_record(store, path, *names, remedy=remedy)[1]
 
 
-def read_stamped_record(store: ArtifactStore, path: str, *names: str, remedy: str = "") -> tuple[str, dict[str, Any]]:
+def read_stamped_record(store: FileStore, path: str, *names: str, remedy: str = "") -> tuple[str, dict[str, Any]]:
     """As `read_record`, with the stamp of what was read as `FileStore.fetch_stamped` has it."""
     data, stamp = store.fetch_stamped(path)
     return stamp, _opened(store, path, data, names, remedy)
 
 
 def update_record(
-    store: ArtifactStore,
+    store: FileStore,
     path: str,
     change: Callable[[dict[str, Any] | None], dict[str, Any]],
     *names: str,
-    absent: bool = False,
+    seen: Seen | None = None,
 ) -> None:
     """Change a record atomically, so that no change of several processes is lost.
 
@@ -67,22 +69,16 @@ def update_record(
         change: maps the record, None where there is none or a damaged one, to the new one; called again if another
             process wrote meanwhile.
         names: keys that it must have.
-        absent: there hardly ever is one: saves a request then.
+        seen: see `FileStore.update`.
     """
 
     def changed(data: bytes | None) -> bytes:
-        before = None
-        if data is not None:
-            try:
-                before = _opened(store, path, data, names, "")
-            except CorruptArtifactError as error:
-                warn(error)
-        return encoded(path, change(before))
+        return encoded(path, change(opened_or_none(store, path, data, names)))
 
-    store.update(path, changed, absent=absent)
+    store.update(path, changed, seen=seen)
 
 
-def _opened(store: ArtifactStore, path: str, data: bytes, names: Sequence[str], remedy: str) -> dict[str, Any]:
+def _opened(store: FileStore, path: str, data: bytes, names: Sequence[str], remedy: str) -> dict[str, Any]:
     try:
         record = opened_record(path, json.loads(data))
         absent = [name for name in names if name not in record]
@@ -93,7 +89,16 @@ def _opened(store: ArtifactStore, path: str, data: bytes, names: Sequence[str], 
     return record
 
 
-def recall(store: ArtifactStore, path: str, *names: str) -> dict[str, Any] | None:
+def opened_or_none(store: FileStore, path: str, data: bytes | None, names: Sequence[str]) -> dict[str, Any] | None:
+    """A record from its bytes; None where there are none, or with a logged warning where they are damaged."""
+    try:
+        return None if data is None else _opened(store, path, data, names, "")
+    except CorruptArtifactError as error:
+        warn(error)
+        return None
+
+
+def recall(store: FileStore, path: str, *names: str) -> dict[str, Any] | None:
     """The record at a path; None where there is none, or with a logged warning where it is damaged."""
     try:
         return read_record(store, path, *names)

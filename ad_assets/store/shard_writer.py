@@ -77,3 +77,5 @@ class ShardWriter:
         self._write(complete)
         if self._replaced & self._written:
             drop_replaced(self._store, self._folder, self._replaced & self._written)
+        if self._written:
+            self._store.note_headers(self._folder)

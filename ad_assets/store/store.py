@@ -5,7 +5,8 @@ Layout under the root (a local folder or ``s3://bucket/prefix``)::
     features/<extractor>/shards/<unique>.safetensors   features of images, shared by all datasets and detectors
     features/<extractor>/<ab>/<image_id>.safetensors   where those of one image lie in a file of their own, and the
                                                        path by which they are read wherever they lie
-    artifacts/<kind>/<version>/...                     one folder per artifact; artifact.json is written last
+    artifacts/<kind>/<version>/...                     one folder per artifact; artifact.json is written last, and of
+                                                       an object store holds its small files
     heads/<asset key>/<partition>.json                 the present version of an asset's partition
 
 Files are complete or absent (`ad_assets.store.files`), and an artifact exists once its ``artifact.json`` does. Since
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -25,22 +26,23 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PrivateAttr
 
-from ad_assets.store.artifact import Artifact, WrittenFile
+from ad_assets.store.artifact import Artifact
 from ad_assets.store.checksums import (
     KEY,
     CorruptArtifactError,
     DamagedError,
-    opened_record,
     plain_checksum,
     sealed_tensors,
     tensors_checksum,
 )
 from ad_assets.store.files import MissingFileError, StoredFile, stamp_of
+from ad_assets.store.heads import HEAD, Heads
 from ad_assets.store.layout import ARTIFACTS, TENSORS, artifact_folder
 from ad_assets.store.local import write_whole
-from ad_assets.store.packed_store import PackedStore
-from ad_assets.store.records import encoded, read_record, recall
+from ad_assets.store.records import recall
+from ad_assets.store.remembering_store import RememberingStore, WrittenFile
 from ad_assets.store.retry import retried
+from ad_assets.store.small_files import MOST_A_FILE
 from ad_assets.store.tensor_files import (
     checksum_of,
     map_tensors,
@@ -56,14 +58,13 @@ if TYPE_CHECKING:
 
     from ad_assets.store.shard_format import PackedFile
 
-__all__ = ["Artifact", "ArtifactStore", "CorruptArtifactError", "MissingFileError", "StoredFile"]
+__all__ = ["HEAD", "Artifact", "ArtifactStore", "CorruptArtifactError", "MissingFileError", "StoredFile"]
 
-HEAD = ("version", "parts", "code_version")  # what a head must have
 _HEADER = 4096  # bytes that hold the header of a tensor file with a dozen tensors
 _LOG = logging.getLogger(__name__)
 
 
-class ArtifactStore(PackedStore):
+class ArtifactStore(RememberingStore):
     """Reads and writes tensors, tables, JSON and bytes by path relative to the root.
 
     Raises:
@@ -73,9 +74,7 @@ class ArtifactStore(PackedStore):
         StorageError: the storage does not answer in several tries.
     """
 
-    _records: dict[str, dict[str, Any]] = PrivateAttr(default_factory=dict)
-    _written: dict[str, WrittenFile] = PrivateAttr(default_factory=dict)
-    _heads: dict[str, tuple[str, dict[str, Any]]] = PrivateAttr(default_factory=dict)
+    _heads: Heads | None = PrivateAttr(default=None)
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a file in one step."""
@@ -88,19 +87,27 @@ class ArtifactStore(PackedStore):
     def _put(self, path: str, parts: Sequence[bytes | memoryview], checksum: str) -> str:
         """Write a file; returns the stamp that a listing gives for it, empty where that is not known."""
         fs, base = self.opened
-        location, stamp = self.location(path), ""
+        location, stamp, data = self.location(path), "", b""
         if self.is_local:
             # Another process may remove the empty folder between its creation and the write.
             passing = (FileNotFoundError, FileExistsError)
             stamp = stamp_of(retried(lambda: write_whole(Path(base, path), *parts), location, also=passing))
         else:
-            answer = retried(lambda: fs.pipe_file(f"{base}/{path}", b"".join(parts)), location)
+            data = b"".join(parts)
+            answer = retried(lambda: fs.pipe_file(f"{base}/{path}", data), location)
             # Of an object written in parts s3fs does not say it: such a file counts as that of another process.
             stamp = answer.get("ETag", "") if isinstance(answer, dict) else ""
         if artifact_folder(path):
-            self._written[path] = WrittenFile(sum(map(len, parts)), checksum, stamp)
+            self.note_written(path, WrittenFile(sum(map(len, parts)), checksum, stamp), data)
         self.wrote_single(path)
         return stamp
+
+    def _write_value(self, path: str, data: bytes) -> None:
+        """Write a file that this project alone reads: in an object store, a small one of an artifact in its record."""
+        if self.is_local or not artifact_folder(path) or len(data) > MOST_A_FILE:
+            self.write_bytes(path, data)
+        else:
+            self.let_wait(path, data)
 
     def read_bytes(self, path: str) -> bytes:
         """Read a whole file; a file of an artifact is verified by the checksum in its record."""
@@ -109,7 +116,7 @@ class ArtifactStore(PackedStore):
 
     def write_json(self, path: str, value: object) -> None:
         """Write a JSON value; NaN and infinities are refused."""
-        self.write_bytes(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode())
+        self._write_value(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode())
 
     def read_json(self, path: str) -> Any:
         """Read a JSON value."""
@@ -121,7 +128,7 @@ class ArtifactStore(PackedStore):
 
     def write_text(self, path: str, text: str) -> None:
         """Write UTF-8 text."""
-        self.write_bytes(path, text.encode())
+        self._write_value(path, text.encode())
 
     def read_text(self, path: str) -> str:
         """Read UTF-8 text."""
@@ -137,7 +144,7 @@ class ArtifactStore(PackedStore):
 
         sink = pa.BufferOutputStream()
         parquet.write_table(table, sink)
-        self.write_bytes(path, sink.getvalue().to_pybytes())
+        self._write_value(path, sink.getvalue().to_pybytes())
 
     def read_table(self, path: str) -> pa.Table:
         """Read a Parquet table."""
@@ -174,7 +181,8 @@ class ArtifactStore(PackedStore):
 
     def read_noted_tensors(self, path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Named tensors and the text notes of the same file, in one read, since another process may replace it."""
-        return self._parsed(path, self.fetch(path))
+        known = self.known_file(path)
+        return self._parsed(path, self.fetch(path) if known is None else known)
 
     def _parsed(self, path: str, data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
         from safetensors.torch import load
@@ -268,33 +276,18 @@ class ArtifactStore(PackedStore):
         """The checksum in the header of a tensor file, whose tensors are not read; of other files as `checksum`."""
         return (self._all_notes(path).get(KEY) if path.endswith(TENSORS) else None) or self.checksum(path)
 
-    def written(self, folder: str) -> dict[str, WrittenFile]:
-        """Path -> files that this object wrote into the folder of an artifact since the last call."""
-        paths = [path for path in list(self._written) if path.startswith(f"{folder}/")]
-        return {path: self._written.pop(path) for path in paths}
-
     # -- records, artifacts and heads ----------------------------------------------------------------------------
 
     def artifact(self, kind: str, version: str) -> Artifact:
         """The artifact of a kind and fingerprint, whether or not it exists."""
         return Artifact(self, f"{ARTIFACTS}/{kind}/{version}")
 
-    def remembered_record(self, path: str) -> Mapping[str, Any]:
-        """The record of an artifact, cached; empty where there is none yet."""
-        if path not in self._records:
-            try:
-                self._records[path] = read_record(self, path)
-            except FileNotFoundError:
-                return {}
-        return self._records[path]
-
-    def remember_record(self, path: str, record: Mapping[str, Any]) -> None:
-        """Keep the record of an artifact in the cache."""
-        self._records[path] = dict(record)
-
-    def forget_record(self, path: str) -> None:
-        """Drop the record of an artifact from the cache."""
-        self._records.pop(path, None)
+    @property
+    def heads(self) -> Heads:
+        """The heads in it."""
+        if self._heads is None:
+            self._heads = Heads(self)
+        return self._heads
 
     def head_path(self, key: Sequence[str], partition: str | None) -> str:
         """Path of the head of an asset's partition."""
@@ -306,15 +299,7 @@ class ArtifactStore(PackedStore):
 
     def write_head(self, key: Sequence[str], partition: str | None, head: dict[str, Any]) -> None:
         """Write the head of an asset's partition."""
-        path = self.head_path(key, partition)
-        data = encoded(path, head)
-        if stamp := self._put(path, [data], ""):
-            self._heads[path] = stamp, opened_record(path, json.loads(data))
-
-    def written_head(self, path: str, stamp: str) -> dict[str, Any] | None:
-        """The head at a path if this process wrote what lies there on S3 with a stamp; else None."""
-        own, head = self._heads.get(path, ("", {}))
-        return head if own and own == stamp else None
+        self.heads.write(self.head_path(key, partition), head)
 
     @contextmanager
     def valid_content(self, path: str) -> Iterator[None]:

@@ -71,8 +71,8 @@ def test_five_percent_of_requests_fail(
         faults = Faults(0.05, seed=7)
         make_flaky(patched, bench.benchmark.store.opened[0], faults)
         bench.run()
-    assert faults.requests > 300
-    assert faults.failed > 10
+    assert faults.requests > (100 if place == "s3" else 300)
+    assert faults.failed >= (5 if place == "s3" else 10)
     assert results(bench) == results(calm)
     assert {path: head["version"] for path, head in heads(bench.benchmark.store).items()} == {
         path: head["version"] for path, head in heads(calm.benchmark.store).items()

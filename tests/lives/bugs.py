@@ -43,24 +43,24 @@ def last_writer_wins(patch: Patch) -> None:
 
     original = SwapFile.update
 
-    def update(self: Any, change: Any, *, absent: bool = False) -> None:
+    def update(self: Any, change: Any, *, seen: Any = None) -> str:
         before = change(self.read()[0])
-        original(self, lambda _: before, absent=absent)
+        return original(self, lambda _: before, seen=seen)
 
     patch.setattr(SwapFile, "update", update)
 
 
 def head_kept(patch: Patch) -> None:
     """The head of score maps is not moved once there is one."""
-    from ad_assets.store.store import ArtifactStore
+    from ad_assets.store.heads import Heads
 
-    original = ArtifactStore.write_head
+    original = Heads.replace
 
-    def write(self: Any, key: Any, partition: Any, head: Any) -> None:
-        if key[-1] != "score_maps" or self.read_head(key, partition) is None:
-            original(self, key, partition, head)
+    def replace(self: Any, path: str, head: Any, seen: Any) -> Any:
+        before = self.opened(path, seen[0])
+        return before if before and "/score_maps/" in path else original(self, path, head, seen)
 
-    patch.setattr(ArtifactStore, "write_head", write)
+    patch.setattr(Heads, "replace", replace)
 
 
 def address_without_images(patch: Patch) -> None:

@@ -160,7 +160,7 @@ def test_a_lock_that_is_held_for_ever_and_a_file_that_never_rests_are_told(
     with filelock.FileLock(tmp_path / LOCK), pytest.raises(StorageError, match=r"another process has held .*\.lock"):
         store.update(PATH, add("x"))
     monkeypatch.setattr(exchange, "UPDATE_SECONDS", 0.01)
-    monkeypatch.setattr(SwapFile, "swap", lambda *_: False)
+    monkeypatch.setattr(SwapFile, "swap", lambda *_: None)
     with pytest.raises(StorageError, match="other processes kept changing it"):
         store.update(PATH, add("x"))
 

@@ -1,9 +1,11 @@
 import os
+from pathlib import Path
 
 import pytest
 
 from ad_assets.store import s3_objects
 from ad_assets.store.checksums import CorruptArtifactError
+from ad_assets.store.compare_and_swap import ABSENT
 from ad_assets.store.s3_objects import list_objects, read_object, read_whole
 from ad_assets.store.store import ArtifactStore
 from tests.support.latency_proxy import latency_proxy
@@ -68,33 +70,93 @@ def test_listings_have_all_pages_and_what_s3fs_lists(s3_store: ArtifactStore, mo
     assert [*list_objects(fs, f"{base}/other/x")] == [f"{base}/other/x"]
 
 
-def test_one_request_a_read_a_listing_and_a_commit(s3_endpoint: str, s3_store: ArtifactStore) -> None:
+def test_an_artifact_is_a_look_its_large_files_and_a_record(s3_endpoint: str, s3_store: ArtifactStore) -> None:
     with latency_proxy(s3_endpoint, 0) as proxy:
         store = ArtifactStore(root=s3_store.root, storage_options={"endpoint_url": proxy.endpoint})
         artifact = store.artifact("kind", "address")
+        assert artifact.damaged() is None
         store.write_json(artifact.at("a.json"), 1)
         store.write_bytes(artifact.at("b"), b"2")
-        artifact.commit({"metadata": {"x": 3}})
-        # What this process wrote is known by its ETag, so that nothing is read again.
-        assert [request.verb for request in proxy.requests()] == ["PUT", "PUT", "PUT", "LIST"]
+        assert artifact.present_files() == {artifact.at("a.json"): 1, artifact.at("b"): 1}
+        record = artifact.commit({"metadata": {"x": 3}})
+        assert (store.read_json(artifact.at("a.json")), store.read_bytes(artifact.at("b"))) == (1, b"2")
+        assert [request.verb for request in proxy.requests()] == ["LIST", "PUT", "PUT"]
         proxy.forget()
-        assert (store.read_json(artifact.at("a.json")), artifact.facts()) == (1, {"x": 3})
-        assert store.files("none") == []
-        store.update("attempt", lambda _: b"1", absent=True)
+        # Another process reads the small file with the record.
+        other = ArtifactStore(root=s3_store.root, storage_options={"endpoint_url": proxy.endpoint})
+        artifact = other.artifact("kind", "address")
+        assert (other.read_json(artifact.at("a.json")), artifact.facts()) == (1, {"x": 3})
+        assert (other.exists(artifact.at("a.json")), other.exists(artifact.at("c.json"))) == (True, False)
+        assert other.files("none") == []
+        other.update("attempt", lambda _: b"1", seen=ABSENT)
         assert [request.verb for request in proxy.requests()] == ["RANGE", "LIST", "PUT"]
+    artifact = s3_store.artifact("kind", "address")
+    assert artifact.is_sound()
+    files = {file.path: file.size for file in s3_store.files(artifact.path)}
+    assert artifact.sizes(record) == files
+    assert files.keys() == {artifact.at("artifact.json"), artifact.at("b")}
+
+
+def test_a_copy_of_a_bucket_on_a_disk_is_read_as_the_bucket(s3_store: ArtifactStore, tmp_path: Path) -> None:
+    artifact = s3_store.artifact("kind", "address")
+    large = "x".join(map(str, range(400_000)))  # does not fit the record
+    s3_store.write_text(artifact.at("small.txt"), "small")
+    s3_store.write_text(artifact.at("large.txt"), large)
+    artifact.commit({"metadata": {}})
+    for file in s3_store.files():
+        (tmp_path / file.path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file.path).write_bytes(s3_store.fetch(file.path))
+    copy = ArtifactStore(root=str(tmp_path)).artifact("kind", "address")
+    assert copy.is_sound()
+    assert [copy.store.read_text(copy.at(name)) for name in ("small.txt", "large.txt")] == ["small", large]
+    assert (copy.store.exists(copy.at("small.txt")), copy.store.exists(copy.at("other.txt"))) == (True, False)
 
 
 def test_a_file_of_another_process_is_read_at_the_commit(s3_store: ArtifactStore) -> None:
-    other = ArtifactStore(root=s3_store.root, storage_options=s3_store.storage_options)
+    other, third = (ArtifactStore(root=s3_store.root, storage_options=s3_store.storage_options) for _ in range(2))
     artifact = s3_store.artifact("kind", "address")
     s3_store.write_bytes(artifact.at("a"), b"mine")
     other.write_bytes(artifact.at("a"), b"theirs")
     artifact.commit({"metadata": {}})
     assert s3_store.read_bytes(artifact.at("a")) == b"theirs"
-    # And what is replaced later is refused, whatever this process remembers of the record.
+    # And what is replaced later is refused, but by those who have read what the record says.
     other.write_bytes(artifact.at("a"), b"later")
+    assert s3_store.read_bytes(artifact.at("a")) == b"theirs"
+    assert artifact.damaged(deep=True) == [artifact.at("a")]
     with pytest.raises(CorruptArtifactError):
-        s3_store.read_bytes(artifact.at("a"))
+        third.read_bytes(artifact.at("a"))
+
+
+def test_of_two_processes_that_build_the_same_the_second_lists_what_there_is(s3_store: ArtifactStore) -> None:
+    other = ArtifactStore(root=s3_store.root, storage_options=s3_store.storage_options)
+    artifact, same = s3_store.artifact("kind", "address"), other.artifact("kind", "address")
+    assert artifact.damaged() is same.damaged() is None
+    s3_store.write_bytes(artifact.at("a"), b"mine")
+    other.write_bytes(artifact.at("a"), b"theirs")
+    other.write_json(artifact.at("b.json"), 2)
+    for each in (artifact, same):
+        each.commit({"metadata": {}})
+    third = ArtifactStore(root=s3_store.root, storage_options=s3_store.storage_options)
+    assert third.artifact("kind", "address").is_sound()
+    assert (third.read_bytes(artifact.at("a")), third.read_json(artifact.at("b.json"))) == (b"theirs", 2)
+
+
+def test_what_was_made_again_elsewhere_is_read_again(s3_store: ArtifactStore) -> None:
+    other = ArtifactStore(root=s3_store.root, storage_options=s3_store.storage_options)
+    artifact, same = s3_store.artifact("kind", "address"), other.artifact("kind", "address")
+    s3_store.write_json(artifact.at("a.json"), 1)
+    artifact.commit({"metadata": {}})
+    assert same.store.read_json(same.at("a.json")) == 1
+    s3_store.delete([artifact.at("artifact.json")])
+    s3_store.write_bytes(artifact.at("a.json"), b"2")  # now an object
+    artifact.commit({"metadata": {}})
+    other.forget_record(same.at("artifact.json"))
+    assert other.read_json(same.at("a.json")) == 2
+    s3_store.delete([artifact.at("artifact.json"), artifact.at("a.json")])
+    s3_store.write_json(artifact.at("a.json"), 3)  # in the record again
+    artifact.commit({"metadata": {}})
+    fresh = ArtifactStore(root=s3_store.root, storage_options=s3_store.storage_options)
+    assert fresh.read_json(same.at("a.json")) == 3
 
 
 def test_an_update_that_expects_nothing_sees_what_is_there(s3_store: ArtifactStore) -> None:
@@ -105,5 +167,5 @@ def test_an_update_that_expects_nothing_sees_what_is_there(s3_store: ArtifactSto
         return b"1" if data is None else b"2"
 
     for _ in range(2):  # the same content as before is no answer to a write that was lost
-        s3_store.update("attempt", counted, absent=True)
+        s3_store.update("attempt", counted, seen=ABSENT)
     assert (s3_store.fetch("attempt"), seen) == (b"2", [None, None, b"1"])

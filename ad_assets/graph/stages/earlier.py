@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ad_assets.graph.provenance import MADE_OF, contents_of, is_outdated
-from ad_assets.graph.stage import Stage, Work, read_head
+from ad_assets.graph.stage import Stage, Work
 from ad_assets.store.store import Artifact
 
 
@@ -19,7 +19,7 @@ class Earlier:
 
 def earlier_of(work: Work, state: Stage) -> Earlier | None:
     """What this asset partition was under the same settings; None where it or its state is damaged, gone or remade."""
-    head = read_head(work.store, work.stage.key, work.partition)
+    head = work.before
     if work.force or work.verify or head is None or head.code_version != work.stage.code_version:
         return None
     found = Earlier(

@@ -30,7 +30,6 @@ from ad_assets.graph.stage import (
     StageSettings,
     Upstream,
     Work,
-    read_head,
 )
 from ad_assets.graph.stages.feature_files import (
     IMAGES,
@@ -206,7 +205,7 @@ def _remade(work: Work, address: str, images: Collection[str]) -> list[str]:
     """Those of some images whose features were those of other bytes; read from all files where all is verified."""
     if work.verify or work.force:
         return noted(work.store, (feature_path(address, image) for image in images), REMADE_MARK)
-    head = read_head(work.store, work.stage.key, work.partition)
+    head = work.before
     before = recall(work.store, work.store.artifact("features", head.version).at(MARKER)) if head else None
     return sorted(set((before or {"metadata": {}})["metadata"].get(REMADE, [])) & set(images))
 

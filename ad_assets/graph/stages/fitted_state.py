@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ad_assets.config.benchmark import Dataset, Detector
 from ad_assets.graph.provenance import MADE_OF, is_outdated
-from ad_assets.graph.stage import GPU, MethodSettings, Parts, Stage, Upstream, Work, read_head, settings_of_lane
+from ad_assets.graph.stage import GPU, MethodSettings, Parts, Stage, Upstream, Work, settings_of_lane
 from ad_assets.graph.stages.feature_files import feature_path
 from ad_assets.graph.stages.features import extractor_of, read_features
 from ad_assets.graph.stages.image_index import GROUPS, declared_groups, group_parts
@@ -142,7 +142,7 @@ def holds_out_groups(dataset: Dataset, detector: Detector, method: Method[Any] |
 
 def _earlier(work: Work, features: Stage, region: str) -> tuple[Artifact | None, set[str]]:
     """What this asset partition was, if made with the same settings on features of the same extractor; its images."""
-    head = read_head(work.store, work.stage.key, work.partition)
+    head = work.before
     if head is None or head.code_version != work.stage.code_version:
         return None, set()
     artifact = work.store.artifact(work.stage.kind, head.version)
@@ -267,22 +267,26 @@ class StoreCheckpoints(Checkpoints):
     def __init__(self, store: ArtifactStore, artifact: Artifact, every: int) -> None:
         super().__init__(every)
         self._store, self._artifact, self._path = store, artifact, artifact.at(CHECKPOINT)
+        self._may_lie_there = False
 
     @classmethod
     def of(cls, work: Work, artifact: Artifact) -> StoreCheckpoints:
         """Those of what is being built; a forced build takes none up."""
         checkpoints = cls(work.store, artifact, work.compute.checkpoint_steps)
         if work.force:
+            checkpoints._may_lie_there = True
             checkpoints.clear()
         return checkpoints
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The last checkpoint, or None; a damaged one is as if absent."""
+        self._may_lie_there = True
         try:
             # In one go: another process that trains the same may replace or clear it meanwhile.
             tensors, notes = self._store.read_noted_tensors(self._path)
             return tensors, json.loads(notes["info"])
         except FileNotFoundError:
+            self._may_lie_there = False
             return None
         except (CorruptArtifactError, KeyError, ValueError) as error:
             _LOG.warning("%s; the training begins anew", error)
@@ -290,6 +294,7 @@ class StoreCheckpoints(Checkpoints):
 
     def save(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Replace the checkpoint; its values lie in the header of the tensors, so that both are of one moment."""
+        self._may_lie_there = True
         self._store.write_tensors(self._path, tensors, {"info": json.dumps(info, allow_nan=False)})
 
     def keep(self, epoch: int, weights: dict[str, Tensor]) -> None:
@@ -297,8 +302,9 @@ class StoreCheckpoints(Checkpoints):
         self._store.write_tensors(epoch_path(self._artifact, epoch), weights)
 
     def clear(self) -> None:
-        """Delete the checkpoint."""
-        self._store.delete([self._path])
+        """Delete the checkpoint, if there may be one: whoever keeps any looks for an earlier one first."""
+        if self._may_lie_there:
+            self._store.delete([self._path])
 
 
 def epoch_path(artifact: Artifact, epoch: int) -> str:

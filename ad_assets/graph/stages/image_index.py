@@ -30,7 +30,7 @@ from ad_assets.graph.stage import (
     Work,
     read_head,
 )
-from ad_assets.graph.stages.index_history import begin_history, record_head
+from ad_assets.graph.stages.index_history import begin_history, record_landing
 from ad_assets.graph.stages.index_summary import summary_of
 from ad_assets.graph.stages.known_files import read_known_files, write_known_files
 from ad_assets.graph.stages.region_of_interest import PART, region_files, write_region
@@ -46,6 +46,7 @@ from ad_assets.production.review_decisions import (
     read_admissions,
 )
 from ad_assets.production.store_identity import enter_store
+from ad_assets.store.compare_and_swap import ABSENT
 from ad_assets.store.records import recall, update_record
 from ad_assets.store.store import Artifact, ArtifactStore, CorruptArtifactError
 from ad_assets_runtime.identity import depth_of
@@ -116,7 +117,7 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
         )
         index = dataclasses.replace(index, problems=(*index.problems, *found.warnings))
         stamps = stamps_of(found.candidates, found.listing, reader.tables(partition))
-        begin_history(store, dataset.name, partition, _rows_of_history)
+        last_version = begin_history(store, dataset.name, partition, _rows_of_history)
         held = NONE_ADMITTED
         if gate:
             stamps |= decision_stamp(store, dataset.name, partition)
@@ -127,14 +128,10 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
         if files != known:
             write_known_files(store, reader.root, partition, files)
 
-        def write_stamps(head: Head) -> None:
-            # After the head, and only for it: a run that was killed, or another that ended later, leaves no stamps
-            # of files that its head was not made from.
-            def own_or_before(before: dict[str, Any] | None) -> dict[str, Any]:
-                return stamps if read_head(store, (dataset.name, "image_index"), partition) == head else before or {}
-
-            update_record(store, stamps_path(dataset.name, partition), own_or_before)
-            record_head(store, dataset.name, partition, head, index.rows, _rows_of_history)
+        def after_head(head: Head) -> None:
+            first = last_version[0] == 0
+            if _write_stamps(store, (dataset.name, partition), head, stamps, first=first):
+                record_landing(store, dataset.name, partition, head, index.rows, _rows_of_history, last_version)
 
         def build(work: Work) -> dict[str, Any]:
             work.store.write_table(work.artifact.at(INDEX), index.table)
@@ -148,7 +145,7 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
                 **({"held_back": len(held.held)} if gate else {}),
             }
 
-        return index_parts(index), build, write_stamps
+        return index_parts(index), build, after_head
 
     def answer_checks(work: Work) -> CheckReport:
         problems = read_problems(work.artifact)
@@ -189,6 +186,33 @@ def image_index_stage(dataset: Dataset, categories: Sequence[str] | None = None,
         description="Every image of a category by content: split, label, defect type, mask. Its version is the content "
         "of the files, so nothing downstream runs when nothing changed.",
     )
+
+
+def _write_stamps(
+    store: ArtifactStore, place: tuple[str, str], head: Head, stamps: Mapping[str, Any], *, first: bool
+) -> bool:
+    """Record what files an index was made from; returns whether it is the head.
+
+    After the head, and only for it: a run that was killed, or another that ended later, leaves no stamps of files that
+    its head was not made from.
+
+    Args:
+        store: the store.
+        place: dataset and category.
+        head: the index.
+        stamps: of its files.
+        first: there hardly is a record as yet.
+    """
+    dataset, category = place
+    is_head = False
+
+    def own_or_before(before: dict[str, Any] | None) -> dict[str, Any]:
+        nonlocal is_head
+        is_head = read_head(store, (dataset, "image_index"), category) == head
+        return dict(stamps) if is_head else before or {}
+
+    update_record(store, stamps_path(dataset, category), own_or_before, seen=ABSENT if first else None)
+    return is_head
 
 
 def _recorded_depth(store: ArtifactStore, dataset: str, category: str) -> int | None:

@@ -138,7 +138,7 @@ def write_kept(
     work: Work, state: Stage, features: Stage, region: str, shards: Sequence[Sequence[str]], memory: MatchMemory
 ) -> None:
     """Store what nominal images found, and what all of it was found in."""
-    stored = {file.path for file in work.store.files(work.artifact.path)}
+    stored = work.artifact.present_files()
     names = {f"{n}": list(ids) for n, ids in enumerate(shards) if _path(work.artifact, n) in stored}
     groups = {image: sorted(group) for image, (group, _) in memory.left_out.items()}
     tensors = {f"{name} {image}": own for image, (_, found) in memory.left_out.items() for name, own in found.items()}

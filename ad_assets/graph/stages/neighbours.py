@@ -106,7 +106,7 @@ def _write(work: Work, stage: Stage, state: State, images: Features) -> dict[str
     rate = earlier.facts().get("images_per_second") if earlier else len(wanted) / seconds if wanted else None
     return {
         "images": len(ids),
-        "bytes": work.store.usage(artifact.at("")),
+        "bytes": sum(artifact.present_files().values()),
         **({"images_per_second": rate} if rate else {}),
         **({"searched": "what came since the neighbours before"} if earlier else {}),
     }

@@ -43,7 +43,11 @@ def publish(artifact: Artifact, file: str, dataset: str, page: str) -> dict[str,
     """
     store, path = artifact.store, f"{FOLDER}/{dataset}/{page}"
     content = store.read_bytes(artifact.at(file))
-    if not store.exists(path) or store.read_bytes(path) != content:
+    try:
+        published = store.fetch(path)
+    except FileNotFoundError:
+        published = b""
+    if published != content:
         store.write_bytes(path, content)
     return {"report": {"url": f"{REPORT_ADDRESS}{dataset}/{page}"}, "file": {"path": store.location(path)}}
 
