@@ -35,6 +35,8 @@ class Truth:
 def lay_out(root: Path, reader: Reader, category: str, extractor: Extractor, fewer: int = 0) -> Truth:
     """Link the images of a category; masks are written as 0 and 255. What is there already stays.
 
+    A test image that lies there under several names is one, the last of them: so the graph's metrics count pixels.
+
     Args:
         root: a folder, made where it is missing.
         reader: of the dataset.
@@ -46,7 +48,10 @@ def lay_out(root: Path, reader: Reader, category: str, extractor: Extractor, few
     rows = build_index(reader, category).rows
     train = sorted(row["path"] for row in rows if row["split"] == "train")
     wanted = set(train[: len(train) - fewer]) | {row["path"] for row in rows if row["split"] == "test"}
+    last = {row["image_id"]: number for number, row in enumerate(rows) if row["split"] == "test"}
     for number, row in enumerate(rows):
+        if row["split"] == "test" and last[row["image_id"]] != number:
+            continue
         kind = BAD if row["label"] else "good"
         place = f"{kind}/{number:05d}{Path(row['path']).suffix}"
         if row["path"] in wanted:

@@ -142,6 +142,10 @@ def test_both_sides_get_links_in_one_layout_and_the_last_images_later(tmp_path: 
     assert max(after) not in before
     assert len(after) == len(before) + 1
     assert set(truth.masks) == {path for path, label in truth.labels.items() if label}
+    test = next((tmp_path / "given" / "bottle" / "test" / "good").iterdir())
+    test.with_name(f"copy_of_{test.name}").write_bytes(test.read_bytes())
+    once = lay_out(tmp_path / "without_copies", reader, "bottle", extractor)  # as the graph's metrics count pixels
+    assert len(once.labels) == len(truth.labels) == len(list((tmp_path / "without_copies").rglob("test/*/*")))
 
 
 def test_a_command_is_measured_with_its_children_and_its_failure_is_shown(tmp_path: Path) -> None:
