@@ -30,7 +30,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 # What the deployments to several machines need, for their tests: with the release of Dagster that they are for.
 $(VENV)/deploy: $(VENV)/installed deploy/constraints.txt
-	$(PIP) -c deploy/constraints.txt -e '.[celery,kubernetes,postgres]'
+	$(PIP) -c deploy/constraints.txt -e '.[celery,kubernetes,postgres,ray]'
 	touch $@
 
 # The pins anew, of the newest releases that the bounds in pyproject.toml admit; nothing is installed.

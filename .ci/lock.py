@@ -21,7 +21,7 @@ OF_TORCH = re.compile(r"(nvidia|cuda)-|triton$")
 # come out later; the S3 test server wants another botocore than s3fs; nothing here needs anomalib.
 FILES = {
     "constraints.txt": (".[dev]", "what `make install` installs"),
-    "deploy/constraints.txt": (".[dev,celery,kubernetes,postgres]", "the same with the extras of the deployments"),
+    "deploy/constraints.txt": (".[dev,celery,kubernetes,postgres,ray]", "the same with the extras of the deployments"),
     "tests/peers.txt": ("anomalib[cpu]>=2.7", "what `make peers` compares with, in an environment of its own"),
     "tests/s3_server.txt": ("moto[server]>=5.1", "the S3 server of the tests, in an environment of its own"),
 }

@@ -14,6 +14,7 @@ import numpy as np
 from ad_assets.backbones.engines import EngineError, difference, load_engine, refuse
 from ad_assets.backbones.extraction import Extraction, all_finite, overlapped, whole_shape
 from ad_assets.backbones.feature_maps import Shape, channels_first
+from ad_assets.backbones.network_input import network_input, normalised
 from ad_assets.backbones.patches import fit_input_size
 from ad_assets.backbones.tap_table import tap_table
 from ad_assets.backbones.tracing import Taps
@@ -160,16 +161,12 @@ class Backbone:
         """
         import torch
 
-        fitted = fit_image(rgb, *self.extractor.geometry, self.extractor.interpolation)
-        if self.extractor.tiles:
-            return torch.from_numpy(np.array(fitted.transpose(2, 0, 1), order="C"))
-        return self._normalised(fitted)
+        return torch.from_numpy(network_input(self.extractor, rgb))
 
     def _normalised(self, rgb: RgbImage) -> Tensor:
         import torch
 
-        mean, std = (np.array(values, np.float32) for values in self.extractor.normalisation)
-        return torch.from_numpy((rgb.astype(np.float32) / 255 - mean) / std).permute(2, 0, 1).contiguous()
+        return torch.from_numpy(normalised(self.extractor, rgb))
 
     def stack(self, images: Sequence[Tensor]) -> Tensor:
         """A batch of what `preprocess` gives, where a GPU copies it from while the caller goes on."""

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 
 from ad_assets.backbones.backbone import load_backbone
 from ad_assets.backbones.reach import reach_of
@@ -51,6 +53,7 @@ def examine(benchmark: Benchmark) -> list[Finding]:
         _stored_files(benchmark),
         _device(benchmark),
         *(Finding(*check) for check in gpu_checks(benchmark)),
+        *_extraction(benchmark),
         *(weights(benchmark, name) for name in benchmark.extractors),
         *(_data(benchmark, name) for name in benchmark.datasets),
         *(finding for name in benchmark.datasets for finding in _views(benchmark, name)),
@@ -129,6 +132,18 @@ def _device(benchmark: Benchmark) -> Finding:
         own = f"{compute.device_memory_gb:g} GB" if compute.device_memory_gb else "half of what is free"
         budget += f" in main memory and {own} there"
     return Finding("device", True, f"{device}, {budget}, {alone} a run ({shared}), torch {torch.__version__}")
+
+
+def _extraction(benchmark: Benchmark) -> Iterator[Finding]:
+    """Check that another engine of extraction can be started; whether a cluster answers, the run that needs it sees."""
+    extract = benchmark.extract
+    if extract.engine == "ray":
+        there = find_spec("ray") is not None
+        lacks = "the package ray is not installed: pip install 'ad-assets[ray]', or write engine: process"
+        where = "started for the run, on this machine" if extract.address == "local" else f"at {extract.address}"
+        yield Finding(
+            "extraction", there, f"Ray {version('ray')}, {where}" if there else f"extract.engine: ray: {lacks}"
+        )
 
 
 def weights(benchmark: Benchmark, name: str) -> Finding:

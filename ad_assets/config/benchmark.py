@@ -20,6 +20,7 @@ from ad_assets.methods import Method
 from ad_assets.methods.base import Stage as MethodStage
 from ad_assets.metrics.catalogue import registered
 from ad_assets.settings.compute import Compute
+from ad_assets.settings.extract import Extract
 from ad_assets.settings.model import Settings
 from ad_assets.store.store import ArtifactStore
 
@@ -399,6 +400,7 @@ class Benchmark:
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     automation: Automation = field(default_factory=Automation)
     owners: tuple[str, ...] = ()
+    extract: Extract = field(default_factory=Extract)
 
 
 def fingerprint(section: object) -> str:

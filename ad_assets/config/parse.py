@@ -36,6 +36,7 @@ from ad_assets.methods import METHODS, Method
 from ad_assets.methods.ensemble import Ensemble
 from ad_assets.papers.published import systems
 from ad_assets.settings.compute import Compute
+from ad_assets.settings.extract import Extract
 from ad_assets.store.store import ArtifactStore
 
 MOST_VARIANTS = 1000
@@ -62,6 +63,7 @@ class SectionParser(Checker):
             {
                 "store",
                 "compute",
+                "extract",
                 "evaluation",
                 "report",
                 "extractors",
@@ -75,6 +77,7 @@ class SectionParser(Checker):
         owners = self._owners(tree.get("owners"))
         store = self.model(ArtifactStore, tree.get("store"), "store")
         compute = self.model(Compute, tree.get("compute"), "compute")
+        extract = self._extract(tree.get("extract"), compute)
         self.evaluation = evaluation = self.model(Evaluation, tree.get("evaluation"), "evaluation")
         report = self.model(ReportStyle, tree.get("report"), "report")
         automation = self.model(Automation, tree.get("automation"), "automation")
@@ -99,11 +102,30 @@ class SectionParser(Checker):
         comparisons = {name: self._comparison(name, entry, datasets) for name, entry in self.named(tree, "comparisons")}
         if not datasets and not self.faults:
             self.faults.append("datasets: name at least one dataset")
-        if self.faults or not (store and compute and evaluation and report and automation):
+        if self.faults or not (store and compute and extract and evaluation and report and automation):
             raise ConfigError(fault_list(self.source, self.faults))
         return Benchmark(
-            self.source, store, compute, evaluation, report, self.extractors, datasets, comparisons, automation, owners
+            self.source,
+            store,
+            compute,
+            evaluation,
+            report,
+            self.extractors,
+            datasets,
+            comparisons,
+            automation,
+            owners,
+            extract,
         )
+
+    def _extract(self, section: object, compute: Compute | None) -> Extract | None:
+        extract = self.model(Extract, section, "extract")
+        if compute and extract and extract.engine == "ray" and ":" in compute.device:
+            self.faults.append(
+                "compute.device: Ray gives each actor a GPU; write auto, cuda or cpu beside extract.engine: ray "
+                f"(got {compute.device})"
+            )
+        return extract
 
     def _owners(self, owners: object) -> tuple[str, ...]:
         if not isinstance(owners, list | None):

@@ -23,6 +23,7 @@ from ad_assets.methods import METHODS
 from ad_assets.methods.ensemble import Ensemble
 from ad_assets.papers.published import systems
 from ad_assets.settings.compute import Compute
+from ad_assets.settings.extract import Extract
 from ad_assets.store.store import ArtifactStore
 
 
@@ -87,6 +88,7 @@ def schema() -> dict[str, Any]:
     sections = {
         "store": ArtifactStore,
         "compute": Compute,
+        "extract": Extract,
         "evaluation": Evaluation,
         "report": ReportStyle,
         "automation": Automation,

@@ -85,7 +85,9 @@ def to_asset(stage: Stage, benchmark: Benchmark, condition: dg.AutomationConditi
         try:
             if stage.check_store:
                 stage.check_store(store, context.instance)
-            made = materialize(stage, partition, store, compute, context.log, again=repeats > 0, **asked)
+            made = materialize(
+                stage, partition, store, compute, context.log, extract=benchmark.extract, again=repeats > 0, **asked
+            )
             # To the materialization alone: metadata of a result are in the event of the step's output too.
             context.add_asset_metadata(metadata_of(made))
             yield _result(stage, made)

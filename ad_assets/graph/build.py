@@ -26,11 +26,14 @@ from ad_assets.graph.stage import (
 )
 from ad_assets.settings.compute import Compute
 from ad_assets.settings.device_lease import current_lease
+from ad_assets.settings.extract import Extract
 from ad_assets.store.contents import Contents
 from ad_assets.store.layout import MARKER
 from ad_assets.store.records import recall, write_record
 from ad_assets.store.store import HEAD, Artifact, ArtifactStore
 from ad_assets_runtime.images import ROOM
+
+IN_PROCESS = Extract()
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ def materialize(
     compute: Compute,
     log: Any,
     *,
+    extract: Extract = IN_PROCESS,
     force: bool = False,
     verify: bool = False,
     again: bool = False,
@@ -71,6 +75,7 @@ def materialize(
         store: where artifacts and heads lie.
         compute: what builds run on.
         log: where progress is reported.
+        extract: where images pass the backbones.
         force: trust no change stamp, and build even what is there.
         verify: trust no change stamp and no record: read what is there, and build what is damaged again.
         again: this repeats a build that failed in the same run, and does not count as another attempt.
@@ -100,7 +105,7 @@ def materialize(
         progress.note("what it was made of was made anew and differs")
         store.delete([artifact.at(MARKER), *(file.path for file in store.files(artifact.path))])
     before = store.heads.opened(head_path, seen[0])
-    work = Work(stage, upstream, store, compute, progress, artifact, Head.of(before), force, verify)
+    work = Work(stage, upstream, store, compute, progress, artifact, Head.of(before), force, verify, extract)
     if not found:
         with attempted(store, stage.key, partition, head.version, again=again):
             metadata = build_within_memory(build, work)

@@ -25,6 +25,7 @@ from ad_assets.graph.provenance import MADE_OF, contents_of, made_of
 from ad_assets.methods import Method
 from ad_assets.methods.base import Stage as MethodStage
 from ad_assets.settings.compute import Compute
+from ad_assets.settings.extract import Extract
 from ad_assets.store.layout import MARKER
 from ad_assets.store.store import Artifact, ArtifactStore
 
@@ -181,6 +182,7 @@ class Work:
     before: Head | None
     force: bool = False
     verify: bool = False
+    extract: Extract = field(default_factory=Extract)
 
     @property
     def settings(self) -> Any:

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 SECONDS = 10.0  # after which a shard is written though it is small: a kill loses no more than that
 
 
+def first_generation(store: PackedStore, folder: str, replaced: Collection[str]) -> int:
+    """Of shards that count rather than those that hold the files at some paths now."""
+    return store.next_generation(folder, replaced) if replaced else 0
+
+
 class ShardWriter:
     """Packs files into shards of one folder; all are written when the block is left, even by an error.
 
@@ -29,11 +34,15 @@ class ShardWriter:
         store: the store.
         folder: of the files, such as ``features/<extractor>``.
         replaced: paths of files of which others are made: what is written counts rather than they, which then go.
+        generation: of the shards; None: one that counts rather than what is replaced. Several processes that replace
+            files together have it said, and whoever waits for them lets the old ones go.
     """
 
-    def __init__(self, store: PackedStore, folder: str, replaced: Collection[str] = ()) -> None:
+    def __init__(
+        self, store: PackedStore, folder: str, replaced: Collection[str] = (), generation: int | None = None
+    ) -> None:
         self._store, self._folder, self._replaced = store, folder, set(replaced)
-        self._generation = store.next_generation(folder, self._replaced) if replaced else 0
+        self._generation = first_generation(store, folder, replaced) if generation is None else generation
         self._lock = Lock()
         self._waiting: list[Unpacked] = []
         self._since = 0.0

@@ -34,6 +34,7 @@ from ad_assets.graph.lanes import stages_of
 from ad_assets.graph.stage import Stage, StageSettings
 from ad_assets.methods import METHODS, Method
 from ad_assets.settings.compute import Compute
+from ad_assets.settings.extract import Extract
 from ad_assets.store.store import ArtifactStore
 from tests.support.bench_graph import config_tree, draw_image, write_image
 
@@ -54,6 +55,7 @@ VALUES: list[Any] = [
         {"size": 32, "overlap": 0},
         "float16",
         "openvino",
+        "ray",
     ),
 ]
 # What each key changes by itself: kinds of assets. A key that is named in neither table fails.
@@ -76,6 +78,7 @@ NOWHERE = {
     *(f"store.{key}" for key in ArtifactStore.model_fields),
     *(f"compute.{key}" for key in ("device", "batch_size", "memory_gb", "device_memory_gb")),
     *(f"compute.{key}" for key in ("checkpoint_steps", "threads")),
+    *(f"extract.{key}" for key in Extract.model_fields),
     *(f"automation.{key}" for key in Automation.model_fields),
     *(f"production.{key}" for key in Production.model_fields if key not in PRODUCTION),
 }
@@ -85,6 +88,7 @@ def keys() -> Iterator[tuple[str, str]]:
     sections: list[tuple[str, type[BaseModel]]] = [
         ("store", ArtifactStore),
         ("compute", Compute),
+        ("extract", Extract),
         ("evaluation", Evaluation),
         ("report", ReportStyle),
         ("automation", Automation),
@@ -213,7 +217,8 @@ def test_no_setting_reaches_a_build_but_by_the_settings_of_its_stage(folder: Pat
     stages = stages_of(SectionParser("test").benchmark(whole(folder)), gate=lambda *_: NoGate())
     assert len({stage.kind for stage in stages}) == 18
     # What opens images and says in which frame they are is handed over; its options are part of addresses upstream.
-    sections = (Benchmark, Dataset, Detector, Study, Variant, Evaluation, ReportStyle, Production, Automation, Compute)
+    sections = (Benchmark, Dataset, Detector, Study, Variant, Evaluation, ReportStyle, Production, Automation)
+    sections += (Compute, Extract)
     for stage in stages:
         for function in (stage.build, stage.address, stage.answer_checks, stage.must_rebuild):
             found = [each for each in reached(function, set()) if isinstance(each, (*sections, Method, StageSettings))]

@@ -130,6 +130,13 @@ def write_extracted(
     _CACHE.put(store.location(path), own, memory_gb * CACHED)
 
 
+def forget_features(store: ArtifactStore, address: str, image_ids: Iterable[str]) -> None:
+    """Let go of features in memory and of what is known of their shards, which another process has written anew."""
+    for image in image_ids:
+        _CACHE.drop(store.location(feature_path(address, image)))
+    store.look(f"features/{address}")
+
+
 def _named(taps: Sequence[Tensor]) -> dict[str, Tensor]:
     return {f"tap{level}": tap for level, tap in enumerate(taps)}
 

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
-from ad_assets.backbones.backbone import load_backbone
 from ad_assets.backbones.extractor import Extractor
-from ad_assets.backbones.turning import VERSION as TURNING_VERSION
-from ad_assets.backbones.turning import turned
 from ad_assets.backbones.view import View
 from ad_assets.backbones.weights import licence_of
 from ad_assets.config.benchmark import Dataset, fingerprint
 from ad_assets.datasets.base import Reader
-from ad_assets.datasets.files import ImageFiles, read_image_bytes
 from ad_assets.graph.provenance import REMADE
 from ad_assets.graph.stage import (
     GPU,
@@ -27,10 +19,10 @@ from ad_assets.graph.stage import (
     Parts,
     Stage,
     StageError,
-    StageSettings,
     Upstream,
     Work,
 )
+from ad_assets.graph.stages.extraction import Extracted, ExtractionJob, FeaturesSettings, extract_in_process
 from ad_assets.graph.stages.feature_files import (
     IMAGES,
     REMADE_MARK,
@@ -40,49 +32,20 @@ from ad_assets.graph.stages.feature_files import (
     noted,
     read_feature_index,
     seconds_of,
-    size_of,
     sound_features,
     stored_features,
     unhashed,
-    write_extracted,
 )
 from ad_assets.graph.stages.image_index import images_part, read_index
 from ad_assets.methods import Features
-from ad_assets.store.background import BackgroundWrites
 from ad_assets.store.layout import MARKER
 from ad_assets.store.records import recall
-from ad_assets.store.shard_writer import ShardWriter
 from ad_assets.store.store import Artifact, ArtifactStore
-from ad_assets_runtime.images import decoded_batches
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 VERSION = 1
 NOT_FINITE = "another compute.precision, storage: float32, or other weights; the images themselves were read"
-WAITING = 1e9 / 8  # bytes a GB of the budget, each of images decoded ahead and of features that wait to be written
 ALL = {"": True}  # categories
 FINITE = Check("finite", "All features are finite numbers.", blocking=True)
-
-
-@dataclass(frozen=True)
-class FeaturesSettings(StageSettings):
-    """The extractor with all that changes features; see `Extractor.identity`.
-
-    Args:
-        extractor: the extractor.
-        turn: degrees, counterclockwise, by which images are turned ahead of it; 0: they are not.
-    """
-
-    extractor: Extractor
-    turn: int = 0
-
-    def address(self) -> dict[str, Any]:
-        """As `StageSettings.address`."""
-        identity = self.extractor.identity()
-        # Beside the others, where it has always been: so features made before stay found.
-        turned = {"turn": [TURNING_VERSION, self.turn]} if self.turn else {}
-        return {"version": self.version, "precision": identity.pop("precision"), "extractor": identity, **turned}
 
 
 def features_stage(
@@ -125,14 +88,15 @@ def features_stage(
             stored -= drop_damaged(work.store, stored)
         doubtful = stored if work.force else unhashed(work.store, stored) if work.verify else set()
         missing = [image for image in sorted(images) if feature_path(address, image) not in stored - doubtful]
-        shapes, odd, seconds = _extract(work, reader, address, {image: images[image] for image in missing}, doubtful)
+        made = _extract(work, reader, {image: images[image] for image in missing}, doubtful)
+        odd = [images[image]["path"] for image in made.odd]
         remade = _remade(work, address, images)
         if odd and not production:
             raise StageError(f"features of {odd[0]} and others are not finite: {NOT_FINITE}")
         split = {name: sorted({row["image_id"] for row in rows if row["split"] == name}) for name in ("train", "test")}
         work.store.write_json(work.artifact.at(IMAGES), {"extractor": address, **split})
         sizes = {(row["height"], row["width"]) for row in rows}
-        some = _seconds(work.store, address, sorted(images)[:200], seconds)
+        some = _seconds(work.store, address, sorted(images)[:200], made.seconds)
         return {
             "images": len(images),
             "extracted": len(missing),
@@ -140,7 +104,7 @@ def features_stage(
             "backbone": f"{extractor.backbone} ({extractor.weights})",
             "taps": ", ".join(extractor.taps),
             **({} if turn else View.of(extractor, sizes).facts(name, own_images)),
-            **({"tap_shapes": shapes, **_licence(extractor)} if shapes else {}),
+            **({"tap_shapes": made.shapes, **_licence(extractor)} if made.shapes else {}),
             **({"not_finite": odd} if odd else {}),
             **({REMADE: remade} if remade else {}),
         }
@@ -210,62 +174,19 @@ def _remade(work: Work, address: str, images: Collection[str]) -> list[str]:
     return sorted(set((before or {"metadata": {}})["metadata"].get(REMADE, [])) & set(images))
 
 
-def _extract(
-    work: Work,
-    reader: Reader,
-    address: str,
-    rows: dict[str, dict[str, Any]],
-    doubtful: Collection[str],
-) -> tuple[str, list[str], dict[str, float]]:
-    """Run the backbone over images and store each one's taps.
-
-    Returns their shapes, the paths of odd images, and the seconds that each image took.
+def _extract(work: Work, reader: Reader, rows: dict[str, dict[str, Any]], doubtful: set[str]) -> Extracted:
+    """Run the backbone over images and store each one's taps, by the engine of the benchmark file.
 
     Of those features that are `doubtful`, it is noted whether they were others.
     """
     if not rows:
-        return "", [], {}
-    from ad_assets.kernels.parallel import helper_threads
+        return Extracted()
+    job = ExtractionJob.of(work, reader, rows)
+    if work.extract.engine == "ray":
+        from ad_assets.graph.stages.ray_extraction import extract_on_ray
 
-    compute, store = work.compute, work.store
-    extractor, turn = work.settings.extractor, work.settings.turn
-    backbone = load_backbone(extractor, compute)
-    files, decoding = ImageFiles(reader.root), reader.decoding.of(*rows)
-    room = compute.memory_gb * WAITING
-    shapes = ""
-    odd: list[str] = []
-    taken: dict[str, float] = {}
-
-    def decode(image_id: str) -> tuple[str, Tensor]:
-        row = rows[image_id]
-        rgb = decoding.rgb(read_image_bytes(files, row), row["path"])
-        return image_id, backbone.preprocess(turned(rgb, turn) if turn else rgb)
-
-    def labelled(batches: Iterable[list[tuple[str, Tensor]]]) -> Iterator[tuple[list[str], Tensor]]:
-        for batch in batches:
-            yield [image_id for image_id, _ in batch], backbone.stack([pixels for _, pixels in batch])
-
-    size, threads = extractor.images_a_batch(compute.batch_size), max(helper_threads(), files.requests_at_once)
-    with (
-        ThreadPoolExecutor(threads) as pool,
-        closing(decoded_batches(pool, decode, list(rows), size, lambda image: size_of(image[1:]), room)) as batches,
-        ShardWriter(store, f"features/{address}", doubtful) as shards,
-        BackgroundWrites(store.requests_at_once, room) as writes,
-    ):
-        done = 0
-        for images, found in backbone.extract_each(labelled(batches)):
-            shapes = "; ".join("x".join(map(str, tap.shape[1:])) for tap in found.taps)
-            seconds = found.seconds / len(images)
-            taken |= dict.fromkeys(images, seconds)
-            for row, image in enumerate(images):
-                own = [tap[row] for tap in found.taps]
-                doubt = feature_path(address, image) in doubtful
-                write = partial(write_extracted, store, shards, address, image, own, seconds, doubt, compute.memory_gb)
-                writes.submit(size_of(own), write)
-            odd += [rows[image]["path"] for image, finite in zip(images, found.finite, strict=True) if not finite]
-            done += len(images)
-            work.progress("images through the backbone", done, len(rows))
-    return shapes, odd, taken
+        return extract_on_ray(work, job, rows, doubtful)
+    return extract_in_process(work, job, rows, doubtful)
 
 
 def _seconds(store: ArtifactStore, address: str, images: Sequence[str], taken: Mapping[str, float]) -> list[float]:

@@ -25,8 +25,9 @@ from ad_assets.graph.stage import (
     Upstream,
     Work,
 )
+from ad_assets.graph.stages.extraction import WAITING
 from ad_assets.graph.stages.feature_files import size_of
-from ad_assets.graph.stages.features import WAITING, extractor_of, read_features
+from ad_assets.graph.stages.features import extractor_of, read_features
 from ad_assets.graph.stages.fitted_state import read_state, runtime_of
 from ad_assets.graph.stages.image_index import declared_groups, group_parts
 from ad_assets.graph.stages.joint_bank import images_joined
