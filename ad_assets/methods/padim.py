@@ -294,7 +294,7 @@ def _moments(
             count += len(ids)
             runtime.report(f"images seen at rows up to {rows.stop} of {height}", count - before, len(features))
         mean[rows] = centre.float().cpu().unflatten(0, (-1, width))
-        covariance[rows] = (scatter / (count - 1)).float().cpu().unflatten(0, (-1, width))
+        covariance[rows] = (scatter / max(1, count - 1)).float().cpu().unflatten(0, (-1, width))
     return mean, covariance
 
 

@@ -91,6 +91,28 @@ def test_matches_that_were_kept_are_those_of_a_search_of_all_whatever_came_when(
         earlier, before = fitted, now
 
 
+@pytest.mark.parametrize("name", ["patchcore all", "hetmm", "spade", "rad", "rad all"])
+def test_a_state_without_a_group_of_images_grows_as_the_whole_one_does(name: str) -> None:
+    method, features = configured(*METHODS[name]), drawn(11, coarse=False)
+    order = list(features.image_ids)
+    group, before, now = {order[0], order[4]}, set(order[:9]), set(order)
+    fits = [method.fit(only(features, ids), RUNTIME) for ids in (before, now)]
+    prepared = [method.prepare(fit, only(features, ids), RUNTIME) for fit, ids in zip(fits, (before, now), strict=True)]
+    old, new = (
+        method.without(state, group, only(features, ids), RUNTIME)
+        for state, ids in zip(prepared, (before, now), strict=True)
+    )
+    growth = method.growth(new, method.without(fits[0], group, only(features, before), RUNTIME), RUNTIME)
+    assert growth is not None
+    assert growth.added == now - before
+    images = only(features, group)
+    known = matched(method, old, images, left_out=False)
+    match = partial(method.match, new, runtime=RUNTIME)
+    found = match_grown(growth, images, known, partial(_together, known), match)
+    merged = {image: own for ids, matches in found for image, own in by_image(ids, matches).items()}
+    _assert_same(name, matched(method, new, images, left_out=False), merged, any_rows=False)
+
+
 def _together(known: dict[str, Matches], ids: Sequence[str]) -> Matches:
     return together(ids, known)
 

@@ -84,6 +84,11 @@ def test_left_out_equals_a_fit_without_the_image() -> None:
     torch.testing.assert_close(
         found.maps, method.score(without, Batch(one, (16, 16)), RUNTIME).maps, rtol=1e-3, atol=1e-4
     )
+    apart = method.without(state, {"image-4"}, tap_features(nominal), RUNTIME)
+    torch.testing.assert_close(apart.covariance, without.covariance, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        method.score(apart, Batch(one, (16, 16)), RUNTIME).maps, found.maps, rtol=1e-3, atol=1e-4
+    )
     stranger = method.score(state, Batch(one, (16, 16), ["somebody-else"], left_out=True), RUNTIME)
     assert torch.equal(stranger.maps, method.score(state, Batch(one, (16, 16)), RUNTIME).maps)
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ad_assets.methods.data import Batch, Matches
 from ad_assets.methods.growth import Growth
-from ad_assets.methods.hetmm.templates import TemplateSet
+from ad_assets.methods.hetmm.templates import ABSENT, TemplateSet
 from ad_assets.methods.runtime import Runtime
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Search(Protocol):
@@ -23,14 +26,25 @@ class Search(Protocol):
 
 
 class TemplateGrowth(Growth):
-    """That of a set of all images."""
+    """That of a set of all images.
 
-    def __init__(self, method: Search, state: TemplateSet, added: Collection[str], runtime: Runtime) -> None:
+    Args:
+        method: the configured method.
+        state: the set.
+        sources: (T,) the number of the image of each template, see `images_of_all`.
+        added: as `Growth.added`.
+        runtime: device and memory budget.
+    """
+
+    def __init__(
+        self, method: Search, state: TemplateSet, sources: Tensor, added: Collection[str], runtime: Runtime
+    ) -> None:
         super().__init__(added)
         self._method, self._runtime = method, runtime
-        numbers = [number for number, image_id in enumerate(state.image_ids) if image_id in self.added]
-        ids = [state.image_ids[number] for number in numbers]
-        self._new = replace(state, templates=[own[:, :, numbers] for own in state.templates], image_ids=ids)
+        here = {number: state.image_ids[source] for number, source in enumerate(sources.tolist()) if source != ABSENT}
+        new = [number for number, image_id in here.items() if image_id in self.added]
+        ids = [here[number] for number in new]
+        self._new = replace(state, templates=[own[:, :, new] for own in state.templates], sources=[], image_ids=ids)
 
     def renew(self, batch: Batch) -> Matches:
         """As `Growth.renew`; an image has no template among the new ones."""

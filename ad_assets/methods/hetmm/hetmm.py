@@ -41,6 +41,7 @@ from ad_assets.methods.hetmm.templates import (
     TemplateSet,
     absent_templates,
     bytes_each,
+    images_of_all,
     own_templates,
     unit_vectors,
     without_templates,
@@ -279,11 +280,10 @@ class Hetmm(Method[TemplateSet]):
 
     def growth(self, state: TemplateSet, earlier: TemplateSet, runtime: Runtime) -> TemplateGrowth | None:
         """As `Method.growth`; sheets are selected anew, and each of them may be another."""
-        whole = not (state.sources or earlier.sources) and state.shapes == earlier.shapes
-        added = added_images(earlier.image_ids, state.image_ids)
-        if not whole or added is None:
+        sources, added = images_of_all(state), added_images(earlier.image_ids, state.image_ids)
+        if sources is None or images_of_all(earlier) is None or added is None or state.shapes != earlier.shapes:
             return None
-        return TemplateGrowth(self, state, added, runtime)
+        return TemplateGrowth(self, state, sources, added, runtime)
 
     def search(self, state: TemplateSet, batch: Batch, runtime: Runtime) -> Matches:
         """What a batch finds in the templates: distances of each layer (B, H, W), on the CPU."""

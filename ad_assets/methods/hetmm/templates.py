@@ -103,6 +103,18 @@ def absent_templates(state: TemplateSet, layer: int) -> Tensor | None:
     return absent if absent.any() else None
 
 
+def images_of_all(state: TemplateSet) -> Tensor | None:
+    """(T,) of a set of all images: which of `image_ids` each template is from, or `ABSENT`; None of selected sheets."""
+    import torch
+
+    everything = torch.arange(len(state.image_ids), dtype=torch.int32)
+    if not state.sources:
+        return everything
+    first = state.sources[0][0, 0].cpu()
+    same = all(bool((sources == first.to(sources.device)).all()) for sources in state.sources)
+    return first if same and torch.equal(first[first != ABSENT], everything) else None
+
+
 def own_templates(state: TemplateSet, layer: int, image_ids: Sequence[str]) -> Tensor:
     """(B, T, H, W) bool: which templates are from the image itself.
 

@@ -28,7 +28,7 @@ Its weights of layers are not built: all its published commands average.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ad_assets.methods.base import register, score_field
@@ -37,6 +37,7 @@ from ad_assets.methods.growth import added_images
 from ad_assets.methods.region_of_interest import InspectedGrid, inspected_cells, without_outside
 from ad_assets.methods.retrieval.image_retrieval import ImageRetrieval, Pyramids, mean_vector
 from ad_assets.methods.retrieval.rad_growth import PatchGrowth
+from ad_assets.methods.retrieval.rad_level import Level
 from ad_assets.methods.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -149,16 +150,8 @@ class Rad(ImageRetrieval):
         added = added_images(earlier.image_ids, state.image_ids)
         return None if added is None else PatchGrowth(self, state, earlier.image_ids, added, runtime)
 
-    def search(
-        self, state: Pyramids, batch: Batch, runtime: Runtime, former: Sequence[Tensor] | None = None
-    ) -> Matches:
+    def search(self, state: Pyramids, batch: Batch, runtime: Runtime) -> Matches:
         """What a batch finds among the nominal images, on the device.
-
-        Args:
-            state: the nominal images.
-            batch: the images.
-            runtime: device and memory budget.
-            former: (k,) of each image, numbers of nominal ones: what `Batch.matches` holds was found among them.
 
         Returns:
             ``images`` (B, k) int64, the numbers of the nominal images most like each, ascending, -1 beyond the last;
@@ -170,7 +163,22 @@ class Rad(ImageRetrieval):
         import torch
         from torch.nn.functional import pad
 
-        pooled, grids, region = self.pooled(batch.taps, batch.region), self.grids(batch.taps), batch.region
+        pooled, levels = self.described(state, batch, runtime)
+        retrieved = [images.sort().values for _, images in self.retrieved(state, pooled, batch)]
+        beyond = [pad(images, (0, self.neighbours - len(images)), value=-1) for images in retrieved]
+        found = {"images": torch.stack(beyond)}
+        for number, level in enumerate(levels):
+            distances = [level.distances(row, images) for row, images in enumerate(retrieved)]
+            found[f"level{number}"] = torch.stack(distances)
+        return found
+
+    def described(self, state: Pyramids, batch: Batch, runtime: Runtime) -> tuple[Tensor, list[Level]]:
+        """What the images are retrieved by (B, C), and layer by layer their patches beside those of nominal images.
+
+        Raises:
+            ValueError: features of other shapes than the nominal ones, or NaN.
+        """
+        pooled, region = self.pooled(batch.taps, batch.region), batch.region
         queries = self.vectors([tap.to(runtime.device) for tap in batch.taps])
         shapes = [[tuple(level.shape[1:]) for level in levels] for levels in (queries, state.vectors)]
         if pooled.shape[1] != state.pooled.shape[1] or shapes[0] != shapes[1]:
@@ -178,71 +186,18 @@ class Rad(ImageRetrieval):
                 f"features give {shapes[0]} vectors, the nominal images {shapes[1]}: score with the extractor that "
                 "they are from"
             )
-        retrieved = [images.sort().values for _, images in self.retrieved(state, pooled, batch)]
-        beyond = [pad(images, (0, self.neighbours - len(images)), value=-1) for images in retrieved]
-        found = {"images": torch.stack(beyond)}
-        for number, (grid, level, bank) in enumerate(zip(grids, queries, state.vectors, strict=True)):
-            met = inspected_cells(region, grid).flatten() if self.roi_fit and region is not None else None
-            distances = []
-            for row, (query, images) in enumerate(zip(level, retrieved, strict=True)):
-                # What is nearest of some is kept where none of them left: the others may be nearer.
-                kept = former is not None and bool(torch.isin(former[row], images.cpu()).all())
-                wanted = images[~torch.isin(images.cpu(), former[row])] if former is not None and kept else images
-                least = batch.matches[f"level{number}"][row].to(query.device) if kept else None
-                if len(wanted):
-                    own = self._distances(query, bank, wanted, grid, met, runtime)
-                    least = own if least is None else torch.minimum(least, own)
-                distances.append(least)
-            found[f"level{number}"] = torch.stack([own for own in distances if own is not None])
-        return found
-
-    def _distances(
-        self,
-        query: Tensor,
-        bank: Tensor,
-        images: Tensor,
-        grid: tuple[int, int],
-        met: Tensor | None,
-        runtime: Runtime,
-    ) -> Tensor:
-        """(P,): cosine distances of the patches of an image to the nearest of some nominal images.
-
-        Args:
-            query: (P, C) unit vectors on the device.
-            bank: (N, P, C) unit vectors, place by place in memory.
-            images: (k,) their numbers, ascending.
-            grid: rows and columns.
-            met: (P,) bool, places whose patches are compared with; None: all.
-            runtime: device and memory budget.
-        """
-        import torch
-
-        rows, budget = bank.transpose(0, 1), runtime.budget_gb(query.device)
-        # All at once, if that takes no copy; else half of the budget is for copies.
-        there = len(images) == len(bank) and bank.device == query.device
-        step = len(bank) if there else max(1, int(budget * 1e9 / (8 * query.numel())))
-        found = torch.full_like(query[:, 0], torch.inf)
-        for some in images.split(step):
-            near = rows if len(some) == len(bank) else rows.index_select(1, some.to(bank.device))
-            own = self._nearest(query, near.to(query.device).contiguous(), grid, met, budget)
-            found = torch.minimum(found, own)
-        return found
-
-    def _nearest(
-        self, query: Tensor, near: Tensor, grid: tuple[int, int], met: Tensor | None, budget_gb: float
-    ) -> Tensor:
-        """(P,): as `_distances`, to all of (P, k, C)."""
-        from ad_assets.kernels.local_matching import find_matches
-        from ad_assets.kernels.nearest.search import nearest
-
-        if self.radius is None:
-            patches = near if met is None else near[met.to(near.device)]
-            distances, _ = nearest(query, patches.flatten(0, 1), 1, memory_gb=budget_gb)
-            return distances[:, 0].square() / 2  # of unit vectors
-        matches = find_matches(query.T.unflatten(1, grid)[None], near.unflatten(0, grid), 2 * self.radius + 1)
-        if met is not None:
-            matches.best[~met.unflatten(0, grid).to(near.device)] = float("-inf")
-        return matches.forward(2 * self.radius + 1)[0].flatten()
+        levels = zip(queries, state.vectors, self.grids(batch.taps), strict=True)
+        return pooled, [
+            Level(
+                query,
+                bank,
+                grid,
+                self.radius,
+                inspected_cells(region, grid).flatten() if self.roi_fit and region is not None else None,
+                runtime.budget_gb(query.device),
+            )
+            for query, bank, grid in levels
+        ]
 
 
 def compared(taps: list[Tensor]) -> list[Tensor]:

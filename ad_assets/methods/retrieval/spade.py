@@ -22,7 +22,7 @@ from ad_assets.methods.growth import added_images
 from ad_assets.methods.patch_embedding import embed
 from ad_assets.methods.region_of_interest import InspectedGrid, without_outside
 from ad_assets.methods.retrieval.image_retrieval import ImageRetrieval, Pyramids, mean_vector
-from ad_assets.methods.retrieval.spade_growth import RetrievalGrowth, nearest_vectors
+from ad_assets.methods.retrieval.spade_growth import VectorGrowth, nearest_vectors
 from ad_assets.methods.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -110,10 +110,10 @@ class Spade(ImageRetrieval):
         for ids, taps in images.batches():
             yield ids, self.search(state, Batch(taps, (0, 0), ids, left_out, region=images.region), runtime)
 
-    def growth(self, state: Pyramids, earlier: Pyramids, runtime: Runtime) -> RetrievalGrowth | None:
+    def growth(self, state: Pyramids, earlier: Pyramids, runtime: Runtime) -> VectorGrowth | None:
         """As `Method.growth`."""
         added = added_images(earlier.image_ids, state.image_ids)
-        return None if added is None else RetrievalGrowth(self, state, earlier.image_ids, added, runtime)
+        return None if added is None else VectorGrowth(self, state, earlier.image_ids, added, runtime)
 
     def search(self, state: Pyramids, batch: Batch, runtime: Runtime) -> Matches:
         """What a batch finds among the nominal images.

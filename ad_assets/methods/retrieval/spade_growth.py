@@ -7,11 +7,10 @@ search in all to the last bit, since either is ranked by differences in float64.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ad_assets.methods.data import Batch, Matches
-from ad_assets.methods.growth import Growth
+from ad_assets.methods.retrieval.image_growth import ImageGrowth, Retrieval
 from ad_assets.methods.retrieval.image_retrieval import Pyramids
 from ad_assets.methods.runtime import Runtime
 
@@ -19,18 +18,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Retrieval(Protocol):
+class Comparison(Retrieval, Protocol):
     """The steps of a search, as `Spade` has them."""
-
-    @property
-    def neighbours(self) -> int:
-        """As `ImageRetrieval.neighbours`."""
 
     def described(self, state: Pyramids, batch: Batch, runtime: Runtime) -> tuple[Tensor, Tensor]:
         """As `Spade.described`."""
-
-    def retrieved(self, state: Pyramids, pooled: Tensor, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `ImageRetrieval.retrieved`."""
 
 
 def nearest_vectors(
@@ -46,40 +38,21 @@ def nearest_vectors(
     return distances, images.to(rows.device)[rows // vectors] * vectors + rows % vectors
 
 
-class RetrievalGrowth(Growth):
-    """That of nominal images.
-
-    Args:
-        method: the configured method.
-        state: with the vectors of all images.
-        before: ids of the images of the earlier state, in their order.
-        added: as `Growth.added`.
-        runtime: device and memory budget.
-    """
-
-    def __init__(
-        self, method: Retrieval, state: Pyramids, before: Sequence[str], added: Collection[str], runtime: Runtime
-    ) -> None:
-        import torch
-
-        super().__init__(added)
-        self._method, self._state, self._runtime = method, state, runtime
-        here = {image_id: number for number, image_id in enumerate(state.image_ids)}
-        # The last place is for -1, beyond the last.
-        self._numbers = torch.tensor([*(here[image_id] for image_id in before), -1])
+class VectorGrowth(ImageGrowth[Comparison]):
+    """See `ImageGrowth`."""
 
     def renew(self, batch: Batch) -> Matches:
         """As `Growth.renew`."""
         import torch
         from torch.nn.functional import pad
 
-        pooled, queries = self._method.described(self._state, batch, self._runtime)
+        pooled, queries = self.method.described(self.state, batch, self.runtime)
         found: dict[str, list[Tensor]] = {"near": [], "images": [], "distances": [], "rows": []}
         kept = zip(*(batch.matches[name] for name in ("images", "distances", "rows")), strict=True)
-        pairs = zip(queries, self._method.retrieved(self._state, pooled, batch), kept, strict=True)
+        pairs = zip(queries, self.method.retrieved(self.state, pooled, batch), kept, strict=True)
         for query, (near, images), (former, distances, rows) in pairs:
-            own = self._compared(query, images.cpu(), self._numbers[former], distances, rows)
-            beyond = (0, self._method.neighbours - len(near))
+            own = self._compared(query, images.cpu(), self.numbers[former], distances, rows)
+            beyond = (0, self.method.neighbours - len(near))
             found["near"].append(pad(near.cpu(), beyond, value=torch.inf))
             found["images"].append(pad(images.cpu(), beyond, value=-1))
             found["distances"].append(own[0])
@@ -92,8 +65,8 @@ class RetrievalGrowth(Growth):
         """Distances and rows of one image (P, n) among nominal ones (k,), from those among the former ones (k,)."""
         import torch
 
-        vectors, count = self._state.vectors[0].shape[1], distances.shape[1]
-        rows = self._numbers[rows // vectors] * vectors + rows % vectors
+        vectors, count = self.state.vectors[0].shape[1], distances.shape[1]
+        rows = self.numbers[rows // vectors] * vectors + rows % vectors
         came = images[~torch.isin(images, former)]
         lost = ~torch.isin(rows // vectors, images).all(dim=1)
         distances = distances.clone()
@@ -111,5 +84,5 @@ class RetrievalGrowth(Growth):
         return distances, rows
 
     def _search(self, query: Tensor, images: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        distances, rows = nearest_vectors(self._state, query, images, count, self._runtime)
+        distances, rows = nearest_vectors(self.state, query, images, count, self.runtime)
         return distances.cpu(), rows.cpu()

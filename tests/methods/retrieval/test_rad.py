@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 from ad_assets.methods import Batch, Runtime
 from ad_assets.methods.retrieval.image_retrieval import ImageRetrieval
 from ad_assets.methods.retrieval.rad import PRESETS, Rad
+from ad_assets.methods.retrieval.rad_level import Level
 from ad_assets.methods.retrieval.spade import Spade
 from tests.support.tap_features import tap_features
 
@@ -197,3 +198,19 @@ def test_presets_are_the_published_commands() -> None:
     visa, mvtec = (Rad(**PRESETS[name]) for name in ("visa", "mvtec_ad"))
     assert (visa.neighbours, visa.radius, mvtec) == (900, 2, Rad())
     assert Rad(sigma=1.75).at_step(4).sigma == 1.75 / 4
+
+
+@pytest.mark.parametrize("radius", [0, 2, None])
+@pytest.mark.parametrize("inspected", [False, True])
+@pytest.mark.parametrize("budget", [1.0, 2e-6])
+def test_some_places_are_compared_as_all_are(radius: int | None, inspected: bool, budget: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    queries, bank = (
+        torch.nn.functional.normalize(torch.randn(count, 63, 5, generator=generator), dim=2) for count in (2, 8)
+    )
+    bank = bank.transpose(0, 1).contiguous().transpose(0, 1)
+    met = torch.arange(63) % 9 > 3 if inspected else None
+    level = Level(queries, bank, GRID, radius, met, budget)
+    images, places = torch.tensor([1, 2, 4, 7]), torch.tensor([0, 8, 20, 31, 54, 62])
+    some, every = level.distances_at(1, images, places), level.distances(1, images)
+    torch.testing.assert_close(some, every[places], rtol=0, atol=1e-6)
