@@ -108,7 +108,7 @@ def _spreadsheet_row(overview: Overview) -> dict[str, Any]:
 
 def sample_row(reader: Reader, overview: Overview, index: ImageIndex) -> list[RgbImage]:
     """Tiles of a sheet: the statistics of a category, then some of its images with their masks."""
-    from ad_assets.report.pictures import tile, title_tile
+    from ad_assets.report.panels import tile, title_tile
     from ad_assets.report.samples import choose_samples
 
     files = ImageFiles(reader.root)

@@ -25,7 +25,7 @@ from ad_assets.prediction.line_outbox import take_in
 from ad_assets.production.inspections import InspectionFile, all_files
 from ad_assets.production.store_identity import check_store
 from ad_assets.report import inspection_charts
-from ad_assets.report.pictures import figure_png
+from ad_assets.report.picture_files import figure_png
 from ad_assets.report.thumbnails import thumbnail_uri
 from ad_assets.store.store import CorruptArtifactError
 

@@ -21,7 +21,7 @@ from ad_assets.prediction.explanation import Explanation, box_of
 from ad_assets.prediction.lookup import DetectorError
 from ad_assets.prediction.predictor import Predictor
 from ad_assets.production.landing_history import read_landings
-from ad_assets.report import pictures
+from ad_assets.report import picture_files, pictures
 from ad_assets.report.side_by_side import Marked, side_by_side
 from ad_assets.store.store import ArtifactStore
 from ad_assets_runtime.identity import content_id, content_of
@@ -128,7 +128,7 @@ def write_explanation(
     """Write picture and numbers, with the command that rejects the culprit; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     picture, numbers = folder / PICTURE, folder / NUMBERS
-    picture.write_bytes(pictures.to_png(drawn(explanation, detector, known)))
+    picture.write_bytes(picture_files.to_png(drawn(explanation, detector, known)))
     document = as_json(explanation, known, reject)
     numbers.write_text(json.dumps(document, indent=1, allow_nan=False))
     return picture, numbers

@@ -21,7 +21,7 @@ from ad_assets.datasets.listing import walk_local
 from ad_assets.datasets.names import is_foreign, is_image, plain_name
 from ad_assets.prediction.predictor import Predictor
 from ad_assets.prediction.result_tables import PredictionRow, csv_of, parquet_of, row_of
-from ad_assets.report import pictures
+from ad_assets.report import panels, picture_files, pictures
 from ad_assets.report.inspection_picture import inspection_picture, tile_size
 from ad_assets.report.predictions import predictions_page
 from ad_assets.store.store import ArtifactStore
@@ -101,7 +101,7 @@ class PredictionWriter:
         """
         picture = f"{PICTURES}/{self._names[prediction.name]}.png"
         drawn = self._picture(prediction, rgb)
-        self._write(picture, pictures.to_png(drawn))
+        self._write(picture, picture_files.to_png(drawn))
         self._show(prediction, drawn)
         raw_map = f"maps/{self._names[prediction.name]}.npy" if self._raw_maps else None
         if raw_map:
@@ -163,8 +163,8 @@ class PredictionWriter:
             boxes,
             prediction.pixel_threshold,
             seen=prediction.seen_mask(size),
-            head="scored" if prediction.anomalous is None else pictures.LABEL_NAMES[label],
-            colour=pictures.INK if prediction.anomalous is None else pictures.LABEL_COLOURS[label],
+            head="scored" if prediction.anomalous is None else panels.LABEL_NAMES[label],
+            colour=panels.INK if prediction.anomalous is None else panels.LABEL_COLOURS[label],
             title=", ".join(words),
         )
 
@@ -172,7 +172,7 @@ class PredictionWriter:
         """Keep the picture for the report if it is among those with the highest scores."""
         entry = (prediction.score, prediction.name)
         if len(self._shown) < SHOWN_PICTURES or entry > self._shown[0][:2]:
-            heapq.heappush(self._shown, (*entry, pictures.to_jpeg(picture, max_bytes=PICTURE_BYTES)))
+            heapq.heappush(self._shown, (*entry, picture_files.to_jpeg(picture, max_bytes=PICTURE_BYTES)))
             if len(self._shown) > SHOWN_PICTURES:
                 heapq.heappop(self._shown)
 

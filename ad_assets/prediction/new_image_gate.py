@@ -41,7 +41,7 @@ from ad_assets.production.review_decisions import (
     update_admissions,
 )
 from ad_assets.production.store_identity import REMEDY
-from ad_assets.report import pictures
+from ad_assets.report import panels, picture_files, pictures
 from ad_assets_runtime.appearance import appearance_of, copies
 from ad_assets_runtime.identity import content_of
 
@@ -161,9 +161,9 @@ class NewImageGate:
         """Store the picture of a held image that no detector scored, for the person who decides."""
         data = read_image_bytes(ImageFiles(self._dataset.reader.root), row)
         rgb = self._dataset.reader.decoding.of(row["image_id"]).rgb(data, row["path"])
-        picture = pictures.captioned(rgb, f"{rgb.shape[1]} x {rgb.shape[0]}  {row['path'].rpartition('/')[2]}", 160)
+        picture = panels.captioned(rgb, f"{rgb.shape[1]} x {rgb.shape[0]}  {row['path'].rpartition('/')[2]}", 160)
         path = held_picture_path(self._dataset.name, category, content_of(row["image_id"]))
-        self._store.write_bytes(path, pictures.to_jpeg(picture, max_bytes=PICTURE_BYTES))
+        self._store.write_bytes(path, picture_files.to_jpeg(picture, max_bytes=PICTURE_BYTES))
 
     def _score(
         self, rows: Sequence[dict[str, Any]], odd: Collection[str], category: str, progress: Progress
@@ -204,11 +204,11 @@ class NewImageGate:
                 seen, inside = prediction.seen_mask(), prediction.inspected
                 shown = rgb if inside is None else pictures.inspected(rgb, inside)
                 label = int(prediction.score > threshold)
-                panel = pictures.panel(
+                panel = panels.panel(
                     shown, None, full, low, high, score=prediction.score, label=label, title=name, seen=seen
                 )
                 path = held_picture_path(self._dataset.name, category, image)
-                self._store.write_bytes(path, pictures.to_jpeg(panel, max_bytes=PICTURE_BYTES))
+                self._store.write_bytes(path, picture_files.to_jpeg(panel, max_bytes=PICTURE_BYTES))
             progress("new images judged", number + 1, len(rows))
         recorder.flush()
         return scores

@@ -12,7 +12,7 @@ from ad_assets.report import tables
 from ad_assets.report.charts import charts
 from ad_assets.report.gallery import VERDICTS, GalleryItem
 from ad_assets.report.leaderboard import NOMINAL, OUTLIER, STANDARD, BoardRow, untested
-from ad_assets.report.pictures import data_uri, jpeg_size
+from ad_assets.report.picture_files import data_uri, jpeg_size
 from ad_assets.report.templates import filled
 from ad_assets.report.threshold_section import LaneScores, threshold_section
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ad_assets.report.pictures import figure_png
+from ad_assets.report.picture_files import figure_png
 
 
 def plot(title: str, curves: Mapping[str, Sequence[float | None]], epochs: Sequence[int] | None = None) -> bytes:

@@ -26,7 +26,7 @@ from ad_assets.report.leaderboard import (
     BoardRow,
     rows_of,
 )
-from ad_assets.report.pictures import png_uri
+from ad_assets.report.picture_files import png_uri
 from ad_assets.report.templates import filled
 from ad_assets.report.text import no_test_images
 

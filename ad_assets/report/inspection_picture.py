@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ad_assets.report.pictures import GAP, GROUND, INK, OUTLINE, caption, heat_map, outline, overlay
+from ad_assets.report.panels import GAP, INK, caption
+from ad_assets.report.pictures import GROUND, OUTLINE, heat_map, outline, overlay
 from ad_assets_runtime.images import RgbImage
 
 SMALLEST, LARGEST = 256, 512  # pixels of a tile's longer side

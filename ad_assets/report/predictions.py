@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ad_assets.report.pictures import data_uri, jpeg_size
+from ad_assets.report.picture_files import data_uri, jpeg_size
 from ad_assets.report.templates import filled
 
 MOST_ROWS = 2000

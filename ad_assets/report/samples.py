@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ad_assets.report.pictures import GROUND, contact_sheet
+from ad_assets.report.panels import contact_sheet
+from ad_assets.report.pictures import GROUND
 from ad_assets_runtime.images import RgbImage
 
 NOMINAL_SAMPLES = 3

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ad_assets.report.pictures import GROUND, OUTLINE, captioned, contact_sheet
+from ad_assets.report.panels import captioned, contact_sheet
+from ad_assets.report.pictures import GROUND, OUTLINE
 from ad_assets_runtime.images import RgbImage
 
 SIDE = 320

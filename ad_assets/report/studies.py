@@ -10,7 +10,7 @@ import numpy as np
 
 from ad_assets.metrics.catalogue import Metric, compared, find, rank
 from ad_assets.report.markdown import one_line
-from ad_assets.report.pictures import figure_png
+from ad_assets.report.picture_files import figure_png
 from ad_assets.report.text import aligned
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from ad_assets_runtime.colours import INFERNO
 from ad_assets_runtime.images import RgbImage
 from ad_assets_runtime.prediction import Prediction
 
@@ -15,13 +16,6 @@ _LARGEST = 960  # pixels of the longer side: a page on a phone shows no more
 _OPACITY = 0.6
 _UNSEEN = 70  # grey of what was not looked at
 _BOX = (0, 230, 118)
-# The colour map inferno (Smith, van der Walt 2015) at nine places; between them it is nearly straight.
-_INFERNO = np.array(
-    [
-        *((0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85)),
-        *((227, 89, 51), (249, 140, 10), (249, 201, 50), (252, 255, 164)),
-    ]
-)
 
 
 def heat_map_png(rgb: RgbImage, prediction: Prediction, colours: tuple[float, float] | None) -> bytes:
@@ -38,9 +32,8 @@ def heat_map_png(rgb: RgbImage, prediction: Prediction, colours: tuple[float, fl
     whole = prediction.full_map((size[1], size[0]))
     seen = np.isfinite(whole)
     low, high = colours or _scale(prediction)
-    share = np.clip((np.where(seen, whole, low) - low) / (high - low or 1.0), 0, 1) * (len(_INFERNO) - 1)
-    heat = np.stack([np.interp(share, np.arange(len(_INFERNO)), channel) for channel in _INFERNO.T], axis=2)
-    mixed = small * (1 - _OPACITY) + heat * _OPACITY
+    share = np.clip((np.where(seen, whole, low) - low) / (high - low or 1.0), 0, 1)
+    mixed = small * (1 - _OPACITY) + INFERNO[np.rint(share * 255).astype(np.intp)] * _OPACITY
     mixed[~seen] = small[~seen].mean(axis=1, keepdims=True) * 0.4 + _UNSEEN
     image = Image.fromarray(np.rint(np.clip(mixed, 0, 255)).astype(np.uint8))
     draw, scale = ImageDraw.Draw(image), size[0] / rgb.shape[1]

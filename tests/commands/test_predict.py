@@ -19,7 +19,7 @@ from ad_assets.cli import main
 from ad_assets.prediction import load_detector
 from ad_assets.prediction.files import image_paths, result_names
 from ad_assets.prediction.latency import measure
-from ad_assets.report.pictures import CAPTION_HEIGHT, GAP
+from ad_assets.report.panels import CAPTION_HEIGHT, GAP
 from tests.support.bench_graph import config_tree, draw_image, write_dataset, write_image
 
 

@@ -10,7 +10,9 @@ import pytest
 
 from ad_assets.prediction.result_tables import PredictionRow, csv_of
 from ad_assets.report.inspection_picture import LARGEST, SMALLEST, inspection_picture, tile_size
-from ad_assets.report.pictures import GAP, OUTLINE, to_jpeg
+from ad_assets.report.panels import GAP
+from ad_assets.report.picture_files import to_jpeg
+from ad_assets.report.pictures import OUTLINE
 from ad_assets.report.predictions import predictions_page
 from ad_assets_runtime.defect_regions import DefectRegion
 

@@ -11,7 +11,7 @@ import pytest
 from ad_assets.report.category_page import CategoryPage, render_category
 from ad_assets.report.gallery import GalleryItem
 from ad_assets.report.leaderboard import BoardRow
-from ad_assets.report.pictures import to_jpeg
+from ad_assets.report.picture_files import to_jpeg
 from ad_assets.report.threshold_section import LaneScores
 from tests.report.test_index_page import NASTY, SCRIPT
 from tests.support.html_pages import Page

@@ -11,7 +11,8 @@ from hypothesis.extra import numpy as hnp
 from matplotlib import colormaps
 from PIL import Image
 
-from ad_assets.report import pictures
+from ad_assets.report import panels, picture_files, pictures
+from ad_assets_runtime.colours import INFERNO
 
 GREY = np.full((20, 30, 3), 100, np.uint8)
 
@@ -32,8 +33,8 @@ def test_heat_map_follows_the_scale_and_leaves_the_scores_alone():
     assert (np.diff(lightness) >= -0.75).all()  # the last step of rounding to 8 bits a channel
     assert (heat[scores <= 0] == heat[0, 0]).all()
     assert (heat[scores >= 10] == heat[-1, -1]).all()
-    ends = colormaps["inferno"](np.array([0, 255]), bytes=True)[:, :3]
-    assert np.array_equal(heat[[0, -1], [0, -1]], ends)
+    assert np.array_equal(INFERNO, colormaps["inferno"](np.arange(256), bytes=True)[:, :3])
+    assert np.array_equal(heat[[0, -1], [0, -1]], INFERNO[[0, -1]])
 
 
 def test_one_scale_makes_pictures_comparable():
@@ -79,8 +80,8 @@ def test_what_was_not_looked_at_looks_like_no_heat_map():
     assert len(np.unique(unseen)) > 1  # lines
     with pytest.raises(ValueError, match="not finite"):  # where it looked, a score is a number
         pictures.overlay(GREY, scores, 0, 1, seen=np.ones_like(seen))
-    everywhere = pictures.strip(GREY, None, np.zeros((20, 30)), 0, 1, size=30)
-    assert not np.array_equal(pictures.strip(GREY, None, scores, 0, 1, size=30, seen=seen), everywhere)
+    everywhere = panels.strip(GREY, None, np.zeros((20, 30)), 0, 1, size=30)
+    assert not np.array_equal(panels.strip(GREY, None, scores, 0, 1, size=30, seen=seen), everywhere)
 
 
 @given(hnp.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
@@ -105,60 +106,60 @@ def test_strip_shows_three_tiles_and_even_the_thinnest_defect():
     mask = np.zeros((400, 200), bool)
     mask[50:350, 101] = True
     scores = np.zeros((400, 200))
-    strip = pictures.strip(rgb, mask, scores, 0, 1, size=100)
-    assert strip.shape == (100, 3 * 50 + 2 * pictures.GAP, 3)
-    image, outlined = strip[:, :50], strip[:, 50 + pictures.GAP : 100 + pictures.GAP]
+    strip = panels.strip(rgb, mask, scores, 0, 1, size=100)
+    assert strip.shape == (100, 3 * 50 + 2 * panels.GAP, 3)
+    image, outlined = strip[:, :50], strip[:, 50 + panels.GAP : 100 + panels.GAP]
     assert (image == 90).all()
     assert (outlined == pictures.OUTLINE).all(axis=2).sum() > 150
-    plain = pictures.strip(rgb, None, scores, 0, 1, size=100)
-    assert np.array_equal(plain[:, :50], plain[:, 50 + pictures.GAP : 100 + pictures.GAP])
+    plain = panels.strip(rgb, None, scores, 0, 1, size=100)
+    assert np.array_equal(plain[:, :50], plain[:, 50 + panels.GAP : 100 + panels.GAP])
     with pytest.raises(ValueError, match="mask has the shape"):
-        pictures.strip(rgb, mask[:300], scores, 0, 1)
+        panels.strip(rgb, mask[:300], scores, 0, 1)
 
 
 def test_panel_has_a_caption_that_no_name_can_break():
     scores = np.zeros((20, 30))
-    plain = pictures.panel(GREY, None, scores, 0, 1, score=0.5, label=0, size=60)
-    assert plain.shape == (40 + pictures.CAPTION_HEIGHT, 3 * 60 + 2 * pictures.GAP, 3)
+    plain = panels.panel(GREY, None, scores, 0, 1, score=0.5, label=0, size=60)
+    assert plain.shape == (40 + panels.CAPTION_HEIGHT, 3 * 60 + 2 * panels.GAP, 3)
     for title in ("scratch", "x" * 400, "bad\udcffbytes", "two\nlines", "日本語", "\u202eevil"):
-        named = pictures.panel(GREY, None, scores, 0, 1, score=0.5, label=0, title=title, size=60)
+        named = panels.panel(GREY, None, scores, 0, 1, score=0.5, label=0, title=title, size=60)
         assert named.shape == plain.shape
-        assert np.array_equal(named[pictures.CAPTION_HEIGHT :], plain[pictures.CAPTION_HEIGHT :])
-    anomalous = pictures.panel(GREY, None, scores, 0, 1, score=0.5, label=1, size=60)
+        assert np.array_equal(named[panels.CAPTION_HEIGHT :], plain[panels.CAPTION_HEIGHT :])
+    anomalous = panels.panel(GREY, None, scores, 0, 1, score=0.5, label=1, size=60)
     assert not np.array_equal(anomalous, plain)
     with pytest.raises(ValueError, match=r"0 \(nominal\) or 1 \(anomalous\), not 2"):
-        pictures.panel(GREY, None, scores, 0, 1, score=0.5, label=2)
+        panels.panel(GREY, None, scores, 0, 1, score=0.5, label=2)
 
 
 def test_contact_sheet_places_panels_row_by_row():
     shades = [np.full((4 + k, 6, 3), 40 * k + 50, np.uint8) for k in range(5)]
-    sheet = pictures.contact_sheet(shades, 2)
-    cell_height, cell_width = 8 + 2 * pictures.GAP, 6 + 2 * pictures.GAP
+    sheet = panels.contact_sheet(shades, 2)
+    cell_height, cell_width = 8 + 2 * panels.GAP, 6 + 2 * panels.GAP
     assert sheet.shape == (3 * cell_height, 2 * cell_width, 3)
     for k, shade in enumerate(shades):
-        top, left = pictures.GAP + k // 2 * cell_height, pictures.GAP + k % 2 * cell_width
+        top, left = panels.GAP + k // 2 * cell_height, panels.GAP + k % 2 * cell_width
         assert (sheet[top : top + shade.shape[0], left : left + 6] == 40 * k + 50).all()
     assert (sheet[2 * cell_height :, cell_width:] == pictures.GROUND).all()
-    assert pictures.contact_sheet(shades[:1], 4).shape == (4 + 2 * pictures.GAP, cell_width, 3)
+    assert panels.contact_sheet(shades[:1], 4).shape == (4 + 2 * panels.GAP, cell_width, 3)
     with pytest.raises(ValueError, match="not 0 and 2"):
-        pictures.contact_sheet([], 2)
+        panels.contact_sheet([], 2)
     with pytest.raises(ValueError, match="not 5 and 0"):
-        pictures.contact_sheet(shades, 0)
+        panels.contact_sheet(shades, 0)
 
 
 def test_jpeg_keeps_what_fits_and_refuses_what_cannot():
     smooth = np.tile(np.linspace(0, 255, 90).astype(np.uint8)[None, :, None], (60, 1, 3))
-    jpeg = pictures.to_jpeg(smooth, 90)
+    jpeg = picture_files.to_jpeg(smooth, 90)
     assert np.abs(decoded(jpeg).astype(int) - smooth).max() <= 8
-    assert pictures.to_jpeg(smooth, 90, max_bytes=len(jpeg)) == jpeg
-    assert len(pictures.to_jpeg(smooth, 90, max_bytes=len(jpeg) - 1)) < len(jpeg)
+    assert picture_files.to_jpeg(smooth, 90, max_bytes=len(jpeg)) == jpeg
+    assert len(picture_files.to_jpeg(smooth, 90, max_bytes=len(jpeg) - 1)) < len(jpeg)
     with pytest.raises(ValueError, match="fits into 100 bytes"):
-        pictures.to_jpeg(smooth, max_bytes=100)
-    prefix, _, body = pictures.data_uri(jpeg).partition(",")
+        picture_files.to_jpeg(smooth, max_bytes=100)
+    prefix, _, body = picture_files.data_uri(jpeg).partition(",")
     assert prefix == "data:image/jpeg;base64"
     assert base64.b64decode(body) == jpeg
 
 
 def test_png_keeps_every_pixel():
     noise = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
-    assert np.array_equal(decoded(pictures.to_png(noise)), noise)
+    assert np.array_equal(decoded(picture_files.to_png(noise)), noise)

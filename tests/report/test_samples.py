@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ad_assets.report.pictures import GROUND, OUTLINE, tile, title_tile
+from ad_assets.report.panels import tile, title_tile
+from ad_assets.report.pictures import GROUND, OUTLINE
 from ad_assets.report.samples import choose_samples, sample_sheet
 
 

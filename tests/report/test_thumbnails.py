@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ad_assets.report import pictures
+from ad_assets.report import picture_files
 from ad_assets.report.thumbnails import MOST_BYTES, thumbnail_uri, with_thumbnails
 
 NOISE = np.random.default_rng(0).integers(0, 256, (400, 900, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("encoded", [pictures.to_png(NOISE), pictures.to_jpeg(NOISE)])
+@pytest.mark.parametrize("encoded", [picture_files.to_png(NOISE), picture_files.to_jpeg(NOISE)])
 def test_even_noise_becomes_small_and_keeps_its_shape(encoded: bytes) -> None:
     assert len(encoded) > 200_000
     uri = thumbnail_uri(encoded)
@@ -26,7 +26,7 @@ def test_even_noise_becomes_small_and_keeps_its_shape(encoded: bytes) -> None:
 
 
 def test_what_is_small_is_left_as_it_is() -> None:
-    encoded = pictures.to_png(NOISE[:20, :20])
+    encoded = picture_files.to_png(NOISE[:20, :20])
     assert len(encoded) <= MOST_BYTES
     told = f"![a](data:image/png;base64,{base64.b64encode(encoded).decode()})"
     assert with_thumbnails(told) == told

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ad_assets.graph.stages.published_pages import FROM_CATEGORY, INDEX, category_address
-from ad_assets.report import pictures
+from ad_assets.report import picture_files
 from ad_assets.report.category_page import CategoryPage, render_category
 from ad_assets.report.gallery import GalleryItem
 from ad_assets.report.index_page import IndexPage, render_index
@@ -56,7 +56,7 @@ def write_report(folder: Path, categories: int, lanes: int) -> Path:
 def _textured(random: np.random.Generator, shape: tuple[int, int]) -> bytes:
     """A picture of some grain, about as large as a JPEG of a surface."""
     noise = random.normal(120, 18, (*shape, 1)).clip(0, 255).astype(np.uint8)
-    return pictures.to_jpeg(np.repeat(noise, 3, axis=2), quality=80)
+    return picture_files.to_jpeg(np.repeat(noise, 3, axis=2), quality=80)
 
 
 def _rows(random: np.random.Generator, category: str, detector: str) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from ad_assets.graph.stages.published_pages import CATEGORY_FILE, FROM_CATEGORY,
 from ad_assets.graph.stages.region_of_interest import read_region, region_digest
 from ad_assets.graph.stages.score_maps import read_score_index
 from ad_assets.methods.data import NominalScores
-from ad_assets.report import pictures
+from ad_assets.report import panels, picture_files
 from ad_assets.report.category_page import CategoryPage, render_category
 from ad_assets.report.gallery import GalleryItem, choose_gallery
 from ad_assets.report.leaderboard import BoardRow
@@ -205,8 +205,8 @@ def _gallery(
             picture.row["label"],
             picture.score,
             scored.threshold,
-            pictures.to_jpeg(pictures.photo(picture.rgb, picture.mask), quality=80),
-            pictures.to_jpeg(pictures.heat(picture.rgb, picture.score_map, low, high), quality=80),
+            picture_files.to_jpeg(panels.photo(picture.rgb, picture.mask), quality=80),
+            picture_files.to_jpeg(panels.heat(picture.rgb, picture.score_map, low, high), quality=80),
         )
         for picture in read_pictures(reader, extractor, score_maps, wanted, inspected)
     ]

@@ -31,7 +31,7 @@ from ad_assets.graph.stages.turned_features import Turned, turned_by, turned_par
 from ad_assets.methods import Features, Method, Runtime, State
 from ad_assets.methods.needs import disk_warning, growth_warning, most_images
 from ad_assets.methods.runtime import Checkpoints, ProgressReport
-from ad_assets.report import pictures
+from ad_assets.report import picture_files, pictures
 from ad_assets.report.curves import plot
 from ad_assets.settings.compute import Compute
 from ad_assets.store.layout import CHECKPOINT
@@ -185,7 +185,7 @@ def _pictures(work: Work, maps: dict[str, Tensor]) -> dict[str, dict[str, str]]:
         low, high = float(values.min()), float(values.max())
         repeat = max(1, PICTURE_SIDE // max(values.shape))
         drawn = pictures.heat_map(values.numpy(), low, high).repeat(repeat, axis=0).repeat(repeat, axis=1)
-        shown |= keep_picture(work, f"map_{number}", f"{title}: {low:g} to {high:g}", pictures.to_jpeg(drawn))
+        shown |= keep_picture(work, f"map_{number}", f"{title}: {low:g} to {high:g}", picture_files.to_jpeg(drawn))
     return shown
 
 

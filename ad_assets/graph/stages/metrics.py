@@ -26,7 +26,7 @@ from ad_assets.graph.stages.score_maps import read_score_index, shards
 from ad_assets.methods.data import NominalScores
 from ad_assets.metrics.catalogue import registered, registered_facts
 from ad_assets.metrics.thresholds import promise
-from ad_assets.report import pictures
+from ad_assets.report import panels, picture_files, pictures
 from ad_assets.report.gallery import choose_gallery
 from ad_assets.report.joint import JOINED_CATEGORIES, OWN_CATEGORY
 from ad_assets.report.markdown import fenced
@@ -420,8 +420,8 @@ def _contact_sheet(
     """The worst errors and some hits as one JPEG, for the UI."""
     chosen = choose_gallery(scores, truth.labels, threshold, misses=3, false_alarms=3, hits=4) if truth.labelled else []
     rows = [truth.rows[position] for position in chosen] or truth.rows[:4]
-    panels = [
-        pictures.panel(
+    drawn = [
+        panels.panel(
             picture.rgb,
             picture.mask,
             picture.score_map,
@@ -433,4 +433,4 @@ def _contact_sheet(
         )
         for picture in read_pictures(reader, extractor, work.input(score_maps), rows, inspected)
     ]
-    return pictures.to_jpeg(pictures.contact_sheet(panels, 2))
+    return picture_files.to_jpeg(panels.contact_sheet(drawn, 2))

@@ -63,7 +63,7 @@ def write_region(work: Work, index: ImageIndex, region: RegionOfInterest, reader
     Returns:
         Metadata for people: its share of an image, and the first image with what is inspected of it.
     """
-    from ad_assets.report import pictures
+    from ad_assets.report import picture_files, pictures
 
     work.store.write_bytes(region_location(region.digest), to_png(region.inspected))
     work.store.write_json(work.artifact.at(REGION), {"path": region.path, "digest": region.digest})
@@ -72,7 +72,7 @@ def write_region(work: Work, index: ImageIndex, region: RegionOfInterest, reader
     small = pictures.resized(pictures.inspected(rgb, region.inspected), PICTURE_SIDE)
     return {
         "inspected_percent": round(100 * region.share, 2),
-        **keep_picture(work, "region_of_interest", "what is inspected", pictures.to_jpeg(small)),
+        **keep_picture(work, "region_of_interest", "what is inspected", picture_files.to_jpeg(small)),
     }
 
 
