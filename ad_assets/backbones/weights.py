@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from ad_assets.backbones.extractor import BUNDLED, WEIGHT_SUFFIXES, Extractor
+from ad_assets.backbones.uninitialised import without_random_weights
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -42,11 +43,13 @@ def build_model(extractor: Extractor) -> nn.Module:
         raise ValueError(f"backbone: timm has no {extractor.architecture!r}; similar: {', '.join(close) or 'none'}")
     if extractor.weights == "hub":
         return _from_hub(extractor).eval()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(extractor.random_seed or 0)
-        model: nn.Module = timm.create_model(extractor.architecture, pretrained=False)
     if extractor.random_seed is not None:
-        return model.eval()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(extractor.random_seed)
+            drawn: nn.Module = timm.create_model(extractor.architecture, pretrained=False)
+        return drawn.eval()
+    with without_random_weights():
+        model: nn.Module = timm.create_model(extractor.architecture, pretrained=False)
     if extractor.weights == "bundled":
         state, source = _paired(extractor, model)
     else:
@@ -101,7 +104,8 @@ def _from_hub(extractor: Extractor) -> nn.Module:
     if not cached_weights(extractor) and not _hub_has_a_name():  # the hub's own client tries again for a minute
         raise _missing(extractor, "timm's hub and its cache (no network: the hub's name is not known here)")
     try:
-        model: nn.Module = timm.create_model(extractor.backbone, pretrained=True)
+        with without_random_weights():
+            model: nn.Module = timm.create_model(extractor.backbone, pretrained=True)
     except (OSError, RuntimeError) as error:  # no network, no cache, a damaged file
         raise _missing(extractor, f"timm's hub and its cache ({type(error).__name__}: {error})") from error
     return model

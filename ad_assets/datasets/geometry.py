@@ -42,16 +42,16 @@ def fit_regions(mask: Mask, resize: Resize, crop: int | None, shrink: Shrink) ->
 
     regions, count = ndimage.label(mask, np.ones((3, 3)))
     sampled = regions[rows[:, None], columns]
-    left_over = [cropped(sampled, box).ravel()]
+    present = np.zeros(count + 1, np.bool_)
+    present[cropped(sampled, box)] = True
     if shrink != "nearest":
         missing = np.ones(count + 1, np.bool_)
         missing[0] = False
         if shrink == "regions":
-            missing[np.unique(sampled)] = False
+            missing[sampled] = False
         old_y, old_x = np.nonzero(missing[regions])
         y, x = nearest(h, old_h)[old_y], nearest(w, old_w)[old_x]  # the new pixel that contains the old one's centre
         resized[y, x] = True
         inside = (y >= top) & (y < bottom) & (x >= left) & (x < right)
-        left_over.append(regions[old_y[inside], old_x[inside]])
-    present = np.unique(np.concatenate(left_over))
-    return cropped(resized, box), count - int((present > 0).sum())
+        present[regions[old_y[inside], old_x[inside]]] = True
+    return cropped(resized, box), count - int(present[1:].sum())

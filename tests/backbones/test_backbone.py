@@ -5,6 +5,7 @@ import pickle
 import re
 import time
 from collections import OrderedDict
+from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ad_assets.backbones import backbone as backbones
+from ad_assets.backbones import weights
 from ad_assets.backbones.backbone import Backbone, MissingWeights, load_backbone
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.backbones.tap_table import tap_table
+from ad_assets.backbones.uninitialised import without_random_weights
 from ad_assets.backbones.weights import build_model, licence_of
 from ad_assets.settings.compute import Compute
 
@@ -403,3 +406,19 @@ class TestSharing:
         load_backbone(_resnet(weights="random(3)"), compute)
         assert load_backbone(_resnet(weights="random(1)"), compute) is first
         assert load_backbone(_resnet(weights="random(2)"), compute) is not second
+
+
+def test_a_network_whose_weights_are_stored_draws_none_and_is_the_one_that_drew_some_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = torch.get_rng_state()
+    made = build_model(_lite()).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "without_random_weights", nullcontext)
+        drawn = build_model(_lite()).state_dict()
+    assert all(torch.equal(made[name], value) for name, value in drawn.items())
+    with without_random_weights():
+        untouched = timm.create_model("vit_tiny_patch16_224", pretrained=False).state_dict()
+    # What is set and not drawn is set.
+    assert all((value == 1).all() for name, value in untouched.items() if name.endswith("norm1.weight"))
