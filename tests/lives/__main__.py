@@ -12,7 +12,7 @@ import pytest
 from tests.lives.runner import FailedLifeError, live_through
 from tests.lives.schedules import lives
 
-BATCH = 500  # schedules of a seed; the next seed is the next number
+BATCH = 100  # schedules of a seed; the next seed is the next number
 
 
 def main(schedules: int, number: int) -> bool:

@@ -17,7 +17,8 @@ from typing import Any, Self
 import fsspec
 import pytest
 
-import ad_assets.graph.stages.features
+import ad_assets.graph.stages.extraction
+import ad_assets.graph.stages.score_maps
 import ad_assets.store.compare_and_swap
 import ad_assets.store.files
 import ad_assets.store.retry
@@ -120,7 +121,8 @@ class Disk:
         files = ad_assets.store.files.FileStore
         patch.setattr(files, "requests_at_once", property(lambda _: 1))
         patch.setattr(files, "each", lambda _, act, items, **_threads: [act(item) for item in items])
-        patch.setattr(ad_assets.graph.stages.features, "BackgroundWrites", WritesAtOnce)
+        for stage in (ad_assets.graph.stages.extraction, ad_assets.graph.stages.score_maps):
+            patch.setattr(stage, "BackgroundWrites", WritesAtOnce)
 
 
 class WritesAtOnce:

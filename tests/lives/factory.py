@@ -168,12 +168,13 @@ class Factory:
     Attributes:
         passes: input of the network -> how often it passed.
         faults: how many runs were struck by a fault.
+        newest: the latest time at which a file changed, by a clock that people may set back.
     """
 
     def __init__(self, folder: Path, disk: Disk) -> None:
         self.folder, self.disk = folder, disk
         self.tree = settings()
-        self.now = BEGIN
+        self.now = self.newest = BEGIN
         self.cursor: str | None = None
         self.instance = Instance()
         self.asked: list[tuple[str, str]] = []  # runs that wait: key, category
@@ -237,6 +238,7 @@ class Factory:
     def touch(self, name: str) -> None:
         """A file of the category changed just now."""
         os.utime(self.images / name, (self.now, self.now))
+        self.newest = max(self.newest, self.now)
 
     def mask(self, stem: str, side: int) -> None:
         """The mask of a defective test image."""
@@ -307,6 +309,7 @@ class Factory:
         Raises:
             AssertionError: there is no end to it.
         """
+        self.now = max(self.now, self.newest)  # what is from the future rests once it is past
         for _ in range(ROUNDS):
             self.now += 1000
             before = len(self.instance.runs)

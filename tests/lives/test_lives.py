@@ -60,5 +60,13 @@ def test_an_image_under_two_names_is_held_back_under_both(live: Live, decided: l
     live([("odd", 3), ("odd", 3), *decided])
 
 
-def test_a_mask_from_the_future_is_indexed_once_it_is_past(live: Live) -> None:
-    live([("mask", 3), ("wait", -500), ("set", 0), ("wait", -500)])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        [("mask", 3), ("wait", -500), ("set", 0), ("wait", -500)],
+        [("odd", 0), ("half", 0), ("half", 0), ("wait", -500), ("wait", -500)],
+    ],
+    ids=["mask", "images"],
+)
+def test_what_is_from_the_future_is_taken_once_it_is_past(live: Live, schedule: list[Step]) -> None:
+    live(schedule)
