@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -89,6 +90,7 @@ def test_from_nothing_to_a_report_and_back_to_nothing(config: Path, capsys: Any)
 
 
 def test_status_says_which_setting_changed_from_what_to_what(config: Path, capsys: Any) -> None:
+    shutil.rmtree(config.parent / "images" / "nut")
     assert run(config, "materialize") == 0
     for key, value, asset, change in (
         ("datasets.parts.detectors.small.coreset_ratio", "0.3", "small/memory_bank", "coreset_ratio 0.1 -> 0.3"),

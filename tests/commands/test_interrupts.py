@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,6 @@ from ad_assets.methods.memory_bank.patch_bank import PatchBank
 from ad_assets.store.store import ArtifactStore
 from tests.support.bench_graph import config_tree, write_dataset
 from tests.support.forked import Forked, command
-from tests.support.places import REPOSITORY
 
 
 def test_a_signal_in_the_middle_of_a_step_ends_the_process_at_once(
@@ -84,18 +82,15 @@ def test_four_processes_open_one_fresh_home_at_once(tmp_path: Path, monkeypatch:
     assert [process.exitcode for process in processes] == [0] * 4
 
 
-def test_a_reader_that_goes_away_ends_a_command_quietly() -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ad_assets.cli", "table", "--list"],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdout
-    assert process.stderr
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    assert process.wait() == 141
+def test_a_reader_that_goes_away_ends_a_command_quietly(tmp_path: Path) -> None:
+    def unread() -> None:
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.dup2(writer, sys.stdout.fileno())
+
+    log = tmp_path / "log.txt"
+    assert Forked(command(["table", "--list"], before=unread), log).wait() == 141
+    assert log.read_bytes() == b""
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from typing import Any
 
 import pytest
@@ -33,6 +34,10 @@ def blind(bench: Bench) -> Bench:
     bench.tree["datasets"]["parts_mix"] = {**mix, "detectors": copy.deepcopy(LANES)}
     bench.reload()
     return bench
+
+
+def only(blind: Bench, *lanes: str) -> None:
+    blind.set("datasets.parts_mix.detectors", {name: copy.deepcopy(LANES[name]) for name in lanes})
 
 
 def head(bench: Bench, *key: str, category: str | None = "bolt") -> dict[str, Any]:
@@ -75,6 +80,7 @@ def test_no_label_reaches_a_detector(blind: Bench) -> None:
 
 
 def test_lanes_share_banks_and_searches(blind: Bench) -> None:
+    only(blind, "core", "cluster", "whole", "lof")
     blind.make(categories=["bolt"])
 
     def version(lane: str, asset: str) -> str:
@@ -97,6 +103,7 @@ def test_lanes_share_banks_and_searches(blind: Bench) -> None:
 
 
 def test_new_images_join_a_bank(blind: Bench) -> None:
+    only(blind, "whole", "cluster")
     blind.make(categories=["bolt"])
     write_image(blind.images / "bolt" / "test" / "good" / "new.png", draw_image(77))
     blind.make(categories=["bolt"])
@@ -115,6 +122,7 @@ def test_new_images_join_a_bank(blind: Bench) -> None:
 
 
 def test_a_study_of_neighbours_reads_the_kept_search(blind: Bench) -> None:
+    only(blind, "whole")
     study = {"base": "whole", "vary": {"neighbours": [1, 5, 40]}}
     blind.set("datasets.parts_mix.studies", {"neighbours": study})
     blind.make(categories=["bolt"])
@@ -164,6 +172,7 @@ def test_contaminated_draws_differ_in_the_anomalous_images_alone() -> None:
 
 
 def test_a_comparison_marks_the_best_of_each_line(bench: Bench) -> None:
+    shutil.rmtree(bench.images / "nut")
     bench.tree["datasets"]["parts"]["detectors"] = lanes = {name: LANES[name] for name in ("padim", "cluster")}
     for setting in ("test", "ano"):
         bench.tree["datasets"][f"parts_{setting}"] = {
@@ -199,7 +208,7 @@ def study_rows(bench: Bench, dataset: str, study: str, values: str = "value") ->
 
 
 def test_an_interrupted_search_keeps_its_shards(blind: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    blind.set("datasets.parts_mix.detectors", {"cluster": copy.deepcopy(LANES["cluster"])})
+    only(blind, "cluster")
     monkeypatch.setattr("ad_assets.graph.stages.neighbours.SHARD_IMAGES", 4)
     original = PatchCluster.match
 

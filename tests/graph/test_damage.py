@@ -323,28 +323,37 @@ def test_all_damage_is_mended(whole: Whole, way: Way, share: int) -> None:
     assert whole.run(verify=True) == set()
 
 
-def test_what_was_made_of_a_damaged_state_follows_the_mended_one(tmp_path: Path) -> None:
+@pytest.fixture
+def landed(whole: Whole) -> Iterator[Whole]:
+    """The store as it was, and one more training image."""
+    whole.restore()
+    path = whole.root.parent / "images" / "bolt" / "train" / "good" / "new.png"
+    write_image(path, draw_image(9))
+    yield whole
+    path.unlink()
+
+
+def test_what_was_made_of_a_damaged_state_follows_the_mended_one(landed: Whole, tmp_path: Path) -> None:
     # A state that landing images only updated is fitted on all of them when it is mended, at the address that it had.
-    later, clean = Whole(tmp_path / "later"), Whole(tmp_path / "clean")
-    for each in (later, clean):
-        write_image(each.root.parent / "images" / "bolt" / "train" / "good" / "new.png", draw_image(9))
-    shutil.rmtree(clean.root)
-    for each in (later, clean):
-        each.run()
-    fresh, updated = clean.numbers(), later.numbers()
+    shutil.rmtree(landed.root)
+    landed.run()
+    fresh = landed.numbers()
+    landed.restore()
+    landed.run()
+    updated = landed.numbers()
     lane = [f"parts/small/{kind} bolt" for kind in ("memory_bank", "neighbours", "score_maps", "metrics")]
     for name in lane:
         assert (updated[name][0], updated[name] == fresh[name]) == (fresh[name][0], False), name
-    shutil.copytree(later.root, tmp_path / "updated")
+    shutil.copytree(landed.root, tmp_path / "updated")
     for way in (flip, cut):
-        shutil.rmtree(later.root)
-        shutil.copytree(tmp_path / "updated", later.root)
-        way(later.root / "artifacts" / "memory_bank" / fresh[lane[0]][0] / "state.safetensors", None)
-        built = later.run(verify=way is flip)  # what is cut is due without being read
+        shutil.rmtree(landed.root)
+        shutil.copytree(tmp_path / "updated", landed.root)
+        way(landed.root / "artifacts" / "memory_bank" / fresh[lane[0]][0] / "state.safetensors", None)
+        built = landed.run(verify=way is flip)  # what is cut is due without being read
         assert {"memory_bank", "neighbours", "score_maps", "metrics", *SHOWN} <= built
-        assert later.numbers() == fresh
-        assert not later.due()
-        assert later.run(verify=True) == set()
+        assert landed.numbers() == fresh
+        assert not landed.due()
+        assert landed.run(verify=True) == set()
 
 
 def test_a_run_that_ends_between_a_mended_state_and_what_reads_it_leaves_that_due(whole: Whole) -> None:

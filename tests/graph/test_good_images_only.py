@@ -2,6 +2,7 @@
 
 import datetime
 import shutil
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -20,7 +21,7 @@ from ad_assets.prediction import load_detector
 from ad_assets.prediction.lookup import DetectorError
 from ad_assets.production import inspections
 from ad_assets.production.champion_history import ChampionCandidate, read_history
-from tests.support.bench_graph import Bench, draw_image, write_image
+from tests.support.bench_graph import Bench, draw_image, write_dataset, write_image
 
 
 @pytest.fixture
@@ -141,9 +142,12 @@ def _version(bench: Bench, category: str) -> str:
     return str(head["version"])
 
 
-@pytest.fixture
-def judged(bench: Bench) -> Bench:
-    """A line of one category with 40 good images, some of them held out, and its first champion."""
+@pytest.fixture(scope="module")
+def first_judged(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """What `judged` copies."""
+    folder = tmp_path_factory.mktemp("judged")
+    write_dataset(folder / "images")
+    bench = Bench(folder, dg.DagsterInstance.ephemeral())
     shutil.rmtree(bench.images / "nut")
     for folder in ("test", "ground_truth"):
         shutil.rmtree(bench.images / "bolt" / folder)
@@ -153,6 +157,12 @@ def judged(bench: Bench) -> Bench:
     bench.set("datasets.parts.production", {"settle_seconds": 0})
     bench.run()
     return bench
+
+
+@pytest.fixture
+def judged(first_judged: Bench, tmp_path: Path) -> Bench:
+    """A line of one category with 40 good images, some of them held out, and its first champion."""
+    return first_judged.copied(tmp_path)
 
 
 def champion_of(bench: Bench) -> ChampionCandidate:

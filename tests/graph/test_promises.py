@@ -141,7 +141,7 @@ def test_a_new_test_image_leaves_what_was_learnt(ready: Bench, forward_passes: l
     bank = ready.benchmark.store.read_head(("parts", "small", "memory_bank"), "bolt")
     del forward_passes[:]
     write_image(ready.images / "bolt/test/good/new.png", draw_image(78))
-    built, found = ready.run()
+    built, found = ready.make()
     assert found == lane("small", "memory_bank", categories=("bolt",)) | lane(
         "full", "memory_bank", categories=("bolt",)
     )
@@ -169,7 +169,7 @@ def test_labels_and_masks_reach_metrics_only(ready: Bench) -> None:
     (ready.images / "bolt/test/good/moved.png").write_bytes(source.read_bytes())
     source.unlink()
     (ready.images / "bolt/ground_truth/spot/000_mask.png").unlink()
-    built, found = ready.run()
+    built, found = ready.make()
     relabelled = shared("image_index", "category_report", categories=("bolt",)) | RESULTS
     relabelled |= lane("small", "metrics", categories=("bolt",)) | lane("full", "metrics", categories=("bolt",))
     assert built == relabelled
@@ -180,7 +180,7 @@ def test_the_same_images_in_another_dataset_are_not_extracted_again(ready: Bench
     del forward_passes[:]
     parts = ready.tree["datasets"]["parts"]
     ready.set("datasets.copy", {**parts, "detectors": {"small": parts["detectors"]["small"]}})
-    built, found = ready.run()
+    built, found = ready.make()
     assert not forward_passes
     # Same content and settings, same addresses: only what names the dataset is made again.
     names = {name for name, _ in built}
@@ -200,7 +200,7 @@ def test_a_selection_brings_what_it_needs_and_what_reads_it(bench: Bench) -> Non
 
     graph = bench.definitions.resolve_asset_graph()
     selected = dg.AssetSelection.from_string('key:"parts/small/score_maps"').resolve(graph)
-    built, _ = bench.run(selected=selected, categories=["bolt"])
+    built, _ = bench.make(selected=selected, categories=["bolt"])
     expected = shared("image_index", "features/lite0", categories=("bolt",)) | lane(
         "small", *LANE, categories=("bolt",)
     )
@@ -216,7 +216,7 @@ def test_a_selection_brings_what_it_needs_and_what_reads_it(bench: Bench) -> Non
 def test_force_builds_again_with_the_same_result(ready: Bench, forward_passes: list[int]) -> None:
     rows = ready.rows("full", "bolt")
     del forward_passes[:]
-    built, found = ready.run(categories=["bolt"], force=True)
+    built, found = ready.make(categories=["bolt"], force=True)
     assert not found
     assert built == {slot for slot in EVERYTHING if slot[1] in ("bolt", None)}
     assert sum(forward_passes) == 12
@@ -244,14 +244,14 @@ def test_a_new_category_is_a_new_partition(ready: Bench, forward_passes: list[in
     del forward_passes[:]
     write_dataset(ready.images, ["washer"], first_seed=5000)
     ready.reload()
-    built, found = ready.run()
+    built, found = ready.make()
     assert {category for _, category in built} == {"washer", None}
     assert not found
     assert sum(forward_passes) == 12
     # Another with the very images of the first: they are known by content.
     write_dataset(ready.images, ["copy_of_bolt"])
     ready.reload()
-    built, found = ready.run()
+    built, found = ready.make()
     assert built == shared("image_index", "category_report", categories=("copy_of_bolt",)) | RESULTS
     assert {category for _, category in found} == {"copy_of_bolt"}
     assert sum(forward_passes) == 12
@@ -260,14 +260,14 @@ def test_a_new_category_is_a_new_partition(ready: Bench, forward_passes: list[in
 def test_an_ensemble_is_a_lane_on_the_score_maps_of_others(ready: Bench, forward_passes: list[int]) -> None:
     del forward_passes[:]
     ready.set("datasets.parts.detectors.both", {"method": "ensemble", "members": ["small", "full"]})
-    built, found = ready.run()
+    built, found = ready.make()
     assert built == lane("both", "score_maps", "metrics") | PAGES | RESULTS
     assert not found
     assert not forward_passes
     assert ready.rows("both", "bolt")["standard", "image_auroc"] > 0.5
     # A member that scores anew is fused anew.
     ready.set("datasets.parts.detectors.small.sigma", 1.0)
-    built, _ = ready.run()
+    built, _ = ready.make()
     both = lane("small", "score_maps", "metrics") | lane("both", "score_maps", "metrics")
     assert built == both | PAGES | RESULTS
 
@@ -277,7 +277,7 @@ def test_one_training_image_and_unmasked_defects_are_enough(bench: Bench) -> Non
         path.unlink()
     for path in (bench.images / "bolt/ground_truth/spot").iterdir():
         path.unlink()
-    bench.run(categories=["bolt"])
+    bench.make(categories=["bolt"])
     rows = bench.rows("small", "bolt")
     assert rows["standard", "image_auroc"] is not None
     assert rows["standard", "pixel_auroc"] is None  # no mask, no pixel metric
@@ -295,7 +295,7 @@ def test_garbage_is_what_nothing_refers_to(ready: Bench) -> None:
     first = set(ready.files("artifacts"))
     ready.set("datasets.parts.detectors.small.coreset_ratio", 0.2)
     assert garbage() == set()  # heads still point to the first artifacts
-    ready.run()
+    ready.make()
     old = garbage()
     kinds = {path.split("/")[1] for path in old}
     assert kinds == {"memory_bank", "neighbours", "score_maps", "metrics", "leaderboard", "category_report", "report"}

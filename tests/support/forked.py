@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from ad_assets.cli import main
 from tests.support.places import REPOSITORY
@@ -26,7 +27,9 @@ class Forked:
         environ: what its environment has beside that of this process.
     """
 
-    def __init__(self, call: Callable[[], int], output: Path, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, call: Callable[[], int], output: Path, environ: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()

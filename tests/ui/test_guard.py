@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +16,9 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
+from ad_assets.ui import webserver
 from tests.support.dev_server import free_port
+from tests.support.forked import Forked
 
 NAME = "dagster.example.com"  # a proxy's name of this UI
 # Harmless, and what it changes can be read again: whether the "new user experience" was seen.
@@ -31,10 +32,15 @@ class Server:
     def __init__(self, home: Path) -> None:
         self.port = free_port()
         self.host = f"127.0.0.1:{self.port}"
-        environ = {**os.environ, "DAGSTER_HOME": str(home), "AD_ASSETS_UI_HOSTS": f" {NAME.title()},"}
-        command = [sys.executable, "-m", "ad_assets.ui.webserver", "--empty-workspace", "-p", str(self.port)]
-        with (home / "log").open("wb") as log:
-            self.process = subprocess.Popen(command, env=environ, cwd=home, stdout=log, stderr=log)
+        environ = {"DAGSTER_HOME": str(home), "AD_ASSETS_UI_HOSTS": f" {NAME.title()},"}
+
+        def serve() -> int:
+            os.chdir(home)
+            sys.argv = ["webserver", "--empty-workspace", "-p", str(self.port)]
+            webserver.main()
+            return 0
+
+        self.process = Forked(serve, home / "log", environ)
         deadline = time.monotonic() + 120
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -76,8 +82,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     try:
         yield started
     finally:
-        started.process.terminate()
-        started.process.wait(30)
+        started.process.kill()
 
 
 def test_what_people_and_scripts_ask_is_answered(server: Server) -> None:

@@ -241,6 +241,7 @@ def test_a_state_too_large_for_a_line_is_refused_once_it_is_known(
 ) -> None:
     monkeypatch.setattr(stage_module, "size_fault", lambda size: f"its state takes {size} bytes" if size > 1000 else "")
     write_dataset(tmp_path / "images", ["bolt"])
+    _graphs_of(line, tmp_path)
     bench = _bench(tmp_path, {"small": {**LANE, "export": EXPORT}})
     [failure, *_] = bench.outcome().failures
     assert "parts/small/bundle [bolt]: small cannot go out: its state takes" in failure
