@@ -106,7 +106,8 @@ def test_a_run_killed_among_its_features_and_among_its_fits(tmp_path: Path) -> N
         write_dataset(place / "images", ("bolt",))
         tree = config_tree(place)
         sheets = {"method": "hetmm", "extractor": "lite0", "windows": [3, 3], "sheets": 3}
-        tree["datasets"]["parts"]["detectors"] |= {"sheets": sheets}
+        detectors = tree["datasets"]["parts"]["detectors"]
+        tree["datasets"]["parts"]["detectors"] = {"small": detectors["small"], "sheets": sheets}
         (place / "bench.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     expected = finish(calm)
     artifacts = folder / "store" / "artifacts"
