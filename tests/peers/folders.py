@@ -63,7 +63,7 @@ def lay_out(root: Path, reader: Reader, category: str, extractor: Extractor, few
             path = root / CATEGORY / "ground_truth" / BAD / f"{number:05d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(mask.anomalous.astype(np.uint8) * 255).save(path)
-            masks[place] = fit_mask(mask.anomalous, *extractor.map_geometry)
+            masks[place] = fit_mask(mask.anomalous, *extractor.map_geometry, reader.decoding.masks.shrink)
     return Truth(labels, masks)
 
 

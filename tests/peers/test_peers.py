@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from ad_assets.backbones.extractor import Extractor
@@ -142,6 +143,12 @@ def test_both_sides_get_links_in_one_layout_and_the_last_images_later(tmp_path: 
     assert max(after) not in before
     assert len(after) == len(before) + 1
     assert set(truth.masks) == {path for path, label in truth.labels.items() if label}
+    spot = next((tmp_path / "given" / "bottle" / "ground_truth").rglob("*.png"))
+    small = np.zeros(np.asarray(Image.open(spot)).shape, np.uint8)
+    small[1, 1] = 255  # a region that lies between the pixels of 2 x 2
+    Image.fromarray(small).save(spot)
+    coarse = extractor.model_copy(update={"resize": (2, 2)})
+    assert all(mask.any() for mask in lay_out(tmp_path / "coarse", reader, "bottle", coarse).masks.values())
     test = next((tmp_path / "given" / "bottle" / "test" / "good").iterdir())
     test.with_name(f"copy_of_{test.name}").write_bytes(test.read_bytes())
     once = lay_out(tmp_path / "without_copies", reader, "bottle", extractor)  # as the graph's metrics count pixels
