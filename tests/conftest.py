@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+import hypothesis
 import pytest
 import sqlalchemy
 from alembic.config import Config
@@ -53,6 +54,9 @@ def pytest_configure() -> None:
     # No test cuts the power; waiting for a busy disk takes up to a third of a run. Processes that tests start
     # do wait for it.
     os.fsync = lambda _: None
+    # Nor is a computation judged by the clock of a busy machine.
+    hypothesis.settings.register_profile("suite", deadline=None)
+    hypothesis.settings.load_profile("suite")
 
 
 def pytest_collection_finish() -> None:

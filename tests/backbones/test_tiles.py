@@ -78,7 +78,7 @@ def differs(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return (one - other).abs() > 2**-20 * one.abs().max()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(3, 20), st.integers(3, 20), st.integers(6, 10))
 def test_no_seam_is_left_where_tiles_share_what_the_network_sees(rows: int, columns: int, tile: int) -> None:
     size = [4 * rows, 4 * columns]

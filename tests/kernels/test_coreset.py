@@ -72,7 +72,7 @@ def test_equal_to_the_plain_loop(monkeypatch, spread, offset):
     assert greedy_coreset(features, 150, initial=initial).tolist() == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     grid=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=70),
     pool=st.sampled_from([1, 2, 8]),

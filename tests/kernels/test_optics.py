@@ -52,7 +52,7 @@ def test_scattered_clusters(points: int, min_samples: int, spread: float) -> Non
     assert optics_labels(distances, min_samples).tolist() == reference(distances.numpy(), min_samples)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     points=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3)), min_size=2, max_size=40),
     scale=st.sampled_from([1e-16, 1e-3, 0.1, 1.0, 977.7]),
@@ -66,7 +66,7 @@ def test_points_of_a_grid(points: list[tuple[int, int]], scale: float, data: st.
     assert optics_labels(distances, min_samples).tolist() == reference(distances.numpy(), min_samples)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     steps=st.lists(st.sampled_from([0.0, 0.94, 0.95, 0.96, 1.0, 1.3, 3.0, 20.0]), min_size=3, max_size=60),
     min_samples=st.integers(2, 4),

@@ -25,7 +25,7 @@ def test_authors_outputs(case: str) -> None:
     np.testing.assert_allclose(result.flatten(0, 1), arrays[f"{case}_embedding"], rtol=0, atol=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_authors_by_definition(data: st.DataObject) -> None:
     channels = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=3))

@@ -106,7 +106,7 @@ def act(store: ArtifactStore, image: str, action: str) -> None:
 ACTIONS = st.sampled_from(["admit", "reject", "false_alarm", "missed", "confirmed", "undo"])
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.tuples(st.sampled_from([FIRST, SECOND]), ACTIONS), max_size=12))
 def test_any_order_of_decisions_and_feedback_ends_where_the_rules_say(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str]]

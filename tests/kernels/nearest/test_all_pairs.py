@@ -109,7 +109,7 @@ def test_a_device_answers_as_the_cpu(monkeypatch, name):
             torch.testing.assert_close(distances, expected[0], rtol=1e-6, atol=0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     points=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=150),
     tile=st.sampled_from([5, 64]),

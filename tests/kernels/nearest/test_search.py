@@ -83,7 +83,7 @@ def test_batches_do_not_matter(k):
     assert torch.equal(together[1], torch.cat([indices for _, indices in alone]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     bank=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=80),
     tile=st.sampled_from([3, 20, 64]),
