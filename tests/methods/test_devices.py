@@ -23,7 +23,7 @@ def test_what_is_not_tried_is_refused(name: str, key: str, value: Any) -> None:
 @pytest.mark.parametrize("variant", variants(), ids=str)
 def test_a_lane_on_a_device_is_that_on_the_cpu(variant: Variant) -> None:
     method, images = configured(*variant), tiny_images()
-    resume = not variant.options  # a checkpoint is alike whatever is trained
+    resume = not variant.options  # a checkpoint, and a warm start from a state, are alike whatever is trained
     expected = lane(method, Runtime("cpu", 0.1), images, resume=resume)
     with cuda_device() as device:
         found = lane(method, Runtime(device, 0.1, device_memory_gb=0.1), images, resume=resume)

@@ -163,7 +163,7 @@ def lane(
         images: what it is fitted on and scores.
         step_done: called with the name of each step at its end.
         fitted: a state to score with; None: it is fitted.
-        resume: whether a training is also taken up half way.
+        resume: whether a training is also taken up half way, and goes on with new images.
     """
     nominal, new, test, map_size = images
     nominal, new = (replace(each, turned=[each.load] * len(method.turned_by)) for each in (nominal, new))
@@ -179,7 +179,7 @@ def lane(
         fitted = did("fit", method.fit(nominal, replace(tools, checkpoints=halfway)))
         if halfway.first and resume:
             did("resume", method.fit(nominal, replace(tools, checkpoints=halfway)))
-        if method.updatable:
+        if method.updatable and (resume or not isinstance(method, TrainedMethod)):
             did("update", method.update(fitted, new, tools))
     state = type(fitted).from_parts(load(stored(fitted.tensors())), fitted.info())
     on_device = state.to(tools.device)
