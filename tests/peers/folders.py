@@ -13,6 +13,7 @@ from ad_assets.backbones.extractor import Extractor
 from ad_assets.datasets.base import Reader
 from ad_assets.datasets.geometry import fit_mask
 from ad_assets.datasets.index import build_index
+from ad_assets.datasets.readers.folder import FolderReader
 from ad_assets.graph.stages.ground_truth import read_masks
 
 CATEGORY = "images"  # the one folder of a root, for readers of this layout
@@ -48,6 +49,7 @@ def lay_out(root: Path, reader: Reader, category: str, extractor: Extractor, few
     rows = build_index(reader, category).rows
     train = sorted(row["path"] for row in rows if row["split"] == "train")
     wanted = set(train[: len(train) - fewer]) | {row["path"] for row in rows if row["split"] == "test"}
+    shrink = FolderReader(root=str(root)).decoding.masks.shrink  # that of this project's side, which reads this folder
     last = {row["image_id"]: number for number, row in enumerate(rows) if row["split"] == "test"}
     for number, row in enumerate(rows):
         if row["split"] == "test" and last[row["image_id"]] != number:
@@ -63,7 +65,7 @@ def lay_out(root: Path, reader: Reader, category: str, extractor: Extractor, few
             path = root / CATEGORY / "ground_truth" / BAD / f"{number:05d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(mask.anomalous.astype(np.uint8) * 255).save(path)
-            masks[place] = fit_mask(mask.anomalous, *extractor.map_geometry, reader.decoding.masks.shrink)
+            masks[place] = fit_mask(mask.anomalous, *extractor.map_geometry, shrink)
     return Truth(labels, masks)
 
 
