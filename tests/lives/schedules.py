@@ -44,7 +44,7 @@ def steps() -> st.SearchStrategy[Step]:
         st.tuples(st.just("copy"), st.sampled_from(FOLDERS), PLACES, st.sampled_from(FOLDERS)),
         st.tuples(st.just("relabel"), PLACES),
         st.tuples(st.just("mask"), st.integers(3, 7)),
-        st.tuples(st.just("odd"), SEEDS),
+        st.tuples(st.sampled_from(("odd", "mislead")), SEEDS),
         st.tuples(st.just("set"), st.integers(0, len(SETTINGS) - 1)),
         st.tuples(st.just("decide"), st.sampled_from(("admit", "reject")), PLACES),
         st.tuples(st.sampled_from(("promote", "roll back")), st.sampled_from(sorted(LANES))),
@@ -99,6 +99,13 @@ class Life:
 
     def odd(self, seed: int) -> None:
         self.factory.put(f"train/good/odd{next(self._names)}.png", pixels(2000 + seed, defect=True))
+
+    def mislead(self, seed: int) -> None:
+        """A person admits what has a defect, so that the next state is worse."""
+        self.odd(seed)
+        self.tick()
+        self.decide("admit", 0)
+        self.tick()
 
     def half(self, seed: int) -> None:
         name = f"train/good/half{next(self._names)}.png"
