@@ -61,7 +61,7 @@ def unreferenced(graph: Graph, *, older_than: float) -> list[StoredFile]:
     versions |= {version for version, _ in champions}
     kept |= {path for _, paths in champions for path in paths}
     held = _held_images(store) | {kept.image_id for kept in all_kept_images(store)}
-    files = store.files()
+    files = store.files(temporary=True)
     extractors = {stage.code_version for stage in graph.stages.values() if stage.kind == "features"}
 
     def refers_to(file: StoredFile) -> tuple[set[str], set[str]]:

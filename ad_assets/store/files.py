@@ -22,7 +22,7 @@ from ad_assets.settings.home import known_home
 from ad_assets.settings.model import Settings, without_secrets
 from ad_assets.store.checksums import CorruptArtifactError
 from ad_assets.store.compare_and_swap import Change, Seen, SwapFile
-from ad_assets.store.local import prune_empty_folders, walk_files
+from ad_assets.store.local import TEMPORARY, prune_empty_folders, walk_files
 from ad_assets.store.retry import find_files, retried
 from ad_assets.store.s3_objects import is_object, is_s3, list_few_objects, read_whole
 
@@ -189,14 +189,20 @@ class FileStore(Settings):
             delete(path)
         self.each(delete, listed[1:])
 
-    def files(self, prefix: str = "") -> list[StoredFile]:
-        """All files under a prefix (temporary ones too), sorted by path, from one listing."""
+    def files(self, prefix: str = "", *, temporary: bool = False) -> list[StoredFile]:
+        """All files under a prefix, sorted by path, from one listing.
+
+        Args:
+            prefix: a folder.
+            temporary: also what a killed process left half written, which is nobody's.
+        """
         fs, base = self.opened
         start = f"{base}/{prefix}".rstrip("/")
         if isinstance(fs, LocalFileSystem):
             local = (
                 StoredFile(path[len(base) + 1 :], status.st_size, status.st_mtime, stamp_of(status))
                 for path, status in walk_files(start)
+                if temporary or not path.endswith(TEMPORARY)
             )
             return sorted(local, key=lambda file: file.path)
         return self._listed(retried(lambda: find_files(fs, start), self.location(prefix)))

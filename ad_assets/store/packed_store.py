@@ -92,13 +92,13 @@ class PackedStore(FileStore):
 
     # -- what there is -------------------------------------------------------------------------------------------
 
-    def files(self, prefix: str = "") -> list[StoredFile]:
+    def files(self, prefix: str = "", *, temporary: bool = False) -> list[StoredFile]:
         """As `FileStore.files`, of packed files as of others; of shards those alone that cannot be read."""
         parts = prefix.split("/")
         if prefix and parts[0] != PACKED:
-            return super().files(prefix)
+            return super().files(prefix, temporary=temporary)
         folder = "/".join(parts[:2])
-        listed = super().files(folder)
+        listed = super().files(folder, temporary=temporary)
         by_folder: dict[str, list[StoredFile]] = defaultdict(list)
         for file in listed:
             own = file.path.split("/", 2)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ad_assets.store import shard_format
 from ad_assets.store.layout import PACKED
-from ad_assets.store.local import TEMPORARY
 from ad_assets.store.shard_format import Unpacked, generation_of
 from ad_assets.store.tensor_files import notes_of, without_checksum
 
@@ -37,7 +36,7 @@ def pack(store: PackedStore, folder: str) -> tuple[int, int]:
     with store.packing:
         state = store.look(folder)
         before = len(state.single) + len(state.shards)
-        _pack_single(store, folder, sorted(path for path in state.single if not path.endswith(TEMPORARY)))
+        _pack_single(store, folder, sorted(state.single))
         state = store.look(folder)
         partly = {
             shard

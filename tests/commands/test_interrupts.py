@@ -57,7 +57,7 @@ def test_a_signal_in_the_middle_of_a_step_ends_the_process_at_once(
         assert "interrupted; finished work is kept" in told
         assert "Traceback" not in told
         store = ArtifactStore(root=str(tmp_path / "store"))
-        assert not [file.path for file in store.files() if file.path.endswith(".tmp")]
+        assert not [file.path for file in store.files(temporary=True) if file.path.endswith(".tmp")]
         assert store.files("attempts") == []  # it is neither failed nor cut off
         with dg.DagsterInstance.from_config(str(tmp_path / "home")) as instance:
             assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.CANCELED}

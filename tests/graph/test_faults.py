@@ -39,7 +39,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def readable(store: ArtifactStore) -> None:
     """Every artifact can be read back whole, those of the heads are there, and nothing temporary is left."""
-    files = [file.path for file in store.files()]
+    files = [file.path for file in store.files(temporary=True)]
     assert not [path for path in files if path.endswith(".tmp")]
     artifacts = [store.artifact(*path.split("/")[1:3]) for path in files if path.endswith("/artifact.json")]
     assert {head["version"] for head in heads(store).values()} <= {each.path.split("/")[2] for each in artifacts}
@@ -180,7 +180,7 @@ def test_a_disk_that_fills_up_on_the_way(bench: Bench, calm: Bench, monkeypatch:
     told = r"cannot be written: No space left on device, [\d,.]+ MB are free there. Free space, .*ad-assets gc"
     assert failures
     assert re.search(told, failures[0])
-    assert not [file for file in bench.benchmark.store.files() if file.path.endswith(".tmp")]
+    assert not [file for file in bench.benchmark.store.files(temporary=True) if file.path.endswith(".tmp")]
     bench.make()
     assert results(bench) == results(calm)
     readable(bench.benchmark.store)
@@ -208,7 +208,7 @@ def test_a_file_system_that_is_really_full(bench: Bench, calm: Bench, small_disk
     bench.set("store", {"root": str(small_disk("1m") / "store")})
     failures = bench.outcome().failures
     assert "No space left on device, 0." in failures[0]
-    assert not [file for file in bench.benchmark.store.files() if file.path.endswith(".tmp")]
+    assert not [file for file in bench.benchmark.store.files(temporary=True) if file.path.endswith(".tmp")]
     small_disk("100m")
     bench.make()
     assert results(bench) == results(calm)

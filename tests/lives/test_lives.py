@@ -1,9 +1,14 @@
 """Random lives of a line, and by name those that once went wrong."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from ad_assets.graph.garbage import unreferenced
+from ad_assets.graph.graph import Graph
+from ad_assets.production.review_decisions import decided_images, reviewed_categories
+from ad_assets.store.store import ArtifactStore
 from tests.lives.bugs import head_kept
 from tests.lives.runner import FailedLifeError, Live, live_through
 from tests.lives.schedules import Step, lives
@@ -70,3 +75,18 @@ def test_an_image_under_two_names_is_held_back_under_both(live: Live, decided: l
 )
 def test_what_is_from_the_future_is_taken_once_it_is_past(live: Live, schedule: list[Step]) -> None:
     live(schedule)
+
+
+def test_what_a_killed_process_left_of_a_head_is_no_head(live: Live) -> None:
+    live([("copy", "train/good", 0, "train/good"), ("tick", "die half way", 59)])
+
+
+def test_what_a_killed_process_left_of_a_record_is_collected_and_not_read(tmp_path: Path) -> None:
+    store = ArtifactStore(root=str(tmp_path))
+    folders = "heads/parts/metrics", "champions/parts/bank", "admissions/parts", "decisions/parts", "feedback/parts"
+    left = {f"{folder}/.bolt.json.0123.tmp" for folder in folders}
+    for path in left:
+        store.write_bytes(path, b"half")
+    assert {file.path for file in unreferenced(Graph([], store), older_than=0)} == left
+    assert not decided_images(store)
+    assert not reviewed_categories(store, "parts")
