@@ -23,7 +23,8 @@ from ad_assets.graph.stages.features import train_part
 from ad_assets.graph.stages.fitted_state import holds_out_groups, read_state, runtime_on
 from ad_assets.graph.stages.ground_truth import GroundTruth, MeasuredScores
 from ad_assets.graph.stages.image_index import current_index, declared_groups, image_index_stage, read_index
-from ad_assets.graph.stages.metrics import MetricsSettings, measured_rows, metrics_stage
+from ad_assets.graph.stages.metric_rows import measured_rows
+from ad_assets.graph.stages.metrics import MetricsSettings, metrics_stage
 from ad_assets.graph.stages.region_of_interest import PART, learns_inside, read_region, region_digest, region_tensor
 from ad_assets.graph.stages.score_maps import Scorer, calibration_images
 from ad_assets.methods import Features, Method, Runtime, State

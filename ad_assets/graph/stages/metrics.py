@@ -9,22 +9,28 @@ and say so, as ``oracle_best_epoch`` does an epoch; ``timing`` is speed.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Dataset, Detector, Evaluation
 from ad_assets.datasets.base import Reader
-from ad_assets.graph.stage import Parts, Stage, StageError, StageSettings, Upstream, Work
-from ad_assets.graph.stages.ground_truth import FPR_LIMIT, GroundTruth, MeasuredScores, kinds_apart, read_pictures
+from ad_assets.graph.stage import Parts, Stage, StageSettings, Upstream, Work
+from ad_assets.graph.stages.ground_truth import GroundTruth, MeasuredScores, read_pictures
 from ad_assets.graph.stages.kept_pictures import keep_picture
+from ad_assets.graph.stages.metric_rows import (
+    MetricRows,
+    add_image_rows,
+    add_pixel_rows,
+    add_registered_rows,
+    add_timing_rows,
+)
 from ad_assets.graph.stages.oracle_epochs import read_best
 from ad_assets.graph.stages.region_of_interest import in_frame, read_region, region_digest
 from ad_assets.graph.stages.score_maps import read_score_index, shards
 from ad_assets.methods.data import NominalScores
-from ad_assets.metrics.catalogue import registered, registered_facts
+from ad_assets.metrics.catalogue import registered_facts
 from ad_assets.metrics.thresholds import promise
 from ad_assets.report import panels, picture_files, pictures
 from ad_assets.report.gallery import choose_gallery
@@ -41,7 +47,6 @@ VERSION = 3
 ROWS, CURVES, IMAGES = "rows.json", "curves.json", "images.json"
 DECISION = "decision"  # metadata: what the threshold promises
 THRESHOLD = "threshold and recall"  # metadata: recall by type of defect, and what other rates would give
-INTERVAL = 0.95
 NO_TEST_IMAGES = "none, so that no metric that needs them was measured"
 # Every n-th pixel of a map in both directions is enough for the ends of a colour scale.
 COLOUR_STRIDE = 8
@@ -107,15 +112,15 @@ def metrics_stage(
 
         settings: MetricsSettings = work.settings
         truth = GroundTruth.of(work, index, sealed=sealed)
-        rows = _Rows(settings.seed)
+        rows = MetricRows(settings.seed)
         nominal = read_score_index(work.input(score_maps)).nominal
         inspected = read_region(work.store, region_digest(work.upstream.of(index)))
         scores, colour_scale, curves = _read_scores(rows, work, score_maps, truth, reader, extractor, inspected)
         if truth.labelled and not any(truth.labels):
             # The scores of good images alone say nothing of how hot a defect is: what stands out is above all of them.
             colour_scale = pictures.nominal_scale(nominal.map_maxima) or colour_scale
-        threshold = _image_rows(rows, scores, truth, nominal, settings, curves)
-        _registered_rows(rows, "image", truth.has_both, len(scores), scores, np.array(truth.labels))
+        threshold = add_image_rows(rows, scores, truth, nominal, settings, curves)
+        add_registered_rows(rows, "image", truth.has_both, len(scores), scores, np.array(truth.labels))
         if epochs:
             for row in read_best(work, epochs):
                 rows.add("oracle_best_epoch", row["metric"], row["value"], row["n"])
@@ -123,7 +128,7 @@ def metrics_stage(
         for name in (JOINED_CATEGORIES, OWN_CATEGORY):
             if name in record:
                 rows.add("standard", name, record[name], len(truth.rows))
-        _timing_rows(rows, record)
+        add_timing_rows(rows, record)
         images = [
             # By content, not by name: an artifact serves every dataset that holds the same images.
             {"image_id": row["image_id"], "score": score, "label": row["label"]}
@@ -193,57 +198,8 @@ def read_scored_images(artifact: Artifact) -> ScoredImages:
     return ScoredImages(**artifact.store.read_json(artifact.at(IMAGES)))
 
 
-def measured_rows(
-    scores: np.ndarray,
-    truth: GroundTruth,
-    nominal: NominalScores,
-    settings: MetricsSettings,
-    pixels: MeasuredScores | None,
-) -> list[dict[str, Any]]:
-    """The rows that `metrics` would have of scores that are not stored; `pixels`: of their maps, for pixel metrics."""
-    rows = _Rows(settings.seed)
-    if pixels is not None:
-        _pixel_rows(rows, pixels, settings.fpr_limits)
-        _registered_rows(rows, "pixel", pixels.has_both, pixels.pixels.pixels, pixels.pixels)
-    import numpy as np
-
-    _image_rows(rows, scores, truth, nominal, settings, {})
-    _registered_rows(rows, "image", truth.has_both, len(scores), scores, np.array(truth.labels))
-    return rows.rows
-
-
-class _Rows:
-    """Tidy metric rows of one lane; the leaderboard adds dataset, category and detector."""
-
-    def __init__(self, seed: int | None) -> None:
-        self._seed = seed
-        self.rows: list[dict[str, Any]] = []
-
-    def add(self, protocol: str, metric: str, value: float | None, n: int, seconds: float | None = None) -> None:
-        """Add a row; a value that is not defined (one class only, no mask) is None."""
-        defined = value is not None and math.isfinite(value)
-        self.rows.append(
-            {
-                "protocol": protocol,
-                "metric": metric,
-                "value": float(value) if value is not None and defined else None,
-                "n": n,
-                "seconds": seconds,
-                "seed": self._seed,
-            }
-        )
-
-    def headline(self) -> dict[str, float]:
-        """Numbers for the UI, which plots them over time."""
-        return {
-            row["metric"] if row["protocol"] == "standard" else f"{row['protocol']}/{row['metric']}": row["value"]
-            for row in self.rows
-            if row["value"] is not None
-        }
-
-
 def _read_scores(
-    rows: _Rows,
+    rows: MetricRows,
     work: Work,
     score_maps: Stage,
     truth: GroundTruth,
@@ -267,8 +223,8 @@ def _read_scores(
         sample.append(sampled(maps.numpy()))
         work.progress("shards of maps evaluated", number + 1, -(-len(truth.positions) // len(image_ids)))
     low, high = np.quantile(np.concatenate(sample), [0.5, 0.999]) if sample else (0.0, 0.0)
-    curves = _pixel_rows(rows, comparison, work.settings.fpr_limits)
-    _registered_rows(rows, "pixel", comparison.has_both, comparison.pixels.pixels, comparison.pixels)
+    curves = add_pixel_rows(rows, comparison, work.settings.fpr_limits)
+    add_registered_rows(rows, "pixel", comparison.has_both, comparison.pixels.pixels, comparison.pixels)
     colours = (float(low), float(max(high, np.nextafter(low, np.inf)))) if sample else None
     return comparison.scores, colours, curves
 
@@ -278,105 +234,6 @@ def _sampled(inspected: Mask | None) -> Callable[[np.ndarray], np.ndarray]:
     if inspected is None:
         return lambda maps: maps[:, ::COLOUR_STRIDE, ::COLOUR_STRIDE].ravel()
     return lambda maps: maps[:, inspected][:, ::COLOUR_STRIDE].ravel()
-
-
-def _pixel_rows(rows: _Rows, comparison: MeasuredScores, fpr_limits: Sequence[float]) -> dict[str, Any]:
-    statistics = comparison.pixels
-    n = statistics.pixels
-    if comparison.vanished:
-        rows.add("standard", "regions_vanished", comparison.vanished, statistics.components)
-    if comparison.outside:
-        rows.add("standard", "images_outside_roi", comparison.outside, len(comparison.scores))
-    if not comparison.has_both:
-        for metric in ("pixel_auroc", "pixel_ap", *(f"aupro_{limit:.2f}" for limit in fpr_limits)):
-            rows.add("standard", metric, None, n)
-        return {}
-    rows.add("standard", "pixel_auroc", statistics.pixel_auroc(), n)
-    rows.add("standard", "pixel_ap", statistics.pixel_ap(), n)
-    for limit in fpr_limits:
-        rows.add("standard", f"aupro_{limit:.2f}", statistics.aupro(limit), statistics.components)
-    rows.add("oracle_threshold", "best_iou", statistics.best_iou()[0], n)
-    if comparison.per_image.images:
-        rows.add("per_image_fpr", f"aupro_{FPR_LIMIT:.2f}", comparison.per_image.mean, comparison.per_image.images)
-    for limit in fpr_limits if comparison.regions else ():
-        metric = f"au_spro_{limit:.2f}"
-        kinds = {kind: each.aupro(limit) for kind, each in comparison.regions.items() if each.components}
-        for kind, value in kinds.items():
-            rows.add("standard", f"{metric}_{kind}", value, comparison.regions[kind].components)
-        rows.add("standard", metric, sum(kinds.values()) / len(kinds) if kinds else None, len(kinds))
-    return {
-        "roc": _points(statistics.roc_points()),
-        "pr": _points(statistics.pr_points()),
-        "pro": _points(statistics.pro_points()),
-    }
-
-
-def _registered_rows(rows: _Rows, level: str, defined: bool, n: int, *arguments: Any) -> None:
-    """The metrics of other packages, None where one class or kind of pixels is missing."""
-    for metric in registered():
-        if metric.level == level and metric.measure:
-            try:
-                value = float(metric.measure(*arguments)) if defined else None
-            except Exception as error:  # whatever another package does
-                raise StageError(f"metric {metric.name} cannot be measured: {type(error).__name__}: {error}") from error
-            rows.add("standard", metric.name, value, n)
-
-
-def _points(curve: tuple[Any, Any]) -> list[list[float]]:
-    return [[round(float(value), 6) for value in axis] for axis in curve]
-
-
-def _image_rows(
-    rows: _Rows,
-    scores: np.ndarray,
-    truth: GroundTruth,
-    nominal: NominalScores,
-    settings: MetricsSettings,
-    curves: dict[str, Any],
-) -> float | None:
-    """Image metrics; returns a threshold that no label has set; None where there are no scores at all."""
-    from ad_assets.metrics import ranking, thresholds, uncertainty
-
-    labels, n = truth.labels, len(truth.labels)
-    if truth.has_both:
-        rows.add("standard", "image_auroc", ranking.auroc(scores, labels), n)
-        rows.add("standard", "image_ap", ranking.average_precision(scores, labels), n)
-        low, high = uncertainty.auroc_interval(scores, labels, INTERVAL)
-        rows.add("interval_95", "image_auroc_low", low, n)
-        rows.add("interval_95", "image_auroc_high", high, n)
-        for metric, value, count in kinds_apart(truth, scores):
-            rows.add("standard", metric, value, count)
-        curves["image_roc"] = _points(ranking.roc_curve_points(scores, labels))
-        curves["image_pr"] = _points(ranking.pr_curve_points(scores, labels))
-        best, alarms, misses = thresholds.f1_optimal(scores, labels)
-        _decision_rows(rows, "oracle_f1", best, alarms, misses, truth)
-    else:
-        rows.add("standard", "image_auroc", None, n)
-        rows.add("standard", "image_ap", None, n)
-    if nominal.scores:
-        protocol = "nominal_threshold"
-        rate = settings.nominal_false_positive_rate
-        threshold = thresholds.nominal_quantile(nominal.scores, rate, nominal.groups)
-    elif n:  # a blind setting, or one training image, which cannot be scored left-out
-        protocol, threshold = "outlier_threshold", thresholds.outlier_fence(scores)
-    else:
-        return None
-    if not n:  # no decision was made, so there are no errors to count: the scores are those of training images
-        rows.add(protocol, "threshold", threshold, len(nominal.scores))
-    elif truth.labelled:
-        alarms, misses = thresholds.errors_at(scores, labels, threshold, inclusive=False)
-        _decision_rows(rows, protocol, threshold, alarms, misses, truth)
-    else:
-        rows.add(protocol, "threshold", threshold, n)
-    return threshold
-
-
-def _decision_rows(rows: _Rows, protocol: str, threshold: float, alarms: int, misses: int, truth: GroundTruth) -> None:
-    n, hits = len(truth.labels), sum(truth.labels) - misses
-    rows.add(protocol, "threshold", threshold, n)
-    rows.add(protocol, "image_f1", 2 * hits / (2 * hits + alarms + misses) if any(truth.labels) else None, n)
-    rows.add(protocol, "false_positives", alarms, n)
-    rows.add(protocol, "false_negatives", misses, n)
 
 
 def _decision(
@@ -397,13 +254,6 @@ def _decision(
         if text := threshold_text(lane):
             told[THRESHOLD] = {"md": fenced(text)}
     return told
-
-
-def _timing_rows(rows: _Rows, record: Mapping[str, Any]) -> None:
-    n = record["test_images"] or record["nominal_images"]
-    for metric in ("features_images_per_second", "fit_seconds", "score_images_per_second"):
-        if record.get(metric) and n:
-            rows.add("timing", metric, record[metric], n)
 
 
 def _contact_sheet(
