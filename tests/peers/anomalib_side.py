@@ -68,7 +68,8 @@ def main(job):
     engine = Engine(callbacks=[kept], default_root_dir=job["folder"], accelerator="cpu", **quiet)
     engine.fit(model=model, datamodule=data)
     engine.test(model=model, datamodule=data)
-    extra = {"bank": model.model.memory_bank.numpy()} if job["model"] == "Patchcore" else {}
+    patchcore = job["model"] == "Patchcore"
+    extra = {"bank": model.model.memory_bank.numpy()} if patchcore else {"channels": model.model.idx.numpy()}
     with torch.no_grad():
         taps = model.model.feature_extractor(torch.from_numpy(np.load(job["probe"])))
     extra |= {f"tap{number}": tap.numpy() for number, tap in enumerate(taps.values())}

@@ -11,11 +11,11 @@ from itertools import product
 from pathlib import Path
 
 from tests.peers.costs import Cost
-from tests.peers.experiments import score_their_bank
+from tests.peers.experiments import score_their_draw
 from tests.peers.folders import Truth, lay_out
 from tests.peers.judge import Scores, difference_from_scikit_learn, judge
 from tests.peers.lanes import AGAIN, ANEW, CHANGED, FIRST, MORE, MORE_IMAGES, Dataset, Detector
-from tests.peers.records import CHECKS, OURS, THEIR_BANK, THEIRS, Record, Records
+from tests.peers.records import CHECKS, OURS, THEIR_DRAW, THEIRS, Record, Records
 from tests.peers.sides import Ours, Theirs, commit, features_apart, share_backbone
 
 SAME = 1e-6  # points: the judge and the graph's own metrics are one code
@@ -86,9 +86,9 @@ class _Turn:
             raise ValueError(f"the judge and the graph's metrics of {self._run} are {apart:.2g} points apart")
         self._measure(THEIRS, FIRST, lambda: theirs.run(self._detector, self._seed), theirs.scores, truth)
         arrays = theirs.arrays()
-        if "bank" in arrays:
-            mixed = score_their_bank(theirs.images, self._dataset.extractor, self._detector, arrays)
-            self._add(Record(*self._run, THEIR_BANK, FIRST, judge(mixed, truth)))
+        if self._detector.seeded:
+            mixed = score_their_draw(theirs.images, self._dataset.extractor, self._detector, arrays)
+            self._add(Record(*self._run, THEIR_DRAW, FIRST, judge(mixed, truth)))
         notes: dict[str, float | str] = {
             **theirs.releases(),
             "commit": commit(),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tests.peers.judge import METRICS
 from tests.peers.lanes import AGAIN, ANEW, CHANGED, FIRST, MORE
-from tests.peers.records import OURS, THEIR_BANK, THEIRS, Record
+from tests.peers.records import OURS, THEIR_DRAW, THEIRS, Record
 
 GOAL = 10  # times as fast as anomalib
 APART = 0.3  # points between the ranges of the seeds, from which a difference wants an explanation
@@ -107,8 +107,8 @@ def _differences(records: Sequence[Record]) -> str:
     for dataset, detector in _compared(records):
         for metric in METRICS:
             measured = quality(records, dataset, detector, metric)
-            if THEIR_BANK in measured:
-                ours, theirs, mixed = (measured[side] for side in (OURS, THEIRS, THEIR_BANK))
+            if THEIR_DRAW in measured:
+                ours, theirs, mixed = (measured[side] for side in (OURS, THEIRS, THEIR_DRAW))
                 selection, code = ours.middle - mixed.middle, mixed.middle - theirs.middle
                 beyond = "yes" if ours.gap(theirs) > APART else "no"
                 rows.append([dataset, detector, metric, beyond, mixed.text(2), f"{selection:+.2f}", f"{code:+.2f}"])
@@ -119,20 +119,20 @@ def _differences(records: Sequence[Record]) -> str:
         "detector",
         "metric",
         "apart",
-        THEIR_BANK,
-        "ours less this: the selection",
+        THEIR_DRAW,
+        "ours less this: the draw",
         "this less anomalib: the code",
     ]
     return "\n\n".join(["### Where differences are from", EXPERIMENT, _table(head, rows)])
 
 
 EXPERIMENT = """\
-The rows that anomalib selected are scored by this project's code. What ours is above that is the selection's doing:
-another projection, another draw. What that is above anomalib is the code's behind the bank. Image scores are by the
-same equation. Maps are made otherwise: anomalib repeats each patch score over its pixels (nearest) and then smooths;
-this project interpolates bilinearly, as the paper does, and then smooths. `padim, all channels` is the control without
-a draw: both compute the same Gaussians, and their maps differ at the border alone, where anomalib mirrors without the
-edge."""
+The rows, or the channels, that anomalib drew are used by this project's code. What ours is above that is the draw's
+doing: another coreset, other channels. What that is above anomalib is the code's behind the draw. PatchCore's image
+scores are by the same equation. Maps are made otherwise: anomalib repeats each patch score over its pixels (nearest)
+and then smooths; this project interpolates bilinearly, as the paper does, and then smooths. `padim, all channels` is
+the control without a draw: both compute the same Gaussians, and their maps differ at the border alone, where anomalib
+mirrors without the edge."""
 
 
 def _cost_table(records: Sequence[Record], changed: dict[str, str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.peers.costs import Cost
 
-OURS, THEIRS, THEIR_BANK = "ours", "anomalib", "anomalib's bank, our scoring"
+OURS, THEIRS, THEIR_DRAW = "ours", "anomalib", "anomalib's draw, our code"
 CHECKS = "checks"  # what holds of a run of both, in its notes
 
 
@@ -21,7 +21,7 @@ class Record:
         category: of the images.
         detector: name of the detector.
         seed: of the run.
-        side: `OURS`, `THEIRS`, the experiment `THEIR_BANK`, or `CHECKS`.
+        side: `OURS`, `THEIRS`, the experiment `THEIR_DRAW`, or `CHECKS`.
         step: what was asked; see `tests.peers.lanes`.
         metrics: in percent, by name; empty where nothing was judged.
         cost: of a command; None of what is none.

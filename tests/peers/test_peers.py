@@ -10,21 +10,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from ad_assets.backbones.backbone import load_backbone
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.datasets.readers.folder import FolderReader
 from ad_assets.datasets.readers.mvtec_ad import MvtecAdReader
+from ad_assets.methods import Batch, Runtime
+from ad_assets.methods.padim import Padim
+from ad_assets.settings.compute import Compute
+from ad_assets_runtime.decoding import ImageDecoding
 from tests.peers import costs
 from tests.peers.costs import Cost
-from tests.peers.folders import Truth, lay_out
+from tests.peers.experiments import score_their_draw
+from tests.peers.folders import CATEGORY, Truth, lay_out
 from tests.peers.head import head
 from tests.peers.judge import METRICS, Scores, difference_from_scikit_learn, judge
-from tests.peers.lanes import AGAIN, CHANGED, FIRST, MORE, datasets
+from tests.peers.lanes import AGAIN, CHANGED, FIRST, MORE, PADIM, datasets
 from tests.peers.page import page, quality
-from tests.peers.records import CHECKS, OURS, THEIR_BANK, THEIRS, Record, Records
+from tests.peers.records import CHECKS, OURS, THEIR_DRAW, THEIRS, Record, Records
 from tests.peers.sides import SCRIPT, Theirs
+from tests.support.tap_features import tap_features
 from tests.support.trees import mvtec_tree
 
 NOTES: dict[str, float | str] = {
@@ -83,7 +91,7 @@ def records(theirs: float) -> list[Record]:
     found = []
     for seed in (0, 1):
         found += [run(OURS, FIRST, seed, 90 + 0.1 * seed, 10), run(THEIRS, FIRST, seed, theirs + 0.1 * seed, 40 + seed)]
-        found += [run(THEIR_BANK, FIRST, seed, 89.9, 0), run(CHECKS, FIRST, seed, 0, 0)]
+        found += [run(THEIR_DRAW, FIRST, seed, 89.9, 0), run(CHECKS, FIRST, seed, 0, 0)]
     found += [run(OURS, AGAIN, 0, 0, 2), run(OURS, CHANGED, 0, 0, 5), run(THEIRS, CHANGED, 0, 0, 30)]
     return [*found, run(OURS, MORE, 0, 89.5, 4)]
 
@@ -156,6 +164,29 @@ def test_both_sides_get_links_in_one_layout_and_the_last_images_later(tmp_path: 
     test.with_name(f"copy_of_{test.name}").write_bytes(test.read_bytes())
     once = lay_out(tmp_path / "without_copies", reader, "bottle", extractor)  # as the graph's metrics count pixels
     assert len(once.labels) == len(truth.labels) == len(list((tmp_path / "without_copies").rglob("test/*/*")))
+
+
+def test_what_anomalib_drew_is_used_by_this_projects_code(tmp_path: Path) -> None:
+    mvtec_tree(tmp_path / "given")
+    extractor = Extractor(backbone="resnet18", weights="random(0)", taps=("layer1", "layer2"), resize=(16, 16))
+    truth = lay_out(tmp_path, FolderReader(root=str(tmp_path / "given")), "bottle", extractor)
+    backbone = load_backbone(extractor, Compute(device="cpu"))
+
+    def taps_of(paths: list[Path]) -> list[torch.Tensor]:
+        pixels = [backbone.preprocess(ImageDecoding().rgb(path.read_bytes(), path.name)) for path in paths]
+        return backbone.extract(backbone.stack(pixels))
+
+    train = tap_features(taps_of(sorted((tmp_path / CATEGORY / "train" / "good").iterdir())))
+    method = Padim(channels=20, seed=3)
+    state = method.prepare(method.fit(train, Runtime()), train, Runtime())
+    paths = sorted(truth.labels)
+    taps = taps_of([tmp_path / CATEGORY / "test" / path for path in paths])
+    expected = method.score(state, Batch(taps, extractor.map_size), Runtime())
+    theirs = {"paths": np.array(paths), "channels": state.channels.numpy()}
+    scores = score_their_draw(tmp_path, extractor, PADIM, theirs)
+    assert scores.paths == paths
+    np.testing.assert_allclose(scores.maps, expected.maps.numpy(), rtol=1e-4)
+    np.testing.assert_allclose(scores.image, expected.image_scores.numpy(), rtol=1e-4)
 
 
 def test_a_command_is_measured_with_its_children_and_its_failure_is_shown(tmp_path: Path) -> None:
