@@ -25,7 +25,7 @@ from ad_assets.graph.build import materialize
 from ad_assets.graph.garbage import unreferenced
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Slot, Stage, Work
-from ad_assets.graph.stages import feature_files, features
+from ad_assets.graph.stages import extraction, feature_files
 from ad_assets.graph.stages.image_index import UNKNOWN, changed_files
 from ad_assets.store import records
 from ad_assets.store.artifact import Artifact
@@ -62,7 +62,7 @@ class StubBackbone:
 @pytest.fixture(scope="module", autouse=True)
 def stub_backbone() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "load_backbone", lambda *_: StubBackbone())
+        patch.setattr(extraction, "load_backbone", lambda *_: StubBackbone())
         patch.setattr("ad_assets.store.artifact.PAUSES", (0.0, 0.0))
         yield
 
