@@ -118,7 +118,8 @@ def materialize(
     report = stage.answer_checks(work) if stage.answer_checks else CheckReport()
     blocking = {check.name for check in stage.checks if check.blocking}
     blocked = [result.check for result in report.check_results if not result.passed and result.check in blocking]
-    head = replace(head, contents=contents_of(record), made_of=record.get(MADE_OF, {}))
+    read = stage.read_of(upstream.heads)
+    head = replace(head, contents=contents_of(record), made_of=record.get(MADE_OF, {}), read=read)
     sizes = artifact.sizes(record)
     replaced = Head.of(store.heads.replace(head_path, head.record(sizes, blocked), seen))
     if replaced and replaced.version == head.version and replaced.contents != head.contents:

@@ -89,6 +89,11 @@ class _Records:
             exact = {path: read for path, read in self._exact.items() if stamps.get(path) == read[0]}
             write_snapshot(self._store, "heads", exact)
 
+    def forget(self) -> None:
+        """Read whatever is asked for anew; nothing is listed."""
+        self._read, self._stamps = {}, None
+        self.damaged = set()
+
     def prefetch(self, slots: Iterable[Slot]) -> None:
         """From an object store, read some heads at once."""
         if not self._store.is_local:
@@ -159,17 +164,24 @@ class Graph:
         self._checked = -DAMAGE_SECONDS
         self._waiting: dict[Slot, float] = {}
         self._looked: list[Slot] = []
+        self._asked: frozenset[str] | None = None
         self._forget()
 
     def refresh(self, categories: Collection[str] | None = None) -> None:
         """Look at the store again, by one listing of heads, and now and then one of all files.
 
         Args:
-            categories: the partitions that will be asked for; None: all.
+            categories: the partitions that will be asked for; None: all. Of some, an asset over all categories counts
+                as current when it shows these as they are.
         """
         slots = list(self.slots(categories))
-        gathered = (read for key, name in slots if name is None for read in self.stages[key].slots(None))
-        changed = self._records.refresh(chain(slots, gathered)) or slots != self._looked or bool(self._damage)
+        self._asked = None if categories is None else frozenset(categories)
+        if self._asked is not None and self.store.is_local:
+            self._records.forget()  # a few heads are sooner read than all are listed
+            changed = True
+        else:
+            changed = self._records.refresh(chain(slots, self._gathered(slots)))
+        changed |= slots != self._looked or bool(self._damage)
         # While something is damaged, check every time: a repair may restore the same head.
         if self._damage or time.monotonic() - self._checked >= DAMAGE_SECONDS:
             self._contents = Contents(self.store, whole=categories is None)
@@ -181,6 +193,15 @@ class Graph:
         if changed or self._damage or any(self._stale.values()) or any(self._due.values()):
             self._forget()
         self._looked = slots
+
+    def _gathered(self, slots: Iterable[Slot]) -> Iterator[Slot]:
+        """What assets over all categories read, of the categories that are asked for."""
+        for key, name in slots:
+            if name is None:
+                yield from (read for read in self.stages[key].slots(None) if self._is_asked(read[1]))
+
+    def _is_asked(self, category: str | None) -> bool:
+        return self._asked is None or category is None or category in self._asked
 
     def refresh_heads(self) -> None:
         """Look at all heads again, at no files; an object store gets them in one object, for the next process."""
@@ -315,13 +336,13 @@ class Graph:
     def faults(self, slot: Slot) -> Mapping[Slot, str]:
         """What a run of an asset partition could not read, each with the reason."""
         if slot not in self._faults:
-            self._faults[slot] = self._find_faults(slot)
+            self._faults[slot] = self._faults_of(slot, self.stages[slot[0]].slots(slot[1]))
         return self._faults[slot]
 
-    def _find_faults(self, slot: Slot) -> dict[Slot, str]:
+    def _faults_of(self, slot: Slot, reads: Iterable[Slot]) -> dict[Slot, str]:
         stage, partition = self.stages[slot[0]], slot[1]
         faults: dict[Slot, str] = {}
-        for read in stage.slots(partition):
+        for read in reads:
             head = self.head(read)
             if head is None:
                 faults[read] = "is not materialized"
@@ -371,12 +392,23 @@ class Graph:
         if head.code_version != stage.code_version:
             changed = setting_changes(head.settings, stage.settings_of(slot[1])[0])
             return f"made under another setting{f': {changed}' if changed else ''}"
+        if slot[1] is None and self._asked is not None and head.read:
+            return "" if self._shows_asked(slot, head) else FROM_SOMETHING_ELSE
         if head != self.expected(slot):
             return FROM_SOMETHING_ELSE
         if slot[1] is not None and not self._is_gated(stage, slot[1]):
             return "made before its dataset had a section production"
         heads = self.readable(slot) if head.made_of else {}
         return REMADE if is_outdated(head.made_of, stage.made_of(Upstream(heads, slot[1]))) else ""
+
+    def _shows_asked(self, slot: Slot, head: Head) -> bool:
+        """Whether an asset over all categories was made of what there is now of those that are asked for."""
+        stage = self.stages[slot[0]]
+        reads = [read for read in stage.slots(None) if self._is_asked(read[1])]
+        faults = self._faults_of(slot, reads)
+        now = {read: found for read in reads if read not in faults and (found := self.head(read))}
+        before = {category: read for category, read in head.read.items() if self._is_asked(category or None)}
+        return stage.read_of(now, self._asked) == before
 
     def _is_gated(self, stage: Stage, partition: str) -> bool:
         if stage.gated is None:

@@ -55,6 +55,7 @@ class Head:
         contents: fingerprint of the contents of the artifact, see `contents_of`.
         made_of: the contents of what it was made of.
         settings: what it was made under, as JSON values: for people, and to say what has changed since.
+        read: of an asset over all categories: category -> fingerprint of what it read there, see `Stage.read_of`.
     """
 
     version: str
@@ -63,6 +64,7 @@ class Head:
     contents: str = field(default="", compare=False)
     made_of: Mapping[str, str] = field(default_factory=dict, compare=False)
     settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    read: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, record: Mapping[str, Any] | None) -> Head | None:
@@ -70,8 +72,8 @@ class Head:
         if not record:
             return None
         contents, sources = record.get("contents", ""), record.get(MADE_OF, {})
-        settings = record.get("settings", {})  # records of earlier releases have none
-        return cls(record["version"], record["parts"], record["code_version"], contents, sources, settings)
+        settings, read = record.get("settings", {}), record.get("read", {})  # records of earlier releases have none
+        return cls(record["version"], record["parts"], record["code_version"], contents, sources, settings, read)
 
     def record(self, files: Mapping[str, int], blocked: Sequence[str] = ()) -> dict[str, Any]:
         """The head as it is stored.
@@ -342,6 +344,24 @@ class Stage:
             if key in kinds
         )
         return made_of(inputs, jointly=self.partitions is None)
+
+    def read_of(self, heads: Mapping[Slot, Head], categories: Collection[str] | None = None) -> dict[str, str]:
+        """Category -> a fingerprint of the heads that are read of it; empty for an asset of one category.
+
+        By it a look at one category tells whether a leaderboard shows that as it is, and asks for no other. What is
+        read that has no categories itself stands under the empty name.
+
+        Args:
+            heads: what is read, by asset partition.
+            categories: those to tell of, the empty name always; None: all.
+        """
+        if self.partitions is not None:
+            return {}
+        found: dict[str, list[list[str]]] = {}
+        for (key, category), head in heads.items():
+            if categories is None or category is None or category in categories:
+                found.setdefault(category or "", []).append([*key, head.version, head.contents])
+        return {category: fingerprint(sorted(read))[:16] for category, read in found.items()}
 
     def make_head(self, partition: str | None, parts: Parts) -> Head:
         """The head with these parts; its version covers them and what is read for this partition."""

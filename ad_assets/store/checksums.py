@@ -15,6 +15,7 @@ import xxhash
 KEY = "checksum"
 _ALIGNMENT = 8  # bytes, of the tensors in a safetensors file
 _CHUNK = 1 << 22  # bytes
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))  # json.dumps would make one at each call
 
 
 class DamagedError(ValueError):
@@ -105,7 +106,7 @@ def _tensor_hash(path: str, header: Mapping[str, Any]) -> Any:
 
 
 def _canonical(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def _hashed(path: str, data: bytes) -> Any:

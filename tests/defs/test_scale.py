@@ -99,18 +99,33 @@ def test_an_evaluation_lists_once_and_reads_what_changed(tmp_path: Path, listing
     graph = current(tmp_path, categories)
     (asked, cursor), store = counted(graph, lambda: graph.evaluate(None))
     assert not asked
-    assert store.requests["find"] == 3  # heads, attempts; at first which categories have passed the gate
+    assert store.requests["find"] == 2  # heads; at first which categories have passed the gate
     assert max(store.reads.values()) == 1
     assert len(store.reads) == len(graph.benchmark.store.files("heads"))
     listings.clear()
     (asked, cursor), store = counted(graph, lambda: graph.evaluate(cursor))
     assert not asked
-    assert store.requests == {"find": 2}
+    assert store.requests == {"find": 1}
     assert not listings
     graph.index_again("c001")
     (asked, _), store = counted(graph, lambda: graph.evaluate(cursor))
     assert asked.keys() == {"c001"}
-    assert store.requests == {"find": 2, "cat_file": 1}
+    assert store.requests == {"find": 2, "cat_file": 1}  # what was begun too, since something is due
+
+
+@pytest.mark.parametrize("categories", [FEW, MANY])
+def test_a_look_at_one_category_reads_no_other(tmp_path: Path, categories: int) -> None:
+    graph = current(tmp_path, categories, recorded=True)
+    graph.reload()
+    steps, store = counted(graph, lambda: graph.plan(categories=["c001"]))
+    assert not steps
+    names = {Path(path).stem for path in store.reads if "/heads/" in path}
+    assert names == {"c001", "_"}
+    assert store.requests["find"] <= 1  # which categories have passed the gate
+    graph.index_again("c001")
+    assert ("parts/leaderboard", None) in graph.plan(categories=["c001"])
+    assert not graph.plan(categories=["c002"])  # it is shown as it is
+    assert {category for _, category in graph.plan()} == {"c001", None}
 
 
 def test_the_definitions_list_no_images(tmp_path: Path, listings: list[str]) -> None:

@@ -104,6 +104,7 @@ class LivingGraph(Bench):
                 head = self._head(stage, partition, heads)
                 heads[stage.key, partition] = head
                 stored = {"version": head.version, "parts": head.parts, "code_version": head.code_version}
+                stored["read"] = stage.read_of({slot: heads[slot] for slot in stage.slots(partition)})
                 self.benchmark.store.write_head(stage.key, partition, stored)
                 marker = self.benchmark.store.artifact(stage.kind, head.version).at(MARKER)
                 write_record(self.benchmark.store, marker, {"asset": stage.name, "metadata": {}, "files": {}})
