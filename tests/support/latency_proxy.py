@@ -3,13 +3,15 @@
     python -m tests.support.latency_proxy PORT http://127.0.0.1:9000 30
 
 What it has seen is read from ``/-/requests`` and forgotten by a ``DELETE`` of it: so tests and measurements see what
-crosses the network, whatever library sends it.
+crosses the network, whatever library sends it. It may be asked to kill a process when it has made some requests.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 SEEN = "/-/requests"
+KILL = "/-/kill"  # with the queries `group` and `after`
 # Of one connection to the next: the proxy has its own on each side.
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect"}
 
@@ -60,6 +63,11 @@ class LatencyProxy:
         """Forget what was seen."""
         request = urllib.request.Request(self.endpoint + SEEN, method="DELETE")
         urllib.request.urlopen(request, timeout=10).close()
+
+    def kill(self, group: int, after: int) -> None:
+        """Kill a group of processes when the server has done so many requests from now on, the last unanswered."""
+        asked = urllib.request.Request(f"{self.endpoint}{KILL}?group={group}&after={after}", method="POST")
+        urllib.request.urlopen(asked, timeout=10).close()
 
     def requests(self) -> list[Request]:
         """All requests since the last `forget`, in the order of their answers."""
@@ -118,6 +126,7 @@ async def _serve(port: int, server: str, seconds: float) -> None:
     from yarl import URL
 
     seen: list[Request] = []
+    due: dict[int, int] = {}  # number of a request -> group of processes
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         if request.path == SEEN:
@@ -125,6 +134,9 @@ async def _serve(port: int, server: str, seconds: float) -> None:
                 seen.clear()
             rows = [[each.verb, each.key, each.status, each.sent, each.received] for each in seen]
             return web.json_response(rows)
+        if request.path == KILL:
+            due[len(seen) + int(request.query["after"])] = int(request.query["group"])
+            return web.Response()
         if "Expect" in request.headers and request.transport:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await request.content.read()  # of any size; `read` has a limit
@@ -139,6 +151,8 @@ async def _serve(port: int, server: str, seconds: float) -> None:
         key = urllib.parse.unquote(request.path).lstrip("/").partition("/")[2]
         key = request.query.get("prefix", "") if verb == "LIST" else key
         seen.append(Request(verb, key, found.status, len(body), len(content)))
+        if group := due.pop(len(seen), 0):
+            os.killpg(group, signal.SIGKILL)
         response = web.Response(status=found.status, body=content, headers=given)
         if request.method == "HEAD" and length:
             response.headers["Content-Length"] = length
