@@ -14,6 +14,7 @@ from typing import Any
 import dagster as dg
 from croniter import croniter
 
+from ad_assets.collector import rare_collection
 from ad_assets.config.benchmark import Automation, Benchmark
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Stage
@@ -89,6 +90,7 @@ class Due(dg.AutomationCondition[dg.AssetKey]):
             self._look(context.asset_graph_view.instance)
             self._looked = context.evaluation_time
 
+    @rare_collection()
     def _look(self, instance: dg.DagsterInstance) -> None:
         self._event = self._last_event(instance)
         self._graph.refresh()

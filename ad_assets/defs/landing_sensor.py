@@ -17,6 +17,7 @@ from functools import cache, partial
 
 import dagster as dg
 
+from ad_assets.collector import rare_collection
 from ad_assets.config.benchmark import Benchmark, Dataset, Production, fingerprint
 from ad_assets.config.faults import ConfigError
 from ad_assets.datasets import DatasetError, FileStamp, ImageFiles
@@ -111,6 +112,7 @@ class Watch:
         self._passed_over: list[str] = []
         self._undecided: dict[str, str] = {}  # category -> why its decisions cannot be told
 
+    @rare_collection()
     def look(self, cursor: str | None) -> dg.SensorResult:
         """What the sensor answers, given its cursor."""
         try:

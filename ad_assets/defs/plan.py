@@ -13,6 +13,7 @@ from typing import Literal
 
 import dagster as dg
 
+from ad_assets.collector import rare_collection
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.graph.graph import REMADE, Graph, closure
 from ad_assets.graph.stage import Key, Slot, Stage
@@ -40,6 +41,7 @@ class Step:
     action: Action
 
 
+@rare_collection()
 def plan(
     benchmark: Benchmark,
     graph: Graph,
