@@ -297,10 +297,6 @@ class ArtifactStore(RememberingStore):
         """The head of an asset's partition; None if it was never materialized, or the head is damaged."""
         return recall(self, self.head_path(key, partition), *HEAD)
 
-    def write_head(self, key: Sequence[str], partition: str | None, head: dict[str, Any]) -> None:
-        """Write the head of an asset's partition."""
-        self.heads.write(self.head_path(key, partition), head)
-
     @contextmanager
     def valid_content(self, path: str) -> Iterator[None]:
         """Report errors of the block, which parses the content of a file, as damage of that file."""

@@ -1,14 +1,19 @@
 """What people decide by commands, two of them at once among others."""
 
 import dataclasses
+import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from ad_assets.cli import main
+from ad_assets.datasets import KnownFile
+from ad_assets.graph.stages.known_files import write_known_files
 from ad_assets.production import champion_history
 from ad_assets.production.champion_history import (
     BY_HAND,
@@ -46,7 +51,9 @@ def store(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
     newest = store.artifact("champion", "v")
     store.write_json(newest.at("candidate.json"), dataclasses.asdict(state("newest")))
     newest.commit({"metadata": {}})
-    store.write_head(("parts", "small", "champion"), "bolt", {"version": "v", "parts": {}, "code_version": ""})
+    store.heads.write(
+        store.head_path(("parts", "small", "champion"), "bolt"), {"version": "v", "parts": {}, "code_version": ""}
+    )
     return store
 
 
@@ -124,6 +131,32 @@ def test_admitting_all_leaves_the_rejected_rejected(store: ArtifactStore, capsys
     assert main(["quarantine", "parts", "bolt", "--admit", "all"]) == 0
     assert "1 have an earlier decision" in capsys.readouterr().err
     assert read_decisions(store, "parts", "bolt") == {FIRST: "reject", SECOND: "admit", THIRD: "admit"}
+
+
+def test_a_held_image_is_found_by_each_of_its_names(
+    store: ArtifactStore, bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = bench.benchmark.datasets["parts"].reader.root
+    file = KnownFile(1, "s", FIRST, 8, 8, "RGB", "rule")
+    names = ("bolt/train/good/a.png", "bolt/train/good/twin.png", "bolt/test/good/tested.png")
+    write_known_files(store, root, "bolt", dict.fromkeys(names, file))
+    for name in ("a.png", "twin.png", "bolt/train/good/twin.png", FIRST[:8]):
+        assert main(["quarantine", "parts", "bolt", "--admit", name]) == 0
+    assert read_decisions(store, "parts", "bolt") == {FIRST: "admit"}
+    assert "admitted  bolt/train/good/a.png, bolt/train/good/twin.png" in capsys.readouterr().out
+    # As a test image it is not what waits to be trained on.
+    assert main(["quarantine", "parts", "bolt", "--admit", "tested.png"]) == 2
+
+
+def test_a_training_image_is_found_by_each_of_its_names(store: ArtifactStore, bench: Bench) -> None:
+    good = bench.images / "bolt/train/good"
+    shutil.copy(good / "001.png", good / "twin.png")
+    bench.set("datasets.parts.production", {"settle_seconds": 0})
+    bench.make(selected=[dg.AssetKey(["parts", "image_index"])], categories=["bolt"])
+    image = hashlib.sha256((good / "001.png").read_bytes()).hexdigest()
+    for name in ("001.png", "twin.png"):
+        assert main(["quarantine", "parts", "bolt", "--reject", name]) == 0
+        assert read_decisions(store, "parts", "bolt") == {image: "reject"}
 
 
 def test_admit_and_reject_in_one_call_are_refused(store: ArtifactStore, tmp_path: Path) -> None:

@@ -84,7 +84,9 @@ class Small:
         )
         artifact = graph.store.artifact(stage.kind, head.version)
         graph.store.write_text(artifact.at("it.txt"), "it")
-        graph.store.write_head(*slot, head.record(artifact.sizes(artifact.commit({"metadata": {}}))))
+        graph.store.heads.write(
+            graph.store.head_path(*slot), head.record(artifact.sizes(artifact.commit({"metadata": {}})))
+        )
         graph.refresh()
 
     def not_current(self) -> set[tuple[str, str | None]]:

@@ -471,7 +471,7 @@ def leave(graph: LivingGraph, category: str | None, *lanes: str) -> None:
             head = stage.head_of(Graph([stage], store).upstream((stage.key, category)))
             files = store.artifact(stage.kind, head.version)
             files.commit({"asset": stage.name, "metadata": {}})
-            store.write_head(stage.key, category, head.record({}))
+            store.heads.write(store.head_path(stage.key, category), head.record({}))
 
 
 def test_conditions_take_up_the_joint_bank_after_the_banks_and_its_scores_after_that(tmp_path: Path) -> None:

@@ -78,10 +78,10 @@ def test_a_head_that_another_process_wrote_is_seen(remote: Bench, proxy: Latency
     store = remote.benchmark.store
     before = store.read_head(*slot)
     assert before
-    store.write_head(*slot, {**before, "version": "another"})
+    store.heads.write(store.head_path(*slot), {**before, "version": "another"})
     remote.reload()
     assert ("parts/small/metrics", "bolt") in remote.plan()
-    store.write_head(*slot, before)
+    store.heads.write(store.head_path(*slot), before)
     store.write_bytes(snapshot_path("heads"), b"damaged")
     remote.reload()
     assert remote.plan() == {}
@@ -101,7 +101,7 @@ def test_a_head_that_is_replaced_after_it_was_listed_is_not_noted_as_the_one_lis
     def listed_and_replaced(self: ArtifactStore, prefix: str = "") -> list[StoredFile]:
         found = files(self, prefix)
         if prefix == "heads":
-            other.write_head(*slot, {**before, "version": "another"})
+            other.heads.write(other.head_path(*slot), {**before, "version": "another"})
         return found
 
     store.delete([snapshot_path("heads")])
@@ -109,7 +109,7 @@ def test_a_head_that_is_replaced_after_it_was_listed_is_not_noted_as_the_one_lis
         patched.setattr(ArtifactStore, "files", listed_and_replaced)
         Graph(remote.stages, store).refresh_heads()
     assert store.exists(snapshot_path("heads"))
-    other.write_head(*slot, before)  # the same bytes, and so the same ETag, as were listed
+    other.heads.write(other.head_path(*slot), before)  # the same bytes, and so the same ETag, as were listed
     remote.reload()
     graph = Graph(remote.stages, remote.benchmark.store)
     graph.refresh()

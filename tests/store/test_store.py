@@ -97,7 +97,9 @@ def test_an_artifact_exists_once_it_is_committed(store: ArtifactStore) -> None:
 def test_another_process_sees_what_was_written(store: ArtifactStore) -> None:
     assert store.read_head(("demo", "image_index"), "brick") is None
     other = ArtifactStore(root=store.root, storage_options=store.storage_options)
-    other.write_head(("demo", "image_index"), "brick", {"version": "1", "parts": {}, "code_version": "2"})
+    other.heads.write(
+        other.head_path(("demo", "image_index"), "brick"), {"version": "1", "parts": {}, "code_version": "2"}
+    )
     assert store.read_head(("demo", "image_index"), "brick") == {"version": "1", "parts": {}, "code_version": "2"}
 
 

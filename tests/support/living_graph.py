@@ -105,7 +105,7 @@ class LivingGraph(Bench):
                 heads[stage.key, partition] = head
                 stored = {"version": head.version, "parts": head.parts, "code_version": head.code_version}
                 stored["read"] = stage.read_of({slot: heads[slot] for slot in stage.slots(partition)})
-                self.benchmark.store.write_head(stage.key, partition, stored)
+                self.benchmark.store.heads.write(self.benchmark.store.head_path(stage.key, partition), stored)
                 marker = self.benchmark.store.artifact(stage.kind, head.version).at(MARKER)
                 write_record(self.benchmark.store, marker, {"asset": stage.name, "metadata": {}, "files": {}})
                 if recorded and partition in (None, self.names[0]):
@@ -161,7 +161,9 @@ class LivingGraph(Bench):
         assert stored is not None
         parts = {**stored["parts"], "train": "others", "all": "others"}
         head = stage.make_head(category, parts)
-        self.benchmark.store.write_head(stage.key, category, {**stored, "version": head.version, "parts": parts})
+        self.benchmark.store.heads.write(
+            self.benchmark.store.head_path(stage.key, category), {**stored, "version": head.version, "parts": parts}
+        )
         self.benchmark.store.artifact(stage.kind, head.version).commit({"asset": stage.name, "metadata": {}})
         self._report(stage, category, {(stage.key, category): head}, {})
 
