@@ -13,11 +13,11 @@ import datetime
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ad_assets.backbones.extractor import Extractor
 from ad_assets.config.benchmark import Benchmark, Dataset, Production
 from ad_assets.config.faults import ConfigError
 from ad_assets.datasets import ImageFiles, KnownFile
@@ -25,8 +25,10 @@ from ad_assets.datasets.base import Problem
 from ad_assets.datasets.files import read_image_bytes
 from ad_assets.datasets.index import ImageIndex
 from ad_assets.graph.progress import Progress
+from ad_assets.graph.stages.feature_files import known_features, write_features
+from ad_assets.graph.stages.features import features_address
 from ad_assets.graph.stages.image_index import read_stamps
-from ad_assets.prediction.recording import Inspected, Recorder, keep_features
+from ad_assets.prediction.recording import Inspected, Recorder
 from ad_assets.production.champion_history import read_history
 from ad_assets.production.review_decisions import (
     DECISIONS,
@@ -46,6 +48,8 @@ from ad_assets_runtime.appearance import appearance_of, copies
 from ad_assets_runtime.identity import content_of
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ad_assets.prediction import Predictor
 
 # A new image may be outside the brightness range of admitted images by a share of the range plus so many levels.
@@ -170,9 +174,10 @@ class NewImageGate:
     ) -> dict[str, tuple[float, float]]:
         """Image content -> score and threshold by the champion of the gatekeeper; empty without a champion.
 
-        Features are stored where the features asset finds them, so no image passes the backbone twice; each score is
-        recorded as an inspection. Of images above the threshold, and of those that are `odd` otherwise, a picture is
-        stored for the person who decides.
+        Features are stored where the features asset finds them, and taken from there where an image has some, as one
+        that was a test image before has: no image passes the backbone twice. Each score is recorded as an inspection.
+        Of images above the threshold, and of those that are `odd` otherwise, a picture is stored for the person who
+        decides.
 
         Raises:
             DetectorError: the champion cannot be loaded.
@@ -192,7 +197,7 @@ class NewImageGate:
         recorder = Recorder(
             self._benchmark, self._dataset, category, detector.versions[lane], source="landed", keep=False
         )
-        predictions = detector.predict_pictures(images, keep=partial(keep_features, self._store))
+        predictions = detector.predict_pictures(images, keep=self._keep_features, known=self._known_features)
         for number, (row, (prediction, rgb)) in enumerate(zip(rows, predictions, strict=True)):
             image = content_of(row["image_id"])
             scores[image] = prediction.score, threshold
@@ -212,6 +217,12 @@ class NewImageGate:
             progress("new images judged", number + 1, len(rows))
         recorder.flush()
         return scores
+
+    def _known_features(self, extractor: Extractor, image_id: str) -> list[Tensor] | None:
+        return known_features(self._store, features_address(extractor), image_id)
+
+    def _keep_features(self, extractor: Extractor, image_id: str, taps: Sequence[Tensor], seconds: float) -> None:
+        write_features(self._store, features_address(extractor), image_id, taps, seconds)
 
 
 class NominalStatistics:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 AHEAD = 1e9 / 8  # bytes a GB of the budget, of images decoded ahead
 Image = str | Path | bytes | NDArray[np.uint8]
 Keep = Callable[[Extractor, str, "Sequence[Tensor]", float], None]
+Known = Callable[[Extractor, str], "Sequence[Tensor] | None"]
 
 
 class StepTimer:
@@ -227,6 +228,7 @@ class Predictor:
         batch_size: int | None = None,
         failed: Callable[[ImageError], None] | None = None,
         keep: Keep | None = None,
+        known: Known | None = None,
     ) -> Iterator[tuple[Prediction, RgbImage]]:
         """As `predict_batch`, with the decoded image ``(H, W, 3)`` uint8 of each prediction.
 
@@ -234,10 +236,12 @@ class Predictor:
             images: as for `predict`.
             batch_size: as for `predict_batch`.
             failed: as for `predict_batch`.
-            keep: called for every image with the extractor, the image's id, its feature maps and their seconds.
+            keep: called for every image that passed a backbone with the extractor, the image's id, its feature maps and
+                their seconds.
+            known: the feature maps of an extractor and an image's id, if they are to be had without the backbone.
         """
         try:
-            yield from self._predict_pictures(images, batch_size, failed, keep)
+            yield from self._predict_pictures(images, batch_size, failed, keep, known)
         finally:
             if self.recorder:
                 self.recorder.flush()
@@ -248,6 +252,7 @@ class Predictor:
         batch_size: int | None,
         failed: Callable[[ImageError], None] | None,
         keep: Keep | None,
+        known: Known | None,
     ) -> Iterator[tuple[Prediction, RgbImage]]:
         from ad_assets.kernels.parallel import helper_threads
 
@@ -266,7 +271,7 @@ class Predictor:
                     if batch is None:
                         return
                     good = [image for image in batch if image.error is None]
-                    predictions = self._predict(good, keep) if good else []
+                    predictions = self._predict(good, keep, known) if good else []
                 for image, prediction in zip(good, predictions, strict=True):
                     if self.recorder and image.inspected:
                         self.recorder.add(image.inspected, prediction)
@@ -298,16 +303,27 @@ class Predictor:
         except ImageError as error:
             return _Decoded(name, error=error)
 
-    def _predict(self, batch: Sequence[_Decoded], keep: Keep | None) -> list[Prediction]:
-        self._timer("decode")
-        taps: dict[Extractor, list[Tensor]] = {}
-        for number, (extractor, backbone) in enumerate(zip(self._extractors, self._backbones, strict=True)):
+    def _taps(
+        self, number: int, batch: Sequence[_Decoded], keep: Keep | None, known: Known | None
+    ) -> dict[str, Sequence[Tensor]]:
+        """Image id -> feature maps ``(C, h, w)`` by one of the extractors; what is known does not pass its backbone."""
+        extractor, backbone = self._extractors[number], self._backbones[number]
+        found = {image.image_id: known(extractor, image.image_id) for image in batch} if known else {}
+        taps = {image_id: own for image_id, own in found.items() if own is not None}
+        new = [image for image in batch if image.image_id not in taps]
+        if new:
             started = time.perf_counter()
-            taps[extractor] = backbone.extract(backbone.stack([image.inputs[number] for image in batch]))
-            seconds_each = (time.perf_counter() - started) / len(batch)
-            for row, image in enumerate(batch if keep else ()):
+            made = backbone.extract(backbone.stack([image.inputs[number] for image in new]))
+            seconds_each = (time.perf_counter() - started) / len(new)
+            for row, image in enumerate(new):
+                taps[image.image_id] = [tap[row] for tap in made]
                 if keep:
-                    keep(extractor, image.image_id, [tap[row] for tap in taps[extractor]], seconds_each)
+                    keep(extractor, image.image_id, taps[image.image_id], seconds_each)
+        return taps
+
+    def _predict(self, batch: Sequence[_Decoded], keep: Keep | None, known: Known | None) -> list[Prediction]:
+        self._timer("decode")
+        taps = {own: self._taps(number, batch, keep, known) for number, own in enumerate(self._extractors)}
         self._timer("backbone")
         ids = [image.image_id for image in batch]
         scores = self._fused([self._score(member, ids, taps[member.extractor]) for member in self.members])
@@ -337,13 +353,11 @@ class Predictor:
         above = self.threshold is not None and score > self.threshold
         return self._false_alarms.get(content_of(image.image_id), "") if above else ""
 
-    def _score(self, member: Member, ids: Sequence[str], taps: list[Tensor]) -> ScoreMaps:
+    def _score(self, member: Member, ids: Sequence[str], taps: Mapping[str, Sequence[Tensor]]) -> ScoreMaps:
         import torch
 
-        by_id = {image_id: [tap[row] for tap in taps] for row, image_id in enumerate(ids)}
-
         def load(wanted: Sequence[str], positions: tuple[int, ...] | None) -> list[Tensor]:
-            return stacked([by_id[image_id] for image_id in wanted], positions)
+            return stacked([taps[image_id] for image_id in wanted], positions)
 
         # An image that is in a batch twice is scored twice, once for each result.
         features = Features(tuple(ids), load, len(ids), positions_of(member.layers))

@@ -123,7 +123,7 @@ class Recorder:
     def keep_features(self, extractor: Extractor, image_id: str, taps: Sequence[Tensor], seconds: float) -> None:
         """Store the features of an image where the features asset finds them."""
         if self.keeps:
-            self._try(partial(keep_features, self._store, extractor, image_id, taps, seconds))
+            self._try(partial(_keep_features, self._store, extractor, image_id, taps, seconds))
 
     def flush(self) -> None:
         """Write what was added, and from time to time merge files and let the oldest images go."""
@@ -181,7 +181,7 @@ class Recorder:
         return sum(file.size for a in self._addresses for file in self._store.files(feature_path(a, newest)))
 
 
-def keep_features(store: Any, extractor: Extractor, image_id: str, taps: Sequence[Tensor], seconds: float) -> None:
+def _keep_features(store: Any, extractor: Extractor, image_id: str, taps: Sequence[Tensor], seconds: float) -> None:
     """Store the features of an image where the features asset finds them, unless they are there."""
     address = features_address(extractor)
     if not store.exists(feature_path(address, image_id)):

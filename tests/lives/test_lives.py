@@ -77,6 +77,10 @@ def test_what_is_from_the_future_is_taken_once_it_is_past(live: Live, schedule: 
     live(schedule)
 
 
+def test_a_test_image_that_becomes_a_training_image_passes_the_network_once(live: Live) -> None:
+    live([("copy", "test/good", 1, "train/good"), ("replace", "test/good", 1, 0)])
+
+
 def test_what_a_killed_process_left_of_a_head_is_no_head(live: Live) -> None:
     live([("copy", "train/good", 0, "train/good"), ("tick", "die half way", 59)])
 

@@ -108,6 +108,18 @@ def write_features(store: ArtifactStore, address: str, image_id: str, taps: Sequ
     store.write_tensors(path, tensors, {"seconds": _noted_seconds(HASHED_MARK, seconds)})
 
 
+def known_features(store: ArtifactStore, address: str, image_id: str) -> list[Tensor] | None:
+    """The stored taps of one image, each (C, H, W); None where there are none, or damaged ones."""
+    path = feature_path(address, image_id)
+    if not store.exists(path):
+        return None
+    try:
+        tensors = store.read_tensors(path)
+    except CorruptArtifactError:
+        return None
+    return [tensors[f"tap{level}"] for level in range(len(tensors))]
+
+
 def write_extracted(
     store: ArtifactStore,
     shards: ShardWriter,
@@ -206,7 +218,7 @@ def stored_features(
     return Features(tuple(image_ids), load, extractor.images_a_batch(compute.batch_size), positions_of(layers))
 
 
-def stacked(images: Sequence[list[Tensor]], positions: tuple[int, ...] | None) -> list[Tensor]:
+def stacked(images: Sequence[Sequence[Tensor]], positions: tuple[int, ...] | None) -> list[Tensor]:
     """Taps ``(C, h, w)`` of single images as a batch of float32: those at `positions`, from 0; None: all."""
     import torch
 
