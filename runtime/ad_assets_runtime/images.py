@@ -73,10 +73,6 @@ class ImageError(ValueError):
         self.path = path
         self.message = message
 
-    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
-        """As its class makes it anew, where it goes from process to process."""
-        return type(self), (self.path, self.message)
-
 
 class RefusedPixels(ValueError):  # noqa: N818 - becomes an `ImageError` once the file's name is known
     """Decoded pixels are not usable; the message says what was expected and what to do."""

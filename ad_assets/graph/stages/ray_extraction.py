@@ -21,6 +21,7 @@ from ad_assets.graph.stage import StageError, Work
 from ad_assets.graph.stages.extraction import PASSING, Extracted, ExtractionJob, Rows, opened_store, stored_batches
 from ad_assets.graph.stages.feature_files import feature_path, forget_features
 from ad_assets.graph.stages.ray_cluster import connected
+from ad_assets.graph.stages.told_errors import read_error, told_error
 from ad_assets.store import shard_format
 from ad_assets.store.shard_packing import drop_replaced
 from ad_assets.store.shard_writer import ShardWriter, first_generation
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 MOST_DECODED = 64 << 20  # bytes of decoded images that an actor is handed at once, if one batch is no more
 # Of a core each has one actor and one task that decodes, which takes about a third of its time.
 ACTOR_CORE, TASK_CORE = 0.75, 0.25
-FAULT = "fault"  # the column that holds an exception instead of images
+FAULT = "fault"  # the column that holds an error in words instead of images
 
 Columns = dict[str, Any]
 
@@ -73,7 +74,7 @@ def extract_on_ray(work: Work, job: ExtractionJob, rows: Rows, doubtful: set[str
     )
     done = Extracted()
     for answer in made:
-        _raise_fault(ray, answer)
+        _raise_fault(answer)
         images = [str(image) for image in answer["image"]]
         if not done.seconds:
             _check_store(work, job, images)
@@ -194,23 +195,14 @@ class BackboneActor:
 
 def _fault(error: Exception) -> Columns:
     """An exception as a worker of Ray answers with it: raised there, it would arrive as another class."""
-    import traceback
-
     import numpy as np
-    from ray import cloudpickle
 
-    error.add_note(f"On {socket.gethostname()}:\n{''.join(traceback.format_exception(error))}")
-    try:
-        sent = cloudpickle.dumps(error)
-        cloudpickle.loads(sent)
-    except Exception:  # noqa: BLE001 - it may be of any class
-        sent = cloudpickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
-    return {FAULT: np.array([sent], dtype=object)}
+    return {FAULT: np.array([told_error(error)], dtype=object)}
 
 
-def _raise_fault(ray: Any, answer: Mapping[str, Any]) -> None:
+def _raise_fault(answer: Mapping[str, Any]) -> None:
     if FAULT in answer:
-        raise ray.cloudpickle.loads(answer[FAULT][0])
+        raise read_error(answer[FAULT][0])
 
 
 def _check_store(work: Work, job: ExtractionJob, images: Sequence[str] | Rows) -> None:
