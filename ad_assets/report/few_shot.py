@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from ad_assets.metrics.catalogue import compared, find, rank
 from ad_assets.report.leaderboard import MEAN
+from ad_assets.report.studies import mean_and_spread
 from ad_assets.report.tables import DASH
 from ad_assets.report.text import aligned
 
@@ -32,7 +33,7 @@ SCHEMA = pa.schema(
         ("fingerprint", pa.string()),
     ]
 )
-ABOUT = "Fitted on few nominal images of each category, drawn at random; ± is the standard deviation over draws."
+ABOUT = "Fitted on few nominal images of each category, drawn at random; ± is the sample standard deviation over draws."
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class FewShotRow:
         category: a category, or ``"mean"``.
         metric: a share, 0..1.
         value: the mean over draws; None: not defined in all of them.
-        spread: the standard deviation over draws, of ``"mean"`` that of the means over categories; 0 for one draw.
+        spread: the sample standard deviation over draws, of ``"mean"`` that of the means over categories; 0 for one.
         n: test images, or categories of ``"mean"``.
         fingerprint: of the study's rows.
     """
@@ -117,7 +118,7 @@ def _of_metric(dataset: str, shots: Shots, metric: str, rows: Sequence[Mapping[s
 
     def row(category: str, values: Sequence[float | None], n: int, fingerprints: Sequence[str]) -> FewShotRow:
         known = [value for value in values if value is not None]
-        value, spread = _mean_and_spread(known) if len(known) == len(draws) else (None, None)
+        value, spread = mean_and_spread(known) if len(known) == len(draws) else (None, None)
         whole = hashlib.sha256("\n".join(fingerprints).encode()).hexdigest()
         named = (dataset, shots.study, shots.variant, shots.detector, shots.train_images, len(draws))
         return FewShotRow(*named, category, metric, value, spread, n, whole)
@@ -134,11 +135,6 @@ def _of_metric(dataset: str, shots: Shots, metric: str, rows: Sequence[Mapping[s
     if None not in means:
         found.append(row(MEAN, means, len(categories), [each["fingerprint"] for each in rows]))
     return found
-
-
-def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    mean = sum(values) / len(values)
-    return mean, (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5
 
 
 def to_table(rows: Sequence[FewShotRow]) -> pa.Table:
@@ -177,7 +173,9 @@ def text_table(rows: Sequence[FewShotRow], categories: int) -> str:
     if not rows:
         return ""
     header, lines = table(rows, categories)
-    title = "few-shot: fitted on few nominal images; means over categories, mean ± standard deviation over draws, %"
+    title = (
+        "few-shot: fitted on few nominal images; means over categories, mean ± sample standard deviation over draws, %"
+    )
     return f"{title}\n\n{aligned(list(zip(['', *header[1:]], *lines, strict=True)))}"
 
 

@@ -24,7 +24,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class StudyNumber:
-    """One number of a study: the mean, the standard deviation over draws (0 for one), categories behind it."""
+    """One number of a study: the mean, the sample standard deviation over draws (0 for one), categories behind it."""
 
     mean: float
     spread: float
@@ -66,9 +66,9 @@ def summarise(rows: Iterable[Row]) -> Summary:
     return Summary(tuple(frame["variant"].unique()), cells)
 
 
-def mean_and_spread(draws: pd.Series) -> tuple[float, float]:
-    """Mean and standard deviation of a whole benchmark's means, one a draw."""
-    return float(draws.mean()), float(draws.std(ddof=0)) if np.ptp(draws) > ROUNDING else 0.0
+def mean_and_spread(draws: pd.Series | Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation of a whole benchmark's means, one a draw; 0 for one."""
+    return float(np.mean(draws)), float(np.std(draws, ddof=1)) if np.ptp(draws) > ROUNDING else 0.0
 
 
 def table(summary: Summary, *, defects: bool = False) -> tuple[list[str], list[list[str]]]:

@@ -143,8 +143,15 @@ def no_hub(extractor: Any) -> None:
 
 def test_magnetic_tiles_of_two_papers(table: Any, place: Path) -> None:
     values = mtd(place, "wrn50", "wrn101")
-    status, out = table("hetmm/4", "--bundled", values=values)
+    twice = (*values, "datasets.mtd.detectors.patchcore_10.draws=2")
+    status, out = table("hetmm/4", "--bundled", values=twice)
     assert status == 0
+    seeds = lines(out)["PatchCore"]
+    assert re.fullmatch(r"\d+\.\d ±\d+\.\d \(97\.9, [+-]\d+\.\d\)", seeds)
+    assert "±: sample standard deviation over draws" in out
+    status, out = table("hetmm/4", "--bundled", "--no-run", values=(*twice[:-1], twice[-1].replace("2", "3")))
+    assert lines(out)["PatchCore"] == seeds
+    assert "draws: patchcore_10_draw_3 not up to date, so without them" in out
     assert re.fullmatch(r"\d+\.\d \(98\.7, [+-]\d+\.\d\)", lines(out)["HETMM-ALL"])
     assert "tf_efficientnet_lite0 (bundled weights) in place of wide_resnet101_2.tv_in1k" in out
     assert not list((place / "store").glob("heads/mtd/*/*board*"))

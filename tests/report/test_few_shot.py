@@ -58,7 +58,7 @@ def test_means_and_spreads_are_over_draws_and_then_over_categories() -> None:
             ]
         )
         assert row.value == pytest.approx(own.mean())
-        assert row.spread == pytest.approx(own.mean(axis=1).std())
+        assert row.spread == pytest.approx(own.mean(axis=1).std(ddof=1))
         assert (row.draws, row.n) == (DRAWS, 2 if row.category == "mean" else 7)
     assert from_table(to_table(found)) == found
 

@@ -92,16 +92,13 @@ class _Computed:
     part: Part
     graph: Measurements | None
     reason: str
-    lacking: dict[str, str] = field(default_factory=dict)  # detector or study -> why
+    lacking: dict[str, str] = field(default_factory=dict)  # detector, draw or study -> why
 
     def targets(self) -> dict[str, Stage]:
-        """Detector or study -> the asset that measures it, of those that can be had."""
-        from ad_assets.commands.table.measured import names
-
+        """Detector, draw or study -> the asset that measures it, of those that can be had."""
         if self.graph is None or self.reason:
             return {}
-        found = {name: self.graph.target(self.part, name) for name in names(self.part)}
-        return {name: stage for name, stage in found.items() if stage and name not in self.lacking}
+        return {name: stage for name, stage in self.graph.targets(self.part).items() if name not in self.lacking}
 
 
 class _Graphs:
@@ -229,7 +226,7 @@ def _remarks(each: _Computed, measured: Measured, options: argparse.Namespace) -
     yield from _absences(each, place)
     if graph is None or part.dataset not in graph.benchmark.datasets:
         return
-    seen = sorted({row["category"] for row in measured.rows} | {c for own in measured.curves.values() for c in own})
+    seen = sorted({row["category"] for row in measured.rows} | {c for own in measured.curves.values() for c, _ in own})
     if not seen:
         if options.no_run:
             yield f"not computed{place}: nothing of it is in {graph.store.root}; run without --no-run"
@@ -242,6 +239,8 @@ def _remarks(each: _Computed, measured: Measured, options: argparse.Namespace) -
             yield f"protocol{place}: ours is standard, the paper's own system is {part.protocol}; expect ours lower"
     if not measured.same_data:
         yield f"data{place}: not the protocol of the paper's numbers, so there is no difference"
+    if measured.without:
+        yield f"draws{place}: {', '.join(measured.without)} not up to date, so without them"
     yield from _backbones(each, measured, options)
     if part.kind == "speed" or "images_per_second" in part.metrics:
         yield f"speeds: of the machine that measured them; this one is {_machine(graph)}"
@@ -253,10 +252,10 @@ def _absences(each: _Computed, place: str) -> Iterator[str]:
 
     if each.reason:
         yield f"not computed{place}: {each.reason}"
-    for name, reason in each.lacking.items():
-        yield f"not computed{place}: {name}: {reason}"
     if each.graph and each.part.dataset in each.graph.benchmark.datasets:
-        absent = [name for name in names(each.part) if each.graph.target(each.part, name) is None]
+        lanes = names(each.part)  # of the draws of one all lack what it lacks
+        yield from (f"not computed{place}: {name}: {each.lacking[name]}" for name in lanes if name in each.lacking)
+        absent = [name for name in lanes if each.graph.target(each.part, name) is None]
         if absent:
             yield f"not in {each.graph.benchmark.source}{place}: {', '.join(absent)}"
 

@@ -68,6 +68,17 @@ class Measurements:
         """The asset that measures a detector or study of a part, None where the graph has none."""
         return self.stages.get(_key(part, name))
 
+    def targets(self, part: Part) -> dict[str, Stage]:
+        """Those that there are, by detector or study; of a lane with draws each draw, by its own name."""
+        drawn = [draw for name in names(part) for draw in self.draws(part, name)]
+        return {name: stage for name in drawn if (stage := self.target(part, name))}
+
+    def draws(self, part: Part, name: str) -> list[str]:
+        """A detector of a part and its further draws, or its study; speed is that of the first draw."""
+        known = self.benchmark.datasets.get(part.dataset)
+        detectors = known.detectors if known and part.kind in ("systems", "counts", "curves") else {}
+        return [name, *(each.name for each in detectors.values() if each.draw_of == name)]
+
     def dataset(self, part: Part) -> Dataset:
         """The dataset of a part.
 
@@ -98,23 +109,30 @@ class Measurements:
         dataset, categories = self.dataset(part), self.categories(part)
         wanted = tuple(category for category in categories if not chosen or category in chosen)
         rows: list[dict[str, Any]] = []
-        curves: dict[str, dict[str, dict[str, Any]]] = {}
-        for name in names(part):
-            stage = self.target(part, name)
-            for category in wanted if stage else ():
-                artifact = self.current(stage, category) if stage else None
-                if artifact is None:
-                    continue
+        curves: dict[str, dict[tuple[str, int], dict[str, Any]]] = {}
+        made = {
+            name: {category: found for category in wanted if (found := self.current(stage, category))}
+            for name, stage in self.targets(part).items()
+        }
+        # A mean over draws is of the same categories in each.
+        drawn = [
+            (name, draw, own)
+            for name in names(part)
+            for draw, own in enumerate(self.draws(part, name))
+            if own in made and made[own].keys() >= made[name].keys()
+        ]
+        for name, draw, own in drawn:
+            for category, artifact in ((each, made[own][each]) for each in made[name]):
                 match part:
                     case StudyPart():
                         rows += studies.read_rows(artifact)
                     case Images():
                         rows.append({"category": category, **self._statistics(dataset, artifact)})
                     case Detectors(kind="curves"):
-                        curves.setdefault(name, {})[category] = self._curves(part, artifact)
-                        rows += self._metric_rows(artifact, name, category) if LOSS not in part.metrics else []
+                        curves.setdefault(name, {})[category, draw] = self._curves(part, artifact)
+                        rows += self._metric_rows(artifact, name, category, draw) if LOSS not in part.metrics else []
                     case _:
-                        rows += self._metric_rows(artifact, name, category)
+                        rows += self._metric_rows(artifact, name, category, draw)
                         rows += self._training_rows(part, name, category)
         study = dataset.studies.get(part.study) if isinstance(part, StudyPart) else None
         return Measured(
@@ -124,10 +142,12 @@ class Measurements:
             tuple(variant.name for variant in study.variants) if study else (),
             curves,
             _same_data(part, dataset),
+            tuple(name for name in made if name not in {own for _, _, own in drawn}),
         )
 
-    def _metric_rows(self, artifact: Artifact, detector: str, category: str) -> list[dict[str, Any]]:
-        return [{"category": category, "detector": detector, **row} for row in read_rows(artifact)]
+    def _metric_rows(self, artifact: Artifact, detector: str, category: str, draw: int) -> list[dict[str, Any]]:
+        place = {"category": category, "detector": detector, "draw": draw}
+        return [{**place, **row} for row in read_rows(artifact)]
 
     def _training_rows(self, part: Part, detector: str, category: str) -> list[dict[str, Any]]:
         """What a trained model says of its own cost, where a part asks."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ad_assets.backbones.weights import cached_weights
-from ad_assets.commands.table.measured import Measurements, extractors, names
+from ad_assets.commands.table.measured import Measurements, extractors
 from ad_assets.papers.numbered_tables import Part
 from ad_assets.settings.home import without_tilde
 
@@ -24,7 +24,7 @@ def state(parts: Iterable[tuple[Part, Measurements | None, str]]) -> str:
             total += 1
             reasons[reason or f"{graph.benchmark.source if graph else ''} has no dataset {part.dataset!r}"] = None
             continue
-        stages = [stage for name in names(part) if (stage := graph.target(part, name))]
+        stages = list(graph.targets(part).values())
         slots = [(stage, category) for stage in stages for category in graph.categories(part)]
         there = sum(graph.current(stage, category) is not None for stage, category in slots)
         done, total = done + there, total + len(slots)

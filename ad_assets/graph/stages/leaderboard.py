@@ -64,7 +64,8 @@ class LeaderboardSettings(StageSettings):
         """As `StageSettings.address`, without `told`: the addresses of the metrics cover these settings."""
         values = super().address()
         del values["told"]
-        return {**values, **({"few_shot": [asdict(each) for each in self.few_shot]} if self.few_shot else {})}
+        few_shot = {"few_shot": [asdict(each) for each in self.few_shot], "spread": "sample"}
+        return {**values, **(few_shot if self.few_shot else {})}
 
 
 def leaderboard_stage(

@@ -100,7 +100,9 @@ class StudySettings(StageSettings):
 
     def address(self) -> dict[str, Any]:
         """As `StageSettings.address`."""
-        return {**super().address(), "variants": {each.variant.name: each.address() for each in self.variants}}
+        variants = {each.variant.name: each.address() for each in self.variants}
+        # What its page shows after ± was another deviation once; the rows of its variants are the same.
+        return {**super().address(), "variants": variants, **({"spread": "sample"} if self.draws > 1 else {})}
 
 
 def study_stage(

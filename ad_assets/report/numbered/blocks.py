@@ -32,7 +32,7 @@ class _Line:
         name: for people.
         key: under which it was measured; None: the paper's numbers alone.
         printed: metric -> category, kind of anomaly or `MEAN` -> number.
-        spread: of `printed`, over draws.
+        spread: of `printed`, over draws, as the paper has it.
         factor: from `printed` to the unit in which it is shown.
         dataset: whose categories the paper's mean is of, where a part of them can be compared.
     """

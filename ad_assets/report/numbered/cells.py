@@ -16,21 +16,23 @@ class Measured:
     """What the store holds for one part.
 
     Args:
-        rows: of metrics with `category`, `detector`, `protocol`, `metric`, `value`, `n`; of a study as it keeps them;
-            of images with `category` and the part's metrics.
+        rows: of metrics with `category`, `detector`, `draw`, `protocol`, `metric`, `value`, `n`; of a study as it keeps
+            them; of images with `category` and the part's metrics.
         categories: all of the dataset.
         chosen: those that were asked for.
         variants: of the study, in the order of the benchmark file.
-        curves: detector -> category -> curve -> x and y; of a loss, its values epoch by epoch.
+        curves: detector -> category and draw -> curve -> x and y; of a loss, its values epoch by epoch.
         same_data: whether the dataset is read as the paper's protocol has it.
+        without: the draws of lanes that are not up to date in all categories in which the first is.
     """
 
     rows: Sequence[Row]
     categories: tuple[str, ...]
     chosen: tuple[str, ...]
     variants: tuple[str, ...] = ()
-    curves: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    curves: Mapping[str, Mapping[tuple[str, int], Mapping[str, Any]]] = field(default_factory=dict)
     same_data: bool = True
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

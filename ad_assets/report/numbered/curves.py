@@ -1,6 +1,7 @@
 """Curves of a numbered figure: means over categories as a table of sampled points, and as a plot.
 
-Papers print no points of these, so ours stand alone. A mean curve is that of the categories' values at the same place.
+Papers print no points of these, so ours stand alone. A mean curve is that of the categories' values at the same place,
+and those of all draws of a lane.
 """
 
 from __future__ import annotations
@@ -8,12 +9,14 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ad_assets.papers.numbered_tables import Detectors
 from ad_assets.report.charts import KINDS
 from ad_assets.report.leaderboard import STANDARD
 from ad_assets.report.numbered.cells import Block, Cell, Measured
+from ad_assets.report.studies import mean_and_spread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,19 +45,17 @@ def curve_blocks(part: Detectors, measured: Measured) -> list[Block]:
         places = [place for place in SAMPLED if place <= kind.x_end]
         lines = []
         for name, row in part.rows.items():
-            areas = [
-                each["value"]
-                for each in measured.rows
-                if (each["detector"], each["protocol"], each["metric"]) == (row.detector, STANDARD, AREAS[curve])
-                and each["value"] is not None
-            ]
+            areas: dict[int, list[float]] = {}
+            for each in measured.rows:
+                if (each["detector"], each["protocol"], each["metric"]) == (row.detector, STANDARD, AREAS[curve]):
+                    areas.setdefault(each["draw"], []).extend([] if each["value"] is None else [each["value"]])
+            drawn = [math.fsum(values) / len(values) for values in areas.values() if values]
+            mean, spread = mean_and_spread(drawn) if drawn else (None, 0.0)
             sampled = mean_curve(measured, row.detector, curve, places)
-            numbers = [
-                math.fsum(areas) / len(areas) if areas else None,
-                *(sampled if sampled is not None else [None] * len(places)),
-            ]
+            numbers = [mean, *(sampled if sampled is not None else [None] * len(places))]
             lane = row.detector is not None
-            lines.append((name, tuple(Cell(None if n is None else 100 * float(n), lane=lane) for n in numbers)))
+            area, *rest = (Cell(None if n is None else 100 * float(n), lane=lane) for n in numbers)
+            lines.append((name, (replace(area, spread=100 * spread), *rest)))
         columns = ("area", *(f"at {place:g}" for place in places))
         title = f"{kind.title}: {kind.y_name} in %, at {kind.x_name}"
         found.append(Block(title, columns, tuple(lines), "mean over categories"))
@@ -62,7 +63,7 @@ def curve_blocks(part: Detectors, measured: Measured) -> list[Block]:
 
 
 def mean_curve(measured: Measured, detector: str | None, curve: str, places: Sequence[float]) -> np.ndarray | None:
-    """The mean over categories of one curve at some places (P,); None where there is none."""
+    """The mean over categories and draws of one curve at some places (P,); None where there is none."""
     import numpy as np
 
     drawn = [each[curve] for each in measured.curves.get(detector or "", {}).values() if each.get(curve)]
@@ -80,7 +81,7 @@ def _interpolated(points: Sequence[Sequence[float]], places: Sequence[float]) ->
 
 
 def mean_losses(measured: Measured, detector: str | None) -> dict[str, list[float]]:
-    """Loss -> its mean over categories, epoch by epoch, as far as all have trained."""
+    """Loss -> its mean over categories and draws, epoch by epoch, as far as all have trained."""
     runs = [each[LOSS] for each in measured.curves.get(detector or "", {}).values() if each.get(LOSS)]
     names = list(dict.fromkeys(name for run in runs for name in run))
     return {
@@ -107,7 +108,7 @@ def _loss_block(part: Detectors, measured: Measured) -> Block:
 
 
 def plot(title: str, part: Detectors, measured: Measured) -> bytes:
-    """All curves of a part side by side, a PNG; a loss has the range of the categories around it."""
+    """All curves of a part side by side, a PNG; a loss has the range of categories and draws around it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -142,7 +143,7 @@ def _draw_curves(axes: Any, curve: str, part: Detectors, measured: Measured) -> 
 
 def _draw_losses(axes: Any, part: Detectors, measured: Measured) -> None:
     for name, row in part.rows.items():
-        runs: Mapping[str, Any] = measured.curves.get(row.detector or "", {})
+        runs: Mapping[tuple[str, int], Any] = measured.curves.get(row.detector or "", {})
         for loss, values in mean_losses(measured, row.detector).items():
             epochs = range(1, len(values) + 1)
             every = [run[LOSS][loss][: len(values)] for run in runs.values() if loss in run.get(LOSS, {})]

@@ -93,7 +93,7 @@ def _legend(blocks: Sequence[Block]) -> str:
     if any(cell.lane and cell.ours is None for cell in cells):
         texts.append(f"{DASH}: not measured")
     if any(cell.spread or cell.paper_spread for cell in cells):
-        texts.append("±: standard deviation over draws")
+        texts.append("±: sample standard deviation over draws; of the paper's numbers, as printed")
     return "; ".join(texts)
 
 
@@ -127,7 +127,11 @@ def _markdown(block: Block) -> str:
 
 
 def page_rows(page: Page) -> list[dict[str, str | float | None]]:
-    """The cells of a page as JSON values; `categories` says of how many ours is where that is not all."""
+    """The cells of a page as JSON values.
+
+    `spread` is the sample standard deviation of ours over draws, None where there is none to tell; `categories` says of
+    how many ours is where that is not all.
+    """
     return [
         {
             "table": page.name,
@@ -135,6 +139,7 @@ def page_rows(page: Page) -> list[dict[str, str | float | None]]:
             "line": name,
             "column": column,
             "ours": cell.ours,
+            "spread": cell.spread or None,
             "paper": cell.paper,
             "difference": cell.difference,
             "categories": cell.covered,
@@ -148,6 +153,6 @@ def page_rows(page: Page) -> list[dict[str, str | float | None]]:
 def _csv(page: Page) -> str:
     import pandas as pd
 
-    heads = ["table", "part", "line", "column", "ours", "paper", "difference", "categories"]
+    heads = ["table", "part", "line", "column", "ours", "spread", "paper", "difference", "categories"]
     frame = pd.DataFrame(page_rows(page), columns=heads).astype(dict.fromkeys(heads[4:], float))
     return frame.to_csv(index=False, float_format="%.6g").rstrip("\n")

@@ -1,24 +1,29 @@
 """Numbered tables from synthetic rows: every kind of part, what is compared with what, and the three formats."""
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ad_assets.papers.numbered_tables import Counts, Detectors, Images, StudyPart, Systems, numbered_table
 from ad_assets.report.numbered.blocks import blocks
 from ad_assets.report.numbered.cells import Block, Cell, Measured, joined
 from ad_assets.report.numbered.curves import curve_blocks, plot
-from ad_assets.report.numbered.text import Page, cell_text, render
+from ad_assets.report.numbered.text import Page, cell_text, page_rows, render
 
 PLACE = {"benchmark": "b", "dataset": "d"}
 SYSTEMS = {"PatchCore-10": "ours", "DifferNet [quoted in PatchCore paper]": None}
 THREE = ("bottle", "cable", "capsule")
 
 
-def row(category: str, metric: str, value: float | None, detector: str = "ours", protocol: str = "standard") -> Any:
+def row(
+    category: str, metric: str, value: float | None, detector: str = "ours", protocol: str = "standard", draw: int = 0
+) -> Any:
     return {
         "category": category,
         "detector": detector,
+        "draw": draw,
         "protocol": protocol,
         "metric": metric,
         "value": value,
@@ -46,6 +51,33 @@ def test_systems_by_category_and_the_mean_over_the_same_ones():
     assert found["mean"][0] == f"98.8* ({paper:.1f}, {98.75 - paper:+.1f})"
     page = render(Page("patchcore/s1", "title", (block,)))
     assert "*: over a part of the categories (2 of them), and the paper's with a difference over the same ones" in page
+
+
+def test_a_lane_with_draws_is_their_mean_with_its_spread():
+    seeds = {0: (0.96, 0.90), 1: (0.94, 0.94), 2: (0.95, 0.95)}
+    rows = [
+        row(category, "image_auroc", value, draw=draw)
+        for draw, values in seeds.items()
+        for category, value in zip(THREE, values, strict=False)
+    ]
+    (block,) = blocks(systems(), Measured(rows, THREE[:2], THREE[:2]))
+    own = np.array(list(seeds.values())).mean(axis=1)  # of the mean over categories, not the mean of their spreads
+    assert texts(block)["PatchCore-10"][0].startswith(f"{100 * own.mean():.1f} ±{100 * own.std(ddof=1):.1f} (")
+    page = Page("patchcore/s1", "title", (block,))
+    assert "±: sample standard deviation over draws" in render(page)
+    (ours, _) = page_rows(page)
+    assert ours["spread"] == pytest.approx(100 * own.std(ddof=1))
+    counts = Counts.model_validate(
+        {"kind": "counts", **PLACE, "metrics": ["misclassified"], "paper_dataset": "MVTec AD", "systems": SYSTEMS}
+    )
+    rows = [
+        row(category, f"false_{name}", number, protocol="oracle_f1", draw=draw)
+        for draw, numbers in enumerate([(1, 2), (3, 6)])
+        for name, number in zip(("positives", "negatives"), numbers, strict=True)
+        for category in THREE
+    ]
+    (block,) = blocks(counts, Measured(rows, THREE, THREE))
+    assert texts(block)["PatchCore-10"][0].startswith("18 ±13 ")  # 9 and 27, summed over categories
 
 
 def test_a_mean_over_a_part_is_not_compared_with_a_mean_over_all():
@@ -125,12 +157,12 @@ def test_studies_have_spreads_and_stand_alone_without_printed_numbers():
     rows.append(study_row("a", "n=1", "images_per_second", 1234.5))
     measured = Measured(rows, ("a",), ("a",), variants=("n=1", "n=2"))
     (block,) = blocks(part, measured)
-    assert texts(block) == {"1": ["72.0 ±2.0 (71.6 ±0.7, +0.4)", "1234"], "none": ["(50.0)", ""]}
+    assert texts(block) == {"1": ["72.0 ±2.8 (71.6 ±0.7, +0.4)", "1234"], "none": ["(50.0)", ""]}
     (block,) = blocks(part.model_copy(update={"rows": {}}), measured)
-    assert texts(block) == {"n=1": ["72.0 ±2.0", "1234"], "n=2": ["–", "–"]}
+    assert texts(block) == {"n=1": ["72.0 ±2.8", "1234"], "n=2": ["–", "–"]}
     apart = blocks(part.model_copy(update={"rows": {}, "by": "category"}), measured)
     assert [block.title for block in apart] == ["image AUROC, %", "images/s with backbone"]
-    assert texts(apart[0]) == {"a": ["72.0 ±2.0", "–"], "mean": ["72.0 ±2.0", "–"]}
+    assert texts(apart[0]) == {"a": ["72.0 ±2.8", "–"], "mean": ["72.0 ±2.8", "–"]}
 
 
 def test_speed_is_that_of_all_images_with_the_backbone():
@@ -165,7 +197,7 @@ def curves_part(*metrics: str) -> Detectors:
 
 def test_curves_are_means_at_sampled_places_and_a_picture():
     diagonal, step = [[0.0, 1.0], [0.0, 1.0]], [[0.0, 0.0, 1.0], [0.0, 1.0, 1.0]]
-    curves = {"ours": {"a": {"roc": diagonal, "pro": diagonal}, "b": {"roc": step, "pro": step}}}
+    curves = {"ours": {("a", 0): {"roc": diagonal, "pro": diagonal}, ("b", 0): {"roc": step, "pro": step}}}
     rows = [row("a", "pixel_auroc", 0.5), row("b", "pixel_auroc", 1.0)]
     measured = Measured(rows, ("a", "b"), ("a", "b"), curves=curves)
     roc, pro = curve_blocks(curves_part("roc", "pro"), measured)
@@ -173,11 +205,16 @@ def test_curves_are_means_at_sampled_places_and_a_picture():
     assert dict(zip(roc.columns, texts(roc)["PatchCore"], strict=True))["at 0.5"] == "75.0"
     assert pro.columns[-1] == "at 0.3"
     assert set(texts(pro)["P-SVDD"]) == {""}
+    again = {"ours": {**curves["ours"], ("a", 1): {"roc": step}, ("b", 1): {"roc": step}}}
+    drawn = replace(measured, rows=[*rows, *(row(name, "pixel_auroc", 1.0, draw=1) for name in "ab")], curves=again)
+    (roc,) = curve_blocks(curves_part("roc"), drawn)
+    found = dict(zip(roc.columns, texts(roc)["PatchCore"], strict=True))
+    assert (found["area"], found["at 0.5"]) == ("87.5 ±17.7", "87.5")
     assert plot("title", curves_part("roc", "pro"), measured).startswith(b"\x89PNG")
 
 
 def test_losses_are_means_over_categories():
-    curves = {"ours": {"a": {"loss": {"total": [4.0, 2.0]}}, "b": {"loss": {"total": [2.0, 1.0]}}}}
+    curves = {"ours": {("a", 0): {"loss": {"total": [4.0, 2.0]}}, ("b", 0): {"loss": {"total": [2.0, 1.0]}}}}
     measured = Measured([], ("a", "b"), ("a", "b"), curves=curves)
     (block,) = curve_blocks(curves_part("loss"), measured)
     assert block.columns == ("epoch 1", "epoch 2")
@@ -197,7 +234,7 @@ def test_formats():
     marked = render(page, "markdown")
     assert "| corner | a\\|b | c |\n| --- | ---: | ---: |\n| x | 99.1 (99.0, +0.1) | (50.0) |" in marked
     assert marked.endswith("- note: n")
-    assert render(page, "csv").splitlines()[1:] == ["hetmm/4,t,x,a|b,99.14,99,0.14,", "hetmm/4,t,x,c,,50,,"]
+    assert render(page, "csv").splitlines()[1:] == ["hetmm/4,t,x,a|b,99.14,,99,0.14,", "hetmm/4,t,x,c,,,50,,"]
 
 
 @pytest.mark.parametrize("columns", [1, 12])
