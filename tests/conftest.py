@@ -22,6 +22,7 @@ from sqlalchemy.pool import StaticPool
 
 from ad_assets.store.store import ArtifactStore
 from tests.support.bench_graph import Bench, write_dataset
+from tests.support.forked import end_template, start_template
 from tests.support.places import REPOSITORY
 
 # Files that take longest come first, so that no process of the suite is left alone with one of them.
@@ -60,10 +61,15 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays: searching it for garbage takes a tenth of the suite."""
+    """What is imported by now stays: searching it for garbage takes a tenth of the suite. And no thread runs yet."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 50)
+    start_template()
+
+
+def pytest_sessionfinish() -> None:
+    end_template()
 
 
 @contextmanager

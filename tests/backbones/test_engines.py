@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import openvino
 import pytest
 import torch
 
@@ -67,6 +66,8 @@ def test_tiles_and_half_storage_pass_an_engine_too(engine: str) -> None:
 
 
 def test_openvino_computes_bfloat16_where_it_is_asked_for_alone() -> None:
+    import openvino
+
     extractor = _extractor("openvino", precision="bfloat16")
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         with pytest.raises(EngineError, match="precision: bfloat16 is not to be had from engine: openvino on this CPU"):
@@ -76,6 +77,8 @@ def test_openvino_computes_bfloat16_where_it_is_asked_for_alone() -> None:
 
 
 def test_a_hint_that_is_not_taken_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+
     compiled = openvino.CompiledModel.get_property
     monkeypatch.setattr(
         openvino.CompiledModel,

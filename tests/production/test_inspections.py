@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import multiprocessing
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ from ad_assets.production import inspections
 from ad_assets.production.inspections import Inspection, append, compact, files, read
 from ad_assets.store.store import ArtifactStore, CorruptArtifactError
 from ad_assets_runtime.defect_regions import DefectRegion
+from tests.support.forked import Forked
 
 START = datetime.datetime(2026, 3, 29, 0, 30, tzinfo=datetime.UTC)
 
@@ -128,23 +129,19 @@ def test_a_file_merged_since_it_was_listed_is_looked_for_again(
     assert scores(store) == [1, 2]
 
 
-def _append_many(root: str, first: int) -> None:
+def _append_many(root: str, first: int) -> int:
     store = ArtifactStore(root=root)
     inspections.MOST_SMALL_FILES = 4
     for number in range(first, first + 20):
         put(store, number)
         compact(store, "parts", "bolt")
+    return 0
 
 
-def test_several_processes_append_and_merge_at_once(store: ArtifactStore) -> None:
-    processes = [
-        multiprocessing.get_context("fork").Process(target=_append_many, args=(store.root, 100 * n)) for n in range(3)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
+def test_several_processes_append_and_merge_at_once(store: ArtifactStore, tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    processes = [Forked(partial(_append_many, store.root, 100 * n), log) for n in range(3)]
+    assert [process.wait() for process in processes] == [0] * 3, log.read_text(encoding="utf-8")
     assert scores(store) == [100 * n + number for n in range(3) for number in range(20)]
 
 

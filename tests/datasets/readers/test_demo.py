@@ -1,8 +1,8 @@
 """The generated demo: deterministic, in MVTec AD's layout, safe to make twice at once, from disjoint halves."""
 
 import hashlib
-import multiprocessing
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from ad_assets.datasets.readers.demo import reader as demo
 from ad_assets.datasets.readers.demo import textures
 from ad_assets.datasets.readers.demo.reader import DEFECTS, MARKER, DemoReader
 from ad_assets.datasets.readers.folder import FolderReader
+from tests.support.forked import Forked
 
 # A board takes as long to draw as all else.
 CATEGORIES = [pytest.param(each, marks=pytest.mark.slow if each == "board" else ()) for each in sorted(DEFECTS)]
@@ -105,20 +106,17 @@ def test_defects_are_local_changes():
         assert difference[mask].mean() > 20 * difference[~mask].mean()
 
 
-def _prepare(root: str) -> None:
+def _prepare(root: str) -> int:
     DemoReader(root=root).prepare("gravel")
+    return 0
 
 
 def test_two_processes_at_once_write_the_same_files_whole(root, tmp_path):
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_prepare, args=(str(tmp_path),)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-        assert worker.exitcode == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["gravel"]
-    assert digests(tmp_path / "gravel") == digests(drawn(root, "gravel"))
+    made, log = tmp_path / "made", tmp_path / "log.txt"
+    workers = [Forked(partial(_prepare, str(made)), log) for _ in range(2)]
+    assert [worker.wait() for worker in workers] == [0, 0], log.read_text(encoding="utf-8")
+    assert [path.name for path in made.iterdir()] == ["gravel"]
+    assert digests(made / "gravel") == digests(drawn(root, "gravel"))
 
 
 def test_a_crash_leaves_nothing_that_a_reader_would_see(tmp_path, monkeypatch):
