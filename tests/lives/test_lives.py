@@ -81,6 +81,13 @@ def test_a_test_image_that_becomes_a_training_image_passes_the_network_once(live
     live([("copy", "test/good", 1, "train/good"), ("replace", "test/good", 1, 0)])
 
 
+def test_without_an_anomalous_test_image_no_floor_is_judged(live: Live) -> None:
+    # Three masks lose their images, and an image of a defect without a mask is reported.
+    live(
+        [("rename", "test/spot", 0), ("rename", "test/spot", 3), ("rename", "test/spot", 3), ("land", "train/good", 0)]
+    )
+
+
 def test_what_a_killed_process_left_of_a_head_is_no_head(live: Live) -> None:
     live([("copy", "train/good", 0, "train/good"), ("tick", "die half way", 59)])
 
