@@ -40,17 +40,22 @@ def fit_regions(mask: Mask, resize: Resize, crop: int | None, shrink: Shrink) ->
         return cropped(resized, box), 0
     from scipy import ndimage
 
-    regions, count = ndimage.label(mask, np.ones((3, 3)))
-    sampled = regions[rows[:, None], columns]
+    # Masks are sparse: regions are labelled in the rectangle around them.
+    (first_y, last_y), (first_x, last_x) = (np.flatnonzero(mask.any(axis=axis))[[0, -1]] for axis in (1, 0))
+    regions, count = ndimage.label(mask[first_y : last_y + 1, first_x : last_x + 1], np.ones((3, 3)))
+    y, x = np.nonzero(resized)
+    inside = (y >= top) & (y < bottom) & (x >= left) & (x < right)
+    sampled = regions[rows[y] - first_y, columns[x] - first_x]
     present = np.zeros(count + 1, np.bool_)
-    present[cropped(sampled, box)] = True
+    present[sampled[inside]] = True
     if shrink != "nearest":
         missing = np.ones(count + 1, np.bool_)
         missing[0] = False
         if shrink == "regions":
             missing[sampled] = False
         old_y, old_x = np.nonzero(missing[regions])
-        y, x = nearest(h, old_h)[old_y], nearest(w, old_w)[old_x]  # the new pixel that contains the old one's centre
+        # The new pixel that contains the old one's centre.
+        y, x = nearest(h, old_h)[old_y + first_y], nearest(w, old_w)[old_x + first_x]
         resized[y, x] = True
         inside = (y >= top) & (y < bottom) & (x >= left) & (x < right)
         present[regions[old_y[inside], old_x[inside]]] = True

@@ -181,12 +181,15 @@ class Padim(Method[Gaussians]):
                 f"{tuple(state.mean.shape)}: score with the extractor that they were fitted on"
             )
         away = (vectors - state.mean.to(runtime.device)).flatten(1, 2).permute(1, 2, 0)
-        squares = _lengths(state.whitening[0], away, runtime)
-        excluded = self.excluded_ids(batch)
-        if excluded is not None:
-            known = set(state.image_ids)
-            own = torch.tensor([image_id in known for image_id in excluded], device=squares.device)
-            squares = torch.where(own, self._without_itself(state, away, runtime), squares)
+        excluded, known = self.excluded_ids(batch), set(state.image_ids)
+        own = [image_id in known for image_id in excluded or ()]
+        if own and all(own):  # no other distance is read
+            squares = self._without_itself(state, away, runtime)
+        else:
+            squares = _lengths(state.whitening[0], away, runtime)
+        if any(own) and not all(own):
+            among = torch.tensor(own, device=squares.device)
+            squares = torch.where(among, self._without_itself(state, away, runtime), squares)
         places = state.mean.shape[:2]
         grid = InspectedGrid(batch.region, places).filled(squares.T).unflatten(1, places).sqrt()
         maps = without_outside(gaussian_blur(upsample(grid, batch.map_size), self.sigma), batch.region)
@@ -244,14 +247,21 @@ def _joined(taps: list[Tensor], channels: Tensor) -> Tensor:
     from torch.nn.functional import interpolate
 
     grid = taps[0].shape[2:]
-    joined, last = sum(tap.shape[1] for tap in taps), int(channels.max())
+    joined, numbers = sum(tap.shape[1] for tap in taps), channels.tolist()
+    last = max(numbers)
     if last >= joined:
         raise ValueError(
             f"the layers have {joined} channels, number {last} was fitted: score with the extractor that the "
             "Gaussians are from"
         )
-    layers = [tap if tap.shape[2:] == grid else interpolate(tap, grid, mode="nearest") for tap in taps]
-    vectors = torch.cat(layers, dim=1)[:, channels].permute(0, 2, 3, 1)
+    layers, first = [], 0
+    for tap in taps:
+        own = [number - first for number in numbers if first <= number < first + tap.shape[1]]  # they ascend
+        first += tap.shape[1]
+        if own:
+            part = tap if len(own) == tap.shape[1] else tap.index_select(1, torch.tensor(own, device=tap.device))
+            layers.append(part if part.shape[2:] == grid else interpolate(part, grid, mode="nearest"))
+    vectors = torch.cat(layers, dim=1).permute(0, 2, 3, 1)
     check_finite(vectors)
     return vectors
 

@@ -168,8 +168,8 @@ class PixelStatistics:
     def _exact_levels(self) -> Levels:
         for parts in (self._scores, self._anomalous, self._weights):
             parts[:] = [np.concatenate(parts)]
-        scores = np.sort(self._scores[0])
-        return Levels.of_scores(scores, self._anomalous[0], self._weights[0])
+        self._scores[0].sort()  # in place: they are a multiset
+        return Levels.of_scores(self._scores[0], self._anomalous[0], self._weights[0])
 
     def _add(self, scores: NDArray[Any], anomalous: NDArray[Any], weights: NDArray[Any]) -> None:
         if self._histogram is not None:

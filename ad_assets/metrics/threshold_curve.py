@@ -54,8 +54,13 @@ class Levels:
         weight = np.bincount(level, weights, minlength=len(thresholds))
         counts = counts[::-1]
         reached: Counts = counts.cumsum(dtype=np.int64)
-        above: Any = len(scores) - np.searchsorted(scores, thresholds, side="right")[::-1]
-        at_least: Counts = len(scores) - np.searchsorted(scores, thresholds, side="left")[::-1]
+        left = np.searchsorted(scores, thresholds, side="left")
+        right = left + counts[::-1]  # the anomalous ones of that score, and mostly no others
+        tied = right < len(scores)
+        tied[tied] = scores[right[tied]] == thresholds[tied]
+        right[tied] = np.searchsorted(scores, thresholds[tied], side="right")
+        above: Any = len(scores) - right[::-1]
+        at_least: Counts = len(scores) - left[::-1]
         return cls(
             thresholds=thresholds[::-1].astype(np.float64),
             anomalous=reached,

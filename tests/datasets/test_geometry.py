@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import ndimage
 from torchvision.transforms import functional as torchvision
 
 from ad_assets.datasets.geometry import fit_mask, fit_regions
@@ -105,6 +106,31 @@ def test_every_rule_keeps_what_the_nearest_pixels_show(h, w, resize, data):
     if crop is None:
         assert lost == 0
         assert regions.any() == mask.any()
+
+
+@given(sides, sides, st.one_of(st.integers(3, 50), st.tuples(st.integers(3, 50), st.integers(3, 50))), st.data())
+def test_regions_are_kept_as_a_loop_over_regions_of_the_whole_mask_says(h, w, resize, data):
+    new_h, new_w = resized_shape(h, w, resize)
+    crop = data.draw(st.one_of(st.none(), st.integers(1, min(new_h, new_w))))
+    top, left, bottom, right = centre_box(new_h, new_w, crop)
+    mask = np.random.default_rng(h * 41 + w).random((h, w)) < data.draw(st.sampled_from([0.002, 0.05, 0.5]))
+    regions, count = ndimage.label(mask, np.ones((3, 3)))
+    for shrink in ("nearest", "regions", "any_pixel"):
+        expected, lost = np.zeros((new_h, new_w), bool), 0
+        for region in range(1, count + 1):
+            own = np.zeros_like(expected)
+            y, x = np.indices(own.shape)
+            own[regions[(2 * y + 1) * h // (2 * new_h), (2 * x + 1) * w // (2 * new_w)] == region] = True
+            if shrink == "any_pixel" or (shrink == "regions" and not own.any()):
+                for row, column in np.argwhere(regions == region):
+                    own[(2 * row + 1) * new_h // (2 * h), (2 * column + 1) * new_w // (2 * w)] = True
+            expected |= own
+            lost += not own[top:bottom, left:right].any()
+        if crop is None and new_h >= h and new_w >= w:
+            lost = 0  # every pixel is still there
+        fitted, gone = fit_regions(mask, resize, crop, shrink)
+        assert gone == lost
+        assert np.array_equal(fitted, expected[top:bottom, left:right])
 
 
 def test_regions_that_a_crop_cuts_away_are_counted():

@@ -93,6 +93,16 @@ def test_left_out_equals_a_fit_without_the_image() -> None:
     assert torch.equal(stranger.maps, method.score(state, Batch(one, (16, 16)), RUNTIME).maps)
 
 
+def test_an_image_is_left_out_whoever_is_beside_it() -> None:
+    method, nominal = Padim(channels=5), taps(7, 9)
+    state, ids = fitted(method, nominal), ["image-4", "somebody-else", "image-2"]
+    images = [tap[[4, 0, 2]] for tap in nominal]
+    together = method.score(state, Batch(images, (16, 16), ids, left_out=True), RUNTIME)
+    for number, own in enumerate(ids):
+        alone = Batch([tap[number, None] for tap in images], (16, 16), [own], left_out=True)
+        torch.testing.assert_close(method.score(state, alone, RUNTIME).maps[0], together.maps[number])
+
+
 def test_batches_bands_and_order_do_not_matter() -> None:
     nominal, test = taps(4, 11), taps(5, 2)
     method = Padim(channels=9, ridge=0.1)

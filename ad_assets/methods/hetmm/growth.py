@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ad_assets.methods.data import Batch, Matches
 from ad_assets.methods.growth import Growth
-from ad_assets.methods.hetmm.templates import ABSENT, TemplateSet
+from ad_assets.methods.hetmm.templates import ABSENT, StoredTemplates, TemplateSet
 from ad_assets.methods.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ class TemplateGrowth(Growth):
         here = {number: state.image_ids[source] for number, source in enumerate(sources.tolist()) if source != ABSENT}
         new = [number for number, image_id in here.items() if image_id in self.added]
         ids = [here[number] for number in new]
-        self._new = replace(state, templates=[own[:, :, new] for own in state.templates], sources=[], image_ids=ids)
+        stored = state.templates
+        templates = stored.of_images(new) if isinstance(stored, StoredTemplates) else [own[:, :, new] for own in stored]
+        self._new = replace(state, templates=templates, sources=[], image_ids=ids)
 
     def renew(self, batch: Batch) -> Matches:
         """As `Growth.renew`; an image has no template among the new ones."""

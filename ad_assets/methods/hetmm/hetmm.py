@@ -38,12 +38,13 @@ from ad_assets.methods.hetmm.presets import PRESETS
 from ad_assets.methods.hetmm.template_selection import GRAM, Selection, gram_bytes
 from ad_assets.methods.hetmm.templates import (
     TEMPLATES,
+    StoredTemplates,
     TemplateSet,
     absent_templates,
     bytes_each,
     images_of_all,
+    nominal_vectors,
     own_templates,
-    unit_vectors,
     without_templates,
 )
 from ad_assets.methods.needs import Needs
@@ -181,7 +182,7 @@ class Hetmm(Method[TemplateSet]):
         if "random" not in self.selection:
             need, remedy = 1e-9 * gram_bytes(len(features)), "keep all images (sheets: null), or select pixel_random"
             runtime.check_budget(GRAM, need, f"{len(features)} images, float64", remedy)
-        everything = unit_vectors(features, shape, runtime)
+        everything = nominal_vectors(features, shape, runtime)
         picks, clusters = select_with_clusters(
             everything.permute(2, 3, 0, 1),
             sheets,
@@ -212,22 +213,17 @@ class Hetmm(Method[TemplateSet]):
     def prepare(
         self, state: TemplateSet, train: Features, runtime: Runtime, load_matches: LoadMatches | None = None
     ) -> TemplateSet:
-        """Read the templates of a set of all images from the stored features.
+        """Let the templates of a set of all images be read from the stored features, when they are first asked for.
 
         Raises:
-            BudgetError: they are beyond the budget, and the disk has no room for them; or a device has none.
+            BudgetError: a device has no room for them.
         """
         del load_matches
         if state.templates:
             return state
-        need = len(train) * bytes_each(state.shapes)
-        remedy = "keep fewer sheets, or tap deeper layers"
-        runtime.check_device(TEMPLATES, 1e-9 * need, f"of {len(train)} images", remedy)
-        layers = [
-            unit_vectors(train.layer(layer), shape, runtime, need - len(train) * bytes_each([shape]))
-            for layer, shape in enumerate(state.shapes)
-        ]
-        return replace(state, templates=layers)
+        need, remedy = 1e-9 * len(train) * bytes_each(state.shapes), "keep fewer sheets, or tap deeper layers"
+        runtime.check_device(TEMPLATES, need, f"of {len(train)} images", remedy)
+        return replace(state, templates=StoredTemplates(train, state.shapes, runtime))
 
     def without(self, state: TemplateSet, image_ids: Collection[str], train: Features, runtime: Runtime) -> TemplateSet:
         """The set without the templates of some images; where a place has no other, as for `score`."""
@@ -287,17 +283,16 @@ class Hetmm(Method[TemplateSet]):
 
     def search(self, state: TemplateSet, batch: Batch, runtime: Runtime) -> Matches:
         """What a batch finds in the templates: distances of each layer (B, H, W), on the CPU."""
-        from torch.nn.functional import normalize
-
         from ad_assets.kernels.local_matching import match
         from ad_assets.kernels.patch_matching import match_patches
+        from ad_assets.kernels.unit_vectors import unit_vectors
 
         excluded, budget = self.excluded_ids(batch), runtime.budget_gb(runtime.device)
         found: dict[str, Tensor] = {}
         for layer, tap in enumerate(batch.taps):
             # Backwards, too, a template is sought in what is inspected of an image alone.
             inspected = InspectedGrid(batch.region, tap.shape[2:]).filled_tap(tap)
-            query = normalize(inspected.to(runtime.device), dim=1)
+            query = unit_vectors(inspected.to(runtime.device))
             templates = state.templates[layer].to(runtime.device).permute(2, 3, 0, 1)
             own = self._excluded(state, layer, excluded, templates, batch)
             window = self.windows[layer]

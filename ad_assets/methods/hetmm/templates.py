@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
-from ad_assets.methods.data import Features
+from ad_assets.methods.data import Features, all_finite
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
 
@@ -24,7 +24,7 @@ class TemplateSet(State):
 
     Args:
         templates: a layer each, (H, W, K, C) float32 of unit length over C; empty while the set of all images lies in
-            the store's features.
+            the store's features, and then `StoredTemplates`.
         sources: a layer each, (H, W, K) int32: which of `image_ids` a template is from; empty for all images, where
             template k is from image k.
         clusters: a layer each, (H, W) int16: regions that OPTICS found; empty where it was not asked.
@@ -32,11 +32,60 @@ class TemplateSet(State):
         image_ids: the nominal images.
     """
 
-    templates: list[Tensor]
+    templates: Sequence[Tensor]
     sources: list[Tensor]
     clusters: list[Tensor]
     shapes: list[list[int]]
     image_ids: list[str]
+
+    def to(self, device: str) -> Self:
+        """As `State.to`."""
+        if isinstance(self.templates, StoredTemplates):
+            rest = replace(self, templates=[]).to(device)
+            return replace(rest, templates=self.templates.to(device))
+        return super().to(device)
+
+
+class StoredTemplates(Sequence["Tensor"]):
+    """The templates of all images, a layer each, (H, W, N, C): read from the store when a layer is first asked for.
+
+    A set that grew is mostly searched in what came alone, and what was there need not be read.
+
+    Args:
+        features: of the N images.
+        shapes: a layer each, C, H, W.
+        runtime: device and memory budget. Asking for a layer raises what `nominal_vectors` does.
+        device: where the templates are to be; None: in main memory.
+    """
+
+    def __init__(self, features: Features, shapes: list[list[int]], runtime: Runtime, device: str = "cpu") -> None:
+        self._features, self._shapes, self._runtime, self._device = features, shapes, runtime, device
+        self._read: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def __getitem__(self, layer: Any) -> Any:
+        if not 0 <= layer < len(self):
+            raise IndexError(layer)
+        if layer not in self._read:
+            shape, images = self._shapes[layer], len(self._features)
+            beside = images * (bytes_each(self._shapes) - bytes_each([shape]))
+            vectors = nominal_vectors(self._features.layer(layer), shape, self._runtime, beside)
+            self._read[layer] = vectors.to(self._device)
+        return self._read[layer]
+
+    def of_images(self, numbers: Sequence[int]) -> list[Tensor]:
+        """Those of some images alone, a layer each."""
+        ids = tuple(self._features.image_ids[number] for number in numbers)
+        some = StoredTemplates(replace(self._features, image_ids=ids), self._shapes, self._runtime, self._device)
+        return list(some)
+
+    def to(self, device: str) -> StoredTemplates:
+        """The same on a device."""
+        other = StoredTemplates(self._features, self._shapes, self._runtime, device)
+        other._read |= {layer: vectors.to(device) for layer, vectors in self._read.items()}
+        return other
 
 
 def bytes_each(shapes: list[list[int]]) -> int:
@@ -44,7 +93,7 @@ def bytes_each(shapes: list[list[int]]) -> int:
     return 4 * sum(channels * height * width for channels, height, width in shapes)
 
 
-def unit_vectors(features: Features, shape: list[int], runtime: Runtime, beside: int = 0) -> Tensor:
+def nominal_vectors(features: Features, shape: list[int], runtime: Runtime, beside: int = 0) -> Tensor:
     """(H, W, N, C) float32 of one layer, of unit length over C, in main memory or mapped into it.
 
     Args:
@@ -57,19 +106,19 @@ def unit_vectors(features: Features, shape: list[int], runtime: Runtime, beside:
         ValueError: other shapes, or NaN.
         BudgetError: they are beyond the budget, and the disk has no room for them.
     """
-    from torch.nn.functional import normalize
+    from ad_assets.kernels.unit_vectors import unit_vectors
 
     channels, height, width = shape
     everything = runtime.empty(TEMPLATES, height, width, len(features), channels, beside=beside)
     done = 0
     for ids, (tap,) in features.batches():
         tap = tap.to(runtime.device)
-        if list(tap.shape[1:]) != shape or not tap.isfinite().all():
+        if list(tap.shape[1:]) != shape or not all_finite(tap):
             raise ValueError(
                 f"images {ids[0]}...: features {tuple(tap.shape[1:])} instead of {tuple(shape)}, or NaN or infinity: "
                 "extract all features with one extractor, in float32"
             )
-        vectors = normalize(tap, dim=1).permute(2, 3, 0, 1)
+        vectors = unit_vectors(tap).permute(2, 3, 0, 1)
         # Turned on a device, they come back as they will lie here.
         everything[:, :, done : done + len(ids)] = (
             vectors if vectors.device.type == "cpu" else vectors.contiguous().cpu()

@@ -83,9 +83,9 @@ class Rad(ImageRetrieval):
 
     def vectors(self, taps: list[Tensor]) -> list[Tensor]:
         """As `ImageRetrieval.vectors`: the patches of each layer, of length one."""
-        from torch.nn.functional import normalize
+        from ad_assets.kernels.unit_vectors import unit_vectors
 
-        return [normalize(tap, dim=1).flatten(2).mT for tap in compared(taps)]
+        return [unit_vectors(tap).flatten(2).mT for tap in compared(taps)]
 
     def grids(self, taps: list[Tensor]) -> list[tuple[int, int]]:
         """As `ImageRetrieval.grids`: those of the layers."""

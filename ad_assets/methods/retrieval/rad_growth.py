@@ -55,10 +55,7 @@ class PatchGrowth(ImageGrowth[Comparison]):
         if len(came) + len(gone) >= len(images):
             return level.distances(row, images)
         least = kept.to(level.queries.device)
-        again = least.new_zeros(len(least), dtype=torch.bool)
-        if len(gone):
-            again = level.distances(row, gone) <= least + AS_NEAR
-        if len(came):
-            least = torch.minimum(least, level.distances(row, came))
-        places = again.nonzero().flatten()
+        to_came, to_gone = level.distances_to_few(row, [came, gone])
+        places = (to_gone <= least + AS_NEAR).nonzero().flatten()
+        least = torch.minimum(least, to_came)
         return least.index_put((places,), level.distances_at(row, images, places)) if len(places) else least

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,6 +48,40 @@ class Level:
         for some in images.split(step):
             near = rows if len(some) == len(self.bank) else rows.index_select(1, some.to(self.bank.device))
             found = torch.minimum(found, self._nearest(query, near.to(query.device).contiguous()))
+        return found
+
+    def distances_to_few(self, row: int, groups: Sequence[Tensor]) -> list[Tensor]:
+        """(P,) of each group of a few nominal images: as `distances`, infinite for none.
+
+        The windows of the image are copied once, and all places are one product; but for rounding it is the same.
+        """
+        import torch
+        from torch.nn.functional import pad
+
+        query, few = self.queries[row], torch.cat(list(groups))
+        if self.radius is None:
+            infinite = torch.full_like(query[:, 0], torch.inf)
+            return [self.distances(row, images) if len(images) else infinite for images in groups]
+        window, margin = 2 * self.radius + 1, self.radius
+        near = self.bank.transpose(0, 1).index_select(1, few.to(self.bank.device)).to(query.device)
+        padded = pad(query.unflatten(0, self.grid), (0, 0, margin, margin, margin, margin))
+        windows = padded.unfold(0, window, 1).unfold(1, window, 1).permute(0, 1, 3, 4, 2)
+        cosines = torch.bmm(windows.reshape(len(query), -1, query.shape[1]), near.mT)  # (P, window * window, k)
+        if self.met is not None:
+            cosines[~self.met.to(query.device)] = -torch.inf
+        found, (height, width) = [], self.grid
+        for part in cosines.split([len(images) for images in groups], dim=2):
+            if not part.shape[2]:
+                found.append(torch.full_like(query[:, 0], torch.inf))
+                continue
+            best = part.amax(dim=2).unflatten(1, (window, window)).unflatten(0, self.grid)
+            # What lies beyond the border was compared with zeros, and is cut off.
+            highest = query.new_full((height + 2 * margin, width + 2 * margin), -torch.inf)
+            for down, right in product(range(window), repeat=2):
+                place = highest[down : down + height, right : right + width]
+                torch.maximum(place, best[:, :, down, right], out=place)
+            inside = highest[margin : margin + height, margin : margin + width]
+            found.append((1 - inside).clamp(0, 2).flatten())
         return found
 
     def distances_at(self, row: int, images: Tensor, places: Tensor) -> Tensor:

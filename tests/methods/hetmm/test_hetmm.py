@@ -1,6 +1,8 @@
 """HETMM against the authors' fused map, its ablations, its updates, its presets."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -141,6 +143,28 @@ def test_as_many_sheets_as_images_are_all_images() -> None:
             scores(Hetmm(windows=(3, 3), sheets=sheets), nominal, test), scores(Hetmm(windows=(3, 3)), nominal, test)
         )
     assert [list(layer.shape) for layer in everything.templates] == [[8, 8, 6, 6], [4, 4, 6, 10]]
+
+
+def test_a_set_that_grew_reads_the_new_images_alone_for_what_was_matched_before() -> None:
+    method, nominal, read = Hetmm(windows=(3, 3)), taps(9, 6), []
+    features = tap_features(nominal)
+
+    def load(ids: Sequence[str], layers: tuple[int, ...] | None) -> list[torch.Tensor]:
+        read.extend(ids)
+        return features.load(ids, layers)
+
+    train = replace(features, load=load)
+    earlier = method.fit(replace(train, image_ids=train.image_ids[:4]), RUNTIME)
+    state = method.prepare(method.fit(train, RUNTIME), train, RUNTIME)
+    read.clear()
+    growth = method.growth(state, earlier, RUNTIME)
+    assert growth is not None
+    test, batch = taps(10, 2), Batch([], (0, 0))
+    old = method.prepare(earlier, replace(features, image_ids=features.image_ids[:4]), RUNTIME)
+    renewed = growth.renew(replace(batch, taps=test, matches=method.search(old, replace(batch, taps=test), RUNTIME)))
+    assert set(read) == {"image-4", "image-5"}
+    for name, own in method.search(state, replace(batch, taps=test), RUNTIME).items():
+        torch.testing.assert_close(renewed[name], own, rtol=0, atol=1e-6)
 
 
 def test_layers_are_positions_of_taps() -> None:

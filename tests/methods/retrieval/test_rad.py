@@ -214,3 +214,20 @@ def test_some_places_are_compared_as_all_are(radius: int | None, inspected: bool
     images, places = torch.tensor([1, 2, 4, 7]), torch.tensor([0, 8, 20, 31, 54, 62])
     some, every = level.distances_at(1, images, places), level.distances(1, images)
     torch.testing.assert_close(some, every[places], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("inspected", [False, True])
+@pytest.mark.parametrize("radius", [0, 1, 3, None])
+def test_a_few_images_are_compared_as_many_are(radius: int | None, inspected: bool) -> None:
+    generator = torch.Generator().manual_seed(4)
+    bank, queries = (torch.randn(n, 20, 6, generator=generator) for n in (9, 3))
+    bank, queries = (torch.nn.functional.normalize(each, dim=2) for each in (bank, queries))
+    bank = bank.transpose(0, 1).contiguous().transpose(0, 1)
+    met = torch.rand(20, generator=generator) < 0.4 if inspected else None
+    level = Level(queries, bank, (4, 5), radius, met, 1.0)
+    groups = [torch.tensor([1, 4, 7]), torch.tensor([], dtype=torch.int64), torch.tensor([8])]
+    for row in range(3):
+        found = level.distances_to_few(row, groups)
+        assert found[1].isinf().all()
+        for number in (0, 2):
+            torch.testing.assert_close(found[number], level.distances(row, groups[number]), rtol=0, atol=1e-6)
