@@ -204,14 +204,13 @@ class NewImageGate:
             recorder.add(Inspected(row["image_id"], None, row["path"], appearance_of(rgb)), prediction)
             if prediction.score > threshold or image in odd:
                 full = prediction.full_map()
-                low, high = detector.colour_scale or (float(np.nanmin(full)), float(np.nanmax(full)))
+                scale = detector.colour_scale or (float(np.nanmin(full)), float(np.nanmax(full)))
                 name = row["path"].rpartition("/")[2]
                 seen, inside = prediction.seen_mask(), prediction.inspected
                 shown = rgb if inside is None else pictures.inspected(rgb, inside)
                 label = int(prediction.score > threshold)
-                panel = panels.panel(
-                    shown, None, full, low, high, score=prediction.score, label=label, title=name, seen=seen
-                )
+                picture = panels.ScoredPicture(shown, full, scale, seen=seen)
+                panel = panels.panel(picture, score=prediction.score, label=label, title=name)
                 path = held_picture_path(self._dataset.name, category, image)
                 self._store.write_bytes(path, picture_files.to_jpeg(panel, max_bytes=PICTURE_BYTES))
             progress("new images judged", number + 1, len(rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,33 +25,34 @@ LABEL_NAMES = ("nominal", "anomalous")
 LABEL_COLOURS = ((126, 200, 150), (255, 150, 122))
 
 
-def strip(
-    rgb: RgbImage,
-    mask: NDArray[Any] | None,
-    score_map: NDArray[Any],
-    low: float,
-    high: float,
-    *,
-    size: int = 160,
-    seen: NDArray[np.bool_] | None = None,
-) -> RgbImage:
-    """Image | image with mask outline | heat map over the image, side by side.
+@dataclass(frozen=True)
+class ScoredPicture:
+    """An image, what was found in it, and what is known of it.
 
     Args:
         rgb: ``(H, W, 3)`` uint8.
-        mask: ``(H, W)`` or None for images without one.
         score_map: ``(H, W)`` raw scores.
-        low: start of the category's colour scale.
-        high: its end.
-        size: longer side of each tile in pixels.
+        scale: start and end of the category's colour scale.
+        mask: ``(H, W)``, or None for images without one.
         seen: as for `overlay`.
+    """
+
+    rgb: RgbImage
+    score_map: NDArray[Any]
+    scale: tuple[float, float]
+    mask: NDArray[Any] | None = None
+    seen: NDArray[np.bool_] | None = None
+
+
+def strip(picture: ScoredPicture, size: int = 160) -> RgbImage:
+    """Image | image with mask outline | heat map over the image, side by side; their longer sides have `size` pixels.
 
     Raises:
         ValueError: as `overlay` and `outline`.
     """
-    shown = heat(rgb, score_map, low, high, size, seen=seen)
+    shown = heat(picture, size)
     gap = np.full((shown.shape[0], GAP, 3), GROUND, np.uint8)
-    return np.concatenate([photo(rgb, mask, size), gap, shown], axis=1)
+    return np.concatenate([photo(picture.rgb, picture.mask, size), gap, shown], axis=1)
 
 
 def photo(rgb: RgbImage, mask: NDArray[Any] | None, size: int = 160) -> RgbImage:
@@ -60,41 +62,20 @@ def photo(rgb: RgbImage, mask: NDArray[Any] | None, size: int = 160) -> RgbImage
         ValueError: image and mask differ in size.
     """
     small = resized(rgb, size)
-    masked = small if mask is None else outline(small, _resized_mask(mask, rgb, small))
     gap = np.full((small.shape[0], GAP, 3), GROUND, np.uint8)
-    return np.concatenate([small, gap, masked], axis=1)
+    return np.concatenate([small, gap, _outlined(rgb, small, mask)], axis=1)
 
 
-def heat(
-    rgb: RgbImage,
-    score_map: NDArray[Any],
-    low: float,
-    high: float,
-    size: int = 160,
-    *,
-    seen: NDArray[np.bool_] | None = None,
-) -> RgbImage:
-    """The heat map over the image: the last of the three of a `strip`. Arguments as there.
+def heat(picture: ScoredPicture, size: int = 160) -> RgbImage:
+    """The heat map over the image: the last of the three of a `strip`.
 
     Raises:
         ValueError: as `overlay`.
     """
-    return resized(overlay(rgb, score_map, low, high, seen=seen), size)
+    return resized(overlay(picture.rgb, picture.score_map, *picture.scale, seen=picture.seen), size)
 
 
-def panel(
-    rgb: RgbImage,
-    mask: NDArray[Any] | None,
-    score_map: NDArray[Any],
-    low: float,
-    high: float,
-    *,
-    score: float,
-    label: int,
-    title: str = "",
-    size: int = 160,
-    seen: NDArray[np.bool_] | None = None,
-) -> RgbImage:
+def panel(picture: ScoredPicture, *, score: float, label: int, title: str = "", size: int = 160) -> RgbImage:
     """A `strip` with a caption: label, image score and a title such as detector or defect type.
 
     Raises:
@@ -102,8 +83,7 @@ def panel(
     """
     if label not in (0, 1):
         raise ValueError(f"a label is 0 (nominal) or 1 (anomalous), not {label}")
-    tiles = strip(rgb, mask, score_map, low, high, size=size, seen=seen)
-    return _labelled(tiles, label, f" {score:.4g}", title)
+    return _labelled(strip(picture, size), label, f" {score:.4g}", title)
 
 
 def tile(rgb: RgbImage, mask: NDArray[Any] | None, *, label: int, title: str, size: int = 160) -> RgbImage:
@@ -112,8 +92,7 @@ def tile(rgb: RgbImage, mask: NDArray[Any] | None, *, label: int, title: str, si
     Raises:
         ValueError: image and mask differ in size.
     """
-    small = resized(rgb, size)
-    shown = small if mask is None else outline(small, _resized_mask(mask, rgb, small))
+    shown = _outlined(rgb, resized(rgb, size), mask)
     square = np.full((size, size, 3), GROUND, np.uint8)
     top, left = (size - shown.shape[0]) // 2, (size - shown.shape[1]) // 2
     square[top : top + shown.shape[0], left : left + shown.shape[1]] = shown
@@ -183,11 +162,17 @@ def _shortened(draw: ImageDraw, font: FreeTypeFont | ImageFont, text: str, width
     return f"{text}…" if text else ""
 
 
-def _resized_mask(mask: NDArray[Any], rgb: RgbImage, small: RgbImage) -> NDArray[np.bool_]:
-    """The mask at the size of the small picture; a defect thinner than one of its pixels stays visible."""
+def _outlined(rgb: RgbImage, small: RgbImage, mask: NDArray[Any] | None) -> RgbImage:
+    """A small picture of an image with the outline of its mask; a defect thinner than one of its pixels stays visible.
+
+    Raises:
+        ValueError: image and mask differ in size.
+    """
     from PIL import Image
 
+    if mask is None:
+        return small
     check_same_size(rgb, mask, "mask")
     image = Image.fromarray(mask.astype(bool).astype(np.uint8) * 255)
     target = small.shape[1], small.shape[0]
-    return np.asarray(image.resize(target, Image.Resampling.BOX)) > 0
+    return outline(small, np.asarray(image.resize(target, Image.Resampling.BOX)) > 0)

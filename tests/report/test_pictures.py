@@ -17,6 +17,10 @@ from ad_assets_runtime.colours import INFERNO
 GREY = np.full((20, 30, 3), 100, np.uint8)
 
 
+def picture(rgb, scores, mask=None, seen=None):
+    return panels.ScoredPicture(rgb, scores, (0, 1), mask, seen)
+
+
 def decoded(jpeg):
     return np.asarray(Image.open(io.BytesIO(jpeg)))
 
@@ -80,8 +84,8 @@ def test_what_was_not_looked_at_looks_like_no_heat_map():
     assert len(np.unique(unseen)) > 1  # lines
     with pytest.raises(ValueError, match="not finite"):  # where it looked, a score is a number
         pictures.overlay(GREY, scores, 0, 1, seen=np.ones_like(seen))
-    everywhere = panels.strip(GREY, None, np.zeros((20, 30)), 0, 1, size=30)
-    assert not np.array_equal(panels.strip(GREY, None, scores, 0, 1, size=30, seen=seen), everywhere)
+    everywhere = panels.strip(picture(GREY, np.zeros((20, 30))), 30)
+    assert not np.array_equal(panels.strip(picture(GREY, scores, seen=seen), 30), everywhere)
 
 
 @given(hnp.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
@@ -106,29 +110,29 @@ def test_strip_shows_three_tiles_and_even_the_thinnest_defect():
     mask = np.zeros((400, 200), bool)
     mask[50:350, 101] = True
     scores = np.zeros((400, 200))
-    strip = panels.strip(rgb, mask, scores, 0, 1, size=100)
+    strip = panels.strip(picture(rgb, scores, mask), 100)
     assert strip.shape == (100, 3 * 50 + 2 * panels.GAP, 3)
     image, outlined = strip[:, :50], strip[:, 50 + panels.GAP : 100 + panels.GAP]
     assert (image == 90).all()
     assert (outlined == pictures.OUTLINE).all(axis=2).sum() > 150
-    plain = panels.strip(rgb, None, scores, 0, 1, size=100)
+    plain = panels.strip(picture(rgb, scores), 100)
     assert np.array_equal(plain[:, :50], plain[:, 50 + panels.GAP : 100 + panels.GAP])
     with pytest.raises(ValueError, match="mask has the shape"):
-        panels.strip(rgb, mask[:300], scores, 0, 1)
+        panels.strip(picture(rgb, scores, mask[:300]))
 
 
 def test_panel_has_a_caption_that_no_name_can_break():
     scores = np.zeros((20, 30))
-    plain = panels.panel(GREY, None, scores, 0, 1, score=0.5, label=0, size=60)
+    plain = panels.panel(picture(GREY, scores), score=0.5, label=0, size=60)
     assert plain.shape == (40 + panels.CAPTION_HEIGHT, 3 * 60 + 2 * panels.GAP, 3)
     for title in ("scratch", "x" * 400, "bad\udcffbytes", "two\nlines", "日本語", "\u202eevil"):
-        named = panels.panel(GREY, None, scores, 0, 1, score=0.5, label=0, title=title, size=60)
+        named = panels.panel(picture(GREY, scores), score=0.5, label=0, title=title, size=60)
         assert named.shape == plain.shape
         assert np.array_equal(named[panels.CAPTION_HEIGHT :], plain[panels.CAPTION_HEIGHT :])
-    anomalous = panels.panel(GREY, None, scores, 0, 1, score=0.5, label=1, size=60)
+    anomalous = panels.panel(picture(GREY, scores), score=0.5, label=1, size=60)
     assert not np.array_equal(anomalous, plain)
     with pytest.raises(ValueError, match=r"0 \(nominal\) or 1 \(anomalous\), not 2"):
-        panels.panel(GREY, None, scores, 0, 1, score=0.5, label=2)
+        panels.panel(picture(GREY, scores), score=0.5, label=2)
 
 
 def test_contact_sheet_places_panels_row_by_row():

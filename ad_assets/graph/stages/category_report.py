@@ -197,7 +197,7 @@ def _gallery(
     )
     by_id = {row["image_id"]: row for row in rows}
     wanted = [by_id[scored.images[i]["image_id"]] for i in chosen]
-    low, high = scored.colour_scale
+    scale = scored.colour_scale
     return [
         GalleryItem(
             picture.row["path"],
@@ -206,7 +206,7 @@ def _gallery(
             picture.score,
             scored.threshold,
             picture_files.to_jpeg(panels.photo(picture.rgb, picture.mask), quality=80),
-            picture_files.to_jpeg(panels.heat(picture.rgb, picture.score_map, low, high), quality=80),
+            picture_files.to_jpeg(panels.heat(panels.ScoredPicture(picture.rgb, picture.score_map, scale)), quality=80),
         )
         for picture in read_pictures(reader, extractor, score_maps, wanted, inspected)
     ]

@@ -272,10 +272,7 @@ def _contact_sheet(
     rows = [truth.rows[position] for position in chosen] or truth.rows[:4]
     drawn = [
         panels.panel(
-            picture.rgb,
-            picture.mask,
-            picture.score_map,
-            *colour_scale,
+            panels.ScoredPicture(picture.rgb, picture.score_map, colour_scale, picture.mask),
             score=picture.score,
             label=picture.row["label"] or 0,
             title=picture.row["defect_type"],
