@@ -22,7 +22,8 @@ from ad_assets.graph.stages.joint_bank import read_joined
 from ad_assets.graph.stages.metrics import read_scored_images
 from ad_assets.graph.stages.neighbours import read_matches
 from ad_assets.graph.stages.region_of_interest import PART, read_region, region_digest, region_tensor
-from ad_assets.graph.stages.score_maps import Scorer, calibration_images, read_score_index
+from ad_assets.graph.stages.score_maps import calibration_images, read_score_index
+from ad_assets.graph.stages.scorer import Scorer
 from ad_assets.methods import Features, LoadMatches
 from ad_assets.methods.data import NominalScores
 from ad_assets.prediction.lookup import DetectorError, Lookup

@@ -24,7 +24,7 @@ from ad_assets.backbones.extractor import Extractor
 from ad_assets.backbones.view import View
 from ad_assets.datasets.decoding import Decoding
 from ad_assets.graph.stages.feature_files import positions_of, stacked
-from ad_assets.graph.stages.score_maps import Scorer
+from ad_assets.graph.stages.scorer import Scorer
 from ad_assets.methods import Features, ScoreMaps
 from ad_assets.methods.data import NominalScores
 from ad_assets.metrics.thresholds import nominal_quantile, promise

@@ -26,7 +26,8 @@ from ad_assets.graph.stages.image_index import current_index, declared_groups, i
 from ad_assets.graph.stages.metric_rows import measured_rows
 from ad_assets.graph.stages.metrics import MetricsSettings, metrics_stage
 from ad_assets.graph.stages.region_of_interest import PART, learns_inside, read_region, region_digest, region_tensor
-from ad_assets.graph.stages.score_maps import Scorer, calibration_images
+from ad_assets.graph.stages.score_maps import calibration_images
+from ad_assets.graph.stages.scorer import Scorer
 from ad_assets.methods import Features, Method, Runtime, State
 from ad_assets.methods.data import NominalScores
 from ad_assets.prediction.lookup import DetectorError, Lookup

@@ -22,7 +22,7 @@ from PIL import Image
 
 from ad_assets.backbones.backbone import load_backbone
 from ad_assets.config.load import load_config
-from ad_assets.graph.stages.score_maps import Scorer
+from ad_assets.graph.stages.scorer import Scorer
 from ad_assets.methods import Features, Method, Runtime
 from ad_assets.metrics.alarm_rates import alarm_rates
 from ad_assets.metrics.ranking import auroc

@@ -14,7 +14,7 @@ import pytest
 import torch
 from scipy.stats import betabinom
 
-from ad_assets.graph.stages.score_maps import Scorer
+from ad_assets.graph.stages.scorer import Scorer
 from ad_assets.methods import METHODS, Runtime
 from ad_assets.methods.data import NominalScores
 from ad_assets.methods.ensemble import fuse, fuse_nominal

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from ad_assets.graph.stages.score_maps import Scorer
+from ad_assets.graph.stages.scorer import Scorer
 from ad_assets.methods import METHODS, Batch, Features, Method, Runtime, ScoreMaps
 from ad_assets.methods.hetmm.templates import TemplateSet
 from ad_assets.methods.memory_bank.bank import MemoryBank

@@ -11,7 +11,7 @@ from torch import Tensor
 from ad_assets.backbones.backbone import Backbone
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.datasets.region_of_interest import without_margin
-from ad_assets.graph.stages.score_maps import Scorer
+from ad_assets.graph.stages.scorer import Scorer
 from ad_assets.methods import METHODS, Batch, Features, Method, Runtime
 from ad_assets.methods.ensemble import fuse
 from ad_assets.methods.region_of_interest import InspectedGrid, inspected_cells, learnt_places, without_outside

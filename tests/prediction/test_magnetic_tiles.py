@@ -17,7 +17,7 @@ from torch import Tensor
 from ad_assets.backbones import backbone
 from ad_assets.backbones.backbone import Backbone
 from ad_assets.backbones.extractor import Extractor
-from ad_assets.graph.stages.score_maps import Scorer
+from ad_assets.graph.stages.scorer import Scorer
 from ad_assets.methods import METHODS, Features, Runtime
 from ad_assets.prediction.bisection import bisect_landings
 from ad_assets.prediction.drift_tests import BRIGHTNESS, CONTRAST, IMAGE_STATISTICS, Champion, drift_tests

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ad_assets.graph.stages.score_maps import Scorer
+from ad_assets.graph.stages.scorer import Scorer
 from ad_assets.methods import METHODS, Features, Method, Runtime, State
 from ad_assets.methods.data import by_image, together
 from ad_assets.methods.runtime import Checkpoints

@@ -40,7 +40,8 @@ from ad_assets.graph.stages.fitted_state import read_training_set
 from ad_assets.graph.stages.image_index import read_index
 from ad_assets.graph.stages.lane_scorer import lane_scorer
 from ad_assets.graph.stages.region_of_interest import PART, read_region, region_tensor
-from ad_assets.graph.stages.score_maps import Scorer, read_score_index, read_shard
+from ad_assets.graph.stages.score_maps import read_score_index, read_shard
+from ad_assets.graph.stages.scorer import Scorer
 from ad_assets.methods import Features
 from ad_assets.report.pictures import nominal_scale
 from ad_assets.store.store import Artifact

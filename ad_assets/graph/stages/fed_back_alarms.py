@@ -10,7 +10,8 @@ from ad_assets.graph.stage import Work
 from ad_assets.graph.stages.feature_files import stored_features
 from ad_assets.graph.stages.fitted_state import read_state, read_training_set, runtime_of
 from ad_assets.graph.stages.region_of_interest import read_region, region_tensor
-from ad_assets.graph.stages.score_maps import Scorer, read_score_index
+from ad_assets.graph.stages.score_maps import read_score_index
+from ad_assets.graph.stages.scorer import Scorer
 from ad_assets.methods import METHODS, Features, Method
 from ad_assets.production.champion_history import ChampionCandidate
 from ad_assets_runtime.identity import content_of

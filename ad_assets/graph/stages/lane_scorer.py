@@ -7,7 +7,8 @@ from ad_assets.graph.stages.features import extractor_of
 from ad_assets.graph.stages.fitted_state import method_of, read_state, runtime_of
 from ad_assets.graph.stages.neighbours import read_matches
 from ad_assets.graph.stages.region_of_interest import PART, read_region, region_tensor
-from ad_assets.graph.stages.score_maps import Scorer, ScoreSettings
+from ad_assets.graph.stages.score_maps import ScoreSettings
+from ad_assets.graph.stages.scorer import Scorer
 from ad_assets.methods import Features
 
 

@@ -18,7 +18,7 @@ from ad_assets.graph.stages.fitted_state import epoch_path, kept_epochs, read_st
 from ad_assets.graph.stages.ground_truth import GroundTruth, MeasuredScores, quality
 from ad_assets.graph.stages.kept_pictures import keep_picture
 from ad_assets.graph.stages.region_of_interest import read_region, region_digest, region_parts, region_tensor
-from ad_assets.graph.stages.score_maps import Scorer
+from ad_assets.graph.stages.scorer import Scorer
 from ad_assets.methods.training.base import TrainedMethod, TrainedNetwork
 from ad_assets.report.curves import plot
 

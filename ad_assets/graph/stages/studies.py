@@ -29,7 +29,7 @@ from ad_assets.graph.stages.region_of_interest import (
     region_parts,
     region_tensor,
 )
-from ad_assets.graph.stages.score_maps import Scorer
+from ad_assets.graph.stages.scorer import Scorer
 from ad_assets.graph.stages.training_subsets import TrainingSubset, contaminated_subset, random_subset
 from ad_assets.graph.stages.turned_features import Turned, all_turned_by, turned_by, turned_parts, with_turned
 from ad_assets.methods import LoadMatches, Method, State
