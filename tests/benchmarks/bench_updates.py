@@ -1,6 +1,7 @@
 """One percent more nominal images: what an update costs beside a fit from scratch, end to end, method by method.
 
     python -m tests.benchmarks.bench_updates [--tiles FOLDER] [--nominal 300] [--test 150] [--lanes padim ...]
+        [--extractor wide_resnet50_2]
 
 Images are those of the demo's `brick`, or magnetic tiles (the folder that holds MT_Free). Each figure is of a process
 of its own, as the daemon starts one for each run, with one lane: image index, features, state, neighbours, score maps,
@@ -29,11 +30,20 @@ from PIL import Image
 
 from tests.support.places import REPOSITORY
 
-EXTRACTOR = {
-    "backbone": "tf_efficientnet_lite0",
-    "weights": "bundled",
-    "taps": ["blocks.1", "blocks.2", "blocks.4"],
-    "resize": [256, 256],
+EXTRACTORS = {
+    "lite0": {
+        "backbone": "tf_efficientnet_lite0",
+        "weights": "bundled",
+        "taps": ["blocks.1", "blocks.2", "blocks.4"],
+        "resize": [256, 256],
+    },
+    # That of the papers. Time does not depend on the weights, so none are needed; metrics mean nothing.
+    "wide_resnet50_2": {
+        "backbone": "wide_resnet50_2",
+        "weights": "random(0)",
+        "taps": ["layer1", "layer2", "layer3"],
+        "resize": [224, 224],
+    },
 }
 PATCHES = {"layers": [2, 3], "pooling": "concat", "coreset_ratio": 0.1}
 EVERY = {"layers": [3], "pooling": "concat", "coreset_ratio": 1}  # 256 patches an image
@@ -63,6 +73,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=10_000, help="test images at most")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--lanes", nargs="+", choices=LANES, default=list(LANES))
+    parser.add_argument("--extractor", choices=EXTRACTORS, default="lite0")
     parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--profile", type=Path, help="write a profile of each update here")
     asked = parser.parse_args()
@@ -76,15 +87,15 @@ def main() -> None:
         trained = len(list((images / "parts/train/good").iterdir()))
         tested = len(list((images / "parts/test").glob("*/*")))
         print(f"{trained} nominal images, {len(new)} more, {tested} test images", flush=True)
-        base = _child(_config(folder, "base", images, asked.lanes))
+        base = _child(_config(folder, "base", images, asked.lanes, asked.extractor))
         print(f"all lanes before: {_sum(base, 1):.1f} s of the processor", flush=True)
         for image in new:
             shutil.copy(image, images / "parts/train/good" / image.name)
         for lane in asked.lanes:
-            _compare(folder, images, lane, asked.repeats, asked.profile)
+            _compare(folder, images, lane, asked.repeats, asked.profile, asked.extractor)
 
 
-def _compare(folder: Path, images: Path, lane: str, repeats: int, profile: Path | None) -> None:
+def _compare(folder: Path, images: Path, lane: str, repeats: int, profile: Path | None, extractor: str) -> None:
     updates, fits = [], []
     for number in range(repeats):
         for kind, answers in (("update", updates), ("scratch", fits)):
@@ -92,7 +103,7 @@ def _compare(folder: Path, images: Path, lane: str, repeats: int, profile: Path 
             if kind == "update":
                 shutil.copytree(folder / "base", folder / name, copy_function=os.link)
             options = {"PROFILE": str(profile / f"{name}.pstats")} if profile and kind == "update" else {}
-            answers.append(_child(_config(folder, name, images, [lane]), options))
+            answers.append(_child(_config(folder, name, images, [lane], extractor), options))
             shutil.rmtree(folder / name)
     shares = [100 * _sum(a, 1) / _sum(b, 1) for a, b in zip(updates, fits, strict=True)]
     middle = sorted(range(repeats), key=shares.__getitem__)[repeats // 2]
@@ -119,14 +130,14 @@ def _sum(answer: dict[str, Any], which: int) -> float:
     return sum(seconds[which] for seconds in answer["assets"].values())
 
 
-def _config(folder: Path, name: str, images: Path, lanes: list[str]) -> Path:
+def _config(folder: Path, name: str, images: Path, lanes: list[str], extractor: str) -> Path:
     """A benchmark file with an own store."""
     (folder / name).mkdir(exist_ok=True)
-    detectors = {lane: {"extractor": "lite0", **LANES[lane]} for lane in lanes}
+    detectors = {lane: {"extractor": extractor, **LANES[lane]} for lane in lanes}
     tree = {
         "store": {"root": str(folder / name / "store")},
         "compute": {"device": "cpu", "batch_size": 16, "memory_gb": 4},
-        "extractors": {"lite0": EXTRACTOR},
+        "extractors": {extractor: EXTRACTORS[extractor]},
         "datasets": {"parts": {"reader": "folder", "on_problem": "skip", "root": str(images), "detectors": detectors}},
     }
     path = folder / name / "bench.yaml"
