@@ -186,6 +186,20 @@ class Method(Settings, ABC, Generic[StateT]):
         for ids in images.id_batches():
             yield ids, {}
 
+    def search_quality(self, state: StateT, nominal: Features, runtime: Runtime) -> dict[str, float]:
+        """How well an approximate `match` finds what an exact one would, by nominal images alone; empty: it is exact.
+
+        Args:
+            state: what `prepare` returned.
+            nominal: images that it was fitted on.
+            runtime: device and memory budget.
+
+        Returns:
+            By names of the metrics' catalogue.
+        """
+        del state, nominal, runtime
+        return {}
+
     def growth(self, state: StateT, earlier: StateT, runtime: Runtime) -> Growth | None:
         """How a state grew out of an earlier one, whose matches so need not all be sought again.
 

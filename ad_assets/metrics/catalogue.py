@@ -188,6 +188,8 @@ _OWN = (
     Metric("images_outside_roi", "images with defects outside the region alone", "count", "neither", "mean", 0),
     Metric("joined_categories", "categories in the joint bank", "count", "neither", "mean", 0),
     Metric("own_category_share", "patches nearest to their own category", better="neither"),
+    Metric("search_recall_at_1", "nearest rows that the search finds", better="neither"),
+    Metric("search_distance_ratio", "distance found to that of the nearest row", "ratio", "neither", "mean", 3),
     # Speed, in the order in which the graph runs its stages.
     Metric("features_images_per_second", "features, images/s", "images/s", "higher", "throughput", None),
     Metric("fit_seconds", "fit, s", "s", "lower", "sum", None),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ad_assets.metrics import catalogue
 from ad_assets.papers import published as papers
 from ad_assets.report import few_shot, studies, tables
+from ad_assets.report.approximate_search import approximate_lanes
 from ad_assets.report.certainty import SURE, certainty
 from ad_assets.report.joint import joint_lanes
 from ad_assets.report.lane_settings import told_settings
@@ -90,7 +91,7 @@ def render_index(report: IndexPage) -> str:
         seed_intervals=tables.means(board, SEED_INTERVAL),
         certainty=certainty(board),
         sure=SURE,
-        joint=joint_lanes(board),
+        lane_notes=[*joint_lanes(board), *approximate_lanes(board)],
         few_shot=few_shot.table(report.few_shot, max(row.complete for row in board)) if report.few_shot else None,
         about_few_shot=few_shot.ABOUT,
         decisions=tables.means(board, NOMINAL),

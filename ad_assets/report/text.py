@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ad_assets.metrics.catalogue import compared, find, registered
+from ad_assets.report.approximate_search import approximate_lanes
 from ad_assets.report.certainty import certainty
 from ad_assets.report.joint import joint_lanes
 from ad_assets.report.lane_settings import told_settings
@@ -82,7 +83,11 @@ def text_table(board: pd.DataFrame, width: int = WIDTH) -> str:
     for protocol, title in ((SEED_INTERVAL, "over seeds too"), (INTERVAL, "95 % interval")):
         if any(texts := [_ends(rows, name, protocol) for name in detectors]):
             means.insert(2, [title, *(text or DASH for text in texts)])
-    blocks += [f"means over categories, {unit}", aligned(means, width), "\n".join(joint_lanes(rows))]
+    blocks += [
+        f"means over categories, {unit}",
+        aligned(means, width),
+        "\n".join([*joint_lanes(rows), *approximate_lanes(rows)]),
+    ]
     blocks += ["\n".join(certainty(rows))]
     for protocol, title in (
         (NOMINAL, "threshold from nominal training images"),

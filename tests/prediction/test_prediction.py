@@ -103,6 +103,22 @@ def assert_equal(predictions: list[Prediction], maps: torch.Tensor, scores: torc
     torch.testing.assert_close(found, maps, rtol=1e-5, atol=1e-5 * float(maps.abs().max()))
 
 
+def test_what_an_approximate_search_finds_stands_with_its_lane(built: Bench) -> None:
+    head = built.benchmark.store.read_head(("parts", "ivfpq", "neighbours"), "bolt")
+    assert head
+    facts = built.benchmark.store.artifact("neighbours", head["version"]).facts()
+    rows = built.rows("ivfpq", "bolt")
+    for name in ("search_recall_at_1", "search_distance_ratio"):
+        assert 0 < facts[name] == rows["standard", name]
+        assert ("standard", name) not in built.rows("patchcore", "bolt")
+    head = built.benchmark.store.read_head(("parts", "leaderboard"), None)
+    assert head
+    board = built.benchmark.store.artifact("leaderboard", head["version"])
+    text = board.store.read_bytes(board.at("leaderboard.txt")).decode()
+    share = f"{100 * facts['search_recall_at_1']:.1f} %"
+    assert f"ivfpq: nearest rows are sought among product codes, which find {share}" in text
+
+
 @pytest.mark.parametrize("batch_size", [None, 1])
 @pytest.mark.parametrize("lane", LANES)
 def test_scores_are_those_of_the_graph(built: Bench, lane: str, batch_size: int | None) -> None:

@@ -30,6 +30,7 @@ from ad_assets.graph.stages.oracle_epochs import read_best
 from ad_assets.graph.stages.region_of_interest import in_frame, read_region, region_digest
 from ad_assets.graph.stages.score_maps import read_score_index, shards
 from ad_assets.methods.data import NominalScores
+from ad_assets.methods.memory_bank.search_quality import DISTANCE, RECALL
 from ad_assets.metrics.catalogue import registered_facts
 from ad_assets.metrics.thresholds import promise
 from ad_assets.report import panels, picture_files, pictures
@@ -125,7 +126,7 @@ def metrics_stage(
             for row in read_best(work, epochs):
                 rows.add("oracle_best_epoch", row["metric"], row["value"], row["n"])
         record = work.input(score_maps).facts()
-        for name in (JOINED_CATEGORIES, OWN_CATEGORY):
+        for name in (JOINED_CATEGORIES, OWN_CATEGORY, RECALL, DISTANCE):
             if name in record:
                 rows.add("standard", name, record[name], len(truth.rows))
         add_timing_rows(rows, record)

@@ -56,6 +56,8 @@ def neighbours_stage(dataset: Dataset, detector: Detector, state: Stage, feature
         ids = tuple(sorted({image_id for each in images for image_id in each.image_ids}))
         fitted = read_state(work.input(state), method)
         made = _write(work, state, fitted, replace(images[0], image_ids=ids))
+        nominal = read_features(work, features, "train", method.layers)
+        made |= method.search_quality(fitted, nominal, runtime_of(work))
         if own is None or not isinstance(fitted, MemoryBank):
             return made
         share = _share_of_own(fitted, work.artifact, read_features(work, features, "test", method.layers), own)

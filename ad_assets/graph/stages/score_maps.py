@@ -37,6 +37,7 @@ from ad_assets.graph.stages.region_of_interest import PART, read_region, region_
 from ad_assets.graph.stages.scorer import Scorer
 from ad_assets.methods import ScoreMaps
 from ad_assets.methods.data import NominalScores
+from ad_assets.methods.memory_bank.search_quality import DISTANCE, RECALL
 from ad_assets.metrics.thresholds import images_for_rate
 from ad_assets.report.joint import JOINED_CATEGORIES, OWN_CATEGORY
 from ad_assets.store.background import BackgroundWrites
@@ -164,7 +165,8 @@ def score_maps_stage(
             seconds += seconds_each(work.input(neighbours))
         speed = {"features_images_per_second": work.input(features).facts()["images_per_second"]}
         learnt = {**work.input(state).facts(), **(work.input(neighbours).facts() if neighbours else {})}
-        known = {name: learnt[name] for name in ("fit_seconds", JOINED_CATEGORIES, OWN_CATEGORY) if name in learnt}
+        passed_on = ("fit_seconds", JOINED_CATEGORIES, OWN_CATEGORY, RECALL, DISTANCE)
+        known = {name: learnt[name] for name in passed_on if name in learnt}
         return {**_write_index(work, scores, seconds, settings.map_size), **speed, **known}
 
     what = f"Raw score maps of {settings.method.name}."

@@ -24,6 +24,7 @@ CENTRE_SAMPLE = 1024
 # Below so many rows, packing the other matrix costs more than a convolution gains.
 FEWEST_SCREENED = 48  # against a few other rows
 FEWEST_CONVOLVED = 200  # against a hundred
+CHECKED_ROWS = 1 << 14
 LARGEST_VALUE = 1e15  # squares of larger ones, summed, overflow float32
 
 
@@ -37,10 +38,11 @@ def checked_rows(name: str, rows: Tensor) -> None:
         raise ValueError(f"{name} must be (rows, D) floating point and not empty, got {rows.dtype} {tuple(rows.shape)}")
     low, high = torch.stack(rows.aminmax()).tolist()  # a GPU is waited for once
     if not (low >= -LARGEST_VALUE and high <= LARGEST_VALUE):
-        bad = ~(rows.abs() <= LARGEST_VALUE).all(dim=1)
-        raise ValueError(
-            f"{name} must hold finite numbers up to {LARGEST_VALUE:g}; row {int(bad.nonzero()[0])} does not"
-        )
+        for first, some in enumerate(rows.split(CHECKED_ROWS)):  # they may be more than main memory holds twice
+            bad = (~(some.abs() <= LARGEST_VALUE).all(dim=1)).nonzero()
+            if len(bad):
+                number = first * CHECKED_ROWS + int(bad[0])
+                raise ValueError(f"{name} must hold finite numbers up to {LARGEST_VALUE:g}; row {number} does not")
 
 
 def relative_error(dimensions: int) -> float:

@@ -2,7 +2,7 @@
 
 Roth et al. (CVPR 2022, Table 5) search the whole bank this way and report 0.2 s an image instead of 0.6 s, for an image
 AUROC of 98.0 instead of 99.1. Their public code makes 512 lists and 64 sub-quantisers of 8 bits and leaves the number
-of probed lists at faiss's 1; the defaults here are the same.
+of probed lists at faiss's 1. Here the lists follow the number of rows (`ivfpq_build.suitable_lists`).
 
 K-means groups the rows into lists. What a row differs from the centroid of its list is cut into sub-vectors and each
 becomes the number of one of 2^bits centroids (Jegou et al., TPAMI 2011). A query is compared, unquantised, with the
@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ad_assets.kernels.nearest.bounds import centre_of, checked_rows
+from ad_assets.kernels.nearest.bounds import checked_rows
+from ad_assets.kernels.nearest.ivfpq_build import CodeShape, add_rows, library, padded, trained_index
 from ad_assets.kernels.nearest.ivfpq_gpu import MISSING, gpu_copy, search_on_gpu
 from ad_assets.kernels.parallel import map_single_threaded, spans
 
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-ROWS_A_LIST = 39
-MOST_BITS = 16
 TASK_QUERIES = 256  # of one task of a thread
 
 
@@ -88,7 +87,7 @@ class QuantisedIndex:
             raise ValueError(f"k must be 1..{rows}, the number of bank rows, got {k}")
         if probes < 1:
             raise ValueError(f"probes must be at least 1, got {probes}")
-        points = _padded(queries, self.centre, self.index.pq.M)
+        points = padded(queries, self.centre, self.index.pq.M)
         squared, indices = self._search(points, k, min(probes, self.index.nlist), allowed)
         short = (indices == MISSING).any(axis=1)
         if short.any():
@@ -107,7 +106,7 @@ class QuantisedIndex:
         bitmap = None if allowed is None else np.packbits(allowed.cpu().numpy(), bitorder="little")
 
         def search_part(part: slice) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-            faiss = _faiss()
+            faiss = library()
             selector = None if bitmap is None else faiss.IDSelectorBitmap(bitmap)
             parameters = faiss.SearchParametersIVF(nprobe=probes, sel=selector)
             found: tuple[NDArray[np.float32], NDArray[np.int64]] = self.index.search(points[part], k, params=parameters)
@@ -117,55 +116,33 @@ class QuantisedIndex:
         return np.concatenate([each[0] for each in parts]), np.concatenate([each[1] for each in parts])
 
 
-def build(rows: Tensor, *, lists: int = 512, subquantisers: int = 64, bits: int = 8, seed: int = 0) -> QuantisedIndex:
-    """Code the rows of a bank; a seed always gives the same codes.
+def build(
+    rows: Tensor,
+    *,
+    lists: int | None = None,
+    subquantisers: int = 64,
+    bits: int = 8,
+    seed: int = 0,
+    memory_gb: float = 1.0,
+) -> QuantisedIndex:
+    """Code the rows of a bank; a seed always gives the same codes, whatever the budget.
 
     Args:
-        rows: (M, D) floating point, finite; on a GPU, it searches the codes where it can.
-        lists: groups of rows, reduced to M // 39.
+        rows: (M, D) floating point, finite, float16 among them; they may lie in a mapped file, and are read block by
+            block. On a GPU, it searches the codes where it can.
+        lists: groups of rows, reduced to M // 39; None: `suitable_lists`.
         subquantisers: sub-vectors a row is cut into, reduced to D.
         bits: of each sub-vector's code, 1..16, reduced until 2^bits <= M (but not below 1).
         seed: of both k-means.
+        memory_gb: budget in GB of the codes and of what they are learnt from; see `CodeShape.peak_bytes`.
 
     Raises:
         ValueError: rows not 2-D, empty or not finite; lists, subquantisers or bits out of range.
+        BudgetError: they need more than the budget.
     """
     checked_rows("rows", rows)
-    if lists < 1 or subquantisers < 1 or not 1 <= bits <= MOST_BITS:
-        raise ValueError(
-            f"lists and subquantisers must be at least 1 and bits 1..{MOST_BITS}, got {lists}, {subquantisers}, {bits}"
-        )
-    faiss = _faiss()
-    lists = max(1, min(lists, len(rows) // ROWS_A_LIST))
-    subquantisers = min(subquantisers, rows.shape[1])
-    bits = max(1, min(bits, len(rows).bit_length() - 1))
-    centre = centre_of(rows).cpu()
-    points = _padded(rows, centre, subquantisers)
-    index = faiss.IndexIVFPQ(faiss.IndexFlatL2(points.shape[1]), points.shape[1], lists, subquantisers, bits)
-    index.cp.seed = index.pq.cp.seed = seed % 2**31  # a C int
-    # faiss warns of too few rows to learn from; here the very rows that are coded are all to be learned.
-    index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1
-    # One row still makes two centroids, of two copies.
-    index.train(points if len(points) > 1 else np.repeat(points, 2, axis=0))
-    index.add(points)
+    shape = CodeShape.of(rows.shape[0], rows.shape[1], lists, subquantisers, bits)
+    shape.check(memory_gb)
+    index, centre = trained_index(rows, shape, seed)
+    add_rows(index, rows, centre, shape)
     return QuantisedIndex(index, centre, gpu_copy(index, rows.device))
-
-
-def _padded(rows: Tensor, centre: Tensor, subquantisers: int) -> NDArray[np.float32]:
-    """Centred rows (n, D) with every sub-vector filled up with zeros to one width, (n, subquantisers * width)."""
-    centred = rows.cpu().float() - centre.cpu()
-    width = -(-len(centre) // subquantisers)
-    sizes = [len(part) for part in torch.arange(len(centre)).tensor_split(subquantisers)]
-    columns = [number * width + place for number, size in enumerate(sizes) for place in range(size)]
-    padded = torch.zeros(len(rows), subquantisers * width)
-    padded[:, columns] = centred
-    return padded.numpy()
-
-
-def _faiss() -> Any:
-    """The library, which computes on the calling thread alone (OpenMP keeps a number for each) and without a BLAS."""
-    import faiss
-
-    faiss.omp_set_num_threads(1)
-    faiss.cvar.distance_compute_blas_threshold = 2**31 - 1
-    return faiss

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from ad_assets.methods.runtime import Runtime
 
-# Parts of a bank, ascending: the numbers of rows (m,), the rows (m, D), and which are compared (m,); None: all.
-Blocks = list[tuple["Tensor", "Tensor", "Tensor | None"]]
+# Parts of a bank, ascending: the number of the first row, the rows (m, D), and which are compared (m,); None: all.
+Blocks = list[tuple[int, "Tensor", "Tensor | None"]]
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,15 @@ class MemoryBank(State):
         return cls(rows, source[order], place[order], ids, banks[0].grid, radius, appended)
 
     def blocks(self, excluded_id: str | None = None) -> Blocks:
-        """All rows, or those that do not come from one image, with their numbers.
+        """All rows, or those that do not come from one image; none of them is copied.
 
         Raises:
             ValueError: all rows come from that image.
         """
         import torch
 
-        numbers = torch.arange(len(self.rows), device=self.rows.device)
         if excluded_id not in self.image_ids:
-            return [(numbers, self.rows, None)]
+            return [(0, self.rows, None)]
         own = (self.source == self.image_ids.index(excluded_id)).nonzero().flatten()
         if len(own) == len(self.rows):
             raise ValueError(
@@ -100,14 +99,14 @@ class MemoryBank(State):
                 "fit at least two images, or a larger coreset_ratio"
             )
         if not len(own):
-            return [(numbers, self.rows, None)]
+            return [(0, self.rows, None)]
         first, last = int(own[0]), int(own[-1])
         if last - first + 1 == len(own):  # a whole bank
-            parts = [slice(0, first), slice(last + 1, len(self.rows))]
-            return [(numbers[part], self.rows[part], None) for part in parts if part.stop > part.start]
+            parts = [(0, self.rows[:first], None), (last + 1, self.rows[last + 1 :], None)]
+            return [part for part in parts if len(part[1])]
         kept = torch.ones(len(self.rows), dtype=torch.bool, device=self.rows.device)
         kept[own] = False
-        return [(numbers, self.rows, kept)]
+        return [(0, self.rows, kept)]
 
     def without(self, image_ids: Collection[str], runtime: Runtime) -> MemoryBank:
         """The rows that do not come from some images; beyond the memory budget in a temporary file.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
@@ -35,6 +36,7 @@ from ad_assets.methods.memory_bank.search import (
     pairs_needs,
     with_narrow_rows,
 )
+from ad_assets.methods.memory_bank.search_quality import quality_of_codes
 from ad_assets.methods.memory_bank.subsampling import drawn_places, radius_around, select
 from ad_assets.methods.needs import Needs
 from ad_assets.methods.patch_embedding import Pooling, embed, patch_grid
@@ -44,6 +46,8 @@ from ad_assets.methods.state import State
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ad_assets.kernels.nearest.ivfpq import QuantisedIndex
 
 BANK_VERSION = 2
 MATCH_VERSION = 1
@@ -94,10 +98,12 @@ class PatchBank(Method[MemoryBank]):
     )
 
     search: Literal["exact", "ivfpq"] = match_field("exact", description="exact, or among product codes (ivfpq.py)")
-    lists: int = match_field(512, ge=1, description="groups of rows (ivfpq)")
+    lists: int | None = match_field(
+        None, ge=1, description="groups of rows (ivfpq); null: about the root of their number, at most 4096"
+    )
     subquantisers: int = match_field(64, ge=1, description="parts of a row that are coded (ivfpq)")
     bits: int = match_field(8, ge=1, le=16, description="of each code (ivfpq)")
-    probes: int = match_field(1, ge=1, description="lists that a patch is sought in (ivfpq)")
+    probes: int = match_field(16, ge=1, description="lists that a patch is sought in (ivfpq)")
 
     sigma: float = score_field(4.0, ge=0, le=1000, description="Gaussian smoothing of maps in pixels; 0: none")
 
@@ -139,13 +145,18 @@ class PatchBank(Method[MemoryBank]):
         if self.preselect == 1:  # as in banks made before there was a choice
             own.pop("preselect", None)
         shared = {"fit": BANK_VERSION, "match": MATCH_VERSION}
-        if stage == "match" and self.search == "ivfpq":
-            own["ivfpq_version"] = IVFPQ_VERSION
+        if stage == "match":
+            own |= {"ivfpq_version": IVFPQ_VERSION} if self.search == "ivfpq" else self._unread_by_exact_search()
         if stage == "score" and self.folds:
             own["folds"] = self.folds
         if stage == "match" and self.kept_neighbours is None and self._always_counts:
             own["kept_neighbours"] = self._always_counts + 1  # null stands for a number that follows the images
         return {**own, "method": "memory_bank", "version": shared[stage]} if stage in shared else own
+
+    def _unread_by_exact_search(self) -> dict[str, int]:
+        """What its address has of product codes: where nothing is written, what once was their default."""
+        plain = type(self).model_fields["probes"].default
+        return {"lists": self.lists or 512, "probes": 1 if self.probes == plain else self.probes}
 
     @property
     def turned_by(self) -> tuple[int, ...]:
@@ -290,15 +301,26 @@ class PatchBank(Method[MemoryBank]):
         size = rows if self.coreset_ratio == 1 else min(self._size(directions * patches), rows)
         every, bank = {"the patches": 4 * values * rows}, {"the rows of the bank": 4 * values * size}
         stored = (4 * values + 16) * size
+        codes = self._codes_needs(size, values)
         if self.coreset_ratio == 1:
             depth = self.kept_neighbours or self.n_neighbours(images) + 1
             matched = pairs_needs(rows, min(depth, rows)) if "train" in self.matched else {}
-            return Needs(held={**every, **matched}, stored=stored)
+            return Needs(codes, held={**every, **matched}, stored=stored)
         if self.subsampling != "greedy":
             proxies = self.subsampling == "proxies"
-            return Needs(held={**bank, **(every if proxies else {})}, kept={} if proxies else every, stored=stored)
+            held = {**bank, **(every if proxies else {})}
+            return Needs(codes, held=held, kept={} if proxies else every, stored=stored)
         at_once, held = selection_needs(self._selection(), rows, size, values)
-        return Needs(at_once, {**held, **bank}, every, stored)
+        return Needs({**at_once, **codes}, {**held, **bank}, every, stored)
+
+    def _codes_needs(self, rows: int, values: int) -> dict[str, int]:
+        """Bytes of the product codes of so many rows while they are made."""
+        if self.search == "exact":
+            return {}
+        from ad_assets.kernels.nearest.ivfpq_build import CodeShape
+
+        shape = CodeShape.of(rows, values, self.lists, self.subquantisers, self.bits)
+        return {"the product codes": shape.peak_bytes}
 
     def _shape(self, taps: list[Tensor]) -> tuple[int, int]:
         """Patches of an image, and values of each."""
@@ -378,11 +400,20 @@ class PatchBank(Method[MemoryBank]):
 
     def _search(self, state: MemoryBank, batch: Batch, runtime: Runtime) -> Matches:
         state = state.to(runtime.device)
-        codes = None
-        if self.search == "ivfpq":
-            codes = codes_of(state.rows, self.lists, self.subquantisers, self.bits, self.seed)
+        codes = self._codes(state, runtime) if self.search == "ivfpq" else None
         patches, excluded = self.embed(batch.taps, runtime.device), self.excluded_ids(batch)
         return match_patches(state, patches, excluded, self.depth(state), runtime, codes, self.probes)
+
+    def _codes(self, state: MemoryBank, runtime: Runtime) -> QuantisedIndex:
+        return codes_of(state.rows, self.lists, self.subquantisers, self.bits, self.seed, runtime.memory_gb)
+
+    def search_quality(self, state: MemoryBank, nominal: Features, runtime: Runtime) -> dict[str, float]:
+        """As `Method.search_quality`: of product codes."""
+        if self.search == "exact":
+            return {}
+        bank = state.to(runtime.device)
+        embed = partial(self.embed, device=runtime.device)
+        return quality_of_codes(bank, nominal, embed, self._codes(bank, runtime), self.probes, self.seed, runtime)
 
     def neighbours_of(self, state: MemoryBank, batch: Batch, runtime: Runtime, skip: Skip) -> tuple[Tensor, Tensor]:
         """Distances and rows (B, P, n_neighbours) that a score reads, nearest first, on the device.

@@ -57,12 +57,13 @@ def match_patches(
     def find(queries: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor]:
         if codes is None:
             return nearest_rows(queries, blocks, depth, runtime)
-        allowed = torch.zeros(len(bank.rows), dtype=torch.bool)
-        for numbers, _, some in blocks:
-            allowed[numbers.cpu()] = True if some is None else some.cpu()
-        most = int(allowed.sum())
-        only = None if most == len(allowed) else allowed
-        return _padded(*codes.search(queries, min(depth, most), probes=probes, allowed=only), depth)
+        allowed = None
+        if sum(len(rows) for _, rows, _ in blocks) < len(bank.rows) or blocks[0][2] is not None:
+            allowed = torch.zeros(len(bank.rows), dtype=torch.bool)
+            for first, rows, some in blocks:
+                allowed[first : first + len(rows)] = True if some is None else some.cpu()
+        most = len(bank.rows) if allowed is None else int(allowed.sum())
+        return _padded(*codes.search(queries, min(depth, most), probes=probes, allowed=allowed), depth)
 
     if excluded is None:
         found = [find(patches.flatten(0, 1), bank.blocks())]
@@ -107,10 +108,10 @@ def nearest_rows(queries: Tensor, blocks: Blocks, depth: int, runtime: Runtime) 
 
     found = []
     budget = runtime.budget_gb(queries.device)
-    for numbers, rows, allowed in blocks:
+    for first, rows, allowed in blocks:
         most = len(rows) if allowed is None else int(allowed.sum())
         distances, indices = nearest(queries, rows, min(depth, most), memory_gb=budget, allowed=allowed)
-        found.append((distances, numbers[indices]))
+        found.append((distances, indices + first))
     distances, rows = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
     if len(blocks) > 1:
         order = distances.argsort(dim=1, stable=True)[:, :depth]
@@ -162,21 +163,25 @@ def neighbours(
 
 
 @cache
-def _kept_codes() -> MutableMapping[Tensor, dict[tuple[int, ...], QuantisedIndex]]:
+def _kept_codes() -> MutableMapping[Tensor, dict[tuple[int | None, ...], QuantisedIndex]]:
     """Codes by the identity of the rows that they code; they go when the rows go."""
     from torch.utils.weak import WeakIdKeyDictionary
 
     return WeakIdKeyDictionary()
 
 
-def codes_of(rows: Tensor, lists: int, subquantisers: int, bits: int, seed: int) -> QuantisedIndex:
-    """The product codes of a bank, made once for all batches that are sought in it."""
+def codes_of(
+    rows: Tensor, lists: int | None, subquantisers: int, bits: int, seed: int, memory_gb: float
+) -> QuantisedIndex:
+    """The product codes of a bank, made once for all batches that are sought in it; see `ivfpq.build`."""
     from ad_assets.kernels.nearest.ivfpq import build
 
     kept = _kept_codes().setdefault(rows, {})
     settings = (lists, subquantisers, bits, seed)
     if settings not in kept:
-        kept[settings] = build(rows, lists=lists, subquantisers=subquantisers, bits=bits, seed=seed)
+        kept[settings] = build(
+            rows, lists=lists, subquantisers=subquantisers, bits=bits, seed=seed, memory_gb=memory_gb
+        )
     return kept[settings]
 
 

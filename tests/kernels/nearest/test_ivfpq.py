@@ -4,7 +4,11 @@ import faiss
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
+from ad_assets.kernels.budget import BudgetError
+from ad_assets.kernels.nearest import ivfpq_build
 from ad_assets.kernels.nearest.ivfpq import QuantisedIndex, build
 from ad_assets.kernels.nearest.search import nearest
 
@@ -96,6 +100,45 @@ def test_batches_do_not_matter(probes):
     parts = [index.search(part, 4, probes=probes) for part in queries.split(7)]
     assert torch.equal(torch.cat([part for part, _ in parts]), distances)
     assert torch.equal(torch.cat([part for _, part in parts]), indices)
+
+
+def of_faiss_alone(bank: torch.Tensor, index: QuantisedIndex, seed: int) -> bytes:
+    """What faiss makes of all rows, given to it at once."""
+    built, centred = index.index, (bank.float() - index.centre).numpy()
+    other = faiss.IndexIVFPQ(faiss.IndexFlatL2(built.d), built.d, built.nlist, built.pq.M, built.pq.nbits)
+    other.cp.seed = other.pq.cp.seed = seed
+    other.cp.min_points_per_centroid = other.pq.cp.min_points_per_centroid = 1
+    other.train(centred)
+    other.add(centred)
+    return bytes(faiss.serialize_index(other))
+
+
+@pytest.mark.parametrize(
+    ("rows", "dimensions", "subquantisers", "bits", "dtype"),
+    [(9000, 24, 8, 4, torch.float32), (9000, 64, 2, 3, torch.float16), (300, 12, 4, 6, torch.float32)],
+)
+def test_blocks_of_a_file_become_what_all_rows_at_once_do(
+    rows, dimensions, subquantisers, bits, dtype, monkeypatch, tmp_path
+):
+    path = tmp_path / "rows.safetensors"
+    save_file({"rows": clustered(12, rows, dimensions).to(dtype)}, path)
+    monkeypatch.setattr(ivfpq_build, "BLOCK_BYTES", 700 * 4 * dimensions)
+    with safe_open(path, "pt") as file:
+        bank = file.get_tensor("rows")
+        index = build(bank, lists=20, subquantisers=subquantisers, bits=bits, seed=5)
+        assert packed(index) == of_faiss_alone(bank, index, 5)
+
+
+def test_codes_beyond_the_budget_are_refused_before_anything_is_learnt(monkeypatch):
+    bank = clustered(13, 4000, 16)
+    need = ivfpq_build.CodeShape.of(4000, 16, None, 8, 8)
+    assert (need.lists, need.held_bytes) == (64, 4000 * (8 + 8) + 4 * 16 * (64 + 256) + 4 * 64 * 8 * 256)
+    monkeypatch.setattr(ivfpq_build, "library", None)
+    message = (
+        r"product codes of 4000 rows need 0\.00\d+ GB \(64 lists, 8 subquantisers of 8 bits\), the budget is 0\.0005"
+    )
+    with pytest.raises(BudgetError, match=message):
+        build(bank, subquantisers=8, memory_gb=0.0005)
 
 
 def test_codes_depend_on_the_seed_alone():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from ad_assets.kernels.budget import BudgetError
 from ad_assets.kernels.nearest import faiss_build
 from ad_assets.methods import Batch, Runtime
 from ad_assets.methods.memory_bank.patchcore import MemoryBank, PatchCore
@@ -305,6 +306,44 @@ def test_product_codes_find_nearly_what_a_search_does() -> None:
     kept = next(coded.match(state, features, RUNTIME))[1]
     assert kept["rows"].shape == (4, 64, 2)
     assert int(kept["rows"].min()) >= 0
+
+
+@pytest.mark.parametrize("probes", [1, 4])
+def test_what_product_codes_lose_is_measured_on_images_left_out(probes: int) -> None:
+    taps = [_random(0, 8, side=8)]
+    features, coded = tap_features(taps), PatchCore(**BARE, coreset_ratio=1, sigma=0, search="ivfpq", lists=4,
+                                                    probes=probes, subquantisers=2, bits=3)  # fmt: skip
+    state = coded.fit(features, RUNTIME)
+    quality = coded.search_quality(state, features, RUNTIME)
+    # The same four images by hand: the nearest of the other rows in float64, and the nearest among what the codes say.
+    drawn = torch.Generator().manual_seed(coded.seed)
+    chosen = sorted(torch.randperm(8, generator=drawn)[:4].tolist())
+    left = [number for number in range(8) if number not in chosen]
+    patches = taps[0].flatten(2).transpose(1, 2).double()
+    queries, others = patches[chosen].flatten(0, 1), patches[left].flatten(0, 1)
+    distances = torch.cdist(queries, others, compute_mode="donot_use_mm_for_euclid_dist")
+    codes = coded._codes(state, RUNTIME)
+    numbers = torch.tensor([image * 64 + place for image in left for place in range(64)])
+    told, found = codes.search(queries.float(), 1, probes=probes, allowed=torch.isin(torch.arange(512), numbers))
+    place = torch.searchsorted(numbers, found[:, 0])
+    recall = float((place == distances.argmin(dim=1)).double().mean())
+    assert quality["search_recall_at_1"] == pytest.approx(recall)
+    assert quality["search_distance_ratio"] == pytest.approx(float(told.sum() / distances.min(dim=1).values.sum()))
+    assert 0 < recall < 1
+    assert PatchCore(**BARE, coreset_ratio=1).search_quality(state, features, RUNTIME) == {}
+    alone = tap_features([taps[0][:1]])
+    assert coded.search_quality(coded.fit(alone, RUNTIME), alone, RUNTIME) == {}
+
+
+def test_product_codes_that_the_budget_does_not_hold_are_told_and_refused() -> None:
+    features = tap_features([_random(0, 8, side=8)])
+    method = PatchCore(**BARE, coreset_ratio=1, search="ivfpq")
+    small = Runtime(memory_gb=1e-4)
+    assert not method.needs(features.sample(), 8).fits(small.memory_gb)
+    assert PatchCore(**BARE, coreset_ratio=1).needs(features.sample(), 8).fits(small.memory_gb)
+    state = method.fit(features, RUNTIME)
+    with pytest.raises(BudgetError, match="product codes of 512 rows need"):
+        next(method.match(state, features, small))
 
 
 def test_product_codes_without_faiss_name_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
