@@ -51,6 +51,7 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     InMemoryEventLogStorage._connect = _kept_connection
+    InMemoryEventLogStorage.has_table = _known_tables(InMemoryEventLogStorage.has_table)
     ScriptDirectory.from_config = staticmethod(_kept_migrations(ScriptDirectory.from_config))
     # No test cuts the power; waiting for a busy disk takes up to a third of a run. Processes that tests start
     # do wait for it.
@@ -84,6 +85,20 @@ def _kept_connection(storage: InMemoryEventLogStorage) -> Iterator[sqlalchemy.Co
             storage.kept = sqlalchemy.create_engine(storage._engine.url, poolclass=StaticPool, connect_args=threads)
         with storage.kept.begin() as connection:
             yield connection
+
+
+def _known_tables(
+    look: Callable[[InMemoryEventLogStorage, str], bool],
+) -> Callable[[InMemoryEventLogStorage, str], bool]:
+    """Dagster asks for each event which tables there are; an instance in memory begins with all that it ever has."""
+    known: dict[str, bool] = {}
+
+    def known_table(storage: InMemoryEventLogStorage, name: str) -> bool:
+        if name not in known:
+            known[name] = look(storage, name)
+        return known[name]
+
+    return known_table
 
 
 def _kept_migrations(read: Callable[[Config], ScriptDirectory]) -> Callable[[Config], ScriptDirectory]:

@@ -4,6 +4,7 @@ import datetime
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,7 @@ LANE = {
     f"parts/small/{kind}"
     for kind in ("memory_bank", "neighbours", "score_maps", "metrics", "synthetic_anomalies", "champion")
 }
+INDEX = dg.AssetKey(["parts", "image_index"])
 CATEGORY = {"parts/image_index", "parts/features/lite0", *LANE, "parts/category_report"}
 
 
@@ -73,8 +75,10 @@ class Line(Bench):
                     self.instance.delete_dynamic_partition(request.partitions_def_name, key)
         return result
 
-    def carry_out(self, result: dg.SensorResult, *, succeeds: bool = True) -> list[str]:
-        """What the daemon does with the answer of a sensor; returns the categories."""
+    def carry_out(
+        self, result: dg.SensorResult, *, succeeds: bool = True, selected: Sequence[dg.AssetKey] | None = None
+    ) -> list[str]:
+        """What the daemon does with the answer of a sensor, or of that the selected assets; returns the categories."""
         job = self.definitions.resolve_job_def("parts_category")
         categories = []
         for request in result.run_requests or ():
@@ -82,11 +86,19 @@ class Line(Bench):
             assert request.run_key
             tags = {**request.tags, RUN_KEY_TAG: request.run_key}
             outcome = job.execute_in_process(
-                instance=self.instance, partition_key=request.partition_key, tags=tags, raise_on_error=False
+                instance=self.instance,
+                partition_key=request.partition_key,
+                tags=tags,
+                raise_on_error=False,
+                asset_selection=selected,
             )
             assert outcome.success == succeeds
             categories.append(request.partition_key)
         return categories
+
+    def index(self, result: dg.SensorResult, *, succeeds: bool = True) -> list[str]:
+        """Of what the daemon does that which the sensor looks at again: the image index, in such a run."""
+        return self.carry_out(result, succeeds=succeeds, selected=[INDEX])
 
     def requested(self) -> set[tuple[str, str | None]]:
         """What the conditions ask for at one tick, in which Dagster asks hundreds of times for the same partitions."""
@@ -99,12 +111,19 @@ class Line(Bench):
             for slot in each.true_subset.expensively_compute_asset_partitions()
         }
 
-    def settle(self) -> list[set[tuple[str, str | None]]]:
-        """Carry out what the conditions ask for until they ask for nothing; returns what each tick asked for."""
+    def settle(self, *, in_runs: bool = True) -> list[set[tuple[str, str | None]]]:
+        """Carry out what the conditions ask for until they ask for nothing; returns what each tick asked for.
+
+        Without runs, which take most of it, where what was made is asked for and not how.
+        """
         ticks = []
         while slots := self.requested():
             ticks.append(slots)
             assert len(ticks) < 6, ticks
+            if not in_runs:
+                own = ((stage, name) for stage in self.stages for name in stage.partitions or (None,))
+                self.make_each((stage, name) for stage, name in own if (stage.name, name) in slots)
+                continue
             for partition in sorted({partition for _, partition in slots}, key=str):
                 keys = [dg.AssetKey(name.split("/")) for name, own in slots if own == partition]
                 job = self.definitions.resolve_implicit_global_asset_job_def()
@@ -183,7 +202,7 @@ def test_an_upload_is_left_in_peace_until_it_rests(running: Line) -> None:
     answer = running.tick(5)
     assert not answer.run_requests
     assert "an upload goes on, 1 files" in str(answer.skip_reason)
-    assert running.carry_out(running.tick(30)) == ["bolt"]
+    assert running.index(running.tick(30)) == ["bolt"]
 
     # A file that stalled half way is waited for, by name, for as long as patience lasts.
     data = running.land("nut", "half.png", 7001).read_bytes()
@@ -192,17 +211,17 @@ def test_an_upload_is_left_in_peace_until_it_rests(running: Line) -> None:
     assert not answer.run_requests
     assert "nut/train/good/half.png is incomplete" in str(answer.skip_reason)
     (running.images / "nut/train/good/half.png").write_bytes(data)
-    assert running.carry_out(running.tick(60)) == ["nut"]
+    assert running.index(running.tick(60)) == ["nut"]
 
 
 def test_a_file_that_stays_half_is_recorded_and_left_out(running: Line) -> None:
     running.set("datasets.parts.on_problem", "skip")
-    running.carry_out(running.tick())
+    running.index(running.tick())
     data = running.land("nut", "half.png", 7001).read_bytes()
     (running.images / "nut/train/good/half.png").write_bytes(data[: len(data) // 2])
     running.land("nut", "whole.png", 7002)
     assert "half.png is incomplete" in str(running.tick().skip_reason)
-    assert running.carry_out(running.tick(700)) == ["nut"]
+    assert running.index(running.tick(700)) == ["nut"]
     assert not running.tick().run_requests
     head = running.benchmark.store.read_head(("parts", "image_index"), "nut")
     assert head is not None
@@ -226,12 +245,12 @@ def test_a_trickle_is_taken_after_the_longest_wait_but_never_what_is_being_writt
     for number in range(25):  # one image every 8 s, for 200 s
         landed(f"new{number:02}.png", 7000 + number)
         answer = running.tick(8)
-        if running.carry_out(answer) == ["bolt"]:
+        if running.index(answer) == ["bolt"]:
             started.append((8 * (number + 1), len(new_images(running))))
     # The first rests after 20 s, so it is seen at 24 s and taken 60 s later with the others that rest by then.
     assert started[0] == (88, 9)
     assert [seconds for seconds, _ in started] == [88, 160]
-    assert running.carry_out(running.tick(30)) == ["bolt"]
+    assert running.index(running.tick(30)) == ["bolt"]
     assert len(new_images(running)) == 25
     assert not running.tick().run_requests
 
@@ -241,7 +260,7 @@ def test_a_trickle_is_taken_after_the_longest_wait_but_never_what_is_being_writt
     now = time.time() + running.ahead + 75
     os.utime(running.images / "bolt/train/good/new03.png", (now, now))
     assert not running.tick(80).run_requests
-    assert running.carry_out(running.tick(30)) == ["bolt"]
+    assert running.index(running.tick(30)) == ["bolt"]
 
     # Half an image holds nothing up.
     data = running.land("bolt", "half.png", 7100).read_bytes()
@@ -250,14 +269,14 @@ def test_a_trickle_is_taken_after_the_longest_wait_but_never_what_is_being_writt
     os.utime(running.images / "bolt/train/good/half.png", (now, now))
     landed("whole.png", 7101)
     assert not running.tick(30).run_requests
-    assert running.carry_out(running.tick(61)) == ["bolt"]
+    assert running.index(running.tick(61)) == ["bolt"]
     assert {"new99.png", "whole.png"} <= new_images(running)
     assert "half.png" not in new_images(running)
     answer = running.tick()
     assert not answer.run_requests
     assert "half.png is incomplete" in str(answer.skip_reason)
     (running.images / "bolt/train/good/half.png").write_bytes(data)
-    assert running.carry_out(running.tick()) == ["bolt"]
+    assert running.index(running.tick()) == ["bolt"]
     assert "half.png" in new_images(running)
 
 
@@ -280,7 +299,7 @@ def test_a_batch_is_not_asked_for_while_the_run_before_goes_on(running: Line) ->
     assert not answer.run_requests
     assert "bolt: more images, once its run is over" in str(answer.skip_reason)
     running.instance.report_run_canceled(run)
-    assert running.carry_out(running.tick()) == ["bolt"]
+    assert running.index(running.tick()) == ["bolt"]
     assert new_images(running) == {"one.png", "two.png"}
 
 
@@ -289,7 +308,7 @@ def test_a_dataset_that_becomes_a_production_dataset_is_looked_at_by_its_gate_fi
     production = section.pop("production")
     section["on_problem"] = "skip"  # as production has it: the index is the same
     line.reload()
-    line.run()
+    line.make()
     assert not line.plan()
     section["production"] = production
     line.reload()
@@ -297,7 +316,7 @@ def test_a_dataset_that_becomes_a_production_dataset_is_looked_at_by_its_gate_fi
     assert {("parts/image_index", "bolt"), ("parts/small/champion", "bolt")} <= planned
     assert line.requested() >= {("parts/image_index", "bolt"), ("parts/small/champion", "bolt")}
     line.conditions = None
-    line.settle()
+    line.settle(in_runs=False)
     assert not line.plan()
     assert not line.tick().run_requests
     assert read_history(line.benchmark.store, "parts", "small", "nut").champion
@@ -313,7 +332,7 @@ def test_nothing_twice_and_nothing_missed_across_restarts(running: Line) -> None
     # The daemon stopped before the run began: the next looks know that it is on its way.
     assert not running.tick().run_requests
     assert "about to start" in str(running.tick().skip_reason)
-    running.carry_out(first)
+    running.index(first)
     assert not running.tick().run_requests
 
     # With the cursor lost the store still tells what is indexed; what landed meanwhile is found.
@@ -321,7 +340,7 @@ def test_nothing_twice_and_nothing_missed_across_restarts(running: Line) -> None
     assert not running.tick().run_requests
     running.cursor = None
     running.land("nut", "new.png", 7001)
-    assert running.carry_out(running.tick()) == ["nut"]
+    assert running.index(running.tick()) == ["nut"]
 
 
 def test_a_run_that_failed_is_tried_again_and_then_explained(running: Line, monkeypatch: Any) -> None:
@@ -334,13 +353,13 @@ def test_a_run_that_failed_is_tried_again_and_then_explained(running: Line, monk
         for _ in range(MOST_TRIES):
             answer = running.tick()
             keys |= {request.run_key for request in answer.run_requests or ()}
-            assert running.carry_out(answer, succeeds=False) == ["bolt"]
+            assert running.index(answer, succeeds=False) == ["bolt"]
         answer = running.tick()
     assert len(keys) == MOST_TRIES
     assert not answer.run_requests
     assert f"bolt: {MOST_TRIES} runs did not index its images" in str(answer.skip_reason)
     running.land("bolt", "another.png", 7001)
-    assert running.carry_out(running.tick()) == ["bolt"]
+    assert running.index(running.tick()) == ["bolt"]
 
 
 def test_categories_come_and_go(running: Line) -> None:
@@ -349,12 +368,12 @@ def test_categories_come_and_go(running: Line) -> None:
     assert running.carry_out(answer) == ["washer"]
     assert set(running.instance.get_dynamic_partitions("parts")) == {"bolt", "nut", "washer"}
     running.reload()
-    assert running.settle() == [{("parts/leaderboard", None)}, {("parts/report", None)}]
+    assert running.settle(in_runs=False) == [{("parts/leaderboard", None)}, {("parts/report", None)}]
     shutil.rmtree(running.images / "nut")
     assert not running.tick().run_requests
     assert set(running.instance.get_dynamic_partitions("parts")) == {"bolt", "washer"}
     running.reload()
-    assert running.settle() == [{("parts/leaderboard", None)}, {("parts/report", None)}]
+    assert running.settle(in_runs=False) == [{("parts/leaderboard", None)}, {("parts/report", None)}]
     assert {row["category"] for row in board(running)} == {"bolt", "washer", "mean"}
 
     # A share that is not mounted is no reason to forget anything.
@@ -397,7 +416,7 @@ def test_results_wait_for_categories_that_keep_changing_for_a_time_only(running:
     assert seen == [{("parts/leaderboard", None)}, {("parts/report", None)}, set()]
     assert {row["category"] for row in board(running)} == {"bolt", "mean"}
     carry_out(both, "nut")
-    running.settle()
+    running.settle(in_runs=False)
     assert {row["category"] for row in board(running)} == {"bolt", "nut", "mean"}
 
 
@@ -510,7 +529,7 @@ def test_a_state_is_promoted_only_through_its_gates(running: Line) -> None:
     assert [entry.action for entry in first.entries] == ["promoted"]
     running.set("datasets.parts.production.floors", {"pixel_ap": 1.0})
     running.set("datasets.parts.detectors.small.coreset_ratio", 0.5)
-    running.settle()
+    running.settle(in_runs=False)
     kept = read_history(store, "parts", "small", "bolt")
     assert kept.entries == first.entries
     assert kept.kept_out
@@ -520,7 +539,7 @@ def test_a_state_is_promoted_only_through_its_gates(running: Line) -> None:
     assert event.asset_materialization
     assert "its floor is 1" in str(event.asset_materialization.metadata["kept_out"].value)
     running.set("datasets.parts.production.floors", {"image_auroc": 0.1})
-    running.settle()
+    running.settle(in_runs=False)
     second = read_history(store, "parts", "small", "bolt")
     assert second.champion
     assert first.champion
@@ -641,7 +660,7 @@ def test_admitted_images_that_are_dated_in_the_future_stay(running: Line) -> Non
     assert "4 files that it was indexed from are on their way" in str(failure.step_failure_data.error)
     assert indexed() == before
     # When they rest by the file system's own clock, they are as admitted as before.
-    assert running.carry_out(running.tick()) == ["bolt"]
+    assert running.index(running.tick()) == ["bolt"]
     assert indexed() == before | {"bolt/train/good/new.png"}
     head = running.benchmark.store.read_head(("parts", "image_index"), "bolt")
     problems = running.benchmark.store.read_json(

@@ -9,6 +9,7 @@ import logging
 import random
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from ad_assets.graph.graph import Graph
 from ad_assets.graph.stage import Slot, Stage, Work
 from ad_assets.graph.stages import extraction, feature_files
 from ad_assets.graph.stages.image_index import UNKNOWN, changed_files
+from ad_assets.report.picture_files import to_png
+from ad_assets.report.studies import Summary
 from ad_assets.store import records
 from ad_assets.store.artifact import Artifact
 from ad_assets.store.layout import artifact_folder
@@ -59,11 +62,18 @@ class StubBackbone:
             yield label, Extraction(taps, all_finite(taps), 0.01)
 
 
+def stub_chart(_title: str, summary: Summary) -> bytes:
+    """A picture of its own for each table: drawing charts would take half of all."""
+    return to_png(draw_image(zlib.crc32(repr(summary).encode())))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def stub_backbone() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extraction, "load_backbone", lambda *_: StubBackbone())
         patch.setattr("ad_assets.store.artifact.PAUSES", (0.0, 0.0))
+        for module in ("ad_assets.graph.stages.studies", "ad_assets.report.studies"):
+            patch.setattr(f"{module}.plot", stub_chart)
         yield
 
 

@@ -196,12 +196,18 @@ class Bench:
         For tests that ask what is made and of what, not how a run goes. The first failure is raised; `stale` knows
         nothing of it, and no check is answered.
         """
+        steps = [step for _, members in in_runs(self._steps(**options)) for step in members]
+        force, verify = bool(options.get("force")), bool(options.get("verify"))
+        return self.make_each(((step.stage, step.partition) for step in steps), force=force, verify=verify)
+
+    def make_each(
+        self, slots: Iterable[tuple[Stage, str | None]], *, force: bool = False, verify: bool = False
+    ) -> tuple[set[Slot], set[Slot]]:
+        """What `make` does with asset partitions in their order."""
         built: set[Slot] = set()
         found: set[Slot] = set()
-        force, verify = bool(options.get("force")), bool(options.get("verify"))
         store, compute, log = self.benchmark.store, self.benchmark.compute, logging.getLogger(__name__)
-        steps = [step for _, members in in_runs(self._steps(**options)) for step in members]
-        for stage, partition in ((step.stage, step.partition) for step in steps):
+        for stage, partition in slots:
             made = materialize(stage, partition, store, compute, log, force=force, verify=verify)
             (found if made.found else built).add((stage.name, partition))
             self.instance.report_runless_asset_event(
