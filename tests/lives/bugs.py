@@ -147,6 +147,13 @@ def decisions_replaced(patch: Patch) -> None:
     patch.setattr(review_decisions, "refuse_loss", lambda *_: None)
 
 
+def opposed_feedback_stays(patch: Patch) -> None:
+    """A decision leaves feedback in force that says the opposite."""
+    from ad_assets.production import review_decisions
+
+    patch.setattr(review_decisions, "add_entries", lambda *_: None)
+
+
 def champions_collected(patch: Patch) -> None:
     """What only a champion refers to is collected."""
     from ad_assets.graph import garbage
@@ -156,7 +163,8 @@ def champions_collected(patch: Patch) -> None:
 
 BUGS = (
     *(record_before_files, last_writer_wins, head_kept, address_without_images, label_free_truth),
-    *(update_after_removal, open_gates, history_cut, rejected_is_learnt, decisions_replaced, champions_collected),
+    *(update_after_removal, open_gates, history_cut, rejected_is_learnt, decisions_replaced, opposed_feedback_stays),
+    champions_collected,
 )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ from ad_assets.graph.stages.image_index import current_index, read_index
 from ad_assets.graph.stages.metrics import read_rows, read_scored_images
 from ad_assets.metrics.catalogue import compared, find
 from ad_assets.production.champion_history import PROMOTED, History, read_history
-from ad_assets.production.feedback_ledger import Decision
+from ad_assets.production.feedback_ledger import DECIDES, Decision, FeedbackError, Verdict, read_ledger
 from ad_assets.production.review_decisions import read_admissions, read_decisions
 from ad_assets_runtime.identity import content_of
+from tests.lives.disk import Killed
 from tests.lives.factory import CATEGORY, Factory, Process
 
 LANES = {"bank": "memory_bank", "sheets": "template_set"}
@@ -28,18 +31,39 @@ PLACE = ("parts", CATEGORY)
 FITS: dict[Any, Mapping[str, torch.Tensor]] = {}  # method, address of features, images in order -> from scratch
 
 
+@dataclass(frozen=True)
+class Opinion:
+    """What people said of an image: what they decided of it last, and the feedback on it that stands.
+
+    A process that died may have withdrawn feedback that a decision opposes, and not have written the decision.
+    """
+
+    decision: Decision | None = None
+    verdict: Verdict | None = None
+
+    @property
+    def in_force(self) -> Decision | None:
+        """What follows: feedback goes before."""
+        return DECIDES[self.verdict] if self.verdict else self.decision
+
+    def decided(self, decision: Decision) -> Opinion:
+        """After a decision, which ends feedback that says the opposite."""
+        return Opinion(decision, self.verdict if self.in_force == decision else None)
+
+
 class Model:
     """What is known of a line without asking it.
 
     Attributes:
-        said: content -> what a person decided; both, while a process that wrote it down died.
+        opinions: content -> what people decided of it and what feedback on it stands; two, while the second of them is
+            being written down, for the process may die.
         histories: detector -> its changes of champion, as last seen.
         collected: whether files were collected, after which what had gone may pass the network again.
     """
 
     def __init__(self, factory: Factory) -> None:
         self.factory = factory
-        self.said: dict[str, set[Decision]] = {}
+        self.opinions: dict[str, list[Opinion]] = {}
         self.histories: dict[str, History] = {}
         self.collected = False
         self.see_champions()
@@ -88,10 +112,36 @@ class Model:
                     assert not behind, f"{lane}: champion behind the last in {behind}"
             self.histories[lane] = now
 
+    @contextmanager
+    def said(self, image: str, change: Callable[[Opinion], Opinion]) -> Iterator[None]:
+        """A block in which a person says something of an image, and others may, too."""
+        before = self.opinions.get(image, [Opinion()])
+        self.opinions[image] = [*before, *map(change, before)]
+        try:
+            yield
+        except Killed:
+            self._settle(image)
+            raise
+        except FeedbackError:
+            self.opinions[image] = before
+            self._settle(image)  # what is refused changes nothing
+        else:
+            self.opinions[image] = list(dict.fromkeys(map(change, self.opinions[image])))
+
+    def _settle(self, image: str) -> None:
+        """Find out which of them it is that was written down, after the process that wrote it is gone."""
+        standing = read_ledger(self.factory.daemon.store, *PLACE).standing().get(image)
+        verdict = standing.verdict if standing else None
+        in_force = read_decisions(self.factory.daemon.store, *PLACE).get(image)
+        found = [own for own in self.opinions[image] if (own.verdict, own.in_force) == (verdict, in_force)]
+        assert found, f"of {image[:8]} is known {verdict}, {in_force}, not one of {self.opinions[image]}"
+        self.opinions[image] = found[-1:]
+
     def see_decisions(self) -> None:
-        """No decision is lost: what a person said last is in force."""
+        """No decision is lost, and no feedback: what a person said last is in force."""
         in_force = read_decisions(self.factory.daemon.store, *PLACE)
-        for image, said in self.said.items():
+        for image, opinions in self.opinions.items():
+            said = [opinion.in_force for opinion in opinions]
             assert in_force.get(image) in said, f"a decision on {image[:8]} is lost: {in_force.get(image)}, not {said}"
 
     def see_rest(self) -> None:

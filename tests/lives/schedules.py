@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,13 @@ from hypothesis import strategies as st
 from ad_assets.graph.garbage import unreferenced
 from ad_assets.graph.graph import Graph
 from ad_assets.graph.stages.champion import read_candidate
+from ad_assets.prediction.feedback import give_feedback
+from ad_assets.prediction.recording import png_of
 from ad_assets.production.champion_history import BY_HAND, ROLLED_BACK, read_history, update_history
 from ad_assets.production.review_decisions import decide, read_admissions
-from tests.lives.disk import KINDS, SWAP, Disk, Fault
+from tests.lives.disk import KINDS, SWAP, Disk, Fault, Killed
 from tests.lives.factory import CATEGORY, Factory, Now, Process, loaded, pixels, simulated
-from tests.lives.model import LANES, PLACE, Model
+from tests.lives.model import LANES, PLACE, Model, Opinion
 
 Step = tuple[Any, ...]
 LONGEST = 6  # events of a life
@@ -36,6 +40,8 @@ SETTINGS = (("bank", "coreset_ratio", 0.5, 0.25), ("sheets", "sheets", 2, 3))
 def steps() -> st.SearchStrategy[Step]:
     """One event of a life."""
     faults = st.tuples(st.just("tick"), st.sampled_from(KINDS), REQUESTS)
+    decisions = st.tuples(st.just("decide"), st.sampled_from(("admit", "reject")), PLACES)
+    feedback = st.tuples(st.just("feedback"), st.sampled_from(("false_alarm", "missed", "undo")), PLACES)
     return st.one_of(
         st.tuples(st.just("land"), st.sampled_from(FOLDERS), SEEDS),
         st.tuples(st.just("half"), SEEDS),
@@ -46,12 +52,14 @@ def steps() -> st.SearchStrategy[Step]:
         st.tuples(st.just("mask"), st.integers(3, 7)),
         st.tuples(st.sampled_from(("odd", "mislead")), SEEDS),
         st.tuples(st.just("set"), st.integers(0, len(SETTINGS) - 1)),
-        st.tuples(st.just("decide"), st.sampled_from(("admit", "reject")), PLACES),
+        decisions,
         st.tuples(st.sampled_from(("promote", "roll back")), st.sampled_from(sorted(LANES))),
         st.tuples(st.just("wait"), st.sampled_from((5, 100, 1000, -500))),
         st.tuples(st.sampled_from(("tick", "restart", "collect", "verify", "lose cursor"))),
         st.tuples(st.just("beside"), REQUESTS, st.sampled_from(("run", "admit", "land"))),
         st.tuples(st.just("both decide"), PLACES, PLACES),
+        feedback,
+        st.tuples(st.just("dies"), st.integers(0, 30), st.one_of(feedback, decisions)),
         st.tuples(st.just("exchange"), st.sampled_from(FOLDERS), PLACES, SEEDS),
         faults,
         faults,
@@ -172,15 +180,37 @@ class Life:
         image = (held or train)[place % len(held or train)]
         if decision == "reject" and not held and len(train) < 5:
             return
-        before = self.model.said.get(image, set())
-        self.model.said[image] = {*before, decision}
-        decide(loaded(self.factory.folder).store, *PLACE, [image], decision)
-        self.model.said[image] = {decision}
+        with self.model.said(image, lambda before: before.decided(decision)):
+            decide(loaded(self.factory.folder).store, *PLACE, [image], decision)
 
     def both_decide(self, one: int, other: int) -> None:
         """Two people decide at once: the second between what the first has read and what it writes."""
         with self.factory.disk.with_fault(Fault("beside", 0, lambda: self.decide("admit", other), SWAP)):
             self.decide("admit", one)
+
+    def feedback(self, action: Any, place: int) -> None:
+        """A person says what an inspected image was: one of the training folder, or one that is not there."""
+        train = sorted(self.model.on_disk("train/good").items())
+        path, image = train[place % len(train)]
+        data = (self.factory.images / path).read_bytes()
+        if place % 2:
+            data = png_of(pixels(6000 + place // 2, defect=action == "missed"))
+            image = hashlib.sha256(data).hexdigest()
+        elif path in self._halves or (action == "missed" and len(train) < 5):
+            return
+
+        def change(before: Opinion) -> Opinion:
+            return replace(before, verdict=None if action == "undo" else action)
+
+        with self.model.said(image, change):
+            defect = "spot" if action == "missed" else None
+            give_feedback("parts", CATEGORY, [data], action, defect=defect, config=loaded(self.factory.folder))
+
+    def dies(self, at: int, said: Step) -> None:
+        """The process in which a person says something dies at a request."""
+        with self.factory.disk.with_fault(Fault("die before", at)), suppress(Killed):
+            getattr(self, said[0])(*said[1:])
+        self.factory.faults += self.factory.disk.struck
 
     def promote(self, lane: str) -> None:
         store = loaded(self.factory.folder).store
