@@ -1,15 +1,16 @@
 """Fixtures of the whole-graph tests."""
 
-import gc
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import hypothesis
@@ -56,21 +57,25 @@ def pytest_configure() -> None:
     # No test cuts the power; waiting for a busy disk takes up to a third of a run. Processes that tests start
     # do wait for it.
     os.fsync = lambda _: None
+    sqlalchemy.event.listen(sqlalchemy.Engine, "connect", _never_synchronous)
     # Nor is a computation judged by the clock of a busy machine.
     hypothesis.settings.register_profile("suite", deadline=None)
     hypothesis.settings.load_profile("suite")
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays: searching it for garbage takes a tenth of the suite. And no thread runs yet."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 50)
+    """No thread runs yet, and all is imported."""
     start_template()
 
 
 def pytest_sessionfinish() -> None:
     end_template()
+
+
+def _never_synchronous(connection: Any, _record: object) -> None:
+    """A home of Dagster on disk: SQLite calls the disk itself, for each event of a run."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=OFF").close()
 
 
 @contextmanager
@@ -196,6 +201,12 @@ def new_s3_store(endpoint: str) -> ArtifactStore:
     bucket = f"bucket-{time.time_ns()}"
     s3fs.S3FileSystem(**options).mkdir(bucket)
     return ArtifactStore(root=f"s3://{bucket}/prefix", storage_options=options)
+
+
+@pytest.fixture(scope="session")
+def materialized(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """The same benchmark after its first run, for tests that only read it, or a copy of it (`Bench.copied`)."""
+    return Bench.materialized(tmp_path_factory.mktemp("materialized"))
 
 
 @pytest.fixture

@@ -16,14 +16,9 @@ CHANGED = "made under another setting: coreset_ratio 0.1 -> 0.5"
 BANK, BOARD = ("parts", "small", "memory_bank"), ("parts", "leaderboard")
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench.materialized(tmp_path_factory.mktemp("made"))
-
-
 @pytest.fixture
-def bench(made: Bench, tmp_path: Path) -> Bench:
-    return made.copied(tmp_path)
+def bench(materialized: Bench, tmp_path: Path) -> Bench:
+    return materialized.copied(tmp_path)
 
 
 def reasons(bench: Bench) -> dict[Key, dict[str, str]]:

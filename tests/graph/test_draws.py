@@ -25,9 +25,9 @@ def lane(detector: str, *assets: str) -> set[tuple[str, str | None]]:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def drawn(materialized: Bench, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """A benchmark after a first run without draws, and one with three."""
-    bench = Bench.materialized(tmp_path_factory.mktemp("drawn"))
+    bench = materialized.copied(tmp_path_factory.mktemp("drawn"))
     bench.set("datasets.parts.detectors.small.draws", 3)
     every = ("memory_bank", "neighbours", "score_maps", "metrics")
     # The first draw is found where it was, and no image is extracted again.

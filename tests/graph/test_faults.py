@@ -31,10 +31,10 @@ from tests.support.forked import Forked, command
 HEAD_COUNT = 2 * (3 + 2 * 4) + 2
 
 
-@pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+@pytest.fixture
+def calm(materialized: Bench) -> Bench:
     """The same benchmark, materialized while nothing fails."""
-    return Bench.materialized(tmp_path_factory.mktemp("calm"))
+    return materialized
 
 
 def readable(store: ArtifactStore) -> None:

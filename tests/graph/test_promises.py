@@ -30,12 +30,6 @@ PAGES = shared("category_report")
 EVERYTHING = shared("image_index", "features/lite0") | lane("small", *LANE) | lane("full", *LANE) | PAGES | RESULTS
 
 
-@pytest.fixture(scope="module")
-def materialized(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """What `ready` copies."""
-    return Bench.materialized(tmp_path_factory.mktemp("materialized"))
-
-
 @pytest.fixture
 def ready(materialized: Bench, tmp_path: Path) -> Bench:
     """The benchmark `bench` after its first run."""

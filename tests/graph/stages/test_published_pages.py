@@ -14,11 +14,6 @@ from ad_assets.ui import report_pages
 from tests.support.bench_graph import Bench, draw_image, write_image
 
 
-@pytest.fixture(scope="module")
-def materialized(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench.materialized(tmp_path_factory.mktemp("pages"))
-
-
 @pytest.fixture
 def ready(materialized: Bench, tmp_path: Path) -> Bench:
     return materialized.copied(tmp_path)
