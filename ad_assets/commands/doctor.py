@@ -19,6 +19,7 @@ from ad_assets.backbones.view import View
 from ad_assets.backbones.weights import licence_of
 from ad_assets.commands.gpu_checks import gpu_checks
 from ad_assets.commands.needs_checks import needs_checks
+from ad_assets.commands.time_checks import time_checks
 from ad_assets.config.benchmark import Benchmark
 from ad_assets.prediction.line_outbox import waiting
 from ad_assets.settings.compute import usable_cores
@@ -60,6 +61,7 @@ def examine(benchmark: Benchmark) -> list[Finding]:
         *(finding for name in benchmark.datasets for finding in _reaches(benchmark, name)),
         *(finding for name in benchmark.datasets for finding in _false_alarm_rates(benchmark, name)),
         *(Finding(*check) for name in benchmark.datasets for check in needs_checks(benchmark, name)),
+        *(Finding(*check) for name in benchmark.datasets for check in time_checks(benchmark, name)),
         *(finding for name in benchmark.datasets for finding in outboxes(benchmark, name)),
     ]
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, field_validator
 from ad_assets.methods.data import Batch, Features, Frame, LoadMatches, Matches, ScoreMaps
 from ad_assets.methods.growth import Growth
 from ad_assets.methods.needs import Needs
+from ad_assets.methods.operations import Operations
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
 from ad_assets.settings.model import Settings
@@ -308,6 +309,23 @@ class Method(Settings, ABC, Generic[StateT]):
         """
         del taps, images
         return Needs()
+
+    def operations(self, taps: list[Tensor], images: int) -> Operations:
+        """What the time of a fit of so many images, and of scoring one image then, grows with.
+
+        Args:
+            taps: of any image, each (1, C, h, w); only their shapes are read.
+            images: nominal images.
+
+        Raises:
+            NotImplementedError: it is not known, in words.
+        """
+        return Operations(images * sum(tap.numel() for tap in taps), sum(tap.numel() for tap in taps))
+
+    def in_small(self, images: int) -> Self:
+        """The method with which so few images take the way that many take with this one, to be timed."""
+        del images
+        return self
 
     @property
     def graph_fault(self) -> str:

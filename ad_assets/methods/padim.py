@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from ad_assets.methods.base import Method, fit_field, register, score_field
 from ad_assets.methods.data import Batch, Features, Frame, LoadMatches, ScoreMaps, check_finite
 from ad_assets.methods.needs import Needs
+from ad_assets.methods.operations import Operations
 from ad_assets.methods.region_of_interest import InspectedGrid, without_outside
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from ad_assets.methods.scoring_graph import ScoringGraph
 
+FACTOR_IMAGES = 0.7  # for each channel: a covariance is factored in the time that so many images are added
 COVARIANCES = "the covariances"
 TASK_PLACES = 64  # of one task of a thread
 CACHED_PLACES = 16  # that are factored in one task: their matrices stay in the cache, which halves the time
@@ -146,6 +148,13 @@ class Padim(Method[Gaussians]):
         size, places = min(self.channels or joined, joined), taps[0].shape[2] * taps[0].shape[3]
         matrices = 4 * places * size * size
         return Needs({COVARIANCES: matrices, "their factors": matrices}, stored=matrices + 4 * places * size + 8 * size)
+
+    def operations(self, taps: list[Tensor], images: int) -> Operations:
+        """A covariance at every place grows with images, its factor does not."""
+        joined = sum(tap.shape[1] for tap in taps)
+        size, places = min(self.channels or joined, joined), taps[0].shape[2] * taps[0].shape[3]
+        squares = float(places * size * size)
+        return Operations(squares * (images + FACTOR_IMAGES * size), squares)
 
     @property
     def graph_fault(self) -> str:

@@ -48,6 +48,7 @@ from ad_assets.methods.hetmm.templates import (
     without_templates,
 )
 from ad_assets.methods.needs import Needs
+from ad_assets.methods.operations import Operations
 from ad_assets.methods.region_of_interest import InspectedGrid, inspected_cells, without_outside
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
@@ -60,6 +61,8 @@ if TYPE_CHECKING:
 Window = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
+# As many templates, or images, more would take as long as what is done for an image beside comparing and selecting.
+SCORE_TEMPLATES, SELECTED_IMAGES = 50, 200
 
 
 @register
@@ -209,6 +212,19 @@ class Hetmm(Method[TemplateSet]):
         sources = self.sheets * sum(4 * height * width for _, height, width in shapes)
         at_once = {} if "random" in self.selection else {GRAM: gram_bytes(images)}
         return Needs(at_once, {TEMPLATES: images * largest, "the sheets": kept}, stored=kept + sources)
+
+    def operations(self, taps: list[Tensor], images: int) -> Operations:
+        """A selection compares all images at each place; a score compares with all templates there."""
+        sizes = sum(tap.numel() for tap in taps)
+        if self.sheets is None or self.sheets >= images:
+            return Operations(images * sizes, (SCORE_TEMPLATES + images) * sizes)
+        return Operations(images * (SELECTED_IMAGES + images) * sizes, (SCORE_TEMPLATES + self.sheets) * sizes)
+
+    def in_small(self, images: int) -> Self:
+        """Fewer sheets than images are selected."""
+        if self.sheets is None:
+            return self
+        return self.model_copy(update={"sheets": min(self.sheets, max(1, images // 2))})
 
     def prepare(
         self, state: TemplateSet, train: Features, runtime: Runtime, load_matches: LoadMatches | None = None

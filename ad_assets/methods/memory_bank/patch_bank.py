@@ -39,6 +39,7 @@ from ad_assets.methods.memory_bank.search import (
 from ad_assets.methods.memory_bank.search_quality import quality_of_codes
 from ad_assets.methods.memory_bank.subsampling import drawn_places, radius_around, select
 from ad_assets.methods.needs import Needs
+from ad_assets.methods.operations import Operations
 from ad_assets.methods.patch_embedding import Pooling, embed, patch_grid
 from ad_assets.methods.region_of_interest import InspectedGrid, learnt_places, without_outside
 from ad_assets.methods.runtime import Runtime
@@ -53,6 +54,8 @@ BANK_VERSION = 2
 MATCH_VERSION = 1
 IVFPQ_VERSION = 2  # beside the version of all matches, of approximate search alone
 IVFPQ_FOLDS = 8
+# In products of a search: to make a value of a patch, and a map of it; a product of a selection.
+VALUE_OPERATIONS, PICK_OPERATIONS = 1000, 0.3
 
 
 class PatchBank(Method[MemoryBank]):
@@ -312,6 +315,26 @@ class PatchBank(Method[MemoryBank]):
             return Needs(codes, held=held, kept={} if proxies else every, stored=stored)
         at_once, held = selection_needs(self._selection(), rows, size, values)
         return Needs({**at_once, **codes}, {**held, **bank}, every, stored)
+
+    def operations(self, taps: list[Tensor], images: int) -> Operations:
+        """Products of patches with the rows that are picked, in the dimensions of the selection, and with the bank."""
+        if self.search != "exact":
+            raise NotImplementedError(
+                "to learn product codes takes one to two minutes of a core, nine times a category"
+            )
+        patches, values = self._shape(taps)
+        directions = images * self.turns
+        rows = directions * self._drawn(patches)
+        size = rows if self.coreset_ratio == 1 else min(self._size(directions * patches), rows)
+        picked = 0 if self.coreset_ratio == 1 or self.subsampling == "random" else size
+        # In parts, eight times a part's share are picked of each, and the bank of these.
+        products = rows * picked if self.parts == 1 else 8 * picked * (rows / self.parts + picked)
+        selection = PICK_OPERATIONS * products * min(self.projection or values, values)
+        scored = float(patches * size * values)
+        matched = images * scored / 2 if "train" in self.matched else 0  # by symmetry
+        return Operations(
+            VALUE_OPERATIONS * rows * values + selection + matched, VALUE_OPERATIONS * patches * values + scored
+        )
 
     def _codes_needs(self, rows: int, values: int) -> dict[str, int]:
         """Bytes of the product codes of so many rows while they are made."""

@@ -35,8 +35,10 @@ from ad_assets.methods.base import Method, fit_field, match_field, register, sco
 from ad_assets.methods.data import Batch, Features, Frame, Matches, ScoreMaps, check_finite
 from ad_assets.methods.memory_bank.growth import GrownRows, LayerGrowth
 from ad_assets.methods.memory_bank.layer_banks import LayerBanks
+from ad_assets.methods.memory_bank.patch_bank import VALUE_OPERATIONS
 from ad_assets.methods.memory_bank.search import match_patches
 from ad_assets.methods.needs import Needs
+from ad_assets.methods.operations import Operations
 from ad_assets.methods.region_of_interest import InspectedGrid, learnt_places, without_outside
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
@@ -181,6 +183,14 @@ class SuperAdd(Method[LayerBanks]):
         }
         stored = sum(count * (4 * tap.shape[1] + 16) for count, tap in zip(rows, taps, strict=True))
         return Needs(held=layers, stored=stored)
+
+    def operations(self, taps: list[Tensor], images: int) -> Operations:
+        """Products of the tokens of an image with all that are kept."""
+        if self.max_rows is not None:
+            raise NotImplementedError("how long tokens are thinned (max_rows) was never worked out")
+        size = sum(tap.numel() for tap in taps)
+        products = images * sum(tap.numel() * tap[0, 0].numel() for tap in taps)
+        return Operations(images * size, VALUE_OPERATIONS * size + products)
 
     def match(
         self, state: LayerBanks, images: Features, runtime: Runtime, *, left_out: bool = False

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from ad_assets.methods.base import Method, score_field
 from ad_assets.methods.data import Batch, Features, LoadMatches
 from ad_assets.methods.needs import Needs
+from ad_assets.methods.operations import Operations
 from ad_assets.methods.region_of_interest import inspected_cells, learnt_places
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 
 VECTORS = "the vectors of all images"
+SCORE_IMAGES = 16  # as many nominal images more would take as long as what is done for an image beside comparing
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,11 @@ class ImageRetrieval(Method[Pyramids]):
         """Scoring reads the vectors of all."""
         vectors = 4 * sum(level.numel() for level in self.vectors(taps))
         return Needs(held={VECTORS: images * vectors}, stored=4 * images * taps[-1].shape[1])
+
+    def operations(self, taps: list[Tensor], images: int) -> Operations:
+        """An image is compared with those most like it."""
+        size = sum(tap.numel() for tap in taps)
+        return Operations(images * size, (SCORE_IMAGES + min(self.neighbours, images)) * size)
 
     def prepare(
         self, state: Pyramids, train: Features, runtime: Runtime, load_matches: LoadMatches | None = None

@@ -11,6 +11,7 @@ from pydantic import model_validator
 
 from ad_assets.methods.base import Method, fit_field
 from ad_assets.methods.data import Features
+from ad_assets.methods.operations import Operations
 from ad_assets.methods.runtime import Runtime
 from ad_assets.methods.state import State
 
@@ -102,6 +103,16 @@ class TrainedMethod(Method[TrainedNetwork]):
     def updatable(self) -> bool:
         """By a warm start."""
         return self.warm_start
+
+    def operations(self, taps: list[Tensor], images: int) -> Operations:
+        """All images pass once an epoch."""
+        size = sum(tap.numel() for tap in taps)
+        return Operations(self.epochs * images * size, size)
+
+    def in_small(self, images: int) -> Self:
+        """One epoch."""
+        del images
+        return self.model_copy(update={"epochs": 1, "oracle_every": None})
 
     @property
     def leaves_out(self) -> bool:
