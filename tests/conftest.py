@@ -28,18 +28,11 @@ from tests.support.places import REPOSITORY
 
 # Files that take longest come first, so that no process of the suite is left alone with one of them.
 LONGEST = (
-    *(
-        "test_devices",
-        "test_damage",
-        "test_automation",
-        "test_trained",
-        "test_new_image_gate",
-        "test_lives",
-        "test_cli",
-    ),
-    *("test_ui", "test_blind", "test_faults", "test_all_pairs", "test_promises", "test_template_sets", "test_table"),
-    *("test_extensions", "test_joint", "test_bundle", "test_good_images_only", "test_fod", "test_backbone"),
-    *("test_crash", "test_region_of_interest", "test_false_alarms", "test_prediction", "test_budgets", "test_demo"),
+    *("test_template_sets", "test_trained", "test_automation", "test_blind", "test_devices", "test_promises"),
+    *("test_lives", "test_cli", "test_new_image_gate", "test_faults", "test_table", "test_good_images_only"),
+    *("test_joint", "test_all_pairs", "test_extensions", "test_bundle", "test_crash", "test_damage", "test_fod"),
+    *("test_backbone", "test_interrupts", "test_ui", "test_region_of_interest", "test_false_alarms"),
+    *("test_prediction", "test_demo", "test_budgets"),
 )
 S3_SERVER = REPOSITORY / ".venv-s3" / "bin" / "moto_server"
 

@@ -20,18 +20,14 @@ from ad_assets.config.parse import SectionParser
 from ad_assets.graph.build import materialize
 from ad_assets.graph.lanes import stages_of
 from ad_assets.kernels.parallel import use_threads
+from tests.support.bench_graph import LITE0
 
 LOG = logging.getLogger(__name__)
 IMAGES, SIDE = 32, 1024
 PRODUCTS, IMAGES_EACH = 2_000, 25_000
 FITS = 12  # how often a year all features are read
 TAPS = {
-    "EfficientNet-Lite0, 256": {
-        "backbone": "tf_efficientnet_lite0",
-        "weights": "bundled",
-        "taps": ["blocks.2", "blocks.4"],
-        "resize": [256, 256],
-    },
+    "EfficientNet-Lite0, 256": {**LITE0, "resize": [256, 256]},
     "WideResNet50, 224": {
         "backbone": "wide_resnet50_2",
         "weights": "random(0)",

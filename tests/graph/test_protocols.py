@@ -18,6 +18,7 @@ from ad_assets.datasets.readers.cifar10 import CLASSES
 from ad_assets.graph.stages.score_maps import shards
 from ad_assets.store.store import Artifact
 from ad_assets_runtime.geometry import unfit_map
+from tests.support.bench_graph import LITE0
 from tests.support.trees import cifar_tree, loco_tree, mvtec_ad_2_tree
 
 CATEGORY = "pushpins"
@@ -29,20 +30,13 @@ def materialize(tmp_path: Path, dataset: dict[str, Any], category: str, **sectio
         "store": {"root": str(tmp_path / "store")},
         "compute": {"device": "cpu", "batch_size": 4},
         "extractors": {
-            "lite0": {
-                "backbone": "tf_efficientnet_lite0",
-                "weights": "bundled",
-                "taps": ["blocks.2", "blocks.4"],
-                "resize": [32, 48],
-            }
+            "lite0": {**LITE0, "resize": [32, 48]},
         },
         "datasets": {
             "set": {
                 "check_counts": False,
                 "root": str(tmp_path / "images"),
-                "detectors": {
-                    "bank": {"method": "patchcore", "extractor": "lite0", "pooling": "concat", "coreset_ratio": 1.0}
-                },
+                "detectors": {"bank": BANK},
                 **dataset,
             }
         },

@@ -35,6 +35,8 @@ from ad_assets.store.records import write_record
 
 Slot = tuple[str, str | None]
 SIDE = 64
+# The extractor of most tests, without the size that it resizes images to.
+LITE0 = {"backbone": "tf_efficientnet_lite0", "weights": "bundled", "taps": ["blocks.2", "blocks.4"]}
 
 
 def draw_image(seed: int, *, defect: bool = False) -> np.ndarray:
@@ -74,12 +76,7 @@ def config_tree(folder: Path) -> dict[str, Any]:
         "store": {"root": str(folder / "store")},
         "compute": {"device": "cpu", "batch_size": 4, "memory_gb": 1},
         "extractors": {
-            "lite0": {
-                "backbone": "tf_efficientnet_lite0",
-                "weights": "bundled",
-                "taps": ["blocks.2", "blocks.4"],
-                "resize": [SIDE, SIDE],
-            }
+            "lite0": {**LITE0, "resize": [SIDE, SIDE]},
         },
         "datasets": {
             "parts": {
