@@ -57,7 +57,8 @@ class Method(Settings, ABC, Generic[StateT]):
     `matched` (the splits whose images are matched before they are scored; empty for most methods), `lengths` (the
     parameters of scoring that are in pixels, such as smoothing), `reads_class_token` (whether the last tap may be a
     class token), `later` (parameters that came after others were in use: at their defaults they are left out of
-    addresses, which so stay as they were).
+    addresses, which so stay as they were), `scores_fall` (whether new images score much lower the more images are
+    learnt, so that scores left out with a group are brought to those of a whole state).
     """
 
     largest: ClassVar[float] = 1_000_000
@@ -71,6 +72,7 @@ class Method(Settings, ABC, Generic[StateT]):
     lengths: ClassVar[tuple[str, ...]] = ()
     reads_class_token: ClassVar[bool] = False
     later: ClassVar[frozenset[str]] = frozenset({"roi_fit"})
+    scores_fall: ClassVar[bool] = False
     seed: int = fit_field(0, ge=0, le=2**53, description="seed of every random choice of the fit")
     layers: tuple[int, ...] | None = fit_field(
         None, min_length=1, description="taps of the extractor that are read, by position from 1; null: all"

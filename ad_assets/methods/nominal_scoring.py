@@ -13,6 +13,7 @@ from typing import Any
 
 from ad_assets.methods.base import Method
 from ad_assets.methods.data import Features, NominalScores, ScoreMaps
+from ad_assets.methods.fewer_learnt import falls
 from ad_assets.methods.near_copies import near_copy_groups
 from ad_assets.methods.runtime import Runtime
 
@@ -28,7 +29,7 @@ def nominal_scores(
     held_out: Sequence[str],
     most: int,
     score: Callable[[Features], Scored],
-    without: Callable[[Collection[str]], Callable[[Features], Scored]],
+    without: Callable[[Collection[str]], Callable[..., Scored]],
     runtime: Runtime,
     *,
     by_group: bool,
@@ -43,7 +44,8 @@ def nominal_scores(
         held_out: those that did not train, of a method that cannot leave out an image.
         most: how many.
         score: scores images, each without what the state took from it where the method leaves out.
-        without: from near-copies to what scores images with a state that has none of them.
+        without: from near-copies to what scores images with a state that has none of them, and with ``left_out`` none
+            of each image itself.
         runtime: for progress, and device.
         by_group: leave out an image with its group; of those held out of a training take none of whose group an image
             is in it.
@@ -91,8 +93,39 @@ def nominal_scores(
     numbers = _group_numbers(chosen, groups)
     if apart:
         left_out = f"by {'group' if declared else 'near-copies'}: {len(set(numbers))} groups of {len(chosen)} images"
+        found, told = _as_by_all(method, found, apart, alone, train, without, runtime)
+        left_out += told
     scores, maxima = ([found[image][part] for image in chosen] for part in (0, 1))
     return NominalScores(chosen, scores, maxima, numbers if groups else [], left_out)
+
+
+def _as_by_all(
+    method: Method[Any],
+    found: dict[str, tuple[float, float]],
+    groups: Sequence[frozenset[str]],
+    alone: Sequence[str],
+    train: Features,
+    without: Callable[[Collection[str]], Callable[..., Scored]],
+    runtime: Runtime,
+) -> tuple[dict[str, tuple[float, float]], str]:
+    """Scores of images that were left out with their group as a state of as many as all gives them, and that in words.
+
+    As they are where scores hardly fall with the number of images.
+    """
+    if not method.scores_fall:
+        return found, ""
+
+    def score_without(gone: Collection[str], asked: Sequence[str], by_itself: bool) -> dict[str, float]:
+        scored = without(gone)(replace(train, image_ids=tuple(asked)), left_out=by_itself)
+        return {name: s for names, each in scored for name, s in zip(names, each.image_scores.tolist(), strict=True)}
+
+    image_scores = {image: own for image, (own, _) in found.items()}
+    lowered, least = dict(found), 1.0
+    for done, (group, factor) in enumerate(falls(groups, alone, image_scores, len(train), score_without), 1):
+        lowered |= {image: (own * factor, top * factor) for image, (own, top) in found.items() if image in group}
+        least = min(least, factor)
+        runtime.report("groups left out with another, to tell what they are worth", done, len(groups))
+    return lowered, f", whose scores were lowered by up to {1 - least:.0%}, as by a state of all"
 
 
 def _group_numbers(images: Sequence[str], groups: Sequence[Collection[str]]) -> list[int]:

@@ -71,6 +71,7 @@ class Padim(Method[Gaussians]):
     lengths: ClassVar[tuple[str, ...]] = ("sigma",)
     state_asset: ClassVar[Literal["template_set", "memory_bank", "trained_model"]] = "trained_model"
     state_type: ClassVar[type[State]] = Gaussians
+    scores_fall: ClassVar[bool] = True
 
     channels: int | None = fit_field(100, ge=1, description="channels kept, drawn with the seed; null: all")
 

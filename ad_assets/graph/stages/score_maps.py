@@ -83,6 +83,12 @@ class ScoreSettings(MethodSettings):
     map_step: int = 1
     by_group: bool = False
 
+    def address(self) -> dict[str, Any]:
+        """As `MethodSettings.address`."""
+        # Such scores were those of the smaller states once.
+        lowered = {"left_out": "as by all images"} if self.by_group and self.method.scores_fall else {}
+        return {**super().address(), **lowered}
+
 
 @dataclass(frozen=True)
 class EnsembleSettings(StageSettings):

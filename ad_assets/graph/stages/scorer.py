@@ -107,7 +107,7 @@ class Scorer:
         """Scores of nominal images for a threshold; see `nominal_scores`."""
         method, inspected = self._method, replace(train, region=self._region)
 
-        def without(images: Collection[str]) -> Callable[[Features], Scored]:
+        def without(images: Collection[str]) -> Callable[..., Scored]:
             other = copy(self)
             other._state = method.without(self._state, images, inspected, self._runtime).to(self._runtime.device)
             other._memory = self._memory.without(method, images, inspected, self._runtime) if self._memory else None
