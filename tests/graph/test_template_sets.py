@@ -33,7 +33,7 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     write_dataset(folder / "images")
     bench = Bench(folder, dg.DagsterInstance.ephemeral())
     bench.set("datasets.parts.detectors", {"all": LANE, "few": {**LANE, "sheets": 3}})
-    bench.make()
+    bench.run()
     return bench
 
 
@@ -53,18 +53,17 @@ def state(bench: Bench, detector: str, category: str) -> tuple[dict[str, torch.T
     return tensors, store.read_json(artifact.at("state.json")), artifact.record()["metadata"]
 
 
-def test_sheets_rebuild_the_set_and_windows_do_not(hetmm: Bench) -> None:
-    hetmm.run()
+def test_sheets_rebuild_the_set_and_windows_do_not(made: Bench) -> None:
     downstream = ("score_maps", "metrics")
-    hetmm.set("datasets.parts.detectors.few.sheets", 2)
-    assert hetmm.stale() == lane("few", "template_set")
-    assert hetmm.run() == (lane("few", "template_set", *downstream) | ALL_PAGES | RESULTS, set())
+    made.set("datasets.parts.detectors.few.sheets", 2)
+    assert made.stale() == lane("few", "template_set")
+    assert made.run() == (lane("few", "template_set", *downstream) | ALL_PAGES | RESULTS, set())
     # Together: that each is in the address of scores and in no other is what tests/graph/test_addresses.py holds.
     scoring = {"alpha": 0.5, "windows": [5, 1], "weights": [1.0, 0.5], "image_sigma": 2.0}
-    hetmm.set("datasets.parts.detectors.few", {**hetmm.tree["datasets"]["parts"]["detectors"]["few"], **scoring})
-    assert hetmm.stale() == lane("few", "score_maps")
-    assert hetmm.run() == (lane("few", *downstream) | ALL_PAGES | RESULTS, set())
-    assert hetmm.stale() == set()
+    made.set("datasets.parts.detectors.few", {**made.tree["datasets"]["parts"]["detectors"]["few"], **scoring})
+    assert made.stale() == lane("few", "score_maps")
+    assert made.run() == (lane("few", *downstream) | ALL_PAGES | RESULTS, set())
+    assert made.stale() == set()
 
 
 def test_a_setting_of_one_category_rebuilds_that_category(hetmm: Bench) -> None:
@@ -253,7 +252,7 @@ def study_rows(bench: Bench, category: str, study: str = "mixing") -> dict[tuple
 def test_the_report_shows_studies(made: Bench) -> None:
     variants = {"alpha=0.0": {"alpha": 0.0}, "<i>x</i>": {}}
     made.set("datasets.parts.studies", {"mixing": {"base": "few", "variants": variants}})
-    made.make()
+    made.make(categories=["bolt"])
     store = made.benchmark.store
     head = store.read_head(("parts", "report"), None)
     assert head is not None

@@ -123,7 +123,8 @@ def test_a_killed_training_goes_on_where_it_was(
     assert {**second, "seconds": 0} == {**info, "seconds": 0}
 
     count_steps(5)
-    assert "Killed" in trained.outcome(selected=selected, categories=["bolt"], force=True).failures[0]
+    with pytest.raises(Killed):
+        trained.make(selected=selected, categories=["bolt"], force=True)
     steps = count_steps(None)
     trained.make(selected=selected, categories=["bolt"], force=True)
     assert len(steps) == STEPS  # force takes nothing up
