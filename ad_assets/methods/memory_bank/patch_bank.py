@@ -319,9 +319,7 @@ class PatchBank(Method[MemoryBank]):
     def operations(self, taps: list[Tensor], images: int) -> Operations:
         """Products of patches with the rows that are picked, in the dimensions of the selection, and with the bank."""
         if self.search != "exact":
-            raise NotImplementedError(
-                "to learn product codes takes one to two minutes of a core, nine times a category"
-            )
+            raise NotImplementedError("to learn product codes takes minutes of a core, nine times a category")
         patches, values = self._shape(taps)
         directions = images * self.turns
         rows = directions * self._drawn(patches)
