@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ad_assets.settings.home import without_tilde
 from ad_assets.store.local import write_whole
+from ad_assets_runtime.engine_libraries import import_onnxruntime, import_openvino
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +66,7 @@ def load_engine(extractor: Extractor) -> Engine:
 
 class _OnnxRuntime:
     def __init__(self, extractor: Extractor) -> None:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
 
         self.name = f"onnxruntime {onnxruntime.__version__}"
         options = onnxruntime.SessionOptions()
@@ -85,7 +86,7 @@ class _OnnxRuntime:
 
 class _OpenVino:
     def __init__(self, extractor: Extractor) -> None:
-        import openvino
+        openvino = import_openvino()
 
         self.name = f"openvino {openvino.__version__.partition('-')[0]}"
         self._core = openvino.Core()

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ad_assets_runtime.engine_libraries import import_onnxruntime, import_openvino
 from ad_assets_runtime.words import short
 
 EngineName = Literal["onnxruntime", "openvino"]
@@ -69,7 +70,7 @@ class OnnxRuntime:
     name: EngineName = "onnxruntime"
 
     def __init__(self, graph: bytes, state: Tensors, threads: int | None) -> None:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -98,7 +99,7 @@ class OpenVino:
     name: EngineName = "openvino"
 
     def __init__(self, graph: bytes, state: Tensors, threads: int | None) -> None:
-        import openvino
+        openvino = import_openvino()
 
         core = openvino.Core()
         model = core.read_model(io.BytesIO(graph))
