@@ -45,6 +45,9 @@ class TemplateSet(State):
             return replace(rest, templates=self.templates.to(device))
         return super().to(device)
 
+    def _values(self) -> dict[str, Any]:
+        return {**super()._values(), "templates": list(self.templates)}
+
 
 class StoredTemplates(Sequence["Tensor"]):
     """The templates of all images, a layer each, (H, W, N, C): read from the store when a layer is first asked for.
