@@ -199,7 +199,9 @@ def _data(benchmark: Benchmark, name: str) -> Finding:
     untested = [name for name in categories if not any(each.split == "test" for each in assigned[name])]
     more = f", ... {len(untested)} in all" if untested[SHOWN:] else ""
     none = f"; no test images of: {', '.join(untested[:SHOWN])}{more}" if untested else ""
-    return Finding(f"dataset {name}", True, f"{len(categories)} categories, {images} images in {reader.root}{none}")
+    several = "category" if len(categories) == 1 else "categories"
+    told = f"{len(categories)} {several}, {images} images in {reader.root}{none}"
+    return Finding(f"dataset {name}", True, told)
 
 
 def _views(benchmark: Benchmark, name: str) -> Iterator[Finding]:

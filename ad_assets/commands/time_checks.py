@@ -126,7 +126,7 @@ def _lane(
             fit, score = fit + learnt, score + found
     except (NotImplementedError, OSError, ValueError, RuntimeError) as error:
         return None, f"not known: {error}"
-    said = f"about {words(fit)} to learn and {words(score)} to score, {len(counts)} categories from nothing"
+    said = f"about {words(fit)} to learn and {words(score)} to score all categories from nothing"
     return (fit, score), said
 
 

@@ -73,7 +73,7 @@ def test_doctor_says_how_long_each_lane_takes_and_all(bench: Bench, monkeypatch:
     before = told(bench)
     # Two categories of 12 images, 6 of them nominal; each lane learnt 6 in 6 s, and scored an image in 1 s.
     assert before["time of parts/features/lite0"] == "24 seconds for 24 images, 1000 ms each"
-    lane = "about 12 seconds to learn and 24 seconds to score, 2 categories from nothing"
+    lane = "about 12 seconds to learn and 24 seconds to score all categories from nothing"
     assert before["time of parts/small"] == before["time of parts/full"] == lane
     assert before["time of parts"].startswith("about 96 seconds from nothing; half to twice that")
     for number in range(40):
