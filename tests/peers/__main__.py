@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument(
         "--work", type=Path, default=REPOSITORY / ".ad_assets" / "peers", help="folder of what was measured"
     )
+    parser.add_argument("--remark", default="", help="what else a reader should know of the runs")
     options = parser.parse_args()
     if not PEER.is_file():
         print(f"{PEER} is not there: run `make peers`, which makes its environment", file=sys.stderr)
@@ -44,7 +45,7 @@ def main() -> int:
             Comparison(dataset, records, work / "runs").run(options.seeds)
     changed = {detector.name: detector.changed_text for dataset in compared for detector in dataset.detectors}
     asked = [record for record in records.all if record.seed < options.seeds]
-    options.page.write_text(page(asked, head(asked, compared), changed), encoding="utf-8")
+    options.page.write_text(page(asked, head(asked, compared, options.remark), changed), encoding="utf-8")
     print(f"wrote {options.page}")
     return 0
 

@@ -23,7 +23,7 @@ Both have PatchCore and PaDiM. Both have AnomalyDINO, RAD and SuperADD too, whos
 
 {machine}; this project at commit {commits} with torch {torch}, {versions}; {first} to {last} (UTC). Others used
 the machine too: its load was {lowest:.1f} to {highest:.1f} before the runs. Both sides ran in turn, and processor
-seconds stand beside those of the clock.
+seconds stand beside those of the clock, which depend on the others.
 
 The same for both: images and split; EfficientNet-Lite0 with this project's bundled weights (features of one input are
 {apart:.0e} of the largest apart at most, or nothing is compared), layers `blocks.2` and `blocks.4`; size and
@@ -39,8 +39,8 @@ Metrics are means over categories, in percent; brackets hold lowest and highest,
 the runs, whose median is in front. *Apart* is the distance between the two ranges, in points."""
 
 
-def head(records: Sequence[Record], datasets: Sequence[Dataset]) -> str:
-    """Title and introduction, from what the records say of themselves."""
+def head(records: Sequence[Record], datasets: Sequence[Dataset], remark: str = "") -> str:
+    """Title and introduction, from what the records say of themselves, and a remark on the runs."""
     notes = [record.notes for record in records if record.notes]
     times = sorted(record.when for record in records)
     loads = [record.load for record in records if record.cost]
@@ -59,7 +59,8 @@ def head(records: Sequence[Record], datasets: Sequence[Dataset]) -> str:
         sizes="; ".join(f"{each.name.capitalize()}: {_size(each)}" for each in datasets if each.name in seen),
         more=MORE_IMAGES,
     )
-    return "\n\n".join([TITLE, *(fill(part, 120) for part in [*text.split("\n\n"), *_unmeasured(records, datasets)])])
+    parts = [*text.split("\n\n"), *_unmeasured(records, datasets), *([remark] if remark else [])]
+    return "\n\n".join([TITLE, *(fill(part, 120) for part in parts)])
 
 
 def _unmeasured(records: Sequence[Record], datasets: Sequence[Dataset]) -> list[str]:
