@@ -20,8 +20,12 @@ from ad_assets.methods.operations import Operations
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ad_assets.datasets.base import Candidate
+
 TIMED = 8  # images that all is timed with
 SURE = "half to twice that: the machine is as busy as just now, and few images stand for many"
+
+Assigned = Mapping[str, "Sequence[Candidate]"]  # category -> its images
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,9 @@ def time_checks(benchmark: Benchmark, name: str) -> Iterator[tuple[str, bool, st
     """
     dataset = benchmark.datasets[name]
     try:
-        counts = _counts(dataset)
-        timed = {each: _features(benchmark, dataset, each) for each in dataset.extractors} if counts else {}
+        assigned = dataset.reader.assign(sorted(ImageFiles(dataset.reader.root).listing()))
+        counts = _counts(assigned)
+        timed = {each: _features(benchmark, dataset, each, assigned) for each in dataset.extractors} if counts else {}
     except (OSError, ValueError, RuntimeError, KeyError) as error:  # findings of data and extractors say what is wrong
         yield f"time of {name}", True, f"not known: {error}"
         return
@@ -181,11 +186,10 @@ def seconds_of(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _features(benchmark: Benchmark, dataset: Dataset, extractor: str) -> tuple[list[Tensor], float]:
+def _features(benchmark: Benchmark, dataset: Dataset, extractor: str, assigned: Assigned) -> tuple[list[Tensor], float]:
     """Taps of some training images of the largest category, (B, C, h, w) float32, and the seconds of one image."""
     reader = dataset.reader
     files, backbone = ImageFiles(reader.root), load_backbone(benchmark.extractors[extractor], benchmark.compute)
-    assigned = reader.assign(sorted(files.listing()))
     paths = max(([c.path for c in own if c.split == "train"] for own in assigned.values()), key=len)
     chosen = paths[:: max(1, len(paths) // TIMED)][:TIMED]
 
@@ -198,9 +202,8 @@ def _features(benchmark: Benchmark, dataset: Dataset, extractor: str) -> tuple[l
     return [tap.float() for tap in taps[0]], seconds / len(chosen)
 
 
-def _counts(dataset: Dataset) -> dict[str, Counts]:
+def _counts(assigned: Assigned) -> dict[str, Counts]:
     """Category -> its images in the folder; without categories that have no nominal ones."""
-    assigned = dataset.reader.assign(sorted(ImageFiles(dataset.reader.root).listing()))
     split = {category: [each.split for each in own] for category, own in assigned.items()}
     return {
         name: Counts(own.count("train"), own.count("test")) for name, own in sorted(split.items()) if "train" in own

@@ -12,6 +12,7 @@ from ad_assets.backbones.backbone import CHECKED_IMAGES, Backbone
 from ad_assets.backbones.engines import EngineError, difference
 from ad_assets.backbones.extractor import Extractor
 from ad_assets.kernels.parallel import use_threads
+from ad_assets_runtime.engine_libraries import import_openvino
 
 OTHERS = ["openvino", "onnxruntime"]
 
@@ -66,7 +67,7 @@ def test_tiles_and_half_storage_pass_an_engine_too(engine: str) -> None:
 
 
 def test_openvino_computes_bfloat16_where_it_is_asked_for_alone() -> None:
-    import openvino
+    openvino = import_openvino()
 
     extractor = _extractor("openvino", precision="bfloat16")
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -77,7 +78,7 @@ def test_openvino_computes_bfloat16_where_it_is_asked_for_alone() -> None:
 
 
 def test_a_hint_that_is_not_taken_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    import openvino
+    openvino = import_openvino()
 
     compiled = openvino.CompiledModel.get_property
     monkeypatch.setattr(

@@ -19,6 +19,7 @@ from ad_assets.metrics.thresholds import nominal_quantile
 from ad_assets_runtime import engines
 from ad_assets_runtime.bundle import BundleError, open_bundle
 from ad_assets_runtime.conformal import p_values
+from ad_assets_runtime.engine_libraries import import_openvino
 from ad_assets_runtime.engines import ENGINES, EngineName
 from ad_assets_runtime.graph_file import GraphFileError, check_plain
 from ad_assets_runtime.images import ImageError
@@ -143,7 +144,7 @@ def test_a_state_with_the_right_hash_that_is_another_fails_the_self_test(folder:
 
 
 def test_bfloat16_fails_the_self_test(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import openvino
+    openvino = import_openvino()
 
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU has no bfloat16")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -114,10 +114,9 @@ def known_features(store: ArtifactStore, address: str, image_id: str) -> list[Te
     if not store.exists(path):
         return None
     try:
-        tensors = store.read_tensors(path)
+        return _taps_of(store.read_tensors(path))
     except CorruptArtifactError:
         return None
-    return [tensors[f"tap{level}"] for level in range(len(tensors))]
 
 
 def write_extracted(
@@ -151,6 +150,10 @@ def forget_features(store: ArtifactStore, address: str, image_ids: Iterable[str]
 
 def _named(taps: Sequence[Tensor]) -> dict[str, Tensor]:
     return {f"tap{level}": tap for level, tap in enumerate(taps)}
+
+
+def _taps_of(named: Mapping[str, Tensor]) -> list[Tensor]:
+    return [named[f"tap{level}"] for level in range(len(named))]
 
 
 def _noted_seconds(mark: str, seconds: float) -> str:
@@ -236,6 +239,6 @@ def _load_images(store: ArtifactStore, paths: list[str], memory_gb: float) -> li
     absent = [path for path in cached if path not in found]
     if absent:
         for path, tensors in zip(absent, store.read_many_tensors(absent), strict=True):
-            found[path] = [tensors[f"tap{level}"] for level in range(len(tensors))]
+            found[path] = _taps_of(tensors)
             _CACHE.put(store.location(path), found[path], memory_gb * CACHED)
     return [found[path] for path in paths]

@@ -50,7 +50,8 @@ def quality_of_codes(
 
     from ad_assets.kernels.nearest.search import nearest
 
-    known = [image_id for image_id in nominal.image_ids if image_id in set(bank.image_ids)]
+    learnt = set(bank.image_ids)
+    known = [image_id for image_id in nominal.image_ids if image_id in learnt]
     count = min(IMAGES, len(bank.image_ids) // 2, len(known))
     if not count:
         return {}
